@@ -1,0 +1,49 @@
+"""The exceptions a user may meet.
+
+::
+
+    PCDHubError(ValueError)      a mistake that a user can mend: the message says what, the bound, and the remedy
+    |-- TeacherError             a teacher that cannot be loaded whole, or whose head cannot work on pixels
+    |-- StudentError             a student without a spatial grid, or an image size it cannot take
+    |-- DataError                images that are missing, unreadable, or too many of them broken
+    |-- ConfigError              a recipe's settings contradict each other or the machine
+    |-- CheckpointError          a checkpoint that is damaged or belongs to another run
+    `-- WeightError              a weight that is missing, damaged, or not the one that was meant
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class PCDHubError(ValueError):
+    """Base of every error that pcd_hub raises for a mistake of its caller."""
+
+
+class TeacherError(PCDHubError):
+    """A teacher that cannot be loaded whole, or whose head cannot work on pixels."""
+
+
+class StudentError(PCDHubError):
+    """A student without a spatial grid, or an image size it cannot take."""
+
+
+class DataError(PCDHubError):
+    """Images that are missing, unreadable, or too many of them broken."""
+
+
+class ConfigError(PCDHubError):
+    """A recipe's settings contradict each other or the machine."""
+
+
+class CheckpointError(PCDHubError):
+    """A training checkpoint that is damaged or belongs to another run."""
+
+
+class WeightError(PCDHubError):
+    """A weight that is missing, damaged, or not the one that was meant."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the known name closest to ``name``, or an empty string."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{matches[0]}'?" if matches else ""
