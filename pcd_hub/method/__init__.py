@@ -1,0 +1,1 @@
+"""The paper: everything here knows torch and nothing else."""

@@ -1,0 +1,51 @@
+"""The plug-in self-attention over the pixels of the last feature map."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class SelfAttention2d(nn.Module):
+    """``x + Proj(MHSA(Norm(x)))`` over the ``h * w`` positions of a map, for any ``h`` and ``w``.
+
+    PCD plugs multi-head self-attention into the student to widen its effective receptive field; where and how is not
+    public. Ours is a pre-norm residual block after the last stage. The projection starts at zero, so that a new block
+    is the identity. The number of heads changes no shape: it is part of an architecture's name, not of its weights.
+
+    Raises:
+        ValueError: If ``dim`` is not a multiple of ``num_heads``.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int = 8,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(
+                f"{dim} channels do not divide into {num_heads} heads; use a divisor of {dim}"
+            )
+        self.num_heads = num_heads
+        self.norm = nn.BatchNorm2d(dim, device=device, dtype=dtype)
+        self.qkv = nn.Conv2d(dim, 3 * dim, 1, bias=False, device=device, dtype=dtype)
+        self.proj = nn.Conv2d(dim, dim, 1, device=device, dtype=dtype)
+        nn.init.trunc_normal_(self.qkv.weight, std=0.02)
+        nn.init.zeros_(self.proj.weight)
+        assert self.proj.bias is not None
+        nn.init.zeros_(self.proj.bias)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        b, c, h, w = x.shape
+        qkv = (
+            self.qkv(self.norm(x))
+            .reshape(b, 3, self.num_heads, c // self.num_heads, h * w)
+            .transpose(-1, -2)
+        )
+        query, key, value = qkv.unbind(1)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return x + self.proj(mixed.transpose(-1, -2).reshape(b, c, h, w))

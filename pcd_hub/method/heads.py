@@ -1,0 +1,153 @@
+"""Projection heads: a trained vector head made to work on pixels (SpatialAdaptor), and the student's own."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pcd_hub.errors import TeacherError
+
+
+class SpatialReLU(nn.Module):
+    """``x * 1[sum_hw x > 0]`` for each sample and channel: the ReLU that commutes with mean pooling.
+
+    Facts of PCD's SpatialAdaptor: a whole channel map is passed or blocked by the sign of its sum. The sum and the
+    mask are computed in at least float32 and carry no gradient. On ``1 x 1`` maps it is the ordinary ReLU.
+    """
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        total = x.detach().to(torch.promote_types(x.dtype, torch.float32)).sum((2, 3), keepdim=True)
+        return x * (total > 0).to(x.dtype)
+
+
+def to_pixel_head(vector_head: nn.Sequential) -> nn.Sequential:
+    """Reshape a trained head ``(B, C) -> (B, D)`` into the same head on maps ``(B, C, h, w) -> (B, D, h, w)``.
+
+    Linear becomes a 1x1 convolution, BatchNorm1d a BatchNorm2d with the same statistics, ReLU a :class:`SpatialReLU`.
+    THE LAW, in eval mode: ``mean_hw(pixel_head(x)) == vector_head(mean_hw(x))`` (SpatialAdaptor, arXiv:2211.00218).
+
+    Args:
+        vector_head: An ``nn.Sequential`` (nesting allowed) of ``Linear``, ``BatchNorm1d`` with running statistics,
+            ``ReLU`` and ``Identity``. It is copied, not changed.
+
+    Returns:
+        The pixel head in eval mode.
+
+    Raises:
+        TeacherError: For any other layer, by name: GELU, LayerNorm and L2 normalisation do not commute with the mean.
+    """
+    return nn.Sequential(*_convert(vector_head, "head")).eval()
+
+
+def law_error(
+    vector_head: nn.Module, pixel_head: nn.Module, maps: Float[Tensor, "b c h w"]
+) -> float:
+    """How far THE LAW is broken on ``maps``: the largest deviation over the largest value of the vector head."""
+    with torch.no_grad():
+        expected = vector_head(maps.mean((2, 3)))
+        actual = pixel_head(maps).mean((2, 3))
+    return float(
+        (actual - expected).abs().max()
+        / expected.abs().max().clamp_min(torch.finfo(maps.dtype).tiny)
+    )
+
+
+def _convert(head: nn.Sequential, path: str) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for name, layer in head.named_children():
+        here = f"{path}.{name}"
+        if type(layer) is nn.Sequential:
+            layers += _convert(layer, here)
+        else:
+            layers.append(_convert_layer(layer, here))
+    return layers
+
+
+def _convert_layer(layer: nn.Module, path: str) -> nn.Module:
+    # Exact types: a subclass (a normalised or weight-normed Linear) may compute something else.
+    kind = type(layer)
+    if kind is nn.Linear:
+        return _as_conv(layer)
+    if kind is nn.BatchNorm1d and layer.running_mean is not None:
+        return _as_batch_norm_2d(layer)
+    if kind is nn.ReLU:
+        return SpatialReLU()
+    if kind is nn.Identity:
+        return nn.Identity()
+    what = "BatchNorm1d without running statistics" if kind is nn.BatchNorm1d else kind.__name__
+    raise TeacherError(
+        f"{path} is {what}, which does not commute with mean pooling, so the head cannot work on pixels; "
+        "heads of Linear, BatchNorm1d and ReLU can. Use the teacher without its head instead"
+    )
+
+
+def _as_conv(layer: nn.Module) -> nn.Conv2d:
+    assert isinstance(layer, nn.Linear)
+    weight = layer.weight
+    conv = nn.Conv2d(
+        layer.in_features,
+        layer.out_features,
+        1,
+        bias=layer.bias is not None,
+        device=weight.device,
+        dtype=weight.dtype,
+    )
+    with torch.no_grad():
+        conv.weight.copy_(weight[:, :, None, None])
+        if conv.bias is not None:
+            conv.bias.copy_(layer.bias)
+    return conv
+
+
+def _as_batch_norm_2d(layer: nn.Module) -> nn.BatchNorm2d:
+    assert isinstance(layer, nn.BatchNorm1d)
+    running_mean = layer.running_mean
+    assert running_mean is not None
+    norm = nn.BatchNorm2d(
+        layer.num_features,
+        eps=layer.eps,
+        affine=layer.affine,
+        device=running_mean.device,
+        dtype=running_mean.dtype,
+    )
+    norm.load_state_dict(copy.deepcopy(layer.state_dict()))
+    return norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadLayout:
+    """The MLPs of a teacher's projector and predictor, which a student head stacks (widths after the input)."""
+
+    mlps: tuple[tuple[int, ...], ...]
+    hidden_bias: bool
+    output_bias: bool
+
+
+STUDENT_HEADS = {
+    "mocov3": HeadLayout(mlps=((4096, 256), (4096, 256)), hidden_bias=False, output_bias=False),
+    "byol": HeadLayout(mlps=((4096, 256), (4096, 256)), hidden_bias=True, output_bias=False),
+    "swav": HeadLayout(mlps=((2048, 128), (2048, 128)), hidden_bias=True, output_bias=True),
+    "barlow_twins": HeadLayout(
+        mlps=((8192, 8192, 8192), (8192, 8192, 8192)), hidden_bias=False, output_bias=False
+    ),
+}
+"""Layouts of the released PCD code, by teacher family."""
+
+
+def student_head(in_channels: int, layout: HeadLayout) -> nn.Sequential:
+    """A student head of 1x1 convolutions ``(B, in_channels, h, w) -> (B, D, h, w)``.
+
+    Each MLP is Conv-BN-ReLU per hidden width and a last Conv without either; the MLPs follow each other directly.
+    """
+    layers: list[nn.Module] = []
+    width = in_channels
+    for *hidden, out in layout.mlps:
+        for next_width in hidden:
+            conv = nn.Conv2d(width, next_width, 1, bias=layout.hidden_bias)
+            layers += [conv, nn.BatchNorm2d(next_width), nn.ReLU(inplace=True)]
+            width = next_width
+        layers.append(nn.Conv2d(width, out, 1, bias=layout.output_bias))
+        width = out
+    return nn.Sequential(*layers)
