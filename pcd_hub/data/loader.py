@@ -1,0 +1,257 @@
+"""Batches for training: which images, in which order, at which step, on which process.
+
+The order is a pure function of (seed, step), so a resumed run needs no sampler state, and the images of one global
+batch are the same however many processes share them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
+
+from pcd_hub.data.sources import BrokenImageError, ImageSource, ImageStream
+from pcd_hub.data.views import TwoViews
+from pcd_hub.errors import DataError
+
+_MOST_NEIGHBOURS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchPlan:
+    """How one global batch is shared: ``global_batch_size = world_size * accumulation_steps * batch_size``."""
+
+    global_batch_size: int
+    rank: int = 0
+    world_size: int = 1
+    accumulation_steps: int = 1
+    seed: int = 0
+    start_step: int = 0
+    """First optimizer step to prepare, for a resumed run."""
+    total_steps: int
+
+    def __post_init__(self) -> None:
+        parts = self.world_size * self.accumulation_steps
+        if self.global_batch_size < 1 or self.global_batch_size % parts:
+            raise DataError(
+                f"global batch {self.global_batch_size} does not divide into {self.world_size} processes x "
+                f"{self.accumulation_steps} accumulation steps; use a multiple of {parts}"
+            )
+
+    @property
+    def batch_size(self) -> int:
+        """Images in one forward pass of one process."""
+        return self.global_batch_size // (self.world_size * self.accumulation_steps)
+
+
+@dataclass(kw_only=True)
+class Batch:
+    """What one process sees in one forward pass."""
+
+    views: UInt8[Tensor, "b 2 3 size size"]
+    indices: Int64[Tensor, " b"]
+    """Number of each image in its source."""
+    broken: list[tuple[str, str]] = field(default_factory=list)
+    """(name, reason) of images that could not be read; the next readable one stands in for each."""
+    stream_state: tuple[int, dict[str, Any]] | None = None
+    """For streams: (worker, the state that continues after this batch)."""
+
+    def pin_memory(self) -> "Batch":
+        """Called by the DataLoader's pinning thread."""
+        self.views = self.views.pin_memory()
+        return self
+
+
+def training_batches(
+    source: ImageSource | ImageStream,
+    views: TwoViews,
+    plan: BatchPlan,
+    *,
+    num_workers: int,
+    stream_states: dict[int, dict[str, Any]] | None = None,
+    pin_memory: bool = False,
+    multiprocessing_context: str | None = None,
+) -> Iterator[Batch]:
+    """The batches of the whole run: ``accumulation_steps`` for each optimizer step from ``start_step`` on.
+
+    Args:
+        source: Where the images are.
+        views: What to make of each image.
+        plan: How the global batch is shared.
+        num_workers: Processes that prepare batches; 0 for none. It changes no pixel of an indexed source. Of a stream
+            it decides the order.
+        stream_states: The last ``Batch.stream_state`` of each worker, to resume a stream.
+        pin_memory: Page-locked batches, for CUDA.
+        multiprocessing_context: "fork", "spawn" or "forkserver"; Python's default if not given.
+
+    Raises:
+        DataError: If the source holds fewer images than one global batch, or a stream is resumed with another
+            number of workers.
+    """
+    if isinstance(source, ImageSource):
+        dataset = _IndexedViews(source, views)
+        how: dict[str, Any] = {
+            "batch_sampler": StepSampler(len(source), plan),
+            "collate_fn": _collate,
+        }
+    else:
+        num_workers = min(num_workers, source.num_parts)
+        dataset = _StreamViews(source, views, plan, dict(stream_states or {}), max(1, num_workers))
+        how = {"batch_size": None}
+    if num_workers:
+        how |= {"prefetch_factor": 4, "multiprocessing_context": multiprocessing_context}
+    loader = DataLoader(dataset, num_workers=num_workers, pin_memory=pin_memory, **how)
+    return (batch for batch in loader if batch is not None)
+
+
+class StepSampler(Sampler[list[tuple[int, int]]]):
+    """(epoch, index) pairs of each forward pass of this process.
+
+    Every epoch is a fresh permutation, cut into whole global batches; the remainder is dropped. Process r takes the
+    r-th contiguous part, so that gathering the parts in rank order restores the global batch.
+    """
+
+    def __init__(self, num_images: int, plan: BatchPlan) -> None:
+        if num_images < plan.global_batch_size:
+            raise DataError(
+                f"{num_images} images are fewer than one global batch of {plan.global_batch_size}; "
+                "use a smaller --optim.global-batch-size or more images"
+            )
+        self._num_images = num_images
+        self._plan = plan
+        self.steps_per_epoch = num_images // plan.global_batch_size
+
+    def __len__(self) -> int:
+        return (self._plan.total_steps - self._plan.start_step) * self._plan.accumulation_steps
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        plan = self._plan
+        order, order_epoch = np.empty(0, np.int64), -1
+        for step in range(plan.start_step, plan.total_steps):
+            epoch, number = divmod(step, self.steps_per_epoch)
+            if epoch != order_epoch:
+                order = np.random.default_rng((plan.seed, epoch)).permutation(self._num_images)
+                order_epoch = epoch
+            global_batch = order[number * plan.global_batch_size :][: plan.global_batch_size]
+            parts = global_batch.reshape(plan.accumulation_steps, plan.world_size, plan.batch_size)
+            for part in parts[:, plan.rank]:
+                yield [(epoch, int(index)) for index in part]
+
+
+class _IndexedViews(Dataset[Batch]):
+    def __init__(self, source: ImageSource, views: TwoViews) -> None:
+        self._source = source
+        self._views = views
+
+    def __getitem__(self, key: tuple[int, int]) -> Batch:
+        epoch, wanted = key
+        broken: list[tuple[str, str]] = []
+        for offset in range(_MOST_NEIGHBOURS):
+            index = (wanted + offset) % len(self._source)
+            try:
+                image = self._source[index]
+            except BrokenImageError as error:
+                broken.append((error.name, error.reason))
+                continue
+            pair = self._views(image, epoch=epoch, index=index)
+            return Batch(views=pair[None], indices=torch.tensor([index]), broken=broken)
+        raise DataError(
+            f"{_MOST_NEIGHBOURS} images in a row cannot be read, from {broken[0][0]} ({broken[0][1]})"
+        )
+
+
+def _collate(samples: list[Batch]) -> Batch:
+    return Batch(
+        views=torch.cat([sample.views for sample in samples]),
+        indices=torch.cat([sample.indices for sample in samples]),
+        broken=[name for sample in samples for name in sample.broken],
+    )
+
+
+class _StreamViews(IterableDataset[Batch | None]):
+    """Whole batches from a stream: worker w of W makes batches w, w + W, ... of this process.
+
+    The DataLoader always asks worker 0 first. When a resumed run must go on with worker n, the workers before it
+    answer None once.
+    """
+
+    def __init__(
+        self,
+        stream: ImageStream,
+        views: TwoViews,
+        plan: BatchPlan,
+        states: dict[int, dict[str, Any]],
+        num_workers: int,
+    ) -> None:
+        first_batch = plan.start_step * plan.accumulation_steps
+        if first_batch and len(states) != min(num_workers, first_batch):
+            raise DataError(
+                f"the stream was read by {len(states)} workers, now there are {num_workers}; "
+                f"resume with --data.num-workers {len(states)} and as many processes as before"
+            )
+        self._stream = stream
+        self._views = views
+        self._plan = plan
+        self._states = states
+        self._num_workers = num_workers
+
+    def __iter__(self) -> Iterator[Batch | None]:
+        plan = self._plan
+        info = get_worker_info()
+        worker = info.id if info else 0
+        first = plan.start_step * plan.accumulation_steps
+        rows = self._rows(worker)
+        if worker < first % self._num_workers:
+            yield None
+        for number in range(first, plan.total_steps * plan.accumulation_steps):
+            if number % self._num_workers == worker:
+                yield self._batch(rows, worker)
+
+    def _batch(self, rows: Iterator["_StreamRow"], worker: int) -> Batch:
+        taken: list[_StreamRow] = []
+        broken: list[tuple[str, str]] = []
+        while len(taken) < self._plan.batch_size:
+            row = next(rows)
+            if isinstance(row.image, BrokenImageError):
+                broken.append((row.image.name, row.image.reason))
+            else:
+                taken.append(row)
+        pairs = [self._views(row.image, epoch=row.epoch, index=row.number) for row in taken]  # pyright: ignore[reportArgumentType]
+        return Batch(
+            views=torch.stack(pairs),
+            indices=torch.tensor([row.number for row in taken]),
+            broken=broken,
+            stream_state=(worker, taken[-1].state),
+        )
+
+    def _rows(self, worker: int) -> Iterator["_StreamRow"]:
+        """Endless, epoch after epoch. ``count`` numbers this worker's rows from the start of the run."""
+        state = self._states.get(worker, {"epoch": 0, "count": 0, "inner": None})
+        epoch, count, inner = state["epoch"], state["count"], state["inner"]
+        num_readers = self._plan.world_size * self._num_workers
+        reader = self._plan.rank * self._num_workers + worker
+        while True:
+            before = count
+            for image, after in self._stream.read(epoch=epoch, state=inner):
+                number = count * num_readers + reader
+                count += 1
+                yield _StreamRow(
+                    image, epoch, number, {"epoch": epoch, "count": count, "inner": after}
+                )
+            if count == before and inner is None:
+                raise DataError(
+                    f"{self._stream.fingerprint()}: reader {reader} of {num_readers} finds no image"
+                )
+            epoch, inner = epoch + 1, None
+
+
+class _StreamRow(NamedTuple):
+    image: Image.Image | BrokenImageError
+    epoch: int
+    number: int
+    state: dict[str, Any]

@@ -1,0 +1,337 @@
+"""Where images come from: one URI each.
+
+============================  ==================================================================
+``DIR``                       every image below a folder, at any depth; no class folders needed
+``FILE.txt``                  one path a line, relative to the list's own folder
+``scenes:[COUNT[:SEED]]``     generated scenes (``scenes.py``)
+``hf-disk:DIR``               a Hugging Face dataset saved by ``save_to_disk``
+``hf:ORG/NAME[:SPLIT]``       a Hugging Face dataset, downloaded whole (a local folder works too)
+``hf-stream:ORG/NAME[:SPLIT]``  the same, read as it arrives, for sets larger than the disk
+============================  ==================================================================
+"""
+
+import hashlib
+import io
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from pcd_hub.data.scenes import render_scene
+from pcd_hub.errors import DataError
+
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"}
+)
+DEFAULT_SCENE_COUNT = 20_000
+SCENE_SIZE = 96
+
+
+class BrokenImageError(DataError):
+    """One image that cannot be decoded; ``name`` says which."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name = name
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.name, self.reason)
+
+
+@runtime_checkable
+class ImageSource(Protocol):
+    """A finite, indexable set of images. Must be picklable: workers get a copy."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Image.Image:
+        """Image ``index`` as RGB; raises :class:`BrokenImageError` if it cannot be decoded."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A short text that changes when the set of images does."""
+        ...
+
+
+class ImageStream(Protocol):
+    """An endless or finite sequence of images that can only be read in order."""
+
+    num_parts: int
+    """How many workers can read it at once."""
+
+    def read(
+        self, *, epoch: int, state: Mapping[str, Any] | None
+    ) -> Iterator[tuple[Image.Image | BrokenImageError, dict[str, Any]]]:
+        """RGB images (or why not) from ``state`` on, each with the state that continues after it.
+
+        Inside a DataLoader's worker it is that worker's share.
+        """
+        ...
+
+    def fingerprint(self) -> str:
+        """A short text that changes when the set of images does."""
+        ...
+
+
+def open_source(uri: str, *, rank: int = 0, world_size: int = 1) -> ImageSource | ImageStream:
+    """Open the images that ``uri`` names (the table at the top of this file).
+
+    Args:
+        uri: Where the images are.
+        rank: This process, for streams, which are split by process.
+        world_size: How many processes share a stream.
+
+    Raises:
+        DataError: If there is no such place, it holds no image, or a needed library is missing.
+    """
+    scheme, _, rest = uri.partition(":")
+    match scheme:
+        case "scenes":
+            return Scenes.from_text(rest)
+        case "hf-disk":
+            return HFImages(_load_from_disk(rest), uri=uri)
+        case "hf":
+            return HFImages(_load_dataset(rest, streaming=False), uri=uri)
+        case "hf-stream":
+            return HFStream(
+                _load_dataset(rest, streaming=True), uri=uri, rank=rank, world_size=world_size
+            )
+        case _:
+            path = Path(uri).expanduser()
+            return (
+                ImageFiles.from_list(path)
+                if path.suffix == ".txt"
+                else ImageFiles.from_folder(path)
+            )
+
+
+class ImageFiles:
+    """Image files on this machine."""
+
+    def __init__(self, paths: list[str], *, root: Path) -> None:
+        self._paths = np.asarray(paths, np.bytes_ if all(p.isascii() for p in paths) else np.str_)
+        self._root = root
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "ImageFiles":
+        """Every image below ``folder``, sorted by path; dotfiles are left out."""
+        if not folder.is_dir():
+            raise DataError(
+                f"no folder {folder}; give a folder of images, a .txt list, or one of scenes: hf-disk: hf:"
+            )
+        paths = sorted(_image_paths(folder))
+        if not paths:
+            raise DataError(
+                f"{folder} holds no image ({' '.join(sorted(IMAGE_SUFFIXES))}), at any depth"
+            )
+        return cls(paths, root=folder)
+
+    @classmethod
+    def from_list(cls, file: Path) -> "ImageFiles":
+        """The paths in ``file``, one a line, in its order."""
+        if not file.is_file():
+            raise DataError(
+                f"no list {file}; write one image path a line, relative to the list's folder"
+            )
+        paths = [line for line in file.read_text().splitlines() if line.strip()]
+        if not paths:
+            raise DataError(f"{file} names no image; write one path a line")
+        return cls(paths, root=file.parent)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        raw = self._paths[index]
+        path = self._root / (raw.decode() if isinstance(raw, bytes) else str(raw))
+        try:
+            with Image.open(path) as image:
+                return as_rgb(image)
+        except Exception as error:
+            raise BrokenImageError(str(path), _reason(error)) from error
+
+    def fingerprint(self) -> str:
+        """sha256 over the paths; the pixels are not read."""
+        digest = hashlib.sha256(self._paths.tobytes()).hexdigest()
+        return f"{len(self)} files, paths sha256 {digest[:16]}"
+
+
+def _image_paths(folder: Path) -> Iterator[str]:
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+                yield os.path.relpath(os.path.join(parent, name), folder)
+
+
+class Scenes:
+    """Generated scenes as images."""
+
+    def __init__(self, count: int, *, seed: int) -> None:
+        self.count = count
+        self.seed = seed
+
+    @classmethod
+    def from_text(cls, text: str) -> "Scenes":
+        """Parse ``[COUNT[:SEED]]``."""
+        count, _, seed = text.partition(":")
+        try:
+            return cls(int(count or DEFAULT_SCENE_COUNT), seed=int(seed or 0))
+        except ValueError:
+            raise DataError(
+                f"scenes:{text} is not scenes:[COUNT[:SEED]], as in scenes:20000:7"
+            ) from None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return Image.fromarray(render_scene(self.seed, index, size=SCENE_SIZE).image)
+
+    def fingerprint(self) -> str:
+        """Seed and count: the scenes are a function of them."""
+        return f"{self.count} generated scenes of {SCENE_SIZE} px, seed {self.seed}"
+
+
+class HFImages:
+    """The image column of a Hugging Face dataset on disk."""
+
+    def __init__(self, dataset: Any, *, uri: str) -> None:
+        self._column = _image_column(dataset, uri)
+        self._dataset = _undecoded(dataset, self._column)
+        self._fingerprint = f"{len(dataset)} rows, datasets fingerprint {dataset._fingerprint}"
+        self._uri = uri
+        if not len(dataset):
+            raise DataError(f"{uri} holds no row")
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return _decode(self._dataset[int(index)][self._column], f"{self._uri}[{index}]")
+
+    def fingerprint(self) -> str:
+        """The library's own fingerprint of the table."""
+        return self._fingerprint
+
+
+class HFStream:
+    """The image column of a streamed Hugging Face dataset, split by process and by worker."""
+
+    def __init__(self, dataset: Any, *, uri: str, rank: int, world_size: int) -> None:
+        from datasets.distributed import split_dataset_by_node
+
+        self._column = _image_column(dataset, uri)
+        self._dataset = split_dataset_by_node(
+            _undecoded(dataset, self._column), rank=rank, world_size=world_size
+        )
+        self._uri = uri
+        self.num_parts = int(self._dataset.num_shards)
+
+    def read(
+        self, *, epoch: int, state: Mapping[str, Any] | None
+    ) -> Iterator[tuple[Image.Image | BrokenImageError, dict[str, Any]]]:
+        """See :class:`ImageStream`."""
+        dataset = self._dataset
+        dataset.set_epoch(epoch)
+        if state is not None:
+            dataset.load_state_dict(dict(state))
+        for number, row in enumerate(dataset):
+            try:
+                image = _decode(row[self._column], f"{self._uri}, row {number} of this part")
+            except BrokenImageError as error:
+                image = error
+            yield image, dataset.state_dict()
+
+    def fingerprint(self) -> str:
+        """The URI: a stream is not read ahead to be hashed."""
+        return f"stream {self._uri}"
+
+
+def _undecoded(dataset: Any, column: str) -> Any:
+    """Rows hold encoded bytes: one broken image must not end the iteration, and unused columns cost nothing."""
+    return dataset.select_columns([column]).cast_column(column, _datasets().Image(decode=False))
+
+
+def _decode(encoded: Mapping[str, Any], name: str) -> Image.Image:
+    try:
+        with Image.open(
+            io.BytesIO(encoded["bytes"]) if encoded["bytes"] else encoded["path"]
+        ) as image:
+            return as_rgb(image)
+    except Exception as error:
+        raise BrokenImageError(encoded.get("path") or name, _reason(error)) from error
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Decode to upright 8-bit RGB: EXIF rotation applied, 16-bit and float greys scaled, alpha laid on white."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
+        return _scaled_gray(image)
+    if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
+        image = image.convert("RGBA")
+        ground = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(ground, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _scaled_gray(image: Image.Image) -> Image.Image:
+    values = np.asarray(image, np.float64)
+    top = 65535.0 if values.max() > 255 else (255.0 if values.max() > 1 else 1.0)
+    return Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8)).convert("RGB")
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+
+
+def _image_column(dataset: Any, uri: str) -> str:
+    columns = [
+        name for name, kind in (dataset.features or {}).items() if type(kind).__name__ == "Image"
+    ]
+    if len(columns) != 1:
+        known = ", ".join(dataset.features or {}) or "unknown"
+        raise DataError(
+            f"{uri} has {len(columns)} image columns (of: {known}); exactly one is needed"
+        )
+    return columns[0]
+
+
+def _datasets() -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(
+            "hf: sources need the library `datasets`; pip install 'pcd_hub[recipes]'"
+        ) from error
+    return datasets
+
+
+def _load_from_disk(folder: str) -> Any:
+    library = _datasets()
+    if not Path(folder).is_dir():
+        raise DataError(f"no folder {folder}; hf-disk: takes what datasets.save_to_disk wrote")
+    loaded = library.load_from_disk(folder)
+    if isinstance(loaded, library.DatasetDict):
+        raise DataError(
+            f"{folder} holds the splits {', '.join(loaded)}; name one, as hf-disk:{folder}/{next(iter(loaded))}"
+        )
+    return loaded
+
+
+def _load_dataset(text: str, *, streaming: bool) -> Any:
+    library = _datasets()
+    name, _, split = text.partition(":")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return library.load_dataset(name, split=split or "train", streaming=streaming)
+    except Exception as error:
+        raise DataError(
+            f"cannot open the dataset {name}, split {split or 'train'}: {_reason(error)}"
+        ) from error
