@@ -1,0 +1,1 @@
+"""timm models as students and teachers."""

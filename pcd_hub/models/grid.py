@@ -1,0 +1,129 @@
+"""Any timm CNN or ViT as a grid of pixels."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pcd_hub.errors import StudentError
+
+
+class PixelGrid(nn.Module):
+    """A timm model as ``images (B, 3, H, W) -> pixels (B, num_channels, h, w)``: its last map before pooling.
+
+    Made by :func:`pixel_grid`, which finds out by a probe how the model lays out its features.
+    """
+
+    def __init__(
+        self, model: nn.Module, to_map: Callable[[Tensor, Tensor], Tensor], num_channels: int
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.num_channels = num_channels
+        """C, read from a probe tensor: ``num_features`` names another layer in MobileNetV2/3, GhostNet, Swin ..."""
+        self._to_map = to_map
+
+    def forward(self, images: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b c h w"]:
+        features: Tensor = self.model.forward_features(images)  # pyright: ignore[reportCallIssue]
+        return self._to_map(features, images)
+
+
+def pixel_grid(model: nn.Module, *, image_size: int | None = None) -> PixelGrid:
+    """Wrap ``model`` (a timm model) so that it returns its last feature map as ``(B, C, h, w)``.
+
+    Prefix tokens of ViTs are dropped, channels-last maps turned. The model is probed once, in eval mode and without
+    gradients, with one random image; its own mode is restored.
+
+    Args:
+        model: Any timm model with ``forward_features``.
+        image_size: Height and width of the probe in pixels; the model's own input size if not given.
+
+    Raises:
+        StudentError: If the model has no spatial grid, or cannot take ``image_size``.
+    """
+    name = architecture(model)
+    if not hasattr(model, "forward_features"):
+        raise StudentError(f"{name} is no timm model: it has no forward_features")
+    size = image_size or own_image_size(model)
+    parameter = next(model.parameters())
+    probe = torch.zeros(2, 3, size, size, device=parameter.device, dtype=parameter.dtype)
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            features = model.eval().forward_features(probe)
+    except Exception as error:
+        raise StudentError(
+            f"{name} cannot take {size} x {size} pixels ({_first_line(error)}); "
+            f"its own size is {own_image_size(model)}, most CNNs take any multiple of 32"
+        ) from error
+    finally:
+        model.train(was_training)
+    to_map = _layout(model, features, name)
+    return PixelGrid(model, to_map, num_channels=to_map(features, probe).shape[1])
+
+
+def architecture(model: nn.Module) -> str:
+    """The timm architecture name of ``model``, or its class name."""
+    return _pretrained_cfg(model).get("architecture") or type(model).__name__
+
+
+def own_image_size(model: nn.Module) -> int:
+    """The input height in pixels that the model's own configuration names; 224 if it names none."""
+    return int((_pretrained_cfg(model).get("input_size") or (3, 224, 224))[1])
+
+
+def _pretrained_cfg(model: nn.Module) -> dict[str, object]:
+    return getattr(model, "pretrained_cfg", None) or {}
+
+
+def _layout(model: nn.Module, features: object, name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """How to turn this model's features into ``(B, C, h, w)``, from one probe's output."""
+    shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+    match shape:
+        case (_, _, _, _) if getattr(model, "output_fmt", "NCHW") == "NHWC":
+            return _from_nhwc
+        case (_, _, height, width) if height == width:
+            return _from_nchw
+        case (_, height, width, _) if height == width:
+            return _from_nhwc
+        case (_, tokens, _) if _is_square(tokens - _num_prefix_tokens(model)):
+            return _FromTokens(_num_prefix_tokens(model))
+        case _:
+            raise StudentError(
+                f"{name} has no spatial grid: forward_features gives {shape}; take a CNN or a plain ViT"
+            )
+
+
+def _num_prefix_tokens(model: nn.Module) -> int:
+    return int(getattr(model, "num_prefix_tokens", 0))
+
+
+def _is_square(count: int) -> bool:
+    return count > 0 and round(count**0.5) ** 2 == count
+
+
+def _from_nchw(features: Tensor, images: Tensor) -> Tensor:
+    del images
+    return features
+
+
+def _from_nhwc(features: Tensor, images: Tensor) -> Tensor:
+    del images
+    return features.permute(0, 3, 1, 2)
+
+
+class _FromTokens:
+    """Tokens ``(B, prefix + h * w, C)`` to a map, with ``h / w`` as in the images."""
+
+    def __init__(self, num_prefix_tokens: int) -> None:
+        self.num_prefix_tokens = num_prefix_tokens
+
+    def __call__(self, features: Tensor, images: Tensor) -> Tensor:
+        tokens = features[:, self.num_prefix_tokens :]
+        height = round((tokens.shape[1] * images.shape[2] / images.shape[3]) ** 0.5)
+        return tokens.transpose(1, 2).unflatten(2, (height, -1))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", maxsplit=1)[0] or type(error).__name__
