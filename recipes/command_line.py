@@ -1,0 +1,56 @@
+"""``RECIPE [CONFIG] [--group.field VALUE ...]`` -> a configuration; and mistakes in one line, exit code 2."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
+
+import tyro
+
+from pcd_hub.errors import ConfigError, PCDHubError, nearest
+
+ConfigT = TypeVar("ConfigT")
+
+
+def parse(
+    configs: Mapping[str, ConfigT], default: str, arguments: list[str]
+) -> tuple[str, ConfigT]:
+    """The named configuration (``default`` if none is named) with its overrides.
+
+    Raises:
+        ConfigError: For an unknown name or field, with the nearest known one.
+    """
+    name = default
+    if arguments and not arguments[0].startswith("-"):
+        name, *arguments = arguments
+    if name not in configs:
+        raise ConfigError(
+            f"no configuration '{name}'{nearest(name, configs)}; there are {', '.join(configs)}"
+        )
+    flags = set(_flags(configs[name]))
+    for argument in arguments:
+        flag = argument.split("=", maxsplit=1)[0].replace("_", "-")
+        if flag.startswith("--") and flag not in flags | {"--help"}:
+            raise ConfigError(f"no option '{flag}'{nearest(flag, flags)}; --help lists them")
+    return name, tyro.cli(type(configs[name]), default=configs[name], args=arguments)
+
+
+def _flags(config: object, prefix: str = "") -> Iterator[str]:
+    for field in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
+        name = prefix + field.name.replace("_", "-")
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _flags(value, f"{name}.")
+        else:
+            yield f"--{name}"
+            group, _, last = name.rpartition(".")
+            yield f"--{group}.no-{last}" if group else f"--no-{last}"
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Call ``main`` with the command line; a user's mistake ends as one line on stderr and exit code 2."""
+    try:
+        main(sys.argv[1:])
+    except PCDHubError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,185 @@
+"""Named configurations of the recipes. ``recipes/distill.py NAME --group.field VALUE`` takes one and changes it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """Who is copied."""
+
+    source: str = "quickstart"
+    """quickstart, timm:NAME, hf-hub:ORG/NAME[@REV], local-dir:DIR, mocov3_r50:FILE, mocov3:ARCH:FILE ..."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The backbone that is trained."""
+
+    arch: str = "resnet18"
+    """A timm architecture; resnet18_mhsa is ours, with self-attention after the last stage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Images and their views."""
+
+    source: str = "scenes:"
+    """A folder, a .txt list, scenes:[COUNT[:SEED]], hf-disk:DIR, hf:ORG/NAME[:SPLIT] or hf-stream:ORG/NAME[:SPLIT]."""
+    image_size: int = 224
+    """Height and width of a view in pixels."""
+    min_crop_area: float = 0.08
+    """Least share of the image that a view shows."""
+    max_crop_area: float = 1.0
+    """Largest share of the image that a view shows."""
+    hue: float = 0.1
+    """Largest shift of hue, as a share of the colour circle."""
+    gray_probability: float = 0.2
+    """Of a view without colour."""
+    num_workers: int | None = None
+    """Processes that prepare views, per training process. Default: 1 on CPU, else up to 8."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelMethodConfig:
+    """Pixel-wise contrastive distillation."""
+
+    views: Literal["same", "cross"] = "same"
+    """same: teacher and student see the same view. cross: the other one, paired by grid index as the released code."""
+    temperature: float = 0.2
+    queue_length: int = 65_536
+    """Negatives; capped at half the data set, else an image would meet itself."""
+    head: Literal["mocov3", "byol", "swav", "barlow_twins"] = "mocov3"
+    """Layout of the student's head; its output width is the teacher's."""
+    head_width: int | None = None
+    """Hidden width of the student's head, if not the layout's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoCoMethodConfig:
+    """MoCo v3."""
+
+    temperature: float = 1.0
+    momentum: float = 0.996
+    """Of the momentum encoder at the start; rises to 1."""
+    head_width: int = 4096
+    dim: int = 256
+    """Channels of the projection."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """The optimizer. Nothing here depends on the number of processes."""
+
+    name: Literal["lars", "adamw"] = "lars"
+    lr_per_256: float = 1.0
+    """Peak learning rate for a global batch of 256; scaled linearly."""
+    weight_decay: float = 1e-5
+    """On weights of two or more dimensions only."""
+    global_batch_size: int = 1024
+    """Images a step, over all processes and accumulation steps."""
+    accumulation_steps: int = 1
+    """Forward passes a step."""
+    epochs: int = 100
+    warmup_share: float = 0.1
+    """Share of all steps in which the learning rate rises."""
+    clip_grad_norm: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where and how long. Except for seed and max_steps, nothing here changes the result."""
+
+    output_dir: Path | None = None
+    """Default: runs/NAME, numbered if taken."""
+    name: str | None = None
+    """Of the weight in the local store. Default: ARCH.pcd; another one must be ARCH.pcd_WHAT."""
+    max_steps: int | None = None
+    """Stop after so many steps, whatever the epochs say; the schedule ends there."""
+    seed: int = 0
+    resume: bool = False
+    """Go on from the last checkpoint in output_dir."""
+    log_every_steps: int = 10
+    checkpoint_every_steps: int = 500
+    keep_checkpoints: int = 2
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Beside metrics.jsonl, through Accelerate."""
+    sync_batch_norm: bool = True
+    """Batch statistics over all processes; exists on GPUs only."""
+    store: bool = True
+    """Put the finished weight into the local store, where timm.create_model finds it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """recipes/distill.py."""
+
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    student: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    method: PixelMethodConfig = field(default_factory=PixelMethodConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    probe_scenes: int = 0
+    """Held-out generated scenes for the closing linear probe of random start, student and teacher; 0 for none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """recipes/pretrain.py."""
+
+    encoder: ModelConfig = field(default_factory=lambda: ModelConfig(arch="resnet50"))
+    data: DataConfig = field(default_factory=lambda: DataConfig(min_crop_area=0.2))
+    method: MoCoMethodConfig = field(default_factory=MoCoMethodConfig)
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(lr_per_256=0.3, weight_decay=1.5e-6)
+    )
+    run: RunConfig = field(default_factory=RunConfig)
+    probe_scenes: int = 0
+    """Held-out generated scenes for the closing linear probe of random start and encoder; 0 for none."""
+
+
+DISTILL: dict[str, DistillConfig] = {
+    "quickstart": DistillConfig(
+        data=DataConfig(source="scenes:20000", image_size=64, min_crop_area=0.2, num_workers=1),
+        method=PixelMethodConfig(queue_length=4096, head_width=1024),
+        optim=OptimConfig(
+            name="adamw",
+            lr_per_256=4e-3,
+            weight_decay=0.05,
+            global_batch_size=64,
+            warmup_share=0.05,
+        ),
+        run=RunConfig(max_steps=150, checkpoint_every_steps=100),
+        probe_scenes=400,
+    ),
+    "pcd_r18": DistillConfig(teacher=TeacherConfig(source="mocov3_r50:r-50-1000ep.pth.tar")),
+}
+"""quickstart: offline, CPU, minutes. pcd_r18: the settings of the authors' released code (100 epochs of ImageNet)."""
+
+PRETRAIN: dict[str, PretrainConfig] = {
+    "quickstart_teacher": PretrainConfig(
+        encoder=ModelConfig(arch="resnet10t"),
+        data=DataConfig(
+            source="scenes:1000000:1",
+            image_size=48,
+            min_crop_area=0.1,
+            max_crop_area=0.6,
+            hue=0.3,
+            gray_probability=0.3,
+        ),
+        method=MoCoMethodConfig(temperature=0.2, momentum=0.99, head_width=1024, dim=128),
+        optim=OptimConfig(
+            name="adamw",
+            lr_per_256=2e-3,
+            weight_decay=0.05,
+            global_batch_size=128,
+            warmup_share=0.02,
+        ),
+        run=RunConfig(max_steps=1500),
+        probe_scenes=400,
+    ),
+    "mocov3_r50": PretrainConfig(),
+}
+"""quickstart_teacher: the teacher inside the package. mocov3_r50: 100 epochs as MoCo v3, at a smaller batch."""

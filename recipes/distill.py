@@ -1,0 +1,264 @@
+"""Pixel-wise contrastive distillation (PCD, arXiv:2211.00218): a frozen teacher, a small student, no labels.
+
+    python recipes/distill.py                              # config quickstart: offline, CPU, minutes
+    accelerate launch recipes/distill.py pcd_r18 --teacher.source mocov3_r50:r-50-1000ep.pth.tar --data.source IMAGES
+
+Reading order: this file -> pcd_hub/method/distiller.py -> pcd_hub/method/loss.py. Results: recipes/README.md.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from command_line import parse, run
+from configs import DISTILL, DistillConfig
+from launch import start_accelerator
+from pcd_hub.data.loader import Batch
+from pcd_hub.data.sources import ImageSource, ImageStream
+from pcd_hub.method.distiller import Distiller, freeze_unreached
+from pcd_hub.method.heads import STUDENT_HEADS, HeadLayout, student_head
+from pcd_hub.method.queue import KeyQueue
+from pcd_hub.models.entries import STOCK_ARCHITECTURES, entry_cfg
+from pcd_hub.models.teachers import Teacher, load_teacher
+from pcd_hub.weights import store
+from pcd_hub.weights.export import export_weight
+from pcd_hub.weights.record import WeightRecord
+from run_folder import RunFolder, provenance
+from scene_probe import ProbedBackbone, probe_backbones
+from training import (
+    Normalise,
+    Training,
+    build_backbone,
+    build_optimizer,
+    count_steps,
+    open_training_source,
+    train,
+    with_sync_batch_norm,
+)
+
+log = logging.getLogger("pcd_hub")
+
+
+def main(arguments: list[str]) -> None:
+    """Parse, distil, keep."""
+    config_name, config = parse(DISTILL, "quickstart", arguments)
+    weight_name = store.check_name(config.run.name or f"{config.student.arch}.pcd")
+    accelerator = start_accelerator(trackers=config.run.trackers)
+    accelerator.init_trackers("pcd_hub") if config.run.trackers else None
+    finished = distill(accelerator, config, config_name)
+    if accelerator.is_main_process:
+        keep(finished, weight_name)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+@dataclasses.dataclass(kw_only=True)
+class Distillation:
+    """A finished run."""
+
+    config: DistillConfig
+    config_name: str
+    training: Training
+    teacher: Teacher
+    student: nn.Module
+    random_start: nn.Module
+    untrained: tuple[str, ...]
+
+
+def distill(accelerator: Accelerator, config: DistillConfig, config_name: str) -> Distillation:
+    """Everything that can be wrong is found before the output folder is made; then train."""
+    size = config.data.image_size
+    torch.manual_seed(config.run.seed)
+    source = open_training_source(config.data, accelerator)
+    steps = count_steps(source, config.optim, config.run)
+    teacher = load_teacher(config.teacher.source, image_size=size)
+    student = build_backbone(config.student.arch, image_size=size)
+    random_start = copy.deepcopy(student.model)
+    untrained = freeze_unreached(student, image_size=size)
+    teacher.match_grid(student, image_size=size)
+    head = student_head(student.num_channels, _head_layout(config, teacher))
+    distiller = Distiller(student, head, temperature=config.method.temperature)
+    queue = KeyQueue(_queue_length(config, source), teacher.num_channels, seed=config.run.seed)
+    folder = RunFolder.open(accelerator, config, default_name=config_name)
+
+    # The student and its head alone have gradients, hence they alone are wrapped; teacher and queue stay beside.
+    distiller = with_sync_batch_norm(distiller, config.run, accelerator).to(
+        memory_format=torch.channels_last
+    )  # pyright: ignore[reportCallIssue]
+    wrapped, optimizer = accelerator.prepare(distiller, build_optimizer(distiller, config.optim))
+    teacher.to(accelerator.device)
+    queue.to(accelerator.device)
+    normalise = Normalise(config.student.arch, accelerator.device)
+    training = Training(
+        accelerator=accelerator,
+        folder=folder,
+        data=config.data,
+        optim=config.optim,
+        run=config.run,
+        source=source,
+        steps=steps,
+        optimizer=optimizer,
+        state={
+            "distiller": accelerator.unwrap_model(wrapped),
+            "optimizer": optimizer,
+            "queue": queue,
+        },
+    )
+
+    def take_step(parts: list[Batch], step: int) -> Tensor:
+        del step
+        losses, keys = [], []
+        for number, part in enumerate(parts, start=1):
+            images = normalise.images(
+                part
+            )  # first view of every image, then second view of every image
+            synchronise = (
+                contextlib.nullcontext() if number == len(parts) else accelerator.no_sync(wrapped)
+            )
+            with synchronise, accelerator.autocast():
+                pixels = teacher(images)
+                keys.append(pixels[: len(part.views)].float().mean((2, 3)))
+                losses.append(
+                    wrapped(normalise(images), _targets(pixels, config), queue.keys) / len(parts)
+                )
+                accelerator.backward(losses[-1])
+        if config.optim.clip_grad_norm:
+            accelerator.clip_grad_norm_(wrapped.parameters(), config.optim.clip_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        for key in keys:
+            queue.push(accelerator.gather(key))  # pyright: ignore[reportArgumentType]
+        return torch.stack(losses).detach().sum()
+
+    wrapped.train()
+    log.info(
+        "%s -> %s: %d steps into %s", config.teacher.source, config.student.arch, steps, folder.path
+    )
+    train(training, take_step)
+    return Distillation(
+        config=config,
+        config_name=config_name,
+        training=training,
+        teacher=teacher,
+        student=student.model,
+        random_start=random_start,
+        untrained=untrained,
+    )
+
+
+def _targets(pixels: Tensor, config: DistillConfig) -> Tensor:
+    """What the student's pixels are held against: the same view's, or the other view's at the same grid place."""
+    return pixels.roll(len(pixels) // 2, 0) if config.method.views == "cross" else pixels
+
+
+def _head_layout(config: DistillConfig, teacher: Teacher) -> HeadLayout:
+    """The layout of the student's head, with the teacher's output width and the hidden width that was asked for."""
+    layout = STUDENT_HEADS[config.method.head]
+    mlps = tuple(
+        (*(config.method.head_width or width for width in hidden), teacher.num_channels)
+        for *hidden, _ in layout.mlps
+    )
+    return dataclasses.replace(layout, mlps=mlps)
+
+
+def _queue_length(config: DistillConfig, source: ImageSource | ImageStream) -> int:
+    length = config.method.queue_length
+    longest = len(source) // 2 if isinstance(source, ImageSource) else length
+    if length > longest:
+        log.warning(
+            "queue of %d keys capped at %d, half the data set, or an image would meet itself",
+            length,
+            longest,
+        )
+    return max(1, min(length, longest))
+
+
+def keep(finished: Distillation, weight_name: str) -> None:
+    """Probe, record, export, store; and say how to load it."""
+    config, training = finished.config, finished.training
+    folder = training.folder.path
+    metrics = _probe(finished, folder / "pictures" / "probe.png") if config.probe_scenes else {}
+    record = _record(finished, weight_name, metrics)
+    (folder / "record.json").write_text(record.to_json())
+    state = {key: value.cpu() for key, value in finished.student.state_dict().items()}
+    export = export_weight(state, record, _fresh_export(folder), image_size=config.data.image_size)
+    if not config.run.store:
+        print(
+            f'\ntimm.create_model("local-dir:{export.absolute()}", pretrained=True, features_only=True)'
+        )
+        return
+    before = store.where(weight_name)
+    store.add(weight_name, export)
+    if before:
+        print(
+            f"\n{weight_name} in the store was replaced; the one before is kept for now in {before}"
+        )
+    print("\nload it anywhere:\n")
+    if weight_name in {f"{arch}.pcd" for arch in (*STOCK_ARCHITECTURES, "resnet18_mhsa")}:
+        print(
+            f'  import pcd_hub, timm; timm.create_model("{weight_name}", pretrained=True, features_only=True)'
+        )
+    print(
+        f'  timm.create_model("local-dir:{store.home() / weight_name}", pretrained=True, features_only=True)'
+    )
+
+
+def _fresh_export(folder: Path) -> Path:
+    """``export``, or the next free ``export-2`` ...: a resumed run may finish twice."""
+    taken = len(list(folder.glob("export*")))
+    return folder / (f"export-{taken + 1}" if taken else "export")
+
+
+def _probe(finished: Distillation, picture: Path) -> dict[str, Any]:
+    cfg, facts = entry_cfg(finished.config.student.arch), finished.teacher.facts
+    backbones = {
+        "random start": ProbedBackbone(model=finished.random_start, mean=cfg.mean, std=cfg.std),
+        "distilled student": ProbedBackbone(model=finished.student, mean=cfg.mean, std=cfg.std),
+        "teacher": ProbedBackbone(
+            model=finished.teacher.grid.model, mean=facts.mean, std=facts.std
+        ),
+    }
+    return {
+        "scene_probe": probe_backbones(
+            backbones, num_scenes=finished.config.probe_scenes, picture=picture
+        )
+    }
+
+
+def _record(finished: Distillation, weight_name: str, metrics: dict[str, Any]) -> WeightRecord:
+    config, training, source = finished.config, finished.training, finished.training.source
+    return WeightRecord(
+        name=weight_name,
+        architecture=config.student.arch,
+        recipe=f"recipes/distill.py {finished.config_name}",
+        config=training.folder.config_dict(),
+        teacher=dataclasses.asdict(finished.teacher.facts),
+        data={
+            "source": config.data.source,
+            "fingerprint": source.fingerprint(),
+            "images": len(source) if isinstance(source, ImageSource) else None,
+        },
+        steps=training.steps,
+        images_seen=training.steps * config.optim.global_batch_size,
+        seed=config.run.seed,
+        licenses={
+            "code": "apache-2.0",
+            "weights": "not stated",
+            "teacher": finished.teacher.facts.license,
+            "data": "apache-2.0" if config.data.source.startswith("scenes:") else "not stated",
+        },
+        untrained=finished.untrained,
+        metrics=metrics,
+        **provenance(training.accelerator, training.folder),
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,54 @@
+"""One Accelerator for every recipe: one CPU, several (gloo), GPUs, nodes; and a refusal of launches that lie."""
+
+import logging
+import os
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from pcd_hub.errors import ConfigError
+
+log = logging.getLogger("pcd_hub")
+
+
+def start_accelerator(
+    *, trackers: tuple[str, ...] = (), project_dir: Path | None = None
+) -> Accelerator:
+    """An Accelerator that really spans all launched processes.
+
+    On machines without an accelerator it must be told ``cpu=True``, or every process of a launch believes it is alone.
+    There the threads are set too: launchers leave each process with one.
+
+    Raises:
+        ConfigError: If the launcher started more processes than the Accelerator sees.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for chatty in ("httpx", "httpx2", "filelock", "timm", "fsspec"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    on_cpu = not torch.accelerator.is_available()
+    if on_cpu:
+        torch.set_num_threads(max(1, _num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    accelerator = Accelerator(cpu=on_cpu, log_with=list(trackers) or None, project_dir=project_dir)
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != accelerator.num_processes:
+        raise ConfigError(
+            f"{launched} processes were launched but each believes to be one of {accelerator.num_processes}: they would "
+            "train the same thing apart. On CPUs use torchrun --nproc_per_node N; see recipes/README.md"
+        )
+    if not accelerator.is_main_process:
+        log.setLevel(logging.WARNING)
+    return accelerator
+
+
+def from_main_process(accelerator: Accelerator, value: object) -> object:
+    """The main process's ``value``, on every process."""
+    box = [value]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(box)
+    return box[0]
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,235 @@
+"""The output folder of a run: metrics.jsonl, checkpoints, pictures, record.json, export."""
+
+import dataclasses
+import json
+import logging
+import platform
+import subprocess
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+import pcd_hub
+from configs import DistillConfig, PretrainConfig, RunConfig
+from launch import from_main_process
+from pcd_hub.errors import CheckpointError, ConfigError
+
+log = logging.getLogger("pcd_hub")
+
+
+class RunFolder:
+    """Owned by the main process; the others know the path."""
+
+    def __init__(
+        self, path: Path, accelerator: Accelerator, config: DistillConfig | PretrainConfig
+    ) -> None:
+        self.path = path
+        self._accelerator = accelerator
+        self._config = config
+        self.started = time.monotonic()
+
+    @classmethod
+    def open(
+        cls, accelerator: Accelerator, config: DistillConfig | PretrainConfig, *, default_name: str
+    ) -> "RunFolder":
+        """Make the folder, or enter it again with ``--run.resume``.
+
+        Raises:
+            ConfigError: If the folder holds another run, or there is nothing to resume.
+        """
+        outcome: Path | str = ""
+        if accelerator.is_main_process:
+            try:
+                outcome = _prepare(config.run, default_name)
+            except (
+                ConfigError
+            ) as error:  # raised on every process below, or the others would wait for ever
+                outcome = str(error)
+        outcome = cast("Path | str", from_main_process(accelerator, outcome))
+        if isinstance(outcome, str):
+            raise ConfigError(outcome)
+        folder = cls(outcome, accelerator, config)
+        if accelerator.is_main_process and not config.run.resume:
+            (folder.path / "config.json").write_text(
+                json.dumps(folder.config_dict(), indent=2) + "\n"
+            )
+        return folder
+
+    def config_dict(self) -> dict[str, Any]:
+        """The resolved configuration in plain containers, without the fields that only say where."""
+        resolved = json.loads(json.dumps(dataclasses.asdict(self._config), default=str))
+        for name in ("output_dir", "resume"):
+            del resolved["run"][name]
+        return resolved
+
+    def write_metrics(self, **metrics: float) -> None:
+        """Append one line to metrics.jsonl, and tell the trackers."""
+        if self._accelerator.is_main_process:
+            with (self.path / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps(metrics) + "\n")
+        self._accelerator.log(metrics, step=int(metrics["step"]))
+
+    # Checkpoints: one file each, whole or not there.
+
+    def save_checkpoint(
+        self, step: int, state: dict[str, Any], stream_states: dict[int, Any]
+    ) -> None:
+        """Write everything that affects the next step; called by every process after ``step`` steps."""
+        per_process = gather_object([{"rng": _rng_state(), "stream": stream_states}])
+        if not self._accelerator.is_main_process:
+            return
+        folder = self.path / "checkpoints"
+        folder.mkdir(exist_ok=True)
+        final = folder / f"step_{step:08d}.pt"
+        draft = final.with_suffix(".draft")
+        everything = {
+            "step": step,
+            "config": self.config_dict(),
+            "per_process": per_process,
+            **state,
+        }
+        torch.save(everything, draft)
+        draft.replace(final)
+        for old in sorted(folder.glob("step_*.pt"))[: -self._config.run.keep_checkpoints]:
+            old.unlink()
+
+    def load_checkpoint(self) -> dict[str, Any]:
+        """The last checkpoint, with the metrics after it cut off.
+
+        Raises:
+            CheckpointError: If it is damaged, or another configuration wrote it.
+        """
+        found = sorted((self.path / "checkpoints").glob("step_*.pt"))
+        if not found:
+            raise CheckpointError(
+                f"{self.path} holds no checkpoint to resume from; start anew in another folder"
+            )
+        try:
+            state = torch.load(found[-1], map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise CheckpointError(
+                f"{found[-1]} is damaged ({type(error).__name__}); delete it to go on from the one before"
+            ) from error
+        if changed := _differences(state["config"], self.config_dict()):
+            raise CheckpointError(
+                f"{found[-1]} was written with another {changed[0]}; resume with the same settings"
+            )
+        self._restore_process(state["per_process"])
+        self._accelerator.wait_for_everyone()
+        if self._accelerator.is_main_process:
+            self._cut_metrics(int(state["step"]))
+        return state
+
+    def stream_states(self, state: dict[str, Any]) -> dict[int, Any]:
+        """This process's position in a stream, from a loaded checkpoint."""
+        per_process = state["per_process"]
+        return (
+            per_process[self._accelerator.process_index]["stream"]
+            if self._same_world(per_process)
+            else {}
+        )
+
+    def _restore_process(self, per_process: list[dict[str, Any]]) -> None:
+        if self._same_world(per_process):
+            rng = per_process[self._accelerator.process_index]["rng"]
+            torch.set_rng_state(rng["cpu"])
+            if torch.cuda.is_available() and "cuda" in rng:
+                torch.cuda.set_rng_state(rng["cuda"])
+        else:
+            log.info(
+                "resumed by %d processes, stopped with %d: the torch random state of dropout and the like starts anew",
+                self._accelerator.num_processes,
+                len(per_process),
+            )
+
+    def _same_world(self, per_process: list[dict[str, Any]]) -> bool:
+        return len(per_process) == self._accelerator.num_processes
+
+    def _cut_metrics(self, step: int) -> None:
+        path = self.path / "metrics.jsonl"
+        if path.exists():
+            kept = [
+                line for line in path.read_text().splitlines() if json.loads(line)["step"] < step
+            ]
+            path.write_text("".join(f"{line}\n" for line in kept))
+
+
+def _prepare(run: RunConfig, default_name: str) -> Path:
+    path = run.output_dir or _free(Path("runs") / default_name, resume=run.resume)
+    if run.resume:
+        if not (path / "config.json").is_file():
+            raise ConfigError(
+                f"--run.resume: {path} holds no run; name its folder with --run.output-dir"
+            )
+        return path
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ConfigError(
+            f"{path} is not empty; add --run.resume to go on there, or name another --run.output-dir"
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _free(path: Path, *, resume: bool) -> Path:
+    """``path``, or ``path-2``, ``path-3`` ... : the first that is free, or the last that is taken, to resume."""
+    candidate, last, number = path, path, 1
+    while candidate.exists():
+        number += 1
+        last, candidate = candidate, path.with_name(f"{path.name}-{number}")
+    return last if resume else candidate
+
+
+def _rng_state() -> dict[str, torch.Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    return state | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            d
+            for key in {**old, **new}
+            for d in _differences(old.get(key), new.get(key), f"{path}.{key}".strip("."))
+        ]
+    return [] if old == new else [f"--{path.replace('_', '-')} ({old}, now {new})"]
+
+
+def provenance(accelerator: Accelerator, folder: RunFolder) -> dict[str, Any]:
+    """What a record says of code, library versions and hardware."""
+    libraries = ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "code": {"pcd_hub": pcd_hub.__version__, **_git()},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in libraries},
+        },
+        "hardware": {
+            "device": gpu or f"CPU, {torch.get_num_threads()} threads",
+            "processes": accelerator.num_processes,
+            "mixed_precision": str(accelerator.mixed_precision),
+            "seconds": round(time.monotonic() - folder.started),
+        },
+    }
+
+
+def _git() -> dict[str, Any]:
+    """Commit and dirty flag of the checkout the recipe runs from; None where it is no git checkout."""
+
+    def ask(*arguments: str) -> str | None:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    try:
+        commit, status = ask("rev-parse", "HEAD"), ask("status", "--porcelain")
+    except FileNotFoundError:  # no git on this machine
+        commit = status = None
+    return {"commit": commit, "dirty": bool(status) if status is not None else None}

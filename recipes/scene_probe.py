@@ -1,0 +1,105 @@
+"""The closing table of a run: what a linear probe reads from each backbone, on held-out generated scenes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from pcd_hub.data.scenes import CLASSES, render_scene
+from pcd_hub.data.sources import SCENE_SIZE
+from pcd_hub.evaluate.segmentation import LabelledImages, ProbeResult, StageFeatures, linear_probe
+
+TRAIN_SEED, TEST_SEED = 1_000_001, 1_000_002
+"""Series of scenes that no training uses by default."""
+
+_PALETTE = np.asarray(
+    [
+        (40, 40, 40),
+        (230, 60, 60),
+        (60, 200, 80),
+        (70, 110, 240),
+        (240, 210, 60),
+        (200, 80, 220),
+        (70, 210, 220),
+        (245, 245, 245),
+    ],
+    np.uint8,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbedBackbone:
+    """A timm model with the normalisation it expects."""
+
+    model: nn.Module
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def labelled_scenes(seed: int, count: int) -> LabelledImages:
+    """The first ``count`` scenes of a series."""
+    scenes = [render_scene(seed, index, size=SCENE_SIZE) for index in range(count)]
+    images = torch.from_numpy(np.stack([scene.image for scene in scenes]))
+    return LabelledImages(
+        images=images.permute(0, 3, 1, 2).contiguous(),
+        masks=torch.from_numpy(np.stack([scene.mask for scene in scenes])),
+    )
+
+
+def probe_backbones(
+    backbones: Mapping[str, ProbedBackbone], *, num_scenes: int, picture: Path
+) -> dict[str, Any]:
+    """Probe each backbone on the same scenes, print the table, write the picture, return the record's entry."""
+    train, test = labelled_scenes(TRAIN_SEED, num_scenes), labelled_scenes(TEST_SEED, num_scenes)
+    results = {
+        label: linear_probe(
+            StageFeatures(backbone.model, mean=backbone.mean, std=backbone.std),
+            train,
+            test,
+            num_classes=len(CLASSES),
+        )
+        for label, backbone in backbones.items()
+    }
+    _print_table(results, num_scenes)
+    _draw(picture, test, results)
+    return {
+        "protocol": f"linear probe on the last 3 stages, {num_scenes} scenes to train, {num_scenes} held out, 1 seed",
+        "mean_iou": {label: round(100 * result.mean_iou, 2) for label, result in results.items()},
+    }
+
+
+def _print_table(results: Mapping[str, ProbeResult], num_scenes: int) -> None:
+    width = max(map(len, results))
+    print(f"\nlinear probe on {num_scenes} held-out scenes, {len(CLASSES)} classes")
+    print(f"{'':{width}}  mean IoU  pixel accuracy")
+    for label, result in results.items():
+        print(
+            f"{label:{width}}  {100 * result.mean_iou:7.1f}%  {100 * result.pixel_accuracy:13.1f}%"
+        )
+
+
+def _draw(
+    path: Path, test: LabelledImages, results: Mapping[str, ProbeResult], count: int = 8
+) -> None:
+    """Rows: images, truth, then each backbone's prediction in the order of the table."""
+    rows = [test.images[:count].permute(0, 2, 3, 1).numpy(), _PALETTE[test.masks[:count].numpy()]]
+    rows += [_PALETTE[result.predictions[:count].numpy()] for result in results.values()]
+    save_tiles(path, np.stack(rows))
+
+
+def save_tiles(path: Path, tiles: "np.ndarray[Any, np.dtype[np.uint8]]") -> None:
+    """Write ``(rows, columns, height, width, 3)`` as one PNG."""
+    rows, columns, height, width, _ = tiles.shape
+    sheet = tiles.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, 3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet).save(path)
+
+
+def save_views(path: Path, views: Tensor, count: int = 8) -> None:
+    """Write the two views of the first images, one above the other: ``(B, 2, 3, S, S)`` uint8."""
+    save_tiles(path, views[:count].permute(1, 0, 3, 4, 2).numpy())

@@ -1,0 +1,314 @@
+"""What every training recipe shares: sources, optimizer, the loop around a step, the progress line."""
+
+import itertools
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from configs import DataConfig, OptimConfig, RunConfig
+from pcd_hub.data.loader import Batch, BatchPlan, StepSampler, training_batches
+from pcd_hub.data.sources import ImageSource, ImageStream, open_source
+from pcd_hub.data.views import byol_views
+from pcd_hub.errors import ConfigError, DataError, StudentError, nearest
+from pcd_hub.method.optim import LARS, decay_groups
+from pcd_hub.method.schedule import scaled_lr, warmup_cosine
+from pcd_hub.models.entries import entry_cfg
+from pcd_hub.models.grid import PixelGrid, pixel_grid
+from run_folder import RunFolder
+from scene_probe import save_views
+
+log = logging.getLogger("pcd_hub")
+
+_BROKEN_SHARE = 0.01
+_MOST_NAMED = 10
+
+
+@dataclass(kw_only=True)
+class Training:
+    """One run of a recipe, ready to start."""
+
+    accelerator: Accelerator
+    folder: RunFolder
+    data: DataConfig
+    optim: OptimConfig
+    run: RunConfig
+    source: ImageSource | ImageStream
+    steps: int
+    optimizer: Any
+    """As prepared by the Accelerator."""
+    state: dict[str, Any]
+    """Everything with ``state_dict`` that affects the next step, by name."""
+
+
+def train(training: Training, take_step: Callable[[list[Batch], int], Tensor]) -> None:
+    """Run all steps: learning rate before the step, metrics, checkpoints, resume.
+
+    Args:
+        training: The run.
+        take_step: Given the batches of one global step (one for each accumulation part) and the step's number,
+            update everything and return this process's mean loss.
+    """
+    accelerator, folder, run = training.accelerator, training.folder, training.run
+    start, stream_states = _resume(training) if run.resume else (0, {})
+    batches = _batches(training, start, stream_states)
+    broken = BrokenImages(training.source, accelerator)
+    progress = Progress(
+        accelerator, training.optim.global_batch_size, start=start, steps=training.steps
+    )
+    for step in range(start, training.steps):
+        lr = learning_rate(step, training.optim, training.steps)
+        for group in training.optimizer.param_groups:
+            group["lr"] = lr
+        parts = progress.wait_for(batches, training.optim.accumulation_steps)
+        loss = take_step(parts, step)
+
+        last = step + 1 == training.steps
+        broken.note(parts)
+        stream_states.update(part.stream_state for part in parts if part.stream_state)
+        if step == start and accelerator.is_main_process:
+            save_views(folder.path / "pictures" / "views.png", parts[0].views)
+        if (step + 1) % run.log_every_steps == 0 or last:
+            broken.check()
+            mean_loss = float(accelerator.reduce(loss.detach(), "mean"))  # pyright: ignore[reportArgumentType]
+            folder.write_metrics(
+                step=step, loss=mean_loss, lr=lr, **progress.measure(step, mean_loss)
+            )
+            if not mean_loss < float("inf"):
+                raise ConfigError(
+                    f"the loss is {mean_loss} at step {step}; lower --optim.lr-per-256 ({lr:.2g} now)"
+                )
+        if (step + 1) % run.checkpoint_every_steps == 0 or last:
+            state = {name: part.state_dict() for name, part in training.state.items()}
+            folder.save_checkpoint(step + 1, state, stream_states)
+    progress.close()
+
+
+def learning_rate(step: int, optim: OptimConfig, steps: int) -> float:
+    """The learning rate of ``step``; the same however many processes share the global batch."""
+    peak = scaled_lr(optim.lr_per_256, global_batch_size=optim.global_batch_size)
+    return peak * warmup_cosine(
+        step, warmup_steps=int(optim.warmup_share * steps), total_steps=steps
+    )
+
+
+def _resume(training: Training) -> tuple[int, dict[int, Any]]:
+    checkpoint = training.folder.load_checkpoint()
+    for name, part in training.state.items():
+        part.load_state_dict(checkpoint[name])
+    log.info("resumed after step %d of %d", checkpoint["step"], training.steps)
+    return int(checkpoint["step"]), training.folder.stream_states(checkpoint)
+
+
+def _batches(training: Training, start: int, stream_states: dict[int, Any]) -> Iterator[Batch]:
+    accelerator, data = training.accelerator, training.data
+    plan = BatchPlan(
+        global_batch_size=training.optim.global_batch_size,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        accumulation_steps=training.optim.accumulation_steps,
+        seed=training.run.seed,
+        start_step=start,
+        total_steps=training.steps,
+    )
+    views = byol_views(
+        data.image_size,
+        seed=training.run.seed,
+        crop_area=(data.min_crop_area, data.max_crop_area),
+        hue=data.hue,
+        gray_probability=data.gray_probability,
+    )
+    return training_batches(
+        training.source,
+        views,
+        plan,
+        num_workers=data.num_workers
+        if data.num_workers is not None
+        else _default_workers(accelerator),
+        stream_states=stream_states,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+
+
+def _default_workers(accelerator: Accelerator) -> int:
+    """On CPUs the cores compute; beside an accelerator they have nothing else to do."""
+    if accelerator.device.type == "cpu":
+        return 1
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(8, max(1, (os.cpu_count() or 1) // local - 1))
+
+
+def open_training_source(data: DataConfig, accelerator: Accelerator) -> ImageSource | ImageStream:
+    """The images, split by process where they can only be read in order."""
+    return open_source(
+        data.source, rank=accelerator.process_index, world_size=accelerator.num_processes
+    )
+
+
+def count_steps(source: ImageSource | ImageStream, optim: OptimConfig, run: RunConfig) -> int:
+    """Optimizer steps of the whole run.
+
+    Raises:
+        ConfigError: If there are none, or a stream's length is not given by ``--run.max-steps``.
+    """
+    if run.max_steps is not None:
+        steps = run.max_steps
+    elif isinstance(source, ImageSource):
+        plan = BatchPlan(global_batch_size=optim.global_batch_size, total_steps=0)
+        steps = optim.epochs * StepSampler(len(source), plan).steps_per_epoch
+    else:
+        raise ConfigError("the length of a stream is not known; give --run.max-steps")
+    if steps < 1:
+        raise ConfigError(
+            f"{steps} steps are none; --optim.epochs or --run.max-steps must be at least 1"
+        )
+    return steps
+
+
+def build_backbone(arch: str, *, image_size: int) -> PixelGrid:
+    """A timm backbone at random start, as a pixel grid.
+
+    Raises:
+        StudentError: If timm has no such architecture, or it cannot take ``image_size``.
+    """
+    if not timm.is_model(arch):
+        raise StudentError(f"timm has no architecture '{arch}'{nearest(arch, timm.list_models())}")
+    size = {"img_size": image_size} if entry_cfg(arch).fixed_input_size else {}
+    try:
+        model = timm.create_model(arch, pretrained=False, num_classes=0, **size)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise StudentError(f"timm cannot build {arch} for {image_size} px: {error}") from error
+    return pixel_grid(model, image_size=image_size)
+
+
+def build_optimizer(module: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
+    """LARS or AdamW over every trainable parameter; the learning rate is set before each step."""
+    groups = decay_groups(module, weight_decay=optim.weight_decay)
+    match optim.name:
+        case "lars":
+            return LARS(groups, lr=0.0)
+        case "adamw":
+            return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95))
+
+
+def with_sync_batch_norm(module: nn.Module, run: RunConfig, accelerator: Accelerator) -> nn.Module:
+    """``module`` with batch statistics over all processes, where that exists."""
+    if accelerator.num_processes == 1 or not run.sync_batch_norm:
+        return module
+    if accelerator.device.type != "cuda":
+        log.info(
+            "BatchNorm looks at each process's own part of the batch: SyncBatchNorm exists on GPUs only"
+        )
+        return module
+    return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+
+
+class Normalise:
+    """(first view of all, then second view of all) as float images in [0, 1], and the student's normalisation."""
+
+    def __init__(self, arch: str, device: torch.device) -> None:
+        cfg = entry_cfg(arch)
+        self._mean = torch.tensor(cfg.mean, device=device).view(3, 1, 1)
+        self._std = torch.tensor(cfg.std, device=device).view(3, 1, 1)
+        self._device = device
+
+    def images(self, batch: Batch) -> Tensor:
+        """``(2 B, 3, S, S)`` in [0, 1]."""
+        views = batch.views.to(self._device, non_blocking=True).transpose(0, 1).flatten(0, 1)
+        return (views / 255).contiguous(memory_format=torch.channels_last)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return (images - self._mean) / self._std
+
+
+class BrokenImages:
+    """Counts and names the images that could not be read, over all processes."""
+
+    def __init__(self, source: ImageSource | ImageStream, accelerator: Accelerator) -> None:
+        self._total = len(source) if isinstance(source, ImageSource) else None
+        self._accelerator = accelerator
+        self._fresh: dict[str, str] = {}
+        self._known: dict[str, str] = {}
+        self._rows_seen = 0
+
+    def note(self, batches: list[Batch]) -> None:
+        """Remember what these batches report."""
+        for batch in batches:
+            self._fresh.update(batch.broken)
+            self._rows_seen += len(batch.indices) + len(batch.broken)
+
+    def check(self) -> None:
+        """Name new ones in the log; called by every process.
+
+        Raises:
+            DataError: If more than 1 % of the images are broken.
+        """
+        fresh = {
+            name: why
+            for name, why in gather_object(list(self._fresh.items()))
+            if name not in self._known
+        }
+        self._fresh.clear()
+        for name, why in itertools.islice(fresh.items(), max(0, _MOST_NAMED - len(self._known))):
+            log.warning("skipped a broken image: %s (%s)", name, why)
+        self._known |= fresh
+        total = self._total or self._rows_seen * self._accelerator.num_processes
+        if len(self._known) > _BROKEN_SHARE * total:
+            name, why = next(iter(self._known.items()))
+            raise DataError(
+                f"{len(self._known)} of {total} images cannot be read, more than {_BROKEN_SHARE:.0%}; "
+                f"mend or remove them, first {name} ({why})"
+            )
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
+class Progress:
+    """The bar on the main process, and the speed of the last steps."""
+
+    def __init__(
+        self, accelerator: Accelerator, global_batch_size: int, *, start: int, steps: int
+    ) -> None:
+        self._bar = tqdm(
+            total=steps,
+            initial=start,
+            disable=not accelerator.is_main_process,
+            unit="step",
+            dynamic_ncols=True,
+        )
+        self._global_batch_size = global_batch_size
+        self._step = start
+        self._since = time.perf_counter()
+        self._waited = 0.0
+
+    def wait_for(self, batches: Iterator[Batch], count: int) -> list[Batch]:
+        """The next ``count`` batches; the time it takes is data wait."""
+        before = time.perf_counter()
+        taken = list(itertools.islice(batches, count))
+        self._waited += time.perf_counter() - before
+        return taken
+
+    def measure(self, step: int, loss: float) -> dict[str, float]:
+        """images/s (each in two views) and the share of time spent waiting for data, since the last call."""
+        now = time.perf_counter()
+        seconds, steps = now - self._since, step + 1 - self._step
+        speed = steps * self._global_batch_size / seconds
+        metrics = {"images_per_s": round(speed, 2), "data_wait": round(self._waited / seconds, 4)}
+        self._bar.set_postfix_str(f"loss {loss:.3f}, {speed:.1f} images/s")
+        self._bar.update(steps)
+        self._since, self._step, self._waited = now, step + 1, 0.0
+        return metrics
+
+    def close(self) -> None:
+        """Leave the finished bar on the screen."""
+        self._bar.close()
