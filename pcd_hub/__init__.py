@@ -1,7 +1,7 @@
 """Small vision backbones, pre-trained without labels for dense prediction, as ordinary timm models.
 
-Importing this registers the timm entries: ``timm.create_model("resnet18.pcd", pretrained=True)``. It opens no
-connection and no weight.
+Importing this registers the timm entries: ``timm.create_model("resnet18.pcd", pretrained=True)``.
+It opens no connection and no weight.
 """
 
 from pcd_hub.errors import (

@@ -2,13 +2,15 @@
 
 ::
 
-    PCDHubError(ValueError)      a mistake that a user can mend: the message says what, the bound, and the remedy
-    |-- TeacherError             a teacher that cannot be loaded whole, or whose head cannot work on pixels
-    |-- StudentError             a student without a spatial grid, or an image size it cannot take
-    |-- DataError                images that are missing, unreadable, or too many of them broken
-    |-- ConfigError              a recipe's settings contradict each other or the machine
-    |-- CheckpointError          a checkpoint that is damaged or belongs to another run
-    `-- WeightError              a weight that is missing, damaged, or not the one that was meant
+    PCDHubError(ValueError)  a mistake that a user can mend
+    |-- TeacherError         a teacher that cannot load whole, or whose head cannot work on pixels
+    |-- StudentError         a student without a spatial grid, or an image size it cannot take
+    |-- DataError            images that are missing, unreadable, or too many of them broken
+    |-- ConfigError          a recipe's settings contradict each other or the machine
+    |-- CheckpointError      a checkpoint that is damaged or belongs to another run
+    `-- WeightError          a weight that is missing, damaged, or not the one that was meant
+
+Each message says what is wrong, the bound, and the remedy.
 """
 
 import difflib
@@ -44,6 +46,6 @@ class WeightError(PCDHubError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the known name closest to ``name``, or an empty string."""
+    """Return ``"; did you mean 'x'?"`` for the known name closest to ``name``, or nothing."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean '{matches[0]}'?" if matches else ""

@@ -1,7 +1,7 @@
 """Batches for training: which images, in which order, at which step, on which process.
 
-The order is a pure function of (seed, step), so a resumed run needs no sampler state, and the images of one global
-batch are the same however many processes share them.
+The order is a pure function of (seed, step), so a resumed run needs no sampler state, and the
+images of one global batch are the same however many processes share them.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,10 @@ _MOST_NEIGHBOURS = 32
 
 @dataclass(frozen=True, kw_only=True)
 class BatchPlan:
-    """How one global batch is shared: ``global_batch_size = world_size * accumulation_steps * batch_size``."""
+    """How one global batch is shared between processes and accumulation steps.
+
+    ``global_batch_size = world_size * accumulation_steps * batch_size``.
+    """
 
     global_batch_size: int
     rank: int = 0
@@ -39,8 +42,9 @@ class BatchPlan:
         parts = self.world_size * self.accumulation_steps
         if self.global_batch_size < 1 or self.global_batch_size % parts:
             raise DataError(
-                f"global batch {self.global_batch_size} does not divide into {self.world_size} processes x "
-                f"{self.accumulation_steps} accumulation steps; use a multiple of {parts}"
+                f"global batch {self.global_batch_size} does not divide into "
+                f"{self.world_size} processes x {self.accumulation_steps} accumulation steps; "
+                f"use a multiple of {parts}"
             )
 
     @property
@@ -77,21 +81,21 @@ def training_batches(
     pin_memory: bool = False,
     multiprocessing_context: str | None = None,
 ) -> Iterator[Batch]:
-    """The batches of the whole run: ``accumulation_steps`` for each optimizer step from ``start_step`` on.
+    """The batches of the whole run: ``accumulation_steps`` a step, from ``start_step`` on.
 
     Args:
         source: Where the images are.
         views: What to make of each image.
         plan: How the global batch is shared.
-        num_workers: Processes that prepare batches; 0 for none. It changes no pixel of an indexed source. Of a stream
-            it decides the order.
+        num_workers: Processes that prepare batches; 0 for none. It changes no pixel of an indexed
+            source. Of a stream it decides the order.
         stream_states: The last ``Batch.stream_state`` of each worker, to resume a stream.
         pin_memory: Page-locked batches, for CUDA.
         multiprocessing_context: "fork", "spawn" or "forkserver"; Python's default if not given.
 
     Raises:
-        DataError: If the source holds fewer images than one global batch, or a stream is resumed with another
-            number of workers.
+        DataError: If the source holds fewer images than one global batch, or a stream is resumed
+            with another number of workers.
     """
     if isinstance(source, ImageSource):
         dataset = _IndexedViews(source, views)
@@ -105,6 +109,9 @@ def training_batches(
         how = {"batch_size": None}
     if num_workers:
         how |= {"prefetch_factor": 4, "multiprocessing_context": multiprocessing_context}
+    # With a generator of its own the loader draws nothing from torch's, whose state a resumed run
+    # restores.
+    how["generator"] = torch.Generator().manual_seed(plan.seed)
     loader = DataLoader(dataset, num_workers=num_workers, pin_memory=pin_memory, **how)
     return (batch for batch in loader if batch is not None)
 
@@ -112,8 +119,9 @@ def training_batches(
 class StepSampler(Sampler[list[tuple[int, int]]]):
     """(epoch, index) pairs of each forward pass of this process.
 
-    Every epoch is a fresh permutation, cut into whole global batches; the remainder is dropped. Process r takes the
-    r-th contiguous part, so that gathering the parts in rank order restores the global batch.
+    Every epoch is a fresh permutation, cut into whole global batches; the remainder is dropped.
+    Process r takes the r-th contiguous part, so that gathering the parts in rank order restores the
+    global batch.
     """
 
     def __init__(self, num_images: int, plan: BatchPlan) -> None:
@@ -161,7 +169,8 @@ class _IndexedViews(Dataset[Batch]):
             pair = self._views(image, epoch=epoch, index=index)
             return Batch(views=pair[None], indices=torch.tensor([index]), broken=broken)
         raise DataError(
-            f"{_MOST_NEIGHBOURS} images in a row cannot be read, from {broken[0][0]} ({broken[0][1]})"
+            f"{_MOST_NEIGHBOURS} images in a row cannot be read, "
+            f"from {broken[0][0]} ({broken[0][1]})"
         )
 
 
@@ -176,8 +185,8 @@ def _collate(samples: list[Batch]) -> Batch:
 class _StreamViews(IterableDataset[Batch | None]):
     """Whole batches from a stream: worker w of W makes batches w, w + W, ... of this process.
 
-    The DataLoader always asks worker 0 first. When a resumed run must go on with worker n, the workers before it
-    answer None once.
+    The DataLoader always asks worker 0 first. When a resumed run must go on with worker n, the
+    workers before it answer None once.
     """
 
     def __init__(
@@ -230,7 +239,7 @@ class _StreamViews(IterableDataset[Batch | None]):
         )
 
     def _rows(self, worker: int) -> Iterator["_StreamRow"]:
-        """Endless, epoch after epoch. ``count`` numbers this worker's rows from the start of the run."""
+        """Endless, epoch after epoch; ``count`` numbers this worker's rows from the run's start."""
         state = self._states.get(worker, {"epoch": 0, "count": 0, "inner": None})
         epoch, count, inner = state["epoch"], state["count"], state["inner"]
         num_readers = self._plan.world_size * self._num_workers

@@ -1,9 +1,10 @@
-"""Generated, labelled scenes: textured objects over textured grounds. The offline default of the recipes.
+"""Generated, labelled scenes, the recipes' offline default: textured objects over textured grounds.
 
-The class of an object is its texture, never its colour, shape, size or direction, so that a backbone must look at
-the pattern itself. Most objects of one scene share a class, as in real pictures (a herd, a street); without that,
-learning from two crops of a picture would have nothing to find but colour. A scene is a pure function of
-(seed, index): nothing is stored, and there are as many as you like.
+The class of an object is its texture, never its colour, shape, size or direction, so that a
+backbone must look at the pattern itself. Most objects of one scene share a class, as in real
+pictures (a herd, a street); without that, learning from two crops of a picture would have nothing
+to find but colour. A scene is a pure function of (seed, index): nothing is stored, and there are as
+many as you like.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-Plane = NDArray[np.float32]
+Plane = NDArray[np.floating]
 
 _THEME_SHARE = 0.75
 """Probability that an object has its scene's own class instead of any."""
@@ -70,7 +71,7 @@ def _visible_boxes(owner: NDArray[np.int64], count: int) -> tuple[NDArray[np.flo
 def _silhouette(
     rng: np.random.Generator, size: int
 ) -> tuple[tuple[slice, slice], NDArray[np.bool_]]:
-    """A random polygon of 3 to 9 corners: the window it lies in, and which pixels of the window are inside."""
+    """A random polygon of 3 to 9 corners: its window, and which pixels of the window are inside."""
     corners = int(rng.integers(3, 10))
     spokes = np.linspace(0, 2 * np.pi, corners, endpoint=False) + rng.uniform(
         0, 4 / corners, corners

@@ -58,6 +58,7 @@ class ImageSource(Protocol):
         ...
 
 
+@runtime_checkable
 class ImageStream(Protocol):
     """An endless or finite sequence of images that can only be read in order."""
 
@@ -122,7 +123,8 @@ class ImageFiles:
         """Every image below ``folder``, sorted by path; dotfiles are left out."""
         if not folder.is_dir():
             raise DataError(
-                f"no folder {folder}; give a folder of images, a .txt list, or one of scenes: hf-disk: hf:"
+                f"no folder {folder}; give a folder of images, a .txt list, "
+                "or one of scenes: hf-disk: hf:"
             )
         paths = sorted(_image_paths(folder))
         if not paths:
@@ -254,7 +256,10 @@ class HFStream:
 
 
 def _undecoded(dataset: Any, column: str) -> Any:
-    """Rows hold encoded bytes: one broken image must not end the iteration, and unused columns cost nothing."""
+    """Rows hold encoded bytes, of one column.
+
+    One broken image must not end the iteration, and unused columns cost nothing.
+    """
     return dataset.select_columns([column]).cast_column(column, _datasets().Image(decode=False))
 
 
@@ -269,7 +274,10 @@ def _decode(encoded: Mapping[str, Any], name: str) -> Image.Image:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """Decode to upright 8-bit RGB: EXIF rotation applied, 16-bit and float greys scaled, alpha laid on white."""
+    """Decode to upright 8-bit RGB.
+
+    EXIF rotation is applied, 16-bit and float greys are scaled, alpha is laid on white.
+    """
     image = ImageOps.exif_transpose(image)
     if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
         return _scaled_gray(image)
@@ -319,7 +327,8 @@ def _load_from_disk(folder: str) -> Any:
     loaded = library.load_from_disk(folder)
     if isinstance(loaded, library.DatasetDict):
         raise DataError(
-            f"{folder} holds the splits {', '.join(loaded)}; name one, as hf-disk:{folder}/{next(iter(loaded))}"
+            f"{folder} holds the splits {', '.join(loaded)}; name one, "
+            f"as hf-disk:{folder}/{next(iter(loaded))}"
         )
     return loaded
 

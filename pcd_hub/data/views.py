@@ -1,12 +1,13 @@
 """Two augmented views of an image, each a pure function of (seed, epoch, index, view).
 
-The random numbers are drawn first, into a :class:`ViewParameters`; :func:`render_view` then needs no randomness. So
-neither the number of workers nor the order of work changes a pixel.
+The random numbers are drawn first, into a :class:`ViewParameters`; :func:`render_view` then needs
+no randomness. So neither the number of workers nor the order of work changes a pixel.
 """
 
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,7 +19,10 @@ from torchvision.transforms.v2 import functional as tvf
 
 @dataclass(frozen=True, kw_only=True)
 class ViewPolicy:
-    """The distribution one view is drawn from. The defaults are those of BYOL, MoCo v3 and the released PCD code."""
+    """The distribution one view is drawn from.
+
+    The defaults are those of BYOL, MoCo v3 and the released PCD code.
+    """
 
     crop_area: tuple[float, float] = (0.08, 1.0)
     """Least and largest share of the image's area."""
@@ -65,7 +69,7 @@ def byol_views(
     hue: float = 0.1,
     gray_probability: float = 0.2,
 ) -> TwoViews:
-    """BYOL's asymmetric pair: the first always blurred, the second rarely, but sometimes solarized."""
+    """BYOL's asymmetric pair: first always blurred, second rarely, but sometimes solarized."""
     first = ViewPolicy(crop_area=crop_area, hue=hue, gray_probability=gray_probability)
     second = dataclasses.replace(first, blur_probability=0.1, solarize_probability=0.2)
     return TwoViews(image_size=image_size, first=first, second=second, seed=seed)
@@ -105,15 +109,15 @@ def draw_view(
 def _draw_box(
     area: tuple[float, float], rng: np.random.Generator, width: int, height: int
 ) -> tuple[float, float, float, float]:
-    """RandomResizedCrop's box: aspect ratio log-uniform in 3/4..4/3; after ten misses a centre crop."""
+    """RandomResizedCrop's box: aspect log-uniform in 3/4..4/3; after ten misses a centre crop."""
     for _ in range(10):
         pixels = width * height * rng.uniform(*area)
         aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
         w, h = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
         if 0 < w <= width and 0 < h <= height:
             left, top = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
-            return left, top, left + w, top + h
-    w, h = min(width, height * 4 / 3), min(height, width * 4 / 3)
+            return float(left), float(top), float(left + w), float(top + h)
+    w, h = min(float(width), height * 4 / 3), min(float(height), width * 4 / 3)
     left, top = (width - w) / 2, (height - h) / 2
     return left, top, left + w, top + h
 
@@ -162,4 +166,4 @@ def _adjust(view: Image.Image, name: str, factor: float) -> Image.Image:
         case "saturation":
             return ImageEnhance.Color(view).enhance(factor)
         case _:
-            return tvf.adjust_hue(view, factor)
+            return cast("Any", tvf.adjust_hue)(view, factor)  # its annotation knows tensors only

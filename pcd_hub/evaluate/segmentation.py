@@ -1,7 +1,7 @@
-"""The linear segmentation probe: what of the classes a frozen backbone already separates, pixel by pixel.
+"""The linear segmentation probe: which classes a frozen backbone already separates, pixel by pixel.
 
-BatchNorm and one 1x1 convolution on the concatenated maps of the last stages (as DINOv2 and DINOv3 probe), upsampled
-bilinearly to the labels. Features are computed once.
+BatchNorm and one 1x1 convolution on the concatenated maps of the last stages (as DINOv2 and DINOv3
+probe), upsampled bilinearly to the labels. Features are computed once.
 """
 
 from collections.abc import Callable, Iterator
@@ -40,7 +40,7 @@ class ProbeResult:
 
 
 class StageFeatures:
-    """The maps of a timm model's last ``num_stages`` stages, side by side on the grid of the finest.
+    """The maps of a timm model's last ``num_stages`` stages, side by side on the finest's grid.
 
     Args:
         model: A timm model with ``forward_intermediates``; put in eval mode.
@@ -84,10 +84,12 @@ def linear_probe(
     learning_rate: float = 3e-3,
     seed: int = 0,
 ) -> ProbeResult:
-    """Train the probe on ``train`` and score it on ``test``; the backbone behind ``features`` stays as it is.
+    """Train the probe on ``train`` and score it on ``test``.
 
-    AdamW with a one-cycle cosine. The steps must be enough to converge: a short probe predicts the commonest class for
-    every backbone alike.
+    The backbone behind ``features`` stays as it is.
+
+    AdamW with a one-cycle cosine. The steps must be enough to converge: a short probe predicts the
+    commonest class for every backbone alike.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     train_maps = _compute(features, train.images)

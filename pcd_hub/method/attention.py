@@ -9,9 +9,10 @@ from torch import Tensor, nn
 class SelfAttention2d(nn.Module):
     """``x + Proj(MHSA(Norm(x)))`` over the ``h * w`` positions of a map, for any ``h`` and ``w``.
 
-    PCD plugs multi-head self-attention into the student to widen its effective receptive field; where and how is not
-    public. Ours is a pre-norm residual block after the last stage. The projection starts at zero, so that a new block
-    is the identity. The number of heads changes no shape: it is part of an architecture's name, not of its weights.
+    PCD plugs multi-head self-attention into the student to widen its effective receptive field;
+    where and how is not public. Ours is a pre-norm residual block after the last stage. The
+    projection starts at zero, so that a new block is the identity. The number of heads changes no
+    shape: it is part of an architecture's name, not of its weights.
 
     Raises:
         ValueError: If ``dim`` is not a multiple of ``num_heads``.

@@ -10,8 +10,8 @@ from pcd_hub.method.loss import pixel_info_nce
 class Distiller(nn.Module):
     """Student and head, with the loss against a frozen teacher's pixels.
 
-    The teacher and the key queue stay outside: inside they would be broadcast at every step and saved in every
-    checkpoint.
+    The teacher and the key queue stay outside: inside they would be broadcast at every step and
+    saved in every checkpoint.
     """
 
     def __init__(self, student: nn.Module, head: nn.Module, *, temperature: float) -> None:
@@ -27,7 +27,7 @@ class Distiller(nn.Module):
         teacher_pixels: Float[Tensor, "b d h w"],
         negatives: Float[Tensor, "k d"],
     ) -> Float[Tensor, ""]:
-        """The loss of one batch of views: student pixels against ``teacher_pixels`` and ``negatives``."""
+        """The loss of one batch: student pixels against ``teacher_pixels`` and ``negatives``."""
         student_pixels = self.head(self.student(views))
         return pixel_info_nce(
             student_pixels, teacher_pixels, negatives, temperature=self.temperature
@@ -37,8 +37,9 @@ class Distiller(nn.Module):
 def freeze_unreached(student: nn.Module, *, image_size: int) -> tuple[str, ...]:
     """Freeze the parameters that the pixels do not depend on, and name them.
 
-    Some backbones carry layers behind the last map (MobileNetV3's ``conv_head``, ConvNeXt's head norm). They would get
-    no gradient, which DistributedDataParallel takes for a mistake, and must be told of in the record.
+    Some backbones carry layers behind the last map (MobileNetV3's ``conv_head``, ConvNeXt's head
+    norm). They would get no gradient, which DistributedDataParallel takes for a mistake, and must
+    be told of in the record.
     """
     parameters = dict(student.named_parameters())
     was_training = student.training

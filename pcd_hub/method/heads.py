@@ -1,4 +1,4 @@
-"""Projection heads: a trained vector head made to work on pixels (SpatialAdaptor), and the student's own."""
+"""Projection heads: a trained one put to work on pixels (SpatialAdaptor), the student's own."""
 
 import copy
 from dataclasses import dataclass
@@ -11,10 +11,11 @@ from pcd_hub.errors import TeacherError
 
 
 class SpatialReLU(nn.Module):
-    """``x * 1[sum_hw x > 0]`` for each sample and channel: the ReLU that commutes with mean pooling.
+    """``x * 1[sum_hw x > 0]`` per sample and channel: the ReLU that commutes with mean pooling.
 
-    Facts of PCD's SpatialAdaptor: a whole channel map is passed or blocked by the sign of its sum. The sum and the
-    mask are computed in at least float32 and carry no gradient. On ``1 x 1`` maps it is the ordinary ReLU.
+    Facts of PCD's SpatialAdaptor: a whole channel map is passed or blocked by the sign of its sum.
+    The sum and the mask are computed in at least float32 and carry no gradient. On ``1 x 1`` maps
+    it is the ordinary ReLU.
     """
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -23,20 +24,23 @@ class SpatialReLU(nn.Module):
 
 
 def to_pixel_head(vector_head: nn.Sequential) -> nn.Sequential:
-    """Reshape a trained head ``(B, C) -> (B, D)`` into the same head on maps ``(B, C, h, w) -> (B, D, h, w)``.
+    """Reshape a trained head on vectors into the same head on maps.
 
-    Linear becomes a 1x1 convolution, BatchNorm1d a BatchNorm2d with the same statistics, ReLU a :class:`SpatialReLU`.
-    THE LAW, in eval mode: ``mean_hw(pixel_head(x)) == vector_head(mean_hw(x))`` (SpatialAdaptor, arXiv:2211.00218).
+    ``(B, C) -> (B, D)`` turns into ``(B, C, h, w) -> (B, D, h, w)``. Linear becomes a 1x1
+    convolution, BatchNorm1d a BatchNorm2d with the same statistics, ReLU a :class:`SpatialReLU`.
+    THE LAW, in eval mode: ``mean_hw(pixel_head(x)) == vector_head(mean_hw(x))`` (SpatialAdaptor,
+    arXiv:2211.00218).
 
     Args:
-        vector_head: An ``nn.Sequential`` (nesting allowed) of ``Linear``, ``BatchNorm1d`` with running statistics,
-            ``ReLU`` and ``Identity``. It is copied, not changed.
+        vector_head: An ``nn.Sequential`` (nesting allowed) of ``Linear``, ``BatchNorm1d`` with
+            running statistics, ``ReLU`` and ``Identity``. It is copied, not changed.
 
     Returns:
         The pixel head in eval mode.
 
     Raises:
-        TeacherError: For any other layer, by name: GELU, LayerNorm and L2 normalisation do not commute with the mean.
+        TeacherError: For any other layer, by name: GELU, LayerNorm and L2 normalisation do not
+            commute with the mean.
     """
     return nn.Sequential(*_convert(vector_head, "head")).eval()
 
@@ -44,7 +48,10 @@ def to_pixel_head(vector_head: nn.Sequential) -> nn.Sequential:
 def law_error(
     vector_head: nn.Module, pixel_head: nn.Module, maps: Float[Tensor, "b c h w"]
 ) -> float:
-    """How far THE LAW is broken on ``maps``: the largest deviation over the largest value of the vector head."""
+    """How far THE LAW is broken on ``maps``.
+
+    The largest deviation over the largest value of the vector head.
+    """
     with torch.no_grad():
         expected = vector_head(maps.mean((2, 3)))
         actual = pixel_head(maps).mean((2, 3))
@@ -78,7 +85,8 @@ def _convert_layer(layer: nn.Module, path: str) -> nn.Module:
         return nn.Identity()
     what = "BatchNorm1d without running statistics" if kind is nn.BatchNorm1d else kind.__name__
     raise TeacherError(
-        f"{path} is {what}, which does not commute with mean pooling, so the head cannot work on pixels; "
+        f"{path} is {what}, which does not commute with mean pooling, "
+        "so the head cannot work on pixels; "
         "heads of Linear, BatchNorm1d and ReLU can. Use the teacher without its head instead"
     )
 
@@ -118,9 +126,10 @@ def _as_batch_norm_2d(layer: nn.Module) -> nn.BatchNorm2d:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadLayout:
-    """The MLPs of a teacher's projector and predictor, which a student head stacks (widths after the input)."""
+    """The MLPs of a teacher's projector and predictor, which a student head stacks."""
 
     mlps: tuple[tuple[int, ...], ...]
+    """Widths of each after its input."""
     hidden_bias: bool
     output_bias: bool
 
@@ -139,7 +148,8 @@ STUDENT_HEADS = {
 def student_head(in_channels: int, layout: HeadLayout) -> nn.Sequential:
     """A student head of 1x1 convolutions ``(B, in_channels, h, w) -> (B, D, h, w)``.
 
-    Each MLP is Conv-BN-ReLU per hidden width and a last Conv without either; the MLPs follow each other directly.
+    Each MLP is Conv-BN-ReLU per hidden width and a last Conv without either; the MLPs follow each
+    other directly.
     """
     layers: list[nn.Module] = []
     width = in_channels

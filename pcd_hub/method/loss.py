@@ -10,10 +10,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
-_CPU_TILE = (
-    1024,
-    1024,
-)  # rows x keys that stay in the last-level cache: fastest of six sizes on 2 cores
+# Rows x keys that stay in the last-level cache: fastest of six sizes on 2 cores.
+_CPU_TILE = (1024, 1024)
 _DEVICE_TILE = (8192, 2048)  # fewer, larger kernels for accelerators; 64 MiB in float32
 
 
@@ -24,13 +22,15 @@ def pixel_info_nce(
     *,
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """Score each student pixel against its teacher pixel and ``k`` negatives (PCD, arXiv:2211.00218).
+    """Score each student pixel against its teacher pixel and ``k`` negatives (arXiv:2211.00218).
 
-    With s, t the L2-normalised pixels at one position, n_k the normalised negatives and T the temperature, the mean
-    over all pixels of ``-log(exp(s.t / T) / (exp(s.t / T) + sum_k exp(s.n_k / T)))``.
+    With s, t the L2-normalised pixels at one position, n_k the normalised negatives and T the
+    temperature, the mean over all pixels of
+    ``-log(exp(s.t / T) / (exp(s.t / T) + sum_k exp(s.n_k / T)))``.
 
-    Only the student receives a gradient. Peak memory is O(N C) beside the inputs: no N x K matrix is ever stored.
-    Sums are kept in float32 (float64 for float64 inputs); under autocast the N x K products run in its dtype.
+    Only the student receives a gradient. Peak memory is O(N C) beside the inputs: no N x K matrix
+    is ever stored. Sums are kept in float32 (float64 for float64 inputs); under autocast the N x K
+    products run in its dtype.
 
     Args:
         student: Student pixels, of any length.
@@ -39,15 +39,18 @@ def pixel_info_nce(
         temperature: T > 0; the released PCD code uses 0.2.
 
     Raises:
-        ValueError: If the maps differ in shape, the channels differ, or ``temperature`` is not positive.
+        ValueError: If the maps differ in shape, the channels differ, or ``temperature`` is not
+            positive.
     """
     if student.shape != teacher.shape:
         raise ValueError(
-            f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} maps must agree in shape"
+            f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} maps "
+            "must agree in shape"
         )
     if negatives.shape[1] != student.shape[1]:
         raise ValueError(
-            f"negatives have {negatives.shape[1]} channels, the maps {student.shape[1]}: they must agree"
+            f"negatives have {negatives.shape[1]} channels, the maps {student.shape[1]}: "
+            "they must agree"
         )
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}, it must be greater than 0")
@@ -61,11 +64,13 @@ def pixel_info_nce(
 def bank_log_sum_exp(
     query: Float[Tensor, "n c"], bank: Float[Tensor, "k c"], *, temperature: float
 ) -> Float[Tensor, " n"]:
-    """``log(sum_k exp(query . unit(bank_k) / temperature))`` for each row of ``query``, differentiable in ``query``.
+    """``log(sum_k exp(query . unit(bank_k) / temperature))`` for each row of ``query``.
 
-    Attention in disguise: with keys = values = bank, the softmax denominator is this sum and the attention output is
-    its gradient times the temperature. Both come from one pass over tiles of the bank (online softmax), so the
-    backward pass costs nothing.
+    Differentiable in ``query``.
+
+    Attention in disguise: with keys = values = bank, the softmax denominator is this sum and the
+    attention output is its gradient times the temperature. Both come from one pass over tiles of
+    the bank (online softmax), so the backward pass costs nothing.
     """
     return _BankLogSumExp.apply(query, bank, temperature)  # pyright: ignore[reportReturnType]
 
@@ -83,7 +88,9 @@ class _BankLogSumExp(Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: FunctionCtx, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: FunctionCtx, *grad_outputs: Tensor
+    ) -> tuple[Tensor, None, None]:
         (gradient_NC,) = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
         return grad_outputs[0][:, None] * gradient_NC, None, None
 
@@ -91,7 +98,7 @@ class _BankLogSumExp(Function):
 def _attend(
     query_NC: Tensor, bank_KC: Tensor, temperature: float, product_dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Online softmax: the log-sum-exp (N) and the softmax-weighted mean of the unit bank rows (N, C)."""
+    """Online softmax: log-sum-exp (N) and softmax-weighted mean of the unit bank rows (N, C)."""
     largest_N1 = query_NC.new_full((len(query_NC), 1), -torch.inf)
     sum_N1 = query_NC.new_zeros((len(query_NC), 1))
     attended_NC = torch.zeros_like(query_NC)

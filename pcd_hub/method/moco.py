@@ -22,7 +22,10 @@ class MoCoEncoder(nn.Module):
 
 
 def moco_projector(in_channels: int, *, hidden_width: int, dim: int) -> nn.Sequential:
-    """Linear-BN-ReLU-Linear-BN, without biases and with an affine-free last BN, as MoCo v3 has it for ResNets."""
+    """Linear-BN-ReLU-Linear-BN, as MoCo v3 has it for ResNets.
+
+    Without biases and with an affine-free last BN.
+    """
     return nn.Sequential(
         nn.Linear(in_channels, hidden_width, bias=False),
         nn.BatchNorm1d(hidden_width),
@@ -33,7 +36,10 @@ def moco_projector(in_channels: int, *, hidden_width: int, dim: int) -> nn.Seque
 
 
 class MoCoV3(nn.Module):
-    """The online branch and its loss; what DistributedDataParallel wraps. The momentum encoder stays beside it."""
+    """The online branch and its loss; what DistributedDataParallel wraps.
+
+    The momentum encoder stays beside it.
+    """
 
     def __init__(
         self, encoder: MoCoEncoder, *, hidden_width: int, dim: int, temperature: float
@@ -55,7 +61,7 @@ class MoCoV3(nn.Module):
         key_first: Float[Tensor, "b d"],
         key_second: Float[Tensor, "b d"],
     ) -> Float[Tensor, ""]:
-        """The symmetric loss: each view's prediction against the momentum encoder's key of the other view."""
+        """The symmetric loss: each view's prediction against the momentum key of the other view."""
         query_first = self.predictor(self.base_encoder(first))
         query_second = self.predictor(self.base_encoder(second))
         return info_nce(query_first, key_second, temperature=self.temperature) + info_nce(
@@ -66,7 +72,7 @@ class MoCoV3(nn.Module):
 def info_nce(
     query: Float[Tensor, "b d"], key: Float[Tensor, "b d"], *, temperature: float
 ) -> Float[Tensor, ""]:
-    """``2 T`` times the cross-entropy of each query against the keys of all images of all processes."""
+    """``2 T`` times the cross-entropy of each query against all images' keys, of all processes."""
     keys, offset = _gathered(F.normalize(key.float(), dim=1))
     logits = F.normalize(query.float(), dim=1) @ keys.T / temperature
     own = torch.arange(offset, offset + len(query), device=query.device)

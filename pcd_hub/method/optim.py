@@ -9,10 +9,13 @@ from torch.optim.optimizer import Optimizer
 
 
 class LARS(Optimizer):
-    """SGD with momentum whose step is scaled per layer by ``eta * |w| / |g|`` (arXiv:1708.03888, as in MoCo v3).
+    """SGD with momentum whose step is scaled per layer by ``eta * |w| / |g|``.
 
-    For parameters of more than one dimension the decayed gradient ``g = grad + weight_decay * w`` is multiplied by the
-    trust ratio before it enters the momentum. Biases and norm parameters (one dimension or none) get neither.
+    LARS (arXiv:1708.03888), as in MoCo v3.
+
+    For parameters of more than one dimension the decayed gradient ``g = grad + weight_decay * w``
+    is multiplied by the trust ratio before it enters the momentum. Biases and norm parameters (one
+    dimension or none) get neither.
 
     Args:
         params: Parameters or groups.
@@ -41,7 +44,8 @@ class LARS(Optimizer):
             or eps <= 0
         ):
             raise ValueError(
-                f"lr={lr} and weight_decay={weight_decay} must be at least 0, momentum={momentum} in [0, 1), "
+                f"lr={lr} and weight_decay={weight_decay} must be at least 0, "
+                f"momentum={momentum} in [0, 1), "
                 f"trust_coefficient={trust_coefficient} and eps={eps} greater than 0"
             )
         defaults = {
@@ -85,10 +89,10 @@ class LARS(Optimizer):
 
 
 def decay_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
-    """Two parameter groups: weights of two or more dimensions decay, biases and norm parameters do not.
+    """Two parameter groups: weights of two or more dimensions decay, biases and norms do not.
 
-    Every parameter of ``module`` that requires a gradient is in exactly one group, whatever layer owns it; shared
-    parameters appear once.
+    Every parameter of ``module`` that requires a gradient is in exactly one group, whatever layer
+    owns it; shared parameters appear once.
     """
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     decayed = [parameter for parameter in trainable if parameter.ndim > 1]

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class KeyQueue(nn.Module):
     """The last ``length`` keys that were pushed, L2-normalised; random unit vectors before that.
 
-    It is a module only for its ``state_dict`` and ``.to``: keep it beside the wrapped model, not inside, or
-    DistributedDataParallel sends it over the wire at every step.
+    It is a module only for its ``state_dict`` and ``.to``: keep it beside the wrapped model, not
+    inside, or DistributedDataParallel sends it over the wire at every step.
     """
 
     keys: Float[Tensor, "k c"]
@@ -28,7 +28,10 @@ class KeyQueue(nn.Module):
 
     @torch.no_grad()
     def push(self, keys: Float[Tensor, "b c"]) -> None:
-        """Overwrite the oldest keys with ``keys``, in order. Any batch size; of more than ``length`` the last stay."""
+        """Overwrite the oldest keys with ``keys``, in order.
+
+        Any batch size; of more than ``length`` the last stay.
+        """
         newest = F.normalize(keys.to(self.keys.dtype), dim=1)[-len(self.keys) :]
         skipped = len(keys) - len(newest)
         places = torch.arange(skipped, len(keys), device=self.keys.device)

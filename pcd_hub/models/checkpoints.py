@@ -1,7 +1,7 @@
 """Foreign checkpoint layouts -> timm's keys, every key accounted for.
 
-A layout says where in a file the encoder and its trained head lie, and what else is expected there and not needed.
-Anything beyond that is an error: half a teacher is worse than none.
+A layout says where in a file the encoder and its trained head lie, and what else is expected there
+and not needed. Anything beyond that is an error: half a teacher is worse than none.
 """
 
 from collections import Counter
@@ -29,7 +29,10 @@ class CheckpointLayout:
     encoder: str
     """Prefix of the encoder to use."""
     head: str | None
-    """Prefix of the trained head, its layers numbered as in an ``nn.Sequential``; None if the family has no head."""
+    """Prefix of the trained head, None if the family has none.
+
+    Its layers are numbered as in an ``nn.Sequential``.
+    """
     unused: tuple[str, ...] = ()
     """Prefixes of what else such a file holds: the other branch, the predictor, prototypes."""
 
@@ -73,7 +76,10 @@ LAYOUTS: dict[str, CheckpointLayout] = {
         unused=("module.bn.",),
     ),
 }
-"""By the name a user writes before the file: ``mocov3_r50:FILE``. ``mocov3:ARCH:FILE`` takes any timm ResNet."""
+"""By the name a user writes before the file: ``mocov3_r50:FILE``.
+
+``mocov3:ARCH:FILE`` takes any timm ResNet.
+"""
 
 
 def moco_layout(architecture: str) -> CheckpointLayout:
@@ -93,7 +99,8 @@ def read_checkpoint(file: Path, layout: CheckpointLayout) -> tuple[State, nn.Seq
     The file is unpickled with ``weights_only=True``.
 
     Raises:
-        TeacherError: If the file is missing, damaged, of another layout, or holds a key nobody expects.
+        TeacherError: If the file is missing, damaged, of another layout, or holds a key nobody
+            expects.
     """
     state = _state_dict(_load(file), layout, file)
     encoder: State = {}
@@ -110,7 +117,8 @@ def read_checkpoint(file: Path, layout: CheckpointLayout) -> tuple[State, nn.Seq
             leftover.append(key)
     if not encoder:
         raise TeacherError(
-            f"{file} has no key under {layout.encoder!r}; it holds {_summary(state)}{_looks_like(state)}"
+            f"{file} has no key under {layout.encoder!r}; "
+            f"it holds {_summary(state)}{_looks_like(state)}"
         )
     if leftover:
         raise TeacherError(
@@ -119,16 +127,20 @@ def read_checkpoint(file: Path, layout: CheckpointLayout) -> tuple[State, nn.Seq
     if layout.head and not head:
         raise TeacherError(
             f"{file} has no trained head under {layout.head!r}; "
-            "take the full checkpoint of the pre-training, or the backbone alone as a timm: or local-dir: teacher"
+            "take the full checkpoint of the pre-training, "
+            "or the backbone alone as a timm: or local-dir: teacher"
         )
     return encoder, head_from_state(head, file) if layout.head else None
 
 
 def head_from_state(state: Mapping[str, Tensor], file: Path) -> nn.Sequential:
-    """Rebuild an ``nn.Sequential`` of Linear, BatchNorm1d and ReLU from its state dict; missing numbers are ReLUs.
+    """Rebuild an ``nn.Sequential`` of Linear, BatchNorm1d and ReLU from its state dict.
+
+    Missing numbers are ReLUs.
 
     Raises:
-        TeacherError: If a layer is neither Linear nor BatchNorm1d, or the layers do not fit each other.
+        TeacherError: If a layer is neither Linear nor BatchNorm1d, or the layers do not fit each
+            other.
     """
     by_layer: dict[int, State] = {}
     for key, value in state.items():
@@ -173,7 +185,8 @@ def _load(file: Path) -> Any:
     except Exception as error:
         reason = str(error).strip().split("\n", maxsplit=1)[0][:160]
         raise TeacherError(
-            f"{file} is truncated or no torch checkpoint of plain tensors ({type(error).__name__}: {reason}); "
+            f"{file} is truncated or no torch checkpoint of plain tensors "
+            f"({type(error).__name__}: {reason}); "
             "download it again and compare its size and checksum with the source's"
         ) from error
 

@@ -1,8 +1,9 @@
-"""The timm entries: the tag ``pcd`` on stock architectures, and our own architecture ``resnet18_mhsa``.
+"""The timm entries: the tag ``pcd`` on stock architectures, and our own ``resnet18_mhsa``.
 
-Only timm's public names are used: a cfg is appended to the ``default_cfgs`` of the architecture's own module, and its
-entrypoint is registered again. No architecture's default tag changes. Where weights come from is decided when a model
-is BUILT (``PcdCfg.to_dict``), not at import, so that a weight trained a moment ago counts.
+Only timm's public names are used: a cfg is appended to the ``default_cfgs`` of the architecture's
+own module, and its entrypoint is registered again. No architecture's default tag changes. Where
+weights come from is decided when a model is BUILT (``PcdCfg.to_dict``), not at import, so that a
+weight trained a moment ago counts.
 """
 
 import sys
@@ -10,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -55,14 +56,17 @@ class PcdCfg(PretrainedCfg):
     """timm's description of a weight, which asks the local store when a model is built."""
 
     def to_dict(self, remove_source: bool = False, remove_null: bool = True) -> dict[str, Any]:  # noqa: FBT001, FBT002
-        """As timm's, with ``file`` set if the store holds this weight and the caller named no source of their own."""
+        """As timm's, with ``file`` set if the store holds this weight.
+
+        Not if the caller named a source of their own.
+        """
         described = super().to_dict(remove_source=remove_source, remove_null=remove_null)
         if not remove_source and (path := self._local_file()):
             described["file"] = str(path)
         return described
 
     @property
-    def has_weights(self) -> bool:
+    def has_weights(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Whether there is anything to load."""
         return bool(super().has_weights or self._local_file())
 
@@ -106,7 +110,7 @@ def pcd_cfg(
 
 
 def entry_cfg(architecture: str) -> PcdCfg:
-    """The cfg under which a ``pcd`` weight of any timm ``architecture`` is published, without a source."""
+    """The cfg, without a source, under which a ``pcd`` weight of a timm model is published."""
     base = get_pretrained_cfg(architecture)
     if base is None:
         raise RuntimeError(f"timm describes no {architecture}")
@@ -136,11 +140,10 @@ class ResNetMhsa(ResNet):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, device=device, dtype=dtype, **kwargs)  # pyright: ignore[reportArgumentType]
-        last_stage = self.get_submodule(self.feature_info[-1]["module"])
+        last_stage = self.get_submodule(cast("str", self.feature_info[-1]["module"]))
         assert isinstance(last_stage, torch.nn.Sequential)
-        last_stage.append(
-            SelfAttention2d(self.num_features, num_heads=num_heads, device=device, dtype=dtype)
-        )
+        dim = cast("int", self.num_features)
+        last_stage.append(SelfAttention2d(dim, num_heads=num_heads, device=device, dtype=dtype))
 
 
 default_cfgs = generate_default_cfgs(
@@ -148,8 +151,8 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def resnet18_mhsa(pretrained: bool = False, **kwargs: Any) -> ResNetMhsa:  # noqa: FBT001, FBT002 - timm's signature
-    """ResNet-18 with eight-head self-attention as the last child of ``layer4``; 12.2 M parameters."""
+def resnet18_mhsa(pretrained: bool = False, **kwargs: Any) -> torch.nn.Module:  # noqa: FBT001, FBT002 - timm's signature
+    """ResNet-18 with eight-head self-attention as last child of ``layer4``; 12.2 M parameters."""
     return build_model_with_cfg(
         ResNetMhsa,  # pyright: ignore[reportArgumentType]
         "resnet18_mhsa",
@@ -161,9 +164,10 @@ def resnet18_mhsa(pretrained: bool = False, **kwargs: Any) -> ResNetMhsa:  # noq
 
 
 def register_entries(find_local: FindWeights) -> None:
-    """Make the entries known to timm; ``find_local`` is asked whenever one is built with ``pretrained=True``.
+    """Make the entries known to timm.
 
-    Safe to call any number of times.
+    ``find_local`` is asked whenever one is built with ``pretrained=True``. Safe to call any number
+    of times.
     """
     global _find_local  # noqa: PLW0603 - timm copies cfgs deeply, so they cannot carry the store themselves
     _find_local = find_local

@@ -1,6 +1,7 @@
 """Any timm CNN or ViT as a grid of pixels."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,9 +11,10 @@ from pcd_hub.errors import StudentError
 
 
 class PixelGrid(nn.Module):
-    """A timm model as ``images (B, 3, H, W) -> pixels (B, num_channels, h, w)``: its last map before pooling.
+    """A timm model as ``images (B, 3, H, W) -> pixels (B, num_channels, h, w)``.
 
-    Made by :func:`pixel_grid`, which finds out by a probe how the model lays out its features.
+    The pixels are its last map before pooling. Made by :func:`pixel_grid`, which finds out by a
+    probe how the model lays out its features.
     """
 
     def __init__(
@@ -21,7 +23,10 @@ class PixelGrid(nn.Module):
         super().__init__()
         self.model = model
         self.num_channels = num_channels
-        """C, read from a probe tensor: ``num_features`` names another layer in MobileNetV2/3, GhostNet, Swin ..."""
+        """C, read from a probe tensor.
+
+        ``num_features`` names another layer in MobileNetV2/3, GhostNet, Swin ...
+        """
         self._to_map = to_map
 
     def forward(self, images: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b c h w"]:
@@ -32,12 +37,13 @@ class PixelGrid(nn.Module):
 def pixel_grid(model: nn.Module, *, image_size: int | None = None) -> PixelGrid:
     """Wrap ``model`` (a timm model) so that it returns its last feature map as ``(B, C, h, w)``.
 
-    Prefix tokens of ViTs are dropped, channels-last maps turned. The model is probed once, in eval mode and without
-    gradients, with one random image; its own mode is restored.
+    Prefix tokens of ViTs are dropped, channels-last maps turned. The model is probed once, in eval
+    mode and without gradients, with one random image; its own mode is restored.
 
     Args:
         model: Any timm model with ``forward_features``.
-        image_size: Height and width of the probe in pixels; the model's own input size if not given.
+        image_size: Height and width of the probe in pixels; the model's own input size if not
+            given.
 
     Raises:
         StudentError: If the model has no spatial grid, or cannot take ``image_size``.
@@ -51,7 +57,7 @@ def pixel_grid(model: nn.Module, *, image_size: int | None = None) -> PixelGrid:
     was_training = model.training
     try:
         with torch.no_grad():
-            features = model.eval().forward_features(probe)
+            features = model.eval().forward_features(probe)  # pyright: ignore[reportCallIssue]
     except Exception as error:
         raise StudentError(
             f"{name} cannot take {size} x {size} pixels ({_first_line(error)}); "
@@ -73,7 +79,7 @@ def own_image_size(model: nn.Module) -> int:
     return int((_pretrained_cfg(model).get("input_size") or (3, 224, 224))[1])
 
 
-def _pretrained_cfg(model: nn.Module) -> dict[str, object]:
+def _pretrained_cfg(model: nn.Module) -> dict[str, Any]:
     return getattr(model, "pretrained_cfg", None) or {}
 
 
@@ -91,7 +97,8 @@ def _layout(model: nn.Module, features: object, name: str) -> Callable[[Tensor, 
             return _FromTokens(_num_prefix_tokens(model))
         case _:
             raise StudentError(
-                f"{name} has no spatial grid: forward_features gives {shape}; take a CNN or a plain ViT"
+                f"{name} has no spatial grid: forward_features gives {shape}; "
+                "take a CNN or a plain ViT"
             )
 
 

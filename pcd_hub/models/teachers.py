@@ -1,13 +1,13 @@
 """What a teacher is: a backbone, perhaps its trained head reshaped to pixels, frozen for ever.
 
-==============================  ==========================================================================
+==============================  ====================================================================
 ``quickstart``                  the small teacher inside this package
 ``timm:NAME``                   timm's pretrained weights, without a head
 ``hf-hub:ORG/NAME[@REV]``       the same from a Hub repository
-``local-dir:DIR``               a folder in timm's layout, or one with ``teacher.json`` (head included)
+``local-dir:DIR``               a folder in timm's layout, or with ``teacher.json`` (head included)
 ``mocov3_r50:FILE`` ...         a self-supervised checkpoint with its head (``checkpoints.LAYOUTS``)
 ``mocov3:ARCH:FILE``            what ``recipes/pretrain.py`` writes, for any timm ResNet
-==============================  ==========================================================================
+==============================  ====================================================================
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from unittest import mock
 
 import timm
@@ -59,10 +59,13 @@ class TeacherFacts:
 
 
 class Teacher(nn.Module):
-    """images ``(B, 3, H, W)`` in [0, 1] -> pixels ``(B, num_channels, h, w)``, in eval mode whatever ``.train()`` says.
+    """images ``(B, 3, H, W)`` in [0, 1] -> pixels ``(B, num_channels, h, w)``.
 
-    The teacher's own mean and std are applied here.
+    In eval mode whatever ``.train()`` says. The teacher's own mean and std are applied here.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, grid: PixelGrid, head: nn.Sequential | None, facts: TeacherFacts) -> None:
         super().__init__()
@@ -75,10 +78,10 @@ class Teacher(nn.Module):
         self.requires_grad_(False)  # noqa: FBT003
         self.eval()
 
-    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 - torch's signature
+    def train(self, mode: bool = True) -> "Teacher":  # noqa: FBT001, FBT002 - torch's signature
         """Stay in eval mode: batch statistics would break the law and move the target."""
         del mode
-        return super().train(False)
+        return super().train(mode=False)
 
     def forward(self, images: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b c h w"]:
         with torch.inference_mode():
@@ -87,7 +90,10 @@ class Teacher(nn.Module):
         return pixels.clone()  # an ordinary tensor again: the loss keeps it for its backward pass
 
     def match_grid(self, student: nn.Module, *, image_size: int) -> None:
-        """Give pixels on the student's grid from now on; where the grids differ they are resampled, and it is said."""
+        """Give pixels on the student's grid from now on.
+
+        Where the grids differ they are resampled, and it is said.
+        """
         probe = torch.zeros(1, 3, image_size, image_size)
         with torch.no_grad():
             own, wanted = self.eval()(probe).shape[-2:], student.eval()(probe).shape[-2:]
@@ -116,11 +122,12 @@ def load_teacher(source: str, *, image_size: int | None = None) -> Teacher:
 
     Args:
         source: One of the forms at the top of this file.
-        image_size: Height and width in pixels of the images it will see; its own input size if not given.
+        image_size: Height and width in pixels of the images it will see; its own input size if not
+            given.
 
     Raises:
-        TeacherError: If the source is unknown, a file is damaged or of another layout, not every weight was loaded, or
-            THE LAW (``pcd_hub.to_pixel_head``) fails on its head.
+        TeacherError: If the source is unknown, a file is damaged or of another layout, not every
+            weight was loaded, or THE LAW (``pcd_hub.to_pixel_head``) fails on its head.
     """
     scheme, _, rest = source.partition(":")
     if source == "quickstart":
@@ -144,7 +151,10 @@ def load_teacher(source: str, *, image_size: int | None = None) -> Teacher:
 def save_teacher(
     folder: Path, backbone: State, head: nn.Sequential | None, facts: dict[str, Any]
 ) -> None:
-    """Write ``teacher.safetensors`` (``backbone.*``, ``head.*``) and ``teacher.json`` into ``folder``."""
+    """Write ``teacher.safetensors`` and ``teacher.json`` into ``folder``.
+
+    The tensors are named ``backbone.*`` and ``head.*``.
+    """
     tensors = {f"backbone.{key}": value.contiguous() for key, value in backbone.items()}
     if head is not None:
         tensors |= {f"head.{key}": value.contiguous() for key, value in head.state_dict().items()}
@@ -205,14 +215,16 @@ def _whole_model(architecture: str, state: State, source: str) -> nn.Module:
     """A timm model with exactly these weights."""
     if not timm.is_model(architecture):
         raise TeacherError(
-            f"{source}: timm has no architecture '{architecture}'{nearest(architecture, timm.list_models())}"
+            f"{source}: timm has no architecture '{architecture}'"
+            f"{nearest(architecture, timm.list_models())}"
         )
     model = timm.create_model(architecture, pretrained=False, num_classes=0)
     expected, given = set(model.state_dict()), set(state)
     if expected != given:
         missing, extra = sorted(expected - given), sorted(given - expected)
         raise TeacherError(
-            f"{source} does not fit {architecture}: {len(missing)} keys missing ({', '.join(missing[:3])}), "
+            f"{source} does not fit {architecture}: "
+            f"{len(missing)} keys missing ({', '.join(missing[:3])}), "
             f"{len(extra)} unknown ({', '.join(extra[:3])}); is it another architecture or layout?"
         )
     try:
@@ -236,15 +248,18 @@ def _from_timm(source: str, image_size: int | None) -> Teacher:
                 name, pretrained=True, num_classes=0, **_size_argument(name, image_size)
             )
     except Exception as error:
+        said = str(error).strip()
         raise TeacherError(
-            f"cannot load {source}: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}. "
-            "A teacher needs its pretrained weights: check the name and the network, or give a file (local-dir:DIR, LAYOUT:FILE)"
+            f"cannot load {source}: {said.splitlines()[0] if said else type(error).__name__}. "
+            "A teacher needs its pretrained weights: check the name and the network, "
+            "or give a file (local-dir:DIR, LAYOUT:FILE)"
         ) from error
     if missing:
         raise TeacherError(
-            f"{source}: {len(missing)} weights were not in its file ({', '.join(missing[:3])}); refused"
+            f"{source}: {len(missing)} weights were not in its file "
+            f"({', '.join(missing[:3])}); refused"
         )
-    cfg = model.pretrained_cfg
+    cfg: Any = model.pretrained_cfg
     return _assemble(
         model,
         None,
@@ -256,8 +271,11 @@ def _from_timm(source: str, image_size: int | None) -> Teacher:
     )
 
 
-def _size_argument(name: str, image_size: int | None) -> dict[str, int]:
-    """ViTs of a fixed input size are told the size; their position embeddings are resampled when loaded."""
+def _size_argument(name: str, image_size: int | None) -> dict[str, Any]:
+    """ViTs of a fixed input size are told the size.
+
+    Their position embeddings are resampled when loaded.
+    """
     cfg = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     return (
         {"img_size": image_size} if cfg is not None and cfg.fixed_input_size and image_size else {}
@@ -266,7 +284,10 @@ def _size_argument(name: str, image_size: int | None) -> dict[str, int]:
 
 @contextlib.contextmanager
 def _missing_keys() -> Iterator[list[str]]:
-    """Every key that a ``load_state_dict`` inside the block did not find. timm only logs them, and goes on."""
+    """Every key that a ``load_state_dict`` inside the block did not find.
+
+    timm only logs them, and goes on.
+    """
     missing: list[str] = []
     load_state_dict = nn.Module.load_state_dict
 
@@ -320,13 +341,15 @@ def _check_law(
         maps = teacher.grid((images - teacher.mean) / teacher.std)
         if maps.shape[1] != next(pixel_head.parameters()).shape[1]:
             raise TeacherError(
-                f"{teacher.facts.source}: its head takes {next(pixel_head.parameters()).shape[1]} channels, "
+                f"{teacher.facts.source}: "
+                f"its head takes {next(pixel_head.parameters()).shape[1]} channels, "
                 f"its backbone gives {maps.shape[1]}"
             )
         error = law_error(vector_head, pixel_head, maps)
     if not error <= _LAW_TOLERANCE:
         raise TeacherError(
-            f"{teacher.facts.source}: mean of the pixel head differs from the head of the mean by {error:.1e} "
+            f"{teacher.facts.source}: "
+            f"mean of the pixel head differs from the head of the mean by {error:.1e} "
             f"(at most {_LAW_TOLERANCE:.0e}): its head cannot work on pixels"
         )
 

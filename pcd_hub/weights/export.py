@@ -22,10 +22,12 @@ from pcd_hub.weights.store import CONFIG_FILE, WEIGHTS_FILE, write_manifest
 def export_weight(
     state: Mapping[str, Tensor], record: WeightRecord, folder: Path, *, image_size: int = 224
 ) -> Path:
-    """Write ``model.safetensors``, ``config.json`` and ``pcd_manifest.json`` into ``folder``, all or nothing.
+    """Write the export into ``folder``, all or nothing.
 
-    The weights go through a fresh timm model, strictly, and the finished folder is loaded again as ``local-dir:`` and
-    compared before it gets its name.
+    It holds ``model.safetensors``, ``config.json`` and ``pcd_manifest.json``.
+
+    The weights go through a fresh timm model, strictly, and the finished folder is loaded again as
+    ``local-dir:`` and compared before it gets its name.
 
     Args:
         state: The backbone's state dict, with timm's own keys and without a head.
@@ -34,7 +36,8 @@ def export_weight(
         image_size: For architectures of a fixed input size, the size they were built with.
 
     Raises:
-        WeightError: If the state does not fit the architecture, holds a value that is not finite, or ``folder`` exists.
+        WeightError: If the state does not fit the architecture, holds a value that is not finite,
+            or ``folder`` exists.
     """
     if folder.exists():
         raise WeightError(f"{folder} exists already; export into a new folder")
@@ -47,10 +50,11 @@ def export_weight(
             key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()
         }
         save_file(tensors, draft / WEIGHTS_FILE, metadata={"format": "pt"})
-        (draft / WEIGHTS_FILE).chmod(
-            0o644
-        )  # safetensors writes 0600: a shared store could not be read
-        (draft / CONFIG_FILE).write_text(json.dumps(_timm_config(model, record), indent=2) + "\n")
+        # safetensors writes 0600: a shared store could not be read
+        (draft / WEIGHTS_FILE).chmod(0o644)
+        (draft / CONFIG_FILE).write_text(
+            json.dumps(_timm_config(model, record, image_size), indent=2) + "\n"
+        )
         write_manifest(draft, record.to_dict())
         _compare(model, draft, image_size)
         os.rename(draft, folder)  # noqa: PTH104 - Path.rename would read as a move into an existing folder
@@ -61,7 +65,7 @@ def export_weight(
 
 def _fresh_model(state: Mapping[str, Tensor], record: WeightRecord, image_size: int) -> nn.Module:
     cfg = entry_cfg(record.architecture)
-    size = {"img_size": image_size} if cfg.fixed_input_size else {}
+    size: dict[str, Any] = {"img_size": image_size} if cfg.fixed_input_size else {}
     model = timm.create_model(record.architecture, pretrained=False, num_classes=0, **size)
     try:
         model.load_state_dict(
@@ -73,7 +77,8 @@ def _fresh_model(state: Mapping[str, Tensor], record: WeightRecord, image_size: 
         )
     except RuntimeError as error:
         raise WeightError(
-            f"the weights do not fit timm's {record.architecture}: {str(error).splitlines()[-1].strip()}"
+            f"the weights do not fit timm's {record.architecture}: "
+            f"{str(error).splitlines()[-1].strip()}"
         ) from error
     broken = [key for key, value in model.state_dict().items() if not torch.isfinite(value).all()]
     if broken:
@@ -83,25 +88,25 @@ def _fresh_model(state: Mapping[str, Tensor], record: WeightRecord, image_size: 
     return model
 
 
-def _timm_config(model: nn.Module, record: WeightRecord) -> dict[str, Any]:
-    """Timm's config.json. Our own facts stand at the root: an unknown key in ``pretrained_cfg`` breaks every timm."""
+def _timm_config(model: nn.Module, record: WeightRecord, image_size: int) -> dict[str, Any]:
+    """The config.json of timm. Our own facts stand at the root.
+
+    An unknown key in ``pretrained_cfg`` would break every timm.
+    """
     cfg = entry_cfg(record.architecture)
-    described = cfg.to_dict(remove_source=True)
     architecture, _, tag = record.name.partition(".")
-    input_size = list(model.pretrained_cfg["input_size"])  # pyright: ignore[reportIndexIssue, reportArgumentType, reportCallIssue]
-    return {
+    ours = {"architecture": architecture, "tag": tag, "custom_load": False}
+    config: dict[str, Any] = {
         "architecture": architecture,
         "num_classes": 0,
         "num_features": model.num_features,
-        "pretrained_cfg": {
-            **described,
-            "architecture": architecture,
-            "tag": tag,
-            "input_size": input_size,
-            "custom_load": False,
-        },
+        "pretrained_cfg": {**cfg.to_dict(remove_source=True), **ours},
         "pcd": record.to_dict(),
     }
+    if cfg.fixed_input_size:
+        config["pretrained_cfg"]["input_size"] = [3, image_size, image_size]
+        config["model_args"] = {"img_size": image_size}
+    return config
 
 
 @torch.inference_mode()

@@ -11,7 +11,10 @@ from pcd_hub.errors import WeightError
 
 @dataclass(frozen=True, kw_only=True)
 class WeightRecord:
-    """The provenance of one weight. Written by a recipe, never by hand; a fact that is not known stays out."""
+    """The provenance of one weight.
+
+    Written by a recipe, never by hand; a fact that is not known stays out.
+    """
 
     name: str
     """``<timm architecture>.pcd[_<what is different>]``."""

@@ -5,9 +5,10 @@
     <PCD_HUB_HOME>/resnet18.pcd -> .versions/resnet18.pcd/<time>-<random>/
                                        model.safetensors  config.json  pcd_manifest.json
 
-A weight is written beside the others and appears under its name by one atomic rename of a link, so that readers see
-the old one or the new one, whole; a crash at any moment leaves the old one. A plain folder under a name works too (a
-bundle that was copied there). Every load checks size and sha256 against the manifest.
+A weight is written beside the others and appears under its name by one atomic rename of a link, so
+that readers see the old one or the new one, whole; a crash at any moment leaves the old one. A
+plain folder under a name works too (a bundle that was copied there). Every load checks size and
+sha256 against the manifest.
 """
 
 import hashlib
@@ -68,12 +69,14 @@ def find_weights(name: str) -> Path | None:
 
 
 def add(name: str, export: Path) -> Path:
-    """Copy the finished export folder into the store under ``name``; returns the folder a reader will see.
+    """Copy the finished export folder into the store under ``name``.
 
-    The weight that had the name before is kept as a version, of which the last three stay.
+    Returns the folder a reader will see. The weight that had the name before is kept as a version,
+    of which the last three stay.
 
     Raises:
-        WeightError: If the name is malformed, the export is damaged, or a plain folder holds the name.
+        WeightError: If the name is malformed, the export is damaged, or a plain folder holds the
+            name.
     """
     verify(export)
     link = home() / check_name(name)
@@ -91,7 +94,7 @@ def add(name: str, export: Path) -> Path:
 
 
 def verify(folder: Path) -> None:
-    """Check every file that the manifest of ``folder`` lists: present, of that size, with that sha256.
+    """Check every file that the manifest of ``folder`` lists: present, right size, right sha256.
 
     Raises:
         WeightError: Naming the file, what was found and what to do.
@@ -103,17 +106,19 @@ def verify(folder: Path) -> None:
             raise WeightError(f"{path} is missing; {remedy}")
         if path.stat().st_size != entry["size"]:
             raise WeightError(
-                f"{path} has {path.stat().st_size} bytes, its manifest says {entry['size']}; {remedy}"
+                f"{path} has {path.stat().st_size} bytes, "
+                f"its manifest says {entry['size']}; {remedy}"
             )
         digest = sha256(path)
         if digest != entry["sha256"]:
             raise WeightError(
-                f"{path} has sha256 {digest[:12]}, its manifest says {entry['sha256'][:12]}; {remedy}"
+                f"{path} has sha256 {digest[:12]}, "
+                f"its manifest says {entry['sha256'][:12]}; {remedy}"
             )
 
 
 def write_manifest(folder: Path, record: dict[str, Any]) -> None:
-    """Write ``pcd_manifest.json``: size and sha256 of every other file in ``folder``, and the weight's record."""
+    """Write ``pcd_manifest.json``: size and sha256 of every other file, and the weight's record."""
     files = [
         {"path": path.name, "size": path.stat().st_size, "sha256": sha256(path)}
         for path in sorted(folder.iterdir())
@@ -140,7 +145,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         ) from error
     if not known or any("/" in name or name.startswith(".") for name in files):
         raise WeightError(
-            f"{path} is not of schema {MANIFEST_SCHEMA} with {WEIGHTS_FILE}; export the weight again"
+            f"{path} is not of schema {MANIFEST_SCHEMA} with {WEIGHTS_FILE}; "
+            "export the weight again"
         )
     return manifest
 
