@@ -1,4 +1,4 @@
-"""``RECIPE [CONFIG] [--group.field VALUE ...]`` -> a configuration; and mistakes in one line, exit code 2."""
+"""``RECIPE [CONFIG] [--group.field VALUE ...]`` -> a configuration, or one line and exit code 2."""
 
 import dataclasses
 import sys
@@ -48,7 +48,7 @@ def _flags(config: object, prefix: str = "") -> Iterator[str]:
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Call ``main`` with the command line; a user's mistake ends as one line on stderr and exit code 2."""
+    """Call ``main`` with the command line; a user's mistake is one line on stderr, exit code 2."""
     try:
         main(sys.argv[1:])
     except PCDHubError as error:

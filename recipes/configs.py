@@ -1,4 +1,7 @@
-"""Named configurations of the recipes. ``recipes/distill.py NAME --group.field VALUE`` takes one and changes it."""
+"""Named configurations of the recipes.
+
+``recipes/distill.py NAME --group.field VALUE`` takes one and changes it.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +13,11 @@ class TeacherConfig:
     """Who is copied."""
 
     source: str = "quickstart"
-    """quickstart, timm:NAME, hf-hub:ORG/NAME[@REV], local-dir:DIR, mocov3_r50:FILE, mocov3:ARCH:FILE ..."""
+    """Where it comes from, as pcd_hub/models/teachers.py lists.
+
+    quickstart, timm:NAME, hf-hub:ORG/NAME[@REV], local-dir:DIR, mocov3_r50:FILE,
+    mocov3:ARCH:FILE ...
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +33,11 @@ class DataConfig:
     """Images and their views."""
 
     source: str = "scenes:"
-    """A folder, a .txt list, scenes:[COUNT[:SEED]], hf-disk:DIR, hf:ORG/NAME[:SPLIT] or hf-stream:ORG/NAME[:SPLIT]."""
+    """Where they come from, as pcd_hub/data/sources.py lists.
+
+    A folder, a .txt list, scenes:[COUNT[:SEED]], hf-disk:DIR, hf:ORG/NAME[:SPLIT] or
+    hf-stream:ORG/NAME[:SPLIT].
+    """
     image_size: int = 224
     """Height and width of a view in pixels."""
     min_crop_area: float = 0.08
@@ -46,7 +57,10 @@ class PixelMethodConfig:
     """Pixel-wise contrastive distillation."""
 
     views: Literal["same", "cross"] = "same"
-    """same: teacher and student see the same view. cross: the other one, paired by grid index as the released code."""
+    """Whether teacher and student see the same view.
+
+    cross: the other one, paired by grid index as the released code.
+    """
     temperature: float = 0.2
     queue_length: int = 65_536
     """Negatives; capped at half the data set, else an image would meet itself."""
@@ -122,7 +136,10 @@ class DistillConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
     probe_scenes: int = 0
-    """Held-out generated scenes for the closing linear probe of random start, student and teacher; 0 for none."""
+    """Held-out generated scenes for the closing linear probe; 0 for none.
+
+    It compares random start, student and teacher.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +154,10 @@ class PretrainConfig:
     )
     run: RunConfig = field(default_factory=RunConfig)
     probe_scenes: int = 0
-    """Held-out generated scenes for the closing linear probe of random start and encoder; 0 for none."""
+    """Held-out generated scenes for the closing linear probe; 0 for none.
+
+    It compares random start and encoder.
+    """
 
 
 DISTILL: dict[str, DistillConfig] = {
@@ -156,7 +176,10 @@ DISTILL: dict[str, DistillConfig] = {
     ),
     "pcd_r18": DistillConfig(teacher=TeacherConfig(source="mocov3_r50:r-50-1000ep.pth.tar")),
 }
-"""quickstart: offline, CPU, minutes. pcd_r18: the settings of the authors' released code (100 epochs of ImageNet)."""
+"""quickstart: offline, CPU, minutes.
+
+pcd_r18: the settings of the authors' released code (100 epochs of ImageNet).
+"""
 
 PRETRAIN: dict[str, PretrainConfig] = {
     "quickstart_teacher": PretrainConfig(
@@ -182,4 +205,7 @@ PRETRAIN: dict[str, PretrainConfig] = {
     ),
     "mocov3_r50": PretrainConfig(),
 }
-"""quickstart_teacher: the teacher inside the package. mocov3_r50: 100 epochs as MoCo v3, at a smaller batch."""
+"""quickstart_teacher: the teacher inside the package.
+
+mocov3_r50: 100 epochs as MoCo v3, at a smaller batch.
+"""

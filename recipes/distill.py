@@ -1,9 +1,13 @@
-"""Pixel-wise contrastive distillation (PCD, arXiv:2211.00218): a frozen teacher, a small student, no labels.
+r"""PCD, pixel-wise contrastive distillation (arXiv:2211.00218): frozen teacher, small student.
 
-    python recipes/distill.py                              # config quickstart: offline, CPU, minutes
-    accelerate launch recipes/distill.py pcd_r18 --teacher.source mocov3_r50:r-50-1000ep.pth.tar --data.source IMAGES
+No labels are needed. Two ways to start:
 
-Reading order: this file -> pcd_hub/method/distiller.py -> pcd_hub/method/loss.py. Results: recipes/README.md.
+    python recipes/distill.py              # config quickstart: offline, CPU, minutes
+    accelerate launch recipes/distill.py pcd_r18 \
+        --teacher.source mocov3_r50:r-50-1000ep.pth.tar --data.source IMAGES
+
+Reading order: this file -> pcd_hub/method/distiller.py -> pcd_hub/method/loss.py. Results:
+recipes/README.md.
 """
 
 import contextlib
@@ -37,8 +41,8 @@ from training import (
     Training,
     build_backbone,
     build_optimizer,
-    count_steps,
     open_training_source,
+    plan_batches,
     train,
     with_sync_batch_norm,
 )
@@ -51,7 +55,6 @@ def main(arguments: list[str]) -> None:
     config_name, config = parse(DISTILL, "quickstart", arguments)
     weight_name = store.check_name(config.run.name or f"{config.student.arch}.pcd")
     accelerator = start_accelerator(trackers=config.run.trackers)
-    accelerator.init_trackers("pcd_hub") if config.run.trackers else None
     finished = distill(accelerator, config, config_name)
     if accelerator.is_main_process:
         keep(finished, weight_name)
@@ -77,18 +80,19 @@ def distill(accelerator: Accelerator, config: DistillConfig, config_name: str) -
     size = config.data.image_size
     torch.manual_seed(config.run.seed)
     source = open_training_source(config.data, accelerator)
-    steps = count_steps(source, config.optim, config.run)
+    plan = plan_batches(source, config.optim, config.run, accelerator)
     teacher = load_teacher(config.teacher.source, image_size=size)
     student = build_backbone(config.student.arch, image_size=size)
     random_start = copy.deepcopy(student.model)
-    untrained = freeze_unreached(student, image_size=size)
+    unreached = freeze_unreached(student, image_size=size)
     teacher.match_grid(student, image_size=size)
     head = student_head(student.num_channels, _head_layout(config, teacher))
     distiller = Distiller(student, head, temperature=config.method.temperature)
     queue = KeyQueue(_queue_length(config, source), teacher.num_channels, seed=config.run.seed)
     folder = RunFolder.open(accelerator, config, default_name=config_name)
 
-    # The student and its head alone have gradients, hence they alone are wrapped; teacher and queue stay beside.
+    # The student and its head alone have gradients, hence they alone are wrapped; teacher and queue
+    # stay beside.
     distiller = with_sync_batch_norm(distiller, config.run, accelerator).to(
         memory_format=torch.channels_last
     )  # pyright: ignore[reportCallIssue]
@@ -103,7 +107,7 @@ def distill(accelerator: Accelerator, config: DistillConfig, config_name: str) -
         optim=config.optim,
         run=config.run,
         source=source,
-        steps=steps,
+        plan=plan,
         optimizer=optimizer,
         state={
             "distiller": accelerator.unwrap_model(wrapped),
@@ -116,9 +120,8 @@ def distill(accelerator: Accelerator, config: DistillConfig, config_name: str) -
         del step
         losses, keys = [], []
         for number, part in enumerate(parts, start=1):
-            images = normalise.images(
-                part
-            )  # first view of every image, then second view of every image
+            # First view of every image, then second view of every image.
+            images = normalise.images(part)
             synchronise = (
                 contextlib.nullcontext() if number == len(parts) else accelerator.no_sync(wrapped)
             )
@@ -139,7 +142,11 @@ def distill(accelerator: Accelerator, config: DistillConfig, config_name: str) -
 
     wrapped.train()
     log.info(
-        "%s -> %s: %d steps into %s", config.teacher.source, config.student.arch, steps, folder.path
+        "%s -> %s: %d steps into %s",
+        config.teacher.source,
+        config.student.arch,
+        plan.total_steps,
+        folder.path,
     )
     train(training, take_step)
     return Distillation(
@@ -149,17 +156,20 @@ def distill(accelerator: Accelerator, config: DistillConfig, config_name: str) -
         teacher=teacher,
         student=student.model,
         random_start=random_start,
-        untrained=untrained,
+        untrained=tuple(name.removeprefix("model.") for name in unreached),
     )
 
 
 def _targets(pixels: Tensor, config: DistillConfig) -> Tensor:
-    """What the student's pixels are held against: the same view's, or the other view's at the same grid place."""
+    """What the student's pixels are held against.
+
+    The same view's, or the other view's at the same grid place.
+    """
     return pixels.roll(len(pixels) // 2, 0) if config.method.views == "cross" else pixels
 
 
 def _head_layout(config: DistillConfig, teacher: Teacher) -> HeadLayout:
-    """The layout of the student's head, with the teacher's output width and the hidden width that was asked for."""
+    """The student head's layout, with the teacher's output width and the hidden width asked for."""
     layout = STUDENT_HEADS[config.method.head]
     mlps = tuple(
         (*(config.method.head_width or width for width in hidden), teacher.num_channels)
@@ -191,7 +201,8 @@ def keep(finished: Distillation, weight_name: str) -> None:
     export = export_weight(state, record, _fresh_export(folder), image_size=config.data.image_size)
     if not config.run.store:
         print(
-            f'\ntimm.create_model("local-dir:{export.absolute()}", pretrained=True, features_only=True)'
+            f'\ntimm.create_model("local-dir:{export.absolute()}", '
+            "pretrained=True, features_only=True)"
         )
         return
     before = store.where(weight_name)
@@ -203,10 +214,12 @@ def keep(finished: Distillation, weight_name: str) -> None:
     print("\nload it anywhere:\n")
     if weight_name in {f"{arch}.pcd" for arch in (*STOCK_ARCHITECTURES, "resnet18_mhsa")}:
         print(
-            f'  import pcd_hub, timm; timm.create_model("{weight_name}", pretrained=True, features_only=True)'
+            f'  import pcd_hub, timm; timm.create_model("{weight_name}", '
+            "pretrained=True, features_only=True)"
         )
     print(
-        f'  timm.create_model("local-dir:{store.home() / weight_name}", pretrained=True, features_only=True)'
+        f'  timm.create_model("local-dir:{store.home() / weight_name}", '
+        "pretrained=True, features_only=True)"
     )
 
 
@@ -245,8 +258,8 @@ def _record(finished: Distillation, weight_name: str, metrics: dict[str, Any]) -
             "fingerprint": source.fingerprint(),
             "images": len(source) if isinstance(source, ImageSource) else None,
         },
-        steps=training.steps,
-        images_seen=training.steps * config.optim.global_batch_size,
+        steps=training.plan.total_steps,
+        images_seen=training.plan.total_steps * config.optim.global_batch_size,
         seed=config.run.seed,
         licenses={
             "code": "apache-2.0",

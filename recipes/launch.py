@@ -1,5 +1,6 @@
-"""One Accelerator for every recipe: one CPU, several (gloo), GPUs, nodes; and a refusal of launches that lie."""
+"""One Accelerator for every recipe: one CPU, several (gloo), GPUs, nodes; no launches that lie."""
 
+import importlib.util
 import logging
 import os
 from pathlib import Path
@@ -13,29 +14,33 @@ from pcd_hub.errors import ConfigError
 log = logging.getLogger("pcd_hub")
 
 
-def start_accelerator(
-    *, trackers: tuple[str, ...] = (), project_dir: Path | None = None
-) -> Accelerator:
+def start_accelerator(*, trackers: tuple[str, ...] = ()) -> Accelerator:
     """An Accelerator that really spans all launched processes.
 
-    On machines without an accelerator it must be told ``cpu=True``, or every process of a launch believes it is alone.
-    There the threads are set too: launchers leave each process with one.
+    On machines without an accelerator it must be told ``cpu=True``, or every process of a launch
+    believes it is alone. There the threads are set too: launchers leave each process with one.
 
     Raises:
-        ConfigError: If the launcher started more processes than the Accelerator sees.
+        ConfigError: If the launcher started more processes than the Accelerator sees, or a tracker
+            is not installed.
     """
+    for tracker in trackers:
+        if importlib.util.find_spec(tracker) is None:
+            raise ConfigError(f"--run.trackers {tracker}: not installed; pip install {tracker}")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for chatty in ("httpx", "httpx2", "filelock", "timm", "fsspec"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     on_cpu = not torch.accelerator.is_available()
     if on_cpu:
         torch.set_num_threads(max(1, _num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-    accelerator = Accelerator(cpu=on_cpu, log_with=list(trackers) or None, project_dir=project_dir)
+    accelerator = Accelerator(cpu=on_cpu, log_with=list(trackers) or None, project_dir=Path())
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
         raise ConfigError(
-            f"{launched} processes were launched but each believes to be one of {accelerator.num_processes}: they would "
-            "train the same thing apart. On CPUs use torchrun --nproc_per_node N; see recipes/README.md"
+            f"{launched} processes were launched "
+            f"but each believes to be one of {accelerator.num_processes}: "
+            "they would train the same thing apart. "
+            "On CPUs use torchrun --nproc_per_node N; see recipes/README.md"
         )
     if not accelerator.is_main_process:
         log.setLevel(logging.WARNING)

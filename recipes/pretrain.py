@@ -1,18 +1,18 @@
-"""MoCo v3 (arXiv:2104.02057) for ResNets: make a teacher with a trained projection head for your own images.
+"""MoCo v3 (arXiv:2104.02057) for ResNets: a teacher with a trained head, for your own images.
 
     accelerate launch recipes/pretrain.py mocov3_r50 --data.source IMAGES
     python recipes/distill.py --teacher.source mocov3:resnet50:runs/mocov3_r50/teacher.pth.tar ...
 
-It writes the checkpoint layout of MoCo v3 (``teacher.pth.tar``), which ``mocov3_r50:FILE`` reads for a ResNet-50 and
-``mocov3:ARCH:FILE`` for any timm ResNet; and a folder ``teacher/`` with the same in half precision as safetensors,
-which ``local-dir:`` reads. Results: recipes/README.md.
+It writes the checkpoint layout of MoCo v3 (``teacher.pth.tar``), which ``mocov3_r50:FILE`` reads
+for a ResNet-50 and ``mocov3:ARCH:FILE`` for any timm ResNet; and a folder ``teacher/`` with the
+same in half precision as safetensors, which ``local-dir:`` reads. Results: recipes/README.md.
 """
 
 import copy
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -25,10 +25,11 @@ from configs import PRETRAIN, PretrainConfig
 from launch import start_accelerator
 from pcd_hub.data.loader import Batch
 from pcd_hub.data.sources import ImageSource
-from pcd_hub.errors import StudentError
+from pcd_hub.errors import ConfigError, StudentError
 from pcd_hub.method.moco import MoCoEncoder, MoCoV3, momentum_copy, momentum_update
 from pcd_hub.method.schedule import momentum_to_one
 from pcd_hub.models.entries import entry_cfg
+from pcd_hub.models.grid import PixelGrid
 from pcd_hub.models.teachers import save_teacher
 from run_folder import RunFolder, provenance
 from scene_probe import ProbedBackbone, probe_backbones
@@ -37,8 +38,8 @@ from training import (
     Training,
     build_backbone,
     build_optimizer,
-    count_steps,
     open_training_source,
+    plan_batches,
     train,
     with_sync_batch_norm,
 )
@@ -55,14 +56,20 @@ def main(arguments: list[str]) -> None:
 
 
 def pretrain(accelerator: Accelerator, config: PretrainConfig, config_name: str) -> None:
-    """Everything that can be wrong is found before the output folder is made; then train and keep."""
+    """Everything that can be wrong is found before the output folder is made; then train, keep."""
     torch.manual_seed(config.run.seed)
     source = open_training_source(config.data, accelerator)
-    steps = count_steps(source, config.optim, config.run)
+    plan = plan_batches(source, config.optim, config.run, accelerator)
     pixels = build_backbone(config.encoder.arch, image_size=config.data.image_size)
     if not isinstance(pixels.model, ResNet):
         raise StudentError(
-            f"{config.encoder.arch} is no ResNet; this recipe trains timm ResNets (resnet50, resnet18 ...)"
+            f"{config.encoder.arch} is no ResNet; "
+            "this recipe trains timm ResNets (resnet50, resnet18 ...)"
+        )
+    if config.optim.accumulation_steps > 1:
+        raise ConfigError(
+            f"--optim.accumulation-steps {config.optim.accumulation_steps}: "
+            "MoCo v3 contrasts within a batch, so parts are not the whole; use 1 and more processes"
         )
     random_start = copy.deepcopy(pixels.model)
     width, dim = config.method.head_width, config.method.dim
@@ -83,7 +90,7 @@ def pretrain(accelerator: Accelerator, config: PretrainConfig, config_name: str)
         optim=config.optim,
         run=config.run,
         source=source,
-        steps=steps,
+        plan=plan,
         optimizer=optimizer,
         state={"moco": moco, "momentum_encoder": slow, "optimizer": optimizer},
     )
@@ -91,7 +98,7 @@ def pretrain(accelerator: Accelerator, config: PretrainConfig, config_name: str)
     def take_step(parts: list[Batch], step: int) -> Tensor:
         (batch,) = parts
         first, second = normalise(normalise.images(batch)).chunk(2)
-        momentum = momentum_to_one(step, start=config.method.momentum, total_steps=steps)
+        momentum = momentum_to_one(step, start=config.method.momentum, total_steps=plan.total_steps)
         with accelerator.autocast():
             with torch.no_grad():
                 momentum_update(slow, moco.base_encoder, momentum=momentum)
@@ -105,10 +112,17 @@ def pretrain(accelerator: Accelerator, config: PretrainConfig, config_name: str)
         return loss.detach()
 
     wrapped.train()
-    log.info("MoCo v3 %s: %d steps into %s", config.encoder.arch, steps, folder.path)
+    log.info("MoCo v3 %s: %d steps into %s", config.encoder.arch, plan.total_steps, folder.path)
     train(training, take_step)
     if accelerator.is_main_process:
-        _keep(training, config, config_name, moco, slow, random_start)
+        _keep(
+            training,
+            config,
+            config_name,
+            moco=moco,
+            slow=cast("MoCoEncoder", slow),
+            random_start=random_start,
+        )
     accelerator.wait_for_everyone()
 
 
@@ -116,12 +130,14 @@ def _keep(
     training: Training,
     config: PretrainConfig,
     config_name: str,
-    moco: nn.Module,
-    slow: nn.Module,
+    *,
+    moco: MoCoV3,
+    slow: MoCoEncoder,
     random_start: nn.Module,
 ) -> None:
     folder = training.folder.path
-    backbone, head = _plain(slow.pixels.model, config), copy.deepcopy(slow.fc).cpu().eval()
+    backbone = _plain(cast("PixelGrid", slow.pixels).model, config)
+    head = copy.deepcopy(slow.fc).cpu().eval()
     metrics = (
         _probe(config, random_start, backbone, folder / "pictures" / "probe.png")
         if config.probe_scenes
@@ -144,7 +160,7 @@ def _plain(backbone: nn.Module, config: PretrainConfig) -> nn.Module:
     return fresh.eval()
 
 
-def _moco_state(moco: nn.Module, slow: nn.Module) -> dict[str, Tensor]:
+def _moco_state(moco: MoCoV3, slow: MoCoEncoder) -> dict[str, Tensor]:
     """All weights under MoCo v3's own names."""
     named = {
         **{f"base_encoder.{key}": value for key, value in moco.base_encoder.state_dict().items()},
@@ -191,8 +207,8 @@ def _record(
             "fingerprint": source.fingerprint(),
             "images": len(source) if isinstance(source, ImageSource) else None,
         },
-        "steps": training.steps,
-        "images_seen": training.steps * config.optim.global_batch_size,
+        "steps": training.plan.total_steps,
+        "images_seen": training.plan.total_steps * config.optim.global_batch_size,
         "metrics": metrics,
         **provenance(training.accelerator, training.folder),
     }

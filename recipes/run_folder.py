@@ -47,9 +47,8 @@ class RunFolder:
         if accelerator.is_main_process:
             try:
                 outcome = _prepare(config.run, default_name)
-            except (
-                ConfigError
-            ) as error:  # raised on every process below, or the others would wait for ever
+            except ConfigError as error:
+                # Raised on every process below, or the others would wait for ever.
                 outcome = str(error)
         outcome = cast("Path | str", from_main_process(accelerator, outcome))
         if isinstance(outcome, str):
@@ -62,11 +61,17 @@ class RunFolder:
         return folder
 
     def config_dict(self) -> dict[str, Any]:
-        """The resolved configuration in plain containers, without the fields that only say where."""
+        """The resolved configuration in plain containers, without fields that only say where."""
         resolved = json.loads(json.dumps(dataclasses.asdict(self._config), default=str))
         for name in ("output_dir", "resume"):
             del resolved["run"][name]
         return resolved
+
+    def start_trackers(self) -> None:
+        """Let the trackers write into this folder."""
+        if self._config.run.trackers:
+            self._accelerator.project_configuration.set_directories(str(self.path))
+            self._accelerator.init_trackers("pcd_hub")
 
     def write_metrics(self, **metrics: float) -> None:
         """Append one line to metrics.jsonl, and tell the trackers."""
@@ -80,7 +85,7 @@ class RunFolder:
     def save_checkpoint(
         self, step: int, state: dict[str, Any], stream_states: dict[int, Any]
     ) -> None:
-        """Write everything that affects the next step; called by every process after ``step`` steps."""
+        """Write all that affects the next step; called by every process after ``step`` steps."""
         per_process = gather_object([{"rng": _rng_state(), "stream": stream_states}])
         if not self._accelerator.is_main_process:
             return
@@ -114,7 +119,8 @@ class RunFolder:
             state = torch.load(found[-1], map_location="cpu", weights_only=True)
         except Exception as error:
             raise CheckpointError(
-                f"{found[-1]} is damaged ({type(error).__name__}); delete it to go on from the one before"
+                f"{found[-1]} is damaged ({type(error).__name__}); "
+                "delete it to go on from the one before"
             ) from error
         if changed := _differences(state["config"], self.config_dict()):
             raise CheckpointError(
@@ -143,7 +149,8 @@ class RunFolder:
                 torch.cuda.set_rng_state(rng["cuda"])
         else:
             log.info(
-                "resumed by %d processes, stopped with %d: the torch random state of dropout and the like starts anew",
+                "resumed by %d processes, stopped with %d: "
+                "the torch random state of dropout and the like starts anew",
                 self._accelerator.num_processes,
                 len(per_process),
             )
@@ -170,14 +177,15 @@ def _prepare(run: RunConfig, default_name: str) -> Path:
         return path
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ConfigError(
-            f"{path} is not empty; add --run.resume to go on there, or name another --run.output-dir"
+            f"{path} is not empty; "
+            "add --run.resume to go on there, or name another --run.output-dir"
         )
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 
 def _free(path: Path, *, resume: bool) -> Path:
-    """``path``, or ``path-2``, ``path-3`` ... : the first that is free, or the last that is taken, to resume."""
+    """``path``, or ``path-2`` ... : the first that is free; to resume, the last that is taken."""
     candidate, last, number = path, path, 1
     while candidate.exists():
         number += 1
@@ -221,7 +229,7 @@ def provenance(accelerator: Accelerator, folder: RunFolder) -> dict[str, Any]:
 
 
 def _git() -> dict[str, Any]:
-    """Commit and dirty flag of the checkout the recipe runs from; None where it is no git checkout."""
+    """Commit and dirty flag of the checkout the recipe runs from; None where it is none."""
 
     def ask(*arguments: str) -> str | None:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]

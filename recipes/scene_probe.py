@@ -1,4 +1,4 @@
-"""The closing table of a run: what a linear probe reads from each backbone, on held-out generated scenes."""
+"""The closing table of a run: a linear probe of each backbone on held-out generated scenes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,7 +54,10 @@ def labelled_scenes(seed: int, count: int) -> LabelledImages:
 def probe_backbones(
     backbones: Mapping[str, ProbedBackbone], *, num_scenes: int, picture: Path
 ) -> dict[str, Any]:
-    """Probe each backbone on the same scenes, print the table, write the picture, return the record's entry."""
+    """Probe each backbone on the same scenes, and return the record's entry.
+
+    The table is printed and the picture written.
+    """
     train, test = labelled_scenes(TRAIN_SEED, num_scenes), labelled_scenes(TEST_SEED, num_scenes)
     results = {
         label: linear_probe(
@@ -68,7 +71,8 @@ def probe_backbones(
     _print_table(results, num_scenes)
     _draw(picture, test, results)
     return {
-        "protocol": f"linear probe on the last 3 stages, {num_scenes} scenes to train, {num_scenes} held out, 1 seed",
+        "protocol": f"linear probe on the last 3 stages, {num_scenes} scenes to train, "
+        f"{num_scenes} held out, 1 seed",
         "mean_iou": {label: round(100 * result.mean_iou, 2) for label, result in results.items()},
     }
 

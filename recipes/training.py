@@ -1,5 +1,6 @@
-"""What every training recipe shares: sources, optimizer, the loop around a step, the progress line."""
+"""What every training recipe shares: sources, optimizer, loop around a step, progress line."""
 
+import dataclasses
 import itertools
 import logging
 import os
@@ -43,7 +44,7 @@ class Training:
     optim: OptimConfig
     run: RunConfig
     source: ImageSource | ImageStream
-    steps: int
+    plan: BatchPlan
     optimizer: Any
     """As prepared by the Accelerator."""
     state: dict[str, Any]
@@ -55,24 +56,27 @@ def train(training: Training, take_step: Callable[[list[Batch], int], Tensor]) -
 
     Args:
         training: The run.
-        take_step: Given the batches of one global step (one for each accumulation part) and the step's number,
-            update everything and return this process's mean loss.
+        take_step: Given the batches of one global step (one for each accumulation part) and the
+            step's number, update everything and return this process's mean loss.
     """
     accelerator, folder, run = training.accelerator, training.folder, training.run
+    folder.start_trackers()
+    if accelerator.scaler is not None:  # fp16: its scale affects the next step
+        training.state["scaler"] = accelerator.scaler
     start, stream_states = _resume(training) if run.resume else (0, {})
     batches = _batches(training, start, stream_states)
     broken = BrokenImages(training.source, accelerator)
     progress = Progress(
-        accelerator, training.optim.global_batch_size, start=start, steps=training.steps
+        accelerator, training.optim.global_batch_size, start=start, steps=training.plan.total_steps
     )
-    for step in range(start, training.steps):
-        lr = learning_rate(step, training.optim, training.steps)
+    for step in range(start, training.plan.total_steps):
+        lr = learning_rate(step, training.optim, training.plan.total_steps)
         for group in training.optimizer.param_groups:
             group["lr"] = lr
         parts = progress.wait_for(batches, training.optim.accumulation_steps)
         loss = take_step(parts, step)
 
-        last = step + 1 == training.steps
+        last = step + 1 == training.plan.total_steps
         broken.note(parts)
         stream_states.update(part.stream_state for part in parts if part.stream_state)
         if step == start and accelerator.is_main_process:
@@ -85,7 +89,8 @@ def train(training: Training, take_step: Callable[[list[Batch], int], Tensor]) -
             )
             if not mean_loss < float("inf"):
                 raise ConfigError(
-                    f"the loss is {mean_loss} at step {step}; lower --optim.lr-per-256 ({lr:.2g} now)"
+                    f"the loss is {mean_loss} at step {step}; "
+                    f"lower --optim.lr-per-256 ({lr:.2g} now)"
                 )
         if (step + 1) % run.checkpoint_every_steps == 0 or last:
             state = {name: part.state_dict() for name, part in training.state.items()}
@@ -105,21 +110,12 @@ def _resume(training: Training) -> tuple[int, dict[int, Any]]:
     checkpoint = training.folder.load_checkpoint()
     for name, part in training.state.items():
         part.load_state_dict(checkpoint[name])
-    log.info("resumed after step %d of %d", checkpoint["step"], training.steps)
+    log.info("resumed after step %d of %d", checkpoint["step"], training.plan.total_steps)
     return int(checkpoint["step"]), training.folder.stream_states(checkpoint)
 
 
-def _batches(training: Training, start: int, stream_states: dict[int, Any]) -> Iterator[Batch]:
-    accelerator, data = training.accelerator, training.data
-    plan = BatchPlan(
-        global_batch_size=training.optim.global_batch_size,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        accumulation_steps=training.optim.accumulation_steps,
-        seed=training.run.seed,
-        start_step=start,
-        total_steps=training.steps,
-    )
+def _batches(training: Training, start_step: int, stream_states: dict[int, Any]) -> Iterator[Batch]:
+    data, device = training.data, training.accelerator.device
     views = byol_views(
         data.image_size,
         seed=training.run.seed,
@@ -127,21 +123,20 @@ def _batches(training: Training, start: int, stream_states: dict[int, Any]) -> I
         hue=data.hue,
         gray_probability=data.gray_probability,
     )
+    workers = data.num_workers if data.num_workers is not None else _default_workers(device)
     return training_batches(
         training.source,
         views,
-        plan,
-        num_workers=data.num_workers
-        if data.num_workers is not None
-        else _default_workers(accelerator),
+        dataclasses.replace(training.plan, start_step=start_step),
+        num_workers=workers,
         stream_states=stream_states,
-        pin_memory=accelerator.device.type == "cuda",
+        pin_memory=device.type == "cuda",
     )
 
 
-def _default_workers(accelerator: Accelerator) -> int:
+def _default_workers(device: torch.device) -> int:
     """On CPUs the cores compute; beside an accelerator they have nothing else to do."""
-    if accelerator.device.type == "cpu":
+    if device.type == "cpu":
         return 1
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return min(8, max(1, (os.cpu_count() or 1) // local - 1))
@@ -154,24 +149,35 @@ def open_training_source(data: DataConfig, accelerator: Accelerator) -> ImageSou
     )
 
 
-def count_steps(source: ImageSource | ImageStream, optim: OptimConfig, run: RunConfig) -> int:
-    """Optimizer steps of the whole run.
+def plan_batches(
+    source: ImageSource | ImageStream, optim: OptimConfig, run: RunConfig, accelerator: Accelerator
+) -> BatchPlan:
+    """How many steps, and how their batches are shared.
 
     Raises:
-        ConfigError: If there are none, or a stream's length is not given by ``--run.max-steps``.
+        ConfigError: If there is no step, or a stream comes without ``--run.max-steps``.
+        DataError: If the global batch does not divide, or is larger than the data set.
     """
-    if run.max_steps is not None:
-        steps = run.max_steps
-    elif isinstance(source, ImageSource):
-        plan = BatchPlan(global_batch_size=optim.global_batch_size, total_steps=0)
-        steps = optim.epochs * StepSampler(len(source), plan).steps_per_epoch
-    else:
+    plan = BatchPlan(
+        global_batch_size=optim.global_batch_size,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        accumulation_steps=optim.accumulation_steps,
+        seed=run.seed,
+        total_steps=run.max_steps or 0,
+    )
+    if isinstance(source, ImageSource):
+        steps_per_epoch = StepSampler(len(source), plan).steps_per_epoch
+        if run.max_steps is None:
+            plan = dataclasses.replace(plan, total_steps=optim.epochs * steps_per_epoch)
+    elif run.max_steps is None:
         raise ConfigError("the length of a stream is not known; give --run.max-steps")
-    if steps < 1:
+    if plan.total_steps < 1:
         raise ConfigError(
-            f"{steps} steps are none; --optim.epochs or --run.max-steps must be at least 1"
+            f"{plan.total_steps} steps are none; "
+            "--optim.epochs or --run.max-steps must be at least 1"
         )
-    return steps
+    return plan
 
 
 def build_backbone(arch: str, *, image_size: int) -> PixelGrid:
@@ -182,7 +188,7 @@ def build_backbone(arch: str, *, image_size: int) -> PixelGrid:
     """
     if not timm.is_model(arch):
         raise StudentError(f"timm has no architecture '{arch}'{nearest(arch, timm.list_models())}")
-    size = {"img_size": image_size} if entry_cfg(arch).fixed_input_size else {}
+    size: dict[str, Any] = {"img_size": image_size} if entry_cfg(arch).fixed_input_size else {}
     try:
         model = timm.create_model(arch, pretrained=False, num_classes=0, **size)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
@@ -206,14 +212,18 @@ def with_sync_batch_norm(module: nn.Module, run: RunConfig, accelerator: Acceler
         return module
     if accelerator.device.type != "cuda":
         log.info(
-            "BatchNorm looks at each process's own part of the batch: SyncBatchNorm exists on GPUs only"
+            "BatchNorm looks at each process's own part of the batch: "
+            "SyncBatchNorm exists on GPUs only"
         )
         return module
     return nn.SyncBatchNorm.convert_sync_batchnorm(module)
 
 
 class Normalise:
-    """(first view of all, then second view of all) as float images in [0, 1], and the student's normalisation."""
+    """Batches as float images in [0, 1], and the student's normalisation.
+
+    The first view of all images, then the second view of all.
+    """
 
     def __init__(self, arch: str, device: torch.device) -> None:
         cfg = entry_cfg(arch)
@@ -265,7 +275,8 @@ class BrokenImages:
         if len(self._known) > _BROKEN_SHARE * total:
             name, why = next(iter(self._known.items()))
             raise DataError(
-                f"{len(self._known)} of {total} images cannot be read, more than {_BROKEN_SHARE:.0%}; "
+                f"{len(self._known)} of {total} images cannot be read, "
+                f"more than {_BROKEN_SHARE:.0%}; "
                 f"mend or remove them, first {name} ({why})"
             )
 
@@ -299,7 +310,7 @@ class Progress:
         return taken
 
     def measure(self, step: int, loss: float) -> dict[str, float]:
-        """images/s (each in two views) and the share of time spent waiting for data, since the last call."""
+        """Since the last call: images/s (each in two views), and the share of time in data wait."""
         now = time.perf_counter()
         seconds, steps = now - self._since, step + 1 - self._step
         speed = steps * self._global_batch_size / seconds
