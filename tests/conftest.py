@@ -1,0 +1,32 @@
+"""Fixtures of all tests: no network, no user's store, small and repeatable."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+from pathlib import Path
+
+import pytest
+import torch
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="rewrite the golden files")
+
+
+@pytest.fixture(autouse=True)
+def _quiet_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test has its own store, a fixed seed, and one thread."""
+    monkeypatch.setenv("PCD_HUB_HOME", str(tmp_path / "store"))
+    monkeypatch.delenv("PCD_HUB_LOCAL", raising=False)
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def jaxtyping_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our own checks are under test, not those of the type checker that runs before them."""
+    import jaxtyping
+
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

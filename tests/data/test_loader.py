@@ -1,0 +1,174 @@
+import itertools
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pcd_hub.data.loader import BatchPlan, training_batches
+from pcd_hub.data.sources import BrokenImageError, open_source
+from pcd_hub.data.views import byol_views
+from pcd_hub.errors import DataError
+
+VIEWS = byol_views(16, seed=0)
+
+# torch advises against more workers than cores; the result must not depend on it.
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
+
+
+class Shades:
+    """Image ``i`` is of one shade; some are broken."""
+
+    def __init__(self, count: int, broken: tuple[int, ...] = ()):
+        self.count, self.broken = count, broken
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        if index in self.broken:
+            raise BrokenImageError(f"image {index}", "for the test")
+        return Image.fromarray(np.full((24, 24, 3), index, np.uint8))
+
+    def fingerprint(self):
+        return "shades"
+
+
+def batches(source, *, num_workers=0, context=None, states=None, **plan):
+    plan = BatchPlan(**({"global_batch_size": 4, "total_steps": 5, "seed": 1} | plan))
+    return list(
+        training_batches(
+            source,
+            VIEWS,
+            plan,
+            num_workers=num_workers,
+            multiprocessing_context=context,
+            stream_states=states,
+        )
+    )
+
+
+@pytest.mark.parametrize(("num_workers", "context"), [(1, "fork"), (3, "fork"), (2, "spawn")])
+def test_the_number_of_workers_changes_no_pixel(num_workers, context):
+    alone = batches(Shades(10))
+    together = batches(Shades(10), num_workers=num_workers, context=context)
+    assert len(alone) == len(together) == 5
+    for one, other in zip(alone, together, strict=True):
+        assert torch.equal(one.views, other.views)
+        assert torch.equal(one.indices, other.indices)
+
+
+def test_every_image_once_an_epoch_in_a_new_order():
+    seen = torch.cat([batch.indices for batch in batches(Shades(12), total_steps=6)]).tolist()
+    first, second = seen[:12], seen[12:]
+    assert sorted(first) == sorted(second) == list(range(12))
+    assert first != second
+
+
+def test_a_resumed_run_sees_what_it_would_have_seen():
+    whole = batches(Shades(10), total_steps=8)
+    rest = batches(Shades(10), total_steps=8, start_step=3)
+    assert len(rest) == 5
+    for one, other in zip(whole[3:], rest, strict=True):
+        assert torch.equal(one.views, other.views)
+
+
+def test_processes_see_the_parts_of_one_global_batch():
+    whole = batches(Shades(20), global_batch_size=8)
+    parts = [batches(Shades(20), global_batch_size=8, rank=rank, world_size=2) for rank in range(2)]
+    for one, *halves in zip(whole, *parts, strict=True):
+        assert torch.equal(one.views, torch.cat([half.views for half in halves]))
+
+
+def test_a_broken_image_is_replaced_by_its_neighbour_and_named():
+    found = batches(Shades(8, broken=(2, 3)), total_steps=2)
+    names = {name for batch in found for name, _ in batch.broken}
+    assert names == {"image 2", "image 3"}
+    indices = torch.cat([batch.indices for batch in found]).tolist()
+    assert sorted(indices) == [0, 1, 4, 4, 4, 5, 6, 7]
+
+
+def test_nothing_but_broken_images_is_an_error():
+    with pytest.raises(DataError, match="8 images in a row|32 images in a row"):
+        batches(Shades(8, broken=tuple(range(8))))
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ({"global_batch_size": 11}, "10 images are fewer than one global batch of 11"),
+        (
+            {"world_size": 3},
+            "global batch 4 does not divide into 3 processes x 1 accumulation steps",
+        ),
+    ],
+)
+def test_plans_that_cannot_work_are_refused(plan, message):
+    with pytest.raises(DataError, match=message):
+        batches(Shades(10), **plan)
+
+
+def test_batches_are_picklable():
+    (batch,) = batches(Shades(4), total_steps=1)
+    assert torch.equal(pickle.loads(pickle.dumps(batch)).views, batch.views)
+
+
+# Streams.
+
+
+@pytest.fixture
+def stream_uri(tmp_path):
+    import datasets
+
+    for part in range(4):
+        images = [
+            Image.new("RGB", (8, 8), (10 * number, 0, 0))
+            for number in range(6 * part, 6 * part + 6)
+        ]
+        table = datasets.Dataset.from_dict({"image": images}).cast_column("image", datasets.Image())
+        table.to_parquet(tmp_path / f"train-{part}.parquet")
+    return f"hf-stream:{tmp_path}"
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 3])
+@pytest.mark.parametrize("stop", [1, 4, 9])
+def test_a_stream_resumes_exactly_in_the_middle_of_an_epoch(stream_uri, num_workers, stop):
+    whole = batches(open_source(stream_uri), total_steps=14, num_workers=num_workers)
+    states = dict(batch.stream_state for batch in whole[:stop])
+    rest = batches(
+        open_source(stream_uri),
+        total_steps=14,
+        start_step=stop,
+        num_workers=num_workers,
+        states=states,
+    )
+    assert len(whole) == 14
+    assert len(rest) == 14 - stop
+    for one, other in zip(whole[stop:], rest, strict=True):
+        assert torch.equal(one.indices, other.indices)
+        assert torch.equal(one.views, other.views)
+
+
+def test_no_two_readers_of_a_stream_draw_the_same_views(stream_uri):
+    found = [
+        batches(
+            open_source(stream_uri, rank=rank, world_size=2), rank=rank, world_size=2, num_workers=2
+        )
+        for rank in range(2)
+    ]
+    indices = [i for part in found for batch in part for i in batch.indices.tolist()]
+    assert len(set(indices)) == len(indices) == 2 * 5 * 2
+
+
+def test_a_stream_resumed_with_other_workers_is_refused(stream_uri):
+    states = dict(batch.stream_state for batch in batches(open_source(stream_uri), num_workers=2))
+    with pytest.raises(DataError, match="read by 2 workers, now there are 1"):
+        batches(open_source(stream_uri), start_step=5, total_steps=6, num_workers=1, states=states)
+
+
+def test_an_interrupted_iteration_ends_its_workers():
+    plan = BatchPlan(global_batch_size=4, total_steps=100)
+    iterator = training_batches(Shades(10), VIEWS, plan, num_workers=2)
+    assert len(list(itertools.islice(iterator, 3))) == 3
+    iterator.close()

@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+
+from pcd_hub.data.scenes import CLASSES, render_scene
+
+
+def test_a_scene_is_a_function_of_seed_and_index():
+    one, again, other = render_scene(1, 2), render_scene(1, 2), render_scene(1, 3)
+    assert np.array_equal(one.image, again.image)
+    assert np.array_equal(one.mask, again.mask)
+    assert not np.array_equal(one.image, other.image)
+    assert not np.array_equal(one.image, render_scene(2, 2).image)
+
+
+@pytest.mark.parametrize("size", [32, 96, 130])
+def test_sizes(size):
+    scene = render_scene(0, 0, size=size)
+    assert scene.image.shape == (size, size, 3)
+    assert scene.mask.shape == (size, size)
+
+
+def test_boxes_are_tight_around_the_visible_part():
+    for index in range(50):
+        scene = render_scene(5, index)
+        assert len(scene.boxes) == len(scene.labels)
+        for (x0, y0, x1, y1), label in zip(scene.boxes.astype(int), scene.labels, strict=True):
+            assert 0 <= x0 < x1 <= 96
+            assert 0 <= y0 < y1 <= 96
+            assert (scene.mask[y0:y1, x0:x1] == label).any()
+
+
+def test_objects_cover_about_half_and_every_class_occurs_equally():
+    masks = np.stack([render_scene(9, index).mask for index in range(400)])
+    share = np.bincount(masks.ravel(), minlength=len(CLASSES)) / masks.size
+    assert 0.4 < share[0] < 0.6
+    assert (share[1:] > 0.04).all()
+    assert (share[1:] < 0.1).all()
+
+
+def test_colour_tells_nothing_of_the_class():
+    """The mean colour of the classes agrees within sampling error."""
+    sums, counts = np.zeros((len(CLASSES), 3)), np.zeros(len(CLASSES))
+    for index in range(400):
+        scene = render_scene(11, index)
+        for label in np.unique(scene.mask):
+            sums[label] += scene.image[scene.mask == label].mean(0)
+            counts[label] += 1
+    means = (sums / counts[:, None])[1:]
+    assert np.abs(means - means.mean(0)).max() < 25

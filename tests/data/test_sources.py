@@ -1,0 +1,171 @@
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pcd_hub.data.sources import BrokenImageError, ImageSource, ImageStream, as_rgb, open_source
+from pcd_hub.errors import DataError
+
+
+def save(path: Path, colour=(200, 30, 30), size=(20, 16)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+    return path
+
+
+def test_a_folder_is_read_at_any_depth_without_class_folders(tmp_path):
+    for name in ("a.jpg", "x/b.PNG", "x/y/z/c.webp", "ü.jpeg"):
+        save(tmp_path / name)
+    save(tmp_path / ".hidden" / "d.jpg")
+    (tmp_path / "._a.jpg").write_bytes(b"resource fork")
+    (tmp_path / "notes.txt").write_text("no image")
+    source = open_source(str(tmp_path))
+    assert isinstance(source, ImageSource)
+    assert len(source) == 4
+    assert source[0].mode == "RGB"
+    assert source[0].size == (20, 16)
+
+
+def test_a_list_keeps_its_order_and_is_relative_to_itself(tmp_path):
+    save(tmp_path / "images" / "b.png", (0, 0, 255))
+    save(tmp_path / "images" / "a.png", (0, 255, 0))
+    (tmp_path / "list.txt").write_text("images/b.png\nimages/a.png\n\n")
+    source = open_source(str(tmp_path / "list.txt"))
+    assert [source[i].getpixel((0, 0)) for i in range(len(source))] == [(0, 0, 255), (0, 255, 0)]
+
+
+def test_the_fingerprint_follows_the_files(tmp_path):
+    save(tmp_path / "a.png")
+    one = open_source(str(tmp_path)).fingerprint()
+    assert open_source(str(tmp_path)).fingerprint() == one
+    save(tmp_path / "b.png")
+    assert open_source(str(tmp_path)).fingerprint() != one
+
+
+def test_scenes_count_and_seed():
+    source = open_source("scenes:12:7")
+    assert len(source) == 12
+    assert "seed 7" in source.fingerprint()
+    assert np.array_equal(np.asarray(source[3]), np.asarray(open_source("scenes:99:7")[3]))
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("/no/such/folder", "no folder /no/such/folder"),
+        ("/no/such/list.txt", "no list /no/such/list.txt"),
+        ("scenes:many", r"scenes:many is not scenes:\[COUNT\[:SEED\]\]"),
+        ("hf-disk:/no/such", "no folder /no/such"),
+        ("hf:/no/such/dataset", "cannot open the dataset /no/such/dataset"),
+    ],
+)
+def test_what_is_not_there_is_named(uri, message):
+    with pytest.raises(DataError, match=message):
+        open_source(uri)
+
+
+def test_a_folder_without_images_is_refused(tmp_path):
+    (tmp_path / "readme.md").write_text("x")
+    with pytest.raises(DataError, match="holds no image"):
+        open_source(str(tmp_path))
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(DataError, match="names no image"):
+        open_source(str(tmp_path / "empty.txt"))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"<html>404</html>", b"\xff\xd8\xff\xe0 not a jpeg", None]
+)
+def test_a_broken_image_is_named_with_its_reason(tmp_path, content):
+    path = save(tmp_path / "bad.jpg", size=(200, 200))
+    path.write_bytes(path.read_bytes()[:500] if content is None else content)
+    with pytest.raises(BrokenImageError, match=r"bad.jpg: \w+Error") as caught:
+        open_source(str(tmp_path))[0]
+    assert pickle.loads(pickle.dumps(caught.value)).name == str(path)
+
+
+def test_odd_modes_become_upright_rgb():
+    turned = Image.new("RGB", (4, 2), "red")
+    turned.getexif()[0x0112] = 6
+    assert as_rgb(turned).size == (2, 4)
+    deep = Image.fromarray(np.full((2, 2), 32768, np.uint16))
+    assert as_rgb(deep).getpixel((0, 0)) == (127, 127, 127)
+    assert as_rgb(Image.new("RGBA", (2, 2), (0, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
+    assert as_rgb(Image.new("CMYK", (2, 2), (0, 0, 0, 255))).getpixel((0, 0)) == (0, 0, 0)
+    assert as_rgb(Image.new("1", (2, 2), 1)).getpixel((0, 0)) == (255, 255, 255)
+
+
+# Hugging Face datasets, from local folders: the library is the same.
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    import datasets
+
+    images = [Image.new("RGB", (8, 8), (10 * number, 0, 0)) for number in range(12)]
+    table = datasets.Dataset.from_dict({"image": images, "label": list(range(12))})
+    table = table.cast_column("image", datasets.Image())
+    for part in range(4):
+        rows = table.select(range(3 * part, 3 * part + 3))
+        (tmp_path / "hub").mkdir(exist_ok=True)
+        rows.to_parquet(tmp_path / "hub" / f"train-{part}.parquet")
+    table.save_to_disk(tmp_path / "disk")
+    return tmp_path
+
+
+def shade(image) -> int:
+    return image.getpixel((0, 0))[0] // 10
+
+
+def test_a_dataset_on_disk(dataset):
+    source = open_source(f"hf-disk:{dataset / 'disk'}")
+    assert [shade(source[i]) for i in range(len(source))] == list(range(12))
+    again = pickle.loads(pickle.dumps(source))
+    assert shade(again[5]) == 5
+
+
+def test_a_dataset_by_name(dataset):
+    source = open_source(f"hf:{dataset / 'hub'}:train")
+    assert sorted(shade(source[i]) for i in range(len(source))) == list(range(12))
+    with pytest.raises(DataError, match="split nowhere"):
+        open_source(f"hf:{dataset / 'hub'}:nowhere")
+
+
+def test_a_stream_is_split_by_process_and_goes_on_from_its_state(dataset):
+    parts = []
+    for rank in range(2):
+        stream = open_source(f"hf-stream:{dataset / 'hub'}", rank=rank, world_size=2)
+        assert isinstance(stream, ImageStream)
+        assert not isinstance(stream, ImageSource)
+        rows = [(shade(image), state) for image, state in stream.read(epoch=0, state=None)]
+        again = open_source(f"hf-stream:{dataset / 'hub'}", rank=rank, world_size=2)
+        rest = [shade(image) for image, _ in again.read(epoch=0, state=rows[1][1])]
+        assert rest == [number for number, _ in rows[2:]]
+        parts += [number for number, _ in rows]
+    assert sorted(parts) == list(range(12))
+
+
+def test_a_broken_row_does_not_end_a_stream(tmp_path):
+    import datasets
+
+    good = tmp_path / "good.png"
+    save(good)
+    rows = [
+        {"bytes": data, "path": None} for data in (good.read_bytes(), b"rubbish", good.read_bytes())
+    ]
+    table = datasets.Dataset.from_dict({"image": rows}).cast_column("image", datasets.Image())
+    (tmp_path / "hub").mkdir()
+    table.to_parquet(tmp_path / "hub" / "train.parquet")
+    stream = open_source(f"hf-stream:{tmp_path / 'hub'}")
+    kinds = [isinstance(image, BrokenImageError) for image, _ in stream.read(epoch=0, state=None)]
+    assert kinds == [False, True, False]
+
+
+def test_a_dataset_without_an_image_column_is_refused(tmp_path):
+    import datasets
+
+    datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "d")
+    with pytest.raises(DataError, match=r"has 0 image columns \(of: text\)"):
+        open_source(f"hf-disk:{tmp_path / 'd'}")

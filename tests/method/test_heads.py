@@ -1,0 +1,122 @@
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from pcd_hub.errors import TeacherError
+from pcd_hub.method.heads import STUDENT_HEADS, SpatialReLU, law_error, student_head, to_pixel_head
+
+
+def mlp(*widths: int, bias: bool = False, last_norm: str | None = None) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for before, after in itertools.pairwise(widths):
+        layers += [nn.Linear(before, after, bias=bias), nn.BatchNorm1d(after), nn.ReLU()]
+    layers.append(nn.Linear(widths[-2], widths[-1], bias=bias))
+    if last_norm:
+        layers.append(nn.BatchNorm1d(widths[-1], affine=last_norm == "affine"))
+    return nn.Sequential(*layers)
+
+
+LAYOUTS = {
+    "mocov3_r50": mlp(64, 128, 32, last_norm="plain"),
+    "mocov3_r50 without its last norm": mlp(64, 128, 32),
+    "mocov3_vit_b": mlp(48, 128, 128, 32, last_norm="plain"),
+    "byol_r50": mlp(64, 128, 32, bias=True),
+    "swav_r50": mlp(64, 64, 16, bias=True),
+    "barlow_twins_r50": mlp(64, 96, 96, 96),
+    "nested": nn.Sequential(mlp(64, 32, 32), nn.Identity(), mlp(32, 16, 16, last_norm="affine")),
+}
+
+
+def calibrated(head: nn.Sequential, dtype: torch.dtype) -> nn.Sequential:
+    """Statistics and affine parameters that are not the identity."""
+    for layer in head.modules():
+        if isinstance(layer, nn.BatchNorm1d):
+            nn.init.normal_(layer.running_mean, std=0.3)
+            nn.init.uniform_(layer.running_var, 0.2, 2.0)
+            if layer.affine:
+                nn.init.normal_(layer.weight)
+                nn.init.normal_(layer.bias)
+    return head.to(dtype).eval()
+
+
+def features(head: nn.Sequential, dtype: torch.dtype) -> torch.Tensor:
+    first = next(layer for layer in head.modules() if isinstance(layer, nn.Linear))
+    return torch.randn(4, first.in_features, 7, 5, dtype=dtype).relu()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_the_law_holds(layout, dtype, bound):
+    head = calibrated(LAYOUTS[layout], dtype)
+    assert law_error(head, to_pixel_head(head), features(head, dtype)) <= bound
+
+
+def test_the_law_breaks_with_a_plain_relu():
+    head = calibrated(LAYOUTS["mocov3_r50"], torch.float64)
+    plain = nn.Sequential(
+        *[nn.ReLU() if isinstance(m, SpatialReLU) else m for m in to_pixel_head(head)]
+    )
+    assert law_error(head, plain, features(head, torch.float64)) > 0.01
+
+
+def test_the_law_breaks_with_batch_norm_in_train_mode():
+    head = calibrated(LAYOUTS["mocov3_r50"], torch.float64)
+    assert law_error(head, to_pixel_head(head).train(), features(head, torch.float64)) > 0.1
+
+
+def test_on_a_single_pixel_spatial_relu_is_relu():
+    x = torch.randn(3, 5, 1, 1)
+    assert torch.equal(SpatialReLU()(x), x.relu())
+
+
+def test_spatial_relu_sums_low_precision_maps_in_float32():
+    """256 times 1/256 and one -0.996: bfloat16 sums stop growing, the true sum is positive."""
+    x = torch.full((1, 1, 16, 17), 1 / 256, dtype=torch.bfloat16)
+    x[..., 0, 0] = -1.0
+    assert x.float().sum() > 0
+    assert SpatialReLU()(x).abs().sum() > 0
+
+
+def test_the_head_is_copied_not_shared():
+    head = calibrated(mlp(8, 8, 4), torch.float32)
+    pixel_head = to_pixel_head(head)
+    before = pixel_head(torch.ones(1, 8, 2, 2))
+    with torch.no_grad():
+        head[0].weight.zero_()
+    assert torch.equal(pixel_head(torch.ones(1, 8, 2, 2)), before)
+
+
+class _CosineLinear(nn.Linear):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("layer", "name"),
+    [
+        (nn.GELU(), "GELU"),
+        (nn.LayerNorm(8), "LayerNorm"),
+        (nn.BatchNorm1d(8, track_running_stats=False), "BatchNorm1d without running statistics"),
+        (_CosineLinear(8, 8), "_CosineLinear"),
+        (nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)), "Parametrized"),
+    ],
+)
+def test_what_cannot_be_converted_exactly_is_refused_by_name(layer, name):
+    with pytest.raises(TeacherError, match=rf"head\.1 is {name}|head\.1 is .*{name}"):
+        to_pixel_head(nn.Sequential(nn.Linear(8, 8), layer))
+
+
+@pytest.mark.parametrize(
+    ("layout", "millions"), [("mocov3", 5.3), ("byol", 5.3), ("swav", 1.8), ("barlow_twins", 340.0)]
+)
+def test_student_heads_have_the_size_of_the_released_code(layout, millions):
+    with torch.device("meta"):
+        head = student_head(512, STUDENT_HEADS[layout])
+    count = sum(parameter.numel() for parameter in head.parameters())
+    assert count / 1e6 == pytest.approx(millions, rel=0.03)
+
+
+def test_student_head_works_on_maps():
+    head = student_head(16, STUDENT_HEADS["swav"])
+    assert head(torch.randn(2, 16, 3, 4)).shape == (2, 128, 3, 4)

@@ -1,0 +1,141 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pcd_hub.method.loss import bank_log_sum_exp, pixel_info_nce
+
+
+def slow_pixel_info_nce(
+    student: Tensor, teacher: Tensor, negatives: Tensor, temperature: float
+) -> Tensor:
+    """The definition, one pixel at a time, in float64."""
+    losses = []
+    for image_s, image_t in zip(student.double(), teacher.double(), strict=True):
+        for s, t in zip(image_s.flatten(1).T, image_t.flatten(1).T, strict=True):
+            unit = s / s.norm()
+            positive = torch.exp(unit @ t / t.norm() / temperature)
+            negative = sum(torch.exp(unit @ n / n.norm() / temperature) for n in negatives.double())
+            losses.append(-torch.log(positive / (positive + negative)))
+    return torch.stack(losses).mean()
+
+
+def case(*, dtype: torch.dtype = torch.float32, k: int = 37) -> tuple[Tensor, Tensor, Tensor]:
+    student = torch.randn(3, 8, 2, 5, dtype=dtype, requires_grad=True)
+    return student, torch.randn(3, 8, 2, 5, dtype=dtype), torch.randn(k, 8, dtype=dtype)
+
+
+@pytest.mark.parametrize("temperature", [0.03, 0.2, 1.0])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_value_and_gradient_equal_the_definition(dtype, tolerance, temperature):
+    student, teacher, negatives = case(dtype=dtype)
+    loss = pixel_info_nce(student, teacher, negatives, temperature=temperature)
+    (gradient,) = torch.autograd.grad(loss, student)
+    expected = slow_pixel_info_nce(student, teacher, negatives, temperature)
+    (expected_gradient,) = torch.autograd.grad(expected, student)
+    assert abs(loss.item() - expected.item()) <= tolerance * expected.item()
+    assert (gradient - expected_gradient).abs().max() <= tolerance * expected_gradient.abs().max()
+
+
+def test_tiles_do_not_change_the_result(monkeypatch):
+    student, teacher, negatives = case(dtype=torch.float64)
+    whole = pixel_info_nce(student, teacher, negatives, temperature=0.2)
+    (whole_gradient,) = torch.autograd.grad(whole, student)
+    monkeypatch.setattr("pcd_hub.method.loss._CPU_TILE", (7, 5))
+    tiled = pixel_info_nce(student, teacher, negatives, temperature=0.2)
+    (tiled_gradient,) = torch.autograd.grad(tiled, student)
+    torch.testing.assert_close(tiled, whole, rtol=1e-14, atol=0)
+    torch.testing.assert_close(tiled_gradient, whole_gradient, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("k", [1, 255])
+def test_equal_logits_give_log_k_plus_one(k):
+    same = torch.ones(2, 4, 3, 3)
+    loss = pixel_info_nce(same, same, torch.ones(k, 4), temperature=0.2)
+    torch.testing.assert_close(loss, torch.tensor(float(k + 1)).log(), rtol=1e-6, atol=0)
+
+
+def test_small_temperature_stays_finite():
+    student, teacher, negatives = case()
+    loss = pixel_info_nce(student, teacher, negatives, temperature=1e-3)
+    (gradient,) = torch.autograd.grad(loss, student)
+    assert loss.isfinite()
+    assert gradient.isfinite().all()
+
+
+def test_only_the_student_gets_a_gradient():
+    student, teacher, negatives = case()
+    teacher.requires_grad_()
+    negatives.requires_grad_()
+    pixel_info_nce(student, teacher, negatives, temperature=0.2).backward()
+    assert student.grad is not None
+    assert teacher.grad is None
+    assert negatives.grad is None
+
+
+def test_bfloat16_autocast_is_as_exact_as_dense_bfloat16_logits():
+    """The tolerance is the error that the dense version makes in the same products."""
+    student, teacher, negatives = case(k=301)
+    exact = slow_pixel_info_nce(student, teacher, negatives, 0.2)
+    (exact_gradient,) = torch.autograd.grad(exact, student)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = pixel_info_nce(student, teacher, negatives, temperature=0.2)
+        s = F.normalize(student.flatten(2).transpose(1, 2).flatten(0, 1), dim=1)
+        t = F.normalize(teacher.flatten(2).transpose(1, 2).flatten(0, 1), dim=1)
+        logits = torch.cat([(s * t).sum(1, keepdim=True), s @ F.normalize(negatives, dim=1).T], 1)
+        dense = F.cross_entropy(logits.float() / 0.2, torch.zeros(len(logits), dtype=torch.int64))
+    (gradient,) = torch.autograd.grad(ours, student)
+    (dense_gradient,) = torch.autograd.grad(dense, student)
+    assert ours.dtype == torch.float32
+    assert abs(ours - exact) <= 2 * abs(dense - exact) + 1e-3
+    error = (gradient - exact_gradient).abs().max()
+    assert error <= 2 * (dense_gradient - exact_gradient).abs().max()
+
+
+def test_log_sum_exp_passes_gradcheck():
+    query = F.normalize(torch.randn(4, 6, dtype=torch.float64), dim=1).requires_grad_()
+    bank = torch.randn(9, 6, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda q: bank_log_sum_exp(q, bank, temperature=0.3), query)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"negatives": torch.ones(5, 3)}, "negatives have 3 channels, the maps 8"),
+        ({"teacher": torch.ones(3, 8, 2, 4)}, "must agree in shape"),
+    ],
+)
+def test_wrong_arguments_are_named(change, message, jaxtyping_off):
+    student, teacher, negatives = case()
+    arguments = {"teacher": teacher, "negatives": negatives, "temperature": 0.2} | change
+    with pytest.raises(ValueError, match=message):
+        pixel_info_nce(student, **arguments)
+
+
+_PEAK = """
+import torch
+from pcd_hub.method.loss import pixel_info_nce
+torch.set_num_threads(2)
+def memory(field):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+student = torch.randn(128, 256, 7, 7, requires_grad=True)
+teacher, negatives = torch.randn(128, 256, 7, 7), torch.randn(65536, 256)
+pixel_info_nce(student[:1], teacher[:1], negatives[:64], temperature=0.2).backward()
+student.grad = None
+open("/proc/self/clear_refs", "w").write("5")
+before = memory("VmRSS")
+pixel_info_nce(student, teacher, negatives, temperature=0.2).backward()
+print(memory("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_peak_memory_is_under_a_tenth_of_the_dense_logits():
+    """N = 6,272 pixels, K = 65,536 negatives: dense float32 logits are 1.53 GiB."""
+    out = subprocess.run([sys.executable, "-c", _PEAK], capture_output=True, text=True, check=True)
+    assert int(out.stdout) < 6272 * 65_536 * 4 / 10

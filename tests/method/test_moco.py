@@ -1,0 +1,26 @@
+import torch
+from torch import nn
+
+from pcd_hub.method.moco import info_nce, momentum_copy, momentum_update
+
+
+def test_equals_the_definition():
+    query, key = torch.randn(5, 8, dtype=torch.float64), torch.randn(5, 8, dtype=torch.float64)
+    loss = info_nce(query, key, temperature=0.3)
+    q, k = query / query.norm(dim=1, keepdim=True), key / key.norm(dim=1, keepdim=True)
+    terms = [
+        -torch.log(torch.exp(q[i] @ k[i] / 0.3) / sum(torch.exp(q[i] @ other / 0.3) for other in k))
+        for i in range(5)
+    ]
+    torch.testing.assert_close(loss.double(), 0.6 * torch.stack(terms).mean(), rtol=1e-5, atol=0)
+
+
+def test_momentum_moves_by_its_share():
+    fast = nn.Linear(3, 2)
+    slow = momentum_copy(fast)
+    start = slow.weight.clone()
+    with torch.no_grad():
+        fast.weight.add_(1.0)
+    momentum_update(slow, fast, momentum=0.9)
+    torch.testing.assert_close(slow.weight, start + 0.1)
+    assert not slow.weight.requires_grad

@@ -1,0 +1,59 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pcd_hub.method.queue import KeyQueue
+
+
+def numbered(count: int, start: int = 0) -> torch.Tensor:
+    """Unit keys in the plane that can be told apart."""
+    angle = torch.arange(start, start + count) * 0.1
+    return torch.stack([angle.cos(), angle.sin()], 1)
+
+
+def test_starts_as_random_unit_vectors_of_its_seed():
+    keys = KeyQueue(100, 8, seed=3).keys
+    torch.testing.assert_close(keys.norm(dim=1), torch.ones(100))
+    assert torch.equal(keys, KeyQueue(100, 8, seed=3).keys)
+    assert not torch.equal(keys, KeyQueue(100, 8, seed=4).keys)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4, 7, 10, 11, 25])
+def test_queue_wraps_when_a_batch_does_not_divide_it(batch):
+    queue, pushed = KeyQueue(10, 2), []
+    for start in range(0, 5 * batch, batch):
+        queue.push(numbered(batch, start))
+        pushed += numbered(batch, start).tolist()
+    expected = {}
+    for place, key in enumerate(pushed):
+        expected[place % 10] = key
+    for place, key in expected.items():
+        torch.testing.assert_close(queue.keys[place], torch.tensor(key))
+    assert queue.cursor.item() == len(pushed) % 10
+
+
+def test_keys_are_normalised_when_pushed():
+    queue = KeyQueue(4, 3)
+    queue.push(torch.tensor([[3.0, 0.0, 4.0]]))
+    torch.testing.assert_close(queue.keys[0], torch.tensor([0.6, 0.0, 0.8]))
+
+
+def test_state_goes_through_a_checkpoint():
+    queue, again = KeyQueue(6, 2, seed=1), KeyQueue(6, 2, seed=2)
+    queue.push(numbered(4))
+    again.load_state_dict(queue.state_dict())
+    queue.push(numbered(3, 4))
+    again.push(numbered(3, 4))
+    assert torch.equal(queue.keys, again.keys)
+
+
+def test_half_precision_keys_are_kept_in_float32():
+    queue = KeyQueue(4, 8)
+    keys = torch.randn(2, 8).to(torch.bfloat16)
+    queue.push(keys)
+    torch.testing.assert_close(queue.keys[:2], F.normalize(keys.float(), dim=1))
+
+
+def test_an_empty_queue_is_refused():
+    with pytest.raises(ValueError, match="at least 1"):
+        KeyQueue(0, 8)

@@ -1,0 +1,86 @@
+import pytest
+import timm
+import torch
+from torch import nn
+
+from pcd_hub.errors import StudentError
+from pcd_hub.method.distiller import freeze_unreached
+from pcd_hub.models.grid import pixel_grid
+
+CASES = [
+    ("resnet18", 64, (512, 2, 2)),
+    ("mobilenetv3_small_050", 64, (288, 2, 2)),
+    ("mobilenetv2_035", 64, (1280, 2, 2)),
+    ("efficientnet_lite0", 64, (1280, 2, 2)),
+    ("ghostnet_050", 64, (480, 2, 2)),
+    ("convnext_atto", 64, (320, 2, 2)),
+    ("vit_tiny_patch16_224", 224, (192, 14, 14)),
+    ("test_vit", 160, (64, 10, 10)),
+    ("swin_tiny_patch4_window7_224", 224, (768, 7, 7)),
+]
+
+
+@pytest.mark.parametrize(("arch", "size", "shape"), CASES)
+def test_any_backbone_is_a_grid_of_pixels(arch, size, shape):
+    model = timm.create_model(arch, num_classes=0)
+    grid = pixel_grid(model, image_size=size).eval()
+    with torch.no_grad():
+        assert grid(torch.rand(2, 3, size, size)).shape == (2, *shape)
+    assert grid.num_channels == shape[0]
+
+
+def test_prefix_tokens_are_dropped_and_places_kept():
+    """A change in one corner of the image must show most in that corner of the grid."""
+    model = timm.create_model("test_vit", num_classes=0).eval()
+    grid = pixel_grid(model)
+    image = torch.zeros(1, 3, 160, 160)
+    changed = image.clone()
+    changed[..., :16, -16:] = 1.0
+    with torch.no_grad():
+        difference = (grid(changed) - grid(image)).norm(dim=1)[0]
+    assert divmod(int(difference.argmax()), 10) == (0, 9)
+
+
+def test_oblong_images_keep_their_rows():
+    model = timm.create_model("test_vit", num_classes=0, dynamic_img_size=True).eval()
+    with torch.no_grad():
+        assert pixel_grid(model)(torch.rand(1, 3, 96, 192)).shape == (1, 64, 6, 12)
+
+
+def test_the_models_mode_is_restored():
+    model = timm.create_model("test_resnet", num_classes=0).train()
+    pixel_grid(model)
+    assert model.training
+
+
+def test_an_image_size_that_the_model_cannot_take_is_named():
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    with pytest.raises(
+        StudentError, match=r"vit_tiny_patch16_224 cannot take 96 x 96 pixels .*224"
+    ):
+        pixel_grid(model, image_size=96)
+
+
+def test_what_has_no_grid_is_refused():
+    with pytest.raises(StudentError, match="no timm model"):
+        pixel_grid(nn.Linear(3, 3))
+
+    class Flat(nn.Linear):
+        def forward_features(self, images):
+            return images.flatten(1)[:, :3]
+
+    with pytest.raises(StudentError, match="no spatial grid"):
+        pixel_grid(Flat(3, 3), image_size=8)
+
+
+def test_layers_behind_the_last_map_are_frozen_and_named():
+    grid = pixel_grid(timm.create_model("mobilenetv3_small_050", num_classes=0), image_size=64)
+    before = grid.model.blocks[0][0].bn1.running_mean.clone()
+    unreached = freeze_unreached(grid, image_size=64)
+    assert set(unreached) == {"model.conv_head.weight", "model.conv_head.bias"}
+    assert not grid.model.conv_head.weight.requires_grad
+    assert grid.model.conv_stem.weight.requires_grad
+    assert torch.equal(grid.model.blocks[0][0].bn1.running_mean, before), (
+        "the probe must leave no trace"
+    )
+    assert all(p.grad is None for p in grid.parameters())

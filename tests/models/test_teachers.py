@@ -1,0 +1,315 @@
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from pcd_hub.errors import TeacherError
+from pcd_hub.models import checkpoints, teachers
+from pcd_hub.models.checkpoints import LAYOUTS
+from pcd_hub.models.teachers import load_teacher, save_teacher
+
+
+def head(*widths: int, bias: bool = False, last_norm: bool = False) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for before, after in itertools.pairwise(widths):
+        norm = nn.BatchNorm1d(after)
+        nn.init.normal_(norm.running_mean, std=0.1)
+        layers += [nn.Linear(before, after, bias=bias), norm, nn.ReLU()]
+    layers.append(nn.Linear(widths[-2], widths[-1], bias=bias))
+    return nn.Sequential(
+        *layers, *([nn.BatchNorm1d(widths[-1], affine=False)] if last_norm else [])
+    )
+
+
+def moco_file(path: Path, arch: str = "test_resnet", *, width: int = 96, **changes) -> Path:
+    """A checkpoint as MoCo v3 saves it: momentum encoder with head, base encoder, predictor."""
+    state = {}
+    for branch in ("base_encoder", "momentum_encoder"):
+        backbone = timm.create_model(arch, num_classes=0)
+        projector = head(backbone.num_features, width, 32, last_norm=True)
+        for key, value in backbone.state_dict().items():
+            state[f"module.{branch}.{key}"] = value
+        for key, value in projector.state_dict().items():
+            state[f"module.{branch}.fc.{key}"] = value
+    for key, value in head(32, width, 32).state_dict().items():
+        state[f"module.predictor.{key}"] = value
+    state |= changes
+    torch.save({"epoch": 1, "arch": arch, "state_dict": state}, path)
+    return path
+
+
+IMAGES = torch.rand(2, 3, 64, 64)
+
+
+def test_a_moco_file_becomes_a_frozen_pixel_teacher(tmp_path):
+    teacher = load_teacher(f"mocov3:test_resnet:{moco_file(tmp_path / 'm.pth')}", image_size=64)
+    pixels = teacher(IMAGES)
+    assert pixels.shape == (2, 32, 2, 2)
+    assert teacher.num_channels == 32
+    assert not pixels.requires_grad
+    assert not pixels.is_inference(), "the loss must be able to keep it"
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert teacher.facts.head == "Linear-BatchNorm1d-ReLU-Linear-BatchNorm1d"
+
+
+def test_train_does_not_move_a_teacher(tmp_path):
+    teacher = load_teacher(f"mocov3:test_resnet:{moco_file(tmp_path / 'm.pth')}", image_size=64)
+    before = {key: value.clone() for key, value in teacher.state_dict().items()}
+    expected = teacher(IMAGES)
+    nn.ModuleList([teacher]).train()
+    assert not any(module.training for module in teacher.modules())
+    assert torch.equal(teacher(IMAGES), expected)
+    assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
+
+
+def test_the_momentum_encoder_is_used_and_its_mean_is_the_embedding(tmp_path):
+    """The law on a whole teacher, against the encoder rebuilt by hand."""
+    file = moco_file(tmp_path / "m.pth")
+    state = torch.load(file, weights_only=True)["state_dict"]
+    backbone = timm.create_model("test_resnet", num_classes=0).eval()
+    projector = head(backbone.num_features, 96, 32, last_norm=True).eval()
+    prefix = "module.momentum_encoder."
+    own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    projector.load_state_dict(
+        {k.removeprefix("fc."): v for k, v in own.items() if k.startswith("fc.")}
+    )
+    backbone.load_state_dict({k: v for k, v in own.items() if not k.startswith("fc.")})
+    teacher = load_teacher(f"mocov3:test_resnet:{file}", image_size=64)
+    mean = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
+    std = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
+    with torch.no_grad():
+        embedding = projector(backbone((IMAGES - mean) / std))
+    torch.testing.assert_close(teacher(IMAGES).mean((2, 3)), embedding, rtol=1e-4, atol=1e-5)
+
+
+def resnet50_file(path: Path, layout: str) -> Path:
+    """Key sets of the official ResNet-50 files; heads narrowed, widths are read from the file."""
+    backbone = timm.create_model("resnet50", num_classes=0).state_dict()
+    match layout:
+        case "mocov3_r50":
+            return moco_file(path, "resnet50", width=64)
+        case "byol_r50":
+            parts = {
+                "module.target_encoder.": backbone,
+                "module.target_encoder.fc.": head(2048, 64, 32, bias=True).state_dict(),
+                "module.online_encoder.": {"conv1.weight": backbone["conv1.weight"]},
+                "module.predictor.": head(32, 64, 32).state_dict(),
+            }
+            container = "model"
+        case "swav_r50":
+            parts = {
+                "module.": backbone,
+                "module.projection_head.": head(2048, 64, 16, bias=True).state_dict(),
+                "module.prototypes.": {"weight": torch.zeros(30, 16)},
+            }
+            container = None
+        case "barlow_twins_r50":
+            parts = {
+                "module.backbone.": backbone,
+                "module.projector.": head(2048, 64, 64, 64).state_dict(),
+                "module.bn.": {"running_mean": torch.zeros(64), "running_var": torch.ones(64)},
+            }
+            container = "model"
+        case _:
+            raise AssertionError(layout)
+    state = {prefix + key: value for prefix, part in parts.items() for key, value in part.items()}
+    torch.save({container: state} if container else state, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("layout", "channels"),
+    [("mocov3_r50", 32), ("byol_r50", 32), ("swav_r50", 16), ("barlow_twins_r50", 64)],
+)
+def test_the_official_resnet50_layouts_load(tmp_path, layout, channels):
+    teacher = load_teacher(f"{layout}:{resnet50_file(tmp_path / 'file', layout)}", image_size=64)
+    assert teacher(IMAGES).shape == (2, channels, 2, 2)
+
+
+def test_the_moco_vit_layout_loads(tmp_path):
+    backbone = timm.create_model("vit_base_patch16_224", num_classes=0).state_dict()
+    parts = {"": backbone, "head.": head(768, 64, 64, 32, last_norm=True).state_dict()}
+    state = {
+        f"module.momentum_encoder.{p}{k}": v for p, part in parts.items() for k, v in part.items()
+    }
+    torch.save({"state_dict": state}, tmp_path / "vit.pth")
+    teacher = load_teacher(f"mocov3_vit_b:{tmp_path / 'vit.pth'}")
+    assert teacher(torch.rand(1, 3, 224, 224)).shape == (1, 32, 14, 14)
+
+
+def test_a_file_of_another_layout_is_refused_and_recognised(tmp_path):
+    swav = resnet50_file(tmp_path / "swav", "swav_r50")
+    with pytest.raises(TeacherError, match="no entry 'state_dict'"):
+        load_teacher(f"mocov3_r50:{swav}")
+    torch.save({"state_dict": torch.load(swav, weights_only=True)}, tmp_path / "wrapped")
+    with pytest.raises(TeacherError, match="looks like swav_r50"):
+        load_teacher(f"mocov3_r50:{tmp_path / 'wrapped'}")
+
+
+def test_another_architecture_is_refused(tmp_path):
+    file = moco_file(tmp_path / "m.pth", "resnet18")
+    with pytest.raises(TeacherError, match=r"does not fit resnet50: \d+ keys missing"):
+        load_teacher(f"mocov3_r50:{file}")
+
+
+def test_a_truncated_file_is_refused(tmp_path):
+    file = moco_file(tmp_path / "m.pth")
+    raw = file.read_bytes()
+    for size in (0, 100, len(raw) // 2, len(raw) - 1):
+        file.write_bytes(raw[:size])
+        with pytest.raises(TeacherError, match="truncated or no torch checkpoint"):
+            load_teacher(f"mocov3:test_resnet:{file}")
+
+
+def test_keys_nobody_expects_are_refused(tmp_path):
+    with pytest.raises(
+        TeacherError, match=r"1 keys nobody expects in this layout: module\.surprise"
+    ):
+        load_teacher(
+            f"mocov3:test_resnet:{moco_file(tmp_path / 'a', **{'module.surprise': torch.zeros(1)})}"
+        )
+    extra = {"module.momentum_encoder.layer9.weight": torch.zeros(1)}
+    with pytest.raises(TeacherError, match=r"1 unknown \(layer9\.weight\)"):
+        load_teacher(f"mocov3:test_resnet:{moco_file(tmp_path / 'b', **extra)}")
+
+
+def test_a_missing_head_and_the_wrong_branch_are_refused(tmp_path):
+    file = moco_file(tmp_path / "m.pth")
+    loaded = torch.load(file, weights_only=True)
+    state = loaded["state_dict"]
+    torch.save(
+        {"state_dict": {k: v for k, v in state.items() if ".fc." not in k}}, tmp_path / "headless"
+    )
+    with pytest.raises(TeacherError, match="no trained head"):
+        load_teacher(f"mocov3:test_resnet:{tmp_path / 'headless'}")
+    torch.save(
+        {"state_dict": {k: v for k, v in state.items() if "momentum" not in k}}, tmp_path / "base"
+    )
+    with pytest.raises(
+        TeacherError, match=r"no key under 'module.momentum_encoder.'; it holds module.base_encoder"
+    ):
+        load_teacher(f"mocov3:test_resnet:{tmp_path / 'base'}")
+
+
+def test_a_pickle_with_code_is_not_run(tmp_path):
+    import os
+    import pickle
+
+    class Attack:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "pwned"),)
+
+    (tmp_path / "evil").write_bytes(pickle.dumps({"state_dict": Attack()}))
+    with pytest.raises(TeacherError, match="no torch checkpoint of plain tensors"):
+        load_teacher(f"mocov3_r50:{tmp_path / 'evil'}")
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_head_that_breaks_the_law_is_refused(tmp_path, monkeypatch):
+    file = moco_file(tmp_path / "m.pth")
+    monkeypatch.setattr("pcd_hub.method.heads.SpatialReLU", nn.ReLU)
+    with pytest.raises(TeacherError, match="cannot work on pixels"):
+        load_teacher(f"mocov3:test_resnet:{file}", image_size=96)
+
+
+def timm_folder(path: Path, arch: str = "test_resnet", **facts) -> Path:
+    model = timm.create_model(arch, num_classes=0)
+    path.mkdir()
+    save_file(model.state_dict(), path / "model.safetensors")
+    cfg = {"num_classes": 0, "classifier": "fc", "input_size": [3, 64, 64]}
+    cfg |= {"mean": [0.1] * 3, "std": [0.5] * 3}
+    facts = {"architecture": arch, "num_classes": 0, "pretrained_cfg": cfg} | facts
+    (path / "config.json").write_text(json.dumps(facts))
+    return path
+
+
+def test_a_timm_folder_is_a_headless_teacher_with_its_own_mean_and_std(tmp_path):
+    folder = timm_folder(tmp_path / "t")
+    teacher = load_teacher(f"local-dir:{folder}")
+    assert teacher.facts.mean == (0.1, 0.1, 0.1)
+    assert teacher.facts.head == "none"
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    with torch.no_grad():
+        assert torch.equal(teacher(IMAGES), model.forward_features((IMAGES - 0.1) / 0.5))
+
+
+def test_a_teacher_whose_weights_were_not_all_loaded_is_refused(tmp_path):
+    """timm drops to strict=False here and only logs the missing keys."""
+    folder = timm_folder(tmp_path / "t")
+    state = load_file(folder / "model.safetensors")
+    del state["layer2.0.conv1.weight"]
+    save_file(state, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    config["num_classes"] = config["pretrained_cfg"]["num_classes"] = 1000
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        TeacherError, match=r"1 weights were not in its file \(layer2\.0\.conv1\.weight\)"
+    ):
+        load_teacher(f"local-dir:{folder}")
+
+
+def test_a_teacher_without_weights_is_an_error_never_a_random_net():
+    with pytest.raises(TeacherError, match="A teacher needs its pretrained weights"):
+        load_teacher("timm:resnet18.pcd")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("tim:resnet18", "unknown teacher 'tim:resnet18'; did you mean 'timm'"),
+        ("timm:resnet81", "did you mean 'resnet"),
+        ("mocov3_r50:/nowhere.pth", "no teacher file /nowhere.pth"),
+        ("local-dir:/nowhere", "cannot load local-dir:/nowhere"),
+    ],
+)
+def test_unknown_sources_are_named(source, message):
+    with pytest.raises(TeacherError, match=message):
+        load_teacher(source)
+
+
+def test_a_saved_teacher_is_the_same_teacher(tmp_path):
+    file = moco_file(tmp_path / "m.pth")
+    teacher = load_teacher(f"mocov3:test_resnet:{file}", image_size=64)
+    backbone, vector_head = checkpoints.read_checkpoint(
+        file, checkpoints.moco_layout("test_resnet")
+    )
+    save_teacher(
+        tmp_path / "saved", backbone, vector_head, {"architecture": "test_resnet", "license": "mit"}
+    )
+    again = load_teacher(f"local-dir:{tmp_path / 'saved'}", image_size=64)
+    assert torch.equal(again(IMAGES), teacher(IMAGES))
+    assert again.facts.sha256 == teacher.facts.sha256
+    assert again.facts.license == "mit"
+    (tmp_path / "saved" / "teacher.safetensors").write_bytes(b"\0" * 20)
+    with pytest.raises(TeacherError, match="no whole teacher"):
+        load_teacher(f"local-dir:{tmp_path / 'saved'}")
+
+
+def test_grids_are_matched_and_it_is_said(tmp_path, caplog):
+    teacher = load_teacher(f"local-dir:{timm_folder(tmp_path / 't')}")
+    before = teacher(IMAGES)
+    with caplog.at_level("INFO"):
+        teacher.match_grid(nn.AvgPool2d(64), image_size=64)
+    assert "2 x 2 pixels are resampled to the student's 1 x 1" in caplog.text
+    torch.testing.assert_close(teacher(IMAGES), before.mean((2, 3), keepdim=True))
+
+
+def test_the_quickstart_teacher_is_whole_and_small():
+    teacher = load_teacher("quickstart", image_size=64)
+    folder = Path(teachers.__file__).parent / "quickstart_teacher"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 12e6
+    assert teacher.facts.license == "apache-2.0"
+    assert teacher(IMAGES).shape[:2] == (2, teacher.num_channels)
+    assert dataclasses.asdict(teacher.facts)["head"].startswith("Linear-BatchNorm1d-ReLU-Linear")
+
+
+def test_every_layout_names_what_it_leaves_out():
+    for name, layout in LAYOUTS.items():
+        assert layout.head
+        assert layout.head.startswith(layout.encoder) or name == "barlow_twins_r50"

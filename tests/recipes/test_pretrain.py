@@ -1,0 +1,67 @@
+import json
+
+import pytest
+import torch
+
+import pretrain
+from pcd_hub.errors import ConfigError, StudentError
+from pcd_hub.models.teachers import load_teacher
+
+TINY = [
+    "mocov3_r50",
+    "--encoder.arch=test_resnet",
+    "--data.source=scenes:64",
+    "--data.image-size=32",
+    "--data.num-workers=0",
+    "--method.head-width=24",
+    "--method.dim=16",
+    "--optim.name=adamw",
+    "--optim.lr-per-256=0.02",
+    "--optim.global-batch-size=16",
+    "--run.max-steps=4",
+    "--run.log-every-steps=1",
+]
+
+IMAGES = torch.rand(2, 3, 64, 64)
+
+
+def test_what_it_writes_is_a_teacher_in_both_forms(tmp_path, capsys):
+    folder = tmp_path / "run"
+    pretrain.main([*TINY, f"--run.output-dir={folder}", "--probe-scenes=8"])
+    assert f"mocov3:test_resnet:{folder / 'teacher.pth.tar'}" in capsys.readouterr().out
+    from_file = load_teacher(f"mocov3:test_resnet:{folder / 'teacher.pth.tar'}", image_size=64)
+    from_folder = load_teacher(f"local-dir:{folder / 'teacher'}", image_size=64)
+    assert from_file.num_channels == 16
+    torch.testing.assert_close(from_folder(IMAGES), from_file(IMAGES), rtol=2e-2, atol=2e-2)
+    assert from_folder.facts.license == "apache-2.0"
+    record = json.loads((folder / "record.json").read_text())
+    assert record["images_seen"] == 64
+    assert set(record["metrics"]["scene_probe"]["mean_iou"]) == {"random start", "pre-trained"}
+
+
+def test_the_momentum_encoder_follows_slowly(tmp_path):
+    folder = tmp_path / "run"
+    pretrain.main([*TINY, f"--run.output-dir={folder}"])
+    state = torch.load(folder / "teacher.pth.tar", weights_only=True)["state_dict"]
+    fast = state["module.base_encoder.layer1.0.conv1.weight"]
+    slow = state["module.momentum_encoder.layer1.0.conv1.weight"]
+    torch.manual_seed(0)
+    import timm
+
+    start = timm.create_model("test_resnet", num_classes=0).layer1[0].conv1.weight.detach()
+    assert not torch.equal(fast, slow)
+    assert (slow - start).norm() < 0.1 * (fast - start).norm()
+    assert (slow - start).norm() > 0
+
+
+def test_only_resnets(tmp_path):
+    with pytest.raises(StudentError, match="test_vit is no ResNet"):
+        pretrain.main([*TINY, "--encoder.arch=test_vit", f"--run.output-dir={tmp_path / 'run'}"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_accumulation_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="accumulation-steps 2: MoCo v3 contrasts within a batch"):
+        pretrain.main(
+            [*TINY, "--optim.accumulation-steps=2", f"--run.output-dir={tmp_path / 'run'}"]
+        )

@@ -1,0 +1,267 @@
+import json
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+import pcd_hub
+from pcd_hub.errors import WeightError
+from pcd_hub.weights import store
+from pcd_hub.weights.export import export_weight
+from pcd_hub.weights.record import WeightRecord
+
+
+def record(architecture: str = "test_resnet") -> WeightRecord:
+    return WeightRecord(
+        name=f"{architecture}.pcd",
+        architecture=architecture,
+        created="2026-01-01T00:00:00+00:00",
+        recipe="test",
+        config={},
+        teacher={"source": "none"},
+        data={"source": "none"},
+        steps=1,
+        images_seen=1,
+        seed=0,
+        code={},
+        versions={},
+        hardware={},
+        licenses={"code": "apache-2.0"},
+    )
+
+
+def exported(folder: Path, architecture: str = "test_resnet", model=None) -> Path:
+    model = model or timm.create_model(architecture, num_classes=0)
+    return export_weight(model.state_dict(), record(architecture), folder, image_size=64)
+
+
+def filled(value: float, folder: Path) -> Path:
+    """An export whose every weight is ``value``, so that a mixture would show."""
+    model = timm.create_model("test_resnet", num_classes=0)
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.fill_(value)
+    return exported(folder, model=model)
+
+
+NAME = "test_resnet.pcd"
+
+
+def test_a_weight_is_found_under_its_name(tmp_path):
+    assert store.where(NAME) is None
+    store.add(NAME, exported(tmp_path / "export"))
+    assert pcd_hub.where(NAME) == (store.home() / NAME).resolve()
+    assert store.find_weights(NAME).name == "model.safetensors"
+    assert sorted(p.name for p in store.where(NAME).iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "pcd_manifest.json",
+    ]
+
+
+def test_the_home_is_named_by_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("PCD_HUB_HOME", str(tmp_path / "elsewhere"))
+    assert store.home() == tmp_path / "elsewhere"
+    monkeypatch.delenv("PCD_HUB_HOME")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert store.home() == tmp_path / "cache" / "pcd_hub"
+
+
+def test_the_newer_weight_replaces_the_older_which_is_kept(tmp_path):
+    first = store.add(NAME, filled(1.0, tmp_path / "one"))
+    second = store.add(NAME, filled(2.0, tmp_path / "two"))
+    assert store.where(NAME) == second
+    store.verify(first)
+
+
+def test_old_versions_go_after_the_grace_period(tmp_path):
+    export = exported(tmp_path / "export")
+    folders = [store.add(NAME, export) for _ in range(6)]
+    assert all(folder.exists() for folder in folders), "within the grace period all stay"
+    for folder in folders[:5]:
+        os.utime(folder, (time.time() - 3600,) * 2)
+    last = store.add(NAME, export)
+    left = sorted((store.home() / ".versions" / NAME).iterdir())
+    assert last in left
+    assert len(left) == 4
+
+
+def test_a_plain_folder_is_a_bundle(tmp_path, monkeypatch):
+    exported(tmp_path / "bundle" / NAME)
+    monkeypatch.setenv("PCD_HUB_HOME", str(tmp_path / "bundle"))
+    assert store.find_weights(NAME) == tmp_path / "bundle" / NAME / "model.safetensors"
+    with pytest.raises(WeightError, match="plain folder"):
+        store.add(NAME, exported(tmp_path / "other"))
+
+
+def flip(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_one_flipped_bit_is_seen(tmp_path, name):
+    folder = store.add(NAME, exported(tmp_path / "export"))
+    flip(folder / name)
+    with pytest.raises(WeightError, match=rf"{name} has sha256 .* delete the folder"):
+        store.find_weights(NAME)
+
+
+def test_a_short_and_a_missing_file_are_seen(tmp_path):
+    folder = store.add(NAME, exported(tmp_path / "export"))
+    os.truncate(folder / "model.safetensors", 1000)
+    with pytest.raises(WeightError, match="has 1000 bytes"):
+        store.find_weights(NAME)
+    (folder / "config.json").unlink()
+    with pytest.raises(WeightError, match=r"config.json is missing"):
+        store.verify(folder)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", '{"schema": 99, "files": []}', '{"schema": 1, "files": 3}']
+)
+def test_a_damaged_manifest_is_refused(tmp_path, text):
+    folder = store.add(NAME, exported(tmp_path / "export"))
+    (folder / "pcd_manifest.json").write_text(text)
+    with pytest.raises(WeightError, match="pcd_manifest.json"):
+        store.find_weights(NAME)
+
+
+def test_a_manifest_may_not_point_outside(tmp_path):
+    folder = exported(tmp_path / "export")
+    manifest = json.loads((folder / "pcd_manifest.json").read_text())
+    manifest["files"].append({"path": "../secret", "size": 1, "sha256": "0"})
+    (folder / "pcd_manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(WeightError, match="not of schema"):
+        store.add(NAME, folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "../x.pcd", "a/b.pcd", "resnet18.pcd-2", "Resnet.pcd", ""]
+)
+def test_odd_names_are_refused(name):
+    with pytest.raises(WeightError, match="no weight's name"):
+        store.where(name)
+
+
+def test_a_kill_between_write_and_rename_leaves_the_old_weight(tmp_path):
+    first = store.add(NAME, filled(1.0, tmp_path / "one"))
+    second = filled(2.0, tmp_path / "two")
+    process = multiprocessing.get_context("spawn").Process(
+        target=_die_before_rename, args=(second,)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    assert len(list((store.home() / ".versions" / NAME).iterdir())) == 2, "it died after the copy"
+    assert store.where(NAME) == first
+    assert store.find_weights(NAME)
+    store.add(NAME, second)
+    assert store.where(NAME) != first
+
+
+def _die_before_rename(export: Path) -> None:
+    store._point = lambda link, folder: os._exit(9)
+    store.add(NAME, export)
+
+
+def test_two_writers_and_a_reader_never_meet_half_a_weight(tmp_path):
+    exports = [filled(float(value), tmp_path / str(value)) for value in (1, 2)]
+    store.add(NAME, exports[0])
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_write_often, args=(export,)) for export in exports]
+    for writer in writers:
+        writer.start()
+    reads, values = 0, set()
+    while any(writer.is_alive() for writer in writers):
+        model = timm.create_model(f"local-dir:{store.where(NAME)}", pretrained=True)
+        store.find_weights(NAME)
+        found = {
+            float(value) for tensor in model.parameters() for value in tensor.detach().unique()
+        }
+        assert len(found) == 1
+        values |= found
+        reads += 1
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert reads > 3
+    assert not [p for p in store.home().iterdir() if p.name.startswith(".test_resnet")], (
+        "left over links"
+    )
+
+
+def _write_often(export: Path) -> None:
+    for _ in range(40):
+        store.add(NAME, export)
+
+
+# Export.
+
+
+def test_export_is_all_or_nothing(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("pcd_hub.weights.export.write_manifest", fail)
+    with pytest.raises(OSError, match="disk full"):
+        exported(tmp_path / "run" / "export")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_export_takes_channels_last_weights(tmp_path):
+    model = timm.create_model("test_resnet", num_classes=0).to(memory_format=torch.channels_last)
+    folder = exported(tmp_path / "export", model=model)
+    again = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    for key, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value)
+
+
+def test_config_carries_our_facts_and_nobody_elses(tmp_path):
+    config = json.loads((exported(tmp_path / "e", "resnet18") / "config.json").read_text())
+    assert config["architecture"] == "resnet18"
+    assert config["num_classes"] == 0
+    assert config["pretrained_cfg"]["tag"] == "pcd"
+    assert config["pretrained_cfg"]["license"] == "apache-2.0"
+    assert "a1_in1k" not in json.dumps(config)
+    assert config["pcd"]["teacher"] == {"source": "none"}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_not_exported(tmp_path, value):
+    with pytest.raises(WeightError, match="NaN or infinity"):
+        filled(value, tmp_path / "export")
+    assert not (tmp_path / "export").exists()
+
+
+def test_a_head_or_a_prefix_in_the_weights_is_refused(tmp_path):
+    state = timm.create_model("test_resnet").state_dict()
+    with pytest.raises(WeightError, match="do not fit"):
+        export_weight(state, record(), tmp_path / "export")
+    prefixed = {f"module.{key}": value for key, value in state.items()}
+    with pytest.raises(WeightError, match="do not fit"):
+        export_weight(prefixed, record(), tmp_path / "export")
+
+
+def test_an_existing_export_is_not_touched(tmp_path):
+    folder = exported(tmp_path / "export")
+    before = store.sha256(folder / "model.safetensors")
+    with pytest.raises(WeightError, match="exists already"):
+        exported(folder)
+    assert store.sha256(folder / "model.safetensors") == before
+
+
+def test_a_record_goes_through_json_and_is_strict():
+    one = record()
+    assert WeightRecord.from_dict(json.loads(one.to_json())) == one
+    with pytest.raises(WeightError, match="no field 'extra'"):
+        WeightRecord.from_dict({**one.to_dict(), "extra": 1})
+    with pytest.raises(WeightError, match="no 'steps'"):
+        WeightRecord.from_dict({k: v for k, v in one.to_dict().items() if k != "steps"})
+    import dataclasses
+
+    with pytest.raises(WeightError, match="no finite number"):
+        dataclasses.replace(one, metrics={"x": float("nan")}).to_json()
