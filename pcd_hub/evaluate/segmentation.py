@@ -1,15 +1,17 @@
 """The linear segmentation probe: which classes a frozen backbone already separates, pixel by pixel.
 
-BatchNorm and one 1x1 convolution on the concatenated maps of the last stages (as DINOv2 and DINOv3
-probe), upsampled bilinearly to the labels. Features are computed once.
+One 1x1 convolution on the normalised, concatenated maps of the last stages, upsampled bilinearly to
+the labels. DINOv2 and DINOv3 probe so too, with a BatchNorm before the convolution; as the backbone is
+frozen, its statistics are those of the training set, computed once like the features, and its affine
+part is in the convolution.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from pcd_hub.method.metrics import class_iou, confusion_matrix
@@ -80,8 +82,9 @@ def linear_probe(
     *,
     num_classes: int,
     steps: int = 400,
-    batch_size: int = 64,
+    batch_size: int = 32,
     learning_rate: float = 3e-3,
+    weight_decay: float = 1e-3,
     seed: int = 0,
 ) -> ProbeResult:
     """Train the probe on ``train`` and score it on ``test``.
@@ -92,51 +95,48 @@ def linear_probe(
     commonest class for every backbone alike.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    train_maps = _compute(features, train.images)
+    train_maps = torch.cat([features(part).cpu() for part in train.images.split(64)])
+    deviation, mean = torch.std_mean(train_maps, (0, 2, 3), correction=0, keepdim=True)
+    train_maps = train_maps.sub_(mean).div_(deviation + 1e-5)
+
+    def standardised(images: Tensor) -> Tensor:
+        return (features(images).cpu() - mean) / (deviation + 1e-5)
+
     generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        probe = nn.Sequential(
-            nn.BatchNorm2d(train_maps.shape[1]), nn.Conv2d(train_maps.shape[1], num_classes, 1)
-        )
-    probe.to(device).train()
-    optimizer = torch.optim.AdamW(probe.parameters(), lr=learning_rate, weight_decay=1e-3)
+    probe = nn.Conv2d(train_maps.shape[1], num_classes, 1).to(device)
+    nn.init.zeros_(probe.weight)  # the problem is convex: every start ends alike
+    optimizer = torch.optim.AdamW(probe.parameters(), lr=learning_rate, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for rows in _random_rows(len(train_maps), batch_size, steps, generator):
+    for _ in range(steps):
+        rows = torch.randint(len(train_maps), (batch_size,), generator=generator)
         truth = train.masks[rows].to(device, torch.int64)
-        logits = F.interpolate(
-            probe(train_maps[rows].to(device).float()), truth.shape[1:], mode="bilinear"
-        )
+        logits = _upsampled(probe, train_maps[rows].to(device), truth)
         loss = F.cross_entropy(logits, truth, ignore_index=IGNORE)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-    return _score(probe.eval(), features, test, num_classes, device)
+    return _score(probe, standardised, test, num_classes)
 
 
-def _compute(features: FeatureMaps, images: UInt8[Tensor, "n 3 height width"]) -> Tensor:
-    return torch.cat([features(chunk).to("cpu", torch.bfloat16) for chunk in images.split(64)])
-
-
-def _random_rows(
-    count: int, batch_size: int, steps: int, generator: torch.Generator
-) -> Iterator[Int64[Tensor, " b"]]:
-    for _ in range(steps):
-        yield torch.randint(count, (min(batch_size, count),), generator=generator)
+def _upsampled(probe: nn.Module, maps: Tensor, truth: Tensor) -> Tensor:
+    return F.interpolate(probe(maps), truth.shape[1:], mode="bilinear")
 
 
 @torch.inference_mode()
 def _score(
-    probe: nn.Module, features: FeatureMaps, test: LabelledImages, num_classes: int, device: str
+    probe: nn.Module,
+    features: FeatureMaps,
+    test: LabelledImages,
+    num_classes: int,
 ) -> ProbeResult:
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
     predictions = []
-    for images, truth in zip(test.images.split(64), test.masks.split(64), strict=True):
-        logits = F.interpolate(probe(features(images).to(device)), truth.shape[1:], mode="bilinear")
+    for images, masks in zip(test.images.split(64), test.masks.split(64), strict=True):
+        logits = _upsampled(probe, features(images).to(next(probe.parameters()).device), masks)
         predicted = logits.argmax(1).cpu()
         predictions.append(predicted.to(torch.uint8))
-        confusion += confusion_matrix(predicted, truth.to(torch.int64), num_classes=num_classes)
+        confusion += confusion_matrix(predicted, masks.to(torch.int64), num_classes=num_classes)
     iou = class_iou(confusion)
     return ProbeResult(
         mean_iou=float(iou.nanmean()),

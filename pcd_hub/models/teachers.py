@@ -160,6 +160,7 @@ def save_teacher(
         tensors |= {f"head.{key}": value.contiguous() for key, value in head.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / TEACHER_WEIGHTS, metadata={"format": "pt"})
+    (folder / TEACHER_WEIGHTS).chmod(0o644)  # safetensors writes 0600
     (folder / TEACHER_FACTS).write_text(json.dumps(facts, indent=2) + "\n")
 
 
