@@ -26,6 +26,7 @@ from configs import DISTILL, DistillConfig
 from launch import start_accelerator
 from pcd_hub.data.loader import Batch
 from pcd_hub.data.sources import ImageSource, ImageStream
+from pcd_hub.errors import ConfigError
 from pcd_hub.method.distiller import Distiller, freeze_unreached
 from pcd_hub.method.heads import STUDENT_HEADS, HeadLayout, student_head
 from pcd_hub.method.queue import KeyQueue
@@ -41,6 +42,7 @@ from training import (
     Training,
     build_backbone,
     build_optimizer,
+    data_facts,
     open_training_source,
     plan_batches,
     train,
@@ -54,6 +56,11 @@ def main(arguments: list[str]) -> None:
     """Parse, distil, keep."""
     config_name, config = parse(DISTILL, "quickstart", arguments)
     weight_name = store.check_name(config.run.name or f"{config.student.arch}.pcd")
+    if weight_name.partition(".")[0] != config.student.arch:
+        raise ConfigError(
+            f"--run.name {weight_name} names another architecture than --student.arch "
+            f"{config.student.arch}; use {config.student.arch}.pcd_WHAT"
+        )
     accelerator = start_accelerator(trackers=config.run.trackers)
     finished = distill(accelerator, config, config_name)
     if accelerator.is_main_process:
@@ -253,11 +260,7 @@ def _record(finished: Distillation, weight_name: str, metrics: dict[str, Any]) -
         recipe=f"recipes/distill.py {finished.config_name}",
         config=training.folder.config_dict(),
         teacher=dataclasses.asdict(finished.teacher.facts),
-        data={
-            "source": config.data.source,
-            "fingerprint": source.fingerprint(),
-            "images": len(source) if isinstance(source, ImageSource) else None,
-        },
+        data=data_facts(source, config.data),
         steps=training.plan.total_steps,
         images_seen=training.plan.total_steps * config.optim.global_batch_size,
         seed=config.run.seed,

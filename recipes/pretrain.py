@@ -24,7 +24,6 @@ from command_line import parse, run
 from configs import PRETRAIN, PretrainConfig
 from launch import start_accelerator
 from pcd_hub.data.loader import Batch
-from pcd_hub.data.sources import ImageSource
 from pcd_hub.errors import ConfigError, StudentError
 from pcd_hub.method.moco import MoCoEncoder, MoCoV3, momentum_copy, momentum_update
 from pcd_hub.method.schedule import momentum_to_one
@@ -38,6 +37,7 @@ from training import (
     Training,
     build_backbone,
     build_optimizer,
+    data_facts,
     open_training_source,
     plan_batches,
     train,
@@ -202,11 +202,7 @@ def _record(
         "std": list(cfg.std),
         "recipe": f"recipes/pretrain.py {config_name}",
         "config": training.folder.config_dict(),
-        "data": {
-            "source": config.data.source,
-            "fingerprint": source.fingerprint(),
-            "images": len(source) if isinstance(source, ImageSource) else None,
-        },
+        "data": data_facts(source, config.data),
         "steps": training.plan.total_steps,
         "images_seen": training.plan.total_steps * config.optim.global_batch_size,
         "metrics": metrics,

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import timm
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -32,6 +34,7 @@ log = logging.getLogger("pcd_hub")
 
 _BROKEN_SHARE = 0.01
 _MOST_NAMED = 10
+_FEWEST_FOR_A_SHARE = 1000  # of a stream, whose length is not known
 
 
 @dataclass(kw_only=True)
@@ -84,18 +87,21 @@ def train(training: Training, take_step: Callable[[list[Batch], int], Tensor]) -
         if (step + 1) % run.log_every_steps == 0 or last:
             broken.check()
             mean_loss = float(accelerator.reduce(loss.detach(), "mean"))  # pyright: ignore[reportArgumentType]
-            folder.write_metrics(
-                step=step, loss=mean_loss, lr=lr, **progress.measure(step, mean_loss)
-            )
-            if not mean_loss < float("inf"):
-                raise ConfigError(
-                    f"the loss is {mean_loss} at step {step}; "
-                    f"lower --optim.lr-per-256 ({lr:.2g} now)"
-                )
+            speed = progress.measure(step, mean_loss)
+            folder.write_metrics(step=step, loss=mean_loss, lr=lr, **speed)
+            _check_loss(mean_loss, step, lr)
         if (step + 1) % run.checkpoint_every_steps == 0 or last:
             state = {name: part.state_dict() for name, part in training.state.items()}
             folder.save_checkpoint(step + 1, state, stream_states)
     progress.close()
+    broken.sum_up()
+
+
+def _check_loss(loss: float, step: int, lr: float) -> None:
+    if not math.isfinite(loss):
+        raise ConfigError(
+            f"the loss is {loss} at step {step}; lower --optim.lr-per-256 ({lr:.2g} now)"
+        )
 
 
 def learning_rate(step: int, optim: OptimConfig, steps: int) -> float:
@@ -147,6 +153,15 @@ def open_training_source(data: DataConfig, accelerator: Accelerator) -> ImageSou
     return open_source(
         data.source, rank=accelerator.process_index, world_size=accelerator.num_processes
     )
+
+
+def data_facts(source: ImageSource | ImageStream, data: DataConfig) -> dict[str, Any]:
+    """What a record says of the data."""
+    return {
+        "source": data.source,
+        "fingerprint": source.fingerprint(),
+        "images": len(source) if isinstance(source, ImageSource) else None,
+    }
 
 
 def plan_batches(
@@ -216,7 +231,7 @@ def with_sync_batch_norm(module: nn.Module, run: RunConfig, accelerator: Acceler
             "SyncBatchNorm exists on GPUs only"
         )
         return module
-    return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    return convert_sync_batchnorm(module)  # timm's keeps the activation inside BatchNormAct2d
 
 
 class Normalise:
@@ -271,7 +286,8 @@ class BrokenImages:
         for name, why in itertools.islice(fresh.items(), max(0, _MOST_NAMED - len(self._known))):
             log.warning("skipped a broken image: %s (%s)", name, why)
         self._known |= fresh
-        total = self._total or self._rows_seen * self._accelerator.num_processes
+        seen = self._rows_seen * self._accelerator.num_processes
+        total = self._total or max(seen, _FEWEST_FOR_A_SHARE)
         if len(self._known) > _BROKEN_SHARE * total:
             name, why = next(iter(self._known.items()))
             raise DataError(
@@ -280,8 +296,10 @@ class BrokenImages:
                 f"mend or remove them, first {name} ({why})"
             )
 
-    def __len__(self) -> int:
-        return len(self._known)
+    def sum_up(self) -> None:
+        """Say how many there were."""
+        if self._known:
+            log.warning("%d broken images were skipped in all", len(self._known))
 
 
 class Progress:

@@ -1,9 +1,9 @@
 """The linear segmentation probe: which classes a frozen backbone already separates, pixel by pixel.
 
 One 1x1 convolution on the normalised, concatenated maps of the last stages, upsampled bilinearly to
-the labels. DINOv2 and DINOv3 probe so too, with a BatchNorm before the convolution; as the backbone is
-frozen, its statistics are those of the training set, computed once like the features, and its affine
-part is in the convolution.
+the labels. DINOv2 and DINOv3 probe so too, with a BatchNorm before the convolution; as the backbone
+is frozen, its statistics are those of the training set, computed once like the features, and its
+affine part is in the convolution.
 """
 
 from collections.abc import Callable
@@ -91,7 +91,7 @@ def linear_probe(
 
     The backbone behind ``features`` stays as it is.
 
-    AdamW with a one-cycle cosine. The steps must be enough to converge: a short probe predicts the
+    AdamW along half a cosine. The steps must be enough to converge: a short probe predicts the
     commonest class for every backbone alike.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -104,7 +104,8 @@ def linear_probe(
 
     generator = torch.Generator().manual_seed(seed)
     probe = nn.Conv2d(train_maps.shape[1], num_classes, 1).to(device)
-    nn.init.zeros_(probe.weight)  # the problem is convex: every start ends alike
+    for parameter in probe.parameters():
+        nn.init.zeros_(parameter)  # the problem is convex: every start ends alike
     optimizer = torch.optim.AdamW(probe.parameters(), lr=learning_rate, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):

@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -247,6 +248,25 @@ def test_headless_teachers_and_other_students(tmp_path, tiny):
     assert model(torch.rand(1, 3, 64, 64)).shape == (1, 4)
 
 
+def test_batch_statistics_over_all_processes_keep_timms_activations():
+    model = timm.create_model("mobilenetv3_small_050", num_classes=0).eval()
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(images)
+        gpus = types.SimpleNamespace(num_processes=2, device=torch.device("cuda"))
+        synced = training.with_sync_batch_norm(model, configs.RunConfig(), gpus)
+        assert any(isinstance(m, torch.nn.SyncBatchNorm) for m in synced.modules())
+        torch.testing.assert_close(synced.eval()(images), expected)
+
+
+def test_on_cpus_the_log_says_that_batch_statistics_are_local(caplog):
+    model = timm.create_model("test_resnet", num_classes=0)
+    cpus = types.SimpleNamespace(num_processes=2, device=torch.device("cpu"))
+    with caplog.at_level("INFO"):
+        assert training.with_sync_batch_norm(model, configs.RunConfig(), cpus) is model
+    assert "SyncBatchNorm exists on GPUs only" in caplog.text
+
+
 # What users get wrong. Nothing is written before it is found.
 
 
@@ -262,6 +282,7 @@ def test_headless_teachers_and_other_students(tmp_path, tiny):
         ),
         ("--data.sorce=x", ConfigError, "no option '--data.sorce'; did you mean '--data.source'"),
         ("--run.name=resnet18", PCDHubError, "no weight's name"),
+        ("--run.name=resnet18.pcd", ConfigError, "names another architecture"),
         (
             "--optim.global-batch-size=65",
             DataError,
@@ -339,6 +360,7 @@ def test_broken_images_are_skipped_counted_and_named(tiny, tmp_path, caplog):
     )
     assert caplog.text.count("skipped a broken image") == 1
     assert "0000.png" in caplog.text
+    assert "1 broken images were skipped in all" in caplog.text
     assert (folder / "record.json").exists()
 
 
