@@ -246,7 +246,7 @@ class _StreamViews(IterableDataset[Batch | None]):
         reader = self._plan.rank * self._num_workers + worker
         while True:
             before = count
-            for image, after in self._stream.read(epoch=epoch, state=inner):
+            for image, after in self._stream.read(state=inner):
                 number = count * num_readers + reader
                 count += 1
                 yield _StreamRow(

@@ -10,6 +10,7 @@
 ============================  ==================================================================
 """
 
+import copy
 import hashlib
 import io
 import os
@@ -66,7 +67,7 @@ class ImageStream(Protocol):
     """How many workers can read it at once."""
 
     def read(
-        self, *, epoch: int, state: Mapping[str, Any] | None
+        self, *, state: Mapping[str, Any] | None
     ) -> Iterator[tuple[Image.Image | BrokenImageError, dict[str, Any]]]:
         """RGB images (or why not) from ``state`` on, each with the state that continues after it.
 
@@ -236,11 +237,15 @@ class HFStream:
         self.num_parts = int(self._dataset.num_shards)
 
     def read(
-        self, *, epoch: int, state: Mapping[str, Any] | None
+        self, *, state: Mapping[str, Any] | None
     ) -> Iterator[tuple[Image.Image | BrokenImageError, dict[str, Any]]]:
-        """See :class:`ImageStream`."""
-        dataset = self._dataset
-        dataset.set_epoch(epoch)
+        """See :class:`ImageStream`.
+
+        The order is the stored one, in every epoch. Each reading has a copy of its own: a loaded
+        state would stick to the next epoch too, and ``set_epoch`` does not help, as all workers
+        share that number in memory and would change it under each other.
+        """
+        dataset = copy.deepcopy(self._dataset)
         if state is not None:
             dataset.load_state_dict(dict(state))
         for number, row in enumerate(dataset):

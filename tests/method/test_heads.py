@@ -10,7 +10,7 @@ from pcd_hub.method.heads import STUDENT_HEADS, SpatialReLU, law_error, student_
 
 def mlp(*widths: int, bias: bool = False, last_norm: str | None = None) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for before, after in itertools.pairwise(widths):
+    for before, after in itertools.pairwise(widths[:-1]):
         layers += [nn.Linear(before, after, bias=bias), nn.BatchNorm1d(after), nn.ReLU()]
     layers.append(nn.Linear(widths[-2], widths[-1], bias=bias))
     if last_norm:

@@ -17,7 +17,7 @@ from pcd_hub.models.teachers import load_teacher, save_teacher
 
 def head(*widths: int, bias: bool = False, last_norm: bool = False) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for before, after in itertools.pairwise(widths):
+    for before, after in itertools.pairwise(widths[:-1]):
         norm = nn.BatchNorm1d(after)
         nn.init.normal_(norm.running_mean, std=0.1)
         layers += [nn.Linear(before, after, bias=bias), norm, nn.ReLU()]

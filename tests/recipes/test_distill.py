@@ -290,12 +290,12 @@ def test_on_cpus_the_log_says_that_batch_statistics_are_local(caplog):
         ),
         ("--run.max-steps=0", ConfigError, "0 steps are none"),
         ("--run.resume", ConfigError, "holds no run"),
-        ("--student.arch=hiera_tiny_224", StudentError, "hiera_tiny_224 cannot take 32 x 32"),
+        ("--student.arch=coat_tiny --data.image-size=40", StudentError, "coat_tiny cannot take 40"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_written(tiny, tmp_path, change, error, message):
     with pytest.raises(error, match=message):
-        run(tiny, tmp_path / "run", change)
+        run(tiny, tmp_path / "run", *change.split())
     assert not (tmp_path / "run").exists()
     assert not store.home().exists()
 
