@@ -70,7 +70,7 @@ class RunFolder:
     def start_trackers(self) -> None:
         """Let the trackers write into this folder."""
         if self._config.run.trackers:
-            self._accelerator.project_configuration.set_directories(str(self.path))
+            self._accelerator.project_configuration.logging_dir = str(self.path)
             self._accelerator.init_trackers("pcd_hub")
 
     def write_metrics(self, **metrics: float) -> None:

@@ -26,8 +26,8 @@ def export_weight(
 
     It holds ``model.safetensors``, ``config.json`` and ``pcd_manifest.json``.
 
-    The weights go through a fresh timm model, strictly, and the finished folder is loaded again as
-    ``local-dir:`` and compared before it gets its name.
+    The weights go through a fresh timm model, strictly, and the finished folder is loaded again and
+    compared before it gets its name.
 
     Args:
         state: The backbone's state dict, with timm's own keys and without a head.
@@ -112,7 +112,12 @@ def _timm_config(model: nn.Module, record: WeightRecord, image_size: int) -> dic
 @torch.inference_mode()
 def _compare(model: nn.Module, folder: Path, image_size: int) -> None:
     images = torch.rand(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
-    again = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    cfg = {**config["pretrained_cfg"], "file": str(folder / WEIGHTS_FILE)}
+    arguments: dict[str, Any] = {"num_classes": 0, **config.get("model_args", {})}
+    again = timm.create_model(
+        config["architecture"], pretrained=True, pretrained_cfg=cfg, **arguments
+    )
     expected = model.eval().forward_features(images)  # pyright: ignore[reportCallIssue]
     actual = again.eval().forward_features(images)  # pyright: ignore[reportCallIssue]
     if not torch.equal(expected, actual):

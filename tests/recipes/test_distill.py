@@ -188,10 +188,11 @@ def test_accumulation_shows_the_same_images_and_learning_rate(tiny, tmp_path):
     assert one[0]["loss"] == pytest.approx(two[0]["loss"], rel=0.05), "BatchNorm sees half as many"
 
 
-def test_trackers_write_into_the_run_folder(tiny, tmp_path):
-    pytest.importorskip("tensorboard")
+def test_trackers_write_into_the_run_folder(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     folder = run(tiny, tmp_path / "run", "--run.no-store", "--run.trackers", "tensorboard")
-    assert list(folder.rglob("events.out.tfevents.*"))
+    (events,) = tmp_path.rglob("events.out.tfevents.*")
+    assert folder in events.parents
 
 
 def test_a_tracker_that_is_not_installed_is_named(tiny, tmp_path, monkeypatch):
