@@ -43,7 +43,7 @@ def start_accelerator(*, trackers: tuple[str, ...] = ()) -> Accelerator:
             "On CPUs use torchrun --nproc_per_node N; see recipes/README.md"
         )
     if not accelerator.is_main_process:
-        log.setLevel(logging.WARNING)
+        log.setLevel(logging.ERROR)  # what is said is said once
     return accelerator
 
 
