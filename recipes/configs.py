@@ -200,7 +200,7 @@ PRETRAIN: dict[str, PretrainConfig] = {
             global_batch_size=128,
             warmup_share=0.02,
         ),
-        run=RunConfig(max_steps=1500),
+        run=RunConfig(max_steps=900),
         probe_scenes=400,
     ),
     "mocov3_r50": PretrainConfig(),
