@@ -124,6 +124,11 @@ def entry_cfg(architecture: str) -> PcdCfg:
     )
 
 
+def size_argument(architecture: str, image_size: int) -> dict[str, Any]:
+    """What ``timm.create_model`` must be told of the image size: nothing, unless it is fixed."""
+    return {"img_size": image_size} if entry_cfg(architecture).fixed_input_size else {}
+
+
 class ResNetMhsa(ResNet):
     """A ResNet whose last stage ends in self-attention over its pixels.
 

@@ -38,7 +38,7 @@ def pixel_grid(model: nn.Module, *, image_size: int | None = None) -> PixelGrid:
     """Wrap ``model`` (a timm model) so that it returns its last feature map as ``(B, C, h, w)``.
 
     Prefix tokens of ViTs are dropped, channels-last maps turned. The model is probed once, in eval
-    mode and without gradients, with one random image; its own mode is restored.
+    mode and without gradients, with black images; its own mode is restored.
 
     Args:
         model: Any timm model with ``forward_features``.

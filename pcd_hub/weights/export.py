@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pcd_hub.errors import WeightError
-from pcd_hub.models.entries import entry_cfg
+from pcd_hub.models.entries import entry_cfg, size_argument
 from pcd_hub.weights.record import WeightRecord
 from pcd_hub.weights.store import CONFIG_FILE, WEIGHTS_FILE, write_manifest
 
@@ -64,8 +64,7 @@ def export_weight(
 
 
 def _fresh_model(state: Mapping[str, Tensor], record: WeightRecord, image_size: int) -> nn.Module:
-    cfg = entry_cfg(record.architecture)
-    size: dict[str, Any] = {"img_size": image_size} if cfg.fixed_input_size else {}
+    size = size_argument(record.architecture, image_size)
     model = timm.create_model(record.architecture, pretrained=False, num_classes=0, **size)
     try:
         model.load_state_dict(
@@ -103,9 +102,9 @@ def _timm_config(model: nn.Module, record: WeightRecord, image_size: int) -> dic
         "pretrained_cfg": {**cfg.to_dict(remove_source=True), **ours},
         "pcd": record.to_dict(),
     }
-    if cfg.fixed_input_size:
+    if size := size_argument(record.architecture, image_size):
         config["pretrained_cfg"]["input_size"] = [3, image_size, image_size]
-        config["model_args"] = {"img_size": image_size}
+        config["model_args"] = size
     return config
 
 

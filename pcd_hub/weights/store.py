@@ -198,9 +198,15 @@ def _touch(link: Path) -> None:
 
 def _sweep(versions: Path, *, current: Path) -> None:
     """Remove versions beyond the last few, but none that a reader may just have been pointed to."""
-    others = sorted(
-        (p for p in versions.iterdir() if p != current), key=lambda p: p.stat().st_mtime
-    )
-    for old in others[: -_KEPT_VERSIONS or None]:
-        if time.time() - old.stat().st_mtime > _GRACE_SECONDS:
+    others = sorted((p for p in versions.iterdir() if p != current), key=_superseded)
+    for old in others[:-_KEPT_VERSIONS]:
+        if time.time() - _superseded(old) > _GRACE_SECONDS:
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _superseded(version: Path) -> float:
+    """When it was last the present one; 0 if another writer has just removed it."""
+    try:
+        return version.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

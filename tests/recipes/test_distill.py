@@ -175,7 +175,7 @@ def test_golden_loss_trace(tiny, tmp_path, request):
         golden.write_text(json.dumps(found, indent=1) + "\n")
     expected = json.loads(golden.read_text())
     # Rounding grows along the run: other kernels for the same sums moved the first five steps by
-    # less than 1e-5 and the worst of twenty by 2.3e-4.
+    # about 1e-5 and the worst of twenty by 2.3e-4.
     assert found[:5] == pytest.approx(expected[:5], rel=1e-4)
     assert found == pytest.approx(expected, rel=2e-3)
     assert found[-1] < found[0]
