@@ -1,10 +1,11 @@
-"""Generated, labelled scenes, the recipes' offline default: textured objects over textured grounds.
+"""Generated, labelled scenes, the recipes' offline default: patterned objects before a ground.
 
-The class of an object is its texture, never its colour, shape, size or direction, so that a
-backbone must look at the pattern itself. Most objects of one scene share a class, as in real
-pictures (a herd, a street); without that, learning from two crops of a picture would have nothing
-to find but colour. A scene is a pure function of (seed, index): nothing is stored, and there are as
-many as you like.
+The class of an object is the pattern of its surface, never its colour, shape or size, so that a
+backbone must look at the pattern itself. The world is upright: patterns lean a little, they do not
+turn. Most objects of a scene are of the same material (a class with its own proportions), as in
+real pictures (a herd, a street); without that, learning from two crops of a picture would have
+nothing to find but colour. A scene is a pure function of (seed, index): nothing is stored, and
+there are as many as you like.
 """
 
 from collections.abc import Callable
@@ -16,10 +17,27 @@ from PIL import Image, ImageDraw
 
 Plane = NDArray[np.floating]
 
-_THEME_SHARE = 0.75
-"""Probability that an object has its scene's own class instead of any."""
+CLASSES = (
+    "ground",
+    "stripes",
+    "planks",
+    "checks",
+    "dots",
+    "rings",
+    "zigzag",
+    "bricks",
+    "lattice",
+    "grain",
+)
 
-CLASSES = ("ground", "stripes", "checks", "dots", "rings", "waves", "bricks", "grain")
+_THEME_SHARE = 0.8
+"""Probability that an object is of its scene's own material instead of any."""
+_PERIOD = (7.0, 13.0)
+"""Pixels between two lines of a pattern, least and most."""
+_LEAN = 0.25
+"""Largest rotation of a pattern, in radians."""
+_SHADOW = np.float32(0.6)
+"""Share of the light that is left in a shadow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,18 +54,32 @@ class Scene:
     """``(n,)`` class index of each object."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Material:
+    label: int
+    period: float
+    """In pixels."""
+    share: float
+    """Of the light colour, from thin lines (0) to thick (1)."""
+    aspect: float
+    """How much wider than high the pattern's cell is."""
+
+
 def render_scene(seed: int, index: int, *, size: int = 96) -> Scene:
     """Draw scene number ``index`` of the endless series ``seed`` as ``size`` x ``size`` pixels."""
     rng = np.random.default_rng((seed, index))
     image = _ground(rng, size)
     owner = np.zeros((size, size), np.int64)
-    theme = int(rng.integers(1, len(CLASSES)))
+    theme = _material(rng)
     labels = [0]
-    for number in range(1, int(rng.integers(2, 6)) + 1):
+    for number in range(1, int(rng.integers(3, 7))):
         window, inside = _silhouette(rng, size)
-        labels.append(theme if rng.random() < _THEME_SHARE else int(rng.integers(1, len(CLASSES))))
-        image[window][inside] = _textured(rng, labels[-1], inside.shape)[inside]
-        owner[window][inside] = number
+        material = theme if rng.random() < _THEME_SHARE else _material(rng)
+        labels.append(material.label)
+        _cast_shadow(rng, image, window, inside)
+        pattern = _textured(rng, material, inside.shape)
+        np.copyto(image[window], pattern, where=inside[..., None])
+        np.copyto(owner[window], number, where=inside)
     mask = np.asarray(labels, np.uint8)[owner]
     boxes, kept = _visible_boxes(owner, len(labels))
     return Scene(
@@ -58,12 +90,22 @@ def render_scene(seed: int, index: int, *, size: int = 96) -> Scene:
     )
 
 
+def _material(rng: np.random.Generator) -> _Material:
+    return _Material(
+        label=int(rng.integers(1, len(CLASSES))),
+        period=float(rng.uniform(*_PERIOD)),
+        share=float(rng.random()),
+        aspect=float(rng.uniform(0.8, 1.25)),
+    )
+
+
 def _visible_boxes(owner: NDArray[np.int64], count: int) -> tuple[NDArray[np.float32], list[int]]:
     boxes, kept = [], []
     for number in range(1, count):
-        rows, columns = np.nonzero(owner == number)
+        visible = owner == number
+        rows, columns = np.flatnonzero(visible.any(1)), np.flatnonzero(visible.any(0))
         if rows.size:
-            boxes.append((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
+            boxes.append((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
             kept.append(number)
     return np.asarray(boxes, np.float32).reshape(-1, 4), kept
 
@@ -71,15 +113,18 @@ def _visible_boxes(owner: NDArray[np.int64], count: int) -> tuple[NDArray[np.flo
 def _silhouette(
     rng: np.random.Generator, size: int
 ) -> tuple[tuple[slice, slice], NDArray[np.bool_]]:
-    """A random polygon of 3 to 9 corners: its window, and which pixels of the window are inside."""
-    corners = int(rng.integers(3, 10))
-    spokes = np.linspace(0, 2 * np.pi, corners, endpoint=False) + rng.uniform(
-        0, 4 / corners, corners
-    )
-    radii = size * rng.uniform(0.2, 0.48) * rng.uniform(0.75, 1.15, corners)
+    """A random polygon or ellipse: its window, and which pixels of the window are inside."""
+    radius = size * rng.uniform(0.2, 0.45)
     centre = rng.uniform(0.1, 0.9, 2) * size
-    x = centre[0] + radii * np.cos(spokes)
-    y = centre[1] + radii * np.sin(spokes) * rng.uniform(0.65, 1.0)
+    flat = rng.uniform(0.7, 1.0)
+    corners = int(rng.integers(3, 10))
+    if corners < 9:
+        spread = rng.uniform(0.75, 1.2, corners)
+    else:
+        corners, spread = 40, 1.0  # an ellipse
+    spokes = np.arange(corners) * (2 * np.pi / corners) + rng.uniform(0, 2 * np.pi)
+    x = centre[0] + radius * spread * np.cos(spokes)
+    y = centre[1] + radius * spread * np.sin(spokes) * flat
     left, top = max(0, int(x.min())), max(0, int(y.min()))
     right, bottom = min(size, int(x.max()) + 1), min(size, int(y.max()) + 1)
     canvas = Image.new("1", (max(1, right - left), max(1, bottom - top)))
@@ -87,18 +132,36 @@ def _silhouette(
     return (slice(top, top + canvas.height), slice(left, left + canvas.width)), np.asarray(canvas)
 
 
-def _textured(rng: np.random.Generator, label: int, shape: tuple[int, ...]) -> Plane:
-    """The pattern of class ``label`` between two random colours, ``(*shape, 3)``."""
-    pattern = _PATTERNS[CLASSES[label]](rng, *_coordinates(rng, shape))[..., None]
+def _cast_shadow(
+    rng: np.random.Generator,
+    image: Plane,
+    window: tuple[slice, slice],
+    inside: NDArray[np.bool_],
+) -> None:
+    """Darken what lies a few pixels right of and below the object."""
+    shift = int(rng.integers(1, 5))
+    rows, columns = (slice(side.start + shift, side.stop + shift) for side in window)
+    below = image[rows, columns]
+    shadow = inside[: below.shape[0], : below.shape[1], None]
+    below *= np.where(shadow, _SHADOW, np.float32(1))
+
+
+def _textured(rng: np.random.Generator, material: _Material, shape: tuple[int, ...]) -> Plane:
+    """The pattern of ``material`` between two random colours, ``(*shape, 3)``."""
+    u, v = _coordinates(rng, material, shape)
+    pattern = _PATTERNS[CLASSES[material.label]](rng, u, v, material.share)[..., None]
     dark, light = _two_colours(rng)
     return dark + (light - dark) * np.clip(pattern, 0, 1)
 
 
-def _coordinates(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[Plane, Plane]:
-    """Two rotated axes in units of the pattern's own period (5 to 14 pixels)."""
-    angle, period = rng.uniform(0, 2 * np.pi), rng.uniform(5, 14)
+def _coordinates(
+    rng: np.random.Generator, material: _Material, shape: tuple[int, ...]
+) -> tuple[Plane, Plane]:
+    """The axes of the pattern in units of its period, each object at its own scale and lean."""
+    angle = rng.uniform(-_LEAN, _LEAN)
+    period = material.period * rng.uniform(0.85, 1.2)
     y, x = np.ogrid[: shape[0], : shape[1]]
-    u = (np.cos(angle) * x + np.sin(angle) * y) / period + rng.uniform(0, 9)
+    u = (np.cos(angle) * x + np.sin(angle) * y) / (period * material.aspect) + rng.uniform(0, 9)
     v = (np.cos(angle) * y - np.sin(angle) * x) / period + rng.uniform(0, 9)
     return u.astype(np.float32), v.astype(np.float32)
 
@@ -134,52 +197,68 @@ def _lit(rng: np.random.Generator, image: Plane) -> NDArray[np.uint8]:
     return np.clip(image * light + noise, 0, 255).astype(np.uint8)
 
 
-def _stripes(rng: np.random.Generator, u: Plane, v: Plane) -> Plane:
-    del v
-    return 0.5 + np.sin(2 * np.pi * u) * rng.uniform(0.8, 2.0)
+def _lines(phase: Plane, share: float) -> Plane:
+    """1 on lines at whole numbers of ``phase``, 0 between them, soft over a pixel or so."""
+    return (0.15 + 0.2 * share - np.abs(phase - np.round(phase))) * 7 + 0.5
 
 
-def _checks(rng: np.random.Generator, u: Plane, v: Plane) -> Plane:
-    return 0.5 + np.sin(np.pi * u) * np.sin(np.pi * v) * rng.uniform(1.5, 4.0)
+def _stripes(rng: np.random.Generator, u: Plane, v: Plane, share: float) -> Plane:
+    del rng, v
+    return _lines(u, share)
 
 
-def _dots(rng: np.random.Generator, u: Plane, v: Plane) -> Plane:
-    distance = np.hypot(u - np.round(u), v - np.round(v))
-    return (rng.uniform(0.22, 0.36) - distance) * 8 + 0.5
+def _planks(rng: np.random.Generator, u: Plane, v: Plane, share: float) -> Plane:
+    del rng, u
+    return _lines(v, share)
 
 
-def _rings(rng: np.random.Generator, u: Plane, v: Plane) -> Plane:
-    centre = rng.uniform(0.3, 0.7, 2)
-    rows, columns = (int(c * s) for c, s in zip(centre, u.shape, strict=True))
-    distance = np.hypot(u - u[rows, columns], v - v[rows, columns])
-    return 0.5 + np.sin(2 * np.pi * distance) * rng.uniform(0.8, 2.0)
+def _checks(rng: np.random.Generator, u: Plane, v: Plane, share: float) -> Plane:
+    del rng
+    return 0.5 + (np.sin(np.pi * u) * np.sin(np.pi * v) + 0.3 * (share - 0.5)) * 3
 
 
-def _waves(rng: np.random.Generator, u: Plane, v: Plane) -> Plane:
-    zigzag = np.abs(v / 2 - np.round(v / 2)) * rng.uniform(2.0, 3.2)
-    return 0.5 + np.sin(2 * np.pi * (u + zigzag)) * rng.uniform(0.8, 2.0)
+def _dots(rng: np.random.Generator, u: Plane, v: Plane, share: float) -> Plane:
+    del rng
+    return (0.22 + 0.14 * share - np.hypot(u - np.round(u), v - np.round(v))) * 8 + 0.5
 
 
-def _bricks(rng: np.random.Generator, u: Plane, v: Plane) -> Plane:
-    joint = rng.uniform(0.1, 0.18)
+def _rings(rng: np.random.Generator, u: Plane, v: Plane, share: float) -> Plane:
+    rows, columns = (int(c * s) for c, s in zip(rng.uniform(0.3, 0.7, 2), u.shape, strict=True))
+    return _lines(np.hypot(u - u[rows, columns], v - v[rows, columns]), share)
+
+
+def _zigzag(rng: np.random.Generator, u: Plane, v: Plane, share: float) -> Plane:
+    del rng
+    return _lines(v + 2 * np.abs(u / 2 - np.round(u / 2)), share)
+
+
+def _bricks(rng: np.random.Generator, u: Plane, v: Plane, share: float) -> Plane:
+    del rng
     shifted = u / 2 + 0.5 * (np.floor(v) % 2)
     from_joint = np.minimum(np.abs(v - np.round(v)), 2 * np.abs(shifted - np.round(shifted)))
-    return (from_joint - joint) * 8 + 0.5
+    return (from_joint - 0.1 - 0.1 * share) * 8 + 0.5
 
 
-def _grain(rng: np.random.Generator, u: Plane, v: Plane) -> Plane:
+def _lattice(rng: np.random.Generator, u: Plane, v: Plane, share: float) -> Plane:
+    del rng
+    return np.maximum(_lines((u + v) * 0.7, share * 0.6), _lines((u - v) * 0.7, share * 0.6))
+
+
+def _grain(rng: np.random.Generator, u: Plane, v: Plane, share: float) -> Plane:
     del v
-    cells = max(4, int(u.shape[0] / rng.uniform(1.5, 3.5)))
-    coarse = Image.fromarray(rng.random((cells, cells), np.float32))
+    cells = [max(4, int(side / (2 + 2 * share))) for side in u.shape]
+    coarse = Image.fromarray(rng.random(cells, np.float32))
     return (np.asarray(coarse.resize(u.shape[::-1], Image.Resampling.NEAREST)) - 0.5) * 3 + 0.5
 
 
-_PATTERNS: dict[str, Callable[[np.random.Generator, Plane, Plane], Plane]] = {
+_PATTERNS: dict[str, Callable[[np.random.Generator, Plane, Plane, float], Plane]] = {
     "stripes": _stripes,
+    "planks": _planks,
     "checks": _checks,
     "dots": _dots,
     "rings": _rings,
-    "waves": _waves,
+    "zigzag": _zigzag,
     "bricks": _bricks,
+    "lattice": _lattice,
     "grain": _grain,
 }
