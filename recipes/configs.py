@@ -16,7 +16,18 @@ class TeacherConfig:
     """Where it comes from, as pcd_hub/models/teachers.py lists.
 
     quickstart, timm:NAME, hf-hub:ORG/NAME[@REV], local-dir:DIR, mocov3_r50:FILE,
-    mocov3:ARCH:FILE ...
+    mocov3:ARCH:FILE, resnet:ARCH:FILE ...
+    """
+    image_size: int | Literal["match"] | None = None
+    """Height and width in pixels of what the teacher sees, if not the student's; views are resized.
+
+    match: the size at which its grid is the student's, if there is one. Else its pixels are
+    resampled, and it is said.
+    """
+    keep_last_norm: bool = True
+    """Of a head like MoCo v3's, which ends in a BatchNorm without weights.
+
+    The released PCD code drops it.
     """
 
 
@@ -54,14 +65,23 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PixelMethodConfig:
-    """Pixel-wise contrastive distillation."""
+    """Pixel-wise distillation; the defaults are PCD's."""
 
+    loss: Literal["pixel_info_nce", "cosine_smooth_l1", "similarity_kl"] = "pixel_info_nce"
+    """pixel_info_nce: PCD's, against a queue of negatives.
+
+    cosine_smooth_l1: regression of the standardised teacher pixels. similarity_kl: which pixels of
+    an image resemble which.
+    """
+    targets: Literal["pixels", "pooled"] = "pixels"
+    """pooled: one mean vector an image instead, image-level distillation, to compare with."""
     views: Literal["same", "cross"] = "same"
     """Whether teacher and student see the same view.
 
     cross: the other one, paired by grid index as the released code.
     """
-    temperature: float = 0.2
+    temperature: float | None = None
+    """Default: 0.2 for pixel_info_nce, 0.07 for similarity_kl."""
     queue_length: int = 65_536
     """Negatives; capped at half the data set, else an image would meet itself."""
     head: Literal["mocov3", "byol", "swav", "barlow_twins"] = "mocov3"

@@ -13,6 +13,7 @@ recipes/README.md.
 import contextlib
 import copy
 import dataclasses
+import functools
 import logging
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,18 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from command_line import parse, run
-from configs import DISTILL, DistillConfig
+from configs import DISTILL, DistillConfig, PixelMethodConfig
 from launch import start_accelerator
 from pcd_hub.data.loader import Batch
 from pcd_hub.data.sources import ImageSource, ImageStream
 from pcd_hub.errors import ConfigError
-from pcd_hub.method.distiller import Distiller, freeze_unreached
+from pcd_hub.method.distiller import Distiller, PixelLoss, freeze_unreached
 from pcd_hub.method.heads import STUDENT_HEADS, HeadLayout, student_head
+from pcd_hub.method.loss import cosine_smooth_l1, pixel_info_nce, similarity_kl
+from pcd_hub.method.moments import ChannelMoments
 from pcd_hub.method.queue import KeyQueue
 from pcd_hub.models.entries import STOCK_ARCHITECTURES, entry_cfg
-from pcd_hub.models.teachers import Teacher, load_teacher
+from pcd_hub.models.teachers import Teacher, load_matched_teacher
 from pcd_hub.weights import store
 from pcd_hub.weights.export import export_weight
 from pcd_hub.weights.record import WeightRecord
@@ -84,28 +87,37 @@ class Distillation:
 
 def distill(accelerator: Accelerator, config: DistillConfig, config_name: str) -> Distillation:
     """Everything that can be wrong is found before the output folder is made; then train."""
-    size = config.data.image_size
+    size, method = config.data.image_size, config.method
     torch.manual_seed(config.run.seed)
     source = open_training_source(config.data, accelerator)
     plan = plan_batches(source, config.optim, config.run, accelerator)
-    teacher = load_teacher(config.teacher.source, image_size=size)
     student = build_backbone(config.student.arch, image_size=size)
     random_start = copy.deepcopy(student.model)
     unreached = freeze_unreached(student, image_size=size)
-    teacher.match_grid(student, image_size=size)
+    teacher = load_matched_teacher(
+        config.teacher.source,
+        student,
+        image_size=size,
+        teacher_image_size=config.teacher.image_size,
+        keep_last_norm=config.teacher.keep_last_norm,
+    )
+    _check_similarities(config, teacher)
     head = student_head(student.num_channels, _head_layout(config, teacher))
-    distiller = Distiller(student, head, temperature=config.method.temperature)
-    queue = KeyQueue(_queue_length(config, source), teacher.num_channels, seed=config.run.seed)
+    distiller = Distiller(
+        student, head, loss=_pixel_loss(method), pooled=method.targets == "pooled"
+    )
+    queue, moments = _beside_the_teacher(config, source, teacher)
+    beside = {name: part for name, part in (("queue", queue), ("moments", moments)) if part}
     folder = RunFolder.open(accelerator, config, default_name=config_name)
 
-    # The student and its head alone have gradients, hence they alone are wrapped; teacher and queue
-    # stay beside.
+    # The student and its head alone have gradients, hence they alone are wrapped.
     distiller = with_sync_batch_norm(distiller, config.run, accelerator).to(
         memory_format=torch.channels_last
     )  # pyright: ignore[reportCallIssue]
     wrapped, optimizer = accelerator.prepare(distiller, build_optimizer(distiller, config.optim))
     teacher.to(accelerator.device)
-    queue.to(accelerator.device)
+    for part in beside.values():
+        part.to(accelerator.device)
     normalise = Normalise(config.student.arch, accelerator.device)
     training = Training(
         accelerator=accelerator,
@@ -119,7 +131,7 @@ def distill(accelerator: Accelerator, config: DistillConfig, config_name: str) -
         state={
             "distiller": accelerator.unwrap_model(wrapped),
             "optimizer": optimizer,
-            "queue": queue,
+            **beside,
         },
     )
 
@@ -135,16 +147,20 @@ def distill(accelerator: Accelerator, config: DistillConfig, config_name: str) -
             with synchronise, accelerator.autocast():
                 pixels = teacher(images)
                 keys.append(pixels[: len(part.views)].float().mean((2, 3)))
-                losses.append(
-                    wrapped(normalise(images), _targets(pixels, config), queue.keys) / len(parts)
-                )
+                if moments is not None:
+                    moments.add(accelerator.gather(ChannelMoments.of(pixels)[None]))  # pyright: ignore[reportArgumentType]
+                    pixels = moments.standardise(pixels)
+                negatives = () if queue is None else (queue.keys,)
+                loss = wrapped(normalise(images), _targets(pixels, config), *negatives)
+                losses.append(loss / len(parts))
                 accelerator.backward(losses[-1])
         if config.optim.clip_grad_norm:
             accelerator.clip_grad_norm_(wrapped.parameters(), config.optim.clip_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
-        for key in keys:
-            queue.push(accelerator.gather(key))  # pyright: ignore[reportArgumentType]
+        if queue is not None:
+            for key in keys:
+                queue.push(accelerator.gather(key))  # pyright: ignore[reportArgumentType]
         return torch.stack(losses).detach().sum()
 
     wrapped.train()
@@ -165,6 +181,46 @@ def distill(accelerator: Accelerator, config: DistillConfig, config_name: str) -
         random_start=random_start,
         untrained=tuple(name.removeprefix("model.") for name in unreached),
     )
+
+
+def _beside_the_teacher(
+    config: DistillConfig, source: ImageSource | ImageStream, teacher: Teacher
+) -> tuple[KeyQueue | None, ChannelMoments | None]:
+    """What the loss needs beside the teacher: negatives to contrast with, or each channel's scale.
+
+    Outside the wrapped model, and in the checkpoint.
+    """
+    match config.method.loss:
+        case "pixel_info_nce":
+            length = _queue_length(config, source)
+            return KeyQueue(length, teacher.num_channels, seed=config.run.seed), None
+        case "cosine_smooth_l1":
+            return None, ChannelMoments(teacher.num_channels)
+        case "similarity_kl":
+            return None, None
+
+
+def _pixel_loss(method: PixelMethodConfig) -> PixelLoss:
+    given = method.temperature
+    match method.loss:
+        case "pixel_info_nce":
+            return functools.partial(pixel_info_nce, temperature=0.2 if given is None else given)
+        case "similarity_kl":
+            return functools.partial(similarity_kl, temperature=0.07 if given is None else given)
+        case "cosine_smooth_l1":
+            return cosine_smooth_l1
+
+
+def _check_similarities(config: DistillConfig, teacher: Teacher) -> None:
+    if config.method.loss != "similarity_kl":
+        return
+    height, width = teacher.grid_size(config.data.image_size)
+    if config.method.targets == "pooled" or height * width < 2:
+        raise ConfigError(
+            f"--method.loss similarity_kl compares the pixels of an image; with --method.targets "
+            f"{config.method.targets} on a {height} x {width} grid there is one. "
+            "Use pixels and a larger --data.image-size"
+        )
 
 
 def _targets(pixels: Tensor, config: DistillConfig) -> Tensor:

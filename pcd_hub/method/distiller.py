@@ -1,10 +1,13 @@
 """Exactly what has gradients, hence exactly what DistributedDataParallel wraps."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pcd_hub.method.loss import pixel_info_nce
+PixelLoss = Callable[..., Tensor]
+"""Student pixels, teacher pixels and, if it contrasts, negatives -> a scalar."""
 
 
 class Distiller(nn.Module):
@@ -14,24 +17,29 @@ class Distiller(nn.Module):
     saved in every checkpoint.
     """
 
-    def __init__(self, student: nn.Module, head: nn.Module, *, temperature: float) -> None:
+    def __init__(
+        self, student: nn.Module, head: nn.Module, *, loss: PixelLoss, pooled: bool = False
+    ) -> None:
         super().__init__()
         self.student = student
         """images ``(B, 3, H, W)`` -> ``(B, C, h, w)``; what is exported in the end."""
         self.head = head
-        self.temperature = temperature
+        self.loss = loss
+        self.pooled = pooled
+        """Image-level distillation, to compare with: one mean vector an image on both sides."""
 
     def forward(
         self,
         views: Float[Tensor, "b 3 height width"],
         teacher_pixels: Float[Tensor, "b d h w"],
-        negatives: Float[Tensor, "k d"],
+        *negatives: Float[Tensor, "k d"],
     ) -> Float[Tensor, ""]:
-        """The loss of one batch: student pixels against ``teacher_pixels`` and ``negatives``."""
-        student_pixels = self.head(self.student(views))
-        return pixel_info_nce(
-            student_pixels, teacher_pixels, negatives, temperature=self.temperature
-        )
+        """The loss of one batch: student pixels against ``teacher_pixels`` (and ``negatives``)."""
+        student_pixels = self.student(views)
+        if self.pooled:
+            student_pixels = student_pixels.mean((2, 3), keepdim=True)
+            teacher_pixels = teacher_pixels.mean((2, 3), keepdim=True)
+        return self.loss(self.head(student_pixels), teacher_pixels, *negatives)
 
 
 def freeze_unreached(student: nn.Module, *, image_size: int) -> tuple[str, ...]:

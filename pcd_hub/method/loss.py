@@ -1,4 +1,7 @@
-"""The pixel-wise contrastive loss, in memory that does not grow with pixels x negatives.
+"""What a student's pixels are held to: PCD's contrastive loss, and two for teachers without a head.
+
+``pixel_info_nce`` needs memory that does not grow with pixels x negatives. ``cosine_smooth_l1`` and
+``similarity_kl`` need no negatives. All give gradients to the student alone.
 
 Shapes: N pixels, K negatives, C channels.
 """
@@ -42,23 +45,81 @@ def pixel_info_nce(
         ValueError: If the maps differ in shape, the channels differ, or ``temperature`` is not
             positive.
     """
-    if student.shape != teacher.shape:
-        raise ValueError(
-            f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} maps "
-            "must agree in shape"
-        )
+    _check_same_shape(student, teacher)
     if negatives.shape[1] != student.shape[1]:
         raise ValueError(
             f"negatives have {negatives.shape[1]} channels, the maps {student.shape[1]}: "
             "they must agree"
         )
-    if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}, it must be greater than 0")
+    _check_temperature(temperature)
     student_NC = _unit_pixels(student)
     teacher_NC = _unit_pixels(teacher.detach())
     positive_N = (student_NC * teacher_NC).sum(1) / temperature
     negative_N = bank_log_sum_exp(student_NC, negatives.detach(), temperature=temperature)
     return (torch.logaddexp(positive_N, negative_N) - positive_N).mean()
+
+
+def cosine_smooth_l1(
+    student: Float[Tensor, "b c h w"],
+    teacher: Float[Tensor, "b c h w"],
+    *,
+    cosine_weight: float = 0.9,
+) -> Float[Tensor, ""]:
+    """Regress each teacher pixel: its direction, and a little its length.
+
+    With s, t the pixels at one position, the mean over all pixels of
+    ``w (1 - cos(s, t)) + (1 - w) mean_c smooth_l1(s_c - t_c)``, where ``smooth_l1(x)`` is
+    ``x^2 / 2`` below 1 and ``|x| - 1/2`` above. AM-RADIO, UNIC and DUNE use w = 0.5, EUPE 0.9.
+
+    Args:
+        student: Student pixels.
+        teacher: Teacher pixels at the same positions, each channel of about unit variance
+            (``ChannelMoments.standardise``), else a few large channels are all that counts.
+        cosine_weight: w in [0, 1].
+
+    Raises:
+        ValueError: If the maps differ in shape, or ``cosine_weight`` is out of range.
+    """
+    _check_same_shape(student, teacher)
+    if not 0 <= cosine_weight <= 1:
+        raise ValueError(f"cosine_weight is {cosine_weight}, it must be in 0 .. 1")
+    student_NC, teacher_NC = _pixels(student), _pixels(teacher.detach())
+    cosine_N = F.cosine_similarity(student_NC, teacher_NC, dim=1)
+    return cosine_weight * (1 - cosine_N).mean() + (1 - cosine_weight) * F.smooth_l1_loss(
+        student_NC, teacher_NC
+    )
+
+
+def similarity_kl(
+    student: Float[Tensor, "b c h w"], teacher: Float[Tensor, "b d h w"], *, temperature: float
+) -> Float[Tensor, ""]:
+    """Copy which pixels of an image resemble which, whatever the channels mean.
+
+    With p_ij the softmax over j of ``cos(t_i, t_j) / T`` within one image and q_ij likewise from
+    the student, the mean over all pixels i of ``sum_j p_ij log(p_ij / q_ij)``. A pixel's similarity
+    to itself, always 1, stays in: it ties the others to an absolute scale. LightlyTrain's third
+    distillation uses such a term with T = 0.07.
+
+    Args:
+        student: Student pixels, of any length.
+        teacher: Teacher pixels at the same positions; their channels need not be as many.
+        temperature: T > 0.
+
+    Raises:
+        ValueError: If the grids differ or have fewer than two pixels, or ``temperature`` is not
+            positive.
+    """
+    if student.shape[0] != teacher.shape[0] or student.shape[2:] != teacher.shape[2:]:
+        raise ValueError(
+            f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} maps "
+            "must agree in batch and grid"
+        )
+    if student[0, 0].numel() < 2:
+        raise ValueError("a grid of one pixel has no similarities; use larger images")
+    _check_temperature(temperature)
+    wanted = _similarity_log_softmax(teacher.detach(), temperature)
+    actual = _similarity_log_softmax(student, temperature)
+    return F.kl_div(actual, wanted, reduction="batchmean", log_target=True)
 
 
 def bank_log_sum_exp(
@@ -120,7 +181,33 @@ def _attend(
     return (largest_N1 + sum_N1.log()).squeeze(1), attended_NC.div_(sum_N1)
 
 
+def _similarity_log_softmax(maps: Tensor, temperature: float) -> Tensor:
+    """``(B, C, H, W)`` -> ``(B*H*W, H*W)``: each pixel's log-softmax over its image's pixels."""
+    rows_BNC = _unit_pixels(maps).unflatten(0, (len(maps), -1))
+    with torch.autocast(maps.device.type, enabled=False):  # C products a pair: cheap, and exact
+        logits_BNN = rows_BNC @ rows_BNC.mT / temperature
+    return logits_BNN.log_softmax(2).flatten(0, 1)
+
+
 def _unit_pixels(maps: Tensor) -> Tensor:
     """``(B, C, H, W)`` -> ``(B*H*W, C)`` unit rows in at least float32."""
+    return F.normalize(_pixels(maps), dim=1)
+
+
+def _pixels(maps: Tensor) -> Tensor:
+    """``(B, C, H, W)`` -> ``(B*H*W, C)`` in at least float32."""
     rows = maps.flatten(2).transpose(1, 2).flatten(0, 1)
-    return F.normalize(rows.to(torch.promote_types(rows.dtype, torch.float32)), dim=1)
+    return rows.to(torch.promote_types(rows.dtype, torch.float32))
+
+
+def _check_same_shape(student: Tensor, teacher: Tensor) -> None:
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} maps "
+            "must agree in shape"
+        )
+
+
+def _check_temperature(temperature: float) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}, it must be greater than 0")

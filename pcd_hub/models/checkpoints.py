@@ -4,23 +4,30 @@ A layout says where in a file the encoder and its trained head lie, and what els
 and not needed. Anything beyond that is an error: half a teacher is worse than none.
 """
 
+import hashlib
+import io
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import load
 from torch import Tensor, nn
 
-from pcd_hub.errors import TeacherError
+from pcd_hub.errors import TeacherError, nearest
 
 State = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointLayout:
-    """Where a family of self-supervised checkpoints keeps what."""
+    """Where a family of self-supervised checkpoints keeps what.
+
+    Prefixes are those after ``module.``, which DistributedDataParallel puts before every key and
+    which is dropped wherever all keys have it.
+    """
 
     architecture: str
     """timm architecture whose keys the encoder has."""
@@ -29,7 +36,7 @@ class CheckpointLayout:
     encoder: str
     """Prefix of the encoder to use."""
     head: str | None
-    """Prefix of the trained head, None if the family has none.
+    """Prefix of the trained head, None if the family has none that can work on pixels.
 
     Its layers are numbered as in an ``nn.Sequential``.
     """
@@ -37,72 +44,111 @@ class CheckpointLayout:
     """Prefixes of what else such a file holds: the other branch, the predictor, prototypes."""
 
 
-_MOCO_UNUSED = ("module.base_encoder.", "module.predictor.")
+_MOCO_UNUSED = ("base_encoder.", "predictor.")
 
 LAYOUTS: dict[str, CheckpointLayout] = {
     "mocov3_r50": CheckpointLayout(
         architecture="resnet50",
         container="state_dict",
-        encoder="module.momentum_encoder.",
-        head="module.momentum_encoder.fc.",
+        encoder="momentum_encoder.",
+        head="momentum_encoder.fc.",
         unused=_MOCO_UNUSED,
     ),
     "mocov3_vit_b": CheckpointLayout(
         architecture="vit_base_patch16_224",
         container="state_dict",
-        encoder="module.momentum_encoder.",
-        head="module.momentum_encoder.head.",
+        encoder="momentum_encoder.",
+        head="momentum_encoder.head.",
         unused=_MOCO_UNUSED,
     ),
     "byol_r50": CheckpointLayout(
         architecture="resnet50",
         container="model",
-        encoder="module.target_encoder.",
-        head="module.target_encoder.fc.",
-        unused=("module.online_encoder.", "module.predictor."),
+        encoder="target_encoder.",
+        head="target_encoder.fc.",
+        unused=("online_encoder.", "predictor."),
     ),
     "swav_r50": CheckpointLayout(
         architecture="resnet50",
         container=None,
-        encoder="module.",
-        head="module.projection_head.",
-        unused=("module.prototypes.",),
+        encoder="",
+        head="projection_head.",
+        unused=("prototypes.",),
     ),
     "barlow_twins_r50": CheckpointLayout(
         architecture="resnet50",
         container="model",
-        encoder="module.backbone.",
-        head="module.projector.",
-        unused=("module.bn.",),
+        encoder="backbone.",
+        head="projector.",
+        unused=("bn.",),
+    ),
+    "dino_r50": CheckpointLayout(
+        architecture="resnet50", container=None, encoder="", head=None, unused=()
     ),
 }
 """By the name a user writes before the file: ``mocov3_r50:FILE``.
 
-``mocov3:ARCH:FILE`` takes any timm ResNet.
+``dino_r50`` is DINO's backbone file; its head (GELU, a normalisation) cannot work on pixels. With
+an architecture in between, :func:`layout_of` knows ``mocov3:ARCH:FILE`` and ``resnet:ARCH:FILE``.
 """
 
-
-def moco_layout(architecture: str) -> CheckpointLayout:
-    """The MoCo v3 layout with another encoder, as ``recipes/pretrain.py`` writes it."""
-    return CheckpointLayout(
-        architecture=architecture,
-        container="state_dict",
-        encoder="module.momentum_encoder.",
-        head="module.momentum_encoder.fc.",
-        unused=_MOCO_UNUSED,
-    )
+FAMILIES = ("mocov3", "resnet")
+"""Layouts that need an architecture: ``mocov3:ARCH``, ``resnet:ARCH``."""
 
 
-def read_checkpoint(file: Path, layout: CheckpointLayout) -> tuple[State, nn.Sequential | None]:
-    """Encoder weights under timm's names, and the trained head, from a torch checkpoint.
+def layout_of(name: str, architecture: str = "") -> CheckpointLayout:
+    """The layout of one of ``LAYOUTS``, or of a family with ``architecture``.
 
-    The file is unpickled with ``weights_only=True``.
+    ``mocov3``: as ``recipes/pretrain.py`` writes it, for any timm ResNet. ``resnet``: the plain
+    state dict of a torchvision or timm ResNet, supervised or not; its classifier is left out.
+
+    Raises:
+        TeacherError: If there is no such layout, or a family comes without an architecture.
+    """
+    if name in FAMILIES and not architecture:
+        raise TeacherError(f"{name} needs an architecture, as in {name}:resnet50")
+    match name:
+        case "mocov3":
+            return CheckpointLayout(
+                architecture=architecture,
+                container="state_dict",
+                encoder="momentum_encoder.",
+                head="momentum_encoder.fc.",
+                unused=_MOCO_UNUSED,
+            )
+        case "resnet":
+            return CheckpointLayout(
+                architecture=architecture, container=None, encoder="", head=None, unused=("fc.",)
+            )
+    if name not in LAYOUTS:
+        known = (*LAYOUTS, *(f"{family}:ARCH" for family in FAMILIES))
+        raise TeacherError(
+            f"no checkpoint layout '{name}'{nearest(name, known)}; there are {', '.join(known)}"
+        )
+    return LAYOUTS[name]
+
+
+class Checkpoint(NamedTuple):
+    """What was read of a file."""
+
+    encoder: State
+    """Under timm's names."""
+    head: nn.Sequential | None
+    sha256: str
+    """Of the very bytes that were parsed."""
+
+
+def read_checkpoint(file: Path, layout: CheckpointLayout) -> Checkpoint:
+    """Encoder weights under timm's names, and the trained head, from a checkpoint.
+
+    ``.safetensors``, or what torch saved, which is opened with ``weights_only=True``.
 
     Raises:
         TeacherError: If the file is missing, damaged, of another layout, or holds a key nobody
             expects.
     """
-    state = _state_dict(_load(file), layout, file)
+    loaded, sha256 = _load(file)
+    state = _without_ddp_prefix(_state_dict(loaded, layout, file))
     encoder: State = {}
     head: State = {}
     leftover: list[str] = []
@@ -130,7 +176,7 @@ def read_checkpoint(file: Path, layout: CheckpointLayout) -> tuple[State, nn.Seq
             "take the full checkpoint of the pre-training, "
             "or the backbone alone as a timm: or local-dir: teacher"
         )
-    return encoder, head_from_state(head, file) if layout.head else None
+    return Checkpoint(encoder, head_from_state(head, file) if layout.head else None, sha256)
 
 
 def head_from_state(state: Mapping[str, Tensor], file: Path) -> nn.Sequential:
@@ -177,18 +223,24 @@ def _layer(state: State | None, file: Path) -> nn.Module:
     )
 
 
-def _load(file: Path) -> Any:
+def _load(file: Path) -> tuple[Any, str]:
     if not file.is_file():
         raise TeacherError(f"no teacher file {file}")
+    content = file.read_bytes()
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        loaded = (
+            load(content)
+            if file.suffix == ".safetensors"
+            else torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        )
     except Exception as error:
         reason = str(error).strip().split("\n", maxsplit=1)[0][:160]
         raise TeacherError(
-            f"{file} is truncated or no torch checkpoint of plain tensors "
+            f"{file} is truncated or no checkpoint of plain tensors "
             f"({type(error).__name__}: {reason}); "
             "download it again and compare its size and checksum with the source's"
         ) from error
+    return loaded, hashlib.sha256(content).hexdigest()
 
 
 def _state_dict(loaded: Any, layout: CheckpointLayout, file: Path) -> State:
@@ -209,13 +261,23 @@ def _state_dict(loaded: Any, layout: CheckpointLayout, file: Path) -> State:
     return state
 
 
+def _without_ddp_prefix(state: State) -> State:
+    if all(key.startswith("module.") for key in state):
+        return {key.removeprefix("module."): value for key, value in state.items()}
+    return state
+
+
 def _summary(state: Mapping[str, Tensor]) -> str:
     roots = Counter(".".join(key.split(".")[:2]) for key in state)
     return "; ".join(f"{root}.* ({count})" for root, count in roots.most_common(4)) or "nothing"
 
 
 def _looks_like(state: Mapping[str, Tensor]) -> str:
-    """A hint at another layout, most specific prefix first."""
+    """A hint at what the file is, most specific prefix first."""
+    if any(key.startswith("base_encoder.") for key in state):
+        return "; of MoCo v3 the momentum encoder is the teacher, here is only the other one"
+    if "conv1.weight" in state and "fc.weight" in state:
+        return "; it looks like a ResNet with a classifier, which resnet:ARCH:FILE reads"
     for name, layout in sorted(LAYOUTS.items(), key=lambda item: -len(item[1].head or "")):
         if layout.head and any(key.startswith(layout.head) for key in state):
             return f"; it looks like {name}"

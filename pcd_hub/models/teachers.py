@@ -7,15 +7,17 @@
 ``local-dir:DIR``               a folder in timm's layout, or with ``teacher.json`` (head included)
 ``mocov3_r50:FILE`` ...         a self-supervised checkpoint with its head (``checkpoints.LAYOUTS``)
 ``mocov3:ARCH:FILE``            what ``recipes/pretrain.py`` writes, for any timm ResNet
+``resnet:ARCH:FILE``            the plain weights of a torchvision or timm ResNet, without a head
 ==============================  ====================================================================
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -28,17 +30,27 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import load_model_config_from_hf
 from torch import Tensor, nn
 
 from pcd_hub.errors import StudentError, TeacherError, nearest
 from pcd_hub.method.heads import law_error, to_pixel_head
-from pcd_hub.models.checkpoints import LAYOUTS, State, head_from_state, moco_layout, read_checkpoint
+from pcd_hub.models.checkpoints import (
+    FAMILIES,
+    LAYOUTS,
+    CheckpointLayout,
+    State,
+    head_from_state,
+    layout_of,
+    read_checkpoint,
+)
 from pcd_hub.models.grid import PixelGrid, own_image_size, pixel_grid
 
 log = logging.getLogger("pcd_hub")
 
 TEACHER_WEIGHTS = "teacher.safetensors"
 TEACHER_FACTS = "teacher.json"
+ORIGIN_FACTS = ("layout", "source_file", "source_sha256")
 _LAW_TOLERANCE = 1e-4  # float32, heads up to 8192 wide
 
 
@@ -49,13 +61,18 @@ class TeacherFacts:
     source: str
     architecture: str
     sha256: str
-    """Over the names and values of all tensors, head included."""
+    """Over the names and values of all tensors, head included, as they are used.
+
+    Position embeddings count as fitted to the input size.
+    """
     head: str
     """Layers of the trained head, or "none": then the backbone's own pixels are the target."""
     license: str
     """As its source states it; "not stated" if nobody said."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    origin: dict[str, str] = field(default_factory=dict)
+    """Of what was read or converted: ``layout``, ``source_file``, ``source_sha256``."""
 
 
 class Teacher(nn.Module):
@@ -74,6 +91,7 @@ class Teacher(nn.Module):
         self.facts = facts
         self.register_buffer("mean", torch.tensor(facts.mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(facts.std).view(3, 1, 1))
+        self._input_size: int | None = None
         self._grid_size: tuple[int, int] | None = None
         self.requires_grad_(False)  # noqa: FBT003
         self.eval()
@@ -85,29 +103,49 @@ class Teacher(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b c h w"]:
         with torch.inference_mode():
+            if self._input_size is not None:
+                size = self._input_size, self._input_size
+                images = F.interpolate(images, size, mode="bilinear", antialias=True)
             pixels = self.head(self.grid((images - self.mean) / self.std))
             pixels = pixels if self._grid_size is None else _resampled(pixels, self._grid_size)
         return pixels.clone()  # an ordinary tensor again: the loss keeps it for its backward pass
 
-    def match_grid(self, student: nn.Module, *, image_size: int) -> None:
-        """Give pixels on the student's grid from now on.
+    def see(
+        self, image_size: int, *, input_size: int | None = None, grid: tuple[int, int] | None = None
+    ) -> None:
+        """From now on resize images of ``image_size`` to ``input_size``, and pixels to ``grid``.
 
-        Where the grids differ they are resampled, and it is said.
+        Every change is said in the log; None changes nothing.
         """
-        probe = torch.zeros(1, 3, image_size, image_size)
-        with torch.no_grad():
-            own, wanted = self.eval()(probe).shape[-2:], student.eval()(probe).shape[-2:]
-        if own != wanted:
+        self._input_size, self._grid_size = None, None
+        if input_size not in {None, image_size}:
+            log.info("the teacher sees %d px, the student %d px", input_size, image_size)
+            self._input_size = input_size
+        own = self.grid_size(image_size)
+        if grid not in {None, own}:
             log.info(
-                "the teacher's %d x %d pixels are resampled to the student's %d x %d", *own, *wanted
+                "the teacher's %d x %d pixels are resampled to the student's %d x %d", *own, *grid
             )
-            self._grid_size = wanted[0], wanted[1]
+            self._grid_size = grid
+
+    def grid_size(self, image_size: int) -> tuple[int, int]:
+        """Height and width of the pixels of an image of ``image_size``."""
+        return _grid_size(self, image_size)
 
     @property
     def num_channels(self) -> int:
         """Channels of the pixels: the head's output, or the backbone's."""
         convolutions = [layer for layer in self.head.modules() if isinstance(layer, nn.Conv2d)]
         return convolutions[-1].out_channels if convolutions else self.grid.num_channels
+
+
+def _grid_size(pixels: nn.Module, image_size: int) -> tuple[int, int]:
+    device = next(pixels.parameters()).device
+    training = pixels.training
+    with torch.no_grad():
+        shape = pixels.eval()(torch.zeros(2, 3, image_size, image_size, device=device)).shape
+    pixels.train(training)
+    return shape[2], shape[3]
 
 
 def _resampled(pixels: Tensor, size: tuple[int, int]) -> Tensor:
@@ -117,35 +155,64 @@ def _resampled(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(pixels.float(), size, mode="bilinear")
 
 
-def load_teacher(source: str, *, image_size: int | None = None) -> Teacher:
+def load_teacher(
+    source: str, *, image_size: int | None = None, keep_last_norm: bool = True
+) -> Teacher:
     """Load a teacher whole, or not at all.
 
     Args:
         source: One of the forms at the top of this file.
         image_size: Height and width in pixels of the images it will see; its own input size if not
             given.
+        keep_last_norm: False leaves out the BatchNorm without weights that ends the heads of
+            MoCo v3, as the released PCD code does: other pixels, to compare with.
 
     Raises:
         TeacherError: If the source is unknown, a file is damaged or of another layout, not every
-            weight was loaded, or THE LAW (``pcd_hub.to_pixel_head``) fails on its head.
+            weight was loaded, there is no last norm to leave out, or THE LAW
+            (``pcd_hub.to_pixel_head``) fails on its head.
     """
-    scheme, _, rest = source.partition(":")
-    if source == "quickstart":
-        with resources.as_file(resources.files("pcd_hub.models") / "quickstart_teacher") as folder:
-            return _from_teacher_folder(folder, source, image_size)
-    if scheme == "local-dir" and (Path(rest) / TEACHER_FACTS).is_file():
-        return _from_teacher_folder(Path(rest), source, image_size)
-    if scheme in {"timm", "hf-hub", "local-dir"}:
-        return _from_timm(source, image_size)
-    if scheme == "mocov3":
-        architecture, _, file = rest.partition(":")
-        return _from_checkpoint(source, moco_layout(architecture), Path(file), image_size)
-    if scheme in LAYOUTS:
-        return _from_checkpoint(source, LAYOUTS[scheme], Path(rest), image_size)
-    known = ["quickstart", "timm", "hf-hub", "local-dir", "mocov3", *LAYOUTS]
-    raise TeacherError(
-        f"unknown teacher '{source}'{nearest(scheme, known)}; use one of {', '.join(known)}"
-    )
+    parts = _read(source, image_size)
+    if not keep_last_norm:
+        parts = dataclasses.replace(parts, head=_without_last_norm(parts.head, source))
+    return _assemble(parts, source, image_size)
+
+
+def load_matched_teacher(
+    source: str,
+    student: nn.Module,
+    *,
+    image_size: int,
+    teacher_image_size: int | str | None = None,
+    keep_last_norm: bool = True,
+) -> Teacher:
+    """Load a teacher whose pixels lie on the student's grid.
+
+    Args:
+        source: As for :func:`load_teacher`.
+        student: images ``(B, 3, H, W)`` -> ``(B, C, h, w)``.
+        image_size: Height and width in pixels of the images that both are given.
+        teacher_image_size: What the teacher sees of them: None for the same; a number, to which
+            they are resized; or ``"match"`` for the size at which its grid is the student's, if
+            there is one. Where the grids still differ the teacher's pixels are resampled: area
+            means where its grid is the finer one (which keep THE LAW), else bilinear.
+        keep_last_norm: As for :func:`load_teacher`.
+
+    Raises:
+        TeacherError: As :func:`load_teacher`.
+    """
+    wanted = _grid_size(student, image_size)
+    size = teacher_image_size if isinstance(teacher_image_size, int) else image_size
+    teacher = load_teacher(source, image_size=size, keep_last_norm=keep_last_norm)
+    own = teacher.grid_size(size)
+    if teacher_image_size == "match" and own != wanted:
+        candidate = round(size * wanted[0] / own[0])
+        with contextlib.suppress(TeacherError):  # then it cannot take that size
+            resized = load_teacher(source, image_size=candidate, keep_last_norm=keep_last_norm)
+            if resized.grid_size(candidate) == wanted:
+                teacher, size = resized, candidate
+    teacher.see(image_size, input_size=size, grid=wanted)
+    return teacher
 
 
 def save_teacher(
@@ -164,7 +231,40 @@ def save_teacher(
     (folder / TEACHER_FACTS).write_text(json.dumps(facts, indent=2) + "\n")
 
 
-def _from_teacher_folder(folder: Path, source: str, image_size: int | None) -> Teacher:
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """What a source yields, before it is put together."""
+
+    model: nn.Module
+    head: nn.Sequential | None = None
+    """On vectors, as it was trained."""
+    license: str = "not stated"
+    mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN
+    std: tuple[float, ...] = IMAGENET_DEFAULT_STD
+    origin: dict[str, str] = field(default_factory=dict)
+
+
+def _read(source: str, image_size: int | None) -> _Parts:
+    scheme, _, rest = source.partition(":")
+    if source == "quickstart":
+        with resources.as_file(resources.files("pcd_hub.models") / "quickstart_teacher") as folder:
+            return _from_teacher_folder(folder, source, image_size)
+    if scheme == "local-dir" and (Path(rest) / TEACHER_FACTS).is_file():
+        return _from_teacher_folder(Path(rest), source, image_size)
+    if scheme in {"timm", "hf-hub", "local-dir"}:
+        return _from_timm(source, image_size)
+    if scheme in FAMILIES:
+        architecture, _, file = rest.partition(":")
+        return _from_checkpoint(source, layout_of(scheme, architecture), Path(file), image_size)
+    if scheme in LAYOUTS:
+        return _from_checkpoint(source, LAYOUTS[scheme], Path(rest), image_size)
+    known = ["quickstart", "timm", "hf-hub", "local-dir", *FAMILIES, *LAYOUTS]
+    raise TeacherError(
+        f"unknown teacher '{source}'{nearest(scheme, known)}; use one of {', '.join(known)}"
+    )
+
+
+def _from_teacher_folder(folder: Path, source: str, image_size: int | None) -> _Parts:
     try:
         facts = json.loads((folder / TEACHER_FACTS).read_text())
         tensors = {
@@ -186,43 +286,41 @@ def _from_teacher_folder(folder: Path, source: str, image_size: int | None) -> T
         for key, value in tensors.items()
         if key.startswith("head.")
     }
-    vector_head = head_from_state(head, folder) if head else None
-    model = _whole_model(architecture, backbone, source)
-    return _assemble(
-        model,
-        vector_head,
-        source=source,
+    return _Parts(
+        model=_whole_model(architecture, backbone, source, image_size),
+        head=head_from_state(head, folder) if head else None,
         license=facts.get("license", "not stated"),
         mean=tuple(facts.get("mean", IMAGENET_DEFAULT_MEAN)),
         std=tuple(facts.get("std", IMAGENET_DEFAULT_STD)),
-        image_size=image_size,
+        origin={key: facts[key] for key in ORIGIN_FACTS if key in facts},
     )
 
 
-def _from_checkpoint(source: str, layout: Any, file: Path, image_size: int | None) -> Teacher:
-    backbone, vector_head = read_checkpoint(file.expanduser(), layout)
-    return _assemble(
-        _whole_model(layout.architecture, backbone, source),
-        vector_head,
-        source=source,
-        license="not stated",
-        mean=IMAGENET_DEFAULT_MEAN,
-        std=IMAGENET_DEFAULT_STD,
-        image_size=image_size,
+def _from_checkpoint(
+    source: str, layout: CheckpointLayout, file: Path, image_size: int | None
+) -> _Parts:
+    checkpoint = read_checkpoint(file.expanduser(), layout)
+    return _Parts(
+        model=_whole_model(layout.architecture, checkpoint.encoder, source, image_size),
+        head=checkpoint.head,
+        origin={"source_file": file.name, "source_sha256": checkpoint.sha256},
     )
 
 
-def _whole_model(architecture: str, state: State, source: str) -> nn.Module:
-    """A timm model with exactly these weights."""
+def _whole_model(architecture: str, state: State, source: str, image_size: int | None) -> nn.Module:
+    """A timm model with exactly these weights, told of ``image_size`` if its size is fixed."""
     if not timm.is_model(architecture):
         raise TeacherError(
             f"{source}: timm has no architecture '{architecture}'"
             f"{nearest(architecture, timm.list_models())}"
         )
     model = timm.create_model(architecture, pretrained=False, num_classes=0)
-    expected, given = set(model.state_dict()), set(state)
-    if expected != given:
-        missing, extra = sorted(expected - given), sorted(given - expected)
+    expected = model.state_dict()
+    # A mere counter, which old torchvision files do not have and eval mode does not read.
+    counters = {key: value for key, value in expected.items() if key.endswith("batches_tracked")}
+    state = counters | state
+    missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    if missing or extra:
         raise TeacherError(
             f"{source} does not fit {architecture}: "
             f"{len(missing)} keys missing ({', '.join(missing[:3])}), "
@@ -234,10 +332,13 @@ def _whole_model(architecture: str, state: State, source: str) -> nn.Module:
         raise TeacherError(
             f"{source} does not fit {architecture}: {str(error).splitlines()[-1].strip()}"
         ) from error
+    if image_size and _is_fixed(model.pretrained_cfg) and hasattr(model, "set_input_size"):
+        with contextlib.suppress(AssertionError, ValueError):  # pixel_grid will say why not
+            model.set_input_size(img_size=image_size)  # pyright: ignore[reportCallIssue]
     return model
 
 
-def _from_timm(source: str, image_size: int | None) -> Teacher:
+def _from_timm(source: str, image_size: int | None) -> _Parts:
     name = source.removeprefix("timm:")
     if source.startswith("timm:") and not timm.is_model(name):
         raise TeacherError(
@@ -246,7 +347,7 @@ def _from_timm(source: str, image_size: int | None) -> Teacher:
     try:
         with _missing_keys() as missing:
             model = timm.create_model(
-                name, pretrained=True, num_classes=0, **_size_argument(name, image_size)
+                name, pretrained=True, num_classes=0, **_size_argument(source, image_size)
             )
     except Exception as error:
         said = str(error).strip()
@@ -261,26 +362,34 @@ def _from_timm(source: str, image_size: int | None) -> Teacher:
             f"({', '.join(missing[:3])}); refused"
         )
     cfg: Any = model.pretrained_cfg
-    return _assemble(
-        model,
-        None,
-        source=source,
+    return _Parts(
+        model=model,
         license=cfg.get("license") or "not stated",
         mean=tuple(cfg["mean"]),
         std=tuple(cfg["std"]),
-        image_size=image_size,
     )
 
 
-def _size_argument(name: str, image_size: int | None) -> dict[str, Any]:
-    """ViTs of a fixed input size are told the size.
+def _size_argument(source: str, image_size: int | None) -> dict[str, Any]:
+    """Models of a fixed input size (most ViTs) are told the size.
 
     Their position embeddings are resampled when loaded.
     """
-    cfg = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-    return (
-        {"img_size": image_size} if cfg is not None and cfg.fixed_input_size and image_size else {}
-    )
+    scheme, _, rest = source.partition(":")
+    match scheme:
+        case "timm":
+            cfg: Any = timm.get_pretrained_cfg(rest)
+            described = cfg.to_dict() if cfg is not None else {}
+        case "hf-hub":
+            described = load_model_config_from_hf(rest)[0]
+        case _:
+            config = json.loads((Path(rest) / "config.json").read_text())
+            described = config.get("pretrained_cfg", config)
+    return {"img_size": image_size} if image_size and _is_fixed(described) else {}
+
+
+def _is_fixed(pretrained_cfg: Any) -> bool:
+    return bool(pretrained_cfg.get("fixed_input_size"))
 
 
 @contextlib.contextmanager
@@ -301,35 +410,41 @@ def _missing_keys() -> Iterator[list[str]]:
         yield missing
 
 
-def _assemble(
-    model: nn.Module,
-    vector_head: nn.Sequential | None,
-    *,
-    source: str,
-    license: str,  # noqa: A002
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    image_size: int | None,
-) -> Teacher:
+def _without_last_norm(head: nn.Sequential | None, source: str) -> nn.Sequential:
+    if head is None or not (isinstance(head[-1], nn.BatchNorm1d) and not head[-1].affine):
+        raise TeacherError(
+            f"{source}: its head ({_layers(head)}) does not end in a BatchNorm without weights; "
+            "keep it as it is (--teacher.keep-last-norm)"
+        )
+    return head[:-1]
+
+
+def _layers(head: nn.Sequential | None) -> str:
+    return "none" if head is None else "-".join(type(layer).__name__ for layer in head)
+
+
+def _assemble(parts: _Parts, source: str, image_size: int | None) -> Teacher:
+    model: Any = parts.model
     try:
         grid = pixel_grid(model, image_size=image_size)
     except StudentError as error:
-        raise TeacherError(f"{source}: {error}") from error
-    pixel_head = to_pixel_head(vector_head) if vector_head is not None else None
+        raise TeacherError(
+            f"{source}: {error}; the teacher may see another size (--teacher.image-size)"
+        ) from error
+    pixel_head = to_pixel_head(parts.head) if parts.head is not None else None
     facts = TeacherFacts(
         source=source,
-        architecture=model.pretrained_cfg["architecture"],  # pyright: ignore[reportIndexIssue, reportArgumentType]
-        sha256=_tensors_sha256(model, vector_head),
-        head="-".join(type(layer).__name__ for layer in vector_head)
-        if vector_head is not None
-        else "none",
-        license=license,
-        mean=mean,
-        std=std,
+        architecture=model.pretrained_cfg["architecture"],
+        sha256=_tensors_sha256(model, parts.head),
+        head=_layers(parts.head),
+        license=parts.license,
+        mean=parts.mean,
+        std=parts.std,
+        origin=parts.origin,
     )
     teacher = Teacher(grid, pixel_head, facts)
-    if vector_head is not None and pixel_head is not None:
-        _check_law(teacher, vector_head.eval(), pixel_head, image_size or own_image_size(model))
+    if parts.head is not None and pixel_head is not None:
+        _check_law(teacher, parts.head.eval(), pixel_head, image_size or own_image_size(model))
     return teacher
 
 

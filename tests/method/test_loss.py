@@ -6,7 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pcd_hub.method.loss import bank_log_sum_exp, pixel_info_nce
+from pcd_hub.method.loss import (
+    bank_log_sum_exp,
+    cosine_smooth_l1,
+    pixel_info_nce,
+    similarity_kl,
+)
 
 
 def slow_pixel_info_nce(
@@ -139,3 +144,110 @@ def test_peak_memory_is_under_a_tenth_of_the_dense_logits():
     """N = 6,272 pixels, K = 65,536 negatives: dense float32 logits are 1.53 GiB."""
     out = subprocess.run([sys.executable, "-c", _PEAK], capture_output=True, text=True, check=True)
     assert int(out.stdout) < 6272 * 65_536 * 4 / 10
+
+
+def slow_cosine_smooth_l1(student: Tensor, teacher: Tensor, weight: float) -> Tensor:
+    """The definition, one pixel and one channel at a time."""
+    losses = []
+    for image_s, image_t in zip(student, teacher, strict=True):
+        for s, t in zip(image_s.flatten(1).T, image_t.flatten(1).T, strict=True):
+            cosine = s @ t / (s.norm() * t.norm())
+            gaps = [(a - b).abs() for a, b in zip(s, t, strict=True)]
+            smooth = [gap**2 / 2 if gap < 1 else gap - 0.5 for gap in gaps]
+            losses.append(weight * (1 - cosine) + (1 - weight) * torch.stack(smooth).mean())
+    return torch.stack(losses).mean()
+
+
+def slow_similarity_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """The definition, one pair of pixels at a time."""
+
+    def rows(image: Tensor) -> list[list[Tensor]]:
+        pixels = [pixel / pixel.norm() for pixel in image.flatten(1).T]
+        weights = [[torch.exp(a @ b / temperature) for b in pixels] for a in pixels]
+        return [[weight / sum(row) for weight in row] for row in weights]
+
+    losses = []
+    for image_s, image_t in zip(student, teacher, strict=True):
+        for q, p in zip(rows(image_s), rows(image_t), strict=True):
+            losses.append(sum(a * torch.log(a / b) for a, b in zip(p, q, strict=True)))
+    return torch.stack(losses).mean()
+
+
+def assert_equals_its_slow_twin(loss: Tensor, expected: Tensor, student: Tensor) -> None:
+    (gradient,) = torch.autograd.grad(loss, student)
+    (expected_gradient,) = torch.autograd.grad(expected, student)
+    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=0)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 0.9, 1.0])
+def test_cosine_smooth_l1_equals_the_definition(weight):
+    student, teacher, _ = case(dtype=torch.float64)
+    assert_equals_its_slow_twin(
+        cosine_smooth_l1(student, 2 * teacher, cosine_weight=weight),
+        slow_cosine_smooth_l1(student, 2 * teacher, weight),
+        student,
+    )
+
+
+@pytest.mark.parametrize("temperature", [0.07, 1.0])
+def test_similarity_kl_equals_the_definition(temperature):
+    student, _, _ = case(dtype=torch.float64)
+    teacher = torch.randn(3, 20, 2, 5, dtype=torch.float64)  # channels need not agree
+    assert_equals_its_slow_twin(
+        similarity_kl(student, teacher, temperature=temperature),
+        slow_similarity_kl(student, teacher, temperature),
+        student,
+    )
+
+
+def test_the_same_maps_cost_nothing():
+    maps = torch.randn(2, 8, 3, 3, requires_grad=True)
+    assert cosine_smooth_l1(maps, maps.detach()).item() == pytest.approx(0, abs=1e-6)
+    turned = maps.detach().flip(1)  # an isometry of the channels
+    assert similarity_kl(maps, 5 * turned, temperature=0.07).item() == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "loss", [cosine_smooth_l1, lambda s, t: similarity_kl(s, t, temperature=0.1)]
+)
+def test_of_the_other_losses_too_only_the_student_gets_a_gradient(loss):
+    student, teacher, _ = case()
+    teacher.requires_grad_()
+    loss(student, teacher).backward()
+    assert student.grad is not None
+    assert teacher.grad is None
+
+
+def test_the_other_losses_are_computed_in_float32_under_autocast():
+    student, teacher, _ = case()
+    half = student.detach().bfloat16(), teacher.bfloat16()
+    exact = half[0].float(), half[1].float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        kl = similarity_kl(*half, temperature=0.07)
+        regression = cosine_smooth_l1(*half)
+    torch.testing.assert_close(kl, similarity_kl(*exact, temperature=0.07))
+    torch.testing.assert_close(regression, cosine_smooth_l1(*exact))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s, t: cosine_smooth_l1(s, t[..., :1]), "must agree in shape"),
+        (
+            lambda s, t: cosine_smooth_l1(s, t, cosine_weight=1.5),
+            r"is 1\.5, it must be in 0 \.\. 1",
+        ),
+        (lambda s, t: similarity_kl(s, t[:2], temperature=0.1), "must agree in batch and grid"),
+        (lambda s, t: similarity_kl(s, t, temperature=-1.0), r"temperature is -1\.0"),
+        (
+            lambda s, t: similarity_kl(s[..., :1, :1], t[..., :1, :1], temperature=0.1),
+            "a grid of one pixel has no similarities",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("jaxtyping_off")
+def test_bad_input_of_the_other_losses_is_named(call, message):
+    student, teacher, _ = case()
+    with pytest.raises(ValueError, match=message):
+        call(student, teacher)
