@@ -84,19 +84,21 @@ class PixelMethodConfig:
     """Default: 0.2 for pixel_info_nce, 0.07 for similarity_kl."""
     queue_length: int = 65_536
     """Negatives; capped at half the data set, else an image would meet itself."""
-    head: Literal["mocov3", "byol", "swav", "barlow_twins"] = "mocov3"
+    head: Literal["mocov3", "byol", "swav", "barlow_twins", "linear"] = "mocov3"
     """Layout of the student's head; its output width is the teacher's."""
     head_width: int | None = None
     """Hidden width of the student's head, if not the layout's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class MoCoMethodConfig:
-    """MoCo v3."""
+class ContrastMethodConfig:
+    """Contrastive pre-training of a teacher; the defaults are MoCo v3's."""
 
+    loss: Literal["mocov3", "simclr"] = "mocov3"
+    """mocov3: against a momentum encoder. simclr: both views learn; faster at small batches."""
     temperature: float = 1.0
     momentum: float = 0.996
-    """Of the momentum encoder at the start; rises to 1."""
+    """mocov3: of the momentum encoder at the start; rises to 1."""
     head_width: int = 4096
     dim: int = 256
     """Channels of the projection."""
@@ -168,7 +170,7 @@ class PretrainConfig:
 
     encoder: ModelConfig = field(default_factory=lambda: ModelConfig(arch="resnet50"))
     data: DataConfig = field(default_factory=lambda: DataConfig(min_crop_area=0.2))
-    method: MoCoMethodConfig = field(default_factory=MoCoMethodConfig)
+    method: ContrastMethodConfig = field(default_factory=ContrastMethodConfig)
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr_per_256=0.3, weight_decay=1.5e-6)
     )
@@ -209,18 +211,18 @@ PRETRAIN: dict[str, PretrainConfig] = {
             image_size=48,
             min_crop_area=0.1,
             max_crop_area=0.6,
-            hue=0.3,
-            gray_probability=0.3,
+            hue=0.5,
+            gray_probability=0.4,
         ),
-        method=MoCoMethodConfig(temperature=0.2, momentum=0.99, head_width=1024, dim=128),
+        method=ContrastMethodConfig(loss="simclr", temperature=0.1, head_width=1024, dim=128),
         optim=OptimConfig(
             name="adamw",
-            lr_per_256=2e-3,
+            lr_per_256=6e-3,
             weight_decay=0.05,
             global_batch_size=128,
-            warmup_share=0.02,
+            warmup_share=0.03,
         ),
-        run=RunConfig(max_steps=900),
+        run=RunConfig(max_steps=1500),
         probe_scenes=400,
     ),
     "mocov3_r50": PretrainConfig(),

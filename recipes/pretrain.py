@@ -1,11 +1,12 @@
-"""MoCo v3 (arXiv:2104.02057) for ResNets: a teacher with a trained head, for your own images.
+"""A teacher with a trained head, for your own images: MoCo v3 or SimCLR for timm ResNets.
 
     accelerate launch recipes/pretrain.py mocov3_r50 --data.source IMAGES
-    python recipes/distill.py --teacher.source mocov3:resnet50:runs/mocov3_r50/teacher.pth.tar ...
+    python recipes/distill.py --teacher.source local-dir:runs/mocov3_r50/teacher ...
 
-It writes the checkpoint layout of MoCo v3 (``teacher.pth.tar``), which ``mocov3_r50:FILE`` reads
-for a ResNet-50 and ``mocov3:ARCH:FILE`` for any timm ResNet; and a folder ``teacher/`` with the
-same in half precision as safetensors, which ``local-dir:`` reads. Results: recipes/README.md.
+It writes a folder ``teacher/``: safetensors in half precision and their record, which
+``local-dir:`` reads. MoCo v3 (arXiv:2104.02057) writes its own checkpoint layout as well,
+``teacher.pth.tar``: ``mocov3_r50:FILE`` for a ResNet-50, ``mocov3:ARCH:FILE`` for others. SimCLR
+(arXiv:2002.05709) is the one for small batches and little time. Results: recipes/README.md.
 """
 
 import copy
@@ -25,8 +26,10 @@ from configs import PRETRAIN, PretrainConfig
 from launch import start_accelerator
 from pcd_hub.data.loader import Batch
 from pcd_hub.errors import ConfigError, StudentError
-from pcd_hub.method.moco import MoCoEncoder, MoCoV3, momentum_copy, momentum_update
+from pcd_hub.method.encoder import ProjectedEncoder
+from pcd_hub.method.moco import MoCoV3, momentum_copy, momentum_update
 from pcd_hub.method.schedule import momentum_to_one
+from pcd_hub.method.simclr import SimCLR
 from pcd_hub.models.entries import entry_cfg
 from pcd_hub.models.grid import PixelGrid
 from pcd_hub.models.teachers import save_teacher
@@ -69,19 +72,26 @@ def pretrain(accelerator: Accelerator, config: PretrainConfig, config_name: str)
     if config.optim.accumulation_steps > 1:
         raise ConfigError(
             f"--optim.accumulation-steps {config.optim.accumulation_steps}: "
-            "MoCo v3 contrasts within a batch, so parts are not the whole; use 1 and more processes"
+            "the contrast is within a batch, so parts are not the whole; use 1 and more processes"
         )
     random_start = copy.deepcopy(pixels.model)
-    width, dim = config.method.head_width, config.method.dim
-    encoder = MoCoEncoder(pixels, pixels.num_channels, hidden_width=width, dim=dim)
-    moco = MoCoV3(encoder, hidden_width=width, dim=dim, temperature=config.method.temperature)
-    slow = with_sync_batch_norm(momentum_copy(encoder), config.run, accelerator)
+    method = config.method
+    width, dim = method.head_width, method.dim
+    encoder = ProjectedEncoder(pixels, pixels.num_channels, hidden_width=width, dim=dim)
+    slow = None
+    if method.loss == "mocov3":
+        contrast = MoCoV3(encoder, hidden_width=width, dim=dim, temperature=method.temperature)
+        slow = with_sync_batch_norm(momentum_copy(encoder), config.run, accelerator)
+        slow.to(accelerator.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    else:
+        contrast = SimCLR(encoder, temperature=method.temperature)
     folder = RunFolder.open(accelerator, config, default_name=config_name)
 
-    moco = with_sync_batch_norm(moco, config.run, accelerator).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    wrapped, optimizer = accelerator.prepare(moco, build_optimizer(moco, config.optim))
-    moco = accelerator.unwrap_model(wrapped)
-    slow.to(accelerator.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    contrast = with_sync_batch_norm(contrast, config.run, accelerator).to(
+        memory_format=torch.channels_last
+    )  # pyright: ignore[reportCallIssue]
+    wrapped, optimizer = accelerator.prepare(contrast, build_optimizer(contrast, config.optim))
+    contrast = cast("MoCoV3 | SimCLR", accelerator.unwrap_model(wrapped))
     normalise = Normalise(config.encoder.arch, accelerator.device)
     training = Training(
         accelerator=accelerator,
@@ -92,17 +102,22 @@ def pretrain(accelerator: Accelerator, config: PretrainConfig, config_name: str)
         source=source,
         plan=plan,
         optimizer=optimizer,
-        state={"moco": moco, "momentum_encoder": slow, "optimizer": optimizer},
+        state={"contrast": contrast, "optimizer": optimizer}
+        | ({} if slow is None else {"momentum_encoder": slow}),
     )
+
+    @torch.no_grad()
+    def momentum_keys(first: Tensor, second: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        assert slow is not None
+        momentum = momentum_to_one(step, start=method.momentum, total_steps=plan.total_steps)
+        momentum_update(slow, contrast.base_encoder, momentum=momentum)
+        return slow(first), slow(second)
 
     def take_step(parts: list[Batch], step: int) -> Tensor:
         (batch,) = parts
         first, second = normalise(normalise.images(batch)).chunk(2)
-        momentum = momentum_to_one(step, start=config.method.momentum, total_steps=plan.total_steps)
         with accelerator.autocast():
-            with torch.no_grad():
-                momentum_update(slow, moco.base_encoder, momentum=momentum)
-                keys = slow(first), slow(second)
+            keys = momentum_keys(first, second, step) if slow is not None else ()
             loss = wrapped(first, second, *keys)
             accelerator.backward(loss)
         if config.optim.clip_grad_norm:
@@ -112,17 +127,12 @@ def pretrain(accelerator: Accelerator, config: PretrainConfig, config_name: str)
         return loss.detach()
 
     wrapped.train()
-    log.info("MoCo v3 %s: %d steps into %s", config.encoder.arch, plan.total_steps, folder.path)
+    log.info(
+        "%s %s: %d steps into %s", method.loss, config.encoder.arch, plan.total_steps, folder.path
+    )
     train(training, take_step)
     if accelerator.is_main_process:
-        _keep(
-            training,
-            config,
-            config_name,
-            moco=moco,
-            slow=cast("MoCoEncoder", slow),
-            random_start=random_start,
-        )
+        _keep(training, config, config_name, contrast=contrast, slow=slow, start=random_start)
     accelerator.wait_for_everyone()
 
 
@@ -131,26 +141,27 @@ def _keep(
     config: PretrainConfig,
     config_name: str,
     *,
-    moco: MoCoV3,
-    slow: MoCoEncoder,
-    random_start: nn.Module,
+    contrast: MoCoV3 | SimCLR,
+    slow: nn.Module | None,
+    start: nn.Module,
 ) -> None:
     folder = training.folder.path
-    backbone = _plain(cast("PixelGrid", slow.pixels).model, config)
-    head = copy.deepcopy(slow.fc).cpu().eval()
+    encoder = cast("ProjectedEncoder", contrast.base_encoder if slow is None else slow)
+    backbone = _plain(cast("PixelGrid", encoder.pixels).model, config)
+    head = copy.deepcopy(encoder.fc).cpu().eval()
     metrics = (
-        _probe(config, random_start, backbone, folder / "pictures" / "probe.png")
+        _probe(config, start, backbone, folder / "pictures" / "probe.png")
         if config.probe_scenes
         else {}
     )
     facts = _record(training, config, config_name, metrics)
-    checkpoint = folder / "teacher.pth.tar"
-    torch.save({"arch": config.encoder.arch, "state_dict": _moco_state(moco, slow)}, checkpoint)
     halves = {key: _half(value) for key, value in backbone.state_dict().items()}
     save_teacher(folder / "teacher", halves, head.half(), facts)
     (folder / "record.json").write_text(json.dumps(facts, indent=2) + "\n")
-    layout = "mocov3_r50" if config.encoder.arch == "resnet50" else f"mocov3:{config.encoder.arch}"
-    print(f"\npython recipes/distill.py --teacher.source {layout}:{checkpoint}")
+    if slow is not None:
+        state = {"arch": config.encoder.arch, "state_dict": _moco_state(contrast, slow)}
+        torch.save(state, folder / "teacher.pth.tar")
+    print(f"\npython recipes/distill.py --teacher.source local-dir:{folder / 'teacher'}")
 
 
 def _plain(backbone: nn.Module, config: PretrainConfig) -> nn.Module:
@@ -160,12 +171,11 @@ def _plain(backbone: nn.Module, config: PretrainConfig) -> nn.Module:
     return fresh.eval()
 
 
-def _moco_state(moco: MoCoV3, slow: MoCoEncoder) -> dict[str, Tensor]:
+def _moco_state(moco: nn.Module, slow: nn.Module) -> dict[str, Tensor]:
     """All weights under MoCo v3's own names."""
     named = {
-        **{f"base_encoder.{key}": value for key, value in moco.base_encoder.state_dict().items()},
+        **moco.state_dict(),
         **{f"momentum_encoder.{key}": value for key, value in slow.state_dict().items()},
-        **{f"predictor.{key}": value for key, value in moco.predictor.state_dict().items()},
     }
     return {
         f"module.{key.replace('pixels.model.', '')}": value.cpu().contiguous()

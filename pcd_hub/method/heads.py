@@ -141,8 +141,10 @@ STUDENT_HEADS = {
     "barlow_twins": HeadLayout(
         mlps=((8192, 8192, 8192), (8192, 8192, 8192)), hidden_bias=False, output_bias=False
     ),
+    "linear": HeadLayout(mlps=((256,),), hidden_bias=True, output_bias=True),
 }
-"""Layouts of the released PCD code, by teacher family."""
+"""Layouts of the released PCD code, by teacher family; and a single layer, as feature regression
+has it."""
 
 
 def student_head(in_channels: int, layout: HeadLayout) -> nn.Sequential:

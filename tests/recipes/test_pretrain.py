@@ -6,6 +6,7 @@ import torch
 import pretrain
 from pcd_hub.errors import ConfigError, StudentError
 from pcd_hub.models.teachers import load_teacher
+from tests.recipes.conftest import trace
 
 TINY = [
     "mocov3_r50",
@@ -28,7 +29,7 @@ IMAGES = torch.rand(2, 3, 64, 64)
 def test_what_it_writes_is_a_teacher_in_both_forms(tmp_path, capsys):
     folder = tmp_path / "run"
     pretrain.main([*TINY, f"--run.output-dir={folder}", "--probe-scenes=8"])
-    assert f"mocov3:test_resnet:{folder / 'teacher.pth.tar'}" in capsys.readouterr().out
+    assert f"local-dir:{folder / 'teacher'}" in capsys.readouterr().out
     from_file = load_teacher(f"mocov3:test_resnet:{folder / 'teacher.pth.tar'}", image_size=64)
     from_folder = load_teacher(f"local-dir:{folder / 'teacher'}", image_size=64)
     assert from_file.num_channels == 16
@@ -37,6 +38,27 @@ def test_what_it_writes_is_a_teacher_in_both_forms(tmp_path, capsys):
     record = json.loads((folder / "record.json").read_text())
     assert record["images_seen"] == 64
     assert set(record["metrics"]["scene_probe"]["mean_iou"]) == {"random start", "pre-trained"}
+
+
+def test_simclr_writes_a_teacher_folder_alone(tmp_path, capsys):
+    folder = tmp_path / "run"
+    pretrain.main([*TINY, "--method.loss=simclr", f"--run.output-dir={folder}"])
+    assert f"local-dir:{folder / 'teacher'}" in capsys.readouterr().out
+    assert not (folder / "teacher.pth.tar").exists()
+    teacher = load_teacher(f"local-dir:{folder / 'teacher'}", image_size=64)
+    assert teacher.facts.head == "Linear-BatchNorm1d-ReLU-Linear-BatchNorm1d"
+    assert teacher(IMAGES).shape == (2, 16, 2, 2)
+
+
+@pytest.mark.parametrize("loss", ["mocov3", "simclr"])
+def test_a_resumed_run_is_the_same_run(tmp_path, loss):
+    arguments = [*TINY, f"--method.loss={loss}", "--run.checkpoint-every-steps=2"]
+    folder = tmp_path / "run"
+    pretrain.main([*arguments, f"--run.output-dir={folder}"])
+    whole = trace(folder)
+    (folder / "checkpoints" / "step_00000004.pt").unlink()
+    pretrain.main([*arguments, f"--run.output-dir={folder}", "--run.resume"])
+    assert trace(folder) == whole
 
 
 def test_the_momentum_encoder_follows_slowly(tmp_path):
@@ -61,7 +83,7 @@ def test_only_resnets(tmp_path):
 
 
 def test_accumulation_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="accumulation-steps 2: MoCo v3 contrasts within a batch"):
+    with pytest.raises(ConfigError, match="accumulation-steps 2: the contrast is within a batch"):
         pretrain.main(
             [*TINY, "--optim.accumulation-steps=2", f"--run.output-dir={tmp_path / 'run'}"]
         )

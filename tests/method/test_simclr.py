@@ -1,0 +1,34 @@
+import torch
+from torch import nn
+
+from pcd_hub.method.encoder import ProjectedEncoder
+from pcd_hub.method.simclr import SimCLR, nt_xent
+
+
+def test_equals_the_definition():
+    first, second = torch.randn(4, 8), torch.randn(4, 8)
+    views = [v / v.norm() for pair in zip(first, second, strict=True) for v in pair]
+    terms = []
+    for i, view in enumerate(views):
+        others = [torch.exp(view @ other / 0.3) for k, other in enumerate(views) if k != i]
+        terms.append(-torch.log(torch.exp(view @ views[i ^ 1] / 0.3) / sum(others)))
+    loss = nt_xent(first, second, temperature=0.3)
+    torch.testing.assert_close(loss, torch.stack(terms).mean(), rtol=1e-5, atol=0)
+
+
+def test_both_views_learn():
+    first, second = torch.randn(4, 8, requires_grad=True), torch.randn(4, 8, requires_grad=True)
+    nt_xent(first, second, temperature=0.1).backward()
+    assert first.grad is not None
+    assert second.grad is not None
+    assert first.grad.abs().sum() > 0
+    assert second.grad.abs().sum() > 0
+
+
+def test_batch_statistics_are_those_of_both_views_together():
+    encoder = ProjectedEncoder(nn.Conv2d(3, 4, 1), 4, hidden_width=6, dim=5)
+    contrast = SimCLR(encoder, temperature=0.5)
+    first, second = torch.rand(4, 3, 2, 2), 5 + torch.rand(4, 3, 2, 2)
+    loss = contrast(first, second)
+    vectors = encoder(torch.cat((first, second)))
+    torch.testing.assert_close(loss, nt_xent(vectors[:4], vectors[4:], temperature=0.5))
