@@ -32,11 +32,21 @@ TAG = "pcd"
 
 STOCK_ARCHITECTURES = (
     "resnet18",
+    "resnet18d",
     "resnet34",
     "resnet50",
     "mobilenetv3_large_100",
+    "mobilenetv4_conv_small",
     "efficientnet_b0",
+    "regnety_008",
+    "convnext_atto",
+    "convnext_nano",
     "convnext_tiny",
+    "ghostnet_100",
+    "repvit_m1",
+    "fastvit_t8",
+    "edgenext_small",
+    "vit_tiny_patch16_224",
 )
 """timm's architectures that get the tag."""
 
@@ -54,6 +64,10 @@ _find_local: FindWeights = _nowhere
 @dataclass
 class PcdCfg(PretrainedCfg):
     """timm's description of a weight, which asks the local store when a model is built."""
+
+    # timm says Optional[str] of both, and names several layers for RepViT and FastViT.
+    first_conv: str | tuple[str, ...] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    classifier: str | tuple[str, ...] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def to_dict(self, remove_source: bool = False, remove_null: bool = True) -> dict[str, Any]:  # noqa: FBT001, FBT002
         """As timm's, with ``file`` set if the store holds this weight.

@@ -11,6 +11,7 @@ import torch
 import pcd_hub
 from pcd_hub.models.entries import STOCK_ARCHITECTURES, entry_cfg
 from pcd_hub.weights import store
+from tests.weights.test_store import exported
 
 
 def in_new_process(code: str) -> str:
@@ -90,8 +91,6 @@ def test_without_a_weight_timm_says_so():
 
 @pytest.fixture
 def stored(tmp_path):
-    from tests.weights.test_store import exported
-
     torch.manual_seed(1)
     model = timm.create_model("resnet18.pcd")
     store.add("resnet18.pcd", exported(tmp_path / "export", "resnet18", model))
@@ -129,6 +128,29 @@ def test_the_stored_weight_loads_every_way(stored, name, arguments):
                 assert torch.equal(map_, expected[index])
     else:
         assert torch.equal(model.forward_features(IMAGES), stored.forward_features(IMAGES))
+
+
+@pytest.mark.parametrize("arch", STOCK_ARCHITECTURES)
+def test_every_entry_loads_every_way_timm_has(arch, tmp_path):
+    """Headless, with a new head, in gray, as features_only: the very weights that were stored."""
+    size = 224 if timm.get_pretrained_cfg(arch).fixed_input_size else 64
+    model = timm.create_model(arch, num_classes=0).eval()
+    store.add(f"{arch}.pcd", exported(tmp_path / "export", arch, model, size))
+    images = torch.rand(1, 3, size, size)
+    expected = model.forward_features(images).detach()
+    for arguments in ({}, {"num_classes": 10}):
+        again = timm.create_model(f"{arch}.pcd", pretrained=True, **arguments).eval()
+        assert torch.equal(again.forward_features(images), expected)
+    gray = timm.create_model(f"{arch}.pcd", pretrained=True, in_chans=1).eval()
+    torch.testing.assert_close(
+        gray.forward_features(images[:, :1]),
+        model.forward_features(images[:, :1].expand(-1, 3, -1, -1)),
+        rtol=1e-3,
+        atol=1e-3 * float(expected.abs().max()),
+    )
+    features = timm.create_model(f"{arch}.pcd", pretrained=True, features_only=True).eval()
+    maps = model.forward_intermediates(images, intermediates_only=True)
+    assert torch.equal(features(images)[-1], maps[-1])
 
 
 def test_the_store_is_asked_when_a_model_is_built(stored, monkeypatch):

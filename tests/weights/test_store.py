@@ -34,9 +34,11 @@ def record(architecture: str = "test_resnet") -> WeightRecord:
     )
 
 
-def exported(folder: Path, architecture: str = "test_resnet", model=None) -> Path:
+def exported(
+    folder: Path, architecture: str = "test_resnet", model=None, image_size: int = 64
+) -> Path:
     model = model or timm.create_model(architecture, num_classes=0)
-    return export_weight(model.state_dict(), record(architecture), folder, image_size=64)
+    return export_weight(model.state_dict(), record(architecture), folder, image_size=image_size)
 
 
 def filled(value: float, folder: Path) -> Path:
