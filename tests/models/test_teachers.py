@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import itertools
 import json
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import nn
 from pcd_hub.errors import TeacherError
 from pcd_hub.models import checkpoints, teachers
 from pcd_hub.models.checkpoints import LAYOUTS
-from pcd_hub.models.teachers import load_teacher, save_teacher
+from pcd_hub.models.teachers import load_matched_teacher, load_teacher, save_teacher
 
 
 def head(*widths: int, bias: bool = False, last_norm: bool = False) -> nn.Sequential:
@@ -116,6 +117,8 @@ def resnet50_file(path: Path, layout: str) -> Path:
                 "module.bn.": {"running_mean": torch.zeros(64), "running_var": torch.ones(64)},
             }
             container = "model"
+        case "dino_r50":
+            parts, container = {"": backbone}, None
         case _:
             raise AssertionError(layout)
     state = {prefix + key: value for prefix, part in parts.items() for key, value in part.items()}
@@ -125,11 +128,66 @@ def resnet50_file(path: Path, layout: str) -> Path:
 
 @pytest.mark.parametrize(
     ("layout", "channels"),
-    [("mocov3_r50", 32), ("byol_r50", 32), ("swav_r50", 16), ("barlow_twins_r50", 64)],
+    [
+        ("mocov3_r50", 32),
+        ("byol_r50", 32),
+        ("swav_r50", 16),
+        ("barlow_twins_r50", 64),
+        ("dino_r50", 2048),
+    ],
 )
 def test_the_official_resnet50_layouts_load(tmp_path, layout, channels):
     teacher = load_teacher(f"{layout}:{resnet50_file(tmp_path / 'file', layout)}", image_size=64)
     assert teacher(IMAGES).shape == (2, channels, 2, 2)
+
+
+def test_a_plain_resnet_file_is_a_headless_teacher(tmp_path):
+    """torchvision's keys are timm's; old files lack num_batches_tracked, new ones are safetensors."""
+    model = timm.create_model("resnet18", num_classes=1000).eval()
+    state = {k: v for k, v in model.state_dict().items() if not k.endswith("batches_tracked")}
+    torch.save(state, tmp_path / "resnet18-5c106cde.pth")
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    images = torch.rand(2, 3, 64, 64)
+    mean = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
+    std = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
+    with torch.no_grad():
+        expected = model.forward_features((images - mean) / std)
+    for file in ("resnet18-5c106cde.pth", "model.safetensors"):
+        teacher = load_teacher(f"resnet:resnet18:{tmp_path / file}", image_size=64)
+        assert teacher.facts.head == "none"
+        torch.testing.assert_close(teacher(images), expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(TeacherError, match="looks like a ResNet with a classifier"):
+        load_teacher(f"mocov3:resnet18:{wrapped(state, tmp_path / 'w')}")
+    with pytest.raises(TeacherError, match="needs an architecture, as in resnet:resnet50"):
+        load_teacher(f"resnet::{tmp_path / 'model.safetensors'}")
+
+
+def wrapped(state: dict, file: Path) -> Path:
+    torch.save({"state_dict": state}, file)
+    return file
+
+
+def test_a_ddp_prefix_may_be_there_or_not(tmp_path):
+    file = moco_file(tmp_path / "m.pth")
+    state = torch.load(file, weights_only=True)["state_dict"]
+    bare = wrapped({k.removeprefix("module."): v for k, v in state.items()}, tmp_path / "bare")
+    one, other = (load_teacher(f"mocov3:test_resnet:{f}", image_size=64) for f in (file, bare))
+    assert one.facts.sha256 == other.facts.sha256
+    assert one.facts.origin["source_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert other.facts.origin["source_file"] == "bare"
+
+
+def test_the_last_norm_of_moco_can_be_left_out(tmp_path):
+    source = f"mocov3:test_resnet:{moco_file(tmp_path / 'm.pth')}"
+    kept = load_teacher(source, image_size=64)
+    dropped = load_teacher(source, image_size=64, keep_last_norm=False)
+    assert dropped.facts.head == "Linear-BatchNorm1d-ReLU-Linear"
+    assert dropped.facts.sha256 != kept.facts.sha256
+    last = kept.head[-1]
+    assert last.running_mean.abs().max() == 0, "test data: a fresh norm only divides"
+    torch.testing.assert_close(dropped(IMAGES) / (1 + last.eps) ** 0.5, kept(IMAGES))
+    with pytest.raises(TeacherError, match=r"\(none\) does not end in a BatchNorm without weights"):
+        load_teacher(f"local-dir:{timm_folder(tmp_path / 't')}", keep_last_norm=False)
 
 
 def test_the_moco_vit_layout_loads(tmp_path):
@@ -141,6 +199,8 @@ def test_the_moco_vit_layout_loads(tmp_path):
     torch.save({"state_dict": state}, tmp_path / "vit.pth")
     teacher = load_teacher(f"mocov3_vit_b:{tmp_path / 'vit.pth'}")
     assert teacher(torch.rand(1, 3, 224, 224)).shape == (1, 32, 14, 14)
+    smaller = load_teacher(f"mocov3_vit_b:{tmp_path / 'vit.pth'}", image_size=96)
+    assert smaller(torch.rand(1, 3, 96, 96)).shape == (1, 32, 6, 6)
 
 
 def test_a_file_of_another_layout_is_refused_and_recognised(tmp_path):
@@ -168,9 +228,7 @@ def test_a_truncated_file_is_refused(tmp_path):
 
 
 def test_keys_nobody_expects_are_refused(tmp_path):
-    with pytest.raises(
-        TeacherError, match=r"1 keys nobody expects in this layout: surprise"
-    ):
+    with pytest.raises(TeacherError, match=r"1 keys nobody expects in this layout: surprise"):
         load_teacher(
             f"mocov3:test_resnet:{moco_file(tmp_path / 'a', **{'module.surprise': torch.zeros(1)})}"
         )
@@ -298,6 +356,96 @@ def test_grids_are_matched_and_it_is_said(tmp_path, caplog):
         teacher.see(64, grid=(1, 1))
     assert "2 x 2 pixels are resampled to the student's 1 x 1" in caplog.text
     torch.testing.assert_close(teacher(IMAGES), before.mean((2, 3), keepdim=True))
+
+
+FAMILIES = [
+    # architecture, size, grid: prefix tokens, registers, none; rotary and fixed positions; CNNs
+    ("vit_tiny_patch16_224", 96, 6),
+    ("vit_small_patch14_reg4_dinov2", 98, 7),
+    ("vit_small_patch16_dinov3", 96, 6),
+    ("vit_base_patch32_siglip_256", 96, 3),
+    ("convnext_atto", 96, 3),
+    ("swin_tiny_patch4_window7_224", 224, 7),
+]
+
+
+@pytest.mark.parametrize(("arch", "size", "grid"), FAMILIES)
+def test_any_timm_model_can_teach(tmp_path, arch, size, grid):
+    """Of a fixed size too: its positions are fitted to the size that is asked for."""
+    cfg = timm.get_pretrained_cfg(arch).to_dict()
+    folder = timm_folder(
+        tmp_path / "t",
+        arch,
+        pretrained_cfg={key: cfg[key] for key in ("input_size", "fixed_input_size", "mean", "std")}
+        | {"num_classes": 0, "classifier": cfg["classifier"], "first_conv": cfg["first_conv"]},
+    )
+    teacher = load_teacher(f"local-dir:{folder}", image_size=size)
+    assert teacher(torch.rand(2, 3, size, size)).shape == (2, teacher.num_channels, grid, grid)
+    assert teacher.facts.mean == tuple(cfg["mean"])
+
+
+def student_grid(stride: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, stride, stride))
+
+
+def test_a_teacher_may_see_another_size_so_that_the_grids_agree(tmp_path, caplog):
+    """Stride 16 beside stride 32: at half the student's size nothing is resampled."""
+    arch, cfg = "test_vit", {"input_size": [3, 160, 160], "fixed_input_size": True}
+    cfg |= {"mean": [0.5] * 3, "std": [0.5] * 3, "num_classes": 0, "classifier": "head"}
+    source = f"local-dir:{timm_folder(tmp_path / 't', arch, pretrained_cfg=cfg)}"
+    images = torch.rand(2, 3, 128, 128)
+    with caplog.at_level("INFO"):
+        matched = load_matched_teacher(
+            source, student_grid(32), image_size=128, teacher_image_size="match"
+        )
+    assert "the teacher sees 64 px, the student 128 px" in caplog.text
+    assert "resampled" not in caplog.text
+    small = nn.functional.interpolate(images, (64, 64), mode="bilinear", antialias=True)
+    torch.testing.assert_close(matched(images), load_teacher(source, image_size=64)(small))
+
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        resampled = load_matched_teacher(source, student_grid(32), image_size=128)
+    assert "8 x 8 pixels are resampled to the student's 4 x 4" in caplog.text
+    full = load_teacher(source, image_size=128)(images)
+    torch.testing.assert_close(resampled(images), nn.functional.avg_pool2d(full, 2))
+
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        larger = load_matched_teacher(
+            source, student_grid(32), image_size=128, teacher_image_size=192
+        )
+    assert "the teacher sees 192 px, the student 128 px" in caplog.text
+    assert "12 x 12 pixels are resampled to the student's 4 x 4" in caplog.text
+    assert larger(images).shape[2:] == (4, 4)
+
+
+def test_where_no_size_fits_the_pixels_are_resampled(tmp_path, caplog, monkeypatch):
+    source = f"local-dir:{timm_folder(tmp_path / 't')}"
+
+    def stubborn(source: str, *, image_size: int, keep_last_norm: bool):
+        if image_size != 160:
+            raise TeacherError("takes 160 px alone")
+        return load_teacher(source, image_size=image_size, keep_last_norm=keep_last_norm)
+
+    monkeypatch.setattr("pcd_hub.models.teachers.load_teacher", stubborn)
+    with caplog.at_level("INFO"):
+        teacher = load_matched_teacher(
+            source, student_grid(40), image_size=160, teacher_image_size="match"
+        )
+    assert teacher(torch.rand(1, 3, 160, 160)).shape[2:] == (4, 4)
+    assert "5 x 5 pixels are resampled to the student's 4 x 4" in caplog.text
+
+
+def test_offline_the_way_out_is_named(monkeypatch):
+    def offline(*args, **kwargs):
+        raise OSError("Cannot reach the Hub: offline mode is enabled")
+
+    monkeypatch.setattr(timm.models._hub, "hf_hub_download", offline)
+    monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", offline)
+    for source in ("timm:resnet18.a1_in1k", "hf-hub:timm/resnet18.a1_in1k"):
+        with pytest.raises(TeacherError, match=r"offline mode .*or give a file"):
+            load_teacher(source)
 
 
 def test_the_quickstart_teacher_is_whole_and_small():
