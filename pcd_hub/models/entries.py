@@ -26,6 +26,7 @@ from timm.models import (
 )
 from timm.models.resnet import BasicBlock, ResNet
 
+from pcd_hub.errors import StudentError
 from pcd_hub.method.attention import SelfAttention2d
 
 TAG = "pcd"
@@ -127,7 +128,7 @@ def entry_cfg(architecture: str) -> PcdCfg:
     """The cfg, without a source, under which a ``pcd`` weight of a timm model is published."""
     base = get_pretrained_cfg(architecture)
     if base is None:
-        raise RuntimeError(f"timm describes no {architecture}")
+        raise StudentError(f"timm has no description of {architecture}; is it an old alias?")
     fixed = bool(base.fixed_input_size)
     return pcd_cfg(
         first_conv=base.first_conv,

@@ -18,7 +18,7 @@ class PixelGrid(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, to_map: Callable[[Tensor, Tensor], Tensor], num_channels: int
+        self, model: nn.Module, to_map: Callable[[Any, Tensor], Tensor], num_channels: int
     ) -> None:
         super().__init__()
         self.model = model
@@ -30,7 +30,7 @@ class PixelGrid(nn.Module):
         self._to_map = to_map
 
     def forward(self, images: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b c h w"]:
-        features: Tensor = self.model.forward_features(images)  # pyright: ignore[reportCallIssue]
+        features = self.model.forward_features(images)  # pyright: ignore[reportCallIssue]
         return self._to_map(features, images)
 
 
@@ -83,8 +83,11 @@ def _pretrained_cfg(model: nn.Module) -> dict[str, Any]:
     return getattr(model, "pretrained_cfg", None) or {}
 
 
-def _layout(model: nn.Module, features: object, name: str) -> Callable[[Tensor, Tensor], Tensor]:
+def _layout(model: nn.Module, features: object, name: str) -> Callable[[Any, Tensor], Tensor]:
     """How to turn this model's features into ``(B, C, h, w)``, from one probe's output."""
+    if isinstance(features, list | tuple) and features:  # CoaT, CrossViT: the coarsest comes last
+        of_last = _layout(model, features[-1], name)
+        return lambda branches, images: of_last(branches[-1], images)
     shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
     match shape:
         case (_, _, _, _) if getattr(model, "output_fmt", "NCHW") == "NHWC":
@@ -93,8 +96,8 @@ def _layout(model: nn.Module, features: object, name: str) -> Callable[[Tensor, 
             return _from_nchw
         case (_, height, width, _) if height == width:
             return _from_nhwc
-        case (_, tokens, _) if _is_square(tokens - _num_prefix_tokens(model)):
-            return _FromTokens(_num_prefix_tokens(model))
+        case (_, tokens, _) if _is_square(tokens - (prefix := _num_prefix_tokens(model, tokens))):
+            return _FromTokens(prefix)
         case _:
             raise StudentError(
                 f"{name} has no spatial grid: forward_features gives {shape}; "
@@ -102,8 +105,11 @@ def _layout(model: nn.Module, features: object, name: str) -> Callable[[Tensor, 
             )
 
 
-def _num_prefix_tokens(model: nn.Module) -> int:
-    return int(getattr(model, "num_prefix_tokens", 0))
+def _num_prefix_tokens(model: nn.Module, tokens: int) -> int:
+    """As the model says; VOLO and CoaT have a class token and do not say so."""
+    stated = int(getattr(model, "num_prefix_tokens", 0))
+    has_class_token = any(name.startswith("cls_token") for name, _ in model.named_parameters())
+    return 1 if has_class_token and _is_square(tokens - 1) else stated
 
 
 def _is_square(count: int) -> bool:

@@ -17,6 +17,8 @@ CASES = [
     ("vit_tiny_patch16_224", 224, (192, 14, 14)),
     ("test_vit", 160, (64, 10, 10)),
     ("swin_tiny_patch4_window7_224", 224, (768, 7, 7)),
+    ("coat_lite_tiny", 224, (320, 7, 7)),
+    ("coat_tiny", 224, (152, 7, 7)),
 ]
 
 
@@ -29,10 +31,12 @@ def test_any_backbone_is_a_grid_of_pixels(arch, size, shape):
     assert grid.num_channels == shape[0]
 
 
-def test_prefix_tokens_are_dropped_and_places_kept():
+@pytest.mark.parametrize("arch", ["test_vit", "volo_d1_224"])
+def test_prefix_tokens_are_dropped_and_places_kept(arch):
     """A change in one corner of the image must show most in that corner of the grid."""
-    model = timm.create_model("test_vit", num_classes=0).eval()
-    grid = pixel_grid(model)
+    torch.manual_seed(0)
+    model = timm.create_model(arch, num_classes=0, img_size=160).eval()
+    grid = pixel_grid(model, image_size=160)
     image = torch.zeros(1, 3, 160, 160)
     changed = image.clone()
     changed[..., :16, -16:] = 1.0

@@ -1,0 +1,85 @@
+import json
+
+import pytest
+import timm
+
+import sweep_students
+from sweep_students import Outcome, sweep, table, try_student
+
+FAMILIES = [
+    "convnext_atto",
+    "edgenext_xx_small",
+    "efficientnet_lite0",
+    "fastvit_t8",
+    "ghostnet_050",
+    "mobilenetv3_small_050",
+    "mobilenetv4_conv_small_035",
+    "mobileone_s0",
+    "poolformer_s12",
+    "regnety_002",
+    "resnet10t",
+    "vit_tiny_patch16_224",
+]
+
+
+@pytest.mark.parametrize("arch", FAMILIES)
+@pytest.mark.usefixtures("jaxtyping_off")
+def test_twelve_families_live_a_whole_life(arch):
+    outcome = try_student(arch, 96, 0)
+    assert (outcome.verdict, outcome.features_only) == ("works", "works"), outcome.message
+    channels, height, width = outcome.grid
+    assert height == width == (6 if "vit_tiny" in arch else 3)
+    assert channels == {"mobilenetv3_small_050": 288, "resnet10t": 512}.get(arch, channels)
+    assert bool(outcome.untrained) == (arch in UNTRAINED)
+
+
+UNTRAINED = {
+    "convnext_atto",
+    "edgenext_xx_small",
+    "ghostnet_050",
+    "mobilenetv3_small_050",
+    "mobilenetv4_conv_small_035",
+    "poolformer_s12",
+}
+"""Layers behind the last map: a norm, or a convolution on the pooled vector."""
+
+
+def test_a_refusal_has_its_reason_and_a_crash_is_called_one(monkeypatch):
+    refused = try_student("halonet26t", 96, 0)
+    assert refused.verdict == "refused"
+    assert "halonet26t cannot take 96 x 96 pixels" in refused.message
+
+    def broken(*args, **kwargs):
+        raise IndexError("surprise")
+
+    monkeypatch.setattr(sweep_students, "export_weight", broken)
+    crashed = try_student("test_resnet", 64, 0)
+    assert (crashed.verdict, crashed.message) == ("crash", "IndexError: surprise")
+
+
+@pytest.mark.timeout(600)
+def test_a_second_call_goes_on_and_the_page_counts(tmp_path):
+    results = tmp_path / "results.jsonl"
+    known = Outcome(
+        arch="test_vit",
+        image_size=64,
+        parameters=9,
+        verdict="refused",
+        message="of | this",
+        grid=(),
+    )
+    results.write_text(json.dumps(known.__dict__) + "\n")
+    cases = [("test_resnet", 64, 400_000), ("test_vit", 64, 9)]
+    outcomes = sweep(cases, results, jobs=1)
+    assert [outcome.verdict for outcome in outcomes] == ["works", "refused"]
+    assert len(results.read_text().splitlines()) == 2
+    page = table(outcomes)
+    assert "| 64 | 2 | 1 (50.0 %) | 1 | 0 |" in page
+    assert "| test_resnet | 0.4 |  | 96 x 2 x 2 | works |" in page
+    assert "refused: of \\| this" in page
+
+
+def test_the_filter_counts_parameters():
+    small = dict(sweep_students.candidates("test_resnet*", jobs=1))
+    model = timm.create_model("test_resnet", num_classes=0)
+    assert small["test_resnet"] == sum(p.numel() for p in model.parameters())
