@@ -60,9 +60,6 @@ def convert(layout: str, file: Path, out: Path, *, license: str) -> TeacherFacts
         "source_file": file.name,
         "source_sha256": checkpoint.sha256,
         "source_bytes": file.expanduser().stat().st_size,
-        "head": "none"
-        if checkpoint.head is None
-        else "-".join(type(layer).__name__ for layer in checkpoint.head),
         "versions": {package: version(package) for package in ("pcd_hub", "timm", "torch")},
     }
     out.parent.mkdir(parents=True, exist_ok=True)

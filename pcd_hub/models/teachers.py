@@ -122,7 +122,7 @@ class Teacher(nn.Module):
             log.info("the teacher sees %d px, the student %d px", input_size, image_size)
             self._input_size = input_size
         own = self.grid_size(image_size)
-        if grid not in {None, own}:
+        if grid is not None and grid != own:
             log.info(
                 "the teacher's %d x %d pixels are resampled to the student's %d x %d", *own, *grid
             )
@@ -220,8 +220,14 @@ def save_teacher(
 ) -> None:
     """Write ``teacher.safetensors`` and ``teacher.json`` into ``folder``.
 
-    The tensors are named ``backbone.*`` and ``head.*``.
+    The tensors are named ``backbone.*`` and ``head.*``; the facts get the head's layers.
+
+    Raises:
+        TeacherError: If the head cannot work on pixels; nothing is written then.
     """
+    if head is not None:
+        to_pixel_head(head)
+    facts = facts | {"head": _layers(head)}
     tensors = {f"backbone.{key}": value.contiguous() for key, value in backbone.items()}
     if head is not None:
         tensors |= {f"head.{key}": value.contiguous() for key, value in head.state_dict().items()}
@@ -286,9 +292,16 @@ def _from_teacher_folder(folder: Path, source: str, image_size: int | None) -> _
         for key, value in tensors.items()
         if key.startswith("head.")
     }
+    vector_head = head_from_state(head, folder) if head else None
+    if (stated := facts.get("head", _layers(vector_head))) != _layers(vector_head):
+        raise TeacherError(
+            f"{folder / TEACHER_FACTS} says the head is {stated}, its weights are read as "
+            f"{_layers(vector_head)}; heads of Linear, BatchNorm1d and ReLU can work on pixels. "
+            "Leave the head out to use the backbone's own pixels"
+        )
     return _Parts(
         model=_whole_model(architecture, backbone, source, image_size),
-        head=head_from_state(head, folder) if head else None,
+        head=vector_head,
         license=facts.get("license", "not stated"),
         mean=tuple(facts.get("mean", IMAGENET_DEFAULT_MEAN)),
         std=tuple(facts.get("std", IMAGENET_DEFAULT_STD)),

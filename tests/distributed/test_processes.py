@@ -82,6 +82,15 @@ def test_two_processes_equal_one(tiny, tmp_path):  # noqa: F811
             )
 
 
+def test_two_processes_standardise_by_the_same_moments(tiny, tmp_path):  # noqa: F811
+    arguments = [*tiny, "--method.loss=cosine_smooth_l1"]
+    one, two = (run(n, arguments, tmp_path / str(n)) for n in (1, 2))
+    for a, b in zip(trace(one), trace(two), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+    single, shared = (last_state(folder)["moments"]["merged"] for folder in (one, two))
+    torch.testing.assert_close(single, shared, rtol=1e-4, atol=1e-5)
+
+
 def test_a_launch_of_which_each_process_believes_it_is_alone_is_refused(tiny, tmp_path):  # noqa: F811
     with pytest.raises(
         mp.ProcessRaisedException, match="2 processes were launched but each believes"

@@ -142,7 +142,7 @@ def test_the_official_resnet50_layouts_load(tmp_path, layout, channels):
 
 
 def test_a_plain_resnet_file_is_a_headless_teacher(tmp_path):
-    """torchvision's keys are timm's; old files lack num_batches_tracked, new ones are safetensors."""
+    """torchvision's keys are timm's; old files lack num_batches_tracked, others are safetensors."""
     model = timm.create_model("resnet18", num_classes=1000).eval()
     state = {k: v for k, v in model.state_dict().items() if not k.endswith("batches_tracked")}
     torch.save(state, tmp_path / "resnet18-5c106cde.pth")
@@ -356,6 +356,22 @@ def test_grids_are_matched_and_it_is_said(tmp_path, caplog):
         teacher.see(64, grid=(1, 1))
     assert "2 x 2 pixels are resampled to the student's 1 x 1" in caplog.text
     torch.testing.assert_close(teacher(IMAGES), before.mean((2, 3), keepdim=True))
+
+
+@pytest.mark.parametrize("layer", [nn.GELU(), nn.LayerNorm(8)])
+def test_a_head_of_gelu_or_layer_norm_is_refused_by_name_with_the_way_out(tmp_path, layer):
+    backbone = timm.create_model("test_resnet", num_classes=0).state_dict()
+    good = nn.Sequential(nn.Linear(96, 8), nn.ReLU(), nn.Linear(8, 4))
+    bad = nn.Sequential(good[0], layer, good[2])
+    facts, name = {"architecture": "test_resnet"}, type(layer).__name__
+    with pytest.raises(TeacherError, match=rf"head\.1 is {name}.* without its head instead"):
+        save_teacher(tmp_path / "bad", backbone, bad, facts)
+    assert not (tmp_path / "bad").exists()
+    save_teacher(tmp_path / "good", backbone, good, facts)
+    file = tmp_path / "good" / "teacher.json"
+    file.write_text(file.read_text().replace("Linear-ReLU-Linear", f"Linear-{name}-Linear"))
+    with pytest.raises(TeacherError, match=rf"says the head is Linear-{name}-Linear"):
+        load_teacher(f"local-dir:{tmp_path / 'good'}", image_size=64)
 
 
 FAMILIES = [

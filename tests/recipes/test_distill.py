@@ -110,6 +110,90 @@ def test_the_queue_holds_the_pooled_teacher_vectors_of_the_first_view(tiny, tmp_
     assert queue["cursor"] == 24
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--method.loss=cosine_smooth_l1", "--method.head=linear"],
+        ["--method.loss=similarity_kl", "--data.image-size=64"],
+        ["--method.targets=pooled"],
+        ["--method.targets=pooled", "--method.loss=cosine_smooth_l1"],
+        ["--teacher.image-size=64"],
+    ],
+)
+def test_every_way_to_distil_learns_and_resumes(tiny, tmp_path, options):
+    arguments = [*tiny, *options, "--run.max-steps=12", "--run.checkpoint-every-steps=6"]
+    folder = run(arguments, tmp_path / "run", "--run.no-store")
+    whole = trace(folder)
+    assert sum(line["loss"] for line in whole[-3:]) < sum(line["loss"] for line in whole[:3])
+    (folder / "checkpoints" / "step_00000012.pt").unlink()
+    run(arguments, folder, "--run.resume", "--run.no-store")
+    assert trace(folder) == whole
+
+
+def test_the_loss_is_the_one_that_was_asked_for(tiny, tmp_path):
+    """The first loss of each, from the recipe's own parts."""
+    from pcd_hub.method.loss import cosine_smooth_l1
+    from pcd_hub.method.moments import ChannelMoments
+
+    seen = []
+
+    def spy(student, teacher):
+        seen.append((student.shape, teacher.clone()))
+        return cosine_smooth_l1(student, teacher)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distill, "cosine_smooth_l1", spy)
+        run([*tiny, "--method.loss=cosine_smooth_l1"], tmp_path / "run", "--run.no-store")
+    shape, first = seen[0]
+    assert shape == (16, 16, 1, 1)
+    again = ChannelMoments(16)
+    again.add(ChannelMoments.of(first)[None])
+    torch.testing.assert_close(again.standardise(first), first, rtol=1e-3, atol=1e-3)
+    pooled = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            distill,
+            "cosine_smooth_l1",
+            lambda s, t: pooled.append(s.shape) or (s - t).square().mean(),
+        )
+        run(
+            [
+                *tiny,
+                "--method.loss=cosine_smooth_l1",
+                "--method.targets=pooled",
+                "--data.image-size=64",
+            ],
+            tmp_path / "pooled",
+            "--run.no-store",
+        )
+    assert set(pooled) == {(16, 16, 1, 1)}, "a 2 x 2 grid, pooled"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--method.loss=similarity_kl"], "on a 1 x 1 grid there is one"),
+        (["--method.loss=similarity_kl", "--method.targets=pooled"], "--method.targets pooled"),
+    ],
+)
+def test_similarities_of_a_single_pixel_are_refused_before_anything_is_made(
+    tiny, tmp_path, options, message
+):
+    with pytest.raises(ConfigError, match=message):
+        run([*tiny, *options], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("options", [["--teacher.image-size=64"], ["--teacher.source=quickstart"]])
+def test_the_random_start_does_not_depend_on_the_teacher(tiny, tmp_path, monkeypatch, options):
+    seen = []
+    monkeypatch.setattr(distill, "keep", lambda finished, name: seen.append(finished.random_start))
+    run([*tiny, "--run.max-steps=1"], tmp_path / "one")
+    run([*tiny, *options, "--run.max-steps=1"], tmp_path / "other")
+    one, other = (model.state_dict()["layer1.0.conv1.weight"] for model in seen)
+    assert torch.equal(one, other)
+
+
 class _KilledError(Exception):
     pass
 
