@@ -16,7 +16,8 @@ from pcd_hub.errors import (
 from pcd_hub.method.attention import SelfAttention2d
 from pcd_hub.method.distiller import Distiller
 from pcd_hub.method.heads import SpatialReLU, student_head, to_pixel_head
-from pcd_hub.method.loss import pixel_info_nce
+from pcd_hub.method.loss import cosine_smooth_l1, pixel_info_nce, similarity_kl
+from pcd_hub.method.moments import ChannelMoments
 from pcd_hub.method.optim import LARS, decay_groups
 from pcd_hub.method.queue import KeyQueue
 from pcd_hub.models.entries import register_entries
@@ -29,6 +30,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "LARS",
+    "ChannelMoments",
     "CheckpointError",
     "ConfigError",
     "DataError",
@@ -41,10 +43,12 @@ __all__ = [
     "TeacherError",
     "WeightError",
     "WeightRecord",
+    "cosine_smooth_l1",
     "decay_groups",
     "load_teacher",
     "pixel_grid",
     "pixel_info_nce",
+    "similarity_kl",
     "student_head",
     "to_pixel_head",
     "where",

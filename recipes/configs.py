@@ -184,16 +184,22 @@ class PretrainConfig:
 
 DISTILL: dict[str, DistillConfig] = {
     "quickstart": DistillConfig(
-        data=DataConfig(source="scenes:20000", image_size=64, min_crop_area=0.2, num_workers=1),
-        method=PixelMethodConfig(queue_length=4096, head_width=1024),
+        data=DataConfig(
+            source="scenes:20000",
+            image_size=48,
+            min_crop_area=0.1,
+            max_crop_area=0.6,
+            num_workers=1,
+        ),
+        method=PixelMethodConfig(temperature=0.1, queue_length=4096, head="linear"),
         optim=OptimConfig(
             name="adamw",
-            lr_per_256=8e-3,
+            lr_per_256=3.2e-2,
             weight_decay=0.05,
-            global_batch_size=32,
+            global_batch_size=16,
             warmup_share=0.05,
         ),
-        run=RunConfig(max_steps=200, checkpoint_every_steps=100),
+        run=RunConfig(max_steps=400, checkpoint_every_steps=200),
         probe_scenes=400,
     ),
     "pcd_r18": DistillConfig(teacher=TeacherConfig(source="mocov3_r50:r-50-1000ep.pth.tar")),

@@ -363,9 +363,9 @@ def _from_timm(source: str, image_size: int | None) -> _Parts:
                 name, pretrained=True, num_classes=0, **_size_argument(source, image_size)
             )
     except Exception as error:
-        said = str(error).strip()
+        said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise TeacherError(
-            f"cannot load {source}: {said.splitlines()[0] if said else type(error).__name__}. "
+            f"cannot load {source}: {said}. "
             "A teacher needs its pretrained weights: check the name and the network, "
             "or give a file (local-dir:DIR, LAYOUT:FILE)"
         ) from error
