@@ -53,7 +53,7 @@ class Outcome:
     image_size: int
     parameters: int
     verdict: str
-    """works, refused or crash."""
+    """works, refused, crash, or "too large": then at size 0."""
     message: str = ""
     grid: tuple[int, ...] = ()
     """Channels, height, width of the pixels."""
@@ -63,13 +63,12 @@ class Outcome:
     """Parameters behind the last map, which distillation does not reach."""
 
 
-def candidates(pattern: str, *, jobs: int) -> list[tuple[str, int]]:
-    """Every timm architecture with few enough parameters, smallest first."""
-    names = timm.list_models(pattern)
-    with ProcessPoolExecutor(jobs, initializer=_prepare_worker) as pool:
-        counts = list(pool.map(_count_parameters, names, chunksize=8))
-    small = [(arch, n) for arch, n in zip(names, counts, strict=True) if n < MAX_PARAMETERS]
-    return sorted(small, key=lambda item: item[1])
+def try_all_sizes(arch: str, sizes: tuple[int, ...]) -> list[Outcome]:
+    """``try_student`` at each size, or the one outcome that the architecture is too large."""
+    parameters = _count_parameters(arch)
+    if parameters >= MAX_PARAMETERS:
+        return [Outcome(arch=arch, image_size=0, parameters=parameters, verdict="too large")]
+    return [_in_time(arch, size, parameters) for size in sizes]
 
 
 def _count_parameters(arch: str) -> int:
@@ -193,22 +192,24 @@ def _in_time(arch: str, image_size: int, parameters: int) -> Outcome:
         signal.alarm(0)
 
 
-def sweep(cases: list[tuple[str, int, int]], results: Path, *, jobs: int) -> list[Outcome]:
-    """Try every (arch, size, parameters) that ``results`` does not hold yet."""
+def sweep(archs: list[str], sizes: tuple[int, ...], results: Path, *, jobs: int) -> list[Outcome]:
+    """Try every architecture that ``results`` does not hold yet; all outcomes of small ones."""
     known = _read(results)
-    missing = [case for case in cases if case[:2] not in known]
-    print(f"{len(cases)} cases, {len(missing)} to do", flush=True)
+    missing = [
+        arch
+        for arch in archs
+        if (arch, 0) not in known and any((arch, size) not in known for size in sizes)
+    ]
+    print(f"{len(archs)} architectures, {len(missing)} to do", flush=True)
     with ProcessPoolExecutor(jobs, initializer=_prepare_worker) as pool, results.open("a") as log:
-        for future in as_completed([pool.submit(_in_time, *case) for case in missing]):
-            outcome = future.result()
-            known[outcome.arch, outcome.image_size] = outcome
-            log.write(json.dumps(asdict(outcome)) + "\n")
-            log.flush()
-            if outcome.verdict != "works":
-                print(
-                    outcome.arch, outcome.image_size, outcome.verdict, outcome.message, flush=True
-                )
-    return [known[case[:2]] for case in cases]
+        for future in as_completed([pool.submit(try_all_sizes, arch, sizes) for arch in missing]):
+            for outcome in future.result():
+                known[outcome.arch, outcome.image_size] = outcome
+                log.write(json.dumps(asdict(outcome)) + "\n")
+                log.flush()
+                if outcome.verdict in {"refused", "crash"}:
+                    print(outcome.arch, outcome.image_size, outcome.verdict, outcome.message)
+    return [known[arch, size] for arch in archs for size in sizes if (arch, size) in known]
 
 
 def _read(results: Path) -> dict[tuple[str, int], Outcome]:
@@ -290,9 +291,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="the page to write; none if not given")
     given = parser.parse_args()
     given.results.parent.mkdir(parents=True, exist_ok=True)
-    archs = candidates(given.pattern, jobs=given.jobs)
-    cases = [(arch, size, count) for arch, count in archs for size in given.sizes]
-    outcomes = sweep(cases, given.results, jobs=given.jobs)
+    archs = timm.list_models(given.pattern)
+    outcomes = sweep(archs, tuple(given.sizes), given.results, jobs=given.jobs)
     if given.out:
         given.out.write_text(table(outcomes))
     verdicts = [outcome.verdict for outcome in outcomes]

@@ -69,10 +69,10 @@ def test_a_second_call_goes_on_and_the_page_counts(tmp_path):
         grid=(),
     )
     results.write_text(json.dumps(known.__dict__) + "\n")
-    cases = [("test_resnet", 64, 400_000), ("test_vit", 64, 9)]
-    outcomes = sweep(cases, results, jobs=1)
+    archs = ["test_resnet", "test_vit", "vit_giant_patch14_224"]
+    outcomes = sweep(archs, (64,), results, jobs=1)
     assert [outcome.verdict for outcome in outcomes] == ["works", "refused"]
-    assert len(results.read_text().splitlines()) == 2
+    assert len(results.read_text().splitlines()) == 3
     page = table(outcomes)
     assert "| 64 | 2 | 1 (50.0 %) | 1 | 0 |" in page
     assert "| test_resnet | 0.4 |  | 96 x 2 x 2 | works |" in page
@@ -80,6 +80,8 @@ def test_a_second_call_goes_on_and_the_page_counts(tmp_path):
 
 
 def test_the_filter_counts_parameters():
-    small = dict(sweep_students.candidates("test_resnet*", jobs=1))
     model = timm.create_model("test_resnet", num_classes=0)
-    assert small["test_resnet"] == sum(p.numel() for p in model.parameters())
+    (outcome,) = sweep_students.try_all_sizes("test_resnet", (64,))
+    assert outcome.parameters == sum(p.numel() for p in model.parameters())
+    (large,) = sweep_students.try_all_sizes("vit_large_patch16_224", (224, 96))
+    assert (large.verdict, large.parameters) == ("too large", 303_301_632)
