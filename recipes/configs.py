@@ -186,9 +186,9 @@ DISTILL: dict[str, DistillConfig] = {
     "quickstart": DistillConfig(
         data=DataConfig(
             source="scenes:20000",
-            image_size=48,
-            min_crop_area=0.1,
-            max_crop_area=0.6,
+            image_size=64,
+            min_crop_area=0.4,
+            max_crop_area=1.0,
             num_workers=1,
         ),
         method=PixelMethodConfig(temperature=0.1, queue_length=4096, head="linear"),
