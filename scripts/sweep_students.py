@@ -1,6 +1,6 @@
 """Which timm architectures can be students: each one built, trained, exported and loaded again.
 
-    python scripts/sweep_students.py --out recipes/students.md
+    python scripts/sweep_students.py --out students.md
 
 Filter: every name of ``timm.list_models()`` with fewer than 30 M parameters without a classifier.
 Each is taken at 224 and at 96 px through the code that ``recipes/distill.py`` runs: build, pixel
