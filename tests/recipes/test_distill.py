@@ -114,7 +114,7 @@ def test_the_queue_holds_the_pooled_teacher_vectors_of_the_first_view(tiny, tmp_
     "options",
     [
         ["--method.loss=cosine_smooth_l1", "--method.head=linear"],
-        ["--method.loss=similarity_kl", "--data.image-size=64"],
+        ["--method.loss=similarity_kl", "--data.image-size=64", "--method.temperature=0.07"],
         ["--method.targets=pooled"],
         ["--method.targets=pooled", "--method.loss=cosine_smooth_l1"],
         ["--teacher.image-size=64"],
@@ -477,7 +477,7 @@ def test_mistakes_end_as_one_line_and_exit_code_2(tmp_path):
 
 def test_a_diverged_loss_stops_the_run(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "pcd_hub.method.distiller.pixel_info_nce",
+        "distill.pixel_info_nce",
         lambda s, t, n, temperature: s.sum() * float("nan"),
     )
     with pytest.raises(ConfigError, match="the loss is nan at step 0; lower --optim.lr-per-256"):

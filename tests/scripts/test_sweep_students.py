@@ -44,6 +44,13 @@ UNTRAINED = {
 """Layers behind the last map: a norm, or a convolution on the pooled vector."""
 
 
+@pytest.mark.usefixtures("jaxtyping_off")
+def test_tensors_under_several_names_and_several_branches_are_exported():
+    """CoaT has both; safetensors refuses the first, a plain comparison the second."""
+    outcome = try_student("coat_tiny", 224, 0)
+    assert (outcome.verdict, outcome.grid) == ("works", (152, 7, 7)), outcome.message
+
+
 def test_a_refusal_has_its_reason_and_a_crash_is_called_one(monkeypatch):
     refused = try_student("halonet26t", 96, 0)
     assert refused.verdict == "refused"
