@@ -90,7 +90,7 @@ def try_student(arch: str, image_size: int, parameters: int) -> Outcome:
         return outcome(verdict="refused", message=str(error))
     except Exception as error:  # what else happens is what we look for
         first = (str(error).strip() or "no message").splitlines()[0]
-        return outcome(verdict="crash", message=f"{type(error).__name__}: {first}")
+        return outcome(verdict="crash", message=f"{type(error).__name__}: {first[:200]}")
 
 
 def _life(arch: str, image_size: int, scratch: Path) -> dict[str, Any]:
@@ -208,7 +208,8 @@ def sweep(archs: list[str], sizes: tuple[int, ...], results: Path, *, jobs: int)
                 log.write(json.dumps(asdict(outcome)) + "\n")
                 log.flush()
                 if outcome.verdict in {"refused", "crash"}:
-                    print(outcome.arch, outcome.image_size, outcome.verdict, outcome.message)
+                    say = (outcome.arch, outcome.image_size, outcome.verdict, outcome.message)
+                    print(*say, flush=True)
     return [known[arch, size] for arch in archs for size in sizes if (arch, size) in known]
 
 

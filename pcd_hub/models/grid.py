@@ -106,10 +106,10 @@ def _layout(model: nn.Module, features: object, name: str) -> Callable[[Any, Ten
 
 
 def _num_prefix_tokens(model: nn.Module, tokens: int) -> int:
-    """As the model says; VOLO and CoaT have a class token and do not say so."""
+    """As the model says, unless that leaves no grid: VOLO and CoaT do not state a class token."""
     stated = int(getattr(model, "num_prefix_tokens", 0))
     has_class_token = any(name.startswith("cls_token") for name, _ in model.named_parameters())
-    return 1 if has_class_token and _is_square(tokens - 1) else stated
+    return 1 if has_class_token and not _is_square(tokens - stated) else stated
 
 
 def _is_square(count: int) -> bool:

@@ -45,6 +45,13 @@ def test_prefix_tokens_are_dropped_and_places_kept(arch):
     assert divmod(int(difference.argmax()), 10) == (0, 9)
 
 
+def test_a_stated_number_of_prefix_tokens_is_believed():
+    """Ten tokens are one pixel and nine stated others, though ten less a class token is 3 x 3."""
+    model = timm.create_model("test_vit", num_classes=0, reg_tokens=8, img_size=16)
+    with torch.no_grad():
+        assert pixel_grid(model, image_size=16)(torch.rand(1, 3, 16, 16)).shape == (1, 64, 1, 1)
+
+
 def test_oblong_images_keep_their_rows():
     model = timm.create_model("test_vit", num_classes=0, dynamic_img_size=True).eval()
     with torch.no_grad():
