@@ -49,7 +49,7 @@ def freeze_unreached(student: nn.Module, *, image_size: int) -> tuple[str, ...]:
     norm). They would get no gradient, which DistributedDataParallel takes for a mistake, and must
     be told of in the record.
     """
-    parameters = dict(student.named_parameters())
+    parameters = {name: p for name, p in student.named_parameters() if p.requires_grad}
     was_training = student.training
     with torch.enable_grad():
         pixels = student.eval()(torch.zeros(2, 3, image_size, image_size))

@@ -96,6 +96,8 @@ def _layout(model: nn.Module, features: object, name: str) -> Callable[[Any, Ten
             return _from_nchw
         case (_, height, width, _) if height == width:
             return _from_nhwc
+        case (_, channels, pixels) if _is_channels_first(model, channels, pixels):
+            return _from_ncl
         case (_, tokens, _) if _is_square(tokens - (prefix := _num_prefix_tokens(model, tokens))):
             return _FromTokens(prefix)
         case _:
@@ -112,6 +114,12 @@ def _num_prefix_tokens(model: nn.Module, tokens: int) -> int:
     return 1 if has_class_token and not _is_square(tokens - stated) else stated
 
 
+def _is_channels_first(model: nn.Module, channels: int, pixels: int) -> bool:
+    """EfficientViM: a map without its rows, ``(B, C, h * w)``."""
+    stages: Any = getattr(model, "feature_info", None) or [{}]
+    return channels == stages[-1].get("num_chs") != pixels and _is_square(pixels)
+
+
 def _is_square(count: int) -> bool:
     return count > 0 and round(count**0.5) ** 2 == count
 
@@ -126,16 +134,20 @@ def _from_nhwc(features: Tensor, images: Tensor) -> Tensor:
     return features.permute(0, 3, 1, 2)
 
 
+def _from_ncl(features: Tensor, images: Tensor) -> Tensor:
+    """``(B, C, h * w)`` to a map, with ``h / w`` as in the images."""
+    height = round((features.shape[2] * images.shape[2] / images.shape[3]) ** 0.5)
+    return features.unflatten(2, (height, -1))
+
+
 class _FromTokens:
-    """Tokens ``(B, prefix + h * w, C)`` to a map, with ``h / w`` as in the images."""
+    """Tokens ``(B, prefix + h * w, C)`` to a map."""
 
     def __init__(self, num_prefix_tokens: int) -> None:
         self.num_prefix_tokens = num_prefix_tokens
 
     def __call__(self, features: Tensor, images: Tensor) -> Tensor:
-        tokens = features[:, self.num_prefix_tokens :]
-        height = round((tokens.shape[1] * images.shape[2] / images.shape[3]) ** 0.5)
-        return tokens.transpose(1, 2).unflatten(2, (height, -1))
+        return _from_ncl(features[:, self.num_prefix_tokens :].transpose(1, 2), images)
 
 
 def _first_line(error: Exception) -> str:

@@ -19,6 +19,7 @@ CASES = [
     ("swin_tiny_patch4_window7_224", 224, (768, 7, 7)),
     ("coat_lite_tiny", 224, (320, 7, 7)),
     ("coat_tiny", 224, (152, 7, 7)),
+    ("efficientvim_m1", 256, (320, 4, 4)),
 ]
 
 
@@ -29,6 +30,20 @@ def test_any_backbone_is_a_grid_of_pixels(arch, size, shape):
     with torch.no_grad():
         assert grid(torch.rand(2, 3, size, size)).shape == (2, *shape)
     assert grid.num_channels == shape[0]
+
+
+def test_a_map_without_its_rows_keeps_places():
+    """EfficientViM: a change in one corner of the image must show most near that corner."""
+    torch.manual_seed(0)
+    model = timm.create_model("efficientvim_m1", num_classes=0).eval()
+    grid = pixel_grid(model, image_size=640)
+    changed = (image := torch.zeros(1, 3, 640, 640)).clone()
+    changed[..., :64, -64:] = 1.0
+    with torch.no_grad():
+        difference = (grid(changed) - grid(image)).norm(dim=1)[0]
+    row, column = divmod(int(difference.argmax()), 10)
+    assert row <= 1
+    assert column >= 8
 
 
 @pytest.mark.parametrize("arch", ["test_vit", "volo_d1_224"])
@@ -82,6 +97,13 @@ def test_what_has_no_grid_is_refused():
 
     with pytest.raises(StudentError, match="no spatial grid"):
         pixel_grid(Flat(3, 3), image_size=8)
+
+
+def test_what_the_architecture_itself_freezes_is_left_alone():
+    grid = pixel_grid(timm.create_model("efficientvim_m1", num_classes=0), image_size=128)
+    grid.model.patch_embed.requires_grad_(False)
+    unreached = freeze_unreached(grid, image_size=128)
+    assert not [name for name in unreached if "patch_embed" in name]
 
 
 def test_layers_behind_the_last_map_are_frozen_and_named():
