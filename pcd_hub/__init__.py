@@ -8,6 +8,8 @@ from pcd_hub.errors import (
     CheckpointError,
     ConfigError,
     DataError,
+    HubError,
+    HubUnreachableError,
     PCDHubError,
     StudentError,
     TeacherError,
@@ -23,8 +25,12 @@ from pcd_hub.method.queue import KeyQueue
 from pcd_hub.models.entries import register_entries
 from pcd_hub.models.grid import pixel_grid
 from pcd_hub.models.teachers import load_teacher
-from pcd_hub.weights.record import WeightRecord
-from pcd_hub.weights.store import find_weights, where
+from pcd_hub.weights.catalogue import ListedWeight, list_weights
+from pcd_hub.weights.catalogue import find as where
+from pcd_hub.weights.create import create_model, read_by_name
+from pcd_hub.weights.fetch import FetchedWeight, fetch
+from pcd_hub.weights.publish import Publication, publish
+from pcd_hub.weights.record import Measurement, WeightRecord
 
 __version__ = "0.1.0.dev0"
 
@@ -35,8 +41,14 @@ __all__ = [
     "ConfigError",
     "DataError",
     "Distiller",
+    "FetchedWeight",
+    "HubError",
+    "HubUnreachableError",
     "KeyQueue",
+    "ListedWeight",
+    "Measurement",
     "PCDHubError",
+    "Publication",
     "SelfAttention2d",
     "SpatialReLU",
     "StudentError",
@@ -44,14 +56,18 @@ __all__ = [
     "WeightError",
     "WeightRecord",
     "cosine_smooth_l1",
+    "create_model",
     "decay_groups",
+    "fetch",
+    "list_weights",
     "load_teacher",
     "pixel_grid",
     "pixel_info_nce",
+    "publish",
     "similarity_kl",
     "student_head",
     "to_pixel_head",
     "where",
 ]
 
-register_entries(find_weights)
+register_entries(read_by_name)

@@ -8,7 +8,9 @@
     |-- DataError            images that are missing, unreadable, or too many of them broken
     |-- ConfigError          a recipe's settings contradict each other or the machine
     |-- CheckpointError      a checkpoint that is damaged or belongs to another run
-    `-- WeightError          a weight that is missing, damaged, or not the one that was meant
+    |-- WeightError          a weight that is missing, damaged, or not the one that was meant
+    `-- HubError             the Hub refuses: no such repository, no right, a malformed token
+        `-- HubUnreachableError  nobody answers, or HF_HUB_OFFLINE is set
 
 Each message says what is wrong, the bound, and the remedy.
 """
@@ -43,6 +45,14 @@ class CheckpointError(PCDHubError):
 
 class WeightError(PCDHubError):
     """A weight that is missing, damaged, or not the one that was meant."""
+
+
+class HubError(PCDHubError):
+    """The Hub refuses: no such repository, no right, a malformed token or endpoint."""
+
+
+class HubUnreachableError(HubError):
+    """The Hub does not answer, or ``HF_HUB_OFFLINE`` is set."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

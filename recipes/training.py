@@ -25,7 +25,7 @@ from pcd_hub.data.views import byol_views
 from pcd_hub.errors import ConfigError, DataError, StudentError, nearest
 from pcd_hub.method.optim import LARS, decay_groups
 from pcd_hub.method.schedule import scaled_lr, warmup_cosine
-from pcd_hub.models.entries import entry_cfg, size_argument
+from pcd_hub.models.entries import build_arguments, entry_cfg
 from pcd_hub.models.grid import PixelGrid, pixel_grid
 from run_folder import RunFolder
 from scene_probe import save_views
@@ -203,9 +203,9 @@ def build_backbone(arch: str, *, image_size: int) -> PixelGrid:
     """
     if not timm.is_model(arch):
         raise StudentError(f"timm has no architecture '{arch}'{nearest(arch, timm.list_models())}")
-    size = size_argument(arch, image_size)
+    arguments = build_arguments(arch, image_size)
     try:
-        model = timm.create_model(arch, pretrained=False, num_classes=0, **size)
+        model = timm.create_model(arch, pretrained=False, num_classes=0, **arguments)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise StudentError(f"timm cannot build {arch} for {image_size} px: {error}") from error
     return pixel_grid(model, image_size=image_size)

@@ -98,25 +98,9 @@ def _life(arch: str, image_size: int, scratch: Path) -> dict[str, Any]:
     student = build_backbone(arch, image_size=image_size)
     unreached = freeze_unreached(student, image_size=image_size)
     pixels = _train_once(student, image_size)
-    name = f"{arch}.pcd"
-    record = WeightRecord(
-        name=name,
-        architecture=arch,
-        created="",
-        recipe="scripts/sweep_students.py",
-        config={},
-        teacher={},
-        data={},
-        steps=1,
-        images_seen=2,
-        seed=0,
-        code={},
-        versions={},
-        hardware={},
-        licenses={},
-    )
+    record = WeightRecord.trial(arch)
     state = student.model.state_dict()
-    folder = export_weight(state, record, scratch / name, image_size=image_size)
+    folder = export_weight(state, record, scratch / record.name, image_size=image_size)
     again = timm.create_model(f"local-dir:{folder}", pretrained=True)
     if any(not torch.equal(value, state[key]) for key, value in again.state_dict().items()):
         raise AssertionError("local-dir: gave other weights")

@@ -1,17 +1,18 @@
 """The timm entries: the tag ``pcd`` on stock architectures, and our own ``resnet18_mhsa``.
 
 Only timm's public names are used: a cfg is appended to the ``default_cfgs`` of the architecture's
-own module, and its entrypoint is registered again. No architecture's default tag changes. Where
-weights come from is decided when a model is BUILT (``PcdCfg.to_dict``), not at import, so that a
-weight trained a moment ago counts.
+own module, and its entrypoint is registered again. No architecture's default tag changes. The
+entrypoint asks for a weight when a model is BUILT with ``pretrained=True``, not at import, so that
+a weight trained a moment ago counts; it hands timm the tensors themselves, already verified.
 """
 
+import functools
+import inspect
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -51,50 +52,21 @@ STOCK_ARCHITECTURES = (
 )
 """timm's architectures that get the tag."""
 
-FindWeights = Callable[[str], Path | None]
-"""Name of a weight, as ``resnet18.pcd``, -> its verified local file, or None."""
+ReadByName = Callable[[str], Mapping[str, torch.Tensor]]
+"""Name of a weight, as ``resnet18.pcd``, -> its verified tensors, or an error that says why not."""
 
+Model = TypeVar("Model", bound=torch.nn.Module)
 
-def _nowhere(name: str) -> None:
-    del name
-
-
-_find_local: FindWeights = _nowhere
+_SOURCES = ("file", "url", "state_dict", "source", "hf_hub_id")
 
 
 @dataclass
 class PcdCfg(PretrainedCfg):
-    """timm's description of a weight, which asks the local store when a model is built."""
+    """timm's description of a weight, for architectures with several first or last layers."""
 
     # timm says Optional[str] of both, and names several layers for RepViT and FastViT.
     first_conv: str | tuple[str, ...] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     classifier: str | tuple[str, ...] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    def to_dict(self, remove_source: bool = False, remove_null: bool = True) -> dict[str, Any]:  # noqa: FBT001, FBT002
-        """As timm's, with ``file`` set if the store holds this weight.
-
-        Not if the caller named a source of their own.
-        """
-        described = super().to_dict(remove_source=remove_source, remove_null=remove_null)
-        if not remove_source and (path := self._local_file()):
-            described["file"] = str(path)
-        return described
-
-    @property
-    def has_weights(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Whether there is anything to load."""
-        return bool(super().has_weights or self._local_file())
-
-    def _local_file(self) -> Path | None:
-        if not self.architecture or self.file or self.url or self.state_dict or self.source:
-            return None
-        name = f"{self.architecture}.{self.tag}"
-        try:
-            registered = get_pretrained_cfg(name)
-        except RuntimeError:  # a tag that nobody registered
-            return None
-        ours = registered is not None and registered.hf_hub_id == self.hf_hub_id
-        return _find_local(name) if ours else None
 
 
 def pcd_cfg(
@@ -117,7 +89,6 @@ def pcd_cfg(
         std=IMAGENET_DEFAULT_STD,
         crop_pct=0.875,
         interpolation="bicubic",
-        license="apache-2.0",
         description="Pixel-wise contrastive distillation, without labels",
         paper_ids="arXiv:2211.00218",
         paper_name="Pixel-Wise Contrastive Distillation",
@@ -142,6 +113,13 @@ def entry_cfg(architecture: str) -> PcdCfg:
 def size_argument(architecture: str, image_size: int) -> dict[str, Any]:
     """What ``timm.create_model`` must be told of the image size: nothing, unless it is fixed."""
     return {"img_size": image_size} if entry_cfg(architecture).fixed_input_size else {}
+
+
+def build_arguments(architecture: str, image_size: int) -> dict[str, Any]:
+    """How a random start is built that equals what ``pretrained=True`` builds, but for weights."""
+    # timm 1.0.31, efficientnet.py: fbnetc_100 has another epsilon if it is to be pretrained.
+    extra = {"bn_eps": 1e-3} if architecture == "fbnetc_100" else {}
+    return {**size_argument(architecture, image_size), **extra}
 
 
 class ResNetMhsa(ResNet):
@@ -183,21 +161,27 @@ def resnet18_mhsa(pretrained: bool = False, **kwargs: Any) -> torch.nn.Module:  
     )  # pyright: ignore[reportReturnType]
 
 
-def register_entries(find_local: FindWeights) -> None:
+def register_entries(read_by_name: ReadByName) -> None:
     """Make the entries known to timm.
 
-    ``find_local`` is asked whenever one is built with ``pretrained=True``. Safe to call any number
-    of times.
+    ``read_by_name`` is asked whenever one is built with ``pretrained=True``. Safe to call any
+    number of times.
     """
-    global _find_local  # noqa: PLW0603 - timm copies cfgs deeply, so they cannot carry the store themselves
-    _find_local = find_local
-    _register_quietly(resnet18_mhsa, "resnet18_mhsa")
+    _register_quietly(_with_weights(resnet18_mhsa, "resnet18_mhsa", read_by_name))
     for architecture in filter(is_model, STOCK_ARCHITECTURES):
-        _add_tag(architecture)
+        _add_tag(architecture, read_by_name)
 
 
-def _add_tag(architecture: str) -> None:
-    entrypoint = model_entrypoint(architecture)
+def forget_tensors(model: Model) -> Model:
+    """Drop the tensors that timm keeps in a built model's description of itself."""
+    for module in model.modules():
+        if isinstance(cfg := getattr(module, "pretrained_cfg", None), dict):
+            cfg.pop("state_dict", None)
+    return model
+
+
+def _add_tag(architecture: str, read_by_name: ReadByName) -> None:
+    entrypoint = inspect.unwrap(model_entrypoint(architecture))
     module_cfgs = getattr(sys.modules[entrypoint.__module__], "default_cfgs", {})
     known = module_cfgs[architecture]
     if type(known.cfgs.get(TAG)) is PretrainedCfg:
@@ -205,10 +189,37 @@ def _add_tag(architecture: str) -> None:
     known.cfgs[TAG] = entry_cfg(architecture)
     if TAG not in known.tags:
         known.tags.append(TAG)  # the first is the default: append
-    _register_quietly(entrypoint, architecture)
+    _register_quietly(_with_weights(entrypoint, architecture, read_by_name))
 
 
-def _register_quietly(entrypoint: Callable[..., Any], name: str) -> None:
+def _with_weights(
+    entrypoint: Callable[..., torch.nn.Module], architecture: str, read_by_name: ReadByName
+) -> Callable[..., torch.nn.Module]:
+    """The entrypoint, which gets our tensors where the tag ``pcd`` is to be loaded."""
+
+    @functools.wraps(entrypoint)
+    def build(pretrained: bool = False, **arguments: Any) -> torch.nn.Module:  # noqa: FBT001, FBT002 - timm's signature
+        if not (pretrained and _asks_for_ours(architecture, arguments)):
+            return entrypoint(pretrained=pretrained, **arguments)
+        overlay = arguments.pop("pretrained_cfg_overlay", None) or {}
+        tensors = read_by_name(f"{architecture}.{TAG}")
+        ours = {**overlay, "state_dict": tensors}
+        return forget_tensors(entrypoint(pretrained=True, pretrained_cfg_overlay=ours, **arguments))
+
+    return build
+
+
+def _asks_for_ours(architecture: str, arguments: Mapping[str, Any]) -> bool:
+    """Whether the tag ``pcd`` is meant and the caller names no source of their own."""
+    cfg = arguments.get("pretrained_cfg") or get_pretrained_cfg(architecture)
+    facts = {"tag": cfg} if isinstance(cfg, str) else cfg if isinstance(cfg, dict) else vars(cfg)
+    overlay = arguments.get("pretrained_cfg_overlay") or {}
+    named = any({**facts, **overlay}.get(source) for source in _SOURCES)
+    return facts.get("tag") == TAG and not named
+
+
+def _register_quietly(entrypoint: Callable[..., Any]) -> None:
+    name = entrypoint.__name__
     with warnings.catch_warnings():  # registered anew under its own name, on purpose
         warnings.filterwarnings(
             "ignore", message=f"Overwriting {name} in registry", category=UserWarning

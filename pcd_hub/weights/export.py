@@ -4,7 +4,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,28 @@ import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from pcd_hub.errors import WeightError
-from pcd_hub.models.entries import entry_cfg, size_argument
-from pcd_hub.weights.record import WeightRecord
-from pcd_hub.weights.store import CONFIG_FILE, WEIGHTS_FILE, write_manifest
+from pcd_hub.errors import StudentError, WeightError
+from pcd_hub.models.entries import build_arguments, entry_cfg, size_argument
+from pcd_hub.weights.card import render_card
+from pcd_hub.weights.layout import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
+from pcd_hub.weights.manifest import file_entries, write_json, write_manifest
+from pcd_hub.weights.record import NOT_STATED, WeightRecord
 
 
 def export_weight(
-    state: Mapping[str, Tensor], record: WeightRecord, folder: Path, *, image_size: int = 224
+    state: Mapping[str, Tensor],
+    record: WeightRecord,
+    folder: Path,
+    *,
+    image_size: int = 224,
+    pictures: Iterable[Path] = (),
 ) -> Path:
     """Write the export into ``folder``, all or nothing.
 
-    It holds ``model.safetensors``, ``config.json`` and ``pcd_manifest.json``.
+    It holds ``model.safetensors``, ``config.json``, the card ``README.md``, the pictures, and
+    ``pcd_manifest.json`` with the record, to which the model's size and cost are added.
 
     The weights go through a fresh timm model, strictly, and the finished folder is loaded again and
     compared before it gets its name.
@@ -33,7 +43,9 @@ def export_weight(
         state: The backbone's state dict, with timm's own keys and without a head.
         record: Its provenance.
         folder: Must not exist yet.
-        image_size: For architectures of a fixed input size, the size they were built with.
+        image_size: At which the cost is counted; for architectures of a fixed input size, the size
+            they were built with.
+        pictures: PNG files for the card.
 
     Raises:
         WeightError: If the state does not fit the architecture, holds a value that is not finite,
@@ -54,10 +66,10 @@ def export_weight(
         save_file(tensors, draft / WEIGHTS_FILE, metadata={"format": "pt"})
         # safetensors writes 0600: a shared store could not be read
         (draft / WEIGHTS_FILE).chmod(0o644)
-        (draft / CONFIG_FILE).write_text(
-            json.dumps(_timm_config(model, record, image_size), indent=2) + "\n"
-        )
-        write_manifest(draft, record.to_dict())
+        for picture in pictures:
+            shutil.copyfile(picture, draft / picture.name)
+        record = replace(record, model=_model_facts(model, image_size))
+        describe(draft, record, _timm_config(model, record, image_size))
         _compare(model, draft, image_size)
         os.rename(draft, folder)  # noqa: PTH104 - Path.rename would read as a move into an existing folder
     finally:
@@ -65,9 +77,63 @@ def export_weight(
     return folder
 
 
+def check_exportable(model: nn.Module, architecture: str, *, image_size: int) -> None:
+    """Export a random start for trial, so that no training ends in an error of the export.
+
+    Raises:
+        StudentError: If it does not load as the weights that were written.
+    """
+    with tempfile.TemporaryDirectory() as scratch, torch.random.fork_rng():
+        folder = Path(scratch) / "trial"
+        trial = WeightRecord.trial(architecture)
+        try:
+            export_weight(model.state_dict(), trial, folder, image_size=image_size)
+        except WeightError as error:
+            raise StudentError(f"{architecture} cannot be exported: {error}") from error
+
+
+def describe(
+    folder: Path,
+    record: WeightRecord,
+    config: dict[str, Any],
+    *,
+    repo: str | None = None,
+    license_link: str | None = None,
+) -> None:
+    """Write config, card and manifest beside the weights and pictures that lie in ``folder``.
+
+    The same record gives the same bytes.
+
+    Raises:
+        WeightError: If the record misses what a card must state.
+    """
+    cfg = {key: value for key, value in config["pretrained_cfg"].items() if key != "license"}
+    if (license_id := record.licenses.get("weights", NOT_STATED)) != NOT_STATED:
+        cfg["license"] = license_id
+    config = {**config, "pretrained_cfg": cfg, "pcd": record.to_dict()}
+    write_json(folder / CONFIG_FILE, config)
+    card = render_card(record, files=file_entries(folder), repo=repo, license_link=license_link)
+    (folder / CARD_FILE).write_text(card)
+    write_manifest(folder, record.to_dict())
+
+
+@torch.inference_mode()
+def _model_facts(model: nn.Module, image_size: int) -> dict[str, Any]:
+    """Size, and cost of one image as convolutions and matrix products."""
+    images = torch.zeros(1, 3, image_size, image_size)
+    with FlopCounterMode(display=False) as counter:
+        embedding = model.eval()(images)
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "channels": embedding.shape[1],
+        "macs": counter.get_total_flops() // 2,
+        "image_size": image_size,
+    }
+
+
 def _fresh_model(state: Mapping[str, Tensor], record: WeightRecord, image_size: int) -> nn.Module:
-    size = size_argument(record.architecture, image_size)
-    model = timm.create_model(record.architecture, pretrained=False, num_classes=0, **size)
+    arguments = build_arguments(record.architecture, image_size)
+    model = timm.create_model(record.architecture, pretrained=False, num_classes=0, **arguments)
     try:
         model.load_state_dict(
             {
@@ -102,7 +168,6 @@ def _timm_config(model: nn.Module, record: WeightRecord, image_size: int) -> dic
         "num_classes": 0,
         "num_features": model.num_features,
         "pretrained_cfg": {**cfg.to_dict(remove_source=True), **ours},
-        "pcd": record.to_dict(),
     }
     if size := size_argument(record.architecture, image_size):
         config["pretrained_cfg"]["input_size"] = [3, image_size, image_size]
@@ -124,7 +189,16 @@ def _compare(model: nn.Module, folder: Path, image_size: int) -> None:
     branches = (
         [(expected, actual)] if isinstance(expected, Tensor) else zip(expected, actual, strict=True)
     )
-    if not all(torch.equal(one, other) for one, other in branches):
+    state = again.state_dict()
+    if not (
+        all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+        and all(_equal_up_to_rounding(one, other) for one, other in branches)
+    ):
         raise WeightError(
             f"{folder} does not load as the weights that were written; please report this"
         )
+
+
+def _equal_up_to_rounding(one: Tensor, other: Tensor) -> bool:
+    """Kernels may sum in another order for the same tensors at another address."""
+    return bool((one - other).abs().max() <= 1e-5 * one.abs().max())

@@ -8,6 +8,10 @@ from typing import Any
 
 from pcd_hub.errors import WeightError
 
+NOT_STATED = "not stated"
+LICENSED = ("code", "weights", "teacher", "data")
+"""The licence chain."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class WeightRecord:
@@ -38,10 +42,44 @@ class WeightRecord:
     hardware: dict[str, Any]
     """Processes, device, wall seconds."""
     licenses: dict[str, str]
-    """Of code, weights, teacher and data."""
+    """Of all that ``LICENSED`` names; "not stated" where nobody said."""
     untrained: tuple[str, ...] = ()
     """Parameters that the distillation does not reach and that keep their random start."""
+    model: dict[str, Any] = field(default_factory=dict)
+    """Parameters, channels and cost, measured at export."""
     metrics: dict[str, Any] = field(default_factory=dict)
+    """:class:`Measurement` by a short name, as plain dicts."""
+
+    @classmethod
+    def trial(cls, architecture: str) -> "WeightRecord":
+        """Of a weight that nobody keeps: to find out whether an architecture can be exported."""
+        return cls(
+            name=f"{architecture}.pcd",
+            architecture=architecture,
+            created="",
+            recipe="",
+            config={},
+            teacher={},
+            data={},
+            steps=0,
+            images_seen=0,
+            seed=0,
+            code={},
+            versions={},
+            hardware={},
+            licenses=dict.fromkeys(LICENSED, NOT_STATED),
+        )
+
+    def measurements(self) -> dict[str, "Measurement"]:
+        """``metrics`` as objects.
+
+        Raises:
+            WeightError: If one of them is no measurement.
+        """
+        return {
+            name: Measurement.from_dict(raw, what=f"{self.name}: metrics.{name}")
+            for name, raw in self.metrics.items()
+        }
 
     def to_json(self) -> str:
         """Strict JSON.
@@ -80,6 +118,48 @@ class WeightRecord:
         if missing := sorted(required - set(raw)):
             raise WeightError(f"the record has no {missing[0]!r}; it is not whole")
         return cls(**{**raw, "untrained": tuple(raw.get("untrained", ()))})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One table: what was measured, on what, of which models, and how to do it again."""
+
+    task: str
+    """As "linear segmentation probe"."""
+    dataset: str
+    metric: str
+    unit: str
+    images: int
+    """How many images the metric was taken on."""
+    seeds: int
+    protocol: str
+    command: str
+    subject: str
+    """Which of the results is this weight's."""
+    means: dict[str, float]
+    """By model, over the seeds."""
+    stds: dict[str, float] = field(default_factory=dict)
+    """By model; empty if there was one seed."""
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any], *, what: str) -> "Measurement":
+        """Rebuild a measurement.
+
+        Raises:
+            WeightError: If it is not one, or its numbers do not belong together.
+        """
+        try:
+            found = cls(**raw)
+            numbers = [*found.means.values(), *found.stds.values()]
+            whole = found.subject in found.means and all(map(math.isfinite, numbers))
+        except (TypeError, AttributeError) as error:
+            raise WeightError(f"{what} is no measurement: {error}") from error
+        if not whole or set(found.stds) != (set(found.means) if found.seeds > 1 else set()):
+            raise WeightError(
+                f"{what} is not whole: it needs {found.subject!r} among its finite means, and a "
+                "standard deviation of each exactly if there were several seeds"
+            )
+        return found
 
 
 def finite_or_none(value: float) -> float | None:

@@ -3,7 +3,8 @@
 ::
 
     <PCD_HUB_HOME>/resnet18.pcd -> .versions/resnet18.pcd/<time>-<random>/
-                                       model.safetensors  config.json  pcd_manifest.json
+                                       model.safetensors  config.json  README.md  *.png
+                                       pcd_manifest.json
 
 A weight is written beside the others and appears under its name by one atomic rename of a link, so
 that readers see the old one or the new one, whole; a crash at any moment leaves the old one. A
@@ -11,22 +12,16 @@ plain folder under a name works too (a bundle that was copied there). Every load
 sha256 against the manifest.
 """
 
-import hashlib
-import json
 import os
 import re
 import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from pcd_hub.errors import WeightError
-
-WEIGHTS_FILE = "model.safetensors"
-CONFIG_FILE = "config.json"
-MANIFEST_FILE = "pcd_manifest.json"
-MANIFEST_SCHEMA = 1
+from pcd_hub.weights.layout import MANIFEST_FILE, WEIGHTS_FILE
+from pcd_hub.weights.manifest import read_manifest, verify
 
 _NAME = re.compile(r"[a-z0-9_]{1,100}\.pcd(_[a-z0-9_]{1,60})?")
 _VERSIONS = ".versions"
@@ -35,10 +30,14 @@ _GRACE_SECONDS = 600
 
 
 def home() -> Path:
-    """The store's folder: ``PCD_HUB_HOME``, or ``pcd_hub`` in the user's cache folder."""
+    """The store's folder.
+
+    ``PCD_HUB_HOME``; else ``pcd_hub`` in ``HF_HOME`` if that is set, or in the user's cache folder.
+    """
     if named := os.environ.get("PCD_HUB_HOME"):
         return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "pcd_hub"
+    cache = os.environ.get("HF_HOME") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "pcd_hub"
 
 
 def enabled() -> bool:
@@ -56,16 +55,11 @@ def where(name: str) -> Path | None:
     return folder if enabled() and (folder / WEIGHTS_FILE).is_file() else None
 
 
-def find_weights(name: str) -> Path | None:
-    """The verified weights file of ``name``, or None if the store has none.
-
-    Raises:
-        WeightError: If it is there but damaged.
-    """
-    if not _NAME.fullmatch(name) or (folder := where(name)) is None:
-        return None
-    verify(folder)
-    return folder / WEIGHTS_FILE
+def names() -> list[str]:
+    """The names of all local weights."""
+    if not enabled() or not home().is_dir():
+        return []
+    return sorted(path.name for path in home().iterdir() if is_name(path.name) and where(path.name))
 
 
 def add(name: str, export: Path) -> Path:
@@ -93,68 +87,9 @@ def add(name: str, export: Path) -> Path:
     return folder
 
 
-def verify(folder: Path) -> None:
-    """Check every file that the manifest of ``folder`` lists: present, right size, right sha256.
-
-    Raises:
-        WeightError: Naming the file, what was found and what to do.
-    """
-    for entry in read_manifest(folder)["files"]:
-        path = folder / entry["path"]
-        remedy = "the copy is damaged: delete the folder and export or fetch it again"
-        if not path.is_file():
-            raise WeightError(f"{path} is missing; {remedy}")
-        if path.stat().st_size != entry["size"]:
-            raise WeightError(
-                f"{path} has {path.stat().st_size} bytes, "
-                f"its manifest says {entry['size']}; {remedy}"
-            )
-        digest = sha256(path)
-        if digest != entry["sha256"]:
-            raise WeightError(
-                f"{path} has sha256 {digest[:12]}, "
-                f"its manifest says {entry['sha256'][:12]}; {remedy}"
-            )
-
-
-def write_manifest(folder: Path, record: dict[str, Any]) -> None:
-    """Write ``pcd_manifest.json``: size and sha256 of every other file, and the weight's record."""
-    files = [
-        {"path": path.name, "size": path.stat().st_size, "sha256": sha256(path)}
-        for path in sorted(folder.iterdir())
-        if path.is_file() and path.name != MANIFEST_FILE
-    ]
-    manifest = {"schema": MANIFEST_SCHEMA, "files": files, "record": record}
-    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n")
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of ``folder``.
-
-    Raises:
-        WeightError: If it is missing or not of the known schema.
-    """
-    path = folder / MANIFEST_FILE
-    try:
-        manifest = json.loads(path.read_text())
-        files = {entry["path"]: (entry["size"], entry["sha256"]) for entry in manifest["files"]}
-        known = manifest["schema"] == MANIFEST_SCHEMA and WEIGHTS_FILE in files
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightError(
-            f"{path} is missing or no manifest ({type(error).__name__}); export the weight again"
-        ) from error
-    if not known or any("/" in name or name.startswith(".") for name in files):
-        raise WeightError(
-            f"{path} is not of schema {MANIFEST_SCHEMA} with {WEIGHTS_FILE}; "
-            "export the weight again"
-        )
-    return manifest
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def is_name(name: str) -> bool:
+    """Whether ``name`` may name a weight."""
+    return _NAME.fullmatch(name) is not None
 
 
 def check_name(name: str) -> str:
@@ -163,7 +98,7 @@ def check_name(name: str) -> str:
     Raises:
         WeightError: If it is not ``ARCH.pcd`` or ``ARCH.pcd_WHAT``.
     """
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise WeightError(
             f"'{name}' is no weight's name; use ARCH.pcd or ARCH.pcd_WHAT, as resnet18.pcd_mydata"
         )

@@ -1,7 +1,7 @@
 """What the unmodified client does against the loopback Hub: what it promises, and what it does not.
 
-Where versions of huggingface_hub differ, only what all of 1.0, 1.33 and 2.4 keep is asserted. The
-another version of it may lie on PYTHONPATH.
+Where versions of huggingface_hub differ, only what all of 1.0, 1.33 and 2.4 keep is asserted.
+Another version than the installed one may lie on PYTHONPATH.
 """
 
 import hashlib

@@ -11,7 +11,7 @@ import torch
 import pcd_hub
 from pcd_hub.models.entries import STOCK_ARCHITECTURES, entry_cfg
 from pcd_hub.weights import store
-from tests.weights.test_store import exported
+from tests.weights.making import exported
 
 
 def in_new_process(code: str) -> str:
@@ -76,7 +76,7 @@ if __name__ == "__main__":
 def test_entries_describe_a_headless_backbone_of_ours(arch):
     cfg = timm.get_pretrained_cfg(f"{arch}.pcd")
     assert cfg.num_classes == 0
-    assert cfg.license == "apache-2.0"
+    assert cfg.license is None, "a licence is a weight's, and none is loaded"
     assert cfg.hf_hub_id is None
     assert not cfg.has_weights
     if arch != "resnet18_mhsa":
@@ -84,8 +84,8 @@ def test_entries_describe_a_headless_backbone_of_ours(arch):
         assert cfg.classifier == timm.get_pretrained_cfg(arch).classifier
 
 
-def test_without_a_weight_timm_says_so():
-    with pytest.raises(RuntimeError, match=r"No pretrained weights exist for resnet18"):
+def test_without_a_weight_three_ways_to_one_are_named():
+    with pytest.raises(pcd_hub.WeightError, match=r"distil.*PCD_HUB_HOME.*PCD_HUB_ORG"):
         timm.create_model("resnet18.pcd", pretrained=True)
 
 
@@ -154,10 +154,28 @@ def test_every_entry_loads_every_way_timm_has(arch, tmp_path):
 
 
 def test_the_store_is_asked_when_a_model_is_built(stored, monkeypatch):
-    assert timm.create_model("resnet18.pcd", pretrained=True).pretrained_cfg["file"]
+    assert timm.create_model("resnet18.pcd", pretrained=True)
     monkeypatch.setenv("PCD_HUB_LOCAL", "0")
-    with pytest.raises(RuntimeError, match="No pretrained weights exist"):
+    with pytest.raises(pcd_hub.WeightError, match="PCD_HUB_LOCAL=0 turns the local store off"):
         timm.create_model("resnet18.pcd", pretrained=True)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"features_only": True}])
+def test_a_model_does_not_carry_its_tensors_twice(stored, arguments):
+    model = timm.create_model("resnet18.pcd", pretrained=True, **arguments)
+    for module in model.modules():
+        for facts in ("pretrained_cfg", "default_cfg"):
+            assert "state_dict" not in getattr(module, facts, {})
+
+
+def test_other_tags_and_other_names_stay_timms(stored):
+    """Only the tag pcd asks the store; a random start asks nobody."""
+    store.where("resnet18.pcd").joinpath("model.safetensors").write_bytes(b"")
+    assert timm.create_model("resnet18.pcd", pretrained=False)
+    with pytest.raises(Exception, match="OfflineModeIsEnabled|offline|connection|cached"):
+        timm.create_model("resnet18.a1_in1k", pretrained=True)
+    with pytest.raises(pcd_hub.WeightError, match="has 0 bytes"):
+        timm.create_model("resnet18", pretrained=True, pretrained_cfg="pcd")
 
 
 def test_a_source_that_the_caller_names_wins(stored):

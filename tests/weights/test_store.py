@@ -9,46 +9,12 @@ import timm
 import torch
 
 import pcd_hub
-from pcd_hub.errors import WeightError
-from pcd_hub.weights import store
-from pcd_hub.weights.export import export_weight
+from pcd_hub.errors import StudentError, WeightError
+from pcd_hub.weights import manifest, store
+from pcd_hub.weights.create import read_by_name
+from pcd_hub.weights.export import check_exportable, export_weight
 from pcd_hub.weights.record import WeightRecord
-
-
-def record(architecture: str = "test_resnet") -> WeightRecord:
-    return WeightRecord(
-        name=f"{architecture}.pcd",
-        architecture=architecture,
-        created="2026-01-01T00:00:00+00:00",
-        recipe="test",
-        config={},
-        teacher={"source": "none"},
-        data={"source": "none"},
-        steps=1,
-        images_seen=1,
-        seed=0,
-        code={},
-        versions={},
-        hardware={},
-        licenses={"code": "apache-2.0"},
-    )
-
-
-def exported(
-    folder: Path, architecture: str = "test_resnet", model=None, image_size: int = 64
-) -> Path:
-    model = model or timm.create_model(architecture, num_classes=0)
-    return export_weight(model.state_dict(), record(architecture), folder, image_size=image_size)
-
-
-def filled(value: float, folder: Path) -> Path:
-    """An export whose every weight is ``value``, so that a mixture would show."""
-    model = timm.create_model("test_resnet", num_classes=0)
-    for tensor in model.state_dict().values():
-        if tensor.is_floating_point():
-            tensor.fill_(value)
-    return exported(folder, model=model)
-
+from tests.weights.making import exported, filled, flip, record
 
 NAME = "test_resnet.pcd"
 
@@ -57,10 +23,12 @@ def test_a_weight_is_found_under_its_name(tmp_path):
     assert store.where(NAME) is None
     store.add(NAME, exported(tmp_path / "export"))
     assert pcd_hub.where(NAME) == (store.home() / NAME).resolve()
-    assert store.find_weights(NAME).name == "model.safetensors"
+    assert read_by_name(NAME)
     assert sorted(p.name for p in store.where(NAME).iterdir()) == [
+        "README.md",
         "config.json",
         "model.safetensors",
+        "pca.png",
         "pcd_manifest.json",
     ]
 
@@ -77,7 +45,7 @@ def test_the_newer_weight_replaces_the_older_which_is_kept(tmp_path):
     first = store.add(NAME, filled(1.0, tmp_path / "one"))
     second = store.add(NAME, filled(2.0, tmp_path / "two"))
     assert store.where(NAME) == second
-    store.verify(first)
+    manifest.verify(first)
 
 
 def test_old_versions_go_after_the_grace_period(tmp_path):
@@ -95,15 +63,10 @@ def test_old_versions_go_after_the_grace_period(tmp_path):
 def test_a_plain_folder_is_a_bundle(tmp_path, monkeypatch):
     exported(tmp_path / "bundle" / NAME)
     monkeypatch.setenv("PCD_HUB_HOME", str(tmp_path / "bundle"))
-    assert store.find_weights(NAME) == tmp_path / "bundle" / NAME / "model.safetensors"
+    assert store.where(NAME) == tmp_path / "bundle" / NAME
+    assert read_by_name(NAME)
     with pytest.raises(WeightError, match="plain folder"):
         store.add(NAME, exported(tmp_path / "other"))
-
-
-def flip(path: Path) -> None:
-    raw = bytearray(path.read_bytes())
-    raw[len(raw) // 2] ^= 1
-    path.write_bytes(raw)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
@@ -111,17 +74,17 @@ def test_one_flipped_bit_is_seen(tmp_path, name):
     folder = store.add(NAME, exported(tmp_path / "export"))
     flip(folder / name)
     with pytest.raises(WeightError, match=rf"{name} has sha256 .* delete the folder"):
-        store.find_weights(NAME)
+        read_by_name(NAME)
 
 
 def test_a_short_and_a_missing_file_are_seen(tmp_path):
     folder = store.add(NAME, exported(tmp_path / "export"))
     os.truncate(folder / "model.safetensors", 1000)
     with pytest.raises(WeightError, match="has 1000 bytes"):
-        store.find_weights(NAME)
+        read_by_name(NAME)
     (folder / "config.json").unlink()
     with pytest.raises(WeightError, match=r"config.json is missing"):
-        store.verify(folder)
+        manifest.verify(folder)
 
 
 @pytest.mark.parametrize(
@@ -131,15 +94,15 @@ def test_a_damaged_manifest_is_refused(tmp_path, text):
     folder = store.add(NAME, exported(tmp_path / "export"))
     (folder / "pcd_manifest.json").write_text(text)
     with pytest.raises(WeightError, match="pcd_manifest.json"):
-        store.find_weights(NAME)
+        read_by_name(NAME)
 
 
 def test_a_manifest_may_not_point_outside(tmp_path):
     folder = exported(tmp_path / "export")
     manifest = json.loads((folder / "pcd_manifest.json").read_text())
-    manifest["files"].append({"path": "../secret", "size": 1, "sha256": "0"})
+    manifest["files"].append({"path": "../secret", "size": 1, "sha256": "0" * 64})
     (folder / "pcd_manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(WeightError, match="not of schema"):
+    with pytest.raises(WeightError, match="'../secret' is no file of a weight"):
         store.add(NAME, folder)
 
 
@@ -162,7 +125,7 @@ def test_a_kill_between_write_and_rename_leaves_the_old_weight(tmp_path):
     assert process.exitcode == 9
     assert len(list((store.home() / ".versions" / NAME).iterdir())) == 2, "it died after the copy"
     assert store.where(NAME) == first
-    assert store.find_weights(NAME)
+    assert read_by_name(NAME)
     store.add(NAME, second)
     assert store.where(NAME) != first
 
@@ -182,7 +145,7 @@ def test_two_writers_and_a_reader_never_meet_half_a_weight(tmp_path):
     reads, values = 0, set()
     while any(writer.is_alive() for writer in writers):
         model = timm.create_model(f"local-dir:{store.where(NAME)}", pretrained=True)
-        store.find_weights(NAME)
+        read_by_name(NAME)
         found = {
             float(value) for tensor in model.parameters() for value in tensor.detach().unique()
         }
@@ -229,7 +192,17 @@ def test_config_carries_our_facts_and_nobody_elses(tmp_path):
     assert config["pretrained_cfg"]["tag"] == "pcd"
     assert config["pretrained_cfg"]["license"] == "apache-2.0"
     assert "a1_in1k" not in json.dumps(config)
-    assert config["pcd"]["teacher"] == {"source": "none"}
+    assert config["pcd"]["teacher"]["source"] == "quickstart"
+
+
+def test_config_claims_the_licence_of_the_weights_and_no_other(tmp_path):
+    for number, (stated, claimed) in enumerate(
+        [("cc-by-nc-4.0", "cc-by-nc-4.0"), ("not stated", None)]
+    ):
+        licenses = {**record().licenses, "weights": stated}
+        folder = exported(tmp_path / str(number), licenses=licenses)
+        config = json.loads((folder / "config.json").read_text())
+        assert config["pretrained_cfg"].get("license") == claimed
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -250,10 +223,10 @@ def test_a_head_or_a_prefix_in_the_weights_is_refused(tmp_path):
 
 def test_an_existing_export_is_not_touched(tmp_path):
     folder = exported(tmp_path / "export")
-    before = store.sha256(folder / "model.safetensors")
+    before = manifest.sha256(folder / "model.safetensors")
     with pytest.raises(WeightError, match="exists already"):
         exported(folder)
-    assert store.sha256(folder / "model.safetensors") == before
+    assert manifest.sha256(folder / "model.safetensors") == before
 
 
 def test_a_record_goes_through_json_and_is_strict():
@@ -267,3 +240,17 @@ def test_a_record_goes_through_json_and_is_strict():
 
     with pytest.raises(WeightError, match="no finite number"):
         dataclasses.replace(one, metrics={"x": float("nan")}).to_json()
+
+
+def test_what_would_load_as_other_weights_is_refused_before_training(monkeypatch):
+    """fbnetc_100 has another epsilon in timm if it is built to be pre-trained."""
+    monkeypatch.setattr("pcd_hub.weights.export.build_arguments", lambda *_: {})
+    before = torch.get_rng_state()
+    model = timm.create_model("fbnetc_100", num_classes=0)
+    torch.set_rng_state(before)
+    with pytest.raises(StudentError, match=r"fbnetc_100 cannot be exported: .* does not load as"):
+        check_exportable(model, "fbnetc_100", image_size=64)
+    assert torch.equal(torch.get_rng_state(), before), "a trial draws no random numbers"
+    monkeypatch.undo()
+    model = timm.create_model("fbnetc_100", num_classes=0, bn_eps=1e-3)
+    check_exportable(model, "fbnetc_100", image_size=64)

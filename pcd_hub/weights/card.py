@@ -1,0 +1,299 @@
+"""The model card: everything on it is from the weight's record and files, or "not measured"."""
+
+import html
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+from timm.models import model_entrypoint
+
+from pcd_hub.errors import WeightError
+from pcd_hub.weights.record import LICENSED, NOT_STATED, Measurement, WeightRecord
+
+HUB_LICENSES = frozenset(
+    """afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear
+    bsl-1.0 c-uda cc cc-by-2.0 cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0
+    cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0
+    cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 cdla-permissive-2.0 cdla-sharing-1.0 ecl-2.0 epl-1.0 epl-2.0
+    eupl-1.1 eupl-1.2 gfdl gpl gpl-2.0 gpl-3.0 isc lgpl lgpl-2.1 lgpl-3.0 lppl-1.3c mit mpl-2.0
+    ms-pl ncsa odbl odc-by openrail osl-3.0 pddl postgresql unlicense wtfpl zlib""".split()  # noqa: SIM905 - sixty lines else
+)
+"""Identifiers that the Hub takes in a card's front matter; anything else is its ``other``."""
+
+NOT_MEASURED = "not measured"
+
+_USUAL = {
+    "segmentation on photographs": ("ADE20K", "VOC", "Cityscapes"),
+    "k-NN and linear classification": ("ImageNet",),
+    "detection (Mask R-CNN, R18-FPN and R18-C4)": ("COCO",),
+}
+_PICTURES = {
+    "pca.png": "First three principal components of the pixel features as colours: images, "
+    "teacher, this weight",
+    "training.png": "Loss and learning rate over the training steps",
+    "probe.png": "Segmentation by the linear probe: images, truth, then the models of the table",
+}
+_CITATION = """@inproceedings{huang2023pixel,
+  title     = {Pixel-Wise Contrastive Distillation},
+  author    = {Huang, Junqiang and Guo, Zichao},
+  booktitle = {Proceedings of the IEEE/CVF International Conference on Computer Vision},
+  year      = {2023}
+}"""
+
+
+def render_card(
+    record: WeightRecord,
+    *,
+    files: Iterable[dict[str, Any]],
+    repo: str | None = None,
+    license_link: str | None = None,
+) -> str:
+    """The README.md of one weight.
+
+    Args:
+        record: Of the weight.
+        files: Path, size and sha256 of the other files.
+        repo: Where it is published; a folder on this machine if not given.
+        license_link: Address of the licence's text, for one that the Hub has no name for.
+
+    Raises:
+        WeightError: If the record misses what a card must state.
+    """
+    files = list(files)
+    measured = record.measurements()
+    if missing := [what for what in LICENSED if what not in record.licenses]:
+        raise WeightError(
+            f"{record.name}: the record states no licence of the {missing[0]}; a card needs those "
+            "of code, weights, teacher and data"
+        )
+    sections = [
+        _front_matter(record, measured, license_link),
+        f"# {_text(repo or record.name)}\n\n{_summary(record, files)}",
+        _results(measured),
+        _usage(record, repo),
+        _pictures(files),
+        _method(record),
+        _limits(record),
+        _licenses(record, license_link),
+        _provenance(record),
+        _files(files),
+        f"## Citation\n\n```bibtex\n{_CITATION}\n```",
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def needs_import(architecture: str) -> bool:
+    """Whether plain timm does not know the architecture."""
+    return model_entrypoint(architecture).__module__.startswith("pcd_hub")
+
+
+def _front_matter(
+    record: WeightRecord, measured: dict[str, Measurement], license_link: str | None
+) -> str:
+    license_id = record.licenses["weights"]
+    known = license_id in HUB_LICENSES
+    matter: dict[str, Any] = {"license": license_id if known else "other"}
+    if not known:
+        matter |= {"license_name": license_id, "license_link": license_link or NOT_STATED}
+    matter |= {
+        "library_name": "timm",
+        "pipeline_tag": "image-feature-extraction",
+        "tags": ["timm", "pcd", "distillation", "self-supervised", "dense-prediction"],
+    }
+    source = str(record.data.get("source", ""))
+    if on_hub := re.fullmatch(r"hf(?:-stream)?:([\w.-]+/[\w.-]+)(:.*)?", source):
+        matter["datasets"] = [on_hub[1]]
+    if measured:
+        matter["model-index"] = [
+            {
+                "name": record.name,
+                "results": [_indexed(name, table) for name, table in measured.items()],
+            }
+        ]
+    return f"---\n{yaml.safe_dump(matter, sort_keys=False, allow_unicode=True)}---"
+
+
+def _indexed(name: str, table: Measurement) -> dict[str, Any]:
+    """One result; its own ``config``, as the Hub merges results that share data set and config."""
+    return {
+        "task": {"type": "image-feature-extraction", "name": table.task},
+        "dataset": {
+            "type": re.sub(r"[^a-z0-9]+", "-", table.dataset.lower()).strip("-"),
+            "name": table.dataset,
+            "config": name,
+        },
+        "metrics": [
+            {
+                "type": re.sub(r"[^a-z0-9]+", "_", table.metric.lower()).strip("_"),
+                "name": f"{table.metric} ({table.task})",
+                "value": float(table.means[table.subject]),
+            }
+        ],
+    }
+
+
+def _summary(record: WeightRecord, files: list[dict[str, Any]]) -> str:
+    facts = record.model
+    size = next(f["size"] for f in files if f["path"] == "model.safetensors")
+    parts = [
+        f"{_text(record.architecture)}, pre-trained without labels for dense prediction",
+        f"{_number(facts, 'parameters', 1e6)} M parameters",
+        f"{size / 1e6:.1f} MB",
+        f"{_number(facts, 'macs', 1e9)} GMACs at {_fact(facts, 'image_size')} px",
+        f"{_fact(facts, 'channels')} channels out",
+        f"licence {_text(record.licenses['weights'])}",
+    ]
+    return (
+        f"A timm backbone: {'; '.join(parts)}. Made with "
+        "[Pixel-Wise Contrastive Distillation](https://arxiv.org/abs/2211.00218) by pcd_hub."
+    )
+
+
+def _results(measured: dict[str, Measurement]) -> str:
+    tables = [_table(table) for table in measured.values()]
+    seen = " ".join(table.dataset.lower() for table in measured.values())
+    left = {
+        what: [where for where in places if where.lower() not in seen]
+        for what, places in _USUAL.items()
+    }
+    missing = [f"{what} ({', '.join(places)})" for what, places in left.items() if places]
+    missing += ["throughput", "energy"]
+    return "\n\n".join(["## Results", *tables, f"Not measured: {'; '.join(missing)}."])
+
+
+def _table(table: Measurement) -> str:
+    seeds = f"mean ± standard deviation of {table.seeds} seeds" if table.seeds > 1 else "one seed"
+    metric = f"{_text(table.metric)} ({_text(table.unit)})"
+    lines = [
+        f"**{_text(table.task)}**, {_text(table.dataset)}: {metric}, n = {table.images}, {seeds}",
+        "",
+        f"| model | {_text(table.metric)} |",
+        "|---|---|",
+    ]
+    for model, mean in table.means.items():
+        spread = f" ± {table.stds[model]:.2f}" if table.stds else ""
+        label = f"**{_text(model)}** (this weight)" if model == table.subject else _text(model)
+        lines.append(f"| {label} | {mean:.2f}{spread} |")
+    lines += ["", f"{_text(table.protocol)}. {_text('Again: ' + table.command)}"]
+    return "\n".join(lines)
+
+
+def _usage(record: WeightRecord, repo: str | None) -> str:
+    where = f"hf-hub:{repo}" if repo else f"local-dir:<store>/{record.name}"
+    ours = repo or record.name
+    first = (
+        "import pcd_hub, timm  # pcd_hub brings the architecture"
+        if needs_import(record.architecture)
+        else "import timm"
+    )
+    untrained = (
+        "\nThis architecture has layers behind the map that was distilled, which keep their random "
+        "start (see Limits): use `features_only` or `forward_features`.\n"
+        if record.untrained
+        else ""
+    )
+    return f"""## Use
+{untrained}
+Image embeddings, `(B, {_fact(record.model, "channels")})`:
+
+```python
+{first}
+
+model = timm.create_model("{where}", pretrained=True, num_classes=0).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+```
+
+Feature maps of every stage, for a detector or a segmentation head:
+
+```python
+backbone = timm.create_model("{where}", pretrained=True, features_only=True)
+```
+
+Verified: the commit is resolved first, and the bytes that are parsed are the bytes that were
+hashed. `pcd-hub fetch` prints the commit and the manifest's sha256 to pin.
+
+```python
+import pcd_hub
+
+backbone = pcd_hub.create_model("{ours}", features_only=True)  # pinned: "{ours}@COMMIT"
+```"""
+
+
+def _pictures(files: list[dict[str, Any]]) -> str:
+    names = [file["path"] for file in files if file["path"].endswith(".png")]
+    shown = [f"![{_PICTURES.get(name, name)}]({name})" for name in names]
+    note = "The images are generated scenes (pcd_hub, Apache-2.0)."
+    return "\n\n".join(["## Pictures", *shown, note]) if shown else ""
+
+
+def _method(record: WeightRecord) -> str:
+    teacher, data, hardware = record.teacher, record.data, record.hardware
+    minutes = f"{hardware['seconds'] / 60:.1f} minutes" if "seconds" in hardware else NOT_MEASURED
+    facts = {
+        "Teacher": f"{_fact(teacher, 'source')}, {_fact(teacher, 'architecture')}, "
+        f"head {_fact(teacher, 'head')}",
+        "Data": f"{_fact(data, 'source')}, {_fact(data, 'images')} images, "
+        f"fingerprint {_fact(data, 'fingerprint')}",
+        "Training": f"{record.steps} steps, {record.images_seen} images seen (two views each), "
+        f"seed {record.seed}",
+        "Hardware": f"{_fact(hardware, 'device')}, {_fact(hardware, 'processes')} process(es), "
+        f"{minutes} from start to record",
+        "Energy and CO2": NOT_MEASURED,
+    }
+    return f"""## Method and data
+
+The pixels of this backbone were pulled to the pixels of a frozen self-supervised teacher and
+pushed from a queue of pooled teacher vectors. No labels were used.
+
+{chr(10).join(f"- {what}: {fact}" for what, fact in facts.items())}"""
+
+
+def _limits(record: WeightRecord) -> str:
+    lines = [
+        "- A backbone, without a head: it classifies nothing until you train one.",
+        "- What it knows is what its teacher and its data hold; biases of both carry over.",
+    ]
+    if str(record.data.get("source", "")).startswith("scenes:"):
+        lines.append("- Trained on generated scenes only: a demonstration, not for photographs.")
+    if record.untrained:
+        names = ", ".join(map(_text, record.untrained))
+        lines.append(f"- At their random start, as no pixel of the loss reaches them: {names}.")
+    return "\n".join(["## Limits", "", *lines])
+
+
+def _licenses(record: WeightRecord, license_link: str | None) -> str:
+    rows = [f"| {what} | {_text(record.licenses[what])} |" for what in LICENSED]
+    link = f"\n\nText of the weights' licence: <{license_link}>" if license_link else ""
+    return "\n".join(["## Licences", "", "| of | licence |", "|---|---|", *rows]) + link
+
+
+def _provenance(record: WeightRecord) -> str:
+    text = json.dumps(record.to_dict(), indent=2)
+    longest = max(map(len, re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return (
+        f"## Provenance\n\nThe record, as in `pcd_manifest.json`:\n\n{fence}json\n{text}\n{fence}"
+    )
+
+
+def _files(files: list[dict[str, Any]]) -> str:
+    rows = [f"| {file['path']} | {file['size']} | `{file['sha256']}` |" for file in files]
+    return "\n".join(["## Files", "", "| file | bytes | sha256 |", "|---|---|---|", *rows])
+
+
+def _number(facts: dict[str, Any], key: str, unit: float) -> str:
+    value = facts.get(key)
+    return f"{value / unit:.2f}" if isinstance(value, int | float) else NOT_MEASURED
+
+
+def _fact(facts: dict[str, Any], key: str) -> str:
+    value = facts.get(key)
+    return NOT_STATED if value is None else _text(value)
+
+
+def _text(value: object) -> str:
+    """Plain text in Markdown: one line, no HTML, no markup, no table borders."""
+    line = html.escape(" ".join(str(value).split()), quote=False)
+    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", line)

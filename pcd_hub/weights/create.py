@@ -1,0 +1,143 @@
+"""``create_model``: a weight by name, from this machine or the Hub, verified, as a timm model."""
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from pcd_hub.errors import WeightError
+from pcd_hub.models.entries import forget_tensors
+from pcd_hub.weights import store
+from pcd_hub.weights.fetch import fetched_folder, find_published
+from pcd_hub.weights.layout import WEIGHTS_FILE
+from pcd_hub.weights.load import ReadWeight, read_weight
+from pcd_hub.weights.manifest import read_manifest
+from pcd_hub.weights.published import published_weights, reference_of
+
+_LOCAL_DIR = "local-dir:"
+_NOT_OURS_TO_PASS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path")
+
+
+class _Place(NamedTuple):
+    folder: Path
+    what: str
+    manifest_sha256: str | None = None
+
+
+def create_model(
+    name: str, *, manifest_sha256: str | None = None, **timm_arguments: Any
+) -> nn.Module:
+    """A timm model with a verified weight: the bytes that are parsed are the bytes that are hashed.
+
+    Args:
+        name: ``resnet18.pcd`` (local store, or published), ``ORG/NAME[@REVISION]`` on the Hub, or
+            ``local-dir:FOLDER``.
+        manifest_sha256: What the weight's manifest must hash to, if you pinned it.
+        **timm_arguments: As of ``timm.create_model``: ``features_only``, ``num_classes`` ...
+
+    Raises:
+        WeightError: If there is no such weight, or it is damaged or not what it should be.
+        HubError: If the Hub refuses it or cannot be reached.
+    """
+    for argument in _NOT_OURS_TO_PASS:
+        if argument in timm_arguments:
+            raise WeightError(
+                f"create_model takes no {argument}: {name} is what gets loaded; "
+                "use timm.create_model to load something else"
+            )
+    weight = _read(_place(name, manifest_sha256))
+    return _build(weight, timm_arguments)
+
+
+def read_by_name(name: str) -> dict[str, Tensor]:
+    """The verified tensors of a weight; what the timm entries load.
+
+    Raises:
+        WeightError: As :func:`create_model`.
+        HubError: As :func:`create_model`.
+    """
+    weight = _read(_place(name, None))
+    architecture = name.partition(".")[0]
+    if weight.config["architecture"] != architecture:
+        raise WeightError(
+            f"the weight {name} is of {weight.config['architecture']}; publish or store it under "
+            "the name of its architecture"
+        )
+    return weight.tensors
+
+
+def _read(place: _Place) -> ReadWeight:
+    return read_weight(place.folder, what=place.what, manifest_sha256=place.manifest_sha256)
+
+
+def _place(name: str, manifest_sha256: str | None) -> _Place:
+    if name.startswith(_LOCAL_DIR):
+        folder = Path(name.removeprefix(_LOCAL_DIR)).expanduser()
+        return _Place(folder, str(folder), manifest_sha256)
+    if "/" not in name and "@" not in name and (folder := _local(name)):
+        return _Place(folder, name, manifest_sha256)
+    if "/" not in name and not reference_of(store.check_name(name.partition("@")[0])):
+        raise WeightError(_how_to_get(name))
+    fetched = find_published(name, manifest_sha256=manifest_sha256)
+    return _Place(fetched.folder, fetched.reference, fetched.manifest_sha256)
+
+
+def _local(name: str) -> Path | None:
+    """The local weight, unless it would silently stand in for another, published one."""
+    folder, published = store.where(name), reference_of(name)
+    if folder is None or published is None or os.environ.get("PCD_HUB_LOCAL"):
+        return folder
+    if _weights_sha256(folder) == _published_sha256(name, published[0]):
+        return folder
+    raise WeightError(
+        f"{name} is two weights: the local one in {folder}, and {published[0]}; "
+        "set PCD_HUB_LOCAL=1 to take the local one, PCD_HUB_LOCAL=0 for the published one"
+    )
+
+
+def _published_sha256(name: str, reference: str) -> str | None:
+    """Of the published weights file, as far as it is known without a request."""
+    record = published_weights().get(name)
+    if record and record.reference == reference:
+        return record.weights_sha256
+    folder = fetched_folder(reference)
+    return _weights_sha256(folder) if folder else None
+
+
+def _weights_sha256(folder: Path) -> str:
+    return next(
+        entry["sha256"] for entry in read_manifest(folder)["files"] if entry["path"] == WEIGHTS_FILE
+    )
+
+
+def _how_to_get(name: str) -> str:
+    off = "" if store.enabled() else " (PCD_HUB_LOCAL=0 turns the local store off)"
+    return (
+        f"there is no weight {name}{off}. Three things would give one: distil it "
+        f"(recipes/distill.py puts it into {store.home()}), point PCD_HUB_HOME to a folder that "
+        f"holds {name}/, or set PCD_HUB_ORG to the organisation whose {name} on the Hub you want"
+    )
+
+
+def _build(weight: ReadWeight, timm_arguments: dict[str, Any]) -> nn.Module:
+    config = weight.config
+    arguments = {"num_classes": 0, **config.get("model_args", {}), **timm_arguments}
+    cfg = {**config["pretrained_cfg"], "state_dict": weight.tensors}
+    model = timm.create_model(
+        config["architecture"], pretrained=True, pretrained_cfg=cfg, **arguments
+    )
+    return forget_tensors(model)
+
+
+@torch.inference_mode()
+def golden_features(model: nn.Module, image_size: int) -> tuple[float, ...]:
+    """The first eight pooled features of one fixed image, to recognise a weight by."""
+    rows, columns = (torch.linspace(-2, 2, image_size).view(shape) for shape in ((-1, 1), (1, -1)))
+    image = torch.stack(
+        [rows * columns, torch.sin(3 * rows) - columns, torch.cos(5 * columns * rows)]
+    )
+    pooled = model.eval()(image.expand(1, 3, -1, -1)).flatten()
+    return tuple(round(float(value), 5) for value in pooled[:8])

@@ -1,0 +1,244 @@
+"""From the Hub to this machine: one commit, every byte checked, all or nothing.
+
+::
+
+    <PCD_HUB_HOME>/.hub/ORG/NAME/<commit>/        the files of that commit
+    <PCD_HUB_HOME>/.hub/ORG/NAME/refs/<revision>  "ORG/NAME@<commit> <sha256 of its manifest>"
+
+What is fetched lies there for good and is used without the network (``HF_HUB_OFFLINE=1``).
+"""
+
+import logging
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from pcd_hub.errors import HubUnreachableError, WeightError
+from pcd_hub.weights import store
+from pcd_hub.weights.hub import (
+    Hub,
+    RepoState,
+    check_sizes,
+    is_commit,
+    is_offline,
+    split_reference,
+)
+from pcd_hub.weights.layout import MANIFEST_FILE
+from pcd_hub.weights.load import read_weight
+from pcd_hub.weights.manifest import read_manifest, sha256
+from pcd_hub.weights.published import reference_of
+from pcd_hub.weights.safety import check_file_names
+
+log = logging.getLogger("pcd_hub")
+
+HUB_ONLY_FILES = frozenset({".gitattributes"})
+"""What the Hub itself puts into every repository."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchedWeight:
+    """One commit of one repository, on this machine and verified."""
+
+    repo: str
+    commit: str
+    manifest_sha256: str
+    folder: Path
+
+    @property
+    def reference(self) -> str:
+        """``ORG/NAME@COMMIT``: what it is, for ever."""
+        return f"{self.repo}@{self.commit}"
+
+    @property
+    def lock_line(self) -> str:
+        """One line that pins every byte."""
+        return f"{self.reference} {self.manifest_sha256}"
+
+
+def fetch(name: str, *, manifest_sha256: str | None = None) -> FetchedWeight:
+    """Bring a published weight to this machine, or find it there, and verify it.
+
+    A branch or tag is resolved to a commit first, and only that commit is used. Every file is held
+    against the manifest, and header, configuration and values are checked before the folder gets
+    its place.
+
+    Args:
+        name: ``ORG/NAME[@REVISION]``, or the name of a published weight (``resnet18.pcd``).
+        manifest_sha256: What the manifest must hash to, if you pinned it.
+
+    Raises:
+        WeightError: If the name is unknown, or the files are damaged or not of pcd_hub.
+        HubError: If the Hub refuses it or cannot be reached, and it was not fetched before.
+    """
+    fetched = find_published(name, manifest_sha256=manifest_sha256)
+    read_weight(fetched.folder, what=fetched.reference, manifest_sha256=fetched.manifest_sha256)
+    return fetched
+
+
+def find_published(name: str, *, manifest_sha256: str | None = None) -> FetchedWeight:
+    """As :func:`fetch`, but what was fetched before is verified by whoever reads it."""
+    reference, known_sha256 = _reference(name)
+    repo, revision = split_reference(reference)
+    fetched = _resolved(repo, revision)
+    for pinned in filter(None, (manifest_sha256, known_sha256)):
+        if pinned != fetched.manifest_sha256:
+            raise WeightError(
+                f"{fetched.reference} has a manifest of sha256 {fetched.manifest_sha256[:12]}, "
+                f"{pinned[:12]} was pinned; it is not the weight you mean"
+            )
+    return fetched
+
+
+def fetched_folder(reference: str) -> Path | None:
+    """Where ``ORG/NAME[@REVISION]`` lies on this machine, or None; without a request."""
+    repo, revision = split_reference(reference)
+    try:
+        return _from_disk(repo, revision).folder
+    except WeightError:
+        return None
+
+
+def fetched_weights() -> list[FetchedWeight]:
+    """Every commit that was fetched, unverified."""
+    return [
+        _on_disk("/".join(folder.parts[-3:-1]), folder)
+        for folder in sorted((store.home() / ".hub").glob("*/*/*"))
+        if is_commit(folder.name)
+    ]
+
+
+def _reference(name: str) -> tuple[str, str | None]:
+    if "/" in name:
+        return name, None
+    found = reference_of(store.check_name(name.partition("@")[0]))
+    if found is None:
+        raise WeightError(
+            f"{name} is not among the published weights; name its repository (ORG/{name}), or set "
+            "PCD_HUB_ORG to the organisation that publishes it"
+        )
+    reference, sha = found
+    _, at, revision = name.partition("@")
+    return (f"{reference.partition('@')[0]}@{revision}", None) if at else (reference, sha)
+
+
+def _resolved(repo: str, revision: str | None) -> FetchedWeight:
+    """From the disk if a commit is asked for or nobody answers; else as the Hub says now."""
+    if is_commit(revision) and _folder(repo, str(revision)).is_dir():
+        return _from_disk(repo, revision)
+    if is_offline():
+        return _from_disk(repo, revision)
+    try:
+        hub = Hub()
+        state = hub.state(repo, revision)
+    except HubUnreachableError as error:
+        try:
+            fetched = _from_disk(repo, revision)
+        except WeightError:
+            raise error from None
+        log.warning("%s; using %s, which was fetched before", error, fetched.reference)
+        return fetched
+    if not _folder(repo, state.commit).is_dir():
+        _download(hub, repo, state)
+    fetched = _on_disk(repo, _folder(repo, state.commit))
+    for name in {revision or "main", state.commit}:
+        _write_lock(fetched, name)
+    return fetched
+
+
+def _from_disk(repo: str, revision: str | None) -> FetchedWeight:
+    lock = _lock(repo, revision or "main")
+    if not lock.is_file():
+        raise WeightError(
+            f"{repo}{f'@{revision}' if revision else ''} was not fetched to {store.home()}; "
+            "run `pcd-hub fetch` with the network once, or set PCD_HUB_HOME to where it lies"
+        )
+    reference, _, expected = lock.read_text().strip().partition(" ")
+    fetched = _on_disk(repo, _folder(repo, reference.rpartition("@")[2]))
+    if fetched.lock_line != f"{reference} {expected}":
+        raise WeightError(
+            f"{fetched.folder} is not what was fetched ({lock} pins {expected[:12]}); "
+            "delete the folder and fetch it again"
+        )
+    return fetched
+
+
+def _on_disk(repo: str, folder: Path) -> FetchedWeight:
+    manifest = folder / MANIFEST_FILE
+    if not manifest.is_file():
+        raise WeightError(f"{manifest} is missing; delete the folder and fetch {repo} again")
+    return FetchedWeight(
+        repo=repo, commit=folder.name, manifest_sha256=sha256(manifest), folder=folder
+    )
+
+
+def _download(hub: Hub, repo: str, state: RepoState) -> None:
+    """All files of one commit into a draft, checked there, then moved into place at once."""
+    what = f"{repo}@{state.commit}"
+    names = set(state.files) - HUB_ONLY_FILES
+    check_file_names(names, what=what)
+    check_sizes(state, repo)
+    if MANIFEST_FILE not in names:
+        raise WeightError(
+            f"{what} has no {MANIFEST_FILE}: it was not published by pcd_hub and cannot be "
+            f'verified. timm.create_model("hf-hub:{what}", pretrained=True) loads it unverified'
+        )
+    target = _folder(repo, state.commit)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=target.parent))
+    try:
+        finished = _fill(hub, what, names, draft)
+        finished.chmod(0o755)
+        try:
+            os.rename(finished, target)  # noqa: PTH104 - Path.rename reads as a move into a folder
+        except OSError:
+            if not target.is_dir():  # else another process was faster
+                raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _fill(hub: Hub, what: str, names: set[str], draft: Path) -> Path:
+    """The folder of all files, verified; what arrived damaged is fetched once more."""
+    try:
+        return _attempt(hub, what, names, draft / "1")
+    except WeightError as error:
+        log.warning("%s; fetching it once more", error)
+        return _attempt(hub, what, names, draft / "2")
+
+
+def _attempt(hub: Hub, what: str, names: set[str], draft: Path) -> Path:
+    repo, commit = what.split("@")
+    incoming, finished = draft / "incoming", draft / "finished"
+    finished.mkdir(parents=True)
+    hub.download(repo, commit, MANIFEST_FILE, incoming).replace(finished / MANIFEST_FILE)
+    listed = {entry["path"] for entry in read_manifest(finished)["files"]}
+    if listed != names - {MANIFEST_FILE}:
+        odd = min(listed ^ (names - {MANIFEST_FILE}))
+        raise WeightError(
+            f"{what}: {odd!r} is {'missing' if odd in listed else 'not in the manifest'}; "
+            "ask its publisher to run `pcd-hub publish` again"
+        )
+    for path in sorted(listed):
+        hub.download(repo, commit, path, incoming).replace(finished / path)
+    read_weight(finished, what=what)
+    return finished
+
+
+def _folder(repo: str, commit: str) -> Path:
+    return store.home() / ".hub" / repo / commit
+
+
+def _lock(repo: str, revision: str) -> Path:
+    return store.home() / ".hub" / repo / "refs" / quote(revision, safe="")
+
+
+def _write_lock(fetched: FetchedWeight, revision: str) -> None:
+    lock = _lock(fetched.repo, revision)
+    lock.parent.mkdir(exist_ok=True)
+    handle, draft = tempfile.mkstemp(prefix=".", dir=lock.parent)
+    with os.fdopen(handle, "w") as file:
+        file.write(fetched.lock_line + "\n")
+    Path(draft).replace(lock)

@@ -1,0 +1,337 @@
+"""The Hugging Face Hub, as far as one weight's life needs it: what is there, download, commit.
+
+The real client does the talking; it does not check what it downloads, falls back to a cache where
+a token is refused, and speaks in three libraries' exceptions. So nothing here goes through its
+cache, and every failure is one of two errors that name the repository and say what to do.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
+from huggingface_hub import errors as hub_errors
+
+from pcd_hub.errors import HubError, HubUnreachableError, WeightError
+
+log = logging.getLogger("pcd_hub")
+
+_REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,200}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SECRETS = (
+    (re.compile(r"hf_\w+"), "hf_***"),
+    (re.compile(r"(?i)bearer\s+\S+"), "Bearer ***"),
+    (re.compile(r"(\w+://)[^/@\s]+@"), r"\1***@"),
+    (re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]+"), r"\1?***"),
+)
+_TIMEOUT_SECONDS = 10.0
+_ATTEMPTS = 3
+_BYTES_AT_MOST = 4 * 1024**3
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteFile:
+    """One file of a repository, as the Hub describes it."""
+
+    size: int
+    blob: str
+    """Git's sha1 of the content; of the pointer, if the file is kept as LFS."""
+    sha256: str | None
+    """Of an LFS file's content."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepoState:
+    """A repository at one commit."""
+
+    commit: str
+    private: bool
+    files: dict[str, RemoteFile]
+
+
+class Hub:
+    """A connection to the Hub that ``HF_ENDPOINT`` names, with the user's token if there is one."""
+
+    def __init__(self) -> None:
+        """Check the surroundings, without a request.
+
+        Raises:
+            HubError: If the endpoint or the token is malformed.
+        """
+        from pcd_hub import __version__  # noqa: PLC0415 - the package imports this file
+
+        self.endpoint = check_endpoint(constants.ENDPOINT)
+        self._token = check_token(get_token())
+        self._api = HfApi(
+            endpoint=self.endpoint,
+            token=self._token or False,
+            library_name="pcd_hub",
+            library_version=__version__,
+        )
+
+    def state(self, repo: str, revision: str | None = None) -> RepoState:
+        """The repository at ``revision`` (its default branch if not given): commit and files.
+
+        Raises:
+            HubError: If it is not there for this token.
+            HubUnreachableError: If nobody answers, or the network is switched off.
+        """
+        with self._said(repo, "read"):
+            info = self._api.model_info(
+                repo, revision=revision, files_metadata=True, timeout=_TIMEOUT_SECONDS
+            )
+        if not _COMMIT.fullmatch(str(info.sha)):
+            raise HubError(f"{repo}: {self.endpoint} answers no commit but {str(info.sha)[:60]!r}")
+        files = {
+            sibling.rfilename: RemoteFile(
+                size=int(sibling.size or 0),
+                blob=str(sibling.blob_id),
+                sha256=sibling.lfs.sha256 if sibling.lfs else None,
+            )
+            for sibling in info.siblings or ()
+        }
+        return RepoState(commit=str(info.sha), private=bool(info.private), files=files)
+
+    def download(self, repo: str, commit: str, path: str, folder: Path) -> Path:
+        """Get one file into ``folder``, an empty one that belongs to the caller.
+
+        Raises:
+            HubError: If it is not there for this token.
+            HubUnreachableError: If it did not come whole in three attempts.
+        """
+
+        def attempt() -> Path:
+            with self._said(repo, f"read {path} of"):
+                got = self._api.hf_hub_download(
+                    repo,
+                    path,
+                    revision=commit,
+                    local_dir=folder,
+                    etag_timeout=_TIMEOUT_SECONDS,
+                )
+            return Path(got)
+
+        return _patiently(attempt)
+
+    def create(self, repo: str) -> bool:
+        """Make ``repo``, private. False if it is there already."""
+        with self._said(repo, "create"):
+            try:
+                self._api.create_repo(repo, private=True, exist_ok=False)
+            except hub_errors.HfHubHTTPError as error:
+                if _status(error) != 409:
+                    raise
+                return False
+        return True
+
+    def commit(
+        self,
+        repo: str,
+        operations: Sequence[CommitOperationAdd | CommitOperationDelete],
+        *,
+        message: str,
+        parent: str,
+    ) -> None:
+        """One commit on top of ``parent``.
+
+        Raises:
+            HubError: If the Hub refuses it, or another commit came between.
+            HubUnreachableError: If no answer came; the commit may stand all the same.
+        """
+        with self._said(repo, "write to"):
+            self._api.create_commit(
+                repo, list(operations), commit_message=message, parent_commit=parent
+            )
+
+    def open_to_public(self, repo: str) -> None:
+        """Make a private repository public."""
+        with self._said(repo, "open"):
+            self._api.update_repo_settings(repo, private=False)
+
+    @contextmanager
+    def _said(self, repo: str, doing: str) -> Iterator[None]:
+        """Turn whatever the client raises into one of ours, without its text's secrets."""
+        try:
+            yield
+        except Exception as error:  # four libraries' and the interpreter's own
+            raise self._explained(error, repo, doing) from None
+
+    def _explained(self, error: Exception, repo: str, doing: str) -> HubError:
+        refused = _refusal(error, repo, self.endpoint, doing, known=self._token is not None)
+        if refused:
+            return HubError(refused)
+        if _is_offline(error):
+            return HubUnreachableError(
+                f"cannot {doing} {repo}: HF_HUB_OFFLINE is set; unset it, or fetch {repo} first"
+            )
+        *_, root = _chain(error)
+        status = _status(root)
+        reason = f"answers {status}" if status else "does not answer"
+        return HubUnreachableError(
+            f"cannot {doing} {repo}: {redacted(self.endpoint)} {reason} "
+            f"({type(root).__name__}: {_first_line(root)}); try again later"
+        )
+
+
+def split_reference(reference: str) -> tuple[str, str | None]:
+    """``ORG/NAME[@REVISION]`` in its two parts.
+
+    Raises:
+        WeightError: If it is not of that form.
+    """
+    repo, at, revision = reference.partition("@")
+    if not _REPO.fullmatch(repo) or ".." in repo or "--" in repo or repo.endswith(".git"):
+        raise WeightError(
+            f"{reference[:200]!r} is no repository of a Hub; use ORG/NAME or ORG/NAME@REVISION"
+        )
+    if at and (not _REVISION.fullmatch(revision) or ".." in revision):
+        raise WeightError(
+            f"{revision[:200]!r} is no revision; use a commit of 40 hex digits, a branch or a tag"
+        )
+    return repo, revision if at else None
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether ``revision`` names one commit for ever."""
+    return bool(revision and _COMMIT.fullmatch(revision))
+
+
+def is_offline() -> bool:
+    """Whether ``HF_HUB_OFFLINE`` forbids every request."""
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def check_endpoint(endpoint: str) -> str:
+    """The Hub's address, if a token may be sent there.
+
+    Raises:
+        HubError: If it carries a password, or is plain http to another machine.
+    """
+    parts = urlsplit(endpoint)
+    if parts.username or parts.password:
+        raise HubError(
+            "HF_ENDPOINT carries a user name or password, which errors and logs would show; "
+            "use HF_TOKEN"
+        )
+    loopback = parts.hostname in {"localhost", "127.0.0.1", "::1"}
+    if parts.scheme != "https" and not (parts.scheme == "http" and loopback):
+        raise HubError(
+            f"HF_ENDPOINT={redacted(endpoint)[:200]} is not https; "
+            "weights and tokens would travel in the open"
+        )
+    return endpoint.rstrip("/")
+
+
+def check_token(token: str | None) -> str | None:
+    """The token without surrounding blanks; None if there is none.
+
+    Raises:
+        HubError: If it holds anything but printable ASCII. The token is not shown.
+    """
+    token = (token or "").strip()
+    if not re.fullmatch(r"[!-~]*", token):
+        raise HubError(
+            f"the Hub token ({len(token)} characters) holds a blank or a control character; "
+            "set HF_TOKEN again or log in anew with `hf auth login`"
+        )
+    return token or None
+
+
+def redacted(text: str) -> str:
+    """``text`` without tokens, passwords and the signatures of URLs."""
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text
+
+
+def check_sizes(state: RepoState, repo: str) -> None:
+    """Refuse what would fill the disk.
+
+    Raises:
+        HubError: If the files are larger than any small backbone's.
+    """
+    total = sum(file.size for file in state.files.values())
+    if not 0 <= total <= _BYTES_AT_MOST:
+        raise HubError(
+            f"{repo} holds {total} bytes, more than the {_BYTES_AT_MOST} of any weight of ours"
+        )
+
+
+def _patiently(attempt: Callable[[], Value]) -> Value:
+    """Up to three attempts, half a second and a second apart, as long as nobody answers."""
+    for count in range(1, _ATTEMPTS):
+        try:
+            return attempt()
+        except HubUnreachableError as error:
+            if is_offline():
+                raise
+            log.info("attempt %d of %d: %s", count, _ATTEMPTS, error)
+            time.sleep(count / 2)
+    return attempt()
+
+
+def _refusal(error: Exception, repo: str, endpoint: str, doing: str, *, known: bool) -> str | None:
+    """What the Hub said no to; None if it is no answer of the Hub's."""
+    causes = list(_chain(error))
+    status = next(filter(None, map(_status, causes)), None)
+    yours = "your token" if known else "nobody (no token is set)"
+    if any("Invalid credentials" in str(cause) for cause in causes):
+        return f"cannot {doing} {repo}: the Hub refuses the token; log in anew or unset HF_TOKEN"
+    said = {
+        "gated": f"{repo} is gated: ask for access at {endpoint}/{repo}, then set HF_TOKEN",
+        "revision": f"{repo} has no such revision; see {endpoint}/{repo}/commits/main",
+        "file": f"cannot {doing} {repo}: the file is not there; is it a weight of pcd_hub?",
+        401: f"{repo} does not exist on {endpoint}, or is private and closed to {yours}",
+        403: f"cannot {doing} {repo}: {yours} may not; ask its owner, or use a token that writes",
+        412: f"cannot {doing} {repo}: it was changed meanwhile; run the command again",
+    }
+    said |= {404: said[401], 409: said[412]}
+    if kind := _kind(causes):
+        return said[kind]
+    if status is None or status >= 500 or status == 429:
+        return None
+    other = f"cannot {doing} {repo}: the Hub answers {status} ({_first_line(error)})"
+    return said.get(status, other)
+
+
+def _kind(causes: Sequence[BaseException]) -> str | None:
+    """What the client found out beside the status."""
+    names = {kind.__name__ for cause in causes for kind in type(cause).__mro__}
+    if "GatedRepoError" in names:
+        return "gated"
+    if "RevisionNotFoundError" in names:
+        return "revision"
+    if "EntryNotFoundError" in names and "LocalEntryNotFoundError" not in names:
+        return "file"
+    return None
+
+
+def _is_offline(error: Exception) -> bool:
+    return any(type(cause).__name__ == "OfflineModeIsEnabled" for cause in _chain(error))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what led to it."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _status(error: BaseException) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = redacted(str(error)).strip().splitlines() or ["no message"]
+    return "".join(c if c.isprintable() else "?" for c in lines[0])[:200]

@@ -1,0 +1,49 @@
+"""A weight's folder as tensors: hashed, checked and parsed from the very same bytes."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from pcd_hub.weights.layout import CONFIG_FILE, WEIGHTS_FILE
+from pcd_hub.weights.manifest import check_bytes, read_listed, read_manifest
+from pcd_hub.weights.safety import check_config, check_file_names
+from pcd_hub.weights.tensors import check_fit, load_tensors
+
+
+class ReadWeight(NamedTuple):
+    """What a verified folder holds."""
+
+    tensors: dict[str, Tensor]
+    config: dict[str, Any]
+    """timm's config.json."""
+
+
+def read_weight(
+    folder: Path, *, what: str | None = None, manifest_sha256: str | None = None
+) -> ReadWeight:
+    """Verify the whole folder and parse its weights, each file read once.
+
+    Args:
+        folder: In the layout of a Hub repository, with its manifest.
+        what: How errors name it; the folder if not given.
+        manifest_sha256: What the manifest must hash to, if that is known.
+
+    Raises:
+        WeightError: If a file is missing, damaged, not of the allowed kinds, or does not fit timm's
+            architecture, or if a value is not finite.
+    """
+    label = what or str(folder)
+    entries = read_manifest(folder, pinned=manifest_sha256)["files"]
+    check_file_names((entry["path"] for entry in entries), what=label)
+    raw: dict[str, bytes] = {}
+    for entry in entries:
+        content = read_listed(folder, entry)
+        check_bytes(content, entry, what=str(folder / entry["path"]))
+        if entry["path"] in {WEIGHTS_FILE, CONFIG_FILE}:
+            raw[entry["path"]] = content
+    config = check_config(raw[CONFIG_FILE], what=f"{label}: {CONFIG_FILE}")
+    tensors = load_tensors(raw[WEIGHTS_FILE], what=f"{label}: {WEIGHTS_FILE}")
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    check_fit(shapes, config["architecture"], config.get("model_args", {}), what=label)
+    return ReadWeight(tensors, config)

@@ -1,0 +1,103 @@
+"""``pcd_manifest.json``: size and sha256 of a weight's other files, and its record."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pcd_hub.errors import WeightError
+from pcd_hub.weights.layout import MANIFEST_FILE, MANIFEST_SCHEMA
+from pcd_hub.weights.safety import check_manifest
+
+_REMEDY = "the copy is damaged: delete the folder and export or fetch it again"
+
+
+def write_manifest(folder: Path, record: dict[str, Any]) -> None:
+    """Write the manifest of every file that lies in ``folder`` now."""
+    manifest = {"schema": MANIFEST_SCHEMA, "files": file_entries(folder), "record": record}
+    write_json(folder / MANIFEST_FILE, manifest)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write ``value`` as the JSON files of a weight are written."""
+    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def file_entries(folder: Path) -> list[dict[str, Any]]:
+    """Path, size and sha256 of each file in ``folder`` but the manifest."""
+    return [
+        {"path": path.name, "size": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name != MANIFEST_FILE
+    ]
+
+
+def read_manifest(folder: Path, *, pinned: str | None = None) -> dict[str, Any]:
+    """The manifest of ``folder``.
+
+    Args:
+        folder: Of one weight.
+        pinned: The sha256 that the manifest must have.
+
+    Raises:
+        WeightError: If it is missing, not of the known schema, or not the one that was pinned.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise WeightError(
+            f"{path} is missing ({type(error).__name__}); export the weight again"
+        ) from error
+    if pinned and pinned != hashlib.sha256(raw).hexdigest():
+        raise WeightError(
+            f"{path} has not the sha256 {pinned[:12]} that was pinned; it is not the weight that "
+            "was meant, or was changed since it was fetched"
+        )
+    return check_manifest(raw, what=str(path))
+
+
+def verify(folder: Path) -> None:
+    """Check every file that the manifest of ``folder`` lists: present, right size, right sha256.
+
+    Raises:
+        WeightError: Naming the file, what was found and what to do.
+    """
+    for entry in read_manifest(folder)["files"]:
+        check_bytes(read_listed(folder, entry), entry, what=str(folder / entry["path"]))
+
+
+def read_listed(folder: Path, entry: dict[str, Any]) -> bytes:
+    """The bytes of a file that the manifest lists, if it has the listed size.
+
+    Raises:
+        WeightError: If it is missing, unreadable, or of another size.
+    """
+    path = folder / entry["path"]
+    try:
+        size = path.stat().st_size
+        raw = path.read_bytes() if size == entry["size"] else b""
+    except OSError as error:
+        raise WeightError(f"{path} is missing ({type(error).__name__}); {_REMEDY}") from error
+    if size != entry["size"]:
+        raise WeightError(f"{path} has {size} bytes, its manifest says {entry['size']}; {_REMEDY}")
+    return raw
+
+
+def check_bytes(raw: bytes, entry: dict[str, Any], *, what: str) -> None:
+    """Hold the bytes of a file against its entry in the manifest.
+
+    Raises:
+        WeightError: If the sha256 differs.
+    """
+    digest = hashlib.sha256(raw).hexdigest()
+    if digest != entry["sha256"]:
+        raise WeightError(
+            f"{what} has sha256 {digest[:12]}, its manifest says {entry['sha256'][:12]}; {_REMEDY}"
+        )
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,367 @@
+"""From a finished weight to a Hub repository: checked, one commit, read back, then opened."""
+
+import hashlib
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+from pcd_hub.errors import HubError, HubUnreachableError, WeightError
+from pcd_hub.weights import store
+from pcd_hub.weights.card import HUB_LICENSES
+from pcd_hub.weights.create import create_model, golden_features
+from pcd_hub.weights.export import describe
+from pcd_hub.weights.fetch import HUB_ONLY_FILES
+from pcd_hub.weights.hub import Hub, RemoteFile, RepoState, redacted, split_reference
+from pcd_hub.weights.layout import CARD_FILE, CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
+from pcd_hub.weights.load import read_weight
+from pcd_hub.weights.manifest import read_manifest, sha256
+from pcd_hub.weights.published import PublishedWeight
+from pcd_hub.weights.record import NOT_STATED, WeightRecord
+from pcd_hub.weights.safety import check_file_names
+
+_WRITTEN_ANEW = frozenset({CONFIG_FILE, CARD_FILE, MANIFEST_FILE})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publication:
+    """What :func:`publish` did, or would do."""
+
+    repo: str
+    commit: str | None
+    """None after a dry run on a repository that does not exist."""
+    public: bool
+    changes: tuple[str, ...]
+    """``+ path``, ``~ path``, ``- path``; empty if the Hub held the same already."""
+    folder: Path | None
+    """What a dry run wrote."""
+    record: PublishedWeight | None
+    """For the package's own list; None after a dry run."""
+
+
+def publish(
+    run_or_name: str | Path,
+    repo: str,
+    *,
+    private: bool = False,
+    public: bool = False,
+    license: str | None = None,  # noqa: A002 - its name everywhere
+    teacher_license: str | None = None,
+    data_license: str | None = None,
+    license_link: str | None = None,
+    dry_run: Path | None = None,
+) -> Publication:
+    """Publish a weight under ``ORG/NAME``.
+
+    A new repository is made private, gets one commit, is downloaded again and compared byte by
+    byte, and is then opened unless ``private``. Running it again changes nothing and reports the
+    same commit.
+
+    Args:
+        run_or_name: A run's folder, an export's folder, or a name in the local store.
+        repo: ``ORG/NAME``; best ``ORG/<name of the weight>``, which ``PCD_HUB_ORG`` finds.
+        private: Leave it private.
+        public: Open a repository that exists and is private.
+        license: Of the weights, as ``apache-2.0``. Needed unless the record states it, as are the
+            teacher's and the data's, each an own decision.
+        teacher_license: Of the teacher's weights.
+        data_license: Of the training images.
+        license_link: Address of the licence's text, if the Hub has no name for it.
+        dry_run: Write what would be published into this new folder, compare it with the Hub, and
+            change nothing there.
+
+    Raises:
+        WeightError: If the weight is damaged, its record is dirty or incomplete, or a licence is
+            missing or contradicts the record.
+        HubError: If the Hub refuses, holds foreign files there, or gives back other bytes.
+    """
+    repo, revision = split_reference(repo)
+    if revision or (private and public):
+        raise WeightError(
+            f"{repo} is published as one commit on its main branch, either private or public"
+        )
+    source = _source(run_or_name)
+    licenses = {"weights": license, "teacher": teacher_license, "data": data_license}
+    if dry_run:
+        folder = _new_folder(dry_run)
+        _prepare(source, folder, repo, licenses, license_link)
+        return _compared(repo, folder)
+    with tempfile.TemporaryDirectory(prefix="pcd-hub-") as scratch:
+        folder = Path(scratch) / "weight"
+        folder.mkdir()
+        _prepare(source, folder, repo, licenses, license_link)
+        return _published(repo, folder, private=private, public=public)
+
+
+# What gets published.
+
+
+def _source(run_or_name: str | Path) -> Path:
+    """The export folder that is meant."""
+    path = Path(run_or_name).expanduser()
+    if path.is_dir():
+        exports = sorted(path.glob("export*"), key=lambda p: (len(p.name), p.name))
+        folder = exports[-1] if exports else path
+    elif store.is_name(str(run_or_name)) and (found := store.where(str(run_or_name))):
+        folder = found
+    else:
+        raise WeightError(
+            f"{run_or_name} is no run's folder, and {store.home()} holds no weight of that name; "
+            f"it holds {', '.join(store.names()) or 'none'}"
+        )
+    if not (folder / MANIFEST_FILE).is_file():
+        raise WeightError(f"{folder} holds no {MANIFEST_FILE}; did the run finish?")
+    return folder
+
+
+def _new_folder(path: Path) -> Path:
+    if path.exists():
+        raise WeightError(f"{path} exists already; name a new folder for the dry run")
+    path.mkdir(parents=True)
+    return path
+
+
+def _prepare(
+    source: Path,
+    folder: Path,
+    repo: str,
+    licenses: Mapping[str, str | None],
+    license_link: str | None,
+) -> None:
+    """Fill ``folder`` with exactly what will be published, and verify it as a stranger would."""
+    _check_folder(source)
+    config = read_weight(source).config
+    record = WeightRecord.from_dict(read_manifest(source)["record"])
+    _check_record(record)
+    record = _with_licenses(record, licenses, license_link)
+    for path in source.iterdir():
+        if path.name not in _WRITTEN_ANEW:
+            shutil.copyfile(path, folder / path.name)
+    describe(folder, record, config, repo=repo, license_link=license_link)
+    _check_secrets(folder)
+    read_weight(folder, what=repo)
+
+
+def _check_folder(folder: Path) -> None:
+    """Only plain files, and only those of a weight."""
+    for path in folder.iterdir():
+        if path.is_symlink() or not path.is_file():
+            raise WeightError(f"{path} is no plain file; only the files of a weight are published")
+    check_file_names((path.name for path in folder.iterdir()), what=str(folder))
+    listed = {entry["path"] for entry in read_manifest(folder)["files"]} | {MANIFEST_FILE}
+    if foreign := sorted({path.name for path in folder.iterdir()} - listed):
+        raise WeightError(f"{folder / foreign[0]} is not in the manifest; move it away")
+
+
+def _check_record(record: WeightRecord) -> None:
+    if not re.fullmatch(r"[0-9a-f]{40}", str(record.code.get("commit"))):
+        raise WeightError(
+            f"the record of {record.name} names no commit of the code that made it; run the recipe "
+            "from a git clone"
+        )
+    if record.code.get("dirty") is not False:
+        raise WeightError(
+            f"{record.name} was made by code with uncommitted changes (record: code.dirty); "
+            "commit them and run the recipe again, or nobody can know what made it"
+        )
+    for what, facts, keys in (
+        ("teacher", record.teacher, ("source", "sha256")),
+        ("data", record.data, ("source", "fingerprint")),
+        ("model", record.model, ("parameters",)),
+    ):
+        if missing := [key for key in keys if not facts.get(key)]:
+            raise WeightError(
+                f"the record of {record.name} is not complete: no {what}.{missing[0]}; "
+                "export the weight again"
+            )
+
+
+def _with_licenses(
+    record: WeightRecord, given: Mapping[str, str | None], license_link: str | None
+) -> WeightRecord:
+    """The record with every licence stated; what it states already may not be contradicted."""
+    chain = dict(record.licenses)
+    for what, choice in given.items():
+        stated = chain.get(what, NOT_STATED)
+        option = "--license" if what == "weights" else f"--{what}-license"
+        if choice and stated not in {NOT_STATED, choice}:
+            raise WeightError(
+                f"{option} {choice} contradicts the record of {record.name}, which says {stated}"
+            )
+        if stated == NOT_STATED and not choice:
+            raise WeightError(
+                f"the licence of the {what} of {record.name} is not stated; say it by {option}, "
+                "as apache-2.0. The teacher's may bind the student"
+            )
+        chain[what] = choice or stated
+    if chain["weights"] not in HUB_LICENSES and not license_link:
+        raise WeightError(
+            f"the Hub has no licence {chain['weights']!r}; name the address of its text by "
+            "--license-link, or use an identifier such as apache-2.0, mit, cc-by-nc-4.0"
+        )
+    return replace(record, licenses=chain)
+
+
+def _check_secrets(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.suffix in {".json", ".md", ".txt"} and re.search(
+            r"hf_[A-Za-z0-9]{20,}", path.read_text()
+        ):
+            raise WeightError(
+                f"{path.name} holds what looks like a Hub token (hf_...), taken from the run's "
+                "settings; revoke it and run the recipe without it"
+            )
+
+
+# What the Hub holds.
+
+
+def _compared(repo: str, folder: Path) -> Publication:
+    try:
+        state = Hub().state(repo)
+    except HubUnreachableError:
+        raise
+    except HubError:  # not there, as far as this token can see
+        state = None
+    changes = _changes(folder, state.files if state else {}, repo)
+    return Publication(
+        repo=repo,
+        commit=state.commit if state else None,
+        public=bool(state and not state.private),
+        changes=changes,
+        folder=folder,
+        record=None,
+    )
+
+
+def _changes(folder: Path, remote: Mapping[str, RemoteFile], repo: str) -> tuple[str, ...]:
+    """What a commit would do: ``+`` add, ``~`` replace, ``-`` remove.
+
+    Raises:
+        HubError: If the repository holds what is no weight's file.
+    """
+    local = {path.name: path for path in folder.iterdir()}
+    others = set(remote) - set(local) - HUB_ONLY_FILES
+    try:
+        check_file_names(others, what=repo)
+    except WeightError as error:
+        raise HubError(f"{error}; publish under another name, or delete that file first") from None
+    marks = [
+        f"{'~' if name in remote else '+'} {name}"
+        for name, path in local.items()
+        if name not in remote or not _is_same(path, remote[name])
+    ]
+    return tuple(sorted([*marks, *(f"- {name}" for name in others)], key=lambda mark: mark[2:]))
+
+
+def _is_same(path: Path, remote: RemoteFile) -> bool:
+    if remote.sha256:
+        return sha256(path) == remote.sha256
+    content = path.read_bytes()
+    blob = hashlib.sha1(b"blob %d\0%b" % (len(content), content), usedforsecurity=False)
+    return blob.hexdigest() == remote.blob
+
+
+def _published(repo: str, folder: Path, *, private: bool, public: bool) -> Publication:
+    hub = Hub()
+    state, is_new = _present_state(hub, repo)
+    _check_visibility(repo, state, is_new=is_new, private=private, public=public)
+    changes = _changes(folder, state.files, repo)
+    if changes:
+        state = _commit(hub, repo, folder, changes, state)
+    _check_back(hub, repo, state.commit, folder)
+    if state.private and not private:
+        hub.open_to_public(repo)
+    return Publication(
+        repo=repo,
+        commit=state.commit,
+        public=not (state.private and private),
+        changes=changes,
+        folder=None,
+        record=_list_entry(repo, state.commit, folder),
+    )
+
+
+def _present_state(hub: Hub, repo: str) -> tuple[RepoState, bool]:
+    """What is there now; a new private repository if nothing is."""
+    try:
+        return hub.state(repo), False
+    except HubUnreachableError:
+        raise
+    except HubError:
+        is_new = hub.create(repo)
+    return hub.state(repo), is_new
+
+
+def _check_visibility(
+    repo: str, state: RepoState, *, is_new: bool, private: bool, public: bool
+) -> None:
+    if private and not state.private:
+        raise HubError(f"{repo} is public already; make it private in its settings first")
+    if state.private and not is_new and not private and not public:
+        raise HubError(
+            f"{repo} exists and is private; say --private to keep it so, or --public to open it"
+        )
+
+
+def _commit(
+    hub: Hub, repo: str, folder: Path, changes: Iterable[str], state: RepoState
+) -> RepoState:
+    """One commit with all changes. An error whose commit stands all the same is none."""
+    operations = [
+        CommitOperationDelete(mark[2:])
+        if mark.startswith("-")
+        else CommitOperationAdd(mark[2:], (folder / mark[2:]).read_bytes())
+        for mark in changes
+    ]
+    message = f"Publish {read_manifest(folder)['record']['name']}"
+    failure: HubError | None = None
+    try:
+        hub.commit(repo, operations, message=message, parent=state.commit)
+    except HubError as error:
+        failure = error
+    after = hub.state(repo)
+    if left := _changes(folder, after.files, repo):
+        raise failure or HubError(
+            f"{repo} does not hold what was sent ({', '.join(left)}); was it changed meanwhile? "
+            "Run the command again"
+        )
+    return after
+
+
+def _check_back(hub: Hub, repo: str, commit: str, folder: Path) -> None:
+    """Download every file and compare it byte by byte."""
+    with tempfile.TemporaryDirectory(prefix="pcd-hub-") as scratch:
+        for path in sorted(folder.iterdir()):
+            back = hub.download(repo, commit, path.name, Path(scratch))
+            if back.read_bytes() != path.read_bytes():
+                raise HubError(
+                    f"{redacted(hub.endpoint)}/{repo} gives back another {path.name} than was "
+                    "sent; it was not opened. Run the command again"
+                )
+
+
+def _list_entry(repo: str, commit: str, folder: Path) -> PublishedWeight:
+    manifest = read_manifest(folder)
+    record: dict[str, Any] = manifest["record"]
+    model = create_model(f"local-dir:{folder}")
+    return PublishedWeight(
+        name=record["name"],
+        repo=repo,
+        commit=commit,
+        manifest_sha256=sha256(folder / MANIFEST_FILE),
+        weights_sha256=sha256(folder / WEIGHTS_FILE),
+        license=record["licenses"]["weights"],
+        parameters=record["model"]["parameters"],
+        features=golden_features(model, record["model"]["image_size"]),
+    )
+
+
+def list_entry_as_dict(entry: PublishedWeight) -> dict[str, Any]:
+    """As it stands in ``published.json``."""
+    return {**asdict(entry), "features": list(entry.features)}

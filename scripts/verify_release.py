@@ -1,0 +1,112 @@
+"""Measure every published weight again, against the Hub that HF_ENDPOINT names.
+
+    python scripts/verify_release.py                    # the package's own list
+    python scripts/verify_release.py --records FILE     # another list, as `pcd-hub publish` prints
+
+Each weight is fetched into an empty store at its commit; manifest and weights must hash to what the
+list says, the model must have its parameters and give the listed features, its card must be the one
+that its record renders, and plain timm (``hf-hub:``) must load the same tensors. One line each; the
+exit status is 1 if any differs.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import timm
+import torch
+
+from pcd_hub.errors import PCDHubError, WeightError
+from pcd_hub.weights.card import needs_import, render_card
+from pcd_hub.weights.create import create_model, golden_features
+from pcd_hub.weights.fetch import fetch
+from pcd_hub.weights.layout import CARD_FILE, WEIGHTS_FILE
+from pcd_hub.weights.manifest import read_manifest
+from pcd_hub.weights.published import PublishedWeight, published_weights, read_list
+from pcd_hub.weights.record import WeightRecord
+
+FEATURE_TOLERANCE = 1e-3
+"""Relative to the largest feature: kernels of other machines round differently."""
+
+
+def check(weight: PublishedWeight) -> None:
+    """Measure one weight.
+
+    Raises:
+        WeightError: Naming what differs from the list.
+        HubError: If the Hub does not give it.
+    """
+    fetched = fetch(weight.reference, manifest_sha256=weight.manifest_sha256)
+    manifest = read_manifest(fetched.folder)
+    record = WeightRecord.from_dict(manifest["record"])
+    sizes = {entry["path"]: entry["sha256"] for entry in manifest["files"]}
+    model = create_model(weight.reference, manifest_sha256=weight.manifest_sha256).eval()
+    _same("name", record.name, weight.name)
+    _same("weights", sizes[WEIGHTS_FILE], weight.weights_sha256)
+    _same("licence", record.licenses["weights"], weight.license)
+    _same("parameters", sum(p.numel() for p in model.parameters()), weight.parameters)
+    _check_features(golden_features(model, record.model["image_size"]), weight.features)
+    _check_card(fetched.folder, record, manifest, weight)
+    if not needs_import(record.architecture):
+        _check_plain_timm(model, weight)
+
+
+def _same(what: str, found: object, listed: object) -> None:
+    if found != listed:
+        raise WeightError(f"its {what} is {found}, listed is {listed}")
+
+
+def _check_features(found: tuple[float, ...], listed: tuple[float, ...]) -> None:
+    one, other = torch.tensor(found), torch.tensor(listed)
+    if (
+        one.shape != other.shape
+        or (one - other).abs().max() > FEATURE_TOLERANCE * other.abs().max()
+    ):
+        raise WeightError(f"its features are {found}, listed are {listed}")
+
+
+def _check_card(
+    folder: Path, record: WeightRecord, manifest: dict, weight: PublishedWeight
+) -> None:
+    card = (folder / CARD_FILE).read_text()
+    others = [entry for entry in manifest["files"] if entry["path"] != CARD_FILE]
+    link = card.partition("\nlicense_link: ")[2].partition("\n")[0] or None
+    if render_card(record, files=others, repo=weight.repo, license_link=link) != card:
+        raise WeightError("its card is not what its record renders")
+
+
+def _check_plain_timm(model: torch.nn.Module, weight: PublishedWeight) -> None:
+    state = timm.create_model(f"hf-hub:{weight.reference}", pretrained=True).state_dict()
+    if any(not torch.equal(value, state[key]) for key, value in model.state_dict().items()):
+        raise WeightError("plain timm loads other tensors")
+
+
+def main() -> None:
+    """Check every weight of the list, each in an empty store."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--records", type=Path, help="JSON list instead of the package's own")
+    given = parser.parse_args()
+    try:
+        weights = read_list(given.records) if given.records else published_weights()
+    except PCDHubError as error:
+        sys.exit(str(error))
+    differing = 0
+    for weight in weights.values():
+        with tempfile.TemporaryDirectory() as home:
+            os.environ["PCD_HUB_HOME"] = home
+            try:
+                check(weight)
+                print(f"same     {weight.name}  {weight.reference}", flush=True)
+            except PCDHubError as error:
+                differing += 1
+                print(f"DIFFERS  {weight.name}  {error}", flush=True)
+    print(f"{len(weights)} published weights, {differing} differ")
+    sys.exit(1 if differing else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,414 @@
+"""pcd_hub.fetch and create_model against a loopback Hub, through the real client."""
+
+import contextlib
+import dataclasses
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save
+
+import pcd_hub
+from pcd_hub.errors import HubError, HubUnreachableError, WeightError
+from pcd_hub.weights import create, fetch, published, store
+from pcd_hub.weights import hub as hub_module
+from pcd_hub.weights.manifest import sha256, write_manifest
+from tests.hub.surroundings import go_offline, point_client_at
+from tests.weights.making import exported, filled, flip, same_tensors
+
+REPO = "org/test_resnet.pcd"
+
+
+@pytest.fixture(autouse=True)
+def client(hub, monkeypatch):
+    point_client_at(hub, monkeypatch)
+    monkeypatch.delenv("PCD_HUB_ORG", raising=False)
+    monkeypatch.setattr(hub_module, "_TIMEOUT_SECONDS", 2.0)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 2)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(3)
+    return timm.create_model("test_resnet", num_classes=0)
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def commit(hub, model, tmp_path):
+    return hub.add_repo(REPO, files_of(exported(tmp_path / "export", model=model)))
+
+
+def test_a_branch_becomes_a_commit_and_a_lock_line(hub, commit, model):
+    fetched = pcd_hub.fetch(REPO)
+    assert fetched.commit == commit
+    manifest = hub.files(REPO)["pcd_manifest.json"]
+    assert fetched.lock_line == f"{REPO}@{commit} {sha256(fetched.folder / 'pcd_manifest.json')}"
+    assert (fetched.folder / "pcd_manifest.json").read_bytes() == manifest
+    assert sorted(path.name for path in fetched.folder.iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "pca.png",
+        "pcd_manifest.json",
+    ]
+    downloads = [call.path for call in hub.requests if "/resolve/" in call.path]
+    assert downloads
+    assert all(f"/resolve/{commit}/" in path for path in downloads), "only that commit is used"
+    assert not list(store.home().rglob(".draft*"))
+    assert same_tensors(model, pcd_hub.create_model(REPO))
+
+
+def test_an_older_commit_stays_what_it_was(hub, commit, model, tmp_path):
+    newer = hub.commit(REPO, files_of(filled(2.0, tmp_path / "two")))
+    assert pcd_hub.fetch(REPO).commit == newer
+    assert same_tensors(model, pcd_hub.create_model(f"{REPO}@{commit}"))
+    hub.tag(REPO, "v1", commit)
+    assert pcd_hub.fetch(f"{REPO}@v1").commit == commit
+
+
+def test_a_moved_branch_is_followed(hub, commit, tmp_path):
+    pcd_hub.fetch(REPO)
+    newer = hub.commit(REPO, files_of(filled(2.0, tmp_path / "two")))
+    assert pcd_hub.fetch(REPO).commit == newer
+
+
+def test_a_commit_that_is_here_needs_no_request(hub, commit, model):
+    pcd_hub.fetch(REPO)
+    before = len(hub.requests)
+    assert same_tensors(model, pcd_hub.create_model(f"{REPO}@{commit}"))
+    assert len(hub.requests) == before
+
+
+def test_offline_is_zero_requests_and_still_verified(hub, commit, model, monkeypatch):
+    folder = pcd_hub.fetch(REPO).folder
+    go_offline(monkeypatch)
+    before = len(hub.requests)
+    assert same_tensors(model, pcd_hub.create_model(REPO))
+    flip(folder / "model.safetensors")
+    with pytest.raises(WeightError, match="sha256"):
+        pcd_hub.create_model(REPO)
+    with pytest.raises(WeightError, match="org/other was not fetched"):
+        pcd_hub.create_model("org/other")
+    assert len(hub.requests) == before
+
+
+def test_a_folder_that_was_rewritten_whole_is_not_what_was_fetched(commit, tmp_path):
+    """Files and manifest agree, but the lock line remembers another manifest."""
+    folder = pcd_hub.fetch(REPO).folder
+    for name, content in files_of(filled(2.0, tmp_path / "two")).items():
+        (folder / name).write_bytes(content)
+    with pytest.raises(WeightError, match="is not what was fetched"):
+        pcd_hub.create_model(f"{REPO}@{commit}")
+
+
+def test_a_dead_hub_falls_back_to_what_was_fetched_and_says_so(hub, commit, model, caplog):
+    pcd_hub.fetch(REPO)
+    hub.fault("status", "/api/models/", status=503, times=99)
+    assert same_tensors(model, pcd_hub.create_model(REPO))
+    assert f"using {REPO}@{commit}, which was fetched before" in caplog.text
+    with pytest.raises(HubUnreachableError, match="answers 503"):
+        pcd_hub.create_model("org/other")
+
+
+def test_a_refused_token_is_no_success_from_the_cache(hub, commit, monkeypatch):
+    pcd_hub.fetch(REPO)
+    monkeypatch.setenv("HF_TOKEN", "hf_revoked")
+    with pytest.raises(HubError, match="the Hub refuses the token"):
+        pcd_hub.fetch(REPO)
+
+
+def test_private_and_gated_repositories_need_the_right_token(hub, model, tmp_path, monkeypatch):
+    files = files_of(exported(tmp_path / "export", model=model))
+    hub.add_user("ann", token="hf_ann", orgs=("org",))
+    hub.add_user("bob", token="hf_bob")
+    hub.add_repo("org/private.pcd", files, private=True)
+    hub.add_repo("org/gated.pcd", files, gated="manual")
+    for token, repo, message in [
+        (None, "org/private.pcd", r"closed to nobody \(no token is set\)"),
+        ("hf_bob", "org/private.pcd", "private and closed to your token"),
+        ("hf_bob", "org/gated.pcd", "is gated: ask for access"),
+        (None, "org/gated.pcd", "is gated: ask for access"),
+        ("hf_ann", "org/missing.pcd", "does not exist"),
+    ]:
+        point_client_at(hub, monkeypatch, token=token)
+        if token is None:
+            monkeypatch.delenv("HF_TOKEN", raising=False)
+        with pytest.raises(HubError, match=message):
+            pcd_hub.fetch(repo)
+    point_client_at(hub, monkeypatch, token="hf_ann")
+    assert same_tensors(model, pcd_hub.create_model("org/private.pcd"))
+    hub.grant("org/gated.pcd", "bob")
+    point_client_at(hub, monkeypatch, token="hf_bob")
+    assert same_tensors(model, pcd_hub.create_model("org/gated.pcd"))
+
+
+def test_an_unknown_revision_is_named(hub, commit):
+    with pytest.raises(HubError, match="no such revision"):
+        pcd_hub.fetch(f"{REPO}@v9")
+    with pytest.raises(HubError, match="no such revision"):
+        pcd_hub.fetch(f"{REPO}@{'0' * 40}")
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["a/../b", "a/b@../c", "/a/b", "a/b/c", "a\\b/c", "a/b@", "-a/b", "a/b.git", "a/b\n", "~/x"],
+)
+def test_odd_references_are_refused_before_any_request(hub, reference):
+    with pytest.raises(WeightError, match="no repository of a Hub|no revision"):
+        pcd_hub.fetch(reference)
+    assert not hub.requests
+
+
+# Faults on the wire. The plain client returns a flipped byte as success.
+
+
+@pytest.mark.parametrize(
+    ("kind", "match", "options"),
+    [
+        ("flip", "^/cdn/", {}),
+        ("reset", "^/cdn/", {}),
+        ("short", "^/cdn/", {}),
+        ("status", "^/cdn/", {"status": 503}),
+        ("status", "/resolve/", {"status": 503}),
+        ("status", "/resolve/", {"status": 429, "headers": {"Retry-After": "0"}}),
+        ("flip", "resolve-cache.*pcd_manifest.json", {"method": "GET"}),
+    ],
+)
+def test_one_fault_on_the_way_is_overcome(hub, commit, model, kind, match, options):
+    fault = hub.fault(kind, match, **options)
+    assert same_tensors(model, pcd_hub.create_model(REPO))
+    assert fault.hits == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "match", "options", "error", "message"),
+    [
+        ("flip", "^/cdn/", {}, WeightError, "model.safetensors has sha256"),
+        ("reset", "^/cdn/", {}, HubUnreachableError, "cannot read model.safetensors of"),
+        ("status", "^/cdn/", {"status": 503}, HubUnreachableError, "answers 503|does not answer"),
+        ("status", "/resolve/", {"status": 403}, HubError, "may not"),
+        ("commit_header", "/api/models/", {"value": "../.."}, None, ""),
+    ],
+)
+def test_a_lasting_fault_is_an_error_and_leaves_nothing(
+    hub, commit, kind, match, options, error, message
+):
+    hub.fault(kind, match, times=99, **options)
+    if error is None:
+        assert pcd_hub.fetch(REPO).commit == commit
+        return
+    with pytest.raises(error, match=message):
+        pcd_hub.fetch(REPO)
+    left = [path for path in store.home().rglob("*") if path.is_file()]
+    assert not left
+    hub.faults.clear()
+    assert pcd_hub.fetch(REPO).commit == commit
+
+
+@pytest.mark.parametrize("etag", ['"../../../outside"', '"/tmp/pcd-hub-outside"', '"con"', '""'])
+def test_a_hostile_etag_writes_nothing_outside(hub, commit, tmp_path, etag):
+    hub.fault("etag", "/resolve/", value=etag, times=99)
+    before = {path for path in tmp_path.rglob("*") if store.home() not in path.parents}
+    with contextlib.suppress(pcd_hub.PCDHubError):
+        pcd_hub.fetch(REPO)
+    after = {path for path in tmp_path.rglob("*") if store.home() not in path.parents}
+    assert {p for p in after - before if p != store.home() and "hub" not in p.parts} == set()
+    assert not Path("/tmp/pcd-hub-outside").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../evil", "/abs", "a\\b", ".git/hooks/post-checkout", "model.bin", "Config.json", "x/y.png"],
+)
+def test_hostile_file_names_are_refused_before_any_download(hub, commit, name):
+    hub.commit(REPO, {name: b"x"})
+    with pytest.raises(WeightError, match="is no file of a weight|stands twice"):
+        pcd_hub.fetch(REPO)
+    assert not [call for call in hub.requests if "/resolve/" in call.path]
+
+
+def test_missing_and_extra_files_are_refused(hub, commit):
+    hub.commit(REPO, {"extra.png": b"x"})
+    with pytest.raises(WeightError, match="'extra.png' is not in the manifest"):
+        pcd_hub.fetch(REPO)
+    hub.commit(REPO, {"extra.png": None, "pca.png": None})
+    with pytest.raises(WeightError, match="'pca.png' is missing"):
+        pcd_hub.fetch(REPO)
+    hub.commit(REPO, {"pcd_manifest.json": None})
+    with pytest.raises(WeightError, match="has no pcd_manifest.json.*unverified"):
+        pcd_hub.fetch(REPO)
+
+
+def rewritten(folder, **files):
+    """A publisher's hostile folder: the manifest agrees with whatever lies there."""
+    record = json.loads((folder / "pcd_manifest.json").read_text())["record"]
+    for name, content in files.items():
+        (folder / name.replace("_", ".", 1)).write_bytes(content)
+    write_manifest(folder, record)
+    return files_of(folder)
+
+
+def hostile_weights(model):
+    nan = {key: value.clone() for key, value in model.state_dict().items()}
+    nan["conv1.0.weight"].fill_(float("nan"))
+    missing = dict(model.state_dict())
+    del missing["conv1.0.weight"]
+    return {
+        "pickle": (b"\x80\x04cos\nsystem\n", "header"),
+        "nan": (save(nan), "conv1.0.weight"),
+        "missing": (save(missing), "conv1.0.weight"),
+        "another": (save(timm.create_model("test_vit", num_classes=0).state_dict()), "test_resnet"),
+    }
+
+
+@pytest.mark.parametrize("case", ["pickle", "nan", "missing", "another"])
+def test_hostile_weights_with_a_true_manifest_are_refused(hub, model, tmp_path, case):
+    content, message = hostile_weights(model)[case]
+    folder = exported(tmp_path / "export", model=model)
+    hub.add_repo(REPO, rewritten(folder, model_safetensors=content))
+    with pytest.raises(WeightError, match=message):
+        pcd_hub.fetch(REPO)
+    with pytest.raises(WeightError, match=message):
+        pcd_hub.create_model(REPO)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_args": {"depth": 3000}}, "depth"),
+        ({"architecture": "no_such_arch"}, "no_such_arch"),
+        ({"hf_hub_filename": "evil.bin"}, "hf_hub_filename"),
+        ({"pretrained_cfg": {"url": "http://x"}}, "url|pretrained_cfg"),
+    ],
+)
+def test_a_hostile_config_is_refused_quickly(hub, model, tmp_path, change, message):
+    folder = exported(tmp_path / "export", model=model)
+    config = {**json.loads((folder / "config.json").read_text()), **change}
+    hub.add_repo(REPO, rewritten(folder, config_json=json.dumps(config).encode()))
+    start = time.monotonic()
+    with pytest.raises(WeightError, match=message):
+        pcd_hub.create_model(REPO)
+    assert time.monotonic() - start < 10
+
+
+def test_a_repository_larger_than_any_weight_is_refused(hub, commit, monkeypatch):
+    monkeypatch.setattr(hub_module, "_BYTES_AT_MOST", 1000)
+    with pytest.raises(HubError, match="more than the 1000"):
+        pcd_hub.fetch(REPO)
+
+
+def test_nobody_waits_long_for_a_silent_hub(hub, commit):
+    hub.fault("stall", "/api/models/", after=0, seconds=6, times=99)
+    start = time.monotonic()
+    with pytest.raises(HubUnreachableError, match="does not answer"):
+        pcd_hub.fetch(REPO)
+    assert time.monotonic() - start < 5, "one timeout of 2 s, no row of retries"
+
+
+def test_two_at_once_fetch_the_same_whole_weight(hub, commit):
+    found, errors = [], []
+
+    def one():
+        try:
+            found.append(pcd_hub.fetch(REPO).folder)
+        except Exception as error:  # shown below
+            errors.append(error)
+
+    threads = [threading.Thread(target=one) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert len(set(found)) == 1
+    assert not list(found[0].parent.glob(".draft*"))
+
+
+# Names.
+
+
+def test_the_organisation_names_the_namespace_of_the_entries(hub, tmp_path, monkeypatch):
+    model = timm.create_model("resnet18", num_classes=0)
+    hub.add_repo("org/resnet18.pcd", files_of(exported(tmp_path / "export", "resnet18", model)))
+    with pytest.raises(WeightError, match="PCD_HUB_ORG"):
+        pcd_hub.create_model("resnet18.pcd")
+    monkeypatch.setenv("PCD_HUB_ORG", "org")
+    assert same_tensors(model, pcd_hub.create_model("resnet18.pcd"))
+    by_timm = timm.create_model("resnet18.pcd", pretrained=True)
+    assert same_tensors(model, by_timm)
+    features = timm.create_model("resnet18.pcd", pretrained=True, features_only=True)
+    assert torch.equal(features.conv1.weight, model.conv1.weight)
+    before = len(hub.requests)
+    timm.create_model("resnet18.pcd", pretrained=False)
+    assert len(hub.requests) == before, "a random start asks nobody"
+
+
+def test_a_local_weight_does_not_stand_in_for_a_published_one(
+    hub, commit, model, tmp_path, monkeypatch
+):
+    store.add("test_resnet.pcd", filled(2.0, tmp_path / "mine"))
+    assert next(pcd_hub.create_model("test_resnet.pcd").parameters()).unique().tolist() == [2.0]
+    monkeypatch.setenv("PCD_HUB_ORG", "org")
+    with pytest.raises(WeightError, match="is two weights.*PCD_HUB_LOCAL=1.*PCD_HUB_LOCAL=0"):
+        pcd_hub.create_model("test_resnet.pcd")
+    monkeypatch.setenv("PCD_HUB_LOCAL", "1")
+    assert next(pcd_hub.create_model("test_resnet.pcd").parameters()).unique().tolist() == [2.0]
+    monkeypatch.setenv("PCD_HUB_LOCAL", "0")
+    assert same_tensors(model, pcd_hub.create_model("test_resnet.pcd"))
+
+
+def test_the_same_weight_here_and_there_is_one(hub, commit, model, tmp_path, monkeypatch):
+    store.add("test_resnet.pcd", tmp_path / "export")
+    monkeypatch.setenv("PCD_HUB_ORG", "org")
+    monkeypatch.setenv("PCD_HUB_LOCAL", "0")
+    pcd_hub.create_model("test_resnet.pcd")
+    monkeypatch.delenv("PCD_HUB_LOCAL")
+    assert same_tensors(model, pcd_hub.create_model("test_resnet.pcd"))
+
+
+def test_a_published_record_pins_commit_and_manifest(hub, commit, model, tmp_path, monkeypatch):
+    fetched = pcd_hub.fetch(REPO)
+    record = published.PublishedWeight(
+        name="test_resnet.pcd",
+        repo=REPO,
+        commit=commit,
+        manifest_sha256=fetched.manifest_sha256,
+        weights_sha256=sha256(fetched.folder / "model.safetensors"),
+        license="apache-2.0",
+        parameters=1,
+        features=(0.0,) * 8,
+    )
+    monkeypatch.setattr(published, "published_weights", lambda: {record.name: record})
+    monkeypatch.setattr(create, "published_weights", lambda: {record.name: record})
+    hub.commit(REPO, files_of(filled(2.0, tmp_path / "two")))
+    assert same_tensors(model, pcd_hub.create_model("test_resnet.pcd"))
+    other = dataclasses.replace(record, manifest_sha256="0" * 64)
+    monkeypatch.setattr(published, "published_weights", lambda: {record.name: other})
+    with pytest.raises(WeightError, match="was pinned; it is not the weight you mean"):
+        pcd_hub.create_model("test_resnet.pcd")
+
+
+def test_the_caller_may_pin_the_manifest(hub, commit):
+    right = pcd_hub.fetch(REPO).manifest_sha256
+    assert pcd_hub.create_model(REPO, manifest_sha256=right)
+    with pytest.raises(WeightError, match="was pinned"):
+        pcd_hub.create_model(REPO, manifest_sha256="0" * 64)
+
+
+def test_fetched_weights_are_listed_and_found(commit, tmp_path):
+    store.add("test_resnet.pcd_mine", tmp_path / "export")
+    pcd_hub.fetch(REPO)
+    listed = {weight.name: weight.origin for weight in pcd_hub.list_weights()}
+    assert listed == {"test_resnet.pcd_mine": "local", f"{REPO}@{commit}": "fetched"}
+    assert pcd_hub.list_weights(license="mit") == []
+    assert len(pcd_hub.list_weights(license="apache-2.0")) == 2
+    assert pcd_hub.where(REPO) == fetch.fetched_folder(f"{REPO}@{commit}")
+    assert pcd_hub.where("org/other") is None

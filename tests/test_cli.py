@@ -1,0 +1,98 @@
+"""``pcd-hub`` as a user calls it, in this process; as a command in tests/hub/test_user.py."""
+
+import json
+
+import pytest
+
+import pcd_hub
+from pcd_hub import cli
+from pcd_hub.weights import store
+from tests.weights.making import exported, flip
+
+NAME = "test_resnet.pcd"
+
+
+@pytest.fixture
+def stored(tmp_path):
+    return store.add(NAME, exported(tmp_path / "export"))
+
+
+def refused(capsys, *arguments):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    return str(caught.value.code)
+
+
+def test_list_is_a_table_or_json(stored, capsys):
+    cli.main(["list"])
+    header, row = capsys.readouterr().out.splitlines()
+    assert header.split() == ["WEIGHT", "FROM", "LICENCE", "PARAMETERS", "FOLDER"]
+    assert row.split()[:5] == [NAME, "local", "apache-2.0", "0.4", "M"]
+    cli.main(["list", "--json", "--license", "apache-2.0"])
+    (one,) = json.loads(capsys.readouterr().out)
+    assert one["parameters"] == 372688
+    cli.main(["list", "--license", "mit"])
+    assert "none; distil one" in capsys.readouterr().out
+
+
+def test_where_says_the_folder_or_what_there_is(stored, capsys):
+    cli.main(["where", NAME])
+    assert capsys.readouterr().out.strip() == str(pcd_hub.where(NAME))
+    message = refused(capsys, "where", "resnet18.pcd")
+    assert f"resnet18.pcd is not on this machine; {store.home()} holds {NAME}" in message
+
+
+def test_show_prints_the_record(stored, capsys):
+    cli.main(["show", NAME])
+    out = capsys.readouterr().out
+    assert "licenses teacher" in out
+    assert "distilled student       50.23" in out
+    cli.main(["show", NAME, "--json"])
+    assert json.loads(capsys.readouterr().out)["steps"] == 400
+
+
+def test_verify_tells_the_whole_from_the_damaged(stored, tmp_path, capsys):
+    store.add("test_resnet.pcd_two", tmp_path / "export")
+    cli.main(["verify"])
+    assert capsys.readouterr().out.count("whole ") == 2
+    flip(stored / "model.safetensors")
+    assert "1 of 2 weights are not what they should be" in refused(capsys, "verify")
+    out = capsys.readouterr().out
+    assert "DAMAGED" in out
+    assert "whole    test_resnet.pcd_two" in out
+
+
+def test_a_bundle_is_a_folder_in_store_layout(tmp_path, monkeypatch, capsys):
+    exported(tmp_path / "bundle" / NAME)
+    monkeypatch.setenv("PCD_HUB_HOME", str(tmp_path / "bundle"))
+    cli.main(["verify", NAME])
+    assert "whole" in capsys.readouterr().out
+    assert pcd_hub.create_model(NAME)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fetch", "a/../b"], "no repository of a Hub"),
+        (["fetch", "resnet18.pcd"], "not among the published weights"),
+        (["show", "resnet18.pcd"], "is not on this machine"),
+        (["show", "resnet18"], "no weight's name"),
+        (["publish", "resnet18.pcd", "org/x"], "no run's folder"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, message, capsys):
+    said = refused(capsys, *arguments)
+    assert said.startswith("pcd-hub: ")
+    assert message in said
+    assert "\n" not in said
+
+
+def test_fetch_offline_names_the_way_out(capsys):
+    """The tests run with HF_HUB_OFFLINE=1."""
+    assert "was not fetched to" in refused(capsys, "fetch", "org/resnet18.pcd")
+
+
+def test_private_and_public_exclude_each_other(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["publish", "x", "org/x", "--private", "--public"])
+    assert caught.value.code == 2

@@ -1,0 +1,180 @@
+"""The card says what the record says, and nothing else."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+import timm
+import yaml
+from huggingface_hub import ModelCard
+
+from pcd_hub.errors import WeightError
+from pcd_hub.weights.card import HUB_LICENSES, render_card
+from pcd_hub.weights.manifest import read_manifest
+from tests.weights.making import exported, measurement, record
+
+FILES = [
+    {"path": "model.safetensors", "size": 46_800_000, "sha256": "e" * 64},
+    {"path": "pca.png", "size": 10, "sha256": "f" * 64},
+]
+MODEL = {"parameters": 11_176_512, "channels": 512, "macs": 1_814_000_000, "image_size": 224}
+
+
+def card(repo="org/resnet18.pcd", **changed):
+    return render_card(record("resnet18", model=MODEL, **changed), files=FILES, repo=repo)
+
+
+def test_every_number_of_the_record_stands_on_the_card():
+    text = card()
+    for expected in [
+        "11.18 M parameters",
+        "46.8 MB",
+        "1.81 GMACs at 224 px",
+        "512 channels",
+        "| random start | 17.04 |",
+        "| **distilled student** (this weight) | 50.23 |",
+        "| teacher | 85.80 |",
+        "n = 400",
+        "one seed",
+        "6400 images",
+        "400 steps",
+        "4.9 minutes",
+        "python recipes/distill.py quickstart",
+        "e" * 64,
+    ]:
+        assert expected in text, expected
+
+
+def test_the_provenance_block_is_the_manifests_record(tmp_path):
+    folder = exported(tmp_path / "export")
+    text = (folder / "README.md").read_text()
+    block = re.search(r"## Provenance.*?```json\n(.*?)\n```", text, re.DOTALL)[1]
+    manifest = read_manifest(folder)
+    assert json.loads(block) == manifest["record"]
+    for entry in manifest["files"]:
+        if entry["path"] != "README.md":
+            assert f"| {entry['path']} | {entry['size']} | `{entry['sha256']}` |" in text
+
+
+def test_what_was_not_measured_says_so():
+    text = card(metrics={}, hardware={})
+    assert "Not measured: segmentation on photographs (ADE20K, VOC, Cityscapes)" in text
+    assert "Energy and CO2: not measured" in text
+    assert "not measured from start to record" in text
+    assert "model-index" not in text
+    on_voc = measurement(dataset="VOC 2012")
+    assert "(ADE20K, Cityscapes)" in card(metrics={"voc": dataclasses.asdict(on_voc)})
+
+
+def test_several_seeds_have_a_spread_and_one_has_none():
+    assert "±" not in card().split("## Use")[0]
+    table = measurement(
+        seeds=3, stds={"random start": 0.1, "distilled student": 0.25, "teacher": 0.0}
+    )
+    text = card(metrics={"probe": dataclasses.asdict(table)})
+    assert "| **distilled student** (this weight) | 50.23 ± 0.25 |" in text
+    assert "mean ± standard deviation of 3 seeds" in text
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"subject": "nobody"},
+        {"means": {"distilled student": float("nan")}},
+        {"seeds": 3},
+        {"stds": {"teacher": 1.0}},
+        {"extra": 1},
+    ],
+)
+def test_a_table_that_is_not_whole_is_refused(changed):
+    table = {**dataclasses.asdict(measurement()), **changed}
+    with pytest.raises(WeightError, match=r"resnet18.pcd: metrics.probe is no"):
+        card(metrics={"probe": table})
+
+
+def test_the_front_matter_is_what_the_hub_reads():
+    matter = yaml.safe_load(card().split("---")[1])
+    assert matter["license"] == "apache-2.0"
+    assert matter["library_name"] == "timm"
+    assert matter["pipeline_tag"] == "image-feature-extraction"
+    assert isinstance(matter["tags"], list)
+    assert "base_model" not in matter, "the Hub would call the student a fine-tuned teacher"
+    assert "apache-2.0" in HUB_LICENSES
+
+
+def test_knn_and_linear_probe_do_not_collapse_into_one_result():
+    knn = measurement(task="weighted k-NN", metric="accuracy", dataset="ImageNet-1k")
+    linear = measurement(
+        task="linear classification",
+        metric="accuracy",
+        dataset="ImageNet-1k",
+        means={"distilled student": 61.5},
+    )
+    metrics = {"knn": dataclasses.asdict(knn), "linear": dataclasses.asdict(linear)}
+    found = ModelCard(card(metrics=metrics)).data.eval_results
+    assert {(result.task_name, result.metric_value) for result in found} == {
+        ("weighted k-NN", 50.23),
+        ("linear classification", 61.5),
+    }
+    again = yaml.safe_load(str(ModelCard(card(metrics=metrics)).data))
+    assert len(again["model-index"][0]["results"]) == 2, "also after the client wrote it anew"
+
+
+def test_a_data_set_of_the_hub_is_named_and_others_are_not():
+    named = yaml.safe_load(card(data={"source": "hf:org/birds:train"}).split("---")[1])
+    assert named["datasets"] == ["org/birds"]
+    assert "datasets" not in yaml.safe_load(card(data={"source": "/data/x"}).split("---")[1])
+
+
+def test_the_snippets_load_this_weight_and_an_own_architecture_says_what_it_needs(tmp_path):
+    assert 'timm.create_model("hf-hub:org/resnet18.pcd", pretrained=True, num_classes=0)' in card()
+    assert 'pcd_hub.create_model("org/resnet18.pcd", features_only=True)' in card()
+    assert "import pcd_hub, timm" not in card()
+    ours = render_card(record("resnet18_mhsa", model=MODEL), files=FILES, repo="o/r")
+    assert "import pcd_hub, timm  # pcd_hub brings the architecture" in ours
+
+
+def test_untrained_layers_are_named_under_limits():
+    text = card(untrained=("conv_head.weight",))
+    assert r"conv\_head.weight" in text.split("## Limits")[1]
+    assert "use `features_only` or `forward_features`" in text
+
+
+def test_the_text_of_a_record_cannot_break_out_of_its_place():
+    evil = "x |\n# Heading <script>alert(1)</script> ```\n[link](http://evil) `code`"
+    text = card(teacher={"source": evil}, licenses={**record().licenses, "teacher": evil})
+    before, provenance = text.split("## Provenance")
+    assert "<script>" not in before
+    assert "\n# Heading" not in before
+    assert "[link](" not in before
+    fence, block = re.search(r"(`{3,})json\n(.*?)\n\1\n", provenance, re.DOTALL).groups()
+    assert len(fence) == 4, "longer than the fence in the text"
+    assert json.loads(block)["teacher"]["source"] == evil
+
+
+def test_a_card_without_the_licence_chain_is_refused():
+    with pytest.raises(WeightError, match="no licence of the teacher"):
+        card(licenses={"code": "a", "weights": "b", "data": "c"})
+
+
+def test_the_cost_on_the_card_was_counted(tmp_path):
+    """test_resnet's convolutions, counted by hand for the stem: 3x3x3 -> 16 ... at 32 x 32."""
+    facts = read_manifest(exported(tmp_path / "export", image_size=64))["record"]["model"]
+    model = timm.create_model("test_resnet", num_classes=0)
+    assert facts["parameters"] == sum(p.numel() for p in model.parameters())
+    macs = 0
+
+    def count(module, inputs, output):
+        nonlocal macs
+        kernel = module.weight[0].numel()
+        macs += kernel * output[0].numel()
+
+    for module in model.modules():
+        if type(module).__name__ == "Conv2d":
+            module.register_forward_hook(count)
+    import torch
+
+    model.eval()(torch.zeros(1, 3, 64, 64))
+    assert facts["macs"] == macs
+    assert facts["channels"] == 96
