@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
@@ -34,12 +35,15 @@ from pcd_hub.method.loss import cosine_smooth_l1, pixel_info_nce, similarity_kl
 from pcd_hub.method.moments import ChannelMoments
 from pcd_hub.method.queue import KeyQueue
 from pcd_hub.models.entries import STOCK_ARCHITECTURES, entry_cfg
+from pcd_hub.models.grid import pixel_grid
 from pcd_hub.models.teachers import Teacher, load_matched_teacher
 from pcd_hub.weights import store
-from pcd_hub.weights.export import export_weight
+from pcd_hub.weights.export import check_exportable, export_weight
+from pcd_hub.weights.manifest import read_manifest, write_json
 from pcd_hub.weights.record import WeightRecord
+from pictures import save_pca, save_training_curve
 from run_folder import RunFolder, provenance
-from scene_probe import ProbedBackbone, probe_backbones
+from scene_probe import TEST_SEED, ProbedBackbone, labelled_scenes, probe_backbones
 from training import (
     Normalise,
     Training,
@@ -53,6 +57,9 @@ from training import (
 )
 
 log = logging.getLogger("pcd_hub")
+
+CARD_PICTURES = ("pca.png", "probe.png", "training.png")
+"""What goes with the weight; none of them shows a training image."""
 
 
 def main(arguments: list[str]) -> None:
@@ -93,6 +100,7 @@ def distill(accelerator: Accelerator, config: DistillConfig, config_name: str) -
     plan = plan_batches(source, config.optim, config.run, accelerator)
     student = build_backbone(config.student.arch, image_size=size)
     random_start = copy.deepcopy(student.model)
+    check_exportable(random_start, config.student.arch, image_size=size)
     unreached = freeze_unreached(student, image_size=size)
     teacher = load_matched_teacher(
         config.teacher.source,
@@ -257,11 +265,19 @@ def keep(finished: Distillation, weight_name: str) -> None:
     """Probe, record, export, store; and say how to load it."""
     config, training = finished.config, finished.training
     folder = training.folder.path
-    metrics = _probe(finished, folder / "pictures" / "probe.png") if config.probe_scenes else {}
-    record = _record(finished, weight_name, metrics)
-    (folder / "record.json").write_text(record.to_json())
+    pictures = folder / "pictures"
+    metrics = _probe(finished, pictures / "probe.png") if config.probe_scenes else {}
+    _draw_pixels(finished, pictures / "pca.png")
+    save_training_curve(pictures / "training.png", folder / "metrics.jsonl")
     state = {key: value.cpu() for key, value in finished.student.state_dict().items()}
-    export = export_weight(state, record, _fresh_export(folder), image_size=config.data.image_size)
+    export = export_weight(
+        state,
+        _record(finished, weight_name, metrics),
+        _fresh_export(folder),
+        image_size=config.data.image_size,
+        pictures=[path for path in map(pictures.joinpath, CARD_PICTURES) if path.exists()],
+    )
+    write_json(folder / "record.json", read_manifest(export)["record"])
     if not config.run.store:
         print(
             f'\ntimm.create_model("local-dir:{export.absolute()}", '
@@ -303,9 +319,29 @@ def _probe(finished: Distillation, picture: Path) -> dict[str, Any]:
     }
     return {
         "scene_probe": probe_backbones(
-            backbones, num_scenes=finished.config.probe_scenes, picture=picture
+            backbones,
+            subject="distilled student",
+            num_scenes=finished.config.probe_scenes,
+            picture=picture,
+            command=f"python recipes/distill.py {finished.config_name}",
         )
     }
+
+
+@torch.inference_mode()
+def _draw_pixels(finished: Distillation, path: Path, count: int = 8) -> None:
+    """Images, the teacher's pixels and the student's, on generated scenes: no user's image."""
+    size, cfg = finished.config.data.image_size, entry_cfg(finished.config.student.arch)
+    student = pixel_grid(finished.student, image_size=size)
+    device = finished.training.accelerator.device
+    scenes = labelled_scenes(TEST_SEED, count).images.to(device).float() / 255
+    images = F.interpolate(scenes, size=(size, size), mode="bilinear", antialias=True).clamp(0, 1)
+    mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (cfg.mean, cfg.std))
+    pixels = {
+        "teacher": finished.teacher(images).float().cpu(),
+        "student": student.eval()((images - mean) / std).float().cpu(),
+    }
+    save_pca(path, (255 * images).round().byte().cpu(), pixels)
 
 
 def _record(finished: Distillation, weight_name: str, metrics: dict[str, Any]) -> WeightRecord:

@@ -150,7 +150,7 @@ def _keep(
     backbone = _plain(cast("PixelGrid", encoder.pixels).model, config)
     head = copy.deepcopy(encoder.fc).cpu().eval()
     metrics = (
-        _probe(config, start, backbone, folder / "pictures" / "probe.png")
+        _probe(config, config_name, start, backbone, folder / "pictures" / "probe.png")
         if config.probe_scenes
         else {}
     )
@@ -188,7 +188,11 @@ def _half(value: Tensor) -> Tensor:
 
 
 def _probe(
-    config: PretrainConfig, random_start: nn.Module, trained: nn.Module, picture: Path
+    config: PretrainConfig,
+    config_name: str,
+    random_start: nn.Module,
+    trained: nn.Module,
+    picture: Path,
 ) -> dict[str, Any]:
     cfg = entry_cfg(config.encoder.arch)
     backbones = {
@@ -196,7 +200,13 @@ def _probe(
         "pre-trained": ProbedBackbone(model=trained, mean=cfg.mean, std=cfg.std),
     }
     return {
-        "scene_probe": probe_backbones(backbones, num_scenes=config.probe_scenes, picture=picture)
+        "scene_probe": probe_backbones(
+            backbones,
+            subject="pre-trained",
+            num_scenes=config.probe_scenes,
+            picture=picture,
+            command=f"python recipes/pretrain.py {config_name}",
+        )
     }
 
 

@@ -1,5 +1,6 @@
 """The closing table of a run: a linear probe of each backbone on held-out generated scenes."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from pcd_hub.data.scenes import CLASSES, render_scene
 from pcd_hub.data.sources import SCENE_SIZE
 from pcd_hub.evaluate.segmentation import LabelledImages, ProbeResult, StageFeatures, linear_probe
+from pcd_hub.weights.record import Measurement
 
 TRAIN_SEED, TEST_SEED = 1_000_001, 1_000_002
 """Series of scenes that no training uses by default."""
@@ -54,7 +56,12 @@ def labelled_scenes(seed: int, count: int) -> LabelledImages:
 
 
 def probe_backbones(
-    backbones: Mapping[str, ProbedBackbone], *, num_scenes: int, picture: Path
+    backbones: Mapping[str, ProbedBackbone],
+    *,
+    subject: str,
+    num_scenes: int,
+    picture: Path,
+    command: str,
 ) -> dict[str, Any]:
     """Probe each backbone on the same scenes, and return the record's entry.
 
@@ -72,11 +79,20 @@ def probe_backbones(
     }
     _print_table(results, num_scenes)
     _draw(picture, test, results)
-    return {
-        "protocol": f"linear probe on the last 3 stages, {num_scenes} scenes to train, "
-        f"{num_scenes} held out, 1 seed",
-        "mean_iou": {label: round(100 * result.mean_iou, 2) for label, result in results.items()},
-    }
+    measured = Measurement(
+        task="linear segmentation probe",
+        dataset=f"generated scenes, {len(CLASSES)} classes",
+        metric="mean IoU",
+        unit="%",
+        images=num_scenes,
+        seeds=1,
+        protocol=f"BatchNorm and one linear layer on the last 3 stages, fitted on {num_scenes} "
+        f"scenes, measured on {num_scenes} others",
+        command=command,
+        subject=subject,
+        means={label: round(100 * result.mean_iou, 2) for label, result in results.items()},
+    )
+    return dataclasses.asdict(measured)
 
 
 def _print_table(results: Mapping[str, ProbeResult], num_scenes: int) -> None:

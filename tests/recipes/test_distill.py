@@ -52,7 +52,7 @@ def test_a_run_leaves_everything_that_is_promised(tiny, tmp_path, capsys):
     assert record["images_seen"] == 48
     assert record["teacher"]["license"] == "mit"
     assert record["data"]["images"] == 64
-    assert set(record["metrics"]["scene_probe"]["mean_iou"]) == {
+    assert set(record["metrics"]["scene_probe"]["means"]) == {
         "random start",
         "distilled student",
         "teacher",

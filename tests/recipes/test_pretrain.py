@@ -37,7 +37,7 @@ def test_what_it_writes_is_a_teacher_in_both_forms(tmp_path, capsys):
     assert from_folder.facts.license == "apache-2.0"
     record = json.loads((folder / "record.json").read_text())
     assert record["images_seen"] == 64
-    assert set(record["metrics"]["scene_probe"]["mean_iou"]) == {"random start", "pre-trained"}
+    assert set(record["metrics"]["scene_probe"]["means"]) == {"random start", "pre-trained"}
 
 
 def test_simclr_writes_a_teacher_folder_alone(tmp_path, capsys):
