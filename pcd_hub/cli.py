@@ -69,7 +69,7 @@ def _fetch(given: argparse.Namespace) -> None:
 
 
 def _verify(given: argparse.Namespace) -> None:
-    names = given.names or [w.name for w in list_weights() if w.folder]
+    names = given.names or [weight.name for weight in list_weights() if weight.folder]
     bad = 0
     for name in names:
         try:

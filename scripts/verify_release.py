@@ -41,10 +41,10 @@ def check(weight: PublishedWeight) -> None:
     fetched = fetch(weight.reference, manifest_sha256=weight.manifest_sha256)
     manifest = read_manifest(fetched.folder)
     record = WeightRecord.from_dict(manifest["record"])
-    sizes = {entry["path"]: entry["sha256"] for entry in manifest["files"]}
+    digests = {entry["path"]: entry["sha256"] for entry in manifest["files"]}
     model = create_model(weight.reference, manifest_sha256=weight.manifest_sha256).eval()
     _same("name", record.name, weight.name)
-    _same("weights", sizes[WEIGHTS_FILE], weight.weights_sha256)
+    _same("weights", digests[WEIGHTS_FILE], weight.weights_sha256)
     _same("licence", record.licenses["weights"], weight.license)
     _same("parameters", sum(p.numel() for p in model.parameters()), weight.parameters)
     _check_features(golden_features(model, record.model["image_size"]), weight.features)

@@ -62,6 +62,14 @@ def test_verify_tells_the_whole_from_the_damaged(stored, tmp_path, capsys):
     assert "whole    test_resnet.pcd_two" in out
 
 
+def test_a_damaged_manifest_is_listed_and_verified_as_such(stored, capsys):
+    (stored / "pcd_manifest.json").write_text("{")
+    cli.main(["list"])
+    assert "unreadable" in capsys.readouterr().out
+    assert "1 of 1 weights" in refused(capsys, "verify")
+    assert "no strict JSON" in capsys.readouterr().out
+
+
 def test_a_bundle_is_a_folder_in_store_layout(tmp_path, monkeypatch, capsys):
     exported(tmp_path / "bundle" / NAME)
     monkeypatch.setenv("PCD_HUB_HOME", str(tmp_path / "bundle"))

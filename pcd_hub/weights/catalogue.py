@@ -8,8 +8,8 @@ from pcd_hub.errors import WeightError
 from pcd_hub.weights import store
 from pcd_hub.weights.fetch import fetched_folder, fetched_weights
 from pcd_hub.weights.manifest import read_manifest
-from pcd_hub.weights.published import published_weights
-from pcd_hub.weights.record import NOT_STATED
+from pcd_hub.weights.published import published_weights, reference_of
+from pcd_hub.weights.record import NOT_STATED, WeightRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class ListedWeight:
     """What ``create_model`` takes."""
     origin: Literal["local", "fetched", "published"]
     license: str
-    """Of the weights."""
+    """Of the weights; "unreadable" if the manifest is damaged."""
     parameters: int | None
     folder: Path | None
     """None for a published weight that was not fetched."""
@@ -33,9 +33,6 @@ def list_weights(*, license: str | None = None) -> list[ListedWeight]:  # noqa: 
 
     Args:
         license: Only weights under this licence, as ``apache-2.0``.
-
-    Raises:
-        WeightError: If a manifest is damaged.
     """
     found = [_from_folder(name, "local", store.home() / name) for name in store.names()]
     found += [_from_folder(w.reference, "fetched", w.folder) for w in fetched_weights()]
@@ -58,12 +55,18 @@ def find(name: str) -> Path | None:
     """Where a weight lies on this machine, local or fetched; None if it does not.
 
     Args:
-        name: ``resnet18.pcd`` or ``ORG/NAME[@REVISION]``.
+        name: ``resnet18.pcd`` or ``ORG/NAME[@REVISION]``. A local weight goes before a fetched one
+            that is published under its name.
 
     Raises:
         WeightError: If it is neither.
     """
-    return fetched_folder(name) if "/" in name else store.where(name)
+    if "/" in name:
+        return fetched_folder(name)
+    if folder := store.where(name):
+        return folder
+    published = reference_of(name)
+    return fetched_folder(published[0]) if published else None
 
 
 def record_of(folder: Path) -> dict[str, Any]:
@@ -72,16 +75,16 @@ def record_of(folder: Path) -> dict[str, Any]:
 
 
 def _from_folder(name: str, origin: Literal["local", "fetched"], folder: Path) -> ListedWeight:
-    record = record_of(folder)
-    licenses, model = record.get("licenses", {}), record.get("model", {})
-    if not isinstance(licenses, dict) or not isinstance(model, dict):
-        raise WeightError(
-            f"the record in {folder} is damaged; delete the folder and fetch it again"
+    try:
+        record = WeightRecord.from_dict(record_of(folder))
+    except WeightError:
+        return ListedWeight(
+            name=name, origin=origin, license="unreadable", parameters=None, folder=folder
         )
     return ListedWeight(
         name=name,
         origin=origin,
-        license=str(licenses.get("weights", NOT_STATED)),
-        parameters=model.get("parameters"),
+        license=record.licenses.get("weights", NOT_STATED),
+        parameters=record.model.get("parameters"),
         folder=folder,
     )

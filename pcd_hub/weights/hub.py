@@ -33,6 +33,7 @@ _SECRETS = (
 )
 _TIMEOUT_SECONDS = 10.0
 _ATTEMPTS = 3
+_PATIENCE_SECONDS = 15.0
 _BYTES_AT_MOST = 4 * 1024**3
 
 Value = TypeVar("Value")
@@ -267,12 +268,16 @@ def check_sizes(state: RepoState, repo: str) -> None:
 
 
 def _patiently(attempt: Callable[[], Value]) -> Value:
-    """Up to three attempts, half a second and a second apart, as long as nobody answers."""
+    """Up to three attempts, half a second and a second apart, if they fail fast.
+
+    The client itself tries again after a silence; what it resets on is left to us.
+    """
+    start = time.monotonic()
     for count in range(1, _ATTEMPTS):
         try:
             return attempt()
         except HubUnreachableError as error:
-            if is_offline():
+            if is_offline() or time.monotonic() - start > _PATIENCE_SECONDS:
                 raise
             log.info("attempt %d of %d: %s", count, _ATTEMPTS, error)
             time.sleep(count / 2)

@@ -87,15 +87,18 @@ def publish(
         )
     source = _source(run_or_name)
     licenses = {"weights": license, "teacher": teacher_license, "data": data_license}
-    if dry_run:
-        folder = _new_folder(dry_run)
-        _prepare(source, folder, repo, licenses, license_link)
-        return _compared(repo, folder)
+    if dry_run and dry_run.exists():
+        raise WeightError(f"{dry_run} exists already; name a new folder for the dry run")
     with tempfile.TemporaryDirectory(prefix="pcd-hub-") as scratch:
         folder = Path(scratch) / "weight"
         folder.mkdir()
         _prepare(source, folder, repo, licenses, license_link)
-        return _published(repo, folder, private=private, public=public)
+        if not dry_run:
+            return _published(repo, folder, private=private, public=public)
+        plan = _compared(repo, folder)
+        dry_run.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(folder, dry_run)
+        return replace(plan, folder=dry_run)
 
 
 # What gets published.
@@ -117,13 +120,6 @@ def _source(run_or_name: str | Path) -> Path:
     if not (folder / MANIFEST_FILE).is_file():
         raise WeightError(f"{folder} holds no {MANIFEST_FILE}; did the run finish?")
     return folder
-
-
-def _new_folder(path: Path) -> Path:
-    if path.exists():
-        raise WeightError(f"{path} exists already; name a new folder for the dry run")
-    path.mkdir(parents=True)
-    return path
 
 
 def _prepare(
@@ -234,7 +230,7 @@ def _compared(repo: str, folder: Path) -> Publication:
         commit=state.commit if state else None,
         public=bool(state and not state.private),
         changes=changes,
-        folder=folder,
+        folder=None,
         record=None,
     )
 

@@ -412,3 +412,11 @@ def test_fetched_weights_are_listed_and_found(commit, tmp_path):
     assert len(pcd_hub.list_weights(license="apache-2.0")) == 2
     assert pcd_hub.where(REPO) == fetch.fetched_folder(f"{REPO}@{commit}")
     assert pcd_hub.where("org/other") is None
+
+
+def test_a_published_name_is_found_where_it_was_fetched(commit, monkeypatch):
+    assert pcd_hub.where("test_resnet.pcd") is None
+    monkeypatch.setenv("PCD_HUB_ORG", "org")
+    assert pcd_hub.where("test_resnet.pcd") is None
+    folder = pcd_hub.fetch("test_resnet.pcd").folder
+    assert pcd_hub.where("test_resnet.pcd") == folder

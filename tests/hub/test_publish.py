@@ -113,6 +113,13 @@ def test_a_dry_run_writes_the_folder_and_changes_nothing(hub, export, tmp_path):
     assert done.commit == hub.head(REPO)
 
 
+def test_a_dry_run_without_a_hub_leaves_nothing(hub, export, tmp_path):
+    hub.fault("status", "/api/models/", status=503, times=9)
+    with pytest.raises(HubUnreachableError):
+        pcd_hub.publish(export, REPO, dry_run=tmp_path / "plan")
+    assert not (tmp_path / "plan").exists()
+
+
 def test_the_record_for_the_list_names_what_is_there(hub, export):
     record_ = pcd_hub.publish(export, REPO).record
     fetched = pcd_hub.fetch(f"{REPO}@{record_.commit}", manifest_sha256=record_.manifest_sha256)

@@ -37,6 +37,9 @@ def test_the_home_is_named_by_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("PCD_HUB_HOME", str(tmp_path / "elsewhere"))
     assert store.home() == tmp_path / "elsewhere"
     monkeypatch.delenv("PCD_HUB_HOME")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    assert store.home() == tmp_path / "hf" / "pcd_hub"
+    monkeypatch.delenv("HF_HOME")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert store.home() == tmp_path / "cache" / "pcd_hub"
 
