@@ -1,12 +1,13 @@
 """Which timm architectures can be students: each one built, trained, exported and loaded again.
 
-    python scripts/sweep_students.py --out students.md
+    python scripts/sweep_students.py --out recipes/students.md
 
 Filter: every name of ``timm.list_models()`` with fewer than 30 M parameters without a classifier.
 Each is taken at 224 and at 96 px through the code that ``recipes/distill.py`` runs: build, pixel
 grid, freeze what the pixels do not reach, one training step, export, load from the export's folder,
 and as ``features_only`` where timm has it. It works, or is refused with a message; anything else is
-a crash. About an hour of two cores. ``--results`` keeps every outcome, and a second call goes on.
+a crash. It took 75 minutes on two cores that did other work beside it. ``--results`` keeps every
+outcome, and a second call goes on.
 """
 
 import argparse
