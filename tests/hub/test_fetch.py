@@ -18,7 +18,7 @@ from pcd_hub.weights import create, fetch, published, store
 from pcd_hub.weights import hub as hub_module
 from pcd_hub.weights.manifest import sha256, write_manifest
 from tests.hub.surroundings import go_offline, point_client_at
-from tests.weights.making import exported, filled, flip, same_tensors
+from tests.weights.making import exported, files_of, filled, flip, same_tensors
 
 REPO = "org/test_resnet.pcd"
 
@@ -35,10 +35,6 @@ def client(hub, monkeypatch):
 def model():
     torch.manual_seed(3)
     return timm.create_model("test_resnet", num_classes=0)
-
-
-def files_of(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture

@@ -91,6 +91,11 @@ def filled(value: float, folder: Path, **changed: Any) -> Path:
     return exported(folder, model=model, **changed)
 
 
+def files_of(folder: Path) -> dict[str, bytes]:
+    """What a repository with this folder's files holds."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def flip(path: Path) -> None:
     """Change one bit in the middle of a file."""
     raw = bytearray(path.read_bytes())
