@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pcd_hub.errors import WeightError
 from pcd_hub.weights import store
-from pcd_hub.weights.fetch import fetched_folder, fetched_weights
+from pcd_hub.weights.fetch import fetched_folder, fetched_folders
 from pcd_hub.weights.manifest import read_manifest
 from pcd_hub.weights.published import published_weights, reference_of
 from pcd_hub.weights.record import NOT_STATED, WeightRecord
@@ -35,7 +35,7 @@ def list_weights(*, license: str | None = None) -> list[ListedWeight]:  # noqa: 
         license: Only weights under this licence, as ``apache-2.0``.
     """
     found = [_from_folder(name, "local", store.home() / name) for name in store.names()]
-    found += [_from_folder(w.reference, "fetched", w.folder) for w in fetched_weights()]
+    found += [_from_folder(name, "fetched", folder) for name, folder in fetched_folders().items()]
     known = {weight.name for weight in found}
     found += [
         ListedWeight(
@@ -59,7 +59,7 @@ def find(name: str) -> Path | None:
             that is published under its name.
 
     Raises:
-        WeightError: If it is neither.
+        WeightError: If it is neither, or not what was fetched.
     """
     if "/" in name:
         return fetched_folder(name)

@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -36,6 +37,7 @@ log = logging.getLogger("pcd_hub")
 
 HUB_ONLY_FILES = frozenset({".gitattributes"})
 """What the Hub itself puts into every repository."""
+_DRAFT_SECONDS = 86_400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,21 +95,22 @@ def find_published(name: str, *, manifest_sha256: str | None = None) -> FetchedW
 
 
 def fetched_folder(reference: str) -> Path | None:
-    """Where ``ORG/NAME[@REVISION]`` lies on this machine, or None; without a request."""
+    """Where ``ORG/NAME[@REVISION]`` lies on this machine, or None; without a request.
+
+    Raises:
+        WeightError: If it is not what was fetched.
+    """
     repo, revision = split_reference(reference)
-    try:
-        return _from_disk(repo, revision).folder
-    except WeightError:
-        return None
+    return _from_disk(repo, revision).folder if _lock(repo, revision).is_file() else None
 
 
-def fetched_weights() -> list[FetchedWeight]:
-    """Every commit that was fetched, unverified."""
-    return [
-        _on_disk("/".join(folder.parts[-3:-1]), folder)
+def fetched_folders() -> dict[str, Path]:
+    """Every commit that was fetched, by reference; unverified."""
+    return {
+        f"{'/'.join(folder.parts[-3:-1])}@{folder.name}": folder
         for folder in sorted((store.home() / ".hub").glob("*/*/*"))
         if is_commit(folder.name)
-    ]
+    }
 
 
 def _reference(name: str) -> tuple[str, str | None]:
@@ -126,37 +129,39 @@ def _reference(name: str) -> tuple[str, str | None]:
 
 def _resolved(repo: str, revision: str | None) -> FetchedWeight:
     """From the disk if a commit is asked for or nobody answers; else as the Hub says now."""
-    if is_commit(revision) and _folder(repo, str(revision)).is_dir():
-        return _from_disk(repo, revision)
-    if is_offline():
+    if is_offline() or (is_commit(revision) and _lock(repo, revision).is_file()):
         return _from_disk(repo, revision)
     try:
         hub = Hub()
         state = hub.state(repo, revision)
     except HubUnreachableError as error:
-        try:
-            fetched = _from_disk(repo, revision)
-        except WeightError:
-            raise error from None
+        if not _lock(repo, revision).is_file():
+            raise
+        fetched = _from_disk(repo, revision)
         log.warning("%s; using %s, which was fetched before", error, fetched.reference)
         return fetched
     if not _folder(repo, state.commit).is_dir():
         _download(hub, repo, state)
-    fetched = _on_disk(repo, _folder(repo, state.commit))
-    for name in {revision or "main", state.commit}:
-        _write_lock(fetched, name)
+    if not _lock(repo, state.commit).is_file():  # the last step of fetching it
+        _write_lock(_on_disk(repo, _folder(repo, state.commit)), state.commit)
+    fetched = _from_disk(repo, state.commit)
+    if revision != state.commit:
+        _write_lock(fetched, revision)
     return fetched
 
 
 def _from_disk(repo: str, revision: str | None) -> FetchedWeight:
-    lock = _lock(repo, revision or "main")
+    lock = _lock(repo, revision)
     if not lock.is_file():
         raise WeightError(
             f"{repo}{f'@{revision}' if revision else ''} was not fetched to {store.home()}; "
             "run `pcd-hub fetch` with the network once, or set PCD_HUB_HOME to where it lies"
         )
     reference, _, expected = lock.read_text().strip().partition(" ")
-    fetched = _on_disk(repo, _folder(repo, reference.rpartition("@")[2]))
+    commit = reference.rpartition("@")[2]
+    if not is_commit(commit):
+        raise WeightError(f"{lock} is damaged; delete it and fetch {repo} again")
+    fetched = _on_disk(repo, _folder(repo, commit))
     if fetched.lock_line != f"{reference} {expected}":
         raise WeightError(
             f"{fetched.folder} is not what was fetched ({lock} pins {expected[:12]}); "
@@ -187,6 +192,7 @@ def _download(hub: Hub, repo: str, state: RepoState) -> None:
         )
     target = _folder(repo, state.commit)
     target.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(target.parent)
     draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=target.parent))
     try:
         finished = _fill(hub, what, names, draft)
@@ -198,6 +204,13 @@ def _download(hub: Hub, repo: str, state: RepoState) -> None:
                 raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what fetches that were killed left behind."""
+    for draft in folder.glob(".draft-*"):
+        if time.time() - draft.stat().st_mtime > _DRAFT_SECONDS:
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def _fill(hub: Hub, what: str, names: set[str], draft: Path) -> Path:
@@ -231,11 +244,11 @@ def _folder(repo: str, commit: str) -> Path:
     return store.home() / ".hub" / repo / commit
 
 
-def _lock(repo: str, revision: str) -> Path:
-    return store.home() / ".hub" / repo / "refs" / quote(revision, safe="")
+def _lock(repo: str, revision: str | None) -> Path:
+    return store.home() / ".hub" / repo / "refs" / quote(revision or "main", safe="")
 
 
-def _write_lock(fetched: FetchedWeight, revision: str) -> None:
+def _write_lock(fetched: FetchedWeight, revision: str | None) -> None:
     lock = _lock(fetched.repo, revision)
     lock.parent.mkdir(exist_ok=True)
     handle, draft = tempfile.mkstemp(prefix=".", dir=lock.parent)

@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import json
+import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -101,8 +103,31 @@ def test_a_folder_that_was_rewritten_whole_is_not_what_was_fetched(commit, tmp_p
     folder = pcd_hub.fetch(REPO).folder
     for name, content in files_of(filled(2.0, tmp_path / "two")).items():
         (folder / name).write_bytes(content)
-    with pytest.raises(WeightError, match="is not what was fetched"):
-        pcd_hub.create_model(f"{REPO}@{commit}")
+    for reference in (REPO, f"{REPO}@{commit}"):
+        with pytest.raises(WeightError, match="is not what was fetched"):
+            pcd_hub.create_model(reference)
+        with pytest.raises(WeightError, match="is not what was fetched"):
+            pcd_hub.where(reference)
+    assert pcd_hub.list_weights()[0].origin == "fetched"
+
+
+def test_a_fetch_that_was_killed_is_finished_by_the_next(commit):
+    """At its worst moments: the folder stands but not its lock; a draft lies about; half a lock."""
+    folder = pcd_hub.fetch(REPO).folder
+    lock = folder.parent / "refs" / commit
+    lock.unlink()
+    draft = folder.parent / ".draft-killed"
+    draft.mkdir()
+    assert pcd_hub.fetch(f"{REPO}@{commit}").folder == folder
+    assert lock.read_text().startswith(f"{REPO}@{commit} ")
+    lock.write_text("")
+    with pytest.raises(WeightError, match=f"{commit} is damaged; delete it"):
+        pcd_hub.fetch(REPO)
+    lock.unlink()
+    os.utime(draft, (1, 1))
+    shutil.rmtree(folder)
+    assert pcd_hub.fetch(REPO).folder == folder
+    assert not draft.exists()
 
 
 def test_a_dead_hub_falls_back_to_what_was_fetched_and_says_so(hub, commit, model, caplog):
