@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
@@ -43,7 +42,7 @@ from pcd_hub.weights.manifest import read_manifest, write_json
 from pcd_hub.weights.record import WeightRecord
 from pictures import save_pca, save_training_curve
 from run_folder import RunFolder, provenance
-from scene_probe import TEST_SEED, ProbedBackbone, labelled_scenes, probe_backbones
+from scene_probe import ProbedBackbone, probe_backbones, scene_mosaics
 from training import (
     Normalise,
     Training,
@@ -329,19 +328,24 @@ def _probe(finished: Distillation, picture: Path) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def _draw_pixels(finished: Distillation, path: Path, count: int = 8) -> None:
+def _draw_pixels(finished: Distillation, path: Path) -> None:
     """Images, the teacher's pixels and the student's, on generated scenes: no user's image."""
-    size, cfg = finished.config.data.image_size, entry_cfg(finished.config.student.arch)
-    student = pixel_grid(finished.student, image_size=size)
+    teacher, cfg = finished.teacher, entry_cfg(finished.config.student.arch)
     device = finished.training.accelerator.device
-    scenes = labelled_scenes(TEST_SEED, count).images.to(device).float() / 255
-    images = F.interpolate(scenes, size=(size, size), mode="bilinear", antialias=True).clamp(0, 1)
+    teachers_cfg = getattr(teacher.grid.model, "pretrained_cfg", None) or {}
+    if cfg.fixed_input_size or teachers_cfg.get("fixed_input_size"):
+        images = scene_mosaics(8, tiles=1, size=finished.config.data.image_size)
+    else:  # many pixels say more than the few of a training view
+        images = scene_mosaics(2, tiles=4)
+        teacher.see(images.shape[-1])
+    student = pixel_grid(finished.student, image_size=images.shape[-1])
     mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (cfg.mean, cfg.std))
+    values = images.to(device).float() / 255
     pixels = {
-        "teacher": finished.teacher(images).float().cpu(),
-        "student": student.eval()((images - mean) / std).float().cpu(),
+        "teacher": teacher(values).float().cpu(),
+        "student": student.eval()((values - mean) / std).float().cpu(),
     }
-    save_pca(path, (255 * images).round().byte().cpu(), pixels)
+    save_pca(path, images, pixels)
 
 
 def _record(finished: Distillation, weight_name: str, metrics: dict[str, Any]) -> WeightRecord:

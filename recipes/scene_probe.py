@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -53,6 +54,20 @@ def labelled_scenes(seed: int, count: int) -> LabelledImages:
         images=images.permute(0, 3, 1, 2).contiguous(),
         masks=torch.from_numpy(np.stack([scene.mask for scene in scenes])),
     )
+
+
+def scene_mosaics(count: int, *, tiles: int, size: int | None = None) -> Tensor:
+    """Held-out scenes, ``tiles`` x ``tiles`` to an image: ``(count, 3, S, S)`` uint8.
+
+    ``size`` is S; the scenes' own, side by side, if not given.
+    """
+    scenes = labelled_scenes(TEST_SEED, count * tiles**2).images
+    rows = scenes.unflatten(0, (count, tiles, tiles)).permute(0, 3, 1, 4, 2, 5)
+    images = rows.flatten(4, 5).flatten(2, 3)
+    if size is None:
+        return images
+    resized = F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
+    return resized.round().clamp(0, 255).byte()
 
 
 def probe_backbones(

@@ -58,6 +58,19 @@ def test_a_run_leaves_everything_that_is_promised(tiny, tmp_path, capsys):
         "teacher",
     }
 
+    assert {path.name for path in (folder / "export").iterdir()} == {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "pca.png",
+        "pcd_manifest.json",
+        "probe.png",
+        "training.png",
+    }, "no picture that shows a training image"
+    manifest = json.loads((folder / "export" / "pcd_manifest.json").read_text())
+    assert manifest["record"] == record
+    assert "distilled student** (this weight)" in (folder / "export" / "README.md").read_text()
+
     first = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
     assert set(first) == {"step", "loss", "lr", "images_per_s", "data_wait"}
     assert first["lr"] > 0
