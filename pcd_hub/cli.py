@@ -13,6 +13,7 @@ from pcd_hub.weights.catalogue import find, list_weights, record_of
 from pcd_hub.weights.fetch import fetch
 from pcd_hub.weights.load import read_weight
 from pcd_hub.weights.publish import list_entry_as_dict, publish
+from pcd_hub.weights.record import WeightRecord
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -48,19 +49,20 @@ def _list(given: argparse.Namespace) -> None:
 
 
 def _show(given: argparse.Namespace) -> None:
-    record = record_of(_folder(given.name))
+    record = WeightRecord.from_dict(record_of(_folder(given.name)))
     if given.json:
-        _print_json(record)
+        _print_json(record.to_dict())
         return
+    facts = record.to_dict()
     for key in ("name", "architecture", "created", "recipe", "steps", "images_seen", "seed"):
-        print(f"{key:13} {record[key]}")
+        _print_plain(f"{key:24} {facts[key]}")
     for key in ("model", "teacher", "data", "licenses", "code", "hardware"):
-        for what, value in record[key].items():
-            print(f"{key + ' ' + what:24} {value}")
-    for table in record["metrics"].values():
-        print(f"\n{table['task']}, {table['dataset']}: {table['metric']} ({table['unit']})")
-        for model, mean in table["means"].items():
-            print(f"  {model:20} {mean:8.2f}")
+        for what, value in facts[key].items():
+            _print_plain(f"{key + ' ' + what:24} {value}")
+    for table in record.measurements().values():
+        _print_plain(f"{table.task}, {table.dataset}: {table.metric} ({table.unit})")
+        for model, mean in table.means.items():
+            _print_plain(f"  {model:22} {mean:8.2f}")
 
 
 def _fetch(given: argparse.Namespace) -> None:
@@ -89,6 +91,8 @@ def _where(given: argparse.Namespace) -> None:
 
 def _publish(given: argparse.Namespace) -> None:
     folder = None
+    if given.out and not given.dry_run:
+        raise WeightError("--out names the folder of a --dry-run; there is none")
     if given.dry_run:
         folder = given.out or Path("dry-run") / given.repo.rpartition("/")[2]
     done = publish(
@@ -119,6 +123,11 @@ def _folder(name: str) -> Path:
         f"{name} is not on this machine; {store.home()} holds {held}. "
         "`pcd-hub fetch ORG/NAME` gets one from the Hub"
     )
+
+
+def _print_plain(line: str) -> None:
+    """Without characters that a terminal obeys."""
+    print("".join(c if c.isprintable() else "?" for c in line))
 
 
 def _print_json(value: object) -> None:

@@ -9,7 +9,8 @@
     |-- ConfigError          a recipe's settings contradict each other or the machine
     |-- CheckpointError      a checkpoint that is damaged or belongs to another run
     |-- WeightError          a weight that is missing, damaged, or not the one that was meant
-    `-- HubError             the Hub refuses: no such repository, no right, a malformed token
+    `-- HubError             the Hub refuses: no right, a malformed token, a repository changed
+        |-- HubNotFoundError     no such repository, as far as this token can see
         `-- HubUnreachableError  nobody answers, or HF_HUB_OFFLINE is set
 
 Each message says what is wrong, the bound, and the remedy.
@@ -48,7 +49,11 @@ class WeightError(PCDHubError):
 
 
 class HubError(PCDHubError):
-    """The Hub refuses: no such repository, no right, a malformed token or endpoint."""
+    """The Hub refuses: no right, a malformed token or endpoint, a repository that changed."""
+
+
+class HubNotFoundError(HubError):
+    """There is no such repository, as far as this token can see."""
 
 
 class HubUnreachableError(HubError):

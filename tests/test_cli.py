@@ -46,7 +46,7 @@ def test_show_prints_the_record(stored, capsys):
     cli.main(["show", NAME])
     out = capsys.readouterr().out
     assert "licenses teacher" in out
-    assert "distilled student       50.23" in out
+    assert "  distilled student         50.23" in out
     cli.main(["show", NAME, "--json"])
     assert json.loads(capsys.readouterr().out)["steps"] == 400
 

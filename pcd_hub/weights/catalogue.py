@@ -63,10 +63,14 @@ def find(name: str) -> Path | None:
     """
     if "/" in name:
         return fetched_folder(name)
-    if folder := store.where(name):
+    plain, at, revision = name.partition("@")
+    if not at and (folder := store.where(plain)):
         return folder
-    published = reference_of(name)
-    return fetched_folder(published[0]) if published else None
+    published = reference_of(store.check_name(plain))
+    if published is None:
+        return None
+    repo = published[0].partition("@")[0]
+    return fetched_folder(f"{repo}@{revision}" if at else published[0])
 
 
 def record_of(folder: Path) -> dict[str, Any]:
@@ -85,6 +89,6 @@ def _from_folder(name: str, origin: Literal["local", "fetched"], folder: Path) -
         name=name,
         origin=origin,
         license=record.licenses.get("weights", NOT_STATED),
-        parameters=record.model.get("parameters"),
+        parameters=count if isinstance(count := record.model.get("parameters"), int) else None,
         folder=folder,
     )

@@ -22,7 +22,7 @@ from pcd_hub.weights import store
 from pcd_hub.weights.hub import (
     Hub,
     RepoState,
-    check_sizes,
+    check_total,
     is_commit,
     is_offline,
     split_reference,
@@ -72,10 +72,19 @@ def fetch(name: str, *, manifest_sha256: str | None = None) -> FetchedWeight:
         manifest_sha256: What the manifest must hash to, if you pinned it.
 
     Raises:
-        WeightError: If the name is unknown, or the files are damaged or not of pcd_hub.
+        WeightError: If the name is unknown, or the files are damaged, also when they are fetched
+            anew, or not of pcd_hub.
         HubError: If the Hub refuses it or cannot be reached, and it was not fetched before.
     """
     fetched = find_published(name, manifest_sha256=manifest_sha256)
+    try:
+        read_weight(fetched.folder, what=fetched.reference)
+    except WeightError as error:
+        if is_offline():
+            raise
+        log.warning("%s; fetching it anew", error)
+        hub = Hub()
+        _download(hub, fetched.repo, hub.state(fetched.repo, fetched.commit), anew=True)
     read_weight(fetched.folder, what=fetched.reference, manifest_sha256=fetched.manifest_sha256)
     return fetched
 
@@ -179,12 +188,12 @@ def _on_disk(repo: str, folder: Path) -> FetchedWeight:
     )
 
 
-def _download(hub: Hub, repo: str, state: RepoState) -> None:
+def _download(hub: Hub, repo: str, state: RepoState, *, anew: bool = False) -> None:
     """All files of one commit into a draft, checked there, then moved into place at once."""
     what = f"{repo}@{state.commit}"
     names = set(state.files) - HUB_ONLY_FILES
     check_file_names(names, what=what)
-    check_sizes(state, repo)
+    check_total(sum(file.size for file in state.files.values()), repo)
     if MANIFEST_FILE not in names:
         raise WeightError(
             f"{what} has no {MANIFEST_FILE}: it was not published by pcd_hub and cannot be "
@@ -197,6 +206,8 @@ def _download(hub: Hub, repo: str, state: RepoState) -> None:
     try:
         finished = _fill(hub, what, names, draft)
         finished.chmod(0o755)
+        if anew:
+            os.rename(target, draft / "damaged")  # noqa: PTH104
         try:
             os.rename(finished, target)  # noqa: PTH104 - Path.rename reads as a move into a folder
         except OSError:
@@ -227,7 +238,9 @@ def _attempt(hub: Hub, what: str, names: set[str], draft: Path) -> Path:
     incoming, finished = draft / "incoming", draft / "finished"
     finished.mkdir(parents=True)
     hub.download(repo, commit, MANIFEST_FILE, incoming).replace(finished / MANIFEST_FILE)
-    listed = {entry["path"] for entry in read_manifest(finished)["files"]}
+    entries = read_manifest(finished)["files"]
+    check_total(sum(entry["size"] for entry in entries), repo)
+    listed = {entry["path"] for entry in entries}
     if listed != names - {MANIFEST_FILE}:
         odd = min(listed ^ (names - {MANIFEST_FILE}))
         raise WeightError(
@@ -251,7 +264,10 @@ def _lock(repo: str, revision: str | None) -> Path:
 def _write_lock(fetched: FetchedWeight, revision: str | None) -> None:
     lock = _lock(fetched.repo, revision)
     lock.parent.mkdir(exist_ok=True)
+    if lock.is_file() and lock.read_text() == fetched.lock_line + "\n":
+        return
     handle, draft = tempfile.mkstemp(prefix=".", dir=lock.parent)
     with os.fdopen(handle, "w") as file:
         file.write(fetched.lock_line + "\n")
+    Path(draft).chmod(0o644)
     Path(draft).replace(lock)

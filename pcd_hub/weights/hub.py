@@ -1,29 +1,46 @@
 """The Hugging Face Hub, as far as one weight's life needs it: what is there, download, commit.
 
 The real client does the talking; it does not check what it downloads, falls back to a cache where
-a token is refused, and speaks in three libraries' exceptions. So nothing here goes through its
-cache, and every failure is one of two errors that name the repository and say what to do.
+a token is refused, may wait for minutes, and speaks in three libraries' exceptions. So nothing here
+goes through its cache, nothing waits in silence, and every failure is a ``HubError`` that names the
+repository and says what to do.
 """
 
+import errno
 import logging
+import queue
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    ModelInfo,
+    constants,
+    get_token,
+)
 from huggingface_hub import errors as hub_errors
 
-from pcd_hub.errors import HubError, HubUnreachableError, WeightError
+from pcd_hub.errors import (
+    HubError,
+    HubNotFoundError,
+    HubUnreachableError,
+    PCDHubError,
+    WeightError,
+)
 
 log = logging.getLogger("pcd_hub")
 
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
-_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,200}")
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,79}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SECRETS = (
     (re.compile(r"hf_\w+"), "hf_***"),
@@ -32,8 +49,11 @@ _SECRETS = (
     (re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]+"), r"\1?***"),
 )
 _TIMEOUT_SECONDS = 10.0
+_SILENCE_SECONDS = 25.0
+_BYTES_PER_SECOND = 50_000  # what an upload must keep up with
 _ATTEMPTS = 3
-_PATIENCE_SECONDS = 15.0
+_PATIENCE_SECONDS = 5.0
+_OUR_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE}
 _BYTES_AT_MOST = 4 * 1024**3
 
 Value = TypeVar("Value")
@@ -86,12 +106,20 @@ class Hub:
             HubError: If it is not there for this token.
             HubUnreachableError: If nobody answers, or the network is switched off.
         """
-        with self._said(repo, "read"):
-            info = self._api.model_info(
-                repo, revision=revision, files_metadata=True, timeout=_TIMEOUT_SECONDS
+
+        def attempt() -> ModelInfo:
+            with self._said(repo, "read"):
+                return self._api.model_info(
+                    repo, revision=revision, files_metadata=True, timeout=_TIMEOUT_SECONDS
+                )
+
+        info = _patiently(attempt)
+        asked = revision if is_commit(revision) else info.sha
+        if not is_commit(info.sha) or info.sha != asked:
+            raise HubError(
+                f"{repo}: {self.endpoint} answers the commit {str(info.sha)[:60]!r}"
+                f"{f', asked was {revision}' if revision else ''}"
             )
-        if not _COMMIT.fullmatch(str(info.sha)):
-            raise HubError(f"{repo}: {self.endpoint} answers no commit but {str(info.sha)[:60]!r}")
         files = {
             sibling.rfilename: RemoteFile(
                 size=int(sibling.size or 0),
@@ -111,15 +139,18 @@ class Hub:
         """
 
         def attempt() -> Path:
-            with self._said(repo, f"read {path} of"):
-                got = self._api.hf_hub_download(
+            def download() -> str:
+                return self._api.hf_hub_download(
                     repo,
                     path,
                     revision=commit,
                     local_dir=folder,
+                    cache_dir=folder / ".cache" / "empty",  # the user's own is unverified
                     etag_timeout=_TIMEOUT_SECONDS,
                 )
-            return Path(got)
+
+            with self._said(repo, f"read {path} of"), _without_xet():
+                return Path(_unless_silent(download, progress=lambda: _bytes_in(folder)))
 
         return _patiently(attempt)
 
@@ -127,7 +158,7 @@ class Hub:
         """Make ``repo``, private. False if it is there already."""
         with self._said(repo, "create"):
             try:
-                self._api.create_repo(repo, private=True, exist_ok=False)
+                _unless_silent(lambda: self._api.create_repo(repo, private=True, exist_ok=False))
             except hub_errors.HfHubHTTPError as error:
                 if _status(error) != 409:
                     raise
@@ -148,15 +179,19 @@ class Hub:
             HubError: If the Hub refuses it, or another commit came between.
             HubUnreachableError: If no answer came; the commit may stand all the same.
         """
+        size = sum(op.upload_info.size for op in operations if isinstance(op, CommitOperationAdd))
         with self._said(repo, "write to"):
-            self._api.create_commit(
-                repo, list(operations), commit_message=message, parent_commit=parent
+            _unless_silent(
+                lambda: self._api.create_commit(
+                    repo, list(operations), commit_message=message, parent_commit=parent
+                ),
+                seconds=_SILENCE_SECONDS + size / _BYTES_PER_SECOND,
             )
 
     def open_to_public(self, repo: str) -> None:
         """Make a private repository public."""
         with self._said(repo, "open"):
-            self._api.update_repo_settings(repo, private=False)
+            _unless_silent(lambda: self._api.update_repo_settings(repo, private=False))
 
     @contextmanager
     def _said(self, repo: str, doing: str) -> Iterator[None]:
@@ -169,12 +204,15 @@ class Hub:
     def _explained(self, error: Exception, repo: str, doing: str) -> HubError:
         refused = _refusal(error, repo, self.endpoint, doing, known=self._token is not None)
         if refused:
-            return HubError(refused)
+            missing = " does not exist on " in refused
+            return HubNotFoundError(refused) if missing else HubError(refused)
         if _is_offline(error):
             return HubUnreachableError(
                 f"cannot {doing} {repo}: HF_HUB_OFFLINE is set; unset it, or fetch {repo} first"
             )
         *_, root = _chain(error)
+        if isinstance(root, OSError) and root.errno in _OUR_DISK:
+            return HubError(f"cannot {doing} {repo}: this machine says {_first_line(root)}")
         status = _status(root)
         reason = f"answers {status}" if status else "does not answer"
         return HubUnreachableError(
@@ -217,13 +255,18 @@ def check_endpoint(endpoint: str) -> str:
     Raises:
         HubError: If it carries a password, or is plain http to another machine.
     """
-    parts = urlsplit(endpoint)
+    try:
+        parts = urlsplit(endpoint)
+    except ValueError as error:
+        raise HubError(f"HF_ENDPOINT={redacted(endpoint)[:200]} is no address: {error}") from None
     if parts.username or parts.password:
         raise HubError(
             "HF_ENDPOINT carries a user name or password, which errors and logs would show; "
             "use HF_TOKEN"
         )
     loopback = parts.hostname in {"localhost", "127.0.0.1", "::1"}
+    if parts.query or not parts.hostname:
+        raise HubError(f"HF_ENDPOINT={redacted(endpoint)[:200]} is not of the form https://HOST")
     if parts.scheme != "https" and not (parts.scheme == "http" and loopback):
         raise HubError(
             f"HF_ENDPOINT={redacted(endpoint)[:200]} is not https; "
@@ -254,13 +297,12 @@ def redacted(text: str) -> str:
     return text
 
 
-def check_sizes(state: RepoState, repo: str) -> None:
+def check_total(total: int, repo: str) -> None:
     """Refuse what would fill the disk.
 
     Raises:
-        HubError: If the files are larger than any small backbone's.
+        HubError: If these are more bytes than any small backbone has.
     """
-    total = sum(file.size for file in state.files.values())
     if not 0 <= total <= _BYTES_AT_MOST:
         raise HubError(
             f"{repo} holds {total} bytes, more than the {_BYTES_AT_MOST} of any weight of ours"
@@ -282,6 +324,65 @@ def _patiently(attempt: Callable[[], Value]) -> Value:
             log.info("attempt %d of %d: %s", count, _ATTEMPTS, error)
             time.sleep(count / 2)
     return attempt()
+
+
+def _unless_silent(
+    call: Callable[[], Value],
+    *,
+    progress: Callable[[], int] = lambda: 0,
+    seconds: float | None = None,
+) -> Value:
+    """The call's result; TimeoutError once there is neither an end nor progress for so long.
+
+    The client waits without a bound in some places and cannot be interrupted; its thread is left.
+    """
+    limit = _SILENCE_SECONDS if seconds is None else seconds
+    outcome: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            outcome.put((call(), None))
+        except Exception as error:  # raised below
+            outcome.put((None, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    seen, since = progress(), time.monotonic()
+    while True:
+        try:
+            value, error = outcome.get(timeout=min(limit, 1.0))
+        except queue.Empty:
+            if (now := progress()) != seen:
+                seen, since = now, time.monotonic()
+            if time.monotonic() - since >= limit:
+                raise TimeoutError(f"silent for {limit:.0f} s") from None
+            continue
+        if error is not None:
+            raise error
+        return value
+
+
+def _bytes_in(folder: Path) -> int:
+    """How much has arrived, also in the client's unfinished files."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            total += path.stat().st_size
+    return total
+
+
+@contextmanager
+def _without_xet() -> Iterator[None]:
+    """Plain HTTP for downloads: over Xet an endpoint can name any folder here as its storage."""
+    with _xet_lock:
+        before = constants.HF_HUB_DISABLE_XET
+        constants.HF_HUB_DISABLE_XET = True
+        try:
+            yield
+        finally:
+            constants.HF_HUB_DISABLE_XET = before
+
+
+_xet_lock = threading.Lock()
 
 
 def _refusal(error: Exception, repo: str, endpoint: str, doing: str, *, known: bool) -> str | None:
@@ -325,12 +426,13 @@ def _is_offline(error: Exception) -> bool:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what led to it."""
+    """The error and what led to it, as far as it is the client's."""
     seen: set[int] = set()
-    while error is not None and id(error) not in seen:
+    while error is not None and id(error) not in seen and not isinstance(error, PCDHubError):
         seen.add(id(error))
         yield error
-        error = error.__cause__ or error.__context__
+        hidden = error.__suppress_context__
+        error = error.__cause__ or (None if hidden else error.__context__)
 
 
 def _status(error: BaseException) -> int | None:

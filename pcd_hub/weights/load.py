@@ -7,7 +7,8 @@ from torch import Tensor
 
 from pcd_hub.weights.layout import CONFIG_FILE, WEIGHTS_FILE
 from pcd_hub.weights.manifest import check_bytes, read_listed, read_manifest
-from pcd_hub.weights.safety import check_config, check_file_names
+from pcd_hub.weights.record import WeightRecord
+from pcd_hub.weights.safety import check_config
 from pcd_hub.weights.tensors import check_fit, load_tensors
 
 
@@ -34,10 +35,10 @@ def read_weight(
             architecture, or if a value is not finite.
     """
     label = what or str(folder)
-    entries = read_manifest(folder, pinned=manifest_sha256)["files"]
-    check_file_names((entry["path"] for entry in entries), what=label)
+    manifest = read_manifest(folder, pinned=manifest_sha256)
+    WeightRecord.from_dict(manifest["record"])
     raw: dict[str, bytes] = {}
-    for entry in entries:
+    for entry in manifest["files"]:
         content = read_listed(folder, entry)
         check_bytes(content, entry, what=str(folder / entry["path"]))
         if entry["path"] in {WEIGHTS_FILE, CONFIG_FILE}:

@@ -9,7 +9,7 @@ from pcd_hub.errors import WeightError
 from pcd_hub.weights.layout import MANIFEST_FILE, MANIFEST_SCHEMA
 from pcd_hub.weights.safety import check_manifest
 
-_REMEDY = "the copy is damaged: delete the folder and export or fetch it again"
+_REMEDY = "the copy is damaged: get it again, by `pcd-hub fetch` or from the run's export"
 
 
 def write_manifest(folder: Path, record: dict[str, Any]) -> None:
@@ -75,6 +75,8 @@ def read_listed(folder: Path, entry: dict[str, Any]) -> bytes:
     """
     path = folder / entry["path"]
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise FileNotFoundError(path)
         size = path.stat().st_size
         raw = path.read_bytes() if size == entry["size"] else b""
     except OSError as error:

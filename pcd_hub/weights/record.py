@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import reprlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,15 @@ from pcd_hub.errors import WeightError
 NOT_STATED = "not stated"
 LICENSED = ("code", "weights", "teacher", "data")
 """The licence chain."""
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("steps", "images_seen", "seed"), int),
+    **dict.fromkeys(("config", "teacher", "data", "code", "versions", "hardware"), dict),
+    **dict.fromkeys(("licenses", "model", "metrics"), dict),
+    "untrained": (list, tuple),
+}
+"""Of a record's fields in JSON; text where nothing is said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +113,7 @@ class WeightRecord:
         """Rebuild a record.
 
         Raises:
-            WeightError: If a field is missing or unknown.
+            WeightError: If a field is missing, unknown, or of another type.
         """
         known = {f.name for f in dataclasses.fields(cls)}
         required = {
@@ -117,7 +127,16 @@ class WeightRecord:
             )
         if missing := sorted(required - set(raw)):
             raise WeightError(f"the record has no {missing[0]!r}; it is not whole")
-        return cls(**{**raw, "untrained": tuple(raw.get("untrained", ()))})
+        for name, value in raw.items():
+            kinds = _KINDS.get(name, str)
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                raise WeightError(
+                    f"the record's {name} is {reprlib.repr(value)[:60]}; it is damaged"
+                )
+        for name in ("licenses", "versions"):
+            if not all(isinstance(value, str) for value in raw[name].values()):
+                raise WeightError(f"the record's {name} hold what is no text; it is damaged")
+        return cls(**{**raw, "untrained": tuple(map(str, raw.get("untrained", ())))})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,10 +56,10 @@ def where(name: str) -> Path | None:
 
 
 def names() -> list[str]:
-    """The names of all local weights."""
+    """The names of all local weights, whole or not."""
     if not enabled() or not home().is_dir():
         return []
-    return sorted(path.name for path in home().iterdir() if is_name(path.name) and where(path.name))
+    return sorted(path.name for path in home().iterdir() if is_name(path.name))
 
 
 def add(name: str, export: Path) -> Path:

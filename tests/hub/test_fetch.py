@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -216,22 +217,93 @@ def test_one_fault_on_the_way_is_overcome(hub, commit, model, kind, match, optio
         ("reset", "^/cdn/", {}, HubUnreachableError, "cannot read model.safetensors of"),
         ("status", "^/cdn/", {"status": 503}, HubUnreachableError, "answers 503|does not answer"),
         ("status", "/resolve/", {"status": 403}, HubError, "may not"),
-        ("commit_header", "/api/models/", {"value": "../.."}, None, ""),
     ],
 )
 def test_a_lasting_fault_is_an_error_and_leaves_nothing(
     hub, commit, kind, match, options, error, message
 ):
     hub.fault(kind, match, times=99, **options)
-    if error is None:
-        assert pcd_hub.fetch(REPO).commit == commit
-        return
     with pytest.raises(error, match=message):
         pcd_hub.fetch(REPO)
     left = [path for path in store.home().rglob("*") if path.is_file()]
     assert not left
     hub.faults.clear()
     assert pcd_hub.fetch(REPO).commit == commit
+
+
+@pytest.mark.parametrize("match", ["/resolve/", "^/cdn/"])
+def test_a_download_that_falls_silent_ends(hub, commit, monkeypatch, match):
+    monkeypatch.setattr(hub_module, "_SILENCE_SECONDS", 1.5)
+    monkeypatch.setattr(hub_module, "_PATIENCE_SECONDS", 1.0)
+    hub.fault("stall", match, after=0, seconds=5, times=99)
+    start = time.monotonic()
+    with pytest.raises(HubUnreachableError, match="silent for 2 s|does not answer"):
+        pcd_hub.fetch(REPO)
+    assert time.monotonic() - start < 4
+
+
+def test_a_commit_that_was_asked_for_is_the_one_that_comes(hub, commit):
+    """A branch may be named like a commit; an endpoint may answer anything."""
+    hub.repo(REPO).branches["0" * 40] = commit
+    with pytest.raises(HubError, match=f"answers the commit '{commit}', asked was 000"):
+        pcd_hub.fetch(f"{REPO}@{'0' * 40}")
+    body = json.dumps({"id": REPO, "sha": "../..", "siblings": []})
+    headers = {"Content-Type": "application/json"}
+    hub.fault("status", "/api/models/", status=200, body=body, headers=headers)
+    with pytest.raises(HubError, match=r"answers the commit '\.\./\.\.'"):
+        pcd_hub.fetch(REPO)
+
+
+def test_the_clients_own_cache_is_not_believed(hub, commit, model, monkeypatch, tmp_path):
+    """It may have rotted, or hold what another program put there."""
+    import huggingface_hub
+
+    cache = tmp_path / "cache"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    path = Path(huggingface_hub.hf_hub_download(REPO, "model.safetensors", cache_dir=cache))
+    flip(path.resolve())
+    assert same_tensors(model, pcd_hub.create_model(REPO))
+
+
+def test_an_endpoint_cannot_name_a_folder_here_as_its_xet_storage(hub, monkeypatch, tmp_path):
+    hub.xet = True
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
+    export = exported(tmp_path / "export")
+    hub.add_repo(REPO, files_of(export))
+    before = len(hub.requests)
+    pcd_hub.fetch(REPO)
+    assert not [call for call in hub.requests[before:] if "xet-read-token" in call.path]
+
+
+def test_a_full_disk_is_not_called_a_silent_hub(hub, commit, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.hf_hub_download", full)
+    with pytest.raises(HubError, match="this machine says: .*No space left") as caught:
+        pcd_hub.fetch(REPO)
+    assert not isinstance(caught.value, HubUnreachableError)
+
+
+def test_a_damaged_copy_is_fetched_anew(hub, commit, model):
+    folder = pcd_hub.fetch(REPO).folder
+    flip(folder / "model.safetensors")
+    with pytest.raises(WeightError, match="pcd-hub fetch"):
+        pcd_hub.create_model(f"{REPO}@{commit}")
+    assert pcd_hub.fetch(f"{REPO}@{commit}").folder == folder
+    assert same_tensors(model, pcd_hub.create_model(f"{REPO}@{commit}"))
+    assert not list(folder.parent.glob(".d*"))
+
+
+def test_a_store_that_others_own_can_be_read(hub, commit, model, monkeypatch):
+    lock = pcd_hub.fetch(REPO).folder.parent / "refs" / "main"
+    assert lock.stat().st_mode & 0o777 == 0o644
+
+    def denied(*_, **__):
+        raise PermissionError(errno.EACCES, "read-only store")
+
+    monkeypatch.setattr("tempfile.mkstemp", denied)
+    assert same_tensors(model, pcd_hub.create_model(REPO)), "an unchanged lock is not written"
 
 
 @pytest.mark.parametrize("etag", ['"../../../outside"', '"/tmp/pcd-hub-outside"', '"con"', '""'])
@@ -326,7 +398,8 @@ def test_a_repository_larger_than_any_weight_is_refused(hub, commit, monkeypatch
         pcd_hub.fetch(REPO)
 
 
-def test_nobody_waits_long_for_a_silent_hub(hub, commit):
+def test_nobody_waits_long_for_a_silent_hub(hub, commit, monkeypatch):
+    monkeypatch.setattr(hub_module, "_PATIENCE_SECONDS", 1.0)
     hub.fault("stall", "/api/models/", after=0, seconds=6, times=99)
     start = time.monotonic()
     with pytest.raises(HubUnreachableError, match="does not answer"):

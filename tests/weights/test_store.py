@@ -76,7 +76,7 @@ def test_a_plain_folder_is_a_bundle(tmp_path, monkeypatch):
 def test_one_flipped_bit_is_seen(tmp_path, name):
     folder = store.add(NAME, exported(tmp_path / "export"))
     flip(folder / name)
-    with pytest.raises(WeightError, match=rf"{name} has sha256 .* delete the folder"):
+    with pytest.raises(WeightError, match=rf"{name} has sha256 .* get it again"):
         read_by_name(NAME)
 
 
