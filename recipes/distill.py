@@ -14,6 +14,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import itertools
 import logging
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from pcd_hub.models.entries import STOCK_ARCHITECTURES, entry_cfg
 from pcd_hub.models.grid import pixel_grid
 from pcd_hub.models.teachers import Teacher, load_matched_teacher
 from pcd_hub.weights import store
-from pcd_hub.weights.export import check_exportable, export_weight
+from pcd_hub.weights.export import check_exportable, check_finite, export_weight
 from pcd_hub.weights.manifest import read_manifest, write_json
 from pcd_hub.weights.record import WeightRecord
 from pictures import save_pca, save_training_curve
@@ -265,10 +266,11 @@ def keep(finished: Distillation, weight_name: str) -> None:
     config, training = finished.config, finished.training
     folder = training.folder.path
     pictures = folder / "pictures"
+    state = {key: value.cpu() for key, value in finished.student.state_dict().items()}
+    check_finite(state)
     metrics = _probe(finished, pictures / "probe.png") if config.probe_scenes else {}
     _draw_pixels(finished, pictures / "pca.png")
     save_training_curve(pictures / "training.png", folder / "metrics.jsonl")
-    state = {key: value.cpu() for key, value in finished.student.state_dict().items()}
     export = export_weight(
         state,
         _record(finished, weight_name, metrics),
@@ -303,8 +305,8 @@ def keep(finished: Distillation, weight_name: str) -> None:
 
 def _fresh_export(folder: Path) -> Path:
     """``export``, or the next free ``export-2`` ...: a resumed run may finish twice."""
-    taken = len(list(folder.glob("export*")))
-    return folder / (f"export-{taken + 1}" if taken else "export")
+    names = itertools.chain(["export"], (f"export-{number}" for number in itertools.count(2)))
+    return next(path for path in map(folder.joinpath, names) if not path.exists())
 
 
 def _probe(finished: Distillation, picture: Path) -> dict[str, Any]:

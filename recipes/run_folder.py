@@ -33,6 +33,8 @@ class RunFolder:
         self._accelerator = accelerator
         self._config = config
         self.started = time.monotonic()
+        self.code = _git()
+        """As it is when the run starts; it may be committed or edited meanwhile."""
 
     @classmethod
     def open(
@@ -214,7 +216,7 @@ def provenance(accelerator: Accelerator, folder: RunFolder) -> dict[str, Any]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "code": {"pcd_hub": pcd_hub.__version__, **_git()},
+        "code": {"pcd_hub": pcd_hub.__version__, **folder.code},
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in libraries},

@@ -24,11 +24,16 @@ HUB_LICENSES = frozenset(
 
 NOT_MEASURED = "not measured"
 
-_USUAL = {
-    "segmentation on photographs": ("ADE20K", "VOC", "Cityscapes"),
-    "k-NN and linear classification": ("ImageNet",),
-    "detection (Mask R-CNN, R18-FPN and R18-C4)": ("COCO",),
-}
+_USUAL = (
+    ("segmentation", "ADE20K"),
+    ("segmentation", "VOC"),
+    ("segmentation", "Cityscapes"),
+    ("k-NN", "ImageNet"),
+    ("linear classification", "ImageNet"),
+    ("detection", "COCO"),
+)
+"""What such backbones are asked for: a word of the task, a word of the data set."""
+
 _PICTURES = {
     "pca.png": "First three principal components of the pixel features as colours: images, "
     "teacher, this weight",
@@ -100,7 +105,7 @@ def _front_matter(
     matter |= {
         "library_name": "timm",
         "pipeline_tag": "image-feature-extraction",
-        "tags": ["timm", "pcd", "distillation", "self-supervised", "dense-prediction"],
+        "tags": ["timm", "pcd", "distillation", "dense-prediction"],
     }
     source = str(record.data.get("source", ""))
     if on_hub := re.fullmatch(r"hf(?:-stream)?:([\w.-]+/[\w.-]+)(:.*)?", source):
@@ -138,7 +143,7 @@ def _summary(record: WeightRecord, files: list[dict[str, Any]]) -> str:
     facts = record.model
     size = next(f["size"] for f in files if f["path"] == "model.safetensors")
     parts = [
-        f"{_text(record.architecture)}, pre-trained without labels for dense prediction",
+        f"{_text(record.architecture)}, distilled without labels for dense prediction",
         f"{_number(facts, 'parameters', 1e6)} M parameters",
         f"{size / 1e6:.1f} MB",
         f"{_number(facts, 'macs', 1e9)} GMACs at {_fact(facts, 'image_size')} px",
@@ -153,12 +158,14 @@ def _summary(record: WeightRecord, files: list[dict[str, Any]]) -> str:
 
 def _results(measured: dict[str, Measurement]) -> str:
     tables = [_table(table) for table in measured.values()]
-    seen = " ".join(table.dataset.lower() for table in measured.values())
-    left = {
-        what: [where for where in places if where.lower() not in seen]
-        for what, places in _USUAL.items()
-    }
-    missing = [f"{what} ({', '.join(places)})" for what, places in left.items() if places]
+    missing = [
+        f"{task} on {dataset}"
+        for task, dataset in _USUAL
+        if not any(
+            task.lower() in table.task.lower() and dataset.lower() in table.dataset.lower()
+            for table in measured.values()
+        )
+    ]
     missing += ["throughput", "energy"]
     return "\n\n".join(["## Results", *tables, f"Not measured: {'; '.join(missing)}."])
 
@@ -239,15 +246,30 @@ def _method(record: WeightRecord) -> str:
         "Training": f"{record.steps} steps, {record.images_seen} images seen (two views each), "
         f"seed {record.seed}",
         "Hardware": f"{_fact(hardware, 'device')}, {_fact(hardware, 'processes')} process(es), "
-        f"{minutes} from start to record",
+        f"{minutes} from the last start to the record",
         "Energy and CO2": NOT_MEASURED,
     }
     return f"""## Method and data
 
-The pixels of this backbone were pulled to the pixels of a frozen self-supervised teacher and
-pushed from a queue of pooled teacher vectors. No labels were used.
+{_loss(record.config.get("method"))} The distillation used no labels; whether the teacher's training
+did is the teacher's own record.
 
 {chr(10).join(f"- {what}: {fact}" for what, fact in facts.items())}"""
+
+
+def _loss(method: Any) -> str:
+    """What was done, as the configuration has it."""
+    facts = method if isinstance(method, dict) else {}
+    loss, targets = facts.get("loss"), facts.get("targets")
+    if (loss, targets) == ("pixel_info_nce", "pixels"):
+        return (
+            "The pixels of this backbone were pulled to the pixels of a frozen teacher and pushed "
+            "from a queue of pooled teacher vectors."
+        )
+    return (
+        f"This backbone was distilled from a frozen teacher: loss {_text(loss or NOT_STATED)}, "
+        f"targets {_text(targets or NOT_STATED)}."
+    )
 
 
 def _limits(record: WeightRecord) -> str:

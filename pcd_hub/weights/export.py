@@ -147,12 +147,21 @@ def _fresh_model(state: Mapping[str, Tensor], record: WeightRecord, image_size: 
             f"the weights do not fit timm's {record.architecture}: "
             f"{str(error).splitlines()[-1].strip()}"
         ) from error
-    broken = [key for key, value in model.state_dict().items() if not torch.isfinite(value).all()]
+    check_finite(model.state_dict())
+    return model
+
+
+def check_finite(state: Mapping[str, Tensor]) -> None:
+    """Check that every value is a number.
+
+    Raises:
+        WeightError: Naming the first tensor that holds NaN or infinity.
+    """
+    broken = [key for key, value in state.items() if not torch.isfinite(value).all()]
     if broken:
         raise WeightError(
             f"{len(broken)} tensors hold NaN or infinity, first {broken[0]}; the training diverged"
         )
-    return model
 
 
 def _timm_config(model: nn.Module, record: WeightRecord, image_size: int) -> dict[str, Any]:

@@ -1,17 +1,20 @@
 """From a finished weight to a Hub repository: checked, one commit, read back, then opened."""
 
 import hashlib
+import logging
+import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, get_token
 
-from pcd_hub.errors import HubError, HubUnreachableError, WeightError
+from pcd_hub.errors import HubError, HubNotFoundError, HubUnreachableError, WeightError
 from pcd_hub.weights import store
 from pcd_hub.weights.card import HUB_LICENSES
 from pcd_hub.weights.create import create_model, golden_features
@@ -24,6 +27,8 @@ from pcd_hub.weights.manifest import read_manifest, sha256
 from pcd_hub.weights.published import PublishedWeight
 from pcd_hub.weights.record import NOT_STATED, WeightRecord
 from pcd_hub.weights.safety import check_file_names
+
+log = logging.getLogger("pcd_hub")
 
 _WRITTEN_ANEW = frozenset({CONFIG_FILE, CARD_FILE, MANIFEST_FILE})
 
@@ -59,8 +64,8 @@ def publish(
     """Publish a weight under ``ORG/NAME``.
 
     A new repository is made private, gets one commit, is downloaded again and compared byte by
-    byte, and is then opened unless ``private``. Running it again changes nothing and reports the
-    same commit.
+    byte, and is then opened unless ``private``. A public one gets its commit in the open, and is
+    compared then. Running it again changes nothing and reports the same commit.
 
     Args:
         run_or_name: A run's folder, an export's folder, or a name in the local store.
@@ -108,8 +113,8 @@ def _source(run_or_name: str | Path) -> Path:
     """The export folder that is meant."""
     path = Path(run_or_name).expanduser()
     if path.is_dir():
-        exports = sorted(path.glob("export*"), key=lambda p: (len(p.name), p.name))
-        folder = exports[-1] if exports else path
+        exports = [p for p in path.iterdir() if re.fullmatch(r"export(-\d+)?", p.name)]
+        folder = max(exports, key=lambda p: (len(p.name), p.name), default=path)
     elif store.is_name(str(run_or_name)) and (found := store.where(str(run_or_name))):
         folder = found
     else:
@@ -131,16 +136,29 @@ def _prepare(
 ) -> None:
     """Fill ``folder`` with exactly what will be published, and verify it as a stranger would."""
     _check_folder(source)
-    config = read_weight(source).config
-    record = WeightRecord.from_dict(read_manifest(source)["record"])
+    for path in source.iterdir():
+        _copy_plain(path, folder / path.name)
+    # The copies are verified, not the source: it may change meanwhile.
+    config = read_weight(folder, what=str(source)).config
+    record = WeightRecord.from_dict(read_manifest(folder)["record"])
     _check_record(record)
     record = _with_licenses(record, licenses, license_link)
-    for path in source.iterdir():
-        if path.name not in _WRITTEN_ANEW:
-            shutil.copyfile(path, folder / path.name)
+    for name in _WRITTEN_ANEW:
+        (folder / name).unlink(missing_ok=True)
     describe(folder, record, config, repo=repo, license_link=license_link)
     _check_secrets(folder)
     read_weight(folder, what=repo)
+
+
+def _copy_plain(source: Path, target: Path) -> None:
+    """Copy a file, but not what a link points to."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        handle = os.open(source, flags)
+    except OSError as error:
+        raise WeightError(f"{source} is no plain file that can be read: {error}") from error
+    with os.fdopen(handle, "rb") as reader, target.open("wb") as writer:
+        shutil.copyfileobj(reader, writer)
 
 
 def _check_folder(folder: Path) -> None:
@@ -168,7 +186,7 @@ def _check_record(record: WeightRecord) -> None:
     for what, facts, keys in (
         ("teacher", record.teacher, ("source", "sha256")),
         ("data", record.data, ("source", "fingerprint")),
-        ("model", record.model, ("parameters",)),
+        ("model", record.model, ("parameters", "image_size")),
     ):
         if missing := [key for key in keys if not facts.get(key)]:
             raise WeightError(
@@ -204,13 +222,14 @@ def _with_licenses(
 
 
 def _check_secrets(folder: Path) -> None:
+    secrets = [rb"hf_[A-Za-z0-9]{20,}", rb"://[^/\s:@\"]+:[^/\s@\"]+@"]
+    if token := get_token():
+        secrets.append(re.escape(token.strip().encode()))
     for path in folder.iterdir():
-        if path.suffix in {".json", ".md", ".txt"} and re.search(
-            r"hf_[A-Za-z0-9]{20,}", path.read_text()
-        ):
+        if path.name != WEIGHTS_FILE and re.search(b"|".join(secrets), path.read_bytes()):
             raise WeightError(
-                f"{path.name} holds what looks like a Hub token (hf_...), taken from the run's "
-                "settings; revoke it and run the recipe without it"
+                f"{path.name} holds what looks like a Hub token or a password, perhaps from the "
+                "run's settings; revoke it and run the recipe without it"
             )
 
 
@@ -218,11 +237,10 @@ def _check_secrets(folder: Path) -> None:
 
 
 def _compared(repo: str, folder: Path) -> Publication:
+    hub = Hub()
     try:
-        state = Hub().state(repo)
-    except HubUnreachableError:
-        raise
-    except HubError:  # not there, as far as this token can see
+        state = hub.state(repo)
+    except HubNotFoundError:
         state = None
     changes = _changes(folder, state.files if state else {}, repo)
     return Publication(
@@ -243,6 +261,11 @@ def _changes(folder: Path, remote: Mapping[str, RemoteFile], repo: str) -> tuple
     """
     local = {path.name: path for path in folder.iterdir()}
     others = set(remote) - set(local) - HUB_ONLY_FILES
+    if licences := sorted(name for name in others if name.startswith("LICENSE")):
+        raise HubError(
+            f"{repo} holds {licences[0]}, which is not in the weight's folder; put it there too, "
+            "or delete it on the Hub"
+        )
     try:
         check_file_names(others, what=repo)
     except WeightError as error:
@@ -268,9 +291,10 @@ def _published(repo: str, folder: Path, *, private: bool, public: bool) -> Publi
     state, is_new = _present_state(hub, repo)
     _check_visibility(repo, state, is_new=is_new, private=private, public=public)
     changes = _changes(folder, state.files, repo)
+    entry = _list_entry(repo, folder)
     if changes:
         state = _commit(hub, repo, folder, changes, state)
-    _check_back(hub, repo, state.commit, folder)
+    _check_back(hub, repo, state, folder)
     if state.private and not private:
         hub.open_to_public(repo)
     return Publication(
@@ -279,19 +303,21 @@ def _published(repo: str, folder: Path, *, private: bool, public: bool) -> Publi
         public=not (state.private and private),
         changes=changes,
         folder=None,
-        record=_list_entry(repo, state.commit, folder),
+        record=replace(entry, commit=state.commit),
     )
 
 
 def _present_state(hub: Hub, repo: str) -> tuple[RepoState, bool]:
     """What is there now; a new private repository if nothing is."""
+    with suppress(HubNotFoundError):
+        state = hub.state(repo)
+        # Empty: made by a run of this command that did not come further.
+        return state, set(state.files) <= HUB_ONLY_FILES
     try:
-        return hub.state(repo), False
-    except HubUnreachableError:
-        raise
-    except HubError:
-        is_new = hub.create(repo)
-    return hub.state(repo), is_new
+        hub.create(repo)
+    except HubUnreachableError as error:  # it may stand all the same
+        log.info("%s; looking whether it stands", error)
+    return hub.state(repo), True
 
 
 def _check_visibility(
@@ -330,26 +356,32 @@ def _commit(
     return after
 
 
-def _check_back(hub: Hub, repo: str, commit: str, folder: Path) -> None:
+def _check_back(hub: Hub, repo: str, state: RepoState, folder: Path) -> None:
     """Download every file and compare it byte by byte."""
+    remedy = (
+        "it is still private; run the command again with --private or --public"
+        if state.private
+        else "it is public: repair it by running the command again"
+    )
     with tempfile.TemporaryDirectory(prefix="pcd-hub-") as scratch:
         for path in sorted(folder.iterdir()):
-            back = hub.download(repo, commit, path.name, Path(scratch))
+            back = hub.download(repo, state.commit, path.name, Path(scratch))
             if back.read_bytes() != path.read_bytes():
                 raise HubError(
                     f"{redacted(hub.endpoint)}/{repo} gives back another {path.name} than was "
-                    "sent; it was not opened. Run the command again"
+                    f"sent; {remedy}"
                 )
 
 
-def _list_entry(repo: str, commit: str, folder: Path) -> PublishedWeight:
+def _list_entry(repo: str, folder: Path) -> PublishedWeight:
+    """What the list will say, but for the commit."""
     manifest = read_manifest(folder)
     record: dict[str, Any] = manifest["record"]
     model = create_model(f"local-dir:{folder}")
     return PublishedWeight(
         name=record["name"],
         repo=repo,
-        commit=commit,
+        commit="",
         manifest_sha256=sha256(folder / MANIFEST_FILE),
         weights_sha256=sha256(folder / WEIGHTS_FILE),
         license=record["licenses"]["weights"],

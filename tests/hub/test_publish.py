@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import time
 import traceback
 
 import pytest
@@ -12,6 +13,7 @@ import yaml
 import pcd_hub
 from pcd_hub.errors import HubError, HubUnreachableError, WeightError
 from pcd_hub.weights import hub as hub_module
+from pcd_hub.weights import publish as publish_module
 from pcd_hub.weights import store
 from tests.hub.surroundings import point_client_at
 from tests.weights.making import exported, filled, record, same_tensors
@@ -111,6 +113,89 @@ def test_a_dry_run_writes_the_folder_and_changes_nothing(hub, export, tmp_path):
     with pytest.raises(WeightError, match="exists already"):
         pcd_hub.publish(export, REPO, dry_run=tmp_path / "plan2")
     assert done.commit == hub.head(REPO)
+
+
+def test_a_first_publish_that_failed_is_finished_by_the_same_command(hub, export):
+    hub.fault("status", "/preupload/", status=500, times=99)
+    with pytest.raises(HubUnreachableError):
+        pcd_hub.publish(export, REPO)
+    hub.faults.clear()
+    assert pcd_hub.publish(export, REPO).public
+
+
+def test_a_lost_reply_of_create_is_recognised(hub, export):
+    fault = hub.fault("lost_reply", "/api/repos/create")
+    assert pcd_hub.publish(export, REPO).public
+    assert fault.hits == 1
+
+
+def test_an_error_names_its_own_cause(hub, export):
+    hub.fault("status", "/api/repos/create", status=500, times=99)
+    with pytest.raises(HubError, match="does not exist") as caught:
+        pcd_hub.publish(export, REPO)
+    assert not isinstance(caught.value, HubUnreachableError)
+
+
+@pytest.mark.parametrize("path", ["/repos/create", "/preupload/", "/commit/", "/settings"])
+def test_a_silent_hub_ends_every_step(hub, export, monkeypatch, path):
+    monkeypatch.setattr(hub_module, "_SILENCE_SECONDS", 1.5)
+    monkeypatch.setattr(hub_module, "_BYTES_PER_SECOND", 1e9)
+    hub.fault("stall", path, after=0, seconds=6, times=99)
+    start = time.monotonic()
+    if path in {"/repos/create", "/commit/"}:  # carried out all the same, which is recognised
+        assert pcd_hub.publish(export, REPO).commit == hub.head(REPO)
+    else:
+        with pytest.raises(HubUnreachableError, match="silent for"):
+            pcd_hub.publish(export, REPO)
+    assert time.monotonic() - start < 6
+
+
+def test_what_changes_while_it_is_published_is_refused(hub, export, tmp_path, monkeypatch):
+    """Looked at, then swapped for a link to a secret, or rewritten."""
+    secret = tmp_path / "secret"
+    secret.write_text("PRIVATE KEY")
+    picture = export / "pca.png"
+    original = publish_module._check_folder
+
+    def swap_for_a_link(folder):
+        original(folder)
+        picture.unlink()
+        picture.symlink_to(secret)
+
+    monkeypatch.setattr(publish_module, "_check_folder", swap_for_a_link)
+    with pytest.raises(WeightError, match="no plain file that can be read"):
+        pcd_hub.publish(export, REPO)
+
+    def rewrite(folder):
+        original(folder)
+        picture.write_text("PRIVATE KEY")
+
+    picture.unlink()
+    picture.write_bytes(b"")
+    monkeypatch.setattr(publish_module, "_check_folder", rewrite)
+    with pytest.raises(WeightError, match="pca.png has 11 bytes"):
+        pcd_hub.publish(export, REPO)
+    assert not hub.requests
+
+
+def test_a_licence_that_somebody_added_on_the_hub_is_not_deleted(hub, export):
+    pcd_hub.publish(export, REPO)
+    hub.commit(REPO, {"LICENSE": b"theirs"})
+    with pytest.raises(HubError, match="holds LICENSE, which is not in the weight's folder"):
+        pcd_hub.publish(export, REPO)
+    assert hub.files(REPO)["LICENSE"] == b"theirs"
+
+
+def test_a_dry_run_says_what_is_wrong_with_the_token(hub, export, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_TOKEN", "hf_revoked")
+    with pytest.raises(HubError, match="refuses the token"):
+        pcd_hub.publish(export, REPO, dry_run=tmp_path / "plan")
+
+
+def test_a_revision_or_both_visibilities_make_no_sense(export):
+    for repo, how in [(f"{REPO}@v1", {}), (REPO, {"private": True, "public": True})]:
+        with pytest.raises(WeightError, match="one commit on its main branch, either private or"):
+            pcd_hub.publish(export, repo, **how)
 
 
 def test_a_dry_run_without_a_hub_leaves_nothing(hub, export, tmp_path):
@@ -296,6 +381,9 @@ def test_a_token_in_the_settings_is_not_published(hub, tmp_path):
     with pytest.raises(WeightError, match="looks like a Hub token") as caught:
         pcd_hub.publish(folder, REPO)
     assert TOKEN not in str(caught.value)
+    config = {"data": {"source": "https://ann:pw@example.org/x"}}
+    with pytest.raises(WeightError, match="looks like a Hub token or a password"):
+        pcd_hub.publish(exported(tmp_path / "two", config=config), REPO)
     assert not hub.requests
 
 

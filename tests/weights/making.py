@@ -21,7 +21,7 @@ def record(architecture: str = "test_resnet", **changed: Any) -> WeightRecord:
         architecture=architecture,
         created="2026-01-01T00:00:00+00:00",
         recipe="recipes/distill.py quickstart",
-        config={"run": {"seed": 0}},
+        config={"method": {"loss": "pixel_info_nce", "targets": "pixels"}, "run": {"seed": 0}},
         teacher={
             "source": "quickstart",
             "architecture": "resnet10t",

@@ -37,7 +37,8 @@ def test_every_number_of_the_record_stands_on_the_card():
         "| teacher | 85.80 |",
         "n = 400",
         "one seed",
-        "6400 images",
+        "6400 images seen (two views each)",
+        "Data: scenes:6400, 6400 images",
         "400 steps",
         "4.9 minutes",
         "python recipes/distill.py quickstart",
@@ -59,12 +60,20 @@ def test_the_provenance_block_is_the_manifests_record(tmp_path):
 
 def test_what_was_not_measured_says_so():
     text = card(metrics={}, hardware={})
-    assert "Not measured: segmentation on photographs (ADE20K, VOC, Cityscapes)" in text
+    assert "Not measured: segmentation on ADE20K; segmentation on VOC;" in text
     assert "Energy and CO2: not measured" in text
-    assert "not measured from start to record" in text
+    assert "not measured from the last start to the record" in text
     assert "model-index" not in text
     on_voc = measurement(dataset="VOC 2012")
-    assert "(ADE20K, Cityscapes)" in card(metrics={"voc": dataclasses.asdict(on_voc)})
+    text = card(metrics={"voc": dataclasses.asdict(on_voc)})
+    assert "segmentation on ADE20K; segmentation on Cityscapes" in text
+    stuff = measurement(dataset="COCO-Stuff")
+    text = card(metrics={"stuff": dataclasses.asdict(stuff)})
+    assert "detection on COCO" in text, "segmentation there is no detection"
+    knn = measurement(task="weighted k-NN", dataset="ImageNet-1k")
+    text = card(metrics={"knn": dataclasses.asdict(knn)})
+    assert "linear classification on ImageNet" in text
+    assert "k-NN on ImageNet" not in text
 
 
 def test_several_seeds_have_a_spread_and_one_has_none():
@@ -133,6 +142,18 @@ def test_the_snippets_load_this_weight_and_an_own_architecture_says_what_it_need
     assert "import pcd_hub, timm" not in card()
     ours = render_card(record("resnet18_mhsa", model=MODEL), files=FILES, repo="o/r")
     assert "import pcd_hub, timm  # pcd_hub brings the architecture" in ours
+
+
+def test_the_method_is_the_one_of_the_configuration():
+    pcd = {"method": {"loss": "pixel_info_nce", "targets": "pixels"}}
+    assert "pushed from a queue of pooled teacher vectors" in card(config=pcd)
+    other = card(config={"method": {"loss": "similarity_kl", "targets": "pooled"}})
+    assert "queue" not in other.split("## Provenance")[0]
+    assert r"loss similarity\_kl, targets pooled" in other
+    for text in (card(config=pcd), other):
+        assert "self-supervised" not in text, "nobody knows that of every teacher"
+        assert "Trained on generated scenes only" in text
+    assert "generated scenes only" not in card(data={"source": "IMAGES"})
 
 
 def test_untrained_layers_are_named_under_limits():
