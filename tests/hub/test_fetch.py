@@ -138,6 +138,14 @@ def test_a_dead_hub_falls_back_to_what_was_fetched_and_says_so(hub, commit, mode
     assert f"using {REPO}@{commit}, which was fetched before" in caplog.text
     with pytest.raises(HubUnreachableError, match="answers 503"):
         pcd_hub.create_model("org/other")
+    hub.faults.clear()
+    hub.fault("status", "/api/models/", status=429, times=99)
+    with pytest.raises(HubUnreachableError, match="answers 429"):
+        pcd_hub.create_model("org/other")
+    hub.faults.clear()
+    once = hub.fault("status", "/api/models/", status=503)
+    assert pcd_hub.fetch(REPO).commit == commit, "one is overcome"
+    assert once.hits == 1
 
 
 def test_a_refused_token_is_no_success_from_the_cache(hub, commit, monkeypatch):

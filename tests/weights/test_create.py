@@ -1,0 +1,148 @@
+"""Loading by name: what is checked, and what the caller may say."""
+
+import json
+
+import pytest
+import timm
+import torch
+
+import pcd_hub
+from pcd_hub.errors import HubError, WeightError
+from pcd_hub.weights import catalogue, create, published, store
+from pcd_hub.weights.hub import check_endpoint, redacted
+from pcd_hub.weights.load import read_weight
+from pcd_hub.weights.manifest import sha256, write_manifest
+from tests.weights.making import exported, filled, same_tensors
+
+NAME = "test_resnet.pcd"
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(1)
+    return timm.create_model("test_resnet", num_classes=0)
+
+
+@pytest.fixture
+def folder(tmp_path, model):
+    return exported(tmp_path / "export", model=model)
+
+
+def test_a_folder_and_a_stored_name_load_the_same(folder, model):
+    store.add(NAME, folder)
+    for name in (f"local-dir:{folder}", NAME):
+        assert same_tensors(model, pcd_hub.create_model(name))
+    features = pcd_hub.create_model(NAME, features_only=True)
+    assert len(features(torch.zeros(1, 3, 64, 64))) == 5
+    assert pcd_hub.create_model(NAME, num_classes=7)(torch.zeros(1, 3, 64, 64)).shape == (1, 7)
+
+
+@pytest.mark.parametrize(
+    "argument", ["pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path"]
+)
+def test_what_would_load_something_else_is_refused(folder, argument):
+    with pytest.raises(WeightError, match=f"takes no {argument}"):
+        pcd_hub.create_model(f"local-dir:{folder}", **{argument: {}})
+
+
+def test_a_weight_under_the_name_of_another_architecture_is_refused(tmp_path):
+    store.add("resnet18.pcd", exported(tmp_path / "export"))
+    with pytest.raises(WeightError, match="the weight resnet18.pcd is of test_resnet"):
+        timm.create_model("resnet18.pcd", pretrained=True)
+
+
+def test_the_manifest_that_is_read_is_the_one_that_was_pinned(folder, tmp_path):
+    """Swapped whole between the look and the load: every file agrees with the wrong manifest."""
+    pinned = sha256(folder / "pcd_manifest.json")
+    assert read_weight(folder, manifest_sha256=pinned)
+    other = filled(2.0, tmp_path / "other")
+    with pytest.raises(WeightError, match="has not the sha256"):
+        read_weight(other, manifest_sha256=pinned)
+    with pytest.raises(WeightError, match="has not the sha256"):
+        pcd_hub.create_model(f"local-dir:{other}", manifest_sha256=pinned)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"licenses": 3}, {"steps": "x"}, {"name": None}, {"licenses": {"weights": 1}}, {"extra": 1}],
+)
+def test_a_hostile_record_is_refused_and_listed_as_unreadable(folder, change):
+    record = json.loads((folder / "pcd_manifest.json").read_text())["record"]
+    write_manifest(folder, {**record, **change})
+    store.add(NAME, folder)
+    with pytest.raises(WeightError, match="record"):
+        pcd_hub.create_model(NAME)
+    (listed,) = pcd_hub.list_weights()
+    assert listed.license == "unreadable"
+
+
+def test_a_pipe_in_a_bundle_is_not_waited_for(folder):
+    import os
+
+    manifest = json.loads((folder / "pcd_manifest.json").read_text())
+    (folder / "pca.png").unlink()
+    os.mkfifo(folder / "pca.png")
+    next(e for e in manifest["files"] if e["path"] == "pca.png")["size"] = 0
+    (folder / "pcd_manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(WeightError, match="pca.png is missing"):
+        pcd_hub.create_model(f"local-dir:{folder}")
+
+
+# The list of published weights.
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "[{}]", '[{"features": 1}]', '{"a": 1}'])
+def test_a_damaged_list_is_refused(tmp_path, text):
+    path = tmp_path / "published.json"
+    path.write_text(text)
+    with pytest.raises(WeightError, match="is no list of published weights"):
+        published.read_list(path)
+
+
+def test_a_published_weight_is_listed_once_whether_fetched_or_not(folder, monkeypatch):
+    record = published.PublishedWeight(
+        name=NAME,
+        repo="org/net",
+        commit="a" * 40,
+        manifest_sha256="b" * 64,
+        weights_sha256="c" * 64,
+        license="mit",
+        parameters=5,
+        features=(0.0,),
+    )
+    monkeypatch.setattr(catalogue, "published_weights", lambda: {NAME: record})
+    (listed,) = pcd_hub.list_weights()
+    assert (listed.name, listed.origin, listed.parameters) == (NAME, "published", 5)
+    target = store.home() / ".hub" / "org" / "net" / ("a" * 40)
+    target.parent.mkdir(parents=True)
+    folder.rename(target)
+    (listed,) = pcd_hub.list_weights()
+    assert (listed.name, listed.origin) == (record.reference, "fetched")
+
+
+def test_the_packages_list_is_whole():
+    for name, record in published.published_weights().items():
+        assert store.is_name(name)
+        assert len(record.commit) == 40
+    assert create.published_weights is published.published_weights
+
+
+# What may not be shown.
+
+
+def test_secrets_are_taken_out_of_messages():
+    text = (
+        "GET https://ann:pw@h.co/x?X-Amz-Signature=abc hf_abcDEF123 Authorization: Bearer xyz.1 "
+        "see https://h.co/y?sig=1&t=2."
+    )
+    shown = redacted(text)
+    for secret in ("pw@", "abc", "DEF", "xyz", "sig=1"):
+        assert secret not in shown
+    assert "https://h.co/y?***" in shown
+
+
+@pytest.mark.parametrize("endpoint", ["https://[::1", "https://", "https://h.co?token=abc"])
+def test_an_endpoint_that_is_no_address_is_refused(endpoint):
+    with pytest.raises(HubError, match="HF_ENDPOINT=") as caught:
+        check_endpoint(endpoint)
+    assert "abc" not in str(caught.value)
