@@ -68,7 +68,7 @@ def _check_features(found: tuple[float, ...], listed: tuple[float, ...]) -> None
 def _check_card(
     folder: Path, record: WeightRecord, manifest: dict, weight: PublishedWeight
 ) -> None:
-    card = (folder / CARD_FILE).read_text()
+    card = (folder / CARD_FILE).read_text(encoding="utf-8")
     others = [entry for entry in manifest["files"] if entry["path"] != CARD_FILE]
     link = card.partition("Text of the weights' licence: <")[2].partition(">")[0] or None
     if render_card(record, files=others, repo=weight.repo, license_link=link) != card:

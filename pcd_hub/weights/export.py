@@ -113,7 +113,7 @@ def describe(
     config = {**config, "pretrained_cfg": cfg, "pcd": record.to_dict()}
     write_json(folder / CONFIG_FILE, config)
     card = render_card(record, files=file_entries(folder), repo=repo, license_link=license_link)
-    (folder / CARD_FILE).write_text(card)
+    (folder / CARD_FILE).write_text(card, encoding="utf-8", newline="\n")
     write_manifest(folder, record.to_dict())
 
 

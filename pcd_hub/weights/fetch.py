@@ -19,14 +19,8 @@ from urllib.parse import quote
 
 from pcd_hub.errors import HubUnreachableError, WeightError
 from pcd_hub.weights import store
-from pcd_hub.weights.hub import (
-    Hub,
-    RepoState,
-    check_total,
-    is_commit,
-    is_offline,
-    split_reference,
-)
+from pcd_hub.weights.address import is_commit, is_offline, split_reference
+from pcd_hub.weights.hub import Hub, RepoState, check_total
 from pcd_hub.weights.layout import MANIFEST_FILE
 from pcd_hub.weights.load import read_weight
 from pcd_hub.weights.manifest import read_manifest, sha256

@@ -16,11 +16,12 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, get_token
 
 from pcd_hub.errors import HubError, HubNotFoundError, HubUnreachableError, WeightError
 from pcd_hub.weights import store
+from pcd_hub.weights.address import redacted, split_reference
 from pcd_hub.weights.card import HUB_LICENSES
 from pcd_hub.weights.create import create_model, golden_features
 from pcd_hub.weights.export import describe
 from pcd_hub.weights.fetch import HUB_ONLY_FILES
-from pcd_hub.weights.hub import Hub, RemoteFile, RepoState, redacted, split_reference
+from pcd_hub.weights.hub import Hub, RemoteFile, RepoState
 from pcd_hub.weights.layout import CARD_FILE, CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from pcd_hub.weights.load import read_weight
 from pcd_hub.weights.manifest import read_manifest, sha256
@@ -310,9 +311,7 @@ def _published(repo: str, folder: Path, *, private: bool, public: bool) -> Publi
 def _present_state(hub: Hub, repo: str) -> tuple[RepoState, bool]:
     """What is there now; a new private repository if nothing is."""
     with suppress(HubNotFoundError):
-        state = hub.state(repo)
-        # Empty: made by a run of this command that did not come further.
-        return state, set(state.files) <= HUB_ONLY_FILES
+        return hub.state(repo), False
     try:
         hub.create(repo)
     except HubUnreachableError as error:  # it may stand all the same
@@ -327,7 +326,8 @@ def _check_visibility(
         raise HubError(f"{repo} is public already; make it private in its settings first")
     if state.private and not is_new and not private and not public:
         raise HubError(
-            f"{repo} exists and is private; say --private to keep it so, or --public to open it"
+            f"{repo} exists and is private, perhaps from a run that was interrupted; "
+            "say --private to keep it so, or --public to open it"
         )
 
 

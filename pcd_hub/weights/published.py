@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from pcd_hub.errors import WeightError
-from pcd_hub.weights.hub import split_reference
+from pcd_hub.weights.address import split_reference
 
 _LIST = Path(__file__).with_name("published.json")
 

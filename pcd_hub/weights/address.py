@@ -1,0 +1,94 @@
+"""Where a weight is on a Hub, and whom it is asked for: references, endpoint, token, secrets."""
+
+import re
+from urllib.parse import urlsplit
+
+from huggingface_hub import constants
+
+from pcd_hub.errors import HubError, WeightError
+
+_REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,79}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SECRETS = (
+    (re.compile(r"hf_\w+"), "hf_***"),
+    (re.compile(r"(?i)bearer\s+\S+"), "Bearer ***"),
+    (re.compile(r"(\w+://)[^/@\s]+@"), r"\1***@"),
+    (re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]+"), r"\1?***"),
+)
+
+
+def split_reference(reference: str) -> tuple[str, str | None]:
+    """``ORG/NAME[@REVISION]`` in its two parts.
+
+    Raises:
+        WeightError: If it is not of that form.
+    """
+    repo, at, revision = reference.partition("@")
+    if not _REPO.fullmatch(repo) or ".." in repo or "--" in repo or repo.endswith(".git"):
+        raise WeightError(
+            f"{reference[:200]!r} is no repository of a Hub; use ORG/NAME or ORG/NAME@REVISION"
+        )
+    if at and (not _REVISION.fullmatch(revision) or ".." in revision):
+        raise WeightError(
+            f"{revision[:200]!r} is no revision; use a commit of 40 hex digits, a branch or a tag"
+        )
+    return repo, revision if at else None
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether ``revision`` names one commit for ever."""
+    return bool(revision and _COMMIT.fullmatch(revision))
+
+
+def is_offline() -> bool:
+    """Whether ``HF_HUB_OFFLINE`` forbids every request."""
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def check_endpoint(endpoint: str) -> str:
+    """The Hub's address, if a token may be sent there.
+
+    Raises:
+        HubError: If it carries a password, or is plain http to another machine.
+    """
+    try:
+        parts = urlsplit(endpoint)
+    except ValueError as error:
+        raise HubError(f"HF_ENDPOINT={redacted(endpoint)[:200]} is no address: {error}") from None
+    if parts.username or parts.password:
+        raise HubError(
+            "HF_ENDPOINT carries a user name or password, which errors and logs would show; "
+            "use HF_TOKEN"
+        )
+    loopback = parts.hostname in {"localhost", "127.0.0.1", "::1"}
+    if parts.query or not parts.hostname:
+        raise HubError(f"HF_ENDPOINT={redacted(endpoint)[:200]} is not of the form https://HOST")
+    if parts.scheme != "https" and not (parts.scheme == "http" and loopback):
+        raise HubError(
+            f"HF_ENDPOINT={redacted(endpoint)[:200]} is not https; "
+            "weights and tokens would travel in the open"
+        )
+    return endpoint.rstrip("/")
+
+
+def check_token(token: str | None) -> str | None:
+    """The token without surrounding blanks; None if there is none.
+
+    Raises:
+        HubError: If it holds anything but printable ASCII. The token is not shown.
+    """
+    token = (token or "").strip()
+    if not re.fullmatch(r"[!-~]*", token):
+        raise HubError(
+            f"the Hub token ({len(token)} characters) holds a blank or a control character; "
+            "set HF_TOKEN again or log in anew with `hf auth login`"
+        )
+    return token or None
+
+
+def redacted(text: str) -> str:
+    """``text`` without tokens, passwords and the signatures of URLs."""
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text
