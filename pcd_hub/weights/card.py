@@ -183,7 +183,8 @@ def _table(table: Measurement) -> str:
         spread = f" ± {table.stds[model]:.2f}" if table.stds else ""
         label = f"**{_text(model)}** (this weight)" if model == table.subject else _text(model)
         lines.append(f"| {label} | {mean:.2f}{spread} |")
-    lines += ["", f"{_text(table.protocol)}. {_text('Again: ' + table.command)}"]
+    again = f"Again: {_text(table.command)}, with the configuration of the record below."
+    lines += ["", f"{_text(table.protocol)}. {again}"]
     return "\n".join(lines)
 
 

@@ -41,7 +41,7 @@ def test_every_number_of_the_record_stands_on_the_card():
         "Data: scenes:6400, 6400 images",
         "400 steps",
         "4.9 minutes",
-        "python recipes/distill.py quickstart",
+        "python recipes/distill.py quickstart, with the configuration of the record below",
         "e" * 64,
     ]:
         assert expected in text, expected
