@@ -37,6 +37,8 @@ from pcd_hub.weights.address import check_endpoint, check_token, is_commit, is_o
 
 log = logging.getLogger("pcd_hub")
 
+CLIENT_THREAD = "pcd-hub client"
+"""Name of the threads in which the client works."""
 _TIMEOUT_SECONDS = 10.0
 _SILENCE_SECONDS = 25.0
 _BYTES_PER_SECOND = 50_000  # what an upload must keep up with
@@ -258,7 +260,7 @@ def _unless_silent(
         except Exception as error:  # raised below
             outcome.put((None, error))
 
-    threading.Thread(target=work, daemon=True).start()
+    threading.Thread(target=work, name=CLIENT_THREAD, daemon=True).start()
     seen, since = progress(), time.monotonic()
     while True:
         try:

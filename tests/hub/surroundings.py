@@ -1,11 +1,14 @@
 """pcd_hub in this process, talking to a loopback Hub through the real client."""
 
+import gc
+import threading
+
 import huggingface_hub.constants
+import huggingface_hub.utils
 import pytest
 
+from pcd_hub.weights.hub import CLIENT_THREAD
 from tests.hub.server import LoopbackHub
-
-PUBLIC_LICENSES = {"license": "apache-2.0"}
 
 
 def point_client_at(
@@ -24,6 +27,15 @@ def point_client_at(
         monkeypatch.setenv("HF_TOKEN", token)
     else:
         monkeypatch.delenv("HF_TOKEN", raising=False)
+
+
+def settle() -> None:
+    """Wait for the client's threads that were left behind, and close what they held open."""
+    for thread in threading.enumerate():
+        if thread.name == CLIENT_THREAD:
+            thread.join(timeout=20)
+    huggingface_hub.utils.close_session()
+    gc.collect()
 
 
 def go_offline(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from pcd_hub.errors import HubError, HubUnreachableError, WeightError
 from pcd_hub.weights import create, fetch, published, store
 from pcd_hub.weights import hub as hub_module
 from pcd_hub.weights.manifest import sha256, write_manifest
-from tests.hub.surroundings import go_offline, point_client_at
+from tests.hub.surroundings import go_offline, point_client_at, settle
 from tests.weights.making import exported, files_of, filled, flip, same_tensors
 
 REPO = "org/test_resnet.pcd"
@@ -32,6 +32,9 @@ def client(hub, monkeypatch):
     monkeypatch.delenv("PCD_HUB_ORG", raising=False)
     monkeypatch.setattr(hub_module, "_TIMEOUT_SECONDS", 2.0)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 2)
+    yield
+    hub.faults.clear()
+    settle()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pcd_hub.errors import HubError, HubUnreachableError, WeightError
 from pcd_hub.weights import hub as hub_module
 from pcd_hub.weights import publish as publish_module
 from pcd_hub.weights import store
-from tests.hub.surroundings import point_client_at
+from tests.hub.surroundings import point_client_at, settle
 from tests.weights.making import exported, filled, record, same_tensors
 
 REPO = "org/test_resnet.pcd"
@@ -27,6 +27,9 @@ def ann(hub, monkeypatch):
     hub.add_user("ann", token=TOKEN, orgs=("org",))
     point_client_at(hub, monkeypatch, token=TOKEN)
     monkeypatch.setattr(hub_module, "_TIMEOUT_SECONDS", 2.0)
+    yield
+    hub.faults.clear()
+    settle()
 
 
 @pytest.fixture
@@ -142,7 +145,7 @@ def test_an_error_names_its_own_cause(hub, export):
 def test_a_silent_hub_ends_every_step(hub, export, monkeypatch, path):
     monkeypatch.setattr(hub_module, "_SILENCE_SECONDS", 1.5)
     monkeypatch.setattr(hub_module, "_BYTES_PER_SECOND", 1e9)
-    hub.fault("stall", path, after=0, seconds=6, times=99)
+    hub.fault("stall", path, after=0, seconds=4, times=99)
     start = time.monotonic()
     if path in {"/repos/create", "/commit/"}:  # carried out all the same, which is recognised
         assert pcd_hub.publish(export, REPO).commit == hub.head(REPO)
