@@ -152,7 +152,7 @@ def test_a_silent_hub_ends_every_step(hub, export, monkeypatch, path):
     else:
         with pytest.raises(HubUnreachableError, match="silent for"):
             pcd_hub.publish(export, REPO)
-    assert time.monotonic() - start < 6
+    assert time.monotonic() - start < 15
 
 
 def test_what_changes_while_it_is_published_is_refused(hub, export, tmp_path, monkeypatch):
