@@ -77,7 +77,11 @@ def _check_card(
 
 def _check_plain_timm(model: torch.nn.Module, weight: PublishedWeight) -> None:
     try:
-        state = timm.create_model(f"hf-hub:{weight.reference}", pretrained=True).state_dict()
+        # A cache of its own: what the user's holds would hide what the Hub gives.
+        with tempfile.TemporaryDirectory() as cache:
+            state = timm.create_model(
+                f"hf-hub:{weight.reference}", pretrained=True, cache_dir=cache
+            ).state_dict()
     except Exception as error:  # one weight's trouble is not the others'
         raise WeightError(f"plain timm cannot load it: {type(error).__name__}") from error
     if any(not torch.equal(value, state[key]) for key, value in model.state_dict().items()):

@@ -35,6 +35,7 @@ def verify(entry, tmp_path, monkeypatch, capsys):
 def test_a_release_that_is_the_same(entry, tmp_path, monkeypatch, capsys):
     code, out = verify(entry, tmp_path, monkeypatch, capsys)
     assert (code, "1 published weights, 0 differ" in out) == (0, True), out
+    assert not (tmp_path / "cache").exists(), "the user's own cache says nothing of the Hub"
 
 
 @pytest.mark.parametrize(
