@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
+import timm
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import (
@@ -120,6 +121,16 @@ def build_arguments(architecture: str, image_size: int) -> dict[str, Any]:
     # timm 1.0.31, efficientnet.py: fbnetc_100 has another epsilon if it is to be pretrained.
     extra = {"bn_eps": 1e-3} if architecture == "fbnetc_100" else {}
     return {**size_argument(architecture, image_size), **extra}
+
+
+def build_skeleton(architecture: str, **arguments: Any) -> torch.nn.Module:
+    """A headless model at random start for its names and shapes, without memory where possible."""
+    build = functools.partial(timm.create_model, architecture, num_classes=0, **arguments)
+    try:
+        with torch.device("meta"):
+            return build()
+    except (RuntimeError, NotImplementedError):  # computes with values, which meta tensors have not
+        return build()
 
 
 class ResNetMhsa(ResNet):

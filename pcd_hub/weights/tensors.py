@@ -6,17 +6,15 @@ Checked before safetensors sees the bytes; then parsed from the same bytes.
 import math
 import re
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.torch
-import timm
-import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from pcd_hub.errors import WeightError
+from pcd_hub.models.entries import build_skeleton
 from pcd_hub.weights.safety import MAX_FILE_BYTES, check_buildable
 from pcd_hub.weights.strict_json import check_fields, one_of, parse_json, several, shown, whole
 
@@ -181,13 +179,8 @@ def check_fit(
 def _fresh_shapes(
     architecture: str, model_args: Mapping[str, Any], *, what: str
 ) -> dict[str, tuple[int, ...]]:
-    build = partial(timm.create_model, architecture, pretrained=False, num_classes=0, **model_args)
     try:
-        try:
-            with torch.device("meta"):
-                model = build()
-        except (RuntimeError, NotImplementedError):  # computes with values, which meta has not
-            model = build()
+        model = build_skeleton(architecture, **model_args)
     except Exception as error:  # whatever timm makes of a size that the architecture cannot take
         raise WeightError(
             f"{what}: timm cannot build {architecture} with {shown(dict(model_args))}: "
