@@ -10,6 +10,7 @@ import yaml
 from timm.models import model_entrypoint
 
 from pcd_hub.errors import WeightError
+from pcd_hub.weights.layout import WEIGHTS_FILE
 from pcd_hub.weights.record import LICENSED, NOT_STATED, Measurement, WeightRecord
 
 HUB_LICENSES = frozenset(
@@ -141,7 +142,7 @@ def _indexed(name: str, table: Measurement) -> dict[str, Any]:
 
 def _summary(record: WeightRecord, files: list[dict[str, Any]]) -> str:
     facts = record.model
-    size = next(f["size"] for f in files if f["path"] == "model.safetensors")
+    size = next(f["size"] for f in files if f["path"] == WEIGHTS_FILE)
     parts = [
         f"{_text(record.architecture)}, distilled without labels for dense prediction",
         f"{_number(facts, 'parameters', 1e6)} M parameters",

@@ -34,6 +34,7 @@ from pcd_hub.errors import (
     PCDHubError,
 )
 from pcd_hub.weights.address import check_endpoint, check_token, is_commit, is_offline, redacted
+from pcd_hub.weights.strict_json import printable
 
 log = logging.getLogger("pcd_hub")
 
@@ -195,8 +196,7 @@ class Hub:
     def _explained(self, error: Exception, repo: str, doing: str) -> HubError:
         refused = _refusal(error, repo, self.endpoint, doing, known=self._token is not None)
         if refused:
-            missing = " does not exist on " in refused
-            return HubNotFoundError(refused) if missing else HubError(refused)
+            return refused
         if _is_offline(error):
             return HubUnreachableError(
                 f"cannot {doing} {repo}: HF_HUB_OFFLINE is set; unset it, or fetch {repo} first"
@@ -300,28 +300,32 @@ def _without_xet() -> Iterator[None]:
 _xet_lock = threading.Lock()
 
 
-def _refusal(error: Exception, repo: str, endpoint: str, doing: str, *, known: bool) -> str | None:
+def _refusal(
+    error: Exception, repo: str, endpoint: str, doing: str, *, known: bool
+) -> HubError | None:
     """What the Hub said no to; None if it is no answer of the Hub's."""
     causes = list(_chain(error))
     status = next(filter(None, map(_status, causes)), None)
     yours = "your token" if known else "nobody (no token is set)"
     if any("Invalid credentials" in str(cause) for cause in causes):
-        return f"cannot {doing} {repo}: the Hub refuses the token; log in anew or unset HF_TOKEN"
+        return HubError(
+            f"cannot {doing} {repo}: the Hub refuses the token; log in anew or unset HF_TOKEN"
+        )
     said = {
         "gated": f"{repo} is gated: ask for access at {endpoint}/{repo}, then set HF_TOKEN",
         "revision": f"{repo} has no such revision; see {endpoint}/{repo}/commits/main",
         "file": f"cannot {doing} {repo}: the file is not there; is it a weight of pcd_hub?",
-        401: f"{repo} does not exist on {endpoint}, or is private and closed to {yours}",
+        404: f"{repo} does not exist on {endpoint}, or is private and closed to {yours}",
         403: f"cannot {doing} {repo}: {yours} may not; ask its owner, or use a token that writes",
         412: f"cannot {doing} {repo}: it was changed meanwhile; run the command again",
     }
-    said |= {404: said[401], 409: said[412]}
     if kind := _kind(causes):
-        return said[kind]
+        return HubError(said[kind])
     if status is None or status >= 500 or status == 429:
         return None
+    meant = {401: 404, 409: 412}.get(status, status)
     other = f"cannot {doing} {repo}: the Hub answers {status} ({_first_line(error)})"
-    return said.get(status, other)
+    return (HubNotFoundError if meant == 404 else HubError)(said.get(meant, other))
 
 
 def _kind(causes: Sequence[BaseException]) -> str | None:
@@ -356,4 +360,4 @@ def _status(error: BaseException) -> int | None:
 
 def _first_line(error: BaseException) -> str:
     lines = redacted(str(error)).strip().splitlines() or ["no message"]
-    return "".join(c if c.isprintable() else "?" for c in lines[0])[:200]
+    return printable(lines[0])[:200]

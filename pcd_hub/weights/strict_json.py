@@ -162,6 +162,11 @@ def check_fields(found: Any, fields: Mapping[str, Field], *, what: str) -> None:
             raise WeightError(f"{what}: {key} is {shown(found[key])}; it must be {field.bound}")
 
 
+def printable(line: str) -> str:
+    """``line`` without characters that a terminal obeys."""
+    return "".join(c if c.isprintable() else "?" for c in line)
+
+
 def shown(value: object) -> str:
     """``value`` for a message: short, and in characters that no terminal obeys."""
     short = reprlib.Repr()
