@@ -12,8 +12,9 @@ from pcd_hub.weights import store
 from pcd_hub.weights.catalogue import find, list_weights, record_of
 from pcd_hub.weights.fetch import fetch
 from pcd_hub.weights.load import read_weight
-from pcd_hub.weights.publish import list_entry_as_dict, publish
+from pcd_hub.weights.publish import publish
 from pcd_hub.weights.record import WeightRecord
+from pcd_hub.weights.strict_json import printable
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -55,14 +56,14 @@ def _show(given: argparse.Namespace) -> None:
         return
     facts = record.to_dict()
     for key in ("name", "architecture", "created", "recipe", "steps", "images_seen", "seed"):
-        _print_plain(f"{key:24} {facts[key]}")
+        print(printable(f"{key:24} {facts[key]}"))
     for key in ("model", "teacher", "data", "licenses", "code", "hardware"):
         for what, value in facts[key].items():
-            _print_plain(f"{key + ' ' + what:24} {value}")
+            print(printable(f"{key + ' ' + what:24} {value}"))
     for table in record.measurements().values():
-        _print_plain(f"{table.task}, {table.dataset}: {table.metric} ({table.unit})")
+        print(printable(f"{table.task}, {table.dataset}: {table.metric} ({table.unit})"))
         for model, mean in table.means.items():
-            _print_plain(f"  {model:22} {mean:8.2f}")
+            print(printable(f"  {model:22} {mean:8.2f}"))
 
 
 def _fetch(given: argparse.Namespace) -> None:
@@ -112,7 +113,7 @@ def _publish(given: argparse.Namespace) -> None:
         return
     state = "public" if done.public else "private"
     print(f"\n{done.repo}@{done.commit} ({state}), for the list of published weights:\n")
-    _print_json(list_entry_as_dict(done.record))
+    _print_json(asdict(done.record))
 
 
 def _folder(name: str) -> Path:
@@ -123,11 +124,6 @@ def _folder(name: str) -> Path:
         f"{name} is not on this machine; {store.home()} holds {held}. "
         "`pcd-hub fetch ORG/NAME` gets one from the Hub"
     )
-
-
-def _print_plain(line: str) -> None:
-    """Without characters that a terminal obeys."""
-    print("".join(c if c.isprintable() else "?" for c in line))
 
 
 def _print_json(value: object) -> None:

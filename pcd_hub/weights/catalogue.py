@@ -61,16 +61,10 @@ def find(name: str) -> Path | None:
     Raises:
         WeightError: If it is neither, or not what was fetched.
     """
-    if "/" in name:
-        return fetched_folder(name)
-    plain, at, revision = name.partition("@")
-    if not at and (folder := store.where(plain)):
+    if store.is_name(name) and (folder := store.where(name)):
         return folder
-    published = reference_of(store.check_name(plain))
-    if published is None:
-        return None
-    repo = published[0].partition("@")[0]
-    return fetched_folder(f"{repo}@{revision}" if at else published[0])
+    published = reference_of(name)
+    return fetched_folder(published[0]) if published else None
 
 
 def record_of(folder: Path) -> dict[str, Any]:

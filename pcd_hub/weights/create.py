@@ -48,8 +48,7 @@ def create_model(
                 f"create_model takes no {argument}: {name} is what gets loaded; "
                 "use timm.create_model to load something else"
             )
-    weight = _read(_place(name, manifest_sha256))
-    return _build(weight, timm_arguments)
+    return build_model(_read(_place(name, manifest_sha256)), **timm_arguments)
 
 
 def read_by_name(name: str) -> dict[str, Tensor]:
@@ -77,9 +76,9 @@ def _place(name: str, manifest_sha256: str | None) -> _Place:
     if name.startswith(_LOCAL_DIR):
         folder = Path(name.removeprefix(_LOCAL_DIR)).expanduser()
         return _Place(folder, str(folder), manifest_sha256)
-    if "/" not in name and "@" not in name and (folder := _local(name)):
+    if store.is_name(name) and (folder := _local(name)):
         return _Place(folder, name, manifest_sha256)
-    if "/" not in name and not reference_of(store.check_name(name.partition("@")[0])):
+    if reference_of(name) is None:
         raise WeightError(_how_to_get(name))
     fetched = find_published(name, manifest_sha256=manifest_sha256)
     return _Place(fetched.folder, fetched.reference, fetched.manifest_sha256)
@@ -122,7 +121,8 @@ def _how_to_get(name: str) -> str:
     )
 
 
-def _build(weight: ReadWeight, timm_arguments: dict[str, Any]) -> nn.Module:
+def build_model(weight: ReadWeight, **timm_arguments: Any) -> nn.Module:
+    """A timm model with the tensors of a weight that was read and verified."""
     config = weight.config
     arguments = {"num_classes": 0, **config.get("model_args", {}), **timm_arguments}
     cfg = {**config["pretrained_cfg"], "state_dict": weight.tensors}

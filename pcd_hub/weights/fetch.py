@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -71,21 +72,33 @@ def fetch(name: str, *, manifest_sha256: str | None = None) -> FetchedWeight:
         HubError: If the Hub refuses it or cannot be reached, and it was not fetched before.
     """
     fetched = find_published(name, manifest_sha256=manifest_sha256)
+    verify = partial(
+        read_weight,
+        fetched.folder,
+        what=fetched.reference,
+        manifest_sha256=fetched.manifest_sha256,
+    )
     try:
-        read_weight(fetched.folder, what=fetched.reference)
+        verify()
     except WeightError as error:
         if is_offline():
             raise
         log.warning("%s; fetching it anew", error)
         hub = Hub()
         _download(hub, fetched.repo, hub.state(fetched.repo, fetched.commit), anew=True)
-    read_weight(fetched.folder, what=fetched.reference, manifest_sha256=fetched.manifest_sha256)
+        verify()
     return fetched
 
 
 def find_published(name: str, *, manifest_sha256: str | None = None) -> FetchedWeight:
     """As :func:`fetch`, but what was fetched before is verified by whoever reads it."""
-    reference, known_sha256 = _reference(name)
+    found = reference_of(name)
+    if found is None:
+        raise WeightError(
+            f"{name} is not among the published weights; name its repository (ORG/{name}), or set "
+            "PCD_HUB_ORG to the organisation that publishes it"
+        )
+    reference, known_sha256 = found
     repo, revision = split_reference(reference)
     fetched = _resolved(repo, revision)
     for pinned in filter(None, (manifest_sha256, known_sha256)):
@@ -114,20 +127,6 @@ def fetched_folders() -> dict[str, Path]:
         for folder in sorted((store.home() / ".hub").glob("*/*/*"))
         if is_commit(folder.name)
     }
-
-
-def _reference(name: str) -> tuple[str, str | None]:
-    if "/" in name:
-        return name, None
-    found = reference_of(store.check_name(name.partition("@")[0]))
-    if found is None:
-        raise WeightError(
-            f"{name} is not among the published weights; name its repository (ORG/{name}), or set "
-            "PCD_HUB_ORG to the organisation that publishes it"
-        )
-    reference, sha = found
-    _, at, revision = name.partition("@")
-    return (f"{reference.partition('@')[0]}@{revision}", None) if at else (reference, sha)
 
 
 def _resolved(repo: str, revision: str | None) -> FetchedWeight:

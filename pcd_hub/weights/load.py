@@ -18,6 +18,7 @@ class ReadWeight(NamedTuple):
     tensors: dict[str, Tensor]
     config: dict[str, Any]
     """timm's config.json."""
+    record: WeightRecord
 
 
 def read_weight(
@@ -36,7 +37,7 @@ def read_weight(
     """
     label = what or str(folder)
     manifest = read_manifest(folder, pinned=manifest_sha256)
-    WeightRecord.from_dict(manifest["record"])
+    record = WeightRecord.from_dict(manifest["record"])
     raw: dict[str, bytes] = {}
     for entry in manifest["files"]:
         content = read_listed(folder, entry)
@@ -47,4 +48,4 @@ def read_weight(
     tensors = load_tensors(raw[WEIGHTS_FILE], what=f"{label}: {WEIGHTS_FILE}")
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     check_fit(shapes, config["architecture"], config.get("model_args", {}), what=label)
-    return ReadWeight(tensors, config)
+    return ReadWeight(tensors, config, record)

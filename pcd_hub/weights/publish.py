@@ -8,22 +8,21 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, get_token
 
 from pcd_hub.errors import HubError, HubNotFoundError, HubUnreachableError, WeightError
 from pcd_hub.weights import store
-from pcd_hub.weights.address import redacted, split_reference
+from pcd_hub.weights.address import is_commit, redacted, split_reference
 from pcd_hub.weights.card import HUB_LICENSES
-from pcd_hub.weights.create import create_model, golden_features
+from pcd_hub.weights.create import build_model, golden_features
 from pcd_hub.weights.export import describe
 from pcd_hub.weights.fetch import HUB_ONLY_FILES
 from pcd_hub.weights.hub import Hub, RemoteFile, RepoState
 from pcd_hub.weights.layout import CARD_FILE, CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
-from pcd_hub.weights.load import read_weight
+from pcd_hub.weights.load import ReadWeight, read_weight
 from pcd_hub.weights.manifest import read_manifest, sha256
 from pcd_hub.weights.published import PublishedWeight
 from pcd_hub.weights.record import NOT_STATED, WeightRecord
@@ -98,9 +97,9 @@ def publish(
     with tempfile.TemporaryDirectory(prefix="pcd-hub-") as scratch:
         folder = Path(scratch) / "weight"
         folder.mkdir()
-        _prepare(source, folder, repo, licenses, license_link)
+        weight = _prepare(source, folder, repo, licenses, license_link)
         if not dry_run:
-            return _published(repo, folder, private=private, public=public)
+            return _published(repo, folder, weight, private=private, public=public)
         plan = _compared(repo, folder)
         dry_run.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(folder, dry_run)
@@ -134,21 +133,20 @@ def _prepare(
     repo: str,
     licenses: Mapping[str, str | None],
     license_link: str | None,
-) -> None:
+) -> ReadWeight:
     """Fill ``folder`` with exactly what will be published, and verify it as a stranger would."""
     _check_folder(source)
     for path in source.iterdir():
         _copy_plain(path, folder / path.name)
     # The copies are verified, not the source: it may change meanwhile.
-    config = read_weight(folder, what=str(source)).config
-    record = WeightRecord.from_dict(read_manifest(folder)["record"])
-    _check_record(record)
-    record = _with_licenses(record, licenses, license_link)
+    copied = read_weight(folder, what=str(source))
+    _check_record(copied.record)
+    record = _with_licenses(copied.record, licenses, license_link)
     for name in _WRITTEN_ANEW:
         (folder / name).unlink(missing_ok=True)
-    describe(folder, record, config, repo=repo, license_link=license_link)
+    describe(folder, record, copied.config, repo=repo, license_link=license_link)
     _check_secrets(folder)
-    read_weight(folder, what=repo)
+    return read_weight(folder, what=repo)
 
 
 def _copy_plain(source: Path, target: Path) -> None:
@@ -174,7 +172,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _check_record(record: WeightRecord) -> None:
-    if not re.fullmatch(r"[0-9a-f]{40}", str(record.code.get("commit"))):
+    if not is_commit(str(record.code.get("commit"))):
         raise WeightError(
             f"the record of {record.name} names no commit of the code that made it; run the recipe "
             "from a git clone"
@@ -287,14 +285,16 @@ def _is_same(path: Path, remote: RemoteFile) -> bool:
     return blob.hexdigest() == remote.blob
 
 
-def _published(repo: str, folder: Path, *, private: bool, public: bool) -> Publication:
+def _published(
+    repo: str, folder: Path, weight: ReadWeight, *, private: bool, public: bool
+) -> Publication:
     hub = Hub()
     state, is_new = _present_state(hub, repo)
     _check_visibility(repo, state, is_new=is_new, private=private, public=public)
     changes = _changes(folder, state.files, repo)
-    entry = _list_entry(repo, folder)
+    entry = _list_entry(repo, folder, weight)
     if changes:
-        state = _commit(hub, repo, folder, changes, state)
+        state = _commit(hub, repo, folder, changes, state, message=f"Publish {entry.name}")
     _check_back(hub, repo, state, folder)
     if state.private and not private:
         hub.open_to_public(repo)
@@ -312,11 +312,12 @@ def _present_state(hub: Hub, repo: str) -> tuple[RepoState, bool]:
     """What is there now; a new private repository if nothing is."""
     with suppress(HubNotFoundError):
         return hub.state(repo), False
+    is_new = True
     try:
-        hub.create(repo)
+        is_new = hub.create(repo)
     except HubUnreachableError as error:  # it may stand all the same
         log.info("%s; looking whether it stands", error)
-    return hub.state(repo), True
+    return hub.state(repo), is_new
 
 
 def _check_visibility(
@@ -332,7 +333,7 @@ def _check_visibility(
 
 
 def _commit(
-    hub: Hub, repo: str, folder: Path, changes: Iterable[str], state: RepoState
+    hub: Hub, repo: str, folder: Path, changes: Iterable[str], state: RepoState, *, message: str
 ) -> RepoState:
     """One commit with all changes. An error whose commit stands all the same is none."""
     operations = [
@@ -341,7 +342,6 @@ def _commit(
         else CommitOperationAdd(mark[2:], (folder / mark[2:]).read_bytes())
         for mark in changes
     ]
-    message = f"Publish {read_manifest(folder)['record']['name']}"
     failure: HubError | None = None
     try:
         hub.commit(repo, operations, message=message, parent=state.commit)
@@ -373,23 +373,16 @@ def _check_back(hub: Hub, repo: str, state: RepoState, folder: Path) -> None:
                 )
 
 
-def _list_entry(repo: str, folder: Path) -> PublishedWeight:
+def _list_entry(repo: str, folder: Path, weight: ReadWeight) -> PublishedWeight:
     """What the list will say, but for the commit."""
-    manifest = read_manifest(folder)
-    record: dict[str, Any] = manifest["record"]
-    model = create_model(f"local-dir:{folder}")
+    record = weight.record
     return PublishedWeight(
-        name=record["name"],
+        name=record.name,
         repo=repo,
         commit="",
         manifest_sha256=sha256(folder / MANIFEST_FILE),
         weights_sha256=sha256(folder / WEIGHTS_FILE),
-        license=record["licenses"]["weights"],
-        parameters=record["model"]["parameters"],
-        features=golden_features(model, record["model"]["image_size"]),
+        license=record.licenses["weights"],
+        parameters=record.model["parameters"],
+        features=golden_features(build_model(weight), record.model["image_size"]),
     )
-
-
-def list_entry_as_dict(entry: PublishedWeight) -> dict[str, Any]:
-    """As it stands in ``published.json``."""
-    return {**asdict(entry), "features": list(entry.features)}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pcd_hub.errors import WeightError
 from pcd_hub.weights.address import split_reference
+from pcd_hub.weights.store import check_name
 
 _LIST = Path(__file__).with_name("published.json")
 
@@ -55,15 +56,27 @@ def read_list(path: Path) -> dict[str, PublishedWeight]:
 
 
 def reference_of(name: str) -> tuple[str, str | None] | None:
-    """Where ``resnet18.pcd`` is published: reference and its manifest's sha256, as far as known.
+    """Where a weight is published: its reference and its manifest's sha256, as far as known.
 
     ``PCD_HUB_ORG``, if set, goes before the package's list, and says nothing of the manifest.
 
+    Args:
+        name: ``resnet18.pcd[@REVISION]``, or ``ORG/NAME[@REVISION]``, which is its own answer.
+
     Raises:
-        WeightError: If ``PCD_HUB_ORG`` is no namespace.
+        WeightError: If ``name`` or ``PCD_HUB_ORG`` is malformed.
     """
+    if "/" in name:
+        return name, None
+    plain, at, revision = name.partition("@")
+    check_name(plain)
+    record = published_weights().get(plain)
     if org := os.environ.get("PCD_HUB_ORG"):
-        repo, _ = split_reference(f"{org}/{name}")
-        return repo, None
-    record = published_weights().get(name)
-    return (record.reference, record.manifest_sha256) if record else None
+        repo, _ = split_reference(f"{org}/{plain}")
+    elif record is None:
+        return None
+    elif not at:
+        return record.reference, record.manifest_sha256
+    else:
+        repo = record.repo
+    return f"{repo}{at}{revision}", None
