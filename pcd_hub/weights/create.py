@@ -1,6 +1,7 @@
 """``create_model``: a weight by name, from this machine or the Hub, verified, as a timm model."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,13 +9,12 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from pcd_hub.errors import WeightError
-from pcd_hub.models.entries import forget_tensors
+from pcd_hub.errors import PCDHubError, WeightError
+from pcd_hub.models.entries import entry_cfg, forget_tensors
 from pcd_hub.weights import store
-from pcd_hub.weights.fetch import fetched_folder, find_published
-from pcd_hub.weights.layout import WEIGHTS_FILE
+from pcd_hub.weights.fetch import find_published
 from pcd_hub.weights.load import ReadWeight, read_weight
-from pcd_hub.weights.manifest import read_manifest
+from pcd_hub.weights.manifest import weights_sha256
 from pcd_hub.weights.published import published_weights, reference_of
 
 _LOCAL_DIR = "local-dir:"
@@ -65,6 +65,13 @@ def read_by_name(name: str) -> dict[str, Tensor]:
             f"the weight {name} is of {weight.config['architecture']}; publish or store it under "
             "the name of its architecture"
         )
+    own, of_entry = weight.config["pretrained_cfg"], entry_cfg(architecture)
+    for what in ("mean", "std"):
+        if tuple(own[what]) != getattr(of_entry, what):
+            raise WeightError(
+                f"the weight {name} expects pixels of another {what} ({own[what]}) than timm's "
+                f'entry says; load it with pcd_hub.create_model("{name}")'
+            )
     return weight.tensors
 
 
@@ -89,7 +96,7 @@ def _local(name: str) -> Path | None:
     folder, published = store.where(name), reference_of(name)
     if folder is None or published is None or os.environ.get("PCD_HUB_LOCAL"):
         return folder
-    if _weights_sha256(folder) == _published_sha256(name, published[0]):
+    if weights_sha256(folder) == _published_sha256(name):
         return folder
     raise WeightError(
         f"{name} is two weights: the local one in {folder}, and {published[0]}; "
@@ -97,19 +104,17 @@ def _local(name: str) -> Path | None:
     )
 
 
-def _published_sha256(name: str, reference: str) -> str | None:
-    """Of the published weights file, as far as it is known without a request."""
+def _published_sha256(name: str) -> str | None:
+    """Of the published weights file, as it is now; None if nobody can tell.
+
+    Where only ``PCD_HUB_ORG`` names it, it is fetched: what was fetched before may be old.
+    """
     record = published_weights().get(name)
-    if record and record.reference == reference:
+    if record and reference_of(name) == (record.reference, record.manifest_sha256):
         return record.weights_sha256
-    folder = fetched_folder(reference)
-    return _weights_sha256(folder) if folder else None
-
-
-def _weights_sha256(folder: Path) -> str:
-    return next(
-        entry["sha256"] for entry in read_manifest(folder)["files"] if entry["path"] == WEIGHTS_FILE
-    )
+    with suppress(PCDHubError):
+        return weights_sha256(find_published(name).folder)
+    return None
 
 
 def _how_to_get(name: str) -> str:

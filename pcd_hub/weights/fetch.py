@@ -22,7 +22,7 @@ from pcd_hub.errors import HubUnreachableError, WeightError
 from pcd_hub.weights import store
 from pcd_hub.weights.address import is_commit, is_offline, split_reference
 from pcd_hub.weights.hub import Hub, RepoState, check_total
-from pcd_hub.weights.layout import MANIFEST_FILE
+from pcd_hub.weights.layout import CARD_FILE, MANIFEST_FILE
 from pcd_hub.weights.load import read_weight
 from pcd_hub.weights.manifest import read_manifest, sha256
 from pcd_hub.weights.published import reference_of
@@ -242,6 +242,12 @@ def _attempt(hub: Hub, what: str, names: set[str], draft: Path) -> Path:
         )
     for path in sorted(listed):
         hub.download(repo, commit, path, incoming).replace(finished / path)
+    card = next((entry for entry in entries if entry["path"] == CARD_FILE), None)
+    if card and sha256(finished / CARD_FILE) != card["sha256"]:
+        raise WeightError(
+            f"{what}: {CARD_FILE} was edited on the Hub, or is damaged; its publisher can run "
+            "`pcd-hub publish` again, or name the commit before the edit"
+        )
     read_weight(finished, what=what)
     return finished
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from pcd_hub.errors import WeightError
 from pcd_hub.weights.layout import CONFIG_FILE, WEIGHTS_FILE
 from pcd_hub.weights.manifest import check_bytes, read_listed, read_manifest
 from pcd_hub.weights.record import WeightRecord
@@ -33,7 +34,7 @@ def read_weight(
 
     Raises:
         WeightError: If a file is missing, damaged, not of the allowed kinds, or does not fit timm's
-            architecture, or if a value is not finite.
+            architecture, if a value is not finite, or if config and manifest tell another record.
     """
     label = what or str(folder)
     manifest = read_manifest(folder, pinned=manifest_sha256)
@@ -45,6 +46,10 @@ def read_weight(
         if entry["path"] in {WEIGHTS_FILE, CONFIG_FILE}:
             raw[entry["path"]] = content
     config = check_config(raw[CONFIG_FILE], what=f"{label}: {CONFIG_FILE}")
+    if config.get("pcd", manifest["record"]) != manifest["record"]:
+        raise WeightError(
+            f"{label}: the record in {CONFIG_FILE} is not the one in its manifest; export it again"
+        )
     tensors = load_tensors(raw[WEIGHTS_FILE], what=f"{label}: {WEIGHTS_FILE}")
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     check_fit(shapes, config["architecture"], config.get("model_args", {}), what=label)

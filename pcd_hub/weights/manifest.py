@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pcd_hub.errors import WeightError
-from pcd_hub.weights.layout import MANIFEST_FILE, MANIFEST_SCHEMA
+from pcd_hub.weights.layout import MANIFEST_FILE, MANIFEST_SCHEMA, WEIGHTS_FILE
 from pcd_hub.weights.safety import check_manifest
 
 _REMEDY = "the copy is damaged: get it again, by `pcd-hub fetch` or from the run's export"
@@ -55,6 +55,16 @@ def read_manifest(folder: Path, *, pinned: str | None = None) -> dict[str, Any]:
             "was meant, or was changed since it was fetched"
         )
     return check_manifest(raw, what=str(path))
+
+
+def weights_sha256(folder: Path) -> str:
+    """Of the weights file, as the manifest states it.
+
+    Raises:
+        WeightError: As :func:`read_manifest`.
+    """
+    files = read_manifest(folder)["files"]
+    return next(entry["sha256"] for entry in files if entry["path"] == WEIGHTS_FILE)
 
 
 def verify(folder: Path) -> None:

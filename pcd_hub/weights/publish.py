@@ -100,7 +100,7 @@ def publish(
         weight = _prepare(source, folder, repo, licenses, license_link)
         if not dry_run:
             return _published(repo, folder, weight, private=private, public=public)
-        plan = _compared(repo, folder)
+        plan = _compared(repo, folder, private=private, public=public)
         dry_run.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(folder, dry_run)
         return replace(plan, folder=dry_run)
@@ -235,12 +235,14 @@ def _check_secrets(folder: Path) -> None:
 # What the Hub holds.
 
 
-def _compared(repo: str, folder: Path) -> Publication:
+def _compared(repo: str, folder: Path, *, private: bool, public: bool) -> Publication:
     hub = Hub()
     try:
         state = hub.state(repo)
     except HubNotFoundError:
         state = None
+    if state:
+        _check_visibility(repo, state, is_new=False, private=private, public=public)
     changes = _changes(folder, state.files if state else {}, repo)
     return Publication(
         repo=repo,

@@ -479,6 +479,26 @@ def test_the_same_weight_here_and_there_is_one(hub, commit, model, tmp_path, mon
     assert same_tensors(model, pcd_hub.create_model("test_resnet.pcd"))
 
 
+def test_a_local_weight_equal_to_an_old_published_one_does_not_hide_the_new(
+    hub, commit, tmp_path, monkeypatch
+):
+    store.add("test_resnet.pcd", tmp_path / "export")
+    monkeypatch.setenv("PCD_HUB_ORG", "org")
+    pcd_hub.create_model("test_resnet.pcd")
+    hub.commit(REPO, files_of(filled(2.0, tmp_path / "new")))
+    with pytest.raises(WeightError, match="is two weights"):
+        pcd_hub.create_model("test_resnet.pcd")
+    monkeypatch.setenv("PCD_HUB_LOCAL", "0")
+    assert next(pcd_hub.create_model("test_resnet.pcd").parameters()).unique().tolist() == [2.0]
+
+
+def test_a_card_that_was_edited_on_the_hub_is_named(hub, commit):
+    hub.commit(REPO, {"README.md": b"# mine"})
+    with pytest.raises(WeightError, match="README.md was edited on the Hub.*publish` again"):
+        pcd_hub.fetch(REPO)
+    assert pcd_hub.fetch(f"{REPO}@{commit}").commit == commit, "the one before stands"
+
+
 def test_a_published_record_pins_commit_and_manifest(hub, commit, model, tmp_path, monkeypatch):
     fetched = pcd_hub.fetch(REPO)
     record = published.PublishedWeight(

@@ -102,6 +102,16 @@ def test_private_stays_private_and_nothing_opens_it_by_accident(hub, export):
         pcd_hub.publish(export, REPO, private=True)
 
 
+def test_a_dry_run_says_what_the_visibility_would_refuse(hub, export, tmp_path):
+    pcd_hub.publish(export, REPO, private=True)
+    with pytest.raises(HubError, match="exists and is private"):
+        pcd_hub.publish(export, REPO, dry_run=tmp_path / "plan")
+    pcd_hub.publish(export, REPO, public=True)
+    with pytest.raises(HubError, match="is public already"):
+        pcd_hub.publish(export, REPO, private=True, dry_run=tmp_path / "plan")
+    assert not (tmp_path / "plan").exists()
+
+
 def test_a_dry_run_writes_the_folder_and_changes_nothing(hub, export, tmp_path):
     plan = pcd_hub.publish(export, REPO, dry_run=tmp_path / "plan")
     assert REPO not in hub.repos

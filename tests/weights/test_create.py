@@ -51,6 +51,29 @@ def test_a_weight_under_the_name_of_another_architecture_is_refused(tmp_path):
         timm.create_model("resnet18.pcd", pretrained=True)
 
 
+def test_a_weight_that_expects_other_pixels_than_its_entry_says_is_refused(tmp_path):
+    folder = exported(tmp_path / "export", "resnet18")
+    rewrite(folder, lambda config: config["pretrained_cfg"].update(mean=[0.5, 0.5, 0.5]))
+    store.add("resnet18.pcd", folder)
+    with pytest.raises(WeightError, match="another mean .*0.5.* load it with pcd_hub.create_model"):
+        timm.create_model("resnet18.pcd", pretrained=True)
+    assert pcd_hub.create_model("resnet18.pcd").pretrained_cfg["mean"] == [0.5, 0.5, 0.5]
+
+
+def test_a_configuration_with_another_record_is_refused(folder):
+    rewrite(folder, lambda config: config["pcd"]["licenses"].update(weights="mit"))
+    with pytest.raises(WeightError, match="the record in config.json is not the one in its man"):
+        pcd_hub.create_model(f"local-dir:{folder}")
+
+
+def rewrite(folder, change):
+    """Change config.json, and let the manifest agree."""
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+    write_manifest(folder, json.loads((folder / "pcd_manifest.json").read_text())["record"])
+
+
 def test_the_manifest_that_is_read_is_the_one_that_was_pinned(folder, tmp_path):
     """Swapped whole between the look and the load: every file agrees with the wrong manifest."""
     pinned = sha256(folder / "pcd_manifest.json")
