@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pcd_hub.data.scenes import CLASSES, render_scene
 from pcd_hub.data.sources import SCENE_SIZE
-from pcd_hub.evaluate.segmentation import LabelledImages, ProbeResult, StageFeatures, linear_probe
+from pcd_hub.evaluate.segmentation import LabelledImages, LinearProbe, ProbeResult, StageFeatures
 from pcd_hub.weights.record import Measurement
 
 TRAIN_SEED, TEST_SEED = 1_000_001, 1_000_002
@@ -61,7 +61,7 @@ def scene_mosaics(count: int, *, tiles: int, size: int | None = None) -> Tensor:
 
     ``size`` is S; the scenes' own, side by side, if not given.
     """
-    scenes = labelled_scenes(TEST_SEED, count * tiles**2).images
+    scenes = labelled_scenes(TEST_SEED, count * tiles**2).images[:]
     rows = scenes.unflatten(0, (count, tiles, tiles)).permute(0, 3, 1, 4, 2, 5)
     images = rows.flatten(4, 5).flatten(2, 3)
     if size is None:
@@ -84,12 +84,12 @@ def probe_backbones(
     """
     train, test = labelled_scenes(TRAIN_SEED, num_scenes), labelled_scenes(TEST_SEED, num_scenes)
     results = {
-        label: linear_probe(
+        label: LinearProbe(
             StageFeatures(backbone.model, mean=backbone.mean, std=backbone.std),
             train,
             test,
             num_classes=len(CLASSES),
-        )
+        ).run()
         for label, backbone in backbones.items()
     }
     _print_table(results, num_scenes)
@@ -124,8 +124,11 @@ def _draw(
     path: Path, test: LabelledImages, results: Mapping[str, ProbeResult], count: int = 8
 ) -> None:
     """Rows: images, truth, then each backbone's prediction in the order of the table."""
-    rows = [test.images[:count].permute(0, 2, 3, 1).numpy(), _PALETTE[test.masks[:count].numpy()]]
-    rows += [_PALETTE[result.predictions[:count].numpy()] for result in results.values()]
+    rows = [
+        test.images[range(count)].permute(0, 2, 3, 1).numpy(),
+        _PALETTE[np.stack([test.masks[row].numpy() for row in range(count)])],
+    ]
+    rows += [_PALETTE[np.stack(result.predictions[:count])] for result in results.values()]
     save_tiles(path, np.stack(rows))
 
 

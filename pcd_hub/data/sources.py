@@ -15,7 +15,7 @@ import hashlib
 import io
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -96,12 +96,12 @@ def open_source(uri: str, *, rank: int = 0, world_size: int = 1) -> ImageSource 
         case "scenes":
             return Scenes.from_text(rest)
         case "hf-disk":
-            return HFImages(_load_from_disk(rest), uri=uri)
+            return HFImages(load_from_disk(rest), uri=uri)
         case "hf":
-            return HFImages(_load_dataset(rest, streaming=False), uri=uri)
+            return HFImages(load_dataset(rest, streaming=False), uri=uri)
         case "hf-stream":
             return HFStream(
-                _load_dataset(rest, streaming=True), uri=uri, rank=rank, world_size=world_size
+                load_dataset(rest, streaming=True), uri=uri, rank=rank, world_size=world_size
             )
         case _:
             path = Path(uri).expanduser()
@@ -150,18 +150,21 @@ class ImageFiles:
         return len(self._paths)
 
     def __getitem__(self, index: int) -> Image.Image:
-        raw = self._paths[index]
-        path = self._root / (raw.decode() if isinstance(raw, bytes) else str(raw))
-        try:
-            with Image.open(path) as image:
-                return as_rgb(image)
-        except Exception as error:
-            raise BrokenImageError(str(path), _reason(error)) from error
+        path = self._root / _text(self._paths[index])
+        return decode(path, str(path), as_rgb)
+
+    def paths(self) -> list[str]:
+        """Relative to the folder."""
+        return [_text(path) for path in self._paths]
 
     def fingerprint(self) -> str:
         """sha256 over the paths; the pixels are not read."""
         digest = hashlib.sha256(self._paths.tobytes()).hexdigest()
         return f"{len(self)} files, paths sha256 {digest[:16]}"
+
+
+def _text(path: bytes | str) -> str:
+    return path.decode() if isinstance(path, bytes) else str(path)
 
 
 def _image_paths(folder: Path) -> Iterator[str]:
@@ -216,7 +219,7 @@ class HFImages:
         return len(self._dataset)
 
     def __getitem__(self, index: int) -> Image.Image:
-        return _decode(self._dataset[int(index)][self._column], f"{self._uri}[{index}]")
+        return decode(self._dataset[int(index)][self._column], f"{self._uri}[{index}]", as_rgb)
 
     def fingerprint(self) -> str:
         """The library's own fingerprint of the table."""
@@ -250,7 +253,7 @@ class HFStream:
             dataset.load_state_dict(dict(state))
         for number, row in enumerate(dataset):
             try:
-                image = _decode(row[self._column], f"{self._uri}, row {number} of this part")
+                image = decode(row[self._column], f"{self._uri}, row {number} of this part", as_rgb)
             except BrokenImageError as error:
                 image = error
             yield image, dataset.state_dict()
@@ -268,14 +271,31 @@ def _undecoded(dataset: Any, column: str) -> Any:
     return dataset.select_columns([column]).cast_column(column, _datasets().Image(decode=False))
 
 
-def _decode(encoded: Mapping[str, Any], name: str) -> Image.Image:
+def decode(
+    encoded: Path | Mapping[str, Any], name: str, to_image: Callable[[Image.Image], Image.Image]
+) -> Image.Image:
+    """Decode a file, or a cell of an undecoded Hugging Face image column.
+
+    Args:
+        encoded: Path of the file, or the cell.
+        name: How errors call it, if the cell does not say.
+        to_image: As :func:`as_rgb`; given the opened image.
+
+    Raises:
+        BrokenImageError: If it cannot be decoded.
+    """
     try:
-        with Image.open(
-            io.BytesIO(encoded["bytes"]) if encoded["bytes"] else encoded["path"]
-        ) as image:
-            return as_rgb(image)
+        with Image.open(_file(encoded)) as image:
+            return to_image(image)
     except Exception as error:
-        raise BrokenImageError(encoded.get("path") or name, _reason(error)) from error
+        stated = encoded.get("path") if isinstance(encoded, Mapping) else None
+        raise BrokenImageError(stated or name, _reason(error)) from error
+
+
+def _file(encoded: Path | Mapping[str, Any]) -> Any:
+    if isinstance(encoded, Path):
+        return encoded
+    return io.BytesIO(encoded["bytes"]) if encoded["bytes"] else encoded["path"]
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
@@ -325,7 +345,12 @@ def _datasets() -> Any:
     return datasets
 
 
-def _load_from_disk(folder: str) -> Any:
+def load_from_disk(folder: str) -> Any:
+    """One split of what ``datasets.save_to_disk`` wrote.
+
+    Raises:
+        DataError: If it is not there, or holds several splits.
+    """
     library = _datasets()
     if not Path(folder).is_dir():
         raise DataError(f"no folder {folder}; hf-disk: takes what datasets.save_to_disk wrote")
@@ -338,7 +363,12 @@ def _load_from_disk(folder: str) -> Any:
     return loaded
 
 
-def _load_dataset(text: str, *, streaming: bool) -> Any:
+def load_dataset(text: str, *, streaming: bool) -> Any:
+    """``ORG/NAME[:SPLIT]`` from the Hub, or a local folder.
+
+    Raises:
+        DataError: If it cannot be opened.
+    """
     library = _datasets()
     name, _, split = text.partition(":")
     try:

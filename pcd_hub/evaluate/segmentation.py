@@ -8,26 +8,46 @@ affine part is in the convolution.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from pcd_hub.data.labelled import IGNORE
 from pcd_hub.method.metrics import class_iou, confusion_matrix
 
 FeatureMaps = Callable[[Tensor], Float[Tensor, "b c h w"]]
 
-IGNORE = 255
+_IMAGES_AT_ONCE = 64
+
+
+@runtime_checkable
+class Images(Protocol):
+    """Images of one size, by rows: a tensor ``(n, 3, height, width)``, or files read when asked."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> UInt8[Tensor, "b 3 height width"]: ...
+
+
+@runtime_checkable
+class Masks(Protocol):
+    """One ``(height, width)`` map of classes an image; ``IGNORE`` where there is no label."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: Any, /) -> Tensor: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledImages:
     """Images with the class of every pixel."""
 
-    images: UInt8[Tensor, "n 3 height width"]
-    masks: UInt8[Tensor, "n height width"]
-    """``IGNORE`` where there is no label."""
+    images: Images
+    masks: Masks
+    """All of one size where a probe is trained; of any sizes where it is scored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +58,8 @@ class ProbeResult:
     class_iou: tuple[float, ...]
     """NaN for a class that does not occur."""
     pixel_accuracy: float
-    predictions: UInt8[Tensor, "n height width"]
+    predictions: tuple[UInt8[Tensor, "_ _"], ...]
+    """Classes at the size of each mask."""
 
 
 class StageFeatures:
@@ -75,73 +96,177 @@ class StageFeatures:
         return torch.cat([F.interpolate(m.float(), grid, mode="bilinear") for m in maps], 1)
 
 
-def linear_probe(
-    features: FeatureMaps,
-    train: LabelledImages,
-    test: LabelledImages,
-    *,
-    num_classes: int,
-    steps: int = 400,
-    batch_size: int = 32,
-    learning_rate: float = 3e-3,
-    weight_decay: float = 1e-3,
-    seed: int = 0,
-) -> ProbeResult:
-    """Train the probe on ``train`` and score it on ``test``.
+class KeptMaps:
+    """The features of images: computed once and kept if they fit, else anew whenever asked.
 
-    The backbone behind ``features`` stays as it is.
-
-    AdamW along half a cosine. The steps must be enough to converge: a short probe predicts the
-    commonest class for every backbone alike.
+    Args:
+        features: The frozen backbone.
+        images: Of one size.
+        keep_bytes: How much memory the float32 maps of all images may take to be kept.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    train_maps = torch.cat([features(part).cpu() for part in train.images.split(64)])
-    deviation, mean = torch.std_mean(train_maps, (0, 2, 3), correction=0, keepdim=True)
-    train_maps = train_maps.sub_(mean).div_(deviation + 1e-5)
 
-    def standardised(images: Tensor) -> Tensor:
-        return (features(images).cpu() - mean) / (deviation + 1e-5)
+    def __init__(self, features: FeatureMaps, images: Images, *, keep_bytes: int) -> None:
+        self._features = features
+        self._images = images
+        self._maps: Tensor | None = None
+        one = features(images[[0]])
+        self.num_channels = one.shape[1]
+        self._mean, self._scale = one.new_zeros(()), one.new_ones(())
+        if len(images) * one.nbytes <= keep_bytes:
+            self._maps = torch.empty(len(images), *one.shape[1:])
+            for rows in self.parts():
+                self._maps[rows] = features(images[rows]).cpu()
 
-    generator = torch.Generator().manual_seed(seed)
-    probe = nn.Conv2d(train_maps.shape[1], num_classes, 1).to(device)
-    for parameter in probe.parameters():
-        nn.init.zeros_(parameter)  # the problem is convex: every start ends alike
-    optimizer = torch.optim.AdamW(probe.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
-        rows = torch.randint(len(train_maps), (batch_size,), generator=generator)
-        truth = train.masks[rows].to(device, torch.int64)
-        logits = _upsampled(probe, train_maps[rows].to(device), truth)
-        loss = F.cross_entropy(logits, truth, ignore_index=IGNORE)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return _score(probe, standardised, test, num_classes)
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, rows: list[int]) -> Float[Tensor, "b c h w"]:
+        if self._maps is not None:
+            return self._maps[rows]
+        return (self._features(self._images[rows]) - self._mean) / self._scale
+
+    @property
+    def are_kept(self) -> bool:
+        """Whether they fitted."""
+        return self._maps is not None
+
+    def standardise(self, mean: Tensor, scale: Tensor) -> None:
+        """From now on ``(maps - mean) / scale``, by channel; called once."""
+        if self._maps is not None:
+            self._maps.sub_(mean).div_(scale)
+        self._mean, self._scale = (t.to(self._mean.device) for t in (mean, scale))
+
+    def parts(self) -> list[list[int]]:
+        """All rows, a few at a time."""
+        rows = list(range(len(self)))
+        return [rows[at : at + _IMAGES_AT_ONCE] for at in rows[::_IMAGES_AT_ONCE]]
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of every channel over all pixels: ``(1, C, 1, 1)`` each."""
+        count, total, squares = 0, 0.0, 0.0
+        for rows in self.parts():
+            maps = self[rows].cpu().double()
+            count += maps[:, 0].numel()
+            total = total + maps.sum((0, 2, 3), keepdim=True)
+            squares = squares + maps.square().sum((0, 2, 3), keepdim=True)
+        mean = torch.as_tensor(total / count)
+        variance = (torch.as_tensor(squares / count) - mean.square()).clamp_min(0)
+        return mean.float(), variance.sqrt().float()
 
 
-def _upsampled(probe: nn.Module, maps: Tensor, truth: Tensor) -> Tensor:
-    return F.interpolate(probe(maps), truth.shape[1:], mode="bilinear")
+class LinearProbe:
+    """Features of training and test images, on which a linear probe is trained and scored.
+
+    The backbone behind ``features`` stays as it is, so all seeds share its maps.
+
+    Args:
+        features: The frozen backbone; see :class:`StageFeatures`.
+        train: Masks of one size.
+        test: Masks of any sizes.
+        num_classes: C; masks hold 0 to C - 1, and ``IGNORE``.
+        keep_bytes: As of :class:`KeptMaps`, for training and test images each.
+    """
+
+    def __init__(
+        self,
+        features: FeatureMaps,
+        train: LabelledImages,
+        test: LabelledImages,
+        *,
+        num_classes: int,
+        keep_bytes: int = 4 * 1024**3,
+    ) -> None:
+        self._train = KeptMaps(features, train.images, keep_bytes=keep_bytes)
+        self._test = KeptMaps(features, test.images, keep_bytes=keep_bytes)
+        self._train_masks, self._test_masks = train.masks, test.masks
+        self._num_classes = num_classes
+        mean, deviation = self._train.statistics()  # BatchNorm, with the whole training set's
+        for maps in (self._train, self._test):
+            maps.standardise(mean, deviation + 1e-5)
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def run(
+        self,
+        *,
+        steps: int = 400,
+        batch_size: int = 32,
+        learning_rate: float = 3e-3,
+        weight_decay: float = 1e-3,
+        label_stride: int = 1,
+        seed: int = 0,
+    ) -> ProbeResult:
+        """Train a probe and score it.
+
+        AdamW along half a cosine. The steps must be enough to converge: a short probe predicts the
+        commonest class for every backbone alike.
+
+        Args:
+            steps: How many.
+            batch_size: Images a step.
+            learning_rate: At the start.
+            weight_decay: Of the convolution and its bias.
+            label_stride: The loss of a step is taken at every ``label_stride``-th row and column,
+                from a random one on: the same in the mean, at a fraction of the cost.
+            seed: Of the batches.
+        """
+        generator, offsets = (torch.Generator().manual_seed(seed) for _ in range(2))
+        probe = nn.Conv2d(self._train.num_channels, self._num_classes, 1).to(self._device)
+        for parameter in probe.parameters():
+            nn.init.zeros_(parameter)  # the problem is convex: every start ends alike
+        optimizer = torch.optim.AdamW(
+            probe.parameters(), lr=learning_rate, weight_decay=weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        for _ in range(steps):
+            rows = torch.randint(len(self._train), (batch_size,), generator=generator).tolist()
+            truth = torch.stack([self._train_masks[row] for row in rows])
+            truth = truth.to(self._device, torch.int64)
+            y, x = torch.randint(label_stride, (2,), generator=offsets).tolist()
+            logits = probe(self._train[rows].to(self._device))
+            loss = F.cross_entropy(
+                _upsampled(logits, truth.shape[1:], first=(y, x), stride=label_stride),
+                truth[:, y::label_stride, x::label_stride],
+                ignore_index=IGNORE,
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        return self._score(probe)
+
+    @torch.inference_mode()
+    def _score(self, probe: nn.Module) -> ProbeResult:
+        confusion = torch.zeros(self._num_classes, self._num_classes, dtype=torch.int64)
+        predictions = []
+        for rows in self._test.parts():
+            for row, logits in zip(rows, probe(self._test[rows].to(self._device)), strict=True):
+                mask = self._test_masks[row]
+                upsampled = F.interpolate(logits[None], mask.shape, mode="bilinear")[0]
+                predictions.append(upsampled.argmax(0).to(torch.uint8).cpu())
+                confusion += confusion_matrix(
+                    predictions[-1].long(), mask.long(), num_classes=self._num_classes
+                )
+        iou = class_iou(confusion)
+        return ProbeResult(
+            mean_iou=float(iou.nanmean()),
+            class_iou=tuple(iou.tolist()),
+            pixel_accuracy=float(confusion.diagonal().sum() / confusion.sum()),
+            predictions=tuple(predictions),
+        )
 
 
-@torch.inference_mode()
-def _score(
-    probe: nn.Module,
-    features: FeatureMaps,
-    test: LabelledImages,
-    num_classes: int,
-) -> ProbeResult:
-    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-    predictions = []
-    for images, masks in zip(test.images.split(64), test.masks.split(64), strict=True):
-        logits = _upsampled(probe, features(images).to(next(probe.parameters()).device), masks)
-        predicted = logits.argmax(1).cpu()
-        predictions.append(predicted.to(torch.uint8))
-        confusion += confusion_matrix(predicted, masks.to(torch.int64), num_classes=num_classes)
-    iou = class_iou(confusion)
-    return ProbeResult(
-        mean_iou=float(iou.nanmean()),
-        class_iou=tuple(iou.tolist()),
-        pixel_accuracy=float(confusion.diagonal().sum() / confusion.sum()),
-        predictions=torch.cat(predictions),
+def _upsampled(
+    logits: Float[Tensor, "b c h w"], size: tuple[int, ...], *, first: tuple[int, int], stride: int
+) -> Float[Tensor, "b c _ _"]:
+    """Bilinear to ``size``, computed only at every ``stride``-th row and column from ``first``."""
+    ys, xs = (
+        (torch.arange(start, length, stride, device=logits.device) + 0.5) * (2 / length) - 1
+        for start, length in zip(first, size, strict=True)
+    )
+    places = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), -1)
+    return F.grid_sample(
+        logits,
+        places.expand(len(logits), -1, -1, -1),
+        padding_mode="border",
+        align_corners=False,
     )

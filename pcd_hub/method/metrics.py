@@ -1,6 +1,7 @@
 """Scores: tensors in, tensors out."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -30,3 +31,70 @@ def class_iou(confusion: Int64[Tensor, "classes classes"]) -> Float[Tensor, " cl
 def mean_iou(confusion: Int64[Tensor, "classes classes"]) -> Float[Tensor, ""]:
     """Mean of :func:`class_iou` over the classes that occur."""
     return class_iou(confusion).nanmean()
+
+
+def knn_vote(
+    train: Float[Tensor, "n c"],
+    labels: Int64[Tensor, " n"],
+    test: Float[Tensor, "m c"],
+    *,
+    num_classes: int,
+    k: int = 20,
+    temperature: float = 0.07,
+) -> Int64[Tensor, " m"]:
+    """Class of each test vector: its ``k`` nearest by cosine vote with weight ``exp(cos / T)``.
+
+    The weighted vote of Wu et al. (arXiv:1805.01978), k and T as DINO's (arXiv:2104.14294).
+    """
+    keys = F.normalize(train, dim=1)
+    votes = []
+    for queries in F.normalize(test, dim=1).split(1024):
+        similar, nearest = (queries @ keys.T).topk(min(k, len(keys)), dim=1)
+        weights = (similar / temperature).exp()
+        counted = weights.new_zeros(len(queries), num_classes)
+        votes.append(counted.scatter_add_(1, labels[nearest], weights).argmax(1))
+    return torch.cat(votes)
+
+
+def effective_rank(vectors: Float[Tensor, "n c"]) -> float:
+    """How many directions the vectors really use: 1 to C (Roy and Vetterli, EUSIPCO 2007).
+
+    The exponential of the entropy of their singular values, after the mean is taken off. A
+    collapsed student's is near 1.
+    """
+    centred = vectors.double() - vectors.double().mean(0)
+    values = torch.linalg.svdvals(centred)
+    shares = values / values.sum().clamp_min(1e-300)
+    return float(torch.special.entr(shares).sum().exp())
+
+
+def linear_cka(one: Float[Tensor, "n c"], other: Float[Tensor, "n d"]) -> float:
+    """How alike two descriptions of the same things are, in [0, 1] (arXiv:1905.00414, eq. 7).
+
+    Rotating or scaling either changes nothing.
+    """
+    a, b = (vectors.double() - vectors.double().mean(0) for vectors in (one, other))
+    both = torch.linalg.norm(a.T @ b) ** 2
+    return float(both / (torch.linalg.norm(a.T @ a) * torch.linalg.norm(b.T @ b)))
+
+
+def pixel_retrieval(
+    student: Float[Tensor, "n c pixels"], teacher: Float[Tensor, "n d pixels"], *, k: int = 5
+) -> float:
+    """Share of pixels whose nearest one in the teacher's eyes is among the student's ``k`` nearest.
+
+    Nearest by cosine among the pixels of all other images, so the two need no common space.
+    """
+    count, _, pixels = student.shape
+    images = torch.arange(count).repeat_interleave(pixels)
+    mine, theirs = (
+        F.normalize(maps.transpose(1, 2).flatten(0, 1).float(), dim=1)
+        for maps in (student, teacher)
+    )
+    found = 0
+    for rows in torch.arange(len(images)).split(1024):
+        own = images[rows, None] == images
+        wanted = (theirs[rows] @ theirs.T).masked_fill(own, -2).argmax(1)
+        nearest = (mine[rows] @ mine.T).topk(k, dim=1).indices
+        found += int((nearest == wanted[:, None]).any(1).sum())
+    return found / len(images)

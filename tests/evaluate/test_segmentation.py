@@ -1,43 +1,51 @@
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 
-from pcd_hub.evaluate.segmentation import IGNORE, LabelledImages, StageFeatures, linear_probe
+from pcd_hub.data.labelled import IGNORE
+from pcd_hub.evaluate.segmentation import (
+    KeptMaps,
+    LabelledImages,
+    LinearProbe,
+    StageFeatures,
+    _upsampled,
+)
 
 
-def halves(count: int) -> LabelledImages:
+def halves(count: int, contrast: int = 150) -> LabelledImages:
     """Left dark, right bright, at random contrast; a stripe without label between them."""
     masks = torch.zeros(count, 16, 16, dtype=torch.uint8)
     masks[..., 8:] = 1
     images = (
-        masks.float()[:, None].expand(-1, 3, -1, -1) * 150 + torch.rand(count, 3, 16, 16) * 50
+        masks.float()[:, None].expand(-1, 3, -1, -1) * contrast + torch.rand(count, 3, 16, 16) * 50
     ).byte()
     masks[..., 7:9] = IGNORE
     return LabelledImages(images=images, masks=masks)
 
 
 def test_separable_classes_are_separated():
-    result = linear_probe(
-        lambda images: images.float() / 255, halves(20), halves(10), num_classes=3, steps=300
-    )
+    result = LinearProbe(
+        lambda images: images.float() / 255, halves(20), halves(10), num_classes=3
+    ).run(steps=300)
     assert result.mean_iou > 0.99
     assert result.pixel_accuracy > 0.99
     assert result.class_iou[2] != result.class_iou[2], "the class that never occurs is NaN"
-    assert result.predictions.shape == (10, 16, 16)
+    assert [mask.shape for mask in result.predictions] == [(16, 16)] * 10
 
 
 def test_features_without_information_score_like_a_constant():
-    result = linear_probe(
+    result = LinearProbe(
         lambda images: torch.ones(len(images), 4, 4, 4), halves(20), halves(10), num_classes=2
-    )
+    ).run()
     assert result.mean_iou == pytest.approx(0.25, abs=0.01)
 
 
 def test_the_same_seed_gives_the_same_score():
     scores = {
-        linear_probe(
-            lambda i: i.float(), halves_fixed, halves_fixed, num_classes=2, steps=5, seed=3
-        ).mean_iou
+        LinearProbe(lambda i: i.float(), halves_fixed, halves_fixed, num_classes=2)
+        .run(steps=5, seed=3)
+        .mean_iou
         for halves_fixed in [halves(6)] * 2
     }
     assert len(scores) == 1
@@ -55,3 +63,58 @@ def test_stage_features_are_the_last_stages_on_the_finest_grid():
         )
     assert maps.shape == (2, sum(s.shape[1] for s in stages), *stages[0].shape[2:])
     assert torch.equal(maps[:, : stages[0].shape[1]], stages[0])
+
+
+def small(images):
+    return F.avg_pool2d(images.float() / 255, 4)
+
+
+def test_maps_that_do_not_fit_are_computed_anew_and_score_the_same():
+    train, test = halves(20, contrast=3), halves(10, contrast=3)
+    kept, anew = (
+        LinearProbe(small, train, test, num_classes=2, keep_bytes=budget) for budget in (10**9, 1)
+    )
+    one, other = kept.run(steps=50), anew.run(steps=50)
+    assert one.mean_iou == pytest.approx(other.mean_iou, abs=1e-6)
+    assert 0.5 < one.mean_iou < 1
+    assert KeptMaps(small, train.images, keep_bytes=20 * 3 * 4 * 4 * 4).are_kept
+    assert not KeptMaps(small, train.images, keep_bytes=20 * 3 * 4 * 4 * 4 - 1).are_kept
+
+
+def test_standardised_features_have_mean_0_and_deviation_1():
+    images = halves(20).images
+    maps = KeptMaps(small, images, keep_bytes=1)
+    mean, deviation = maps.statistics()
+    assert mean.flatten() == pytest.approx(small(images).mean((0, 2, 3)))
+    maps.standardise(mean, deviation)
+    everything = maps[list(range(20))]
+    assert everything.mean((0, 2, 3)) == pytest.approx(torch.zeros(3), abs=1e-5)
+    assert everything.std((0, 2, 3), correction=0) == pytest.approx(torch.ones(3), abs=1e-4)
+
+
+@pytest.mark.parametrize("stride", [1, 3, 4])
+def test_logits_at_some_pixels_are_those_of_the_whole_map(stride):
+    logits = torch.randn(2, 3, 5, 4)
+    whole = F.interpolate(logits, (16, 24), mode="bilinear")
+    for first in ((0, 0), (stride - 1, stride // 2)):
+        some = _upsampled(logits, (16, 24), first=first, stride=stride)
+        expected = whole[..., first[0] :: stride, first[1] :: stride]
+        assert some.shape == expected.shape
+        assert torch.allclose(some, expected, atol=1e-4)
+
+
+def test_a_strided_loss_trains_the_same_probe():
+    train, test = halves(20, contrast=3), halves(10, contrast=3)
+    probe = LinearProbe(small, train, test, num_classes=2)
+    full, strided = (probe.run(steps=200, label_stride=stride).mean_iou for stride in (1, 4))
+    assert 0.5 < full < 0.99
+    assert full == pytest.approx(strided, abs=0.02)
+
+
+def test_masks_of_any_size_are_scored_at_their_own():
+    images = halves(2).images
+    masks = [torch.zeros(30, 20, dtype=torch.uint8), torch.ones(7, 9, dtype=torch.uint8)]
+    result = LinearProbe(
+        small, halves(20), LabelledImages(images=images, masks=masks), num_classes=2
+    ).run(steps=20)
+    assert [tuple(mask.shape) for mask in result.predictions] == [(30, 20), (7, 9)]

@@ -1,6 +1,18 @@
-import torch
+import math
 
-from pcd_hub.method.metrics import class_iou, confusion_matrix, mean_iou
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pcd_hub.method.metrics import (
+    class_iou,
+    confusion_matrix,
+    effective_rank,
+    knn_vote,
+    linear_cka,
+    mean_iou,
+    pixel_retrieval,
+)
 
 
 def test_iou_by_hand():
@@ -19,3 +31,70 @@ def test_iou_by_hand():
 def test_a_perfect_prediction_scores_one():
     truth = torch.randint(0, 5, (4, 9, 9))
     assert mean_iou(confusion_matrix(truth, truth, num_classes=5)) == 1
+
+
+# Nearest neighbours.
+
+
+def test_the_vote_is_the_sum_of_exponentials_of_cosines():
+    """The slow twin: every test vector by itself, in float64."""
+    train, labels, test = torch.randn(30, 5), torch.randint(0, 4, (30,)), torch.randn(7, 5)
+    voted = knn_vote(train, labels, test, num_classes=4, k=6, temperature=0.1)
+    for vector, guess in zip(test.double(), voted, strict=True):
+        cosines = F.cosine_similarity(vector[None], train.double())
+        nearest = cosines.argsort(descending=True)[:6]
+        votes = [0.0] * 4
+        for row in nearest.tolist():
+            votes[labels[row]] += math.exp(cosines[row] / 0.1)
+        assert votes.index(max(votes)) == guess
+
+
+def test_one_near_neighbour_outvotes_two_far_ones():
+    train = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.6, 0.8]])
+    labels, test = torch.tensor([0, 1, 1]), torch.tensor([[2.0, 0.1]])
+    assert knn_vote(train, labels, test, num_classes=2, k=3, temperature=0.07).tolist() == [0]
+    assert knn_vote(train, labels, test, num_classes=2, k=3, temperature=10.0).tolist() == [1]
+    assert knn_vote(train, labels, test, num_classes=2, k=99).tolist() == [0], "k above n is n"
+
+
+# Spectra.
+
+
+def test_the_effective_rank_counts_directions():
+    basis = torch.eye(8)
+    even = torch.cat([basis, -basis])
+    assert effective_rank(even) == pytest.approx(8)
+    assert effective_rank(even + 5.0) == pytest.approx(8), "the mean does not count"
+    line = torch.linspace(-1, 1, 16)[:, None] * torch.ones(8)
+    assert effective_rank(line) == pytest.approx(1)
+    assert effective_rank(torch.ones(16, 8)) == pytest.approx(1), "all alike"
+
+
+def test_cka_is_one_for_rotated_and_scaled_and_small_for_unrelated():
+    vectors = torch.randn(400, 6)
+    rotation = torch.linalg.qr(torch.randn(6, 6)).Q
+    assert linear_cka(vectors, 3 * vectors @ rotation + 1) == pytest.approx(1)
+    assert linear_cka(vectors, torch.randn(400, 9)) < 0.1
+    wide, narrow = vectors @ torch.randn(6, 20), vectors
+    assert linear_cka(wide, narrow) == pytest.approx(linear_cka(narrow, wide))
+
+
+# Retrieval.
+
+
+def test_a_student_that_equals_the_teacher_finds_every_pixel():
+    teacher = torch.randn(5, 8, 6)
+    rotation = torch.linalg.qr(torch.randn(8, 8)).Q
+    student = 2 * torch.einsum("ncp,cd->ndp", teacher, rotation)
+    assert pixel_retrieval(student, teacher, k=1) == 1
+    assert pixel_retrieval(torch.randn(5, 8, 6), teacher, k=1) < 0.3
+    assert pixel_retrieval(torch.randn(5, 8, 6), teacher, k=24) == 1, "k of all others"
+
+
+def test_pixels_of_the_same_image_are_no_neighbours():
+    """Those of image 0 are most like each other; what counts is whom they resemble in image 1."""
+    one = torch.tensor([[[1.0, 1.0], [0.0, 0.01]], [[0.9, 0.0], [0.3, 1.0]]])
+    assert pixel_retrieval(one, one, k=1) == 1
+    swapped = one.clone()
+    swapped[1] = one[1].flip(-1)
+    assert pixel_retrieval(swapped, one, k=1) == 0.5, "image 1's still find theirs in image 0"

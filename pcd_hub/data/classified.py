@@ -1,0 +1,112 @@
+"""Images with one class each: where they come from, one URI each.
+
+==========================  ====================================================================
+``DIR``                     ``SPLIT/CLASS/``, images at any depth below
+``hf-disk:DIR``             a Hugging Face dataset saved by ``save_to_disk``, with its splits
+``hf:ORG/NAME``             a Hugging Face dataset, downloaded whole (a local folder works too)
+==========================  ====================================================================
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pcd_hub.data.sources import HFImages, ImageFiles, ImageSource, load_dataset, load_from_disk
+from pcd_hub.errors import DataError
+
+
+class ClassifiedSet:
+    """One split of a data set: images, and the class of each.
+
+    Args:
+        images: RGB.
+        labels: Class of every image.
+        classes: Names, by class.
+        name: How results call it.
+    """
+
+    def __init__(
+        self, images: ImageSource, labels: list[int], *, classes: tuple[str, ...], name: str
+    ) -> None:
+        self._images = images
+        self.labels = labels
+        self.classes = classes
+        self.name = name
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        """Image ``index`` as upright RGB; raises ``BrokenImageError`` if it cannot be decoded."""
+        return self._images[index]
+
+    def fingerprint(self) -> str:
+        """Of the images."""
+        return self._images.fingerprint()
+
+
+def open_classified(
+    uri: str, split: str, *, image_column: str = "image", label_column: str = "label"
+) -> ClassifiedSet:
+    """Open one split of the data set that ``uri`` names (the table at the top of this file).
+
+    Raises:
+        DataError: If there is no such place or split, or fewer than two classes.
+    """
+    scheme, _, rest = uri.partition(":")
+    if scheme in {"hf-disk", "hf"}:
+        opened = (
+            load_from_disk(f"{rest}/{split}")
+            if scheme == "hf-disk"
+            else load_dataset(f"{rest}:{split}", streaming=False)
+        )
+        return _from_rows(opened, uri, split, image_column, label_column)
+    return _from_folder(Path(uri).expanduser(), split)
+
+
+def _from_folder(folder: Path, split: str) -> ClassifiedSet:
+    parent = folder / split
+    if not parent.is_dir():
+        there = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+        raise DataError(
+            f"there is no {parent}; {folder} has {', '.join(there[:10]) or 'no splits'}"
+        )
+    classes = tuple(
+        sorted(p.name for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
+    )
+    if len(classes) < 2:
+        raise DataError(
+            f"{parent} holds {len(classes)} class folders; there must be at least 2: SPLIT/CLASS/"
+        )
+    found = ImageFiles.from_folder(parent)
+    of_class = {name: number for number, name in enumerate(classes)}
+    labels = [of_class.get(path.partition("/")[0], -1) for path in found.paths()]
+    if -1 in labels:
+        raise DataError(
+            f"{parent / found.paths()[labels.index(-1)]} lies in no class folder; move or remove it"
+        )
+    return ClassifiedSet(found, labels, classes=classes, name=f"{folder.resolve().name}/{split}")
+
+
+def _from_rows(
+    dataset: Any, uri: str, split: str, image_column: str, label_column: str
+) -> ClassifiedSet:
+    for column in (image_column, label_column):
+        if column not in dataset.features:
+            raise DataError(
+                f"{uri} has no column '{column}'; it has {', '.join(dataset.features)}; "
+                "name them with --data.image-column and --data.label-column"
+            )
+    labels = np.asarray(dataset[label_column])
+    if labels.dtype.kind not in "iu" or labels.ndim != 1 or labels.min() < 0:
+        raise DataError(f"{uri}: '{label_column}' holds no class numbers from 0 on")
+    count = int(labels.max()) + 1
+    names = getattr(dataset.features[label_column], "names", None) or map(str, range(count))
+    return ClassifiedSet(
+        HFImages(dataset.select_columns([image_column]), uri=uri),
+        labels.tolist(),
+        classes=tuple(names),
+        name=f"{Path(uri.partition(':')[2]).name} {split}",
+    )
