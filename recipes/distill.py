@@ -324,7 +324,8 @@ def _probe(finished: Distillation, picture: Path) -> dict[str, Any]:
             subject="distilled student",
             num_scenes=finished.config.probe_scenes,
             picture=picture,
-            command=f"python recipes/distill.py {finished.config_name}",
+            command=f"python recipes/distill.py {finished.config_name}, with the configuration of "
+            "the record",
         )
     }
 

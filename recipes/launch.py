@@ -27,9 +27,7 @@ def start_accelerator(*, trackers: tuple[str, ...] = ()) -> Accelerator:
     for tracker in trackers:
         if importlib.util.find_spec(tracker) is None:
             raise ConfigError(f"--run.trackers {tracker}: not installed; pip install {tracker}")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for chatty in ("httpx", "httpx2", "filelock", "timm", "fsspec"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    quiet_logs()
     on_cpu = not torch.accelerator.is_available()
     if on_cpu:
         torch.set_num_threads(max(1, _num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
@@ -45,6 +43,13 @@ def start_accelerator(*, trackers: tuple[str, ...] = ()) -> Accelerator:
     if not accelerator.is_main_process:
         log.setLevel(logging.ERROR)  # what is said is said once
     return accelerator
+
+
+def quiet_logs() -> None:
+    """Our own messages as plain lines; of the libraries only warnings."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for chatty in ("httpx", "httpx2", "filelock", "timm", "fsspec", "matplotlib"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def from_main_process(accelerator: Accelerator, value: object) -> object:

@@ -170,13 +170,23 @@ class RunFolder:
 
 
 def _prepare(run: RunConfig, default_name: str) -> Path:
-    path = run.output_dir or _free(Path("runs") / default_name, resume=run.resume)
     if run.resume:
+        path = run.output_dir or _free(Path("runs") / default_name, resume=True)
         if not (path / "config.json").is_file():
             raise ConfigError(
                 f"--run.resume: {path} holds no run; name its folder with --run.output-dir"
             )
         return path
+    return new_folder(run.output_dir, default_name)
+
+
+def new_folder(asked: Path | None, default_name: str) -> Path:
+    """Make the folder of a run: the one that was asked for, or the next free ``runs/NAME``.
+
+    Raises:
+        ConfigError: If it is not empty.
+    """
+    path = asked or _free(Path("runs") / default_name, resume=False)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ConfigError(
             f"{path} is not empty; "
@@ -212,21 +222,31 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
 
 def provenance(accelerator: Accelerator, folder: RunFolder) -> dict[str, Any]:
     """What a record says of code, library versions and hardware."""
+    around = surroundings(folder.code)
+    around["hardware"] |= {
+        "processes": accelerator.num_processes,
+        "mixed_precision": str(accelerator.mixed_precision),
+        "seconds": round(time.monotonic() - folder.started),
+    }
+    return around
+
+
+def surroundings(code: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Time, code, library versions and device, as they are now.
+
+    Args:
+        code: Commit and dirty flag, if they were taken earlier.
+    """
     libraries = ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "code": {"pcd_hub": pcd_hub.__version__, **folder.code},
+        "code": {"pcd_hub": pcd_hub.__version__, **(code or _git())},
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in libraries},
         },
-        "hardware": {
-            "device": gpu or f"CPU, {torch.get_num_threads()} threads",
-            "processes": accelerator.num_processes,
-            "mixed_precision": str(accelerator.mixed_precision),
-            "seconds": round(time.monotonic() - folder.started),
-        },
+        "hardware": {"device": gpu or f"CPU, {torch.get_num_threads()} threads"},
     }
 
 

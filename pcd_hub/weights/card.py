@@ -158,7 +158,12 @@ def _summary(record: WeightRecord, files: list[dict[str, Any]]) -> str:
 
 
 def _results(measured: dict[str, Measurement]) -> str:
-    tables = [_table(table) for table in measured.values()]
+    evaluations: dict[tuple[object, ...], list[Measurement]] = {}
+    for table in measured.values():
+        facts = (table.task, table.dataset, table.images, table.seeds, table.protocol)
+        alike = (*facts, table.command, table.subject, tuple(table.means))
+        evaluations.setdefault(alike, []).append(table)
+    tables = [results_table(metrics) for metrics in evaluations.values()]
     missing = [
         f"{task} on {dataset}"
         for task, dataset in _USUAL
@@ -171,22 +176,29 @@ def _results(measured: dict[str, Measurement]) -> str:
     return "\n\n".join(["## Results", *tables, f"Not measured: {'; '.join(missing)}."])
 
 
-def _table(table: Measurement) -> str:
-    seeds = f"mean ± standard deviation of {table.seeds} seeds" if table.seeds > 1 else "one seed"
-    metric = f"{_text(table.metric)} ({_text(table.unit)})"
+def results_table(metrics: list[Measurement]) -> str:
+    """The metrics of one evaluation as Markdown: a column each, the best in bold."""
+    one = metrics[0]
+    seeds = f"mean ± standard deviation of {one.seeds} seeds" if one.seeds > 1 else "one seed"
+    heads = [f"{_text(m.metric)} ({_text(m.unit)})" if m.unit else _text(m.metric) for m in metrics]
     lines = [
-        f"**{_text(table.task)}**, {_text(table.dataset)}: {metric}, n = {table.images}, {seeds}",
+        f"**{_text(one.task)}**, {_text(one.dataset)}: n = {one.images}, {seeds}",
         "",
-        f"| model | {_text(table.metric)} |",
-        "|---|---|",
+        f"| model | {' | '.join(heads)} |",
+        f"|---|{'---|' * len(heads)}",
     ]
-    for model, mean in table.means.items():
-        spread = f" ± {table.stds[model]:.2f}" if table.stds else ""
-        label = f"**{_text(model)}** (this weight)" if model == table.subject else _text(model)
-        lines.append(f"| {label} | {mean:.2f}{spread} |")
-    again = f"Again: {_text(table.command)}, with the configuration of the record below."
-    lines += ["", f"{_text(table.protocol)}. {again}"]
+    for model in one.means:
+        label = f"**{_text(model)}** (this weight)" if model == one.subject else _text(model)
+        lines.append(f"| {label} | {' | '.join(_cell(m, model) for m in metrics)} |")
+    lines += ["", f"{_text(one.protocol)}. Again: {_text(one.command)}."]
     return "\n".join(lines)
+
+
+def _cell(table: Measurement, model: str) -> str:
+    spread = f" ± {table.stds[model]:.2f}" if table.stds else ""
+    text = f"{table.means[model]:.2f}{spread}"
+    is_best = table.means[model] == max(table.means.values())
+    return f"**{text}**" if is_best and len(table.means) > 1 else text
 
 
 def _usage(record: WeightRecord, repo: str | None) -> str:

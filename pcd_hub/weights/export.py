@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from pcd_hub.errors import StudentError, WeightError
 from pcd_hub.models.entries import build_arguments, entry_cfg, size_argument
 from pcd_hub.weights.card import render_card
 from pcd_hub.weights.layout import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
-from pcd_hub.weights.manifest import file_entries, write_json, write_manifest
-from pcd_hub.weights.record import NOT_STATED, WeightRecord
+from pcd_hub.weights.load import read_weight
+from pcd_hub.weights.manifest import file_entries, read_manifest, write_json, write_manifest
+from pcd_hub.weights.record import NOT_STATED, Measurement, WeightRecord
 
 
 def export_weight(
@@ -71,6 +72,37 @@ def export_weight(
         record = replace(record, model=_model_facts(model, image_size))
         describe(draft, record, _timm_config(model, record, image_size))
         _compare(model, draft, image_size)
+        os.rename(draft, folder)  # noqa: PTH104 - Path.rename would read as a move into an existing folder
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+def add_measurements(export: Path, measured: Mapping[str, Measurement], folder: Path) -> Path:
+    """A copy of an export, in a new folder, whose record and card hold these measurements too.
+
+    Args:
+        export: What :func:`export_weight` wrote; it is verified, and stays as it is.
+        measured: By a short name; one of the same name is replaced.
+        folder: Must not exist yet.
+
+    Raises:
+        WeightError: If the export is damaged or ``folder`` exists.
+    """
+    if folder.exists():
+        raise WeightError(f"{folder} exists already; name a new folder")
+    weight = read_weight(export)
+    metrics = {name: asdict(table) for name, table in measured.items()}
+    record = replace(weight.record, metrics={**weight.record.metrics, **metrics})
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        draft.chmod(0o755)
+        for entry in read_manifest(export)["files"]:
+            if entry["path"] not in {CONFIG_FILE, CARD_FILE}:
+                shutil.copy(export / entry["path"], draft / entry["path"])
+        describe(draft, record, weight.config)
+        read_weight(draft)
         os.rename(draft, folder)  # noqa: PTH104 - Path.rename would read as a move into an existing folder
     finally:
         shutil.rmtree(draft, ignore_errors=True)
