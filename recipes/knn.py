@@ -1,0 +1,212 @@
+"""What a frozen backbone knows of whole images, and what it took over from a teacher.
+
+    python recipes/knn.py --data.source DIR --models random:resnet18 resnet18.pcd
+    python recipes/knn.py --report.source IMAGES --models random:resnet18 resnet18.pcd
+
+DIR holds ``SPLIT/CLASS/``. With labels: weighted k-NN and a linear classifier on pooled vectors.
+Without, on any images: how often the model finds the pixel that the teacher finds nearest, how like
+the teacher's its pixels are (CKA), and how many directions they use. Results: recipes/README.md.
+"""
+
+import shlex
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from command_line import parse, run
+from eval_configs import KNN, KnnConfig
+from evaluation import Evaluation
+from launch import quiet_logs
+from models_under_test import ModelUnderTest, check_models, for_each_seed
+from pcd_hub.data.classified import ClassifiedSet, open_classified
+from pcd_hub.data.sources import ImageSource, open_source
+from pcd_hub.errors import ConfigError, DataError
+from pcd_hub.evaluate.classification import linear_classifier
+from pcd_hub.method.metrics import effective_rank, knn_vote, linear_cka, pixel_retrieval
+from pcd_hub.models.teachers import load_teacher
+from pixels import all_maps, compute_device, pixels_of
+from run_folder import new_folder, surroundings
+
+
+def main(arguments: list[str]) -> None:
+    """Parse, describe the images by every model, write and print the tables."""
+    _, config = parse(KNN, "folder", arguments)
+    quiet_logs()
+    _check(config)
+    command = shlex.join(["python", "recipes/knn.py", *arguments])
+    labelled = _open_labelled(config) if config.data.source else None
+    name, shown = _open_shown(config, labelled)
+    folder = new_folder(config.output_dir, "knn")
+    tables = [_without_labels(config, shown, name, command)]
+    if labelled:
+        tables.insert(0, _with_labels(config, *labelled, command))
+    for table in tables:
+        name = table.task.replace(" ", "_").replace("-", "_").lower()
+        (folder / name).mkdir()
+        table.save(folder / name)
+        print(f"\n{table.table()}\n\n{folder / name / 'evaluation.json'}")
+
+
+def _check(config: KnnConfig) -> None:
+    if not config.data.source and not config.report.source:
+        raise ConfigError(
+            "name the images: --data.source DIR with SPLIT/CLASS/, or --report.source for images "
+            "without labels"
+        )
+    check_models(config.models, config.seeds)
+    if config.k < 1:
+        raise ConfigError(f"--k {config.k}: it must be at least 1")
+
+
+def _open_labelled(config: KnnConfig) -> tuple[ClassifiedSet, ClassifiedSet]:
+    data = config.data
+    train, test = (
+        open_classified(
+            data.source, split, image_column=data.image_column, label_column=data.label_column
+        )
+        for split in (data.train_split, data.test_split)
+    )
+    if train.classes != test.classes:
+        odd = min(set(train.classes) ^ set(test.classes))
+        raise DataError(f"{train.name} and {test.name} differ in class '{odd}'; both need the same")
+    return train, test
+
+
+def _open_shown(
+    config: KnnConfig, labelled: tuple[ClassifiedSet, ClassifiedSet] | None
+) -> tuple[str, ImageSource]:
+    """The images of the label-free report, and what they are called."""
+    if labelled and not config.report.source:
+        return labelled[1].name, labelled[1]
+    source = open_source(config.report.source)
+    if not isinstance(source, ImageSource):
+        raise ConfigError(f"--report.source {config.report.source} is a stream; name a finite set")
+    return config.report.source, source
+
+
+# With labels.
+
+
+def _with_labels(
+    config: KnnConfig, train: ClassifiedSet, test: ClassifiedSet, command: str
+) -> Evaluation:
+    evaluation = Evaluation(
+        task="image classification",
+        dataset=test.name,
+        protocol=f"frozen backbone, centre crops of {config.data.image_size} px, mean of the last "
+        f"map; {config.k} nearest of {train.name} ({len(train)} images) by cosine, weights "
+        f"exp(cos / {config.temperature:g}); logistic regression, penalty {config.penalty:g}",
+        command=command,
+        images=len(test),
+        seeds=config.seeds,
+        units={"k-NN top-1": "%", "linear top-1": "%"},
+        scores={},
+        details=surroundings(),
+    )
+    return _measured(
+        evaluation, config, lambda under_test: _classify(config, under_test, train, test)
+    )
+
+
+def _measured(
+    evaluation: Evaluation,
+    config: KnnConfig,
+    score: Callable[[ModelUnderTest], tuple[float, ...]],
+) -> Evaluation:
+    """The table with a row for each model; ``score`` gives its metrics in order."""
+    for name in config.models:
+        seen = list(for_each_seed(name, config.seeds, score, image_size=config.data.image_size))
+        by_metric = zip(*(scores for _, _, scores in seen), strict=True)
+        evaluation = evaluation.with_model(
+            name,
+            dict(zip(evaluation.units, by_metric, strict=True)),
+            weights_sha256=seen[0][1].weights_sha256,
+            details={},
+        )
+    return evaluation
+
+
+def _classify(
+    config: KnnConfig, under_test: ModelUnderTest, train: ClassifiedSet, test: ClassifiedSet
+) -> tuple[float, ...]:
+    """Top-1 in % by neighbours and by a linear classifier."""
+    size = config.data.image_size
+    pixels = pixels_of(under_test, size)
+    vectors = [
+        torch.cat(
+            [maps.mean((2, 3)) for maps in all_maps(pixels, images, range(len(images)), size=size)]
+        )
+        for images in (train, test)
+    ]
+    known, truth = (torch.tensor(images.labels) for images in (train, test))
+    count = len(train.classes)
+    by_neighbours = knn_vote(
+        vectors[0], known, vectors[1], num_classes=count, k=config.k, temperature=config.temperature
+    )
+    by_line = linear_classifier(
+        vectors[0], known, vectors[1], num_classes=count, penalty=config.penalty
+    )
+    return tuple(
+        100 * float((guessed == truth).float().mean()) for guessed in (by_neighbours, by_line)
+    )
+
+
+# Without labels.
+
+
+def _without_labels(
+    config: KnnConfig, images: ImageSource, dataset: str, command: str
+) -> Evaluation:
+    size = config.data.image_size
+    rows = _some_rows(len(images), config.report.images)
+    teacher = load_teacher(config.report.teacher, image_size=size)
+    theirs = torch.cat(list(all_maps(teacher.to(compute_device()), images, rows, size=size)))
+    k = config.report.retrieval_k
+    found = f"teacher's nearest pixel in top-{k}"
+    evaluation = Evaluation(
+        task="label-free report",
+        dataset=dataset,
+        protocol=f"frozen backbone, centre crops of {size} px, pixels of the last map against "
+        f"those of the teacher {config.report.teacher}, both on the coarser grid; nearest by "
+        "cosine among the pixels of other images; linear CKA; effective rank: exp of the "
+        "entropy of the pixels' singular values",
+        command=command,
+        images=len(rows),
+        seeds=config.seeds,
+        units={found: "%", "CKA with teacher": "%", "effective rank": ""},
+        scores={},
+        details=surroundings() | {"images": images.fingerprint()},
+    )
+    return _measured(
+        evaluation,
+        config,
+        lambda under_test: _report(
+            torch.cat(list(all_maps(pixels_of(under_test, size), images, rows, size=size))),
+            theirs,
+            k,
+        ),
+    )
+
+
+def _some_rows(length: int, count: int) -> list[int]:
+    """``count`` of them, the same ones always."""
+    order = torch.randperm(length, generator=torch.Generator().manual_seed(0))
+    return sorted(order[:count].tolist())
+
+
+def _report(mine: Tensor, theirs: Tensor, k: int) -> tuple[float, ...]:
+    """Retrieval and CKA in %, effective rank."""
+    grid = min(mine.shape[2], theirs.shape[2]), min(mine.shape[3], theirs.shape[3])
+    one, other = (F.adaptive_avg_pool2d(maps, grid).flatten(2) for maps in (mine, theirs))
+    pixels = [maps.transpose(1, 2).flatten(0, 1) for maps in (one, other)]
+    return (
+        100 * pixel_retrieval(one, other, k=k),
+        100 * linear_cka(*pixels),
+        effective_rank(pixels[0]),
+    )
+
+
+if __name__ == "__main__":
+    run(main)

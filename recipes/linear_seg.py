@@ -1,0 +1,210 @@
+"""Linear segmentation probe: which classes a frozen backbone separates, pixel by pixel.
+
+    python recipes/linear_seg.py --data.source DIR --models random:resnet18 resnet18.pcd
+    python recipes/linear_seg.py ade20k --data.source ade20k:DIR --models resnet18.pcd
+
+DIR holds ``images/SPLIT``, ``masks/SPLIT`` and ``classes.json``. The features are computed once for
+each model, then BatchNorm and a 1x1 convolution are trained on them, once a seed. Results:
+recipes/README.md.
+"""
+
+import dataclasses
+import shlex
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from command_line import parse, run
+from eval_configs import LINEAR_SEG, LinearSegConfig, SegmentationDataConfig
+from evaluation import Evaluation, finite_scores
+from launch import quiet_logs
+from models_under_test import ModelUnderTest, check_models, for_each_seed
+from pcd_hub.data.labelled import SegmentationSet
+from pcd_hub.data.segmentation_sets import Columns, open_segmentation
+from pcd_hub.errors import ConfigError
+from pcd_hub.evaluate.segmentation import LabelledImages, LinearProbe, ProbeResult, StageFeatures
+from pictures import save_overlays
+from run_folder import new_folder, surroundings
+
+
+def main(arguments: list[str]) -> None:
+    """Parse, probe every model, write and print the table."""
+    _, config = parse(LINEAR_SEG, "folder", arguments)
+    quiet_logs()
+    check_models(config.models, config.seeds)
+    train, test = open_splits(config.data)
+    folder = new_folder(config.output_dir, "linear_seg")
+    evaluation = Evaluation(
+        task="linear segmentation probe",
+        dataset=test.name,
+        protocol=_protocol(config, train),
+        command=shlex.join(["python", "recipes/linear_seg.py", *arguments]),
+        images=len(test),
+        seeds=config.seeds,
+        units={"mean IoU": "%", "pixel accuracy": "%"},
+        scores={},
+        details=surroundings(),
+    )
+    shown: dict[str, ProbeResult] = {}
+    for name in config.models:
+        started = time.monotonic()
+        under_test, results = probe_model(name, config, train, test)
+        shown[name] = results[0]
+        evaluation = _with_model(
+            evaluation, under_test, results, train.classes, time.monotonic() - started
+        )
+        evaluation.save(folder)
+        print(f"{name}: {100 * results[0].mean_iou:.1f} % mean IoU, seed {config.seeds[0]}")
+    _draw(folder / "pictures" / "overlays.png", test, shown)
+    print(f"\n{evaluation.table()}\n\n{folder / 'evaluation.json'}")
+
+
+def open_splits(data: SegmentationDataConfig) -> tuple[SegmentationSet, SegmentationSet]:
+    """The images to train on and the images to score."""
+    if not data.source:
+        raise ConfigError("name the images: --data.source DIR, ade20k:DIR, voc:DIR ...")
+    columns = Columns(
+        image=data.image_column,
+        mask=data.mask_column,
+        num_classes=data.num_classes,
+        ignore=data.ignore,
+        reduce_zero_label=data.reduce_zero_label,
+    )
+    train, test = (
+        open_segmentation(data.source, split, columns=columns)
+        for split in (data.train_split, data.test_split)
+    )
+    return train, test
+
+
+def probe_model(
+    name: str, config: LinearSegConfig, train: SegmentationSet, test: SegmentationSet
+) -> tuple[ModelUnderTest, list[ProbeResult]]:
+    """One result a seed."""
+    size, settings = config.data.image_size, dataclasses.asdict(config.probe)
+    num_stages, keep = settings.pop("num_stages"), settings.pop("keep_gigabytes")
+
+    def with_features(under_test: ModelUnderTest) -> LinearProbe:
+        return LinearProbe(
+            StageFeatures(
+                under_test.model.to("cuda" if torch.cuda.is_available() else "cpu"),
+                num_stages=num_stages,
+                mean=under_test.mean,
+                std=under_test.std,
+            ),
+            squashed(train, size, masks_too=True),
+            squashed(test, size, masks_too=False),
+            num_classes=len(train.classes),
+            keep_bytes=int(keep * 1024**3),
+        )
+
+    seen = [
+        (under_test, probe.run(**settings, seed=seed))
+        for seed, under_test, probe in for_each_seed(
+            name, config.seeds, with_features, image_size=size
+        )
+    ]
+    return seen[0][0], [result for _, result in seen]
+
+
+def squashed(images: SegmentationSet, size: int, *, masks_too: bool) -> LabelledImages:
+    """Images at ``size`` x ``size``, whatever their shape; masks too, or as they are."""
+    return LabelledImages(
+        images=SquashedImages(images, size),
+        masks=MasksOf(images, size if masks_too else None),
+    )
+
+
+class SquashedImages:
+    """Read and resized when asked."""
+
+    def __init__(self, images: SegmentationSet, size: int) -> None:
+        self._images = images
+        self._size = size
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, rows: list[int]) -> Tensor:
+        pictures = [self._images.pair(row)[0] for row in rows]
+        size = (self._size, self._size)
+        resized = [p.resize(size, Image.Resampling.BICUBIC, reducing_gap=3) for p in pictures]
+        return (
+            torch.from_numpy(np.stack([np.asarray(p) for p in resized]))
+            .permute(0, 3, 1, 2)
+            .contiguous()
+        )
+
+
+class MasksOf:
+    """The masks of a set: kept once read, a byte a pixel."""
+
+    def __init__(self, images: SegmentationSet, size: int | None) -> None:
+        self._images = images
+        self._size = size
+        self._read: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, row: int) -> Tensor:
+        if row not in self._read:
+            mask = Image.fromarray(self._images.mask(row))
+            if self._size is not None:
+                mask = mask.resize((self._size, self._size), Image.Resampling.NEAREST)
+            self._read[row] = torch.from_numpy(np.array(mask))
+        return self._read[row]
+
+
+def _protocol(config: LinearSegConfig, train: SegmentationSet) -> str:
+    probe, size = config.probe, config.data.image_size
+    return (
+        f"frozen backbone, images squashed to {size} x {size}; BatchNorm and a 1x1 convolution on "
+        f"the last {probe.num_stages} stages, trained on {train.name} ({len(train)} images) for "
+        f"{probe.steps} steps of {probe.batch_size}, AdamW {probe.learning_rate:g}, weight decay "
+        f"{probe.weight_decay:g}, loss at 1 of {probe.label_stride} x {probe.label_stride} pixels; "
+        f"logits bilinear to label size"
+    )
+
+
+def _with_model(
+    evaluation: Evaluation,
+    under_test: ModelUnderTest,
+    results: list[ProbeResult],
+    classes: tuple[str, ...],
+    seconds: float,
+) -> Evaluation:
+    row = {
+        "mean IoU": tuple(100 * result.mean_iou for result in results),
+        "pixel accuracy": tuple(100 * result.pixel_accuracy for result in results),
+    }
+    by_class = [
+        finite_scores(dict(zip(classes, result.class_iou, strict=True))) for result in results
+    ]
+    return evaluation.with_model(
+        under_test.name,
+        row,
+        weights_sha256=under_test.weights_sha256,
+        details={"class_iou": by_class, "seconds": round(seconds, 1)},
+    )
+
+
+def _draw(
+    path: Path, test: SegmentationSet, results: Mapping[str, ProbeResult], count: int = 6
+) -> None:
+    """Images from all over the split, their truth, and what each model's probe says of them."""
+    rows = np.linspace(0, len(test) - 1, min(count, len(test))).astype(int).tolist()
+    maps = {"labels": [test.mask(row) for row in rows]}
+    maps |= {
+        name: [result.predictions[row].numpy() for row in rows] for name, result in results.items()
+    }
+    save_overlays(path, [test.image(row) for row in rows], maps, test.classes)
+
+
+if __name__ == "__main__":
+    run(main)

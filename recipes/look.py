@@ -1,0 +1,63 @@
+"""Pictures of what backbones see: their pixels as colours, and how far each pixel looks.
+
+    python recipes/look.py --source IMAGES --models random:resnet18 resnet18.pcd resnet18_mhsa.pcd
+
+``pca.png``: images, the teacher's pixels, then each model's, the first three principal components
+as RGB. ``receptive_field.png``: which pixels of the image the middle pixel of the last map depends
+on, and the side of the square that holds half of it.
+"""
+
+import torch
+from torch import Tensor
+
+from command_line import parse, run
+from eval_configs import LOOK, LookConfig
+from launch import quiet_logs
+from models_under_test import check_models, open_model
+from pcd_hub.data.sources import ImageSource, open_source
+from pcd_hub.errors import ConfigError
+from pcd_hub.evaluate.receptive_field import effective_receptive_field, side_of_half
+from pcd_hub.models.teachers import load_teacher
+from pictures import save_pca, save_receptive_fields
+from pixels import centre_crops, pixels_of
+from run_folder import new_folder
+
+
+def main(arguments: list[str]) -> None:
+    """Parse, look, draw."""
+    _, config = parse(LOOK, "quickstart", arguments)
+    quiet_logs()
+    check_models(config.models, (config.seed,))
+    images = _images(config)
+    folder = new_folder(config.output_dir, "look")
+    teacher = load_teacher(config.teacher, image_size=config.image_size)
+    maps = {config.teacher: teacher(images)}
+    fields = {}
+    for name in config.models:
+        under_test = open_model(name, image_size=config.image_size, seed=config.seed)
+        pixels = pixels_of(under_test, config.image_size)
+        with torch.inference_mode():
+            maps[name] = pixels(images)
+        fields[name] = effective_receptive_field(pixels, images)
+        print(
+            f"{name}: half of the receptive field within {100 * side_of_half(fields[name]):.0f} %"
+        )
+    save_pca(folder / "pca.png", (255 * images).round().byte(), maps)
+    save_receptive_fields(
+        folder / "receptive_field.png",
+        {f"{name}\nhalf within {100 * side_of_half(f):.0f} %": f for name, f in fields.items()},
+    )
+    print(f"{folder / 'pca.png'}\n{folder / 'receptive_field.png'}")
+
+
+def _images(config: LookConfig) -> Tensor:
+    source = open_source(config.source)
+    if not isinstance(source, ImageSource):
+        raise ConfigError(f"--source {config.source} is a stream; name a finite set")
+    count = min(config.images, len(source))
+    rows = [number * len(source) // count for number in range(count)]
+    return torch.cat(list(centre_crops(source, rows, size=config.image_size)))
+
+
+if __name__ == "__main__":
+    run(main)

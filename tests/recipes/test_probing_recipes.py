@@ -1,0 +1,179 @@
+"""linear_seg.py, knn.py and look.py on small pictures drawn here."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import knn
+import linear_seg
+import look
+from evaluation import Evaluation
+from pcd_hub.errors import ConfigError, DataError
+from tests.weights.making import exported
+
+
+def drawn(rng, size=(40, 32)):
+    """A bright ellipse on dark noise, and which pixels are in it."""
+    rows, columns = np.mgrid[: size[1], : size[0]]
+    y, x = rng.uniform(8, 24), rng.uniform(10, 30)
+    inside = ((rows - y) / 9) ** 2 + ((columns - x) / 9) ** 2 < 1
+    image = rng.integers(0, 60, (*inside.shape, 3)) + 170 * inside[..., None]
+    return Image.fromarray(image.astype(np.uint8)), inside.astype(np.uint8)
+
+
+@pytest.fixture
+def segmentation(tmp_path):
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 5)):
+        for number in range(count):
+            image, mask = drawn(rng, size=(40, 32) if number % 2 else (32, 44))
+            for kind, picture in (("images", image), ("masks", Image.fromarray(mask))):
+                path = tmp_path / kind / split / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                picture.save(path)
+    (tmp_path / "classes.json").write_text('{"classes": ["ground", "disc"], "ignore_index": 255}')
+    return tmp_path
+
+
+@pytest.fixture
+def classes(tmp_path):
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 6)):
+        for name, level in (("dark", 40), ("light", 190)):
+            for number in range(count):
+                path = tmp_path / split / name / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                pixels = rng.integers(level, level + 40, (30, 36, 3))
+                Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return tmp_path
+
+
+def test_the_probe_of_every_model_is_written(segmentation, tmp_path, capsys):
+    export = exported(tmp_path / "export")
+    out = tmp_path / "out"
+    linear_seg.main(
+        [
+            f"--data.source={segmentation}",
+            "--data.image-size=64",
+            "--probe.steps=60",
+            "--probe.batch-size=4",
+            "--models",
+            "random:test_resnet",
+            f"local-dir:{export}",
+            "--seeds",
+            "0",
+            "1",
+            f"--output-dir={out}",
+        ]
+    )
+    found = Evaluation.load(out)
+    assert found.seeds == (0, 1)
+    assert found.images == 5
+    assert list(found.scores) == ["random:test_resnet", f"local-dir:{export}"]
+    for row in found.scores.values():
+        assert 60 < min(row["mean IoU"]) < max(row["pixel accuracy"]) <= 100
+    assert len(set(found.scores["random:test_resnet"]["mean IoU"])) == 2, "drawn anew"
+    by_class = found.details["models"][f"local-dir:{export}"]["class_iou"][0]
+    assert np.mean([by_class["ground"], by_class["disc"]]) == pytest.approx(
+        found.scores[f"local-dir:{export}"]["mean IoU"][0] / 100
+    )
+    assert set(found.weights_sha256) == {f"local-dir:{export}"}
+    assert "random:test_resnet" in found.command
+    assert "| random:test" in capsys.readouterr().out
+    with Image.open(out / "pictures" / "overlays.png") as picture:
+        colours = {tuple(c) for c in np.asarray(picture.convert("RGB")).reshape(-1, 3)}
+    assert len(colours) > 50
+
+
+def test_what_is_missing_is_found_before_anything_is_computed(segmentation, tmp_path):
+    out = tmp_path / "out"
+    asked = [f"--output-dir={out}", "--models", "random:test_resnet"]
+    with pytest.raises(ConfigError, match="name the images: --data.source DIR"):
+        linear_seg.main(asked)
+    with pytest.raises(DataError, match="there is no .*images/test; .* has train, val"):
+        linear_seg.main([f"--data.source={segmentation}", "--data.test-split=test", *asked])
+    with pytest.raises(ConfigError, match="name at least one, and none twice"):
+        linear_seg.main([f"--data.source={segmentation}", *asked, "random:test_resnet"])
+    assert not out.exists()
+
+
+def test_a_finished_model_is_kept_when_the_next_one_fails(segmentation, tmp_path):
+    arguments = [f"--data.source={segmentation}", "--data.image-size=64", "--probe.steps=2"]
+    arguments += ["--seeds", "0", f"--output-dir={tmp_path / 'out'}"]
+    with pytest.raises(Exception, match="resnet81"):
+        linear_seg.main([*arguments, "--models", "random:test_resnet", "random:resnet81"])
+    assert list(Evaluation.load(tmp_path / "out").scores) == ["random:test_resnet"]
+
+
+def test_neighbours_and_a_linear_classifier(classes, tmp_path, tiny_teacher, capsys):
+    out = tmp_path / "out"
+    knn.main(
+        [
+            f"--data.source={classes}",
+            "--data.image-size=64",
+            "--models",
+            "random:test_resnet",
+            f"teacher:local-dir:{tiny_teacher}",
+            "--seeds",
+            "0",
+            "1",
+            f"--report.teacher=local-dir:{tiny_teacher}",
+            "--report.images=7",
+            f"--output-dir={out}",
+        ]
+    )
+    labelled = Evaluation.load(out / "image_classification")
+    assert labelled.images == 12
+    assert min(labelled.scores["random:test_resnet"]["k-NN top-1"]) > 90
+    assert min(labelled.scores["random:test_resnet"]["linear top-1"]) > 90
+    free = Evaluation.load(out / "label_free_report")
+    assert free.images == 7
+    assert list(free.units) == [
+        "teacher's nearest pixel in top-5",
+        "CKA with teacher",
+        "effective rank",
+    ]
+    assert all(0 <= v <= 100 for row in free.scores.values() for v in row["CKA with teacher"])
+    assert capsys.readouterr().out.count("| random:test") == 2
+
+
+def test_the_report_needs_no_labels(classes, tmp_path, tiny_teacher):
+    arguments = ["--models", "random:test_resnet", "--seeds", "0", "--data.image-size=64"]
+    arguments += [f"--report.teacher=local-dir:{tiny_teacher}", f"--output-dir={tmp_path / 'out'}"]
+    with pytest.raises(ConfigError, match="name the images"):
+        knn.main(arguments)
+    knn.main([*arguments, f"--report.source={classes / 'train'}"])
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["label_free_report"]
+
+
+def test_splits_with_other_classes_are_refused(classes, tmp_path):
+    (classes / "val" / "light").rename(classes / "val" / "bright")
+    with pytest.raises(DataError, match="differ in class 'bright'; both need the same"):
+        knn.main([f"--data.source={classes}", f"--output-dir={tmp_path / 'out'}"])
+
+
+def test_pictures_of_what_models_see(tmp_path, tiny_teacher, capsys):
+    out = tmp_path / "out"
+    look.main(
+        [
+            "--source=scenes:2",
+            "--image-size=64",
+            f"--teacher=local-dir:{tiny_teacher}",
+            "--models",
+            "random:test_resnet",
+            "random:resnet18_mhsa",
+            f"--output-dir={out}",
+        ]
+    )
+    with Image.open(out / "pca.png") as picture:
+        assert picture.size == (128, 64 * 4), "images, teacher, two models"
+    with Image.open(out / "receptive_field.png") as picture:
+        assert len(np.unique(np.asarray(picture.convert("L")))) > 3
+    assert capsys.readouterr().out.count("half of the receptive field within") == 2
+
+
+def test_the_configurations_are_whole(tmp_path):
+    for name in ("ade20k", "voc", "cityscapes"):
+        with pytest.raises(DataError, match="there is no"):
+            linear_seg.main([name, f"--output-dir={tmp_path / 'out'}"])
+    assert list(linear_seg.LINEAR_SEG) == ["folder", "ade20k", "voc", "cityscapes"]
