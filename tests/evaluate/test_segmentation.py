@@ -87,7 +87,7 @@ def test_standardised_features_have_mean_0_and_deviation_1():
     mean, deviation = maps.statistics()
     assert mean.flatten() == pytest.approx(small(images).mean((0, 2, 3)))
     maps.standardise(mean, deviation)
-    everything = maps[list(range(20))]
+    everything = torch.stack(maps[list(range(20))])
     assert everything.mean((0, 2, 3)) == pytest.approx(torch.zeros(3), abs=1e-5)
     assert everything.std((0, 2, 3), correction=0) == pytest.approx(torch.ones(3), abs=1e-4)
 
