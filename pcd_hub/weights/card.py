@@ -332,4 +332,5 @@ def _fact(facts: dict[str, Any], key: str) -> str:
 def _text(value: object) -> str:
     """Plain text in Markdown: one line, no HTML, no markup, no table borders."""
     line = html.escape(" ".join(str(value).split()), quote=False)
-    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", line)
+    # An underscore inside a word is no markup, and stays readable in a terminal.
+    return re.sub(r"([\\`*\[\]|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", line)

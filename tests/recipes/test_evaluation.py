@@ -77,7 +77,7 @@ def test_the_best_of_every_metric_is_bold_with_its_spread():
     assert "| random:net | 12.00 ± 2.83 | **3.00 ± 0.00** |" in text
     assert "| net.pcd | **30.50 ± 0.71** | 2.25 ± 0.35 |" in text
     assert "n = 90, mean ± standard deviation of 2 seeds" in text
-    assert "frozen. Again: python recipes/linear\\_seg.py --data.source streets." in text
+    assert "frozen. Again: python recipes/linear_seg.py --data.source streets." in text
 
 
 def test_other_models_and_other_seeds_become_one_table():
@@ -146,7 +146,7 @@ def test_tables_go_into_the_record_and_the_card(measured, tmp_path, capsys):
     assert kept.stds == {"test_resnet.pcd": 2.83, "random:net": 0.71}
     assert "scene_probe" in record.metrics, "what was there before stays"
     card = (export / "README.md").read_text()
-    assert "| **test\\_resnet.pcd** (this weight) | 12.00 ± 2.83 | **3.00 ± 0.00** |" in card
+    assert "| **test_resnet.pcd** (this weight) | 12.00 ± 2.83 | **3.00 ± 0.00** |" in card
     assert str(tmp_path) not in card.partition("## Provenance")[0]
     assert (export / "model.safetensors").read_bytes() == weights
     assert json.loads((tmp_path / "run" / "record.json").read_text()) == record.to_dict()
