@@ -9,26 +9,43 @@ import time
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 import pcd_hub
-from configs import DistillConfig, PretrainConfig, RunConfig
 from launch import from_main_process
 from pcd_hub.errors import CheckpointError, ConfigError
 
 log = logging.getLogger("pcd_hub")
 
 
+class RunSettings(Protocol):
+    """What every training recipe's ``config.run`` says."""
+
+    @property
+    def output_dir(self) -> Path | None: ...
+    @property
+    def resume(self) -> bool: ...
+    @property
+    def keep_checkpoints(self) -> int: ...
+    @property
+    def trackers(self) -> tuple[str, ...]: ...
+
+
+class RunConfigured(Protocol):
+    """A recipe's configuration, a dataclass."""
+
+    @property
+    def run(self) -> RunSettings: ...
+
+
 class RunFolder:
     """Owned by the main process; the others know the path."""
 
-    def __init__(
-        self, path: Path, accelerator: Accelerator, config: DistillConfig | PretrainConfig
-    ) -> None:
+    def __init__(self, path: Path, accelerator: Accelerator, config: RunConfigured) -> None:
         self.path = path
         self._accelerator = accelerator
         self._config = config
@@ -38,7 +55,7 @@ class RunFolder:
 
     @classmethod
     def open(
-        cls, accelerator: Accelerator, config: DistillConfig | PretrainConfig, *, default_name: str
+        cls, accelerator: Accelerator, config: RunConfigured, *, default_name: str
     ) -> "RunFolder":
         """Make the folder, or enter it again with ``--run.resume``.
 
@@ -64,7 +81,9 @@ class RunFolder:
 
     def config_dict(self) -> dict[str, Any]:
         """The resolved configuration in plain containers, without fields that only say where."""
-        resolved = json.loads(json.dumps(dataclasses.asdict(self._config), default=str))
+        resolved = json.loads(
+            json.dumps(dataclasses.asdict(cast("Any", self._config)), default=str)
+        )
         for name in ("output_dir", "resume"):
             del resolved["run"][name]
         return resolved
@@ -169,7 +188,7 @@ class RunFolder:
             path.write_text("".join(f"{line}\n" for line in kept))
 
 
-def _prepare(run: RunConfig, default_name: str) -> Path:
+def _prepare(run: RunSettings, default_name: str) -> Path:
     if run.resume:
         path = run.output_dir or _free(Path("runs") / default_name, resume=True)
         if not (path / "config.json").is_file():
@@ -237,7 +256,7 @@ def surroundings(code: dict[str, Any] | None = None) -> dict[str, Any]:
     Args:
         code: Commit and dirty flag, if they were taken earlier.
     """
-    libraries = ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
+    libraries = ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "pycocotools")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

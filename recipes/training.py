@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import timm
 import torch
@@ -31,6 +31,8 @@ from run_folder import RunFolder
 from scene_probe import save_views
 
 log = logging.getLogger("pcd_hub")
+
+BatchT = TypeVar("BatchT")
 
 _BROKEN_SHARE = 0.01
 _MOST_NAMED = 10
@@ -129,7 +131,7 @@ def _batches(training: Training, start_step: int, stream_states: dict[int, Any])
         hue=data.hue,
         gray_probability=data.gray_probability,
     )
-    workers = data.num_workers if data.num_workers is not None else _default_workers(device)
+    workers = data.num_workers if data.num_workers is not None else default_workers(device)
     return training_batches(
         training.source,
         views,
@@ -140,8 +142,8 @@ def _batches(training: Training, start_step: int, stream_states: dict[int, Any])
     )
 
 
-def _default_workers(device: torch.device) -> int:
-    """On CPUs the cores compute; beside an accelerator they have nothing else to do."""
+def default_workers(device: torch.device) -> int:
+    """Loader processes: on CPUs the cores compute; beside an accelerator they have nothing else."""
     if device.type == "cpu":
         return 1
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -320,7 +322,7 @@ class Progress:
         self._since = time.perf_counter()
         self._waited = 0.0
 
-    def wait_for(self, batches: Iterator[Batch], count: int) -> list[Batch]:
+    def wait_for(self, batches: Iterator[BatchT], count: int) -> list[BatchT]:
         """The next ``count`` batches; the time it takes is data wait."""
         before = time.perf_counter()
         taken = list(itertools.islice(batches, count))

@@ -1,0 +1,297 @@
+r"""Detection: Mask R-CNN or Faster R-CNN trained on a backbone, scored as COCO does.
+
+One run is one backbone at one seed, in the folder with evaluation.json:
+
+    python recipes/detect.py --data.root DATA --model resnet18.pcd        # config small, a CPU
+    accelerate launch --multi_gpu --num_processes 8 recipes/detect.py coco_r18_fpn_1x \
+        --data.root COCO --model resnet18.pcd
+
+The first, on 205 blood smears (BCCD at 320 x 240), takes 8 to 11 minutes on one core and gives
+on 87 others, one seed: box AP 44.1 at random start, 46.4 with the quickstart student, 48.0 with its
+teacher. The second has not been run.
+
+The schedules are detectron2's: batches of 16, learning rate 0.02, 90k iterations (1x) or 180k (2x),
+a tenth of the learning rate after two and after eight ninths, 1000 iterations of warm-up. Fewer
+images a step scale it by rule, ``--schedule.global-batch-size 4``: a quarter of the learning rate,
+four times the iterations, so that as many pictures are seen. ``--run.max-steps`` squeezes
+a schedule into fewer steps, which is another protocol, and evaluation.json says so.
+
+Everything is trained, batch norm too, and there is batch norm in the pyramid or behind the C4 head:
+the protocol for backbones trained without labels, and the one under which a random start can learn.
+``--detector.norm frozen --detector.frozen-stages 2`` is that of supervised ImageNet backbones.
+Pictures without objects are left out of training, not of the test; crowds likewise.
+``--run.resume`` goes on from the last checkpoint, or scores a finished run again.
+
+Reading order: this file -> detectors.py -> detection_batches.py -> coco_data.py. Results:
+recipes/README.md.
+"""
+
+import dataclasses
+import json
+import math
+import shlex
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast, gather_object
+from timm.layers import convert_sync_batchnorm
+from torch import Tensor, nn
+
+from coco_data import CocoSplit
+from coco_splits import read_splits, with_masks
+from command_line import parse, run
+from detect_configs import DETECT, DetectConfig
+from detection_batches import Labels, coco_results, on_device, read_image, training_batches
+from detection_pictures import save_detections
+from detection_schedule import DetectionSchedule, scaled_schedule
+from detection_scores import dataset_name, protocol, scored, shown_images
+from detectors import build_detector, parameter_groups
+from evaluation import Evaluation
+from launch import start_accelerator
+from models_under_test import ModelUnderTest, open_model
+from pcd_hub.data.loader import BatchPlan
+from pcd_hub.errors import ConfigError
+from run_folder import RunFolder, provenance
+from training import Progress, default_workers
+
+
+def main(arguments: list[str]) -> None:
+    """Everything that can be wrong is found before the output folder is made; then train, score."""
+    config_name, config = parse(DETECT, "small", arguments)
+    schedule = scaled_schedule(config.schedule, max_steps=config.run.max_steps)
+    accelerator = start_accelerator(trackers=config.run.trackers)
+    train_split, val_split = read_splits(config.data, read_masks=config.detector.masks != "no")
+    masks = with_masks(config.detector.masks, train_split, val_split)
+    plan = plan_batches(config, schedule, train_split, accelerator)
+    under_test = open_model(config.model, seed=config.run.seed, features_only=True)
+    torch.manual_seed(config.run.seed)  # of the new layers: the same on every backbone
+    labels = Labels(train_split.categories)
+    detector: nn.Module = build_detector(
+        under_test, config.detector, num_classes=len(labels.category_ids), masks=masks
+    )
+    detector = with_sync_batch_norm(detector, config, accelerator)
+    detection = Detection(
+        config=config,
+        accelerator=accelerator,
+        folder=RunFolder.open(accelerator, config, default_name=config_name),
+        schedule=schedule,
+        plan=plan,
+        train_split=train_split,
+        val_split=val_split,
+        labels=labels,
+        masks=masks,
+        under_test=under_test,
+        detector=detector,
+    )
+    train(detection)
+    predictions = predict(detection)
+    if accelerator.is_main_process:
+        keep(
+            detection, predictions, command=shlex.join(["python", "recipes/detect.py", *arguments])
+        )
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+@dataclass(kw_only=True)
+class Detection:
+    """One backbone's run."""
+
+    config: DetectConfig
+    accelerator: Accelerator
+    folder: RunFolder
+    schedule: DetectionSchedule
+    plan: BatchPlan
+    train_split: CocoSplit
+    val_split: CocoSplit
+    labels: Labels
+    masks: bool
+    under_test: ModelUnderTest
+    detector: nn.Module
+
+
+def train(detection: Detection) -> None:
+    """All steps: learning rate before the step, metrics, checkpoints, resume."""
+    config, accelerator = detection.config, detection.accelerator
+    folder, schedule, plan = detection.folder, detection.schedule, detection.plan
+    folder.start_trackers()
+    optimizer: Any = torch.optim.SGD(
+        parameter_groups(detection.detector, weight_decay=config.schedule.weight_decay),
+        lr=0.0,
+        momentum=config.schedule.momentum,
+    )
+    wrapped, optimizer = accelerator.prepare(detection.detector, optimizer)
+    detection.detector = accelerator.unwrap_model(wrapped)
+    state: dict[str, Any] = {"detector": detection.detector, "optimizer": optimizer}
+    if accelerator.scaler is not None:  # fp16: its scale affects the next step
+        state["scaler"] = accelerator.scaler
+    torch.manual_seed(config.run.seed + accelerator.process_index)  # which regions are sampled
+    start = resume(folder, state) if config.run.resume else 0
+    batches: Any = training_batches(
+        detection.train_split.with_objects(),
+        detection.labels,
+        dataclasses.replace(plan, start_step=start),
+        masks=detection.masks,
+        num_workers=default_workers(accelerator.device)
+        if config.data.num_workers is None
+        else config.data.num_workers,
+    )
+    progress = Progress(accelerator, plan.global_batch_size, start=start, steps=schedule.steps)
+    wrapped.train()
+    for step in range(start, schedule.steps):
+        lr = schedule.learning_rate(step)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        (examples,) = progress.wait_for(batches, 1)
+        images, targets = on_device(cast("Any", examples), accelerator.device)
+        with accelerator.autocast():
+            losses: dict[str, Tensor] = wrapped(images, targets)
+            loss = torch.stack(list(losses.values())).sum()
+        accelerator.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+
+        last = step + 1 == schedule.steps
+        if (step + 1) % config.run.log_every_steps == 0 or last:
+            parts = mean_losses(losses, accelerator)
+            speed = progress.measure(step, parts["loss"])
+            folder.write_metrics(step=step, **parts, lr=lr, **speed)
+            check_loss(parts["loss"], step, lr)
+        if (step + 1) % config.run.checkpoint_every_steps == 0 or last:
+            folder.save_checkpoint(step + 1, {k: v.state_dict() for k, v in state.items()}, {})
+    progress.close()
+    for buffer in detection.detector.buffers():  # each process has seen other batch statistics
+        broadcast(buffer)
+
+
+def resume(folder: RunFolder, state: dict[str, Any]) -> int:
+    """Load the last checkpoint into ``state``; return how many steps are done."""
+    checkpoint = folder.load_checkpoint()
+    for name, part in state.items():
+        part.load_state_dict(checkpoint[name])
+    return int(checkpoint["step"])
+
+
+def mean_losses(losses: dict[str, Tensor], accelerator: Accelerator) -> dict[str, float]:
+    """The loss and its parts, over all processes."""
+    parts: Any = accelerator.reduce(torch.stack(list(losses.values())).detach(), "mean")
+    return {
+        "loss": float(parts.sum()),
+        **{name: float(part) for name, part in zip(losses, parts, strict=True)},
+    }
+
+
+def check_loss(loss: float, step: int, lr: float) -> None:
+    if not math.isfinite(loss):
+        raise ConfigError(f"the loss is {loss} at step {step}; lower --schedule.lr ({lr:.2g} now)")
+
+
+@torch.no_grad()
+def predict(detection: Detection) -> list[dict[str, Any]]:
+    """COCO results for every held-out picture, each found by exactly one process.
+
+    One picture at a time, so that no other picture's size changes its padding: the results do not
+    depend on the number of processes.
+    """
+    accelerator, detector = detection.accelerator, detection.detector.eval()
+    images = detection.val_split.images
+    mine: list[tuple[int, list[dict[str, Any]]]] = []
+    for index in shard(len(images), accelerator.process_index, accelerator.num_processes):
+        pixels = read_image(images[index]).to(accelerator.device) / 255
+        with accelerator.autocast():
+            (output,) = detector([pixels])
+        mine.append((index, coco_results(images[index], output, detection.labels)))
+    return one_per_image(gather_object(mine), len(images))
+
+
+def shard(count: int, process_index: int, num_processes: int) -> range:
+    """The pictures of one process; together the processes have each picture once."""
+    return range(process_index, count, num_processes)
+
+
+def one_per_image(
+    gathered: list[tuple[int, list[dict[str, Any]]]], count: int
+) -> list[dict[str, Any]]:
+    """The results in the order of the pictures; a picture seen twice or never is our mistake."""
+    assert sorted(index for index, _ in gathered) == list(range(count))
+    return [each for _, results in sorted(gathered, key=lambda pair: pair[0]) for each in results]
+
+
+def keep(detection: Detection, predictions: list[dict[str, Any]], *, command: str) -> None:
+    """Write what was found (a COCO results file), score it, draw some."""
+    config, folder, split = detection.config, detection.folder, detection.val_split
+    (folder.path / "detections.json").write_text(json.dumps(predictions) + "\n")
+    scores, details = scored(split, predictions, masks=detection.masks)
+    evaluation = Evaluation(
+        task="object detection" + " and instance segmentation" * detection.masks,
+        dataset=dataset_name(config.data),
+        protocol=protocol(
+            config,
+            detection.schedule,
+            masks=detection.masks,
+            num_training_images=len(detection.train_split.with_objects()),
+        ),
+        command=command,
+        images=len(split.images),
+        seeds=(config.run.seed,),
+        units=dict.fromkeys(scores, "%"),
+        scores={},
+        details=provenance(detection.accelerator, folder),
+    ).with_model(
+        config.model,
+        {name: (value,) for name, value in scores.items()},
+        weights_sha256=detection.under_test.weights_sha256,
+        details=details,
+    )
+    evaluation.save(folder.path)
+    save_detections(
+        folder.path / "pictures" / "detections.png",
+        shown_images(split),
+        predictions,
+        split.categories,
+    )
+    print(f"\n{evaluation.table()}\n\nin {folder.path}")
+
+
+def plan_batches(
+    config: DetectConfig, schedule: DetectionSchedule, split: CocoSplit, accelerator: Accelerator
+) -> BatchPlan:
+    """How the global batch is shared.
+
+    Raises:
+        ConfigError: If there are fewer pictures than one batch holds.
+        DataError: If the batch does not divide by the number of processes.
+    """
+    size, count = config.schedule.global_batch_size, len(split.with_objects())
+    if count < size:
+        raise ConfigError(
+            f"{split.file} has {count} pictures with objects, fewer than one batch of {size}; "
+            "lower --schedule.global-batch-size"
+        )
+    return BatchPlan(
+        global_batch_size=size,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        seed=config.run.seed,
+        total_steps=schedule.steps,
+    )
+
+
+def with_sync_batch_norm(
+    detector: nn.Module, config: DetectConfig, accelerator: Accelerator
+) -> nn.Module:
+    """Batch statistics over all processes if asked for; one process has all of them anyway."""
+    if config.detector.norm != "sync" or accelerator.num_processes == 1:
+        return detector
+    if accelerator.device.type != "cuda":
+        raise ConfigError(
+            f"--detector.norm sync: on CPUs {accelerator.num_processes} processes cannot share "
+            "batch statistics; use --detector.norm batch or frozen, or one process"
+        )
+    return convert_sync_batchnorm(detector)
+
+
+if __name__ == "__main__":
+    run(main)

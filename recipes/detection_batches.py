@@ -1,0 +1,208 @@
+"""From checked pictures to batches for torchvision's detectors, and back to COCO results."""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from pycocotools import mask as mask_codes
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from coco_data import CocoImage, CocoObject, Segmentation
+from pcd_hub.data.loader import BatchPlan, StepSampler
+from pcd_hub.errors import DataError
+
+Target = dict[str, Tensor]
+"""``boxes`` (n 4: corners in pixels), ``labels`` (n, from 1), perhaps ``masks`` (n h w)."""
+
+
+@dataclass(kw_only=True)
+class Example:
+    """One picture and what is in it."""
+
+    image: UInt8[Tensor, "3 height width"]
+    target: Target
+
+
+class Labels:
+    """The file's category ids, which may have gaps, as 1, 2, ... and back; 0 is the background."""
+
+    def __init__(self, categories: Mapping[int, str]) -> None:
+        self.category_ids = tuple(sorted(categories))
+        self._labels = {key: label for label, key in enumerate(self.category_ids, start=1)}
+
+    def label(self, category_id: int) -> int:
+        """From 1."""
+        return self._labels[category_id]
+
+    def category_id(self, label: int) -> int:
+        """The inverse."""
+        return self.category_ids[label - 1]
+
+
+def training_batches(
+    images: Sequence[CocoImage],
+    labels: Labels,
+    plan: BatchPlan,
+    *,
+    masks: bool,
+    num_workers: int,
+) -> Iterator[list[Example]]:
+    """This process's part of every global batch; half of the pictures are mirrored.
+
+    Which ones, and which are mirrored, is a pure function of seed and step.
+
+    Raises:
+        DataError: If a picture cannot be read or has another size than its json says.
+    """
+    dataset = _TrainingExamples(images, labels, masks=masks, seed=plan.seed)
+    sampler = StepSampler(len(images), plan)
+    # With a generator of its own the loader draws nothing from torch's, whose state a resumed run
+    # restores.
+    loader = DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=list,
+        num_workers=num_workers,
+        generator=torch.Generator().manual_seed(plan.seed),
+    )
+    for examples in loader:
+        yield [_whole(example) for example in examples]
+
+
+class _TrainingExamples(Dataset[Example | DataError]):
+    """By (epoch, index); a broken picture is handed over as its error, to be raised in one line."""
+
+    def __init__(
+        self, images: Sequence[CocoImage], labels: Labels, *, masks: bool, seed: int
+    ) -> None:
+        self._images = images
+        self._labels = labels
+        self._masks = masks
+        self._seed = seed
+
+    def __getitem__(self, key: tuple[int, int]) -> Example | DataError:
+        epoch, index = key
+        try:
+            example = read_example(self._images[index], self._labels, masks=self._masks)
+        except DataError as error:
+            return error
+        mirror = np.random.default_rng((self._seed, epoch, index)).random() < 0.5
+        return mirrored(example) if mirror else example
+
+
+def _whole(example: Example | DataError) -> Example:
+    if isinstance(example, DataError):
+        raise example
+    return example
+
+
+def read_example(image: CocoImage, labels: Labels, *, masks: bool) -> Example:
+    """A picture and its objects; crowds are left out, as detectron2 does in training."""
+    objects = [each for each in image.objects if not each.is_crowd]
+    target = {
+        "boxes": torch.tensor([_corners(each, image) for each in objects]).view(-1, 4),
+        "labels": torch.tensor([labels.label(each.category_id) for each in objects]).long(),
+    }
+    if masks:
+        empty = torch.zeros(0, image.height, image.width, dtype=torch.uint8)
+        found = [decoded_mask(each.segmentation, image)[None] for each in objects]
+        target["masks"] = torch.cat([empty, *found])
+    return Example(image=read_image(image), target=target)
+
+
+def read_image(image: CocoImage) -> UInt8[Tensor, "3 height width"]:
+    """RGB.
+
+    Raises:
+        DataError: If it is broken, or of another size than its json says.
+    """
+    try:
+        with Image.open(image.path) as file:
+            pixels = np.array(file.convert("RGB"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{image.path} cannot be read ({error}); mend or remove it") from error
+    if pixels.shape[:2] != (image.height, image.width):
+        height, width = pixels.shape[:2]
+        raise DataError(
+            f"{image.path} has {width} x {height} pixels, its json says {image.width} x "
+            f"{image.height}, so its boxes do not fit; mend the json's image {image.image_id}"
+        )
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _corners(each: CocoObject, image: CocoImage) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom, without what crosses the border."""
+    left, top, width, height = each.box
+    right, bottom = min(left + width, image.width), min(top + height, image.height)
+    return max(0.0, left), max(0.0, top), float(right), float(bottom)
+
+
+def decoded_mask(segmentation: Segmentation | None, image: CocoImage) -> UInt8[Tensor, "h w"]:
+    """0 and 1, from polygons or any run-length code."""
+    if segmentation is None:
+        raise DataError(f"{image.path} has an object without a mask; use --detector.masks no")
+    codes: Any = segmentation
+    if isinstance(codes, list) or isinstance(codes["counts"], list):
+        codes = mask_codes.frPyObjects(codes, image.height, image.width)
+    code = mask_codes.merge(codes) if isinstance(codes, list) else codes
+    with warnings.catch_warnings():  # pycocotools 2.0.11 does not know numpy 2's `copy`
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.from_numpy(mask_codes.decode(code))
+
+
+def mirrored(example: Example) -> Example:
+    """Left and right exchanged."""
+    left, top, right, bottom = example.target["boxes"].unbind(1)
+    width = example.image.shape[2]
+    target = {**example.target, "boxes": torch.stack([width - right, top, width - left, bottom], 1)}
+    if "masks" in target:
+        target["masks"] = target["masks"].flip(2)
+    return Example(image=example.image.flip(2), target=target)
+
+
+def on_device(
+    examples: list[Example], device: torch.device
+) -> tuple[list[Float[Tensor, "3 _ _"]], list[Target]]:
+    """As torchvision's detectors take them: pixels in [0, 1]."""
+    images = [example.image.to(device, non_blocking=True) / 255 for example in examples]
+    targets = [{name: v.to(device) for name, v in example.target.items()} for example in examples]
+    return images, targets
+
+
+def coco_results(
+    image: CocoImage, output: Mapping[str, Tensor], labels: Labels
+) -> list[dict[str, Any]]:
+    """A detector's output for one picture as entries of a COCO results file."""
+    boxes = output["boxes"].float().cpu()
+    sizes = boxes[:, 2:] - boxes[:, :2]
+    results: list[dict[str, Any]] = [
+        {
+            "image_id": image.image_id,
+            "category_id": labels.category_id(label),
+            "bbox": [*box[:2], *size],
+            "score": score,
+        }
+        for box, size, label, score in zip(
+            boxes.tolist(),
+            sizes.tolist(),
+            output["labels"].tolist(),
+            output["scores"].float().tolist(),
+            strict=True,
+        )
+    ]
+    if "masks" in output:
+        for result, inside in zip(results, output["masks"][:, 0].cpu() >= 0.5, strict=True):
+            result["segmentation"] = encoded_mask(inside)
+    return results
+
+
+def encoded_mask(inside: Bool[Tensor, "h w"]) -> dict[str, Any]:
+    """A compressed run-length code that json can hold."""
+    code: Any = mask_codes.encode(np.asfortranarray(inside.numpy().astype(np.uint8)))
+    return {"size": code["size"], "counts": code["counts"].decode("ascii")}

@@ -1,0 +1,68 @@
+"""What an evaluation of detections says: the scores, on what, and by which protocol."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from coco_data import CocoImage, CocoSplit
+from coco_metrics import coco_scores
+from detect_configs import CocoDataConfig, DetectConfig
+from detection_schedule import DetectionSchedule
+
+KINDS: tuple[tuple[str, Literal["bbox", "segm"]], ...] = (("box", "bbox"), ("mask", "segm"))
+"""What is scored, and what COCOeval calls it."""
+
+METRICS = ("AP", "AP50", "AP75")
+"""The ones in the table; the other nine are in its details."""
+
+
+def scored(
+    split: CocoSplit, predictions: Sequence[Mapping[str, Any]], *, masks: bool
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """The table's metrics in %, as "box AP50", and all of COCO's with the AP of each category."""
+    scores, details = {}, {}
+    for word, kind in KINDS[: 1 + masks]:
+        statistics, by_category = coco_scores(split.truth(), predictions, kind)
+        scores |= {f"{word} {name}": 100 * statistics[name] for name in METRICS}
+        details[word] = {
+            # Of a size that does not occur there is no score.
+            name: round(100 * value, 3)
+            for name, value in statistics.items()
+            if value >= 0
+        }
+        details[f"{word} AP by category"] = {
+            split.categories[key]: round(100 * value, 2) for key, value in by_category.items()
+        }
+    return scores, details
+
+
+def shown_images(split: CocoSplit, count: int = 4) -> list[CocoImage]:
+    """A few pictures with objects, from all over the split."""
+    images = split.with_objects()
+    return list(images[:: math.ceil(len(images) / count)])
+
+
+def dataset_name(data: CocoDataConfig) -> str:
+    """As "coco val2017"; the json's own name where there is no root."""
+    if data.val_annotations is not None or data.root is None:
+        return data.val if data.val_annotations is None else data.val_annotations.stem
+    return f"{data.root.resolve().name} {data.val}"
+
+
+def protocol(
+    config: DetectConfig, schedule: DetectionSchedule, *, masks: bool, num_training_images: int
+) -> str:
+    """One sentence with every choice that changes the numbers."""
+    detector, sides = config.detector, config.detector.short_sides
+    channels = f", {detector.channels} channels" if detector.kind == "fpn" else ""
+    return (
+        f"{'Mask' if masks else 'Faster'} R-CNN {detector.kind.upper()}{channels}, "
+        f"batch norm {detector.norm}, {detector.frozen_stages} frozen stages, "
+        f"{detector.train_proposals}/{detector.test_proposals} proposals, "
+        f"{detector.head_samples} head samples, short side {min(sides)} to {max(sides)} "
+        f"(test {sides[-1]}, at most {detector.max_long_side}), {schedule.steps} steps of "
+        f"{config.schedule.global_batch_size} images, learning rate {schedule.peak_lr:g} with "
+        f"{schedule.warmup_steps} steps of warm-up and drops at "
+        f"{', '.join(map(str, schedule.drops)) or 'none'}, "
+        f"{num_training_images} training images; average precision as COCO's"
+    )

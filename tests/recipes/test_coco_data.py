@@ -1,0 +1,344 @@
+import copy
+import logging
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as mask_codes
+
+from coco_data import read_split
+from coco_splits import read_splits, with_masks
+from detect_configs import CocoDataConfig
+from detection_batches import (
+    Labels,
+    coco_results,
+    decoded_mask,
+    encoded_mask,
+    mirrored,
+    read_example,
+    training_batches,
+)
+from pcd_hub.data.loader import BatchPlan
+from pcd_hub.errors import ConfigError, DataError
+from tests.recipes.drawn_coco import CATEGORIES, HEIGHT, WIDTH, draw_coco, read, write
+
+
+@pytest.fixture
+def root(tmp_path):
+    return draw_coco(tmp_path / "drawn")
+
+
+def split(root, name="train", **how):
+    file = root / "annotations" / f"instances_{name}.json"
+    return read_split(file, root / "images" / name, **how)
+
+
+def test_every_picture_is_tested_and_those_with_objects_are_trained_on(root):
+    content = read(root)
+    lonely = copy.deepcopy(content["annotations"][-1]) | {"image_id": 105, "id": 77}
+    write(root, "train", content | {"annotations": [*content["annotations"], lonely]})
+    found = split(root)
+    assert found.categories == CATEGORIES
+    assert len(found.truth()["images"]) == 6
+    # The last picture holds nothing but a crowd.
+    assert [image.image_id for image in found.with_objects()] == [100, 101, 102, 103, 104]
+
+
+def test_the_truth_is_the_file(root):
+    content, truth = read(root), split(root).truth()
+    key = lambda entry: (entry["image_id"], entry["id"])  # noqa: E731
+    assert sorted(truth["annotations"], key=key) == sorted(content["annotations"], key=key)
+    assert truth["categories"] == content["categories"]
+
+
+def test_what_an_annotation_leaves_out_has_cocos_meaning(root):
+    content = read(root)
+    for entry in content["annotations"]:
+        for name in ("area", "iscrowd", "segmentation"):
+            del entry[name]
+    write(root, "train", content)
+    (first, *_), *_ = (image.objects for image in split(root).images)
+    assert (first.area, first.is_crowd, first.segmentation) == (400, False, None)
+
+
+def test_three_ways_to_name_the_files(root):
+    ours = read_splits(CocoDataConfig(root=root))
+    explicit = read_splits(
+        CocoDataConfig(
+            train_images=root / "images" / "train",
+            train_annotations=root / "annotations" / "instances_train.json",
+            val_images=root / "images" / "val",
+            val_annotations=root / "annotations" / "instances_val.json",
+        )
+    )
+    assert explicit == ours
+    for name in ("train", "val"):  # COCO's own
+        (root / "images" / name).rename(root / f"{name}2017")
+        (root / "annotations" / f"instances_{name}.json").rename(
+            root / "annotations" / f"instances_{name}2017.json"
+        )
+    own, _ = read_splits(CocoDataConfig(root=root, train="train2017", val="val2017"))
+    assert own.images[0].path == root / "train2017" / "0.png"
+    assert own.truth() == ours[0].truth()
+
+
+def test_a_missing_split_is_named_with_those_that_are_there(root):
+    with pytest.raises(DataError, match=r"instances_test.json \(its folder holds instances_train"):
+        read_splits(CocoDataConfig(root=root, val="test"))
+    with pytest.raises(DataError, match="there is no folder .*nowhere; name the pictures'"):
+        read_splits(CocoDataConfig(root=root, train_images=root / "nowhere"))
+    with pytest.raises(ConfigError, match="no data: name its folder with --data.root"):
+        read_splits(CocoDataConfig())
+
+
+BAD = {
+    "image_id": (999, "annotation 2 is of image 999, which 'images' does not list"),
+    "category_id": (4, "annotation 2 has category 4, which 'categories' does not list .*3, 17"),
+    "bbox": ([5, 5, 0, 5], r"annotation 2: bbox \[5, 5, 0, 5\] has no size"),
+    "bbox ": ([60, 5, 9, 5], r"annotation 2: bbox \[60, 5, 9, 5\] lies outside the 64 x 48"),
+    "bbox  ": ([5, -3, 9, 5], r"annotation 2: bbox \[5, -3, 9, 5\] lies outside"),
+    "bbox   ": ([5, 5, 9], r"annotation 2: bbox \[5, 5, 9\] is not"),
+    "bbox    ": ([5, 5, float("nan"), 5], "annotation 2: bbox .* is not"),
+    "bbox     ": (None, "annotation 2: bbox None is not"),
+    "bbox      ": ([64, 5, 1, 5], r"annotation 2: bbox \[64, 5, 1, 5\] lies outside"),
+    "area": ("big", "annotation 2: its area 'big' is no number"),
+    "id": (None, "annotation None: its id None is no number"),
+    "segmentation    ": (
+        {"size": [48, 64], "counts": [3000]},
+        "annotation 2: its run lengths do not fill the 64 x 48",
+    ),
+    "segmentation     ": ({"size": [48, 64]}, "annotation 2: its segmentation is neither"),
+    "segmentation": ([[1, 1, 5, 5]], "annotation 2: a polygon is not a list of at least 3 points"),
+    "segmentation ": (
+        {"size": [64, 48], "counts": [3072]},
+        "annotation 2: run-length mask of size",
+    ),
+    "segmentation  ": ("none", "annotation 2: its segmentation is neither"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_annotation_is_named_with_its_file(root, name):
+    value, message = BAD[name]
+    content = read(root)
+    content["annotations"][2][name.strip()] = value
+    write(root, "train", content)
+    with pytest.raises(DataError, match=message) as caught:
+        split(root)
+    assert str(root / "annotations" / "instances_train.json") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_annotations_can_be_left_out_and_it_is_said(root, caplog):
+    content = read(root)
+    content["annotations"][2]["bbox"] = [5, 5, 9, 0]
+    write(root, "train", content)
+    with caplog.at_level(logging.WARNING, "pcd_hub"):
+        found = split(root, bad_annotations="drop")
+    assert len(found.truth()["annotations"]) == len(content["annotations"]) - 1
+    assert "1 bad annotations left out, first annotation 2: bbox [5, 5, 9, 0]" in caplog.text
+
+
+def test_a_fraction_across_the_border_is_cut_off_in_training_alone(root):
+    content = read(root)
+    content["annotations"][0]["bbox"] = [-0.5, 30, 10, 18.4]
+    write(root, "train", content)
+    found = split(root)
+    example = read_example(found.images[0], Labels(found.categories), masks=False)
+    assert example.target["boxes"][0].tolist() == [0, 30, 9.5, HEIGHT]
+    assert found.truth()["annotations"][0]["bbox"] == [-0.5, 30, 10, 18.4]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "cannot be read as json"),
+        ("[]", "has no list of 'images'"),
+        ('{"images": [], "annotations": []}', "has no list of 'categories'"),
+        ('{"images": [], "annotations": [], "categories": []}', "lists no image"),
+        (
+            '{"images": [{"id": 1, "height": 3}], "annotations": [], "categories": []}',
+            "in 'images', 'width' of .* is no number",
+        ),
+    ],
+)
+def test_a_json_that_is_no_coco_json(root, content, message):
+    (root / "annotations" / "instances_train.json").write_text(content)
+    with pytest.raises(DataError, match=f"instances_train.json.*{message}"):
+        split(root)
+
+
+def test_a_missing_picture_is_named(root):
+    (root / "images" / "train" / "3.png").unlink()
+    with pytest.raises(DataError, match=r"image 103: there is no .*3.png; fetch it"):
+        split(root)
+
+
+def test_two_entries_for_one_id(root):
+    content = read(root)
+    write(root, "train", content | {"images": content["images"] + content["images"][:1]})
+    with pytest.raises(DataError, match="two entries for image 100"):
+        split(root)
+
+
+def test_both_splits_need_the_same_categories(root):
+    content = read(root, "val")
+    content["categories"][1]["name"] = "rod"
+    write(root, "val", content)
+    with pytest.raises(DataError, match=r"differ in category 17 \('(bar|rod)'\)"):
+        read_splits(CocoDataConfig(root=root))
+
+
+def test_a_split_without_objects_is_refused(root):
+    write(root, "val", read(root, "val") | {"annotations": []})
+    with pytest.raises(DataError, match="instances_val.json has no object"):
+        read_splits(CocoDataConfig(root=root))
+
+
+def test_masks_are_all_or_nothing(root, tmp_path):
+    both = read_splits(CocoDataConfig(root=root))
+    boxes = read_splits(CocoDataConfig(root=draw_coco(tmp_path / "boxes", masks=False)))
+    assert with_masks("auto", *both)
+    assert not with_masks("no", *both)
+    assert not with_masks("auto", *boxes)
+    with pytest.raises(DataError, match=r"annotation 0 has no mask \(11 of 29 objects have none\)"):
+        with_masks("auto", boxes[0], both[0], both[1])
+    with pytest.raises(DataError, match="--detector.masks no"):
+        with_masks("yes", *boxes)
+
+
+def test_masks_that_are_not_wanted_are_not_read(root):
+    content = read(root)
+    content["annotations"][2]["segmentation"] = "none"
+    write(root, "train", content)
+    assert split(root, read_masks=False).images[0].objects[0].segmentation is None
+
+
+def test_labels_close_the_gaps_and_open_them_again():
+    labels = Labels({90: "z", 3: "a", 17: "m"})
+    assert [labels.label(key) for key in (3, 17, 90)] == [1, 2, 3]
+    assert [labels.category_id(label) for label in (1, 2, 3)] == [3, 17, 90]
+
+
+def test_an_example_shows_its_objects_and_no_crowd(root):
+    found = split(root)
+    example = read_example(found.images[0], Labels(found.categories), masks=True)
+    assert example.target["labels"].tolist() == [1, 2]
+    assert example.target["masks"].shape == (2, HEIGHT, WIDTH)
+    for box, mask in zip(
+        example.target["boxes"].int().tolist(), example.target["masks"], strict=True
+    ):
+        assert boxed(mask) == box
+    yellow = example.image[:, example.target["masks"][0].bool()]
+    assert (yellow == torch.tensor([[250], [220], [40]])).all()
+
+
+def test_a_mirrored_example_still_fits_and_twice_is_the_same(root):
+    found = split(root)
+    example = read_example(found.images[0], Labels(found.categories), masks=True)
+    other = mirrored(example)
+    assert not torch.equal(other.image, example.image)
+    for box, mask in zip(other.target["boxes"].int().tolist(), other.target["masks"], strict=True):
+        assert boxed(mask) == box
+    yellow = other.image[:, other.target["masks"][0].bool()]
+    assert (yellow == torch.tensor([[250], [220], [40]])).all()
+    again = mirrored(other)
+    assert torch.equal(again.image, example.image)
+    for name, value in example.target.items():
+        assert torch.equal(again.target[name], value)
+
+
+def boxed(mask: torch.Tensor) -> list[int]:
+    rows, columns = mask.nonzero(as_tuple=True)
+    return [int(v) for v in (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)]
+
+
+def test_polygons_and_both_run_length_codes_are_one_mask(root):
+    image = split(root).images[0]
+    polygons = [[10.0, 5.0, 30.0, 5.0, 30.0, 25.0, 10.0, 25.0], [40.0, 5.0, 50.0, 5.0, 50.0, 9.0]]
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[5:25, 10:30] = 1
+    mask = decoded_mask(polygons, image)
+    assert (mask[:, :40].numpy() == expected[:, :40]).all()
+    assert mask[:, 40:].any()
+    compressed = encoded_mask(mask.bool())
+    uncompressed = {"size": [HEIGHT, WIDTH], "counts": run_lengths(mask.numpy())}
+    assert torch.equal(decoded_mask(compressed, image), mask)
+    assert torch.equal(decoded_mask(uncompressed, image), mask)
+    assert mask_codes.area(compressed) == mask.sum()
+
+
+def run_lengths(mask: np.ndarray) -> list[int]:
+    flat = mask.ravel(order="F")
+    return np.diff([0, *(np.flatnonzero(np.diff(flat)) + 1).tolist(), flat.size]).tolist()
+
+
+def test_a_broken_picture_and_one_of_another_size_are_named(root):
+    found = split(root)
+    path = root / "images" / "train" / "1.png"
+    path.write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"1.png cannot be read"):
+        read_example(found.images[1], Labels(found.categories), masks=False)
+    Image.new("RGB", (HEIGHT, WIDTH)).save(path)
+    with pytest.raises(DataError, match=r"1.png has 48 x 64 pixels, its json says 64 x 48"):
+        read_example(found.images[1], Labels(found.categories), masks=False)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_broken_picture_ends_training_in_one_line(root, num_workers):
+    found = split(root)
+    for image in found.images:
+        image.path.write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"^[^\n]*png cannot be read[^\n]*$"):
+        next(batches(found, num_workers=num_workers))
+
+
+def batches(found, *, num_workers=0, **plan):
+    plan = BatchPlan(**{"global_batch_size": 2, "total_steps": 6, "seed": 5} | plan)
+    labels = Labels(found.categories)
+    return training_batches(
+        found.with_objects(), labels, plan, masks=False, num_workers=num_workers
+    )
+
+
+def test_the_batches_are_a_function_of_seed_and_step_however_shared(root):
+    found = split(root)
+    whole = [[example.image for example in batch] for batch in batches(found)]
+    assert len(whole) == 6
+    late = [[example.image for example in batch] for batch in batches(found, start_step=4)]
+    shared = zip(*(batches(found, rank=rank, world_size=2) for rank in range(2)), strict=True)
+    together = [[example.image for part in parts for example in part] for parts in shared]
+    assert all(
+        torch.equal(a, b)
+        for x, y in zip(whole[4:], late, strict=True)
+        for a, b in zip(x, y, strict=True)
+    )
+    assert all(
+        torch.equal(a, b)
+        for x, y in zip(whole, together, strict=True)
+        for a, b in zip(x, y, strict=True)
+    )
+    # Both sides of some picture were seen.
+    pictures = {bytes(image.numpy().tobytes()) for batch in whole for image in batch}
+    assert any(
+        bytes(image.flip(2).numpy().tobytes()) in pictures for batch in whole for image in batch
+    )
+
+
+def test_a_detectors_output_becomes_coco_results(root):
+    found = split(root)
+    masks = torch.zeros(1, 1, HEIGHT, WIDTH)
+    masks[0, 0, 5:15, 10:30] = 0.7
+    output = {
+        "boxes": torch.tensor([[10.0, 5.0, 30.0, 15.0]]),
+        "labels": torch.tensor([2]),
+        "scores": torch.tensor([0.5]),
+        "masks": masks,
+    }
+    (result,) = coco_results(found.images[1], output, Labels(found.categories))
+    code = result.pop("segmentation")
+    assert result == {"image_id": 101, "category_id": 17, "bbox": [10, 5, 20, 10], "score": 0.5}
+    assert torch.equal(decoded_mask(code, found.images[1]), (masks[0, 0] > 0).byte())
+    empty = {name: value[:0] for name, value in output.items()}
+    assert coco_results(found.images[1], empty, Labels(found.categories)) == []

@@ -1,0 +1,271 @@
+import json
+import os
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+from accelerate.state import AcceleratorState
+from PIL import Image
+from torch import nn
+
+import detect
+from command_line import parse
+from detect_configs import DETECT, ScheduleConfig
+from detection_schedule import scaled_schedule
+from evaluation import Evaluation
+from pcd_hub.errors import CheckpointError, ConfigError, DataError
+from tests.recipes.drawn_coco import draw_coco
+
+TINY = [
+    "small",
+    "--model=random:test_resnet",
+    "--data.num-workers=0",
+    "--detector.short-sides=40",
+    "48",
+    "--detector.max-long-side=80",
+    "--detector.channels=16",
+    "--detector.train-proposals=20",
+    "--detector.test-proposals=20",
+    "--detector.head-samples=16",
+    "--schedule.global-batch-size=2",
+    "--schedule.reference-batch-size=2",
+    "--run.max-steps=4",
+    "--run.log-every-steps=1",
+    "--run.checkpoint-every-steps=2",
+]
+
+
+@pytest.fixture
+def data(tmp_path) -> str:
+    return f"--data.root={draw_coco(tmp_path / 'drawn')}"
+
+
+@pytest.fixture
+def no_picture(monkeypatch):
+    """Drawing takes longer than a tiny run."""
+    monkeypatch.setattr(detect, "save_detections", lambda *_: None)
+
+
+def losses(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {k: v for k, v in line.items() if k not in {"images_per_s", "data_wait"}} for line in lines
+    ]
+
+
+def test_the_schedules_are_detectron2s():
+    one, two = (scaled_schedule(DETECT[f"coco_r18_fpn_{n}x"].schedule) for n in (1, 2))
+    assert (one.steps, one.drops) == (90_000, (60_000, 80_000))
+    assert (two.steps, two.drops) == (180_000, (120_000, 160_000))
+    assert one.learning_rate(0) == pytest.approx(0.02 * 0.001)
+    assert one.learning_rate(500) == pytest.approx(0.02 * (0.5 * 0.001 + 0.5))
+    for step, lr in ((1000, 0.02), (59_999, 0.02), (60_000, 0.002), (80_000, 0.0002)):
+        assert one.learning_rate(step) == pytest.approx(lr)
+    voc = scaled_schedule(DETECT["voc_r18_c4_24k"].schedule)
+    assert (voc.steps, voc.drops, voc.warmup_steps) == (24_000, (18_000, 22_000), 100)
+
+
+def test_a_smaller_batch_sees_as_many_pictures_with_a_smaller_learning_rate():
+    quarter = scaled_schedule(ScheduleConfig(global_batch_size=4))
+    assert (quarter.steps, quarter.drops) == (360_000, (240_000, 320_000))
+    assert (quarter.peak_lr, quarter.warmup_steps) == (0.005, 4000)
+
+
+def test_a_squeezed_schedule_keeps_its_shape():
+    short = scaled_schedule(ScheduleConfig(), max_steps=90)
+    assert (short.steps, short.drops, short.warmup_steps) == (90, (60, 80), 1)
+    assert short.peak_lr == 0.02
+
+
+@pytest.mark.parametrize(
+    ("schedule", "max_steps", "message"),
+    [
+        (ScheduleConfig(iterations=100), None, "lr-drops 80000 is not below .*iterations 100"),
+        (ScheduleConfig(global_batch_size=0), None, "of 0 images .* at least 1"),
+        (ScheduleConfig(), 0, "--run.max-steps 0 are no steps"),
+    ],
+)
+def test_impossible_schedules_are_refused(schedule, max_steps, message):
+    with pytest.raises(ConfigError, match=message):
+        scaled_schedule(schedule, max_steps=max_steps)
+
+
+def test_every_named_configuration_parses():
+    for name, config in DETECT.items():
+        assert parse(DETECT, "small", [name]) == (name, config)
+    _, changed = parse(DETECT, "small", ["coco_r18_c4_1x", "--model", "random:resnet18"])
+    assert (changed.detector.kind, changed.model) == ("c4", "random:resnet18")
+
+
+@pytest.mark.parametrize("kind", ["fpn", "c4"])
+def test_a_run_leaves_scores_detections_and_a_picture(data, tmp_path, capsys, kind):
+    folder = tmp_path / "run"
+    detect.main([*TINY, data, f"--detector.kind={kind}", f"--run.output-dir={folder}"])
+    evaluation = Evaluation.load(folder)
+    assert evaluation.task == "object detection and instance segmentation"
+    assert (evaluation.dataset, evaluation.images, evaluation.seeds) == ("drawn val", 4, (0,))
+    three = ("AP", "AP50", "AP75")
+    assert list(evaluation.units) == [
+        f"{word} {name}" for word in ("box", "mask") for name in three
+    ]
+    assert set(evaluation.scores) == {"random:test_resnet"}
+    assert f"Mask R-CNN {kind.upper()}" in evaluation.protocol
+    assert "4 steps of 2 images" in evaluation.protocol
+    assert evaluation.table() in capsys.readouterr().out
+    found = json.loads((folder / "detections.json").read_text())
+    assert {each["category_id"] for each in found} <= {3, 17}
+    assert {each["image_id"] for each in found} <= {100, 101, 102, 103}
+    assert np.asarray(Image.open(folder / "pictures" / "detections.png")).std() > 10
+    assert {"loss", "loss_mask", "loss_classifier", "lr", "step"} <= set(losses(folder)[0])
+    for line in losses(folder):
+        parts = sum(value for name, value in line.items() if name.startswith("loss_"))
+        assert line["loss"] == pytest.approx(parts, rel=1e-5)
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_without_masks_it_is_faster_r_cnn(tmp_path):
+    data = f"--data.root={draw_coco(tmp_path / 'boxes', masks=False)}"
+    detect.main([*TINY, data, "--run.max-steps=1", f"--run.output-dir={tmp_path / 'run'}"])
+    evaluation = Evaluation.load(tmp_path / "run")
+    assert evaluation.task == "object detection"
+    assert list(evaluation.units) == ["box AP", "box AP50", "box AP75"]
+    assert evaluation.protocol.startswith("Faster R-CNN")
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_a_resumed_run_is_the_same_run(data, tmp_path):
+    folder = tmp_path / "run"
+    detect.main([*TINY, data, f"--run.output-dir={folder}"])
+    whole, scores = losses(folder), Evaluation.load(folder).scores
+    last = folder / "checkpoints" / "step_00000004.pt"
+    weights = torch.load(last, weights_only=True)["detector"]
+    last.unlink()
+    detect.main([*TINY, data, f"--run.output-dir={folder}", "--run.resume"])
+    assert losses(folder) == whole
+    assert len(whole) == 4
+    again = torch.load(last, weights_only=True)["detector"]
+    assert all(torch.equal(value, again[name]) for name, value in weights.items())
+    assert Evaluation.load(folder).scores == scores
+    arguments = [*TINY, data, f"--run.output-dir={folder}", "--detector.norm=frozen"]
+    with pytest.raises(CheckpointError, match="written with another --detector.norm"):
+        detect.main([*arguments, "--run.resume"])
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_it_learns(data, tmp_path):
+    arguments = ["--run.max-steps=60", "--schedule.lr=0.02", "--run.checkpoint-every-steps=60"]
+    detect.main([*TINY, data, *arguments, f"--run.output-dir={tmp_path / 'run'}"])
+    trace = [line["loss"] for line in losses(tmp_path / "run")]
+    assert sum(trace[-5:]) < 0.6 * sum(trace[:5])
+    scores = Evaluation.load(tmp_path / "run").scores["random:test_resnet"]
+    assert scores["box AP50"][0] > 30, "an untrained one has 0"
+    assert scores["mask AP50"][0] > 30
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_one_seed_is_one_result_and_another_is_another(data, tmp_path):
+    traces = []
+    for number, seed in enumerate((0, 0, 1)):
+        folder = tmp_path / str(number)
+        detect.main(
+            [*TINY, data, f"--run.seed={seed}", "--run.max-steps=1", f"--run.output-dir={folder}"]
+        )
+        traces.append(losses(folder))
+    assert traces[0] == traces[1] != traces[2]
+
+
+@pytest.fixture
+def bf16(monkeypatch):
+    """What ``accelerate launch --mixed_precision bf16`` sets; a process reads it once."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
+@pytest.mark.usefixtures("bf16", "no_picture")
+def test_mixed_precision(data, tmp_path):
+    detect.main([*TINY, data, "--run.max-steps=1", f"--run.output-dir={tmp_path / 'run'}"])
+    assert np.isfinite(losses(tmp_path / "run")[0]["loss"])
+    details = Evaluation.load(tmp_path / "run").details
+    assert details["hardware"]["mixed_precision"] == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (["--schedule.global-batch-size=6"], ConfigError, "5 pictures with objects, fewer than"),
+        (["--data.val=test"], DataError, "there is no .*instances_test.json"),
+        (["--detector.kind=c4", "--model=random:test_efficientnet"], ValueError, "kind fpn"),
+        (["--data.rot=x"], ConfigError, "no option '--data.rot'; did you mean '--data.root'"),
+    ],
+)
+def test_mistakes_are_found_before_the_folder_is_made(data, tmp_path, arguments, error, message):
+    with pytest.raises(error, match=message):
+        detect.main([*TINY, data, *arguments, f"--run.output-dir={tmp_path / 'run'}"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_no_number_is_said(data, tmp_path):
+    with pytest.raises(ConfigError, match="the loss is nan at step .*; lower --schedule.lr"):
+        detect.main([*TINY, data, "--schedule.lr=1e12", f"--run.output-dir={tmp_path / 'run'}"])
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 3, 8])
+def test_together_the_processes_have_each_picture_once(num_processes):
+    parts = [detect.shard(7, rank, num_processes) for rank in range(num_processes)]
+    assert sorted(index for part in parts for index in part) == list(range(7))
+
+
+def test_a_picture_that_comes_twice_or_never_is_caught():
+    assert detect.one_per_image([(1, [{"score": 2}]), (0, [{"score": 1}])], 2) == [
+        *({"score": 1}, {"score": 2})
+    ]
+    for indices in ([0, 1, 1], [0], [0, 2]):
+        with pytest.raises(AssertionError):
+            detect.one_per_image([(index, []) for index in indices], 2)
+
+
+def _one_process(rank: int, world_size: int, port: int, arguments: list[str]) -> None:
+    os.environ |= {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    detect.save_detections = lambda *_: None
+    detect.main(arguments)
+
+
+def spawn(arguments: list[str]) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mp.spawn(_one_process, (2, port, arguments), nprocs=2)
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_two_processes_train_together_and_find_what_one_finds(data, tmp_path):
+    folder = tmp_path / "run"
+    arguments = [*TINY, data, "--run.max-steps=2", f"--run.output-dir={folder}"]
+    spawn(arguments)
+    trace, by_two = losses(folder), (folder / "detections.json").read_text()
+    assert [line["step"] for line in trace] == [0, 1]
+    scores = Evaluation.load(folder).scores
+    detect.main([*arguments, "--run.resume"])  # the run is finished; one process detects again
+    assert losses(folder) == trace
+    assert json.loads((folder / "detections.json").read_text()) == json.loads(by_two)
+    assert len(json.loads(by_two)) > 0
+    assert Evaluation.load(folder).scores == scores
+
+
+def test_batch_statistics_over_processes_are_refused_on_cpus():
+    two = SimpleNamespace(num_processes=2, device=torch.device("cpu"))
+    one = SimpleNamespace(num_processes=1, device=torch.device("cpu"))
+    module, config = nn.BatchNorm2d(3), DETECT["coco_r18_fpn_1x"]
+    assert detect.with_sync_batch_norm(module, config, one) is module
+    with pytest.raises(ConfigError, match="on CPUs 2 processes cannot share"):
+        detect.with_sync_batch_norm(module, config, two)
+    several_gpus = SimpleNamespace(num_processes=2, device=torch.device("cuda"))
+    assert isinstance(detect.with_sync_batch_norm(module, config, several_gpus), nn.SyncBatchNorm)

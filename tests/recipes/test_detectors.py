@@ -1,0 +1,229 @@
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from detect_configs import DetectorConfig
+from detectors import build_detector, parameter_groups
+from models_under_test import ModelUnderTest, open_model
+from pcd_hub.errors import ConfigError, StudentError
+
+FPN = DetectorConfig(
+    norm="batch",
+    short_sides=(64, 48),
+    max_long_side=96,
+    channels=16,
+    train_proposals=20,
+    test_proposals=10,
+    head_samples=8,
+)
+C4 = dataclasses.replace(FPN, kind="c4")
+
+
+def backbone(name: str = "random:test_resnet") -> ModelUnderTest:
+    return open_model(name, features_only=True)
+
+
+def detector(config: DetectorConfig, *, masks: bool = True):
+    return build_detector(backbone(), config, num_classes=2, masks=masks)
+
+
+def batch() -> tuple[list, list]:
+    images = list(torch.rand(2, 3, 48, 64))
+    mask = torch.zeros(1, 48, 64, dtype=torch.uint8)
+    mask[:, 8:40, 8:40] = 1
+    target = {
+        "boxes": torch.tensor([[8.0, 8.0, 40.0, 40.0]]),
+        "labels": torch.tensor([2]),
+        "masks": mask,
+    }
+    return images, [target, target]
+
+
+@pytest.mark.parametrize("config", [FPN, C4], ids=["fpn", "c4"])
+@pytest.mark.parametrize("masks", [True, False])
+def test_every_trained_parameter_gets_a_gradient(config, masks):
+    model = detector(config, masks=masks).train()
+    losses = model(*batch())
+    parts = {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"}
+    assert set(losses) == parts | ({"loss_mask"} if masks else set())
+    torch.stack(list(losses.values())).sum().backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None]
+    assert without == []
+
+
+@pytest.mark.parametrize("config", [FPN, C4], ids=["fpn", "c4"])
+def test_what_is_found_lies_in_the_picture_and_has_masks_of_its_size(config):
+    model = detector(config).eval()
+    model.roi_heads.score_thresh = 0.0
+    with torch.no_grad():
+        (found,) = model([torch.rand(3, 40, 60)])
+    count = len(found["boxes"])
+    assert count > 0
+    assert found["masks"].shape == (count, 1, 40, 60)
+    assert set(found["labels"].tolist()) <= {1, 2}
+    assert found["boxes"].min() >= 0
+    assert (found["boxes"] <= torch.tensor([60, 40, 60, 40])).all()
+
+
+def test_c4_moves_the_last_stage_from_the_backbone_into_the_head():
+    reference = backbone().model
+    model = detector(C4)
+    images = torch.rand(1, 3, 64, 64)
+    # The random start is drawn from the seed, so both are the same network.
+    trunk, stage = model.backbone.eval(), model.roi_heads.box_head[0].eval()
+    *_, c4, c5 = reference.eval()(images)
+    assert not hasattr(trunk.features, "layer4")
+    torch.testing.assert_close(trunk(images)["0"], c4)
+    torch.testing.assert_close(stage(c4), c5)
+
+
+def test_c4_runs_the_last_stage_once_for_boxes_and_masks():
+    model, calls = detector(C4), []
+    model.roi_heads.box_head.register_forward_hook(lambda *_: calls.append(1))
+    model.train()(*batch())
+    assert len(calls) == 1
+    model.roi_heads.score_thresh = 0.0
+    with torch.no_grad():
+        model.eval()([torch.rand(3, 40, 60)])
+    assert len(calls) == 3  # once more for the masks of the final boxes
+
+
+def test_the_extra_norms_are_there_when_norms_are_trained():
+    def new_norms(model):
+        return [
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, nn.BatchNorm2d) and "features" not in name
+        ]
+
+    assert "roi_heads.box_head.1" in new_norms(detector(C4))
+    assert sum("pyramid" in name for name in new_norms(detector(FPN))) == 8
+    for config in (FPN, C4):
+        assert new_norms(detector(dataclasses.replace(config, norm="frozen"))) == []
+
+
+@pytest.mark.parametrize("config", [FPN, C4], ids=["fpn", "c4"])
+def test_regions_are_cut_at_the_maps_own_strides_whatever_the_padding(config):
+    model, seen = detector(config).eval(), torch.zeros(1, 3, 64, 96)
+    maps = {name: torch.zeros_like(v) for name, v in model.backbone(seen).items() if name != "pool"}
+    for name, value in maps.items():  # each place holds its own column in pixels
+        stride = 96 // value.shape[-1]
+        value.add_(stride * (torch.arange(value.shape[-1]) + 0.5))
+        assert (stride == 16) if config.kind == "c4" else (stride == 4 * 2 ** int(name))
+    boxes = [torch.tensor([[8.0, 0.0, 40.0, 32.0]])]
+    (region,) = model.roi_heads.box_roi_pool(maps, boxes, [(33, 50)])  # padded to 64 x 96
+    assert region.mean() == pytest.approx(24, abs=8.1)  # within half a place of the coarsest map
+
+
+def test_anchors_are_detectron2s():
+    images = torch.zeros(1, 3, 64, 64)
+    for config, maps, per_place in ((FPN, 5, 3), (C4, 1, 15)):
+        model = detector(config)
+        assert len(model.backbone(images)) == maps
+        generator = model.rpn.anchor_generator
+        assert generator.num_anchors_per_location() == [per_place] * maps
+        sizes = {size for level in generator.sizes for size in level}
+        assert sizes == {32, 64, 128, 256, 512}
+
+
+def moved(config: DetectorConfig) -> set[str]:
+    """The children of the backbone that one step in training mode changes."""
+    model = detector(config, masks=False).train()
+    features = model.backbone.features
+    before = {name: value.clone() for name, value in features.state_dict().items()}
+    groups = parameter_groups(model, weight_decay=0.1)
+    optimizer = torch.optim.SGD(groups, lr=1.0)
+    torch.stack(list(model(*batch()).values())).sum().backward()
+    optimizer.step()
+    after = features.state_dict()
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_frozen_stages_do_not_move_and_the_others_do():
+    assert {name.partition(".")[0] for name in moved(FPN)} == {
+        *("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
+    }
+    frozen_stem = moved(dataclasses.replace(FPN, frozen_stages=1))
+    assert {name.partition(".")[0] for name in frozen_stem} == {
+        *("layer1", "layer2", "layer3", "layer4")
+    }
+    frozen_two = moved(dataclasses.replace(FPN, frozen_stages=2))
+    assert {name.partition(".")[0] for name in frozen_two} == {"layer2", "layer3", "layer4"}
+
+
+def test_frozen_norms_do_not_move_and_convolutions_do():
+    names = moved(dataclasses.replace(FPN, norm="frozen"))
+    assert names
+    assert not any("bn" in name or "running" in name for name in names)
+    assert any("running_mean" in name for name in moved(FPN))
+
+
+def test_a_frozen_norm_is_the_evaluated_one():
+    images = torch.rand(2, 3, 64, 64)
+    reference = backbone().model
+    reference.train()(4 * images)  # statistics that are not the first
+    under_test = dataclasses.replace(backbone(), model=reference)
+    expected = reference.eval()(images)[1:]
+    model = build_detector(
+        under_test, dataclasses.replace(FPN, norm="frozen"), num_classes=2, masks=False
+    )
+    found = model.train().backbone.features(images)[1:]
+    for a, b in zip(expected, found, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_batch_norm_is_not_decayed_and_what_is_frozen_is_left_out():
+    model = detector(dataclasses.replace(FPN, frozen_stages=2))
+    rest, norms = parameter_groups(model, weight_decay=0.25)
+    assert (rest["weight_decay"], norms["weight_decay"]) == (0.25, 0.0)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    listed = {names[id(p)] for p in (*rest["params"], *norms["params"])}
+    assert listed == {name for name, p in model.named_parameters() if p.requires_grad}
+    modules = dict(model.named_modules())
+    for parameter in norms["params"]:
+        assert isinstance(modules[names[id(parameter)].rpartition(".")[0]], nn.BatchNorm2d)
+    assert all(
+        parameter.ndim != 1 or "bn" not in names[id(parameter)] for parameter in rest["params"]
+    )
+
+
+def test_pixels_are_normalised_by_the_models_own_values_and_the_last_size_is_the_tests():
+    under_test = dataclasses.replace(backbone(), mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 1.0))
+    model = build_detector(under_test, FPN, num_classes=2, masks=False).eval()
+    seen, _ = model.transform([torch.ones(3, 96, 128)])
+    assert seen.image_sizes == [(48, 64)]
+    torch.testing.assert_close(seen.tensors[0, :, 5, 5], torch.tensor([1.8, 3.2, 0.7]))
+    sizes = {model.train().transform([torch.ones(3, 96, 128)])[0].image_sizes[0] for _ in range(20)}
+    assert sizes == {(48, 64), (64, 85)}
+
+
+@pytest.mark.parametrize("sides", [(), (0, 48), (48, 97)])
+def test_sizes_that_contradict_each_other_are_refused(sides):
+    with pytest.raises(ConfigError, match="short-sides .*max-long-side 96"):
+        detector(dataclasses.replace(FPN, short_sides=sides))
+
+
+def test_other_pyramids_work():
+    model = build_detector(backbone("random:test_convnext"), FPN, num_classes=2, masks=False)
+    assert [m.shape[-1] for m in model.eval().backbone(torch.zeros(1, 3, 64, 64)).values()] == [
+        *(16, 8, 4, 2, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "message"),
+    [
+        ("random:test_vit", FPN, "test_vit takes images of one size only; .* strides 4, 8, 16, 32"),
+        (
+            "random:test_resnet",
+            dataclasses.replace(FPN, frozen_stages=9),
+            "9: .* 5 stages; use 0 to 5",
+        ),
+        ("random:test_efficientnet", C4, "no last stage of its own .*; use --detector.kind fpn"),
+    ],
+)
+def test_backbones_that_do_not_fit_are_refused(name, config, message):
+    with pytest.raises(StudentError, match=message):
+        build_detector(backbone(name), config, num_classes=2, masks=False)
