@@ -55,8 +55,10 @@ def open_classified(
     Raises:
         DataError: If there is no such place or split, or fewer than two classes.
     """
-    scheme, _, rest = uri.partition(":")
-    if scheme in {"hf-disk", "hf"}:
+    scheme, colon, rest = uri.partition(":")
+    if colon and scheme not in {"hf-disk", "hf"}:
+        raise DataError(f"no kind of data set '{scheme}'; there are hf-disk, hf, or a folder")
+    if colon:
         opened = (
             load_from_disk(f"{rest}/{split}")
             if scheme == "hf-disk"
@@ -100,8 +102,8 @@ def _from_rows(
                 "name them with --data.image-column and --data.label-column"
             )
     labels = np.asarray(dataset[label_column])
-    if labels.dtype.kind not in "iu" or labels.ndim != 1 or labels.min() < 0:
-        raise DataError(f"{uri}: '{label_column}' holds no class numbers from 0 on")
+    if labels.dtype.kind not in "iu" or labels.ndim != 1 or not len(labels) or labels.min() < 0:
+        raise DataError(f"{uri}, {split}: '{label_column}' holds no class numbers from 0 on")
     count = int(labels.max()) + 1
     names = getattr(dataset.features[label_column], "names", None) or map(str, range(count))
     return ClassifiedSet(

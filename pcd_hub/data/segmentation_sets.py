@@ -52,6 +52,13 @@ def open_segmentation(uri: str, split: str, *, columns: Columns | None = None) -
     Raises:
         DataError: If there is no such place or split, or images and masks do not pair.
     """
+    found = _opened(uri, split, columns or Columns())
+    if not len(found):
+        raise DataError(f"{uri} has no labelled image in its split {split}; look into its folders")
+    return found
+
+
+def _opened(uri: str, split: str, columns: Columns) -> SegmentationSet:
     scheme, colon, rest = uri.partition(":")
     folder = Path(rest if colon else uri).expanduser()
     match scheme if colon else "":
@@ -64,7 +71,7 @@ def open_segmentation(uri: str, split: str, *, columns: Columns | None = None) -
         case "cityscapes":
             return _cityscapes(folder, split)
         case "hf-disk" | "hf":
-            return _from_hub(uri, split, columns or Columns())
+            return _from_hub(uri, split, columns)
         case _:
             known = ("ade20k", "voc", "cityscapes", "hf-disk", "hf")
             raise DataError(
@@ -109,11 +116,13 @@ def _split_files(parent: Path, split: str) -> dict[str, Path]:
     if not folder.is_dir():
         there = sorted(p.name for p in parent.iterdir() if p.is_dir()) if parent.is_dir() else []
         raise DataError(f"there is no {folder}; {parent} has {', '.join(there) or 'no splits'}")
-    files = {
-        path.relative_to(folder).with_suffix("").as_posix(): path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    }
+    files: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
+            name = path.relative_to(folder).with_suffix("").as_posix()
+            if name in files:
+                raise DataError(f"{path} and {files[name]} have one name; rename or remove one")
+            files[name] = path
     if not files:
         raise DataError(f"{folder} holds no image")
     return files
@@ -208,8 +217,15 @@ def _from_hub(uri: str, split: str, columns: Columns) -> SegmentationSet:
                 f"{uri} has no column '{column}'; it has {', '.join(dataset.features)}; "
                 "name them with --data.image-column and --data.mask-column"
             )
-    if columns.num_classes is None:
-        raise DataError(f"{uri} does not say how many classes there are; give --data.num-classes")
+        if type(dataset.features[column]).__name__ != "Image":
+            raise DataError(f"{uri}: the column '{column}' holds no images")
+    if columns.num_classes is None or not 2 <= columns.num_classes <= MAX_CLASSES:
+        raise DataError(
+            f"{uri} does not say how many classes there are; give --data.num-classes, 2 to "
+            f"{MAX_CLASSES} (now {columns.num_classes})"
+        )
+    if columns.ignore is not None and not 0 <= columns.ignore <= 255:
+        raise DataError(f"--data.ignore {columns.ignore}: a value of a mask is 0 to 255")
     rows = _undecoded(dataset, columns)
     return SegmentationSet(
         _HubRows(rows, columns, uri),

@@ -28,11 +28,11 @@ def effective_receptive_field(
 
 
 def side_of_half(field: Float[Tensor, "height width"]) -> float:
-    """Side of the smallest square around the strongest row and column that holds half of the field.
+    """Side of the smallest square around the field's median row and column that holds half of it.
 
     As a share of the image's side.
     """
-    row, column = int(field.sum(1).argmax()), int(field.sum(0).argmax())
+    row, column = (int((field.sum(axis).cumsum(0) < field.sum() / 2).sum()) for axis in (1, 0))
     longest = max(field.shape)
     for radius in range(longest):
         rows = slice(max(0, row - radius), row + radius + 1)

@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from pcd_hub.data.labelled import IGNORE
+from pcd_hub.errors import DataError, StudentError
 from pcd_hub.method.metrics import class_iou, confusion_matrix
 
 FeatureMaps = Callable[[Tensor], Float[Tensor, "b c h w"]]
@@ -56,7 +57,7 @@ class ProbeResult:
 
     mean_iou: float
     class_iou: tuple[float, ...]
-    """NaN for a class that does not occur."""
+    """NaN for a class that occurs in neither truth nor prediction."""
     pixel_accuracy: float
     predictions: tuple[UInt8[Tensor, "_ _"], ...]
     """Classes at the size of each mask."""
@@ -109,7 +110,14 @@ class KeptMaps:
         self._features = features
         self._images = images
         self._maps: Tensor | None = None
-        one = features(images[[0]])
+        try:
+            one = features(images[[0]])
+        except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise StudentError(
+                f"this backbone cannot give these stages of {tuple(images[[0]].shape[2:])} pixels "
+                f"({(str(error).strip().splitlines() or [type(error).__name__])[0]}); ask for "
+                "fewer stages or another image size"
+            ) from error
         self.num_channels = one.shape[1]
         self._mean, self._scale = one.new_zeros(()), one.new_ones(())
         if len(images) * one.nbytes <= keep_bytes:
@@ -257,6 +265,8 @@ class LinearProbe:
                 confusion += confusion_matrix(
                     predictions[-1].long(), mask.long(), num_classes=self._num_classes
                 )
+        if not confusion.any():
+            raise DataError("no pixel of the test images has a label; is the ignored value right?")
         iou = class_iou(confusion)
         return ProbeResult(
             mean_iou=float(iou.nanmean()),

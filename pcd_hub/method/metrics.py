@@ -50,7 +50,7 @@ def knn_vote(
     votes = []
     for queries in F.normalize(test, dim=1).split(1024):
         similar, nearest = (queries @ keys.T).topk(min(k, len(keys)), dim=1)
-        weights = (similar / temperature).exp()
+        weights = ((similar - 1) / temperature).exp()  # shifted: no overflow at a small T
         counted = weights.new_zeros(len(queries), num_classes)
         votes.append(counted.scatter_add_(1, labels[nearest], weights).argmax(1))
     return torch.cat(votes)
@@ -71,11 +71,12 @@ def effective_rank(vectors: Float[Tensor, "n c"]) -> float:
 def linear_cka(one: Float[Tensor, "n c"], other: Float[Tensor, "n d"]) -> float:
     """How alike two descriptions of the same things are, in [0, 1] (arXiv:1905.00414, eq. 7).
 
-    Rotating or scaling either changes nothing.
+    Rotating or scaling either changes nothing. 0 if all vectors of one are alike.
     """
     a, b = (vectors.double() - vectors.double().mean(0) for vectors in (one, other))
     both = torch.linalg.norm(a.T @ b) ** 2
-    return float(both / (torch.linalg.norm(a.T @ a) * torch.linalg.norm(b.T @ b)))
+    alone = torch.linalg.norm(a.T @ a) * torch.linalg.norm(b.T @ b)
+    return float(both / alone) if alone > 0 else 0.0
 
 
 def pixel_retrieval(
@@ -95,6 +96,6 @@ def pixel_retrieval(
     for rows in torch.arange(len(images)).split(1024):
         own = images[rows, None] == images
         wanted = (theirs[rows] @ theirs.T).masked_fill(own, -2).argmax(1)
-        nearest = (mine[rows] @ mine.T).topk(k, dim=1).indices
+        nearest = (mine[rows] @ mine.T).masked_fill(own, -2).topk(k, dim=1).indices
         found += int((nearest == wanted[:, None]).any(1).sum())
     return found / len(images)

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pcd_hub.errors import StudentError, WeightError
 from pcd_hub.models.entries import build_arguments, entry_cfg, size_argument
 from pcd_hub.weights.card import render_card
-from pcd_hub.weights.layout import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
+from pcd_hub.weights.layout import CARD_FILE, CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from pcd_hub.weights.load import read_weight
 from pcd_hub.weights.manifest import file_entries, read_manifest, write_json, write_manifest
 from pcd_hub.weights.record import NOT_STATED, Measurement, WeightRecord
@@ -87,20 +87,22 @@ def add_measurements(export: Path, measured: Mapping[str, Measurement], folder: 
         folder: Must not exist yet.
 
     Raises:
-        WeightError: If the export is damaged or ``folder`` exists.
+        WeightError: If the export is damaged or holds other files, or ``folder`` exists.
     """
     if folder.exists():
         raise WeightError(f"{folder} exists already; name a new folder")
     weight = read_weight(export)
+    listed = {entry["path"] for entry in read_manifest(export)["files"]} | {MANIFEST_FILE}
+    if foreign := sorted({path.name for path in export.iterdir()} - listed):
+        raise WeightError(f"{export} holds {foreign[0]}, which is no part of it; move it away")
     metrics = {name: asdict(table) for name, table in measured.items()}
     record = replace(weight.record, metrics={**weight.record.metrics, **metrics})
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         draft.chmod(0o755)
-        for entry in read_manifest(export)["files"]:
-            if entry["path"] not in {CONFIG_FILE, CARD_FILE}:
-                shutil.copy(export / entry["path"], draft / entry["path"])
+        for name in listed - {CONFIG_FILE, CARD_FILE, MANIFEST_FILE}:
+            shutil.copy(export / name, draft / name)
         describe(draft, record, weight.config)
         read_weight(draft)
         os.rename(draft, folder)  # noqa: PTH104 - Path.rename would read as a move into an existing folder

@@ -135,6 +135,12 @@ def test_a_missing_split_says_which_there_are(folder):
         open_segmentation("ade2k:x", "train")
 
 
+def test_two_images_of_one_name_are_refused(folder):
+    picture(folder / "images" / "train" / "b.png")
+    with pytest.raises(DataError, match=r"b.png and .*b.jpg have one name"):
+        open_segmentation(str(folder), "train")
+
+
 # The official downloads.
 
 
@@ -161,6 +167,9 @@ def test_voc_reads_the_list_of_its_split(tmp_path):
     found = open_segmentation(f"voc:{tmp_path}", "val")
     assert len(found) == 1
     assert [found.classes[c] for c in found.mask(0)[0][:3]] == ["background", "person", "tvmonitor"]
+    listed.write_text("")
+    with pytest.raises(DataError, match="no labelled image in its split val"):
+        open_segmentation(f"voc:{tmp_path}", "val")
     with pytest.raises(DataError, match=r"there is no .*train.txt; give the folder VOCdevkit"):
         open_segmentation(f"voc:{tmp_path}", "train")
 
@@ -206,5 +215,11 @@ def test_what_a_dataset_does_not_say_is_asked_for(saved):
         open_segmentation(saved, "val")
     with pytest.raises(DataError, match="give --data.num-classes"):
         open_segmentation(saved, "val", columns=Columns(mask="annotation"))
+    for wrong in (1, 255):
+        with pytest.raises(DataError, match=rf"2 to 254 .now {wrong}"):
+            open_segmentation(saved, "val", columns=Columns(mask="annotation", num_classes=wrong))
+    columns = Columns(mask="annotation", num_classes=3, ignore=300)
+    with pytest.raises(DataError, match="--data.ignore 300: a value of a mask is 0 to 255"):
+        open_segmentation(saved, "val", columns=columns)
     with pytest.raises(DataError, match=r"saved/train; hf-disk: takes"):
         open_segmentation(saved, "train", columns=Columns(mask="annotation"))

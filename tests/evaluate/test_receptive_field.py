@@ -29,4 +29,7 @@ def test_the_side_of_half():
     wide[8:13, 8:13] = 1
     wide[10, 10] = 2
     assert side_of_half(wide) == pytest.approx(5 / 21), "10 of 26 within 3, all within 5"
-    assert side_of_half(torch.ones(21, 21)) > 0.6
+    assert side_of_half(torch.ones(21, 21)) == pytest.approx(15 / 21), "15 x 15 of 21 x 21"
+    bright = torch.ones(21, 21)
+    bright[0, 0] = 20
+    assert side_of_half(bright) == pytest.approx(17 / 21), "a bright corner is not the middle"

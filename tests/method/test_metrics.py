@@ -55,6 +55,9 @@ def test_one_near_neighbour_outvotes_two_far_ones():
     assert knn_vote(train, labels, test, num_classes=2, k=3, temperature=0.07).tolist() == [0]
     assert knn_vote(train, labels, test, num_classes=2, k=3, temperature=10.0).tolist() == [1]
     assert knn_vote(train, labels, test, num_classes=2, k=99).tolist() == [0], "k above n is n"
+    sharp = torch.tensor([[0.9, 0.3], [1.0, 0.0], [1.0, 0.0]])
+    labels, test = torch.tensor([0, 1, 1]), torch.tensor([[1.0, 0.0]])
+    assert knn_vote(sharp, labels, test, num_classes=2, k=3, temperature=0.01).tolist() == [1]
 
 
 # Spectra.
@@ -75,6 +78,7 @@ def test_cka_is_one_for_rotated_and_scaled_and_small_for_unrelated():
     rotation = torch.linalg.qr(torch.randn(6, 6)).Q
     assert linear_cka(vectors, 3 * vectors @ rotation + 1) == pytest.approx(1)
     assert linear_cka(vectors, torch.randn(400, 9)) < 0.1
+    assert linear_cka(vectors, torch.ones(400, 3)) == 0, "a collapsed student"
     wide, narrow = vectors @ torch.randn(6, 20), vectors
     assert linear_cka(wide, narrow) == pytest.approx(linear_cka(narrow, wide))
 
