@@ -58,18 +58,17 @@ def joined_tables(runs: tuple[Path, ...]) -> list[Evaluation]:
     for path in itertools.chain.from_iterable(map(_evaluations, runs)):
         table = Evaluation.load(path)
         found.setdefault((table.task, table.dataset), []).append(table)
-    if not found:
+    if not runs:
         raise ConfigError("name at least one run: python recipes/compare.py runs/linear_seg")
+    if not found:
+        raise DataError(f"{', '.join(map(str, runs))}: there is no {FILE}; did the run finish?")
     return [join(tables) for tables in found.values()]
 
 
 def _evaluations(run_folder: Path) -> list[Path]:
     if run_folder.is_file():
         return [run_folder]
-    files = sorted(run_folder.rglob(FILE))
-    if not files:
-        raise DataError(f"{run_folder} holds no {FILE}; did the run finish?")
-    return files
+    return sorted(run_folder.rglob(FILE))
 
 
 def write_into(weight: str, tables: list[Evaluation]) -> Path:
@@ -95,7 +94,7 @@ def write_into(weight: str, tables: list[Evaluation]) -> Path:
         before = folder.rename(Path(scratch) / "before")
         try:
             new.rename(folder)
-        except OSError:
+        except BaseException:
             before.rename(folder)
             raise
     run_record = folder.parent / "record.json"

@@ -43,7 +43,10 @@ class SegmentationProbeConfig:
     label_stride: int = 4
     """A step's loss is taken at every so many-th row and column, from a random one on."""
     keep_gigabytes: float = 4.0
-    """Features that take less are computed once and kept; else they are computed at every step."""
+    """Features that take less, of the training and of the test images each, are computed once.
+
+    Else they are computed at every step.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """What an evaluation measured: the scores of several models on the same data, seed by seed."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import re
@@ -98,11 +99,18 @@ class Evaluation:
 
         Args:
             subject: The row of that weight; it may be called by a folder of this machine.
-            name: What the record calls it.
+            name: What the record calls it. Another weight of that name gets its hash beside it.
         """
-        scores = {name if model == subject else model: row for model, row in self.scores.items()}
-        return {
-            _slug(self.task, self.dataset, metric): Measurement(
+        other = f"{name} (weights {self.weights_sha256.get(name, 'unknown')[:8]})"
+        named = {model: other if model == name else model for model in self.scores}
+        columns = self._columns({**named, subject: name}, name)
+        return {_short_name(column): column for column in columns}
+
+    def _columns(self, named: Mapping[str, str], subject: str) -> list[Measurement]:
+        """One for each metric, models called as in ``named``."""
+        rows = {named[model]: row for model, row in self.scores.items()}
+        return [
+            Measurement(
                 task=self.task,
                 dataset=self.dataset,
                 metric=metric,
@@ -111,18 +119,18 @@ class Evaluation:
                 seeds=len(self.seeds),
                 protocol=self.protocol,
                 command=self.command,
-                subject=name,
-                means={model: mean(row[metric]) for model, row in scores.items()},
-                stds={model: deviation(row[metric]) for model, row in scores.items()}
+                subject=subject,
+                means={model: mean(row[metric]) for model, row in rows.items()},
+                stds={model: deviation(row[metric]) for model, row in rows.items()}
                 if len(self.seeds) > 1
                 else {},
             )
             for metric, unit in self.units.items()
-        }
+        ]
 
     def table(self) -> str:
         """As Markdown: a row a model, the best of every metric in bold, protocol and command."""
-        return results_table(list(self.measurements("", "").values()))
+        return results_table(self._columns({model: model for model in self.scores}, ""))
 
 
 def join(tables: Sequence[Evaluation]) -> Evaluation:
@@ -165,7 +173,14 @@ def _check_alike(tables: Sequence[Evaluation]) -> None:
 
 def _rows_by_seed(tables: Sequence[Evaluation]) -> dict[str, dict[int, dict[str, float]]]:
     by_seed: dict[str, dict[int, dict[str, float]]] = {}
+    weights: dict[str, str | None] = {}
     for table, model in ((t, model) for t in tables for model in t.scores):
+        sha256 = table.weights_sha256.get(model)
+        if weights.setdefault(model, sha256) != sha256:
+            raise DataError(
+                f"{model} in two tables of {table.task} is two weights (sha256 "
+                f"{str(weights[model])[:12]} and {str(sha256)[:12]}); measure one of them again"
+            )
         rows = by_seed.setdefault(model, {})
         for number, seed in enumerate(table.seeds):
             if seed in rows:
@@ -189,5 +204,9 @@ def finite_scores(scores: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in scores.items() if math.isfinite(value)}
 
 
-def _slug(*words: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", " ".join(words).lower()).strip("_")[:80]
+def _short_name(column: Measurement) -> str:
+    """Readable, and another one for everything else that is measured."""
+    words = (column.task[:40], column.dataset[-30:], column.metric)
+    digest = hashlib.sha256(repr((column.task, column.dataset, column.metric)).encode()).hexdigest()
+    readable = re.sub(r"[^a-z0-9]+", "_", " ".join(words).lower()).strip("_")
+    return f"{readable}_{digest[:6]}"

@@ -56,8 +56,18 @@ def _check(config: KnnConfig) -> None:
             "without labels"
         )
     check_models(config.models, config.seeds)
-    if config.k < 1:
-        raise ConfigError(f"--k {config.k}: it must be at least 1")
+    for what, value, least in (
+        ("--k", config.k, 1),
+        ("--report.images", config.report.images, 2),
+        ("--report.retrieval-k", config.report.retrieval_k, 1),
+    ):
+        if value < least:
+            raise ConfigError(f"{what} {value}: it must be at least {least}")
+    if config.temperature <= 0 or config.penalty < 0:
+        raise ConfigError(
+            f"--temperature {config.temperature} must be above 0, --penalty {config.penalty} not "
+            "below 0"
+        )
 
 
 def _open_labelled(config: KnnConfig) -> tuple[ClassifiedSet, ClassifiedSet]:
@@ -68,9 +78,16 @@ def _open_labelled(config: KnnConfig) -> tuple[ClassifiedSet, ClassifiedSet]:
         )
         for split in (data.train_split, data.test_split)
     )
+    if data.train_split == data.test_split:
+        raise ConfigError(
+            f"--data.test-split {data.test_split} is what is trained on; name another"
+        )
     if train.classes != test.classes:
-        odd = min(set(train.classes) ^ set(test.classes))
-        raise DataError(f"{train.name} and {test.name} differ in class '{odd}'; both need the same")
+        odd = min(set(train.classes) ^ set(test.classes), default=train.classes[0])
+        raise DataError(
+            f"{train.name} and {test.name} differ in class '{odd}', or in the order of classes; "
+            "both need the same"
+        )
     return train, test
 
 
@@ -200,6 +217,8 @@ def _report(mine: Tensor, theirs: Tensor, k: int) -> tuple[float, ...]:
     """Retrieval and CKA in %, effective rank."""
     grid = min(mine.shape[2], theirs.shape[2]), min(mine.shape[3], theirs.shape[3])
     one, other = (F.adaptive_avg_pool2d(maps, grid).flatten(2) for maps in (mine, theirs))
+    if k > (others := (len(one) - 1) * one.shape[2]):
+        raise ConfigError(f"--report.retrieval-k {k}: the other images have {others} pixels")
     pixels = [maps.transpose(1, 2).flatten(0, 1) for maps in (one, other)]
     return (
         100 * pixel_retrieval(one, other, k=k),

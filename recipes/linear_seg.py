@@ -29,6 +29,7 @@ from pcd_hub.data.segmentation_sets import Columns, open_segmentation
 from pcd_hub.errors import ConfigError
 from pcd_hub.evaluate.segmentation import LabelledImages, LinearProbe, ProbeResult, StageFeatures
 from pictures import save_overlays
+from pixels import compute_device
 from run_folder import new_folder, surroundings
 
 
@@ -36,7 +37,7 @@ def main(arguments: list[str]) -> None:
     """Parse, probe every model, write and print the table."""
     _, config = parse(LINEAR_SEG, "folder", arguments)
     quiet_logs()
-    check_models(config.models, config.seeds)
+    _check(config)
     train, test = open_splits(config.data)
     folder = new_folder(config.output_dir, "linear_seg")
     evaluation = Evaluation(
@@ -68,6 +69,10 @@ def open_splits(data: SegmentationDataConfig) -> tuple[SegmentationSet, Segmenta
     """The images to train on and the images to score."""
     if not data.source:
         raise ConfigError("name the images: --data.source DIR, ade20k:DIR, voc:DIR ...")
+    if data.train_split == data.test_split:
+        raise ConfigError(
+            f"--data.test-split {data.test_split} is what is trained on; name another"
+        )
     columns = Columns(
         image=data.image_column,
         mask=data.mask_column,
@@ -82,6 +87,16 @@ def open_splits(data: SegmentationDataConfig) -> tuple[SegmentationSet, Segmenta
     return train, test
 
 
+def _check(config: LinearSegConfig) -> None:
+    check_models(config.models, config.seeds)
+    probe = config.probe
+    for what in ("steps", "batch_size", "label_stride", "num_stages"):
+        if (value := getattr(probe, what)) < 1:
+            raise ConfigError(f"--probe.{what.replace('_', '-')} {value}: it must be at least 1")
+    if config.data.image_size < 1:
+        raise ConfigError(f"--data.image-size {config.data.image_size}: it must be at least 1")
+
+
 def probe_model(
     name: str, config: LinearSegConfig, train: SegmentationSet, test: SegmentationSet
 ) -> tuple[ModelUnderTest, list[ProbeResult]]:
@@ -92,7 +107,7 @@ def probe_model(
     def with_features(under_test: ModelUnderTest) -> LinearProbe:
         return LinearProbe(
             StageFeatures(
-                under_test.model.to("cuda" if torch.cuda.is_available() else "cpu"),
+                under_test.model.to(compute_device()),
                 num_stages=num_stages,
                 mean=under_test.mean,
                 std=under_test.std,
@@ -168,7 +183,8 @@ def _protocol(config: LinearSegConfig, train: SegmentationSet) -> str:
         f"the last {probe.num_stages} stages, trained on {train.name} ({len(train)} images) for "
         f"{probe.steps} steps of {probe.batch_size}, AdamW {probe.learning_rate:g}, weight decay "
         f"{probe.weight_decay:g}, loss at 1 of {probe.label_stride} x {probe.label_stride} pixels; "
-        f"logits bilinear to label size"
+        f"logits bilinear to label size; mean over the classes in truth or "
+        "prediction"
     )
 
 

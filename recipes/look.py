@@ -19,7 +19,7 @@ from pcd_hub.errors import ConfigError
 from pcd_hub.evaluate.receptive_field import effective_receptive_field, side_of_half
 from pcd_hub.models.teachers import load_teacher
 from pictures import save_pca, save_receptive_fields
-from pixels import centre_crops, pixels_of
+from pixels import centre_crops, compute_device, pixels_of
 from run_folder import new_folder
 
 
@@ -30,19 +30,19 @@ def main(arguments: list[str]) -> None:
     check_models(config.models, (config.seed,))
     images = _images(config)
     folder = new_folder(config.output_dir, "look")
-    teacher = load_teacher(config.teacher, image_size=config.image_size)
-    maps = {config.teacher: teacher(images)}
+    teacher = load_teacher(config.teacher, image_size=config.image_size).to(compute_device())
+    maps = {config.teacher: teacher(images).cpu()}
     fields = {}
     for name in config.models:
         under_test = open_model(name, image_size=config.image_size, seed=config.seed)
         pixels = pixels_of(under_test, config.image_size)
         with torch.inference_mode():
-            maps[name] = pixels(images)
+            maps[name] = pixels(images).cpu()
         fields[name] = effective_receptive_field(pixels, images)
         print(
             f"{name}: half of the receptive field within {100 * side_of_half(fields[name]):.0f} %"
         )
-    save_pca(folder / "pca.png", (255 * images).round().byte(), maps)
+    save_pca(folder / "pca.png", (255 * images).round().byte().cpu(), maps)
     save_receptive_fields(
         folder / "receptive_field.png",
         {f"{name}\nhalf within {100 * side_of_half(f):.0f} %": f for name, f in fields.items()},

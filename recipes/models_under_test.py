@@ -11,6 +11,7 @@
 ==============================  ====================================================================
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,9 +71,11 @@ def open_model(
         return _random_start(name, rest, image_size, seed, arguments)
     if colon and kind == "teacher":
         return _teacher(name, rest, image_size, arguments)
-    if _is_ours(name):
-        return _ours(name, arguments)
-    return _of_timm(name, image_size, arguments)
+    ours = _is_ours(name)
+    if architecture := _architecture(name):
+        _check_architecture(architecture)
+        arguments = {**build_arguments(architecture, image_size), **arguments}
+    return _ours(name, arguments) if ours else _of_timm(name, arguments)
 
 
 def for_each_seed(
@@ -151,17 +154,26 @@ def _ours(name: str, arguments: dict[str, Any]) -> ModelUnderTest:
     return _described(name, model, weights_sha256(folder) if folder else None)
 
 
-def _of_timm(name: str, image_size: int, arguments: dict[str, Any]) -> ModelUnderTest:
-    architecture = name.partition(".")[0]
-    size = {}
-    if ":" not in name:
-        _check_architecture(architecture)
-        size = build_arguments(architecture, image_size)
+def _architecture(name: str) -> str | None:
+    """As far as it can be told without loading: not of a repository under a free name."""
+    if name.startswith("local-dir:"):
+        config = Path(name.removeprefix("local-dir:")).expanduser() / "config.json"
+        try:
+            return str(json.loads(config.read_text())["architecture"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # whoever loads it says what is wrong
+    last = name.partition(":")[2] or name
+    plain = last.rpartition("/")[2].partition("@")[0].partition(".")[0]
+    known = timm.is_model(plain) or not {":", "/"} & set(name)
+    return plain if known else None
+
+
+def _of_timm(name: str, arguments: dict[str, Any]) -> ModelUnderTest:
     try:
-        model = timm.create_model(name, pretrained=True, **size, **arguments)
+        model = timm.create_model(name, pretrained=True, **arguments)
     except Exception as error:  # whatever timm, the Hub's client or a file says
         first = str(error).strip().split("\n", maxsplit=1)[0]
-        without = "" if ":" in name else f"; random:{architecture} is it without weights"
+        without = "" if ":" in name else f"; random:{name.partition('.')[0]} is it without weights"
         raise StudentError(
             f"timm cannot load {name} ({type(error).__name__}: {first[:200]}){without}"
         ) from error

@@ -116,6 +116,34 @@ def test_what_was_not_measured_alike_is_not_joined(changed, message):
         join([table(), table(**changed)])
 
 
+def test_two_weights_of_one_name_are_not_two_seeds_of_one():
+    other = table(seeds=(2,), weights_sha256={"net.pcd": "b" * 64})
+    other = dataclasses.replace(
+        other,
+        scores={m: {"mean IoU": (50.0,), "effective rank": (5.0,)} for m in table().scores},
+    )
+    with pytest.raises(DataError, match="net.pcd in two tables .* is two weights .sha256 aaa"):
+        join([table(), other])
+
+
+def test_no_metric_is_lost_however_long_the_names():
+    long = table(dataset="/data/" + "photographs/" * 12, task="object detection " * 5)
+    assert "| model | mean IoU (%) | effective rank |" in long.table()
+    names = long.measurements("net.pcd", "net.pcd")
+    assert [m.metric for m in names.values()] == ["mean IoU", "effective rank"]
+    near = table(dataset=long.dataset + "x", task=long.task)
+    assert not set(names) & set(near.measurements("net.pcd", "net.pcd"))
+
+
+def test_another_weight_of_the_same_name_keeps_its_row():
+    scores = {"local-dir:run/export": table().scores["random:net"], **table().scores}
+    both = table(scores=scores)
+    kept = both.measurements("local-dir:run/export", "net.pcd")
+    (iou, _) = kept.values()
+    assert iou.subject == "net.pcd"
+    assert iou.means == {"net.pcd": 12.0, "random:net": 12.0, "net.pcd (weights aaaaaaaa)": 30.5}
+
+
 # recipes/compare.py
 
 
@@ -131,6 +159,12 @@ def measured(tmp_path):
     return export, folder
 
 
+def named(record, start):
+    """The one measurement whose short name begins so."""
+    (found,) = (m for name, m in record.measurements().items() if name.startswith(start))
+    return found
+
+
 def test_tables_go_into_the_record_and_the_card(measured, tmp_path, capsys):
     export, folder = measured
     weights = (export / "model.safetensors").read_bytes()
@@ -138,7 +172,7 @@ def test_tables_go_into_the_record_and_the_card(measured, tmp_path, capsys):
     compare.main([str(folder), "--into", str(export), "--output-dir", str(tmp_path / "out")])
     assert "12.00 ± 2.83" in capsys.readouterr().out
     record = read_weight(export).record
-    kept = record.measurements()["linear_segmentation_probe_streets_val_mean_iou"]
+    kept = named(record, "linear_segmentation_probe_streets_val_mean_iou")
     assert (kept.subject, kept.means) == (
         "test_resnet.pcd",
         {"test_resnet.pcd": 12.0, "random:net": 30.5},
@@ -160,10 +194,8 @@ def test_a_stored_weight_gets_a_new_version(measured, capsys):
     store.add("test_resnet.pcd", export)
     compare.main([str(folder.parent / "eval"), "--into", "test_resnet.pcd"])
     record = read_weight(store.where("test_resnet.pcd")).record
-    assert "linear_segmentation_probe_streets_val_mean_iou" in record.metrics
-    assert (
-        "linear_segmentation_probe_streets_val_mean_iou" not in read_weight(export).record.metrics
-    )
+    assert named(record, "linear_segmentation_probe_streets_val_mean_iou")
+    assert list(read_weight(export).record.metrics) == ["scene_probe"]
 
 
 def test_a_weight_that_was_not_measured_gets_nothing(measured, tmp_path):
@@ -175,6 +207,10 @@ def test_a_weight_that_was_not_measured_gets_nothing(measured, tmp_path):
     ):
         compare.main([str(folder), "--into", str(other)])
     assert files_of(other) == before
+    (export / "NOTES.txt").write_text("mine")
+    with pytest.raises(WeightError, match=r"holds NOTES.txt, which is no part of it; move it"):
+        compare.main([str(folder), "--into", str(export)])
+    (export / "NOTES.txt").unlink()
     flip(export / "model.safetensors")
     before = files_of(export)
     with pytest.raises(WeightError, match="sha256"):
@@ -183,7 +219,7 @@ def test_a_weight_that_was_not_measured_gets_nothing(measured, tmp_path):
 
 
 def test_runs_without_an_evaluation_are_named(tmp_path):
-    with pytest.raises(DataError, match=r"holds no evaluation.json; did the run finish"):
+    with pytest.raises(DataError, match=r"there is no evaluation.json; did the run finish"):
         compare.main([str(tmp_path)])
     with pytest.raises(ConfigError, match="name at least one run"):
         compare.main([])

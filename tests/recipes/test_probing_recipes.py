@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
+import timm
+import torch
 from PIL import Image
 
 import knn
 import linear_seg
 import look
 from evaluation import Evaluation
-from pcd_hub.errors import ConfigError, DataError
+from models_under_test import open_model
+from pcd_hub.errors import ConfigError, DataError, StudentError
 from tests.weights.making import exported
 
 
@@ -92,6 +95,10 @@ def test_what_is_missing_is_found_before_anything_is_computed(segmentation, tmp_
         linear_seg.main(asked)
     with pytest.raises(DataError, match="there is no .*images/test; .* has train, val"):
         linear_seg.main([f"--data.source={segmentation}", "--data.test-split=test", *asked])
+    with pytest.raises(ConfigError, match="--data.test-split train is what is trained on"):
+        linear_seg.main([f"--data.source={segmentation}", "--data.test-split=train", *asked])
+    with pytest.raises(ConfigError, match="--probe.label-stride 0: it must be at least 1"):
+        linear_seg.main([f"--data.source={segmentation}", "--probe.label-stride=0", *asked])
     with pytest.raises(ConfigError, match="name at least one, and none twice"):
         linear_seg.main([f"--data.source={segmentation}", *asked, "random:test_resnet"])
     assert not out.exists()
@@ -146,9 +153,42 @@ def test_the_report_needs_no_labels(classes, tmp_path, tiny_teacher):
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["label_free_report"]
 
 
+def test_a_headless_teacher_finds_all_its_own_pixels(classes, tmp_path, tiny_teacher):
+    """The one model that must score 100: the teacher's own backbone, if nothing is behind it."""
+    export = exported(tmp_path / "export")
+    knn.main(
+        [
+            f"--report.source={classes / 'train'}",
+            "--data.image-size=64",
+            "--models",
+            f"local-dir:{export}",
+            "--seeds",
+            "0",
+            f"--report.teacher=local-dir:{export}",
+            f"--output-dir={tmp_path / 'out'}",
+        ]
+    )
+    found = Evaluation.load(tmp_path / "out" / "label_free_report").scores[f"local-dir:{export}"]
+    assert found["teacher's nearest pixel in top-5"] == (100.0,)
+    assert found["CKA with teacher"] == (pytest.approx(100),)
+
+
+def test_stages_that_are_not_there_are_one_line(segmentation, tmp_path):
+    asked = [f"--data.source={segmentation}", f"--output-dir={tmp_path / 'out'}", "--seeds=0"]
+    with pytest.raises(StudentError, match="cannot give these stages of .* pixels"):
+        linear_seg.main([*asked, "--models=random:test_resnet", "--probe.num-stages=9"])
+
+
+def test_a_fixed_size_weight_of_ours_takes_the_size_it_is_given(tmp_path):
+    model = timm.create_model("test_vit", num_classes=0, img_size=96)
+    export = exported(tmp_path / "vit", "test_vit", model, image_size=96)
+    opened = open_model(f"local-dir:{export}", image_size=64).model
+    assert opened.eval()(torch.zeros(1, 3, 64, 64)).shape[0] == 1
+
+
 def test_splits_with_other_classes_are_refused(classes, tmp_path):
     (classes / "val" / "light").rename(classes / "val" / "bright")
-    with pytest.raises(DataError, match="differ in class 'bright'; both need the same"):
+    with pytest.raises(DataError, match="differ in class 'bright', or in the order of classes"):
         knn.main([f"--data.source={classes}", f"--output-dir={tmp_path / 'out'}"])
 
 
