@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pycocotools import mask as mask_codes
+
 from pcd_hub.errors import DataError
 
 log = logging.getLogger("pcd_hub")
@@ -150,7 +152,7 @@ def _number(entry: dict[str, Any], name: str, file: Path, where: str) -> float:
 
 
 def _check_unique(entries: list[dict[str, Any]], file: Path, what: str) -> None:
-    counts = Counter(entry.get("id") for entry in entries)
+    counts = Counter(str(entry.get("id")) for entry in entries)
     if twice := [key for key, count in counts.items() if count > 1]:
         raise DataError(f"{file} has two entries for {what} {twice[0]}; leave one")
 
@@ -197,10 +199,26 @@ def _object(entry: dict[str, Any], image: CocoImage, *, read_masks: bool) -> Coc
         annotation_id=int(entry.get("id", 0)),
         category_id=int(entry["category_id"]),
         box=(left, top, width, height),
-        area=float(entry.get("area", width * height)),
+        area=_area(entry, segmentation, image),
         is_crowd=bool(entry.get("iscrowd", 0)),
         segmentation=segmentation or None,
     )
+
+
+def _area(entry: dict[str, Any], segmentation: Segmentation | None, image: CocoImage) -> float:
+    if "area" in entry:
+        return float(entry["area"])
+    if not segmentation:
+        return float(entry["bbox"][2] * entry["bbox"][3])
+    return float(mask_codes.area(mask_code(segmentation, image.height, image.width)))
+
+
+def mask_code(segmentation: Segmentation, height: int, width: int) -> Any:
+    """Polygons or any run-length code as one compressed run-length code."""
+    codes: Any = segmentation
+    if isinstance(codes, list) or isinstance(codes["counts"], list):
+        codes = mask_codes.frPyObjects(codes, height, width)
+    return mask_codes.merge(codes) if isinstance(codes, list) else codes
 
 
 def _number_fault(entry: dict[str, Any]) -> str | None:
@@ -220,6 +238,7 @@ def _box_fault(box: list[float], image: CocoImage) -> str | None:
     slack = _TOLERATED_PIXELS
     inside = -slack <= left < image.width and left + width <= image.width + slack
     inside &= -slack <= top < image.height and top + height <= image.height + slack
+    inside &= left + width > 0 and top + height > 0
     return None if inside else f"bbox {box} lies outside the {_size(image)}"
 
 
@@ -235,13 +254,37 @@ def _mask_fault(segmentation: Any, image: CocoImage) -> str | None:
             wrong = "a polygon is not a list of at least 3 points [x0, y0, x1, y1, ...]"
             return None if whole else wrong
         case {"size": [image.height, image.width], "counts": counts}:
-            whole = isinstance(counts, str) or _are_numbers(counts)
-            whole &= isinstance(counts, str) or sum(counts) == image.height * image.width
+            lengths: Any = run_lengths(counts) if isinstance(counts, str) else counts
+            whole = _are_numbers(lengths) and min(lengths, default=-1) >= 0
+            whole = whole and sum(lengths) == image.height * image.width
             return None if whole else f"its run lengths do not fill the {_size(image)}"
         case {"size": size, "counts": _}:
             return f"run-length mask of size {size} (height, width), not {_size(image)}"
         case _:
             return "its segmentation is neither polygons nor a run-length mask"
+
+
+def run_lengths(text: str) -> list[int] | None:
+    """The lengths in COCO's compressed code; None if it is none.
+
+    Six bits a character from "0" on: five of the number, lowest first, and whether more follow;
+    the last one's fifth bit is the sign. From the fourth on a length is stored as the difference
+    from the one before the last.
+    """
+    lengths: list[int] = []
+    value, shift = 0, 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64 or shift > 30:
+            return None
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            if bits & 16:
+                value -= 1 << shift
+            lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
+            value, shift = 0, 0
+    return lengths if shift == 0 else None
 
 
 def _size(image: CocoImage) -> str:

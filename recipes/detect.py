@@ -11,10 +11,10 @@ on 87 others, one seed: box AP 44.1 at random start, 46.4 with the quickstart st
 teacher. The second has not been run.
 
 The schedules are detectron2's: batches of 16, learning rate 0.02, 90k iterations (1x) or 180k (2x),
-a tenth of the learning rate after two and after eight ninths, 1000 iterations of warm-up. Fewer
-images a step scale it by rule, ``--schedule.global-batch-size 4``: a quarter of the learning rate,
-four times the iterations, so that as many pictures are seen. ``--run.max-steps`` squeezes
-a schedule into fewer steps, which is another protocol, and evaluation.json says so.
+a tenth of the learning rate after six and again after eight ninths, 1000 iterations of warm-up.
+Fewer images a step scale it by rule, ``--schedule.global-batch-size 4``: a quarter of the learning
+rate, four times the iterations, so that as many pictures are seen. ``--run.max-steps`` squeezes a
+schedule into fewer steps, which is another protocol, and evaluation.json says so.
 
 Everything is trained, batch norm too, and there is batch norm in the pyramid or behind the C4 head:
 the protocol for backbones trained without labels, and the one under which a random start can learn.
@@ -28,7 +28,6 @@ recipes/README.md.
 
 import dataclasses
 import json
-import math
 import shlex
 from dataclasses import dataclass
 from typing import Any, cast
@@ -36,7 +35,6 @@ from typing import Any, cast
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object
-from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from coco_data import CocoSplit
@@ -47,8 +45,9 @@ from detection_batches import Labels, coco_results, on_device, read_image, train
 from detection_pictures import save_detections
 from detection_schedule import DetectionSchedule, scaled_schedule
 from detection_scores import dataset_name, protocol, scored, shown_images
-from detectors import build_detector, parameter_groups
+from detectors import build_detector
 from evaluation import Evaluation
+from finetuning import check_loss, parameter_groups, resume, shard, with_sync_batch_norm
 from launch import start_accelerator
 from models_under_test import ModelUnderTest, open_model
 from pcd_hub.data.loader import BatchPlan
@@ -66,12 +65,14 @@ def main(arguments: list[str]) -> None:
     masks = with_masks(config.detector.masks, train_split, val_split)
     plan = plan_batches(config, schedule, train_split, accelerator)
     under_test = open_model(config.model, seed=config.run.seed, features_only=True)
-    torch.manual_seed(config.run.seed)  # of the new layers: the same on every backbone
+    torch.manual_seed(
+        config.run.seed
+    )  # of the new layers: the same on every backbone of these widths
     labels = Labels(train_split.categories)
     detector: nn.Module = build_detector(
         under_test, config.detector, num_classes=len(labels.category_ids), masks=masks
     )
-    detector = with_sync_batch_norm(detector, config, accelerator)
+    detector = with_sync_batch_norm(detector, config.detector.norm, "--detector.norm", accelerator)
     detection = Detection(
         config=config,
         accelerator=accelerator,
@@ -116,6 +117,7 @@ def train(detection: Detection) -> None:
     """All steps: learning rate before the step, metrics, checkpoints, resume."""
     config, accelerator = detection.config, detection.accelerator
     folder, schedule, plan = detection.folder, detection.schedule, detection.plan
+    folder.hold_backbone(config.model, detection.under_test.weights_sha256)
     folder.start_trackers()
     optimizer: Any = torch.optim.SGD(
         parameter_groups(detection.detector, weight_decay=config.schedule.weight_decay),
@@ -166,14 +168,6 @@ def train(detection: Detection) -> None:
         broadcast(buffer)
 
 
-def resume(folder: RunFolder, state: dict[str, Any]) -> int:
-    """Load the last checkpoint into ``state``; return how many steps are done."""
-    checkpoint = folder.load_checkpoint()
-    for name, part in state.items():
-        part.load_state_dict(checkpoint[name])
-    return int(checkpoint["step"])
-
-
 def mean_losses(losses: dict[str, Tensor], accelerator: Accelerator) -> dict[str, float]:
     """The loss and its parts, over all processes."""
     parts: Any = accelerator.reduce(torch.stack(list(losses.values())).detach(), "mean")
@@ -181,11 +175,6 @@ def mean_losses(losses: dict[str, Tensor], accelerator: Accelerator) -> dict[str
         "loss": float(parts.sum()),
         **{name: float(part) for name, part in zip(losses, parts, strict=True)},
     }
-
-
-def check_loss(loss: float, step: int, lr: float) -> None:
-    if not math.isfinite(loss):
-        raise ConfigError(f"the loss is {loss} at step {step}; lower --schedule.lr ({lr:.2g} now)")
 
 
 @torch.no_grad()
@@ -204,11 +193,6 @@ def predict(detection: Detection) -> list[dict[str, Any]]:
             (output,) = detector([pixels])
         mine.append((index, coco_results(images[index], output, detection.labels)))
     return one_per_image(gather_object(mine), len(images))
-
-
-def shard(count: int, process_index: int, num_processes: int) -> range:
-    """The pictures of one process; together the processes have each picture once."""
-    return range(process_index, count, num_processes)
 
 
 def one_per_image(
@@ -232,6 +216,9 @@ def keep(detection: Detection, predictions: list[dict[str, Any]], *, command: st
             detection.schedule,
             masks=detection.masks,
             num_training_images=len(detection.train_split.with_objects()),
+            is_test_trained_on=detection.train_split.file == split.file,
+            num_processes=detection.accelerator.num_processes,
+            mixed_precision=str(detection.accelerator.mixed_precision),
         ),
         command=command,
         images=len(split.images),
@@ -277,20 +264,6 @@ def plan_batches(
         seed=config.run.seed,
         total_steps=schedule.steps,
     )
-
-
-def with_sync_batch_norm(
-    detector: nn.Module, config: DetectConfig, accelerator: Accelerator
-) -> nn.Module:
-    """Batch statistics over all processes if asked for; one process has all of them anyway."""
-    if config.detector.norm != "sync" or accelerator.num_processes == 1:
-        return detector
-    if accelerator.device.type != "cuda":
-        raise ConfigError(
-            f"--detector.norm sync: on CPUs {accelerator.num_processes} processes cannot share "
-            "batch statistics; use --detector.norm batch or frozen, or one process"
-        )
-    return convert_sync_batchnorm(detector)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pycocotools import mask as mask_codes
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from coco_data import CocoImage, CocoObject, Segmentation
+from coco_data import CocoImage, CocoObject, Segmentation, mask_code
 from pcd_hub.data.loader import BatchPlan, StepSampler
 from pcd_hub.errors import DataError
 
@@ -147,10 +147,7 @@ def decoded_mask(segmentation: Segmentation | None, image: CocoImage) -> UInt8[T
     """0 and 1, from polygons or any run-length code."""
     if segmentation is None:
         raise DataError(f"{image.path} has an object without a mask; use --detector.masks no")
-    codes: Any = segmentation
-    if isinstance(codes, list) or isinstance(codes["counts"], list):
-        codes = mask_codes.frPyObjects(codes, image.height, image.width)
-    code = mask_codes.merge(codes) if isinstance(codes, list) else codes
+    code = mask_code(segmentation, image.height, image.width)
     with warnings.catch_warnings():  # pycocotools 2.0.11 does not know numpy 2's `copy`
         warnings.simplefilter("ignore", DeprecationWarning)
         return torch.from_numpy(mask_codes.decode(code))

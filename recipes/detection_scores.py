@@ -50,19 +50,34 @@ def dataset_name(data: CocoDataConfig) -> str:
 
 
 def protocol(
-    config: DetectConfig, schedule: DetectionSchedule, *, masks: bool, num_training_images: int
+    config: DetectConfig,
+    schedule: DetectionSchedule,
+    *,
+    masks: bool,
+    num_training_images: int,
+    is_test_trained_on: bool,
+    num_processes: int,
+    mixed_precision: str,
 ) -> str:
     """One sentence with every choice that changes the numbers."""
-    detector, sides = config.detector, config.detector.short_sides
-    channels = f", {detector.channels} channels" if detector.kind == "fpn" else ""
-    return (
-        f"{'Mask' if masks else 'Faster'} R-CNN {detector.kind.upper()}{channels}, "
-        f"batch norm {detector.norm}, {detector.frozen_stages} frozen stages, "
-        f"{detector.train_proposals}/{detector.test_proposals} proposals, "
-        f"{detector.head_samples} head samples, short side {min(sides)} to {max(sides)} "
-        f"(test {sides[-1]}, at most {detector.max_long_side}), {schedule.steps} steps of "
-        f"{config.schedule.global_batch_size} images, learning rate {schedule.peak_lr:g} with "
-        f"{schedule.warmup_steps} steps of warm-up and drops at "
-        f"{', '.join(map(str, schedule.drops)) or 'none'}, "
-        f"{num_training_images} training images; average precision as COCO's"
-    )
+    detector, stated, sides = config.detector, config.schedule, config.detector.short_sides
+    drops = ", ".join(map(str, schedule.drops)) or "none"
+    parts = [
+        f"{'Mask' if masks else 'Faster'} R-CNN {detector.kind.upper()}",
+        f"{detector.channels} channels" if detector.kind == "fpn" else "",
+        f"batch norm {detector.norm}",
+        f"in {num_processes} processes" if detector.norm == "batch" and num_processes > 1 else "",
+        f"{detector.frozen_stages} frozen stages",
+        f"{detector.train_proposals}/{detector.test_proposals} proposals",
+        f"{detector.head_samples} head samples",
+        f"short side {min(sides)} to {max(sides)}",
+        f"test {sides[-1]} and at most {detector.max_long_side}",
+        f"{schedule.steps} steps of {stated.global_batch_size} images",
+        f"SGD with momentum {stated.momentum:g} and weight decay {stated.weight_decay:g}",
+        f"learning rate {schedule.peak_lr:g}, warm-up {schedule.warmup_steps}, drops at {drops}",
+        f"mixed precision {mixed_precision}" if mixed_precision != "no" else "",
+        f"{num_training_images} training images",
+        "scored on the very images it was trained on" if is_test_trained_on else "",
+        "bad annotations left out" if config.data.bad_annotations == "drop" else "",
+    ]
+    return f"{', '.join(filter(None, parts))}; average precision as COCO's"

@@ -270,18 +270,3 @@ def _proposals(
         post_nms_top_n={"training": config.train_proposals, "testing": config.test_proposals},
         nms_thresh=0.7,
     )
-
-
-def parameter_groups(detector: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
-    """Trained parameters: batch norm's without weight decay, as detectron2 does, then the rest."""
-    norms = {
-        id(parameter)
-        for module in detector.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.LayerNorm | nn.GroupNorm)
-        for parameter in module.parameters(recurse=False)
-    }
-    trained = [parameter for parameter in detector.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in trained if id(p) not in norms], "weight_decay": weight_decay},
-        {"params": [p for p in trained if id(p) in norms], "weight_decay": 0.0},
-    ]

@@ -88,6 +88,22 @@ class RunFolder:
             del resolved["run"][name]
         return resolved
 
+    def hold_backbone(self, name: str, weights_sha256: str | None) -> None:
+        """Remember which weights the run begins with.
+
+        Raises:
+            CheckpointError: If the run that is resumed began with others of that name.
+        """
+        path, held = self.path / "backbone.json", {"model": name, "weights_sha256": weights_sha256}
+        if self._config.run.resume and path.is_file():
+            if (before := json.loads(path.read_text())) != held:
+                raise CheckpointError(
+                    f"{self.path} began with {before}, {name} is {held} now; put the former back, "
+                    "or start anew in another folder"
+                )
+        elif self._accelerator.is_main_process:
+            path.write_text(json.dumps(held) + "\n")
+
     def start_trackers(self) -> None:
         """Let the trackers write into this folder."""
         if self._config.run.trackers:

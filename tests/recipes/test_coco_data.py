@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as mask_codes
 
+import coco_data
 from coco_data import read_split
 from coco_splits import read_splits, with_masks
 from detect_configs import CocoDataConfig
@@ -342,3 +343,26 @@ def test_a_detectors_output_becomes_coco_results(root):
     assert torch.equal(decoded_mask(code, found.images[1]), (masks[0, 0] > 0).byte())
     empty = {name: value[:0] for name, value in output.items()}
     assert coco_results(found.images[1], empty, Labels(found.categories)) == []
+
+
+def test_compressed_run_lengths_are_read_as_pycocotools_writes_them():
+    rng = np.random.default_rng(0)
+    for share in (0.02, 0.5, 0.98):
+        mask = (rng.random((37, 41)) < share).astype(np.uint8)
+        code = mask_codes.encode(np.asfortranarray(mask))
+        flat = mask.flatten(order="F")
+        borders = np.flatnonzero(np.diff(np.concatenate([[0], flat]))).tolist()
+        lengths = np.diff([0, *borders, flat.size]).tolist()
+        assert coco_data.run_lengths(code["counts"].decode()) == lengths
+    long = np.zeros((300, 400), np.uint8)
+    long[:, 390:] = 1
+    assert coco_data.run_lengths(mask_codes.encode(np.asfortranarray(long))["counts"].decode()) == [
+        117_000,
+        3000,
+    ]
+
+
+@pytest.mark.parametrize("text", ["~", "\n", "zzz", "`````````"])
+def test_what_is_no_run_length_code_is_none_or_does_not_fill(text):
+    lengths = coco_data.run_lengths(text)
+    assert lengths is None or min(lengths) < 0 or sum(lengths) < 100

@@ -18,7 +18,9 @@ from detect_configs import DETECT, ScheduleConfig
 from detection_schedule import scaled_schedule
 from evaluation import Evaluation
 from pcd_hub.errors import CheckpointError, ConfigError, DataError
+from pcd_hub.weights import store
 from tests.recipes.drawn_coco import draw_coco
+from tests.weights.making import filled
 
 TINY = [
     "small",
@@ -263,9 +265,26 @@ def test_two_processes_train_together_and_find_what_one_finds(data, tmp_path):
 def test_batch_statistics_over_processes_are_refused_on_cpus():
     two = SimpleNamespace(num_processes=2, device=torch.device("cpu"))
     one = SimpleNamespace(num_processes=1, device=torch.device("cpu"))
-    module, config = nn.BatchNorm2d(3), DETECT["coco_r18_fpn_1x"]
-    assert detect.with_sync_batch_norm(module, config, one) is module
+    module = nn.BatchNorm2d(3)
+    assert detect.with_sync_batch_norm(module, "sync", "--detector.norm", one) is module
     with pytest.raises(ConfigError, match="on CPUs 2 processes cannot share"):
-        detect.with_sync_batch_norm(module, config, two)
+        detect.with_sync_batch_norm(module, "sync", "--detector.norm", two)
     several_gpus = SimpleNamespace(num_processes=2, device=torch.device("cuda"))
-    assert isinstance(detect.with_sync_batch_norm(module, config, several_gpus), nn.SyncBatchNorm)
+    assert isinstance(
+        detect.with_sync_batch_norm(module, "sync", "--detector.norm", several_gpus),
+        nn.SyncBatchNorm,
+    )
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_a_resumed_run_keeps_the_weights_it_began_with(data, tmp_path):
+    """The name means another weight by now: its scores would go into the wrong record."""
+    store.add("test_resnet.pcd", filled(0.01, tmp_path / "one"))
+    arguments = [a for a in TINY if not a.startswith("--model")] + ["--model=test_resnet.pcd", data]
+    arguments += ["--run.max-steps=1", f"--run.output-dir={tmp_path / 'run'}"]
+    detect.main(arguments)
+    before = Evaluation.load(tmp_path / "run").weights_sha256
+    store.add("test_resnet.pcd", filled(0.02, tmp_path / "two"))
+    with pytest.raises(CheckpointError, match="began with .*test_resnet.pcd is .* now"):
+        detect.main([*arguments, "--run.resume"])
+    assert Evaluation.load(tmp_path / "run").weights_sha256 == before

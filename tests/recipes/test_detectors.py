@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from detect_configs import DetectorConfig
-from detectors import build_detector, parameter_groups
+from detectors import build_detector
+from finetuning import parameter_groups
 from models_under_test import ModelUnderTest, open_model
 from pcd_hub.errors import ConfigError, StudentError
 

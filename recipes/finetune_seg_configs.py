@@ -1,0 +1,197 @@
+"""Named configurations of ``recipes/finetune_seg.py``, their learning rate, and their protocol."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pcd_hub.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneDataConfig:
+    """Images with the class of every pixel, and what is drawn from them in training."""
+
+    source: str = ""
+    """Where they come from, as pcd_hub/data/segmentation_sets.py lists.
+
+    A folder with images/SPLIT, masks/SPLIT and classes.json; ade20k:DIR, voc:DIR, cityscapes:DIR;
+    hf-disk:DIR or hf:ORG/NAME.
+    """
+    train_split: str = "train"
+    test_split: str = "val"
+    crop_size: tuple[int, int] = (512, 512)
+    """Height and width in pixels of a training crop; the test takes whole images."""
+    scales: tuple[float, float] = (0.5, 2.0)
+    """Bounds of the factor by which an image is resized before it is cropped; evenly drawn."""
+    num_workers: int | None = None
+    """Processes that read images, per training process. Default: 1 on CPU, else up to 8."""
+    image_column: str = "image"
+    """Of a Hugging Face dataset, as are the next four."""
+    mask_column: str = "mask"
+    num_classes: int | None = None
+    ignore: int | None = 255
+    """Value of pixels without a label."""
+    reduce_zero_label: bool = False
+    """0 is no label, and class c is stored as c + 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FCNConfig:
+    """What is built on the backbone."""
+
+    output_stride: Literal[8, 16, 32] = 16
+    """Pixels between the columns of the backbone's last map.
+
+    8 and 16: the last stages are dilated instead of strided, which not every architecture takes.
+    """
+    channels: int = 256
+    """Of the head's two 3 x 3 convolutions."""
+    dilation: int = 1
+    """Of the same."""
+    norm: Literal["sync", "batch", "frozen"] = "sync"
+    """Batch norm.
+
+    sync: trained, statistics over all processes (GPUs only). batch: trained, each process its own.
+    frozen: the backbone's statistics and weights stay as they are, the head's are trained as with
+    batch. Not for a random start, whose blocks end in norms that timm sets to 0.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneScheduleConfig:
+    """Steps and learning rate, stated for ``reference_batch_size``.
+
+    With another ``global_batch_size`` B the learning rate is multiplied by B / reference and the
+    iterations by reference / B, so the number of pictures seen stays the same.
+    """
+
+    reference_batch_size: int = 16
+    """Images a step for which the fields below are stated."""
+    global_batch_size: int = 16
+    """Images a step, over all processes."""
+    lr: float = 0.01
+    """At the first step."""
+    iterations: int = 40_000
+    power: float = 0.9
+    """The learning rate falls as (1 - share of the steps done) to this power."""
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    """On everything but norms."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneRunConfig:
+    """Where and how long. Except for seed and max_steps, nothing here changes the result."""
+
+    output_dir: Path | None = None
+    """Default: runs/CONFIG, numbered if taken."""
+    max_steps: int | None = None
+    """Squeeze the whole schedule into so many steps."""
+    seed: int = 0
+    """Of the head, the batches, the crops, and of a random start."""
+    resume: bool = False
+    """Go on from the last checkpoint in output_dir."""
+    log_every_steps: int = 20
+    checkpoint_every_steps: int = 2000
+    keep_checkpoints: int = 2
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Beside metrics.jsonl, through Accelerate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSegConfig:
+    """recipes/finetune_seg.py."""
+
+    model: str = "resnet18.pcd"
+    """The backbone, as recipes/models_under_test.py lists: resnet18.pcd, random:resnet18 ..."""
+    data: FinetuneDataConfig = field(default_factory=FinetuneDataConfig)
+    fcn: FCNConfig = field(default_factory=FCNConfig)
+    schedule: FinetuneScheduleConfig = field(default_factory=FinetuneScheduleConfig)
+    run: FinetuneRunConfig = field(default_factory=FinetuneRunConfig)
+
+
+FINETUNE_SEG: dict[str, FinetuneSegConfig] = {
+    "small": FinetuneSegConfig(
+        data=FinetuneDataConfig(crop_size=(128, 128)),
+        fcn=FCNConfig(norm="batch"),
+        schedule=FinetuneScheduleConfig(
+            reference_batch_size=8, global_batch_size=8, iterations=150
+        ),
+        run=FinetuneRunConfig(log_every_steps=10, checkpoint_every_steps=75),
+    ),
+    "cityscapes_r18_fcn": FinetuneSegConfig(
+        data=FinetuneDataConfig(source="cityscapes:cityscapes", crop_size=(768, 768))
+    ),
+    "voc_r18_fcn": FinetuneSegConfig(data=FinetuneDataConfig(source="voc:VOCdevkit/VOC2012")),
+    "ade20k_r18_fcn": FinetuneSegConfig(
+        data=FinetuneDataConfig(
+            source="ade20k:ADEChallengeData2016",
+            train_split="training",
+            test_split="validation",
+        )
+    ),
+}
+"""small: for a CPU, minutes.
+
+cityscapes, voc, ade20k: the official downloads, 40k steps of 16; nothing in them was tuned.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolynomialSchedule:
+    """A schedule in optimizer steps of this run."""
+
+    peak_lr: float
+    steps: int
+    power: float
+
+    def learning_rate(self, step: int) -> float:
+        """Of ``step``, counted from 0; after the last it would be 0."""
+        return self.peak_lr * (1 - step / self.steps) ** self.power
+
+
+def scaled_schedule(
+    config: FinetuneScheduleConfig, *, max_steps: int | None = None
+) -> PolynomialSchedule:
+    """The schedule for the batch that is used.
+
+    Args:
+        config: Stated for its ``reference_batch_size``.
+        max_steps: If given, the schedule is squeezed into so many steps.
+
+    Raises:
+        ConfigError: If there is no step or no image.
+    """
+    if config.global_batch_size < 1 or config.reference_batch_size < 1 or config.iterations < 1:
+        raise ConfigError(
+            f"--schedule.iterations {config.iterations} of {config.global_batch_size} images "
+            f"(stated for {config.reference_batch_size}) are no schedule; each must be at least 1"
+        )
+    larger = config.global_batch_size / config.reference_batch_size
+    steps = max(1, round(config.iterations / larger)) if max_steps is None else max_steps
+    if steps < 1:
+        raise ConfigError(f"--run.max-steps {steps} are no steps; it must be at least 1")
+    return PolynomialSchedule(peak_lr=config.lr * larger, steps=steps, power=config.power)
+
+
+def protocol(
+    config: FinetuneSegConfig,
+    schedule: PolynomialSchedule,
+    *,
+    batch_size_per_process: int,
+    training_set: str,
+) -> str:
+    """One sentence with every choice that changes the numbers."""
+    fcn, (height, width), (low, high) = config.fcn, config.data.crop_size, config.data.scales
+    size = config.schedule.global_batch_size
+    together = size if fcn.norm == "sync" else batch_size_per_process
+    backbone_norm = ", the backbone's frozen" if fcn.norm == "frozen" else ""
+    return (
+        f"FCN (two 3 x 3 convolutions of {fcn.channels}, dilation {fcn.dilation}, then 1 x 1) on "
+        f"the last map at output stride {fcn.output_stride}, everything trained, batch norm over "
+        f"{together} images{backbone_norm}, on {training_set} for {schedule.steps} steps of {size} "
+        f"crops of {height} x {width} at scales {low:g} to {high:g}, mirrored by half; SGD "
+        f"{schedule.peak_lr:g} falling to 0 with power {schedule.power:g}, momentum "
+        f"{config.schedule.momentum:g}, weight decay {config.schedule.weight_decay:g} but on "
+        "norms; whole images at one scale, mean IoU of the classes that occur"
+    )
