@@ -16,6 +16,7 @@ the index of a class, or the ignore index (null if there is none).
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,9 +144,9 @@ def _paired(
 def _files(image: Path, mask: Path) -> LabelledImage:
     return LabelledImage(
         name=str(image),
-        image=lambda: decode(image, str(image), as_rgb),
+        image=partial(decode, image, str(image), as_rgb),
         mask_name=str(mask),
-        mask=lambda: decode(mask, str(mask), Image.Image.copy),
+        mask=partial(decode, mask, str(mask), Image.Image.copy),
     )
 
 
@@ -260,9 +261,9 @@ class _HubRows:
         row, name = self._rows[index], f"{self._uri}[{index}]"
         return LabelledImage(
             name=name,
-            image=lambda: decode(row[self._columns.image], name, as_rgb),
+            image=partial(decode, row[self._columns.image], name, as_rgb),
             mask_name=f"{name}, {self._columns.mask}",
-            mask=lambda: decode(row[self._columns.mask], name, Image.Image.copy),
+            mask=partial(decode, row[self._columns.mask], name, Image.Image.copy),
         )
 
 

@@ -1,6 +1,7 @@
 """Segmentation data sets: their layouts, and what is wrong with them."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -46,6 +47,13 @@ def test_a_folder_pairs_images_and_masks_by_name(folder):
     image, classes = found.pair(0)
     assert (image.mode, image.size) == ("RGB", (6, 4))
     assert classes.tolist() == [[0, 1, 2, 0, 1, 2]] * 3 + [[IGNORE] * 6]
+
+
+def test_workers_get_a_copy(folder):
+    found = open_segmentation(str(folder), "train")
+    copy = pickle.loads(pickle.dumps(found))
+    assert np.array_equal(copy.mask(1), found.mask(1))
+    assert copy.image(0).tobytes() == found.image(0).tobytes()
 
 
 def test_a_palette_keeps_its_indices(folder):
