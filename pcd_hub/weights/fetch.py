@@ -198,7 +198,6 @@ def _download(hub: Hub, repo: str, state: RepoState, *, anew: bool = False) -> N
     draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=target.parent))
     try:
         finished = _fill(hub, what, names, draft)
-        finished.chmod(0o755)
         if anew:
             os.rename(target, draft / "damaged")  # noqa: PTH104
         try:

@@ -492,6 +492,17 @@ def test_a_local_weight_equal_to_an_old_published_one_does_not_hide_the_new(
     assert next(pcd_hub.create_model("test_resnet.pcd").parameters()).unique().tolist() == [2.0]
 
 
+def test_others_may_read_what_was_exported_stored_and_fetched(commit, tmp_path):
+    """A store is shared by a team; safetensors and mkdtemp would close it to all but one."""
+    stored = store.add("test_resnet.pcd", tmp_path / "export")
+    fetched = pcd_hub.fetch(REPO).folder
+    for folder in (tmp_path / "export", stored, fetched):
+        assert folder.resolve().stat().st_mode & 0o777 == 0o755, folder
+        for path in folder.iterdir():
+            assert path.stat().st_mode & 0o777 == 0o644, path
+    assert (fetched.parent / "refs" / "main").stat().st_mode & 0o777 == 0o644
+
+
 def test_a_card_that_was_edited_on_the_hub_is_named(hub, commit):
     hub.commit(REPO, {"README.md": b"# mine"})
     with pytest.raises(WeightError, match="README.md was edited on the Hub.*publish` again"):
