@@ -10,6 +10,7 @@ the teacher's its pixels are (CKA), and how many directions they use. Results: r
 
 import shlex
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -39,14 +40,11 @@ def main(arguments: list[str]) -> None:
     labelled = _open_labelled(config) if config.data.source else None
     name, shown = _open_shown(config, labelled)
     folder = new_folder(config.output_dir, "knn")
-    tables = [_without_labels(config, shown, name, command)]
     if labelled:
-        tables.insert(0, _with_labels(config, *labelled, command))
-    for table in tables:
-        name = table.task.replace(" ", "_").replace("-", "_").lower()
-        (folder / name).mkdir()
-        table.save(folder / name)
-        print(f"\n{table.table()}\n\n{folder / name / 'evaluation.json'}")
+        by_label = folder / "image_classification"
+        print(f"\n{_with_labels(config, *labelled, command, by_label).table()}\n\n{by_label}")
+    free = folder / "label_free_report"
+    print(f"\n{_without_labels(config, shown, name, command, free).table()}\n\n{free}")
 
 
 def _check(config: KnnConfig) -> None:
@@ -107,7 +105,7 @@ def _open_shown(
 
 
 def _with_labels(
-    config: KnnConfig, train: ClassifiedSet, test: ClassifiedSet, command: str
+    config: KnnConfig, train: ClassifiedSet, test: ClassifiedSet, command: str, folder: Path
 ) -> Evaluation:
     evaluation = Evaluation(
         task="image classification",
@@ -123,16 +121,21 @@ def _with_labels(
         details=surroundings(),
     )
     return _measured(
-        evaluation, config, lambda under_test: _classify(config, under_test, train, test)
+        evaluation, config, folder, lambda under_test: _classify(config, under_test, train, test)
     )
 
 
 def _measured(
     evaluation: Evaluation,
     config: KnnConfig,
+    folder: Path,
     score: Callable[[ModelUnderTest], tuple[float, ...]],
 ) -> Evaluation:
-    """The table with a row for each model; ``score`` gives its metrics in order."""
+    """The table with a row for each model, saved after every one.
+
+    ``score`` gives a model's metrics in order.
+    """
+    folder.mkdir()
     for name in config.models:
         seen = list(for_each_seed(name, config.seeds, score, image_size=config.data.image_size))
         by_metric = zip(*(scores for _, _, scores in seen), strict=True)
@@ -142,6 +145,7 @@ def _measured(
             weights_sha256=seen[0][1].weights_sha256,
             details={},
         )
+        evaluation.save(folder)
     return evaluation
 
 
@@ -174,7 +178,7 @@ def _classify(
 
 
 def _without_labels(
-    config: KnnConfig, images: ImageSource, dataset: str, command: str
+    config: KnnConfig, images: ImageSource, dataset: str, command: str, folder: Path
 ) -> Evaluation:
     size = config.data.image_size
     rows = _some_rows(len(images), config.report.images)
@@ -199,6 +203,7 @@ def _without_labels(
     return _measured(
         evaluation,
         config,
+        folder,
         lambda under_test: _report(
             torch.cat(list(all_maps(pixels_of(under_test, size), images, rows, size=size))),
             theirs,

@@ -110,11 +110,12 @@ class KeptMaps:
         self._features = features
         self._images = images
         self._maps: Tensor | None = None
+        first = images[[0]]
         try:
-            one = features(images[[0]])
+            one = features(first)
         except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
             raise StudentError(
-                f"this backbone cannot give these stages of {tuple(images[[0]].shape[2:])} pixels "
+                f"this backbone cannot give these stages of {tuple(first.shape[2:])} pixels "
                 f"({(str(error).strip().splitlines() or [type(error).__name__])[0]}); ask for "
                 "fewer stages or another image size"
             ) from error

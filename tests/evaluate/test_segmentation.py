@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from pcd_hub.data.labelled import IGNORE
+from pcd_hub.errors import DataError
 from pcd_hub.evaluate.segmentation import (
     KeptMaps,
     LabelledImages,
@@ -109,6 +110,13 @@ def test_a_strided_loss_trains_the_same_probe():
     full, strided = (probe.run(steps=200, label_stride=stride).mean_iou for stride in (1, 4))
     assert 0.5 < full < 0.99
     assert full == pytest.approx(strided, abs=0.02)
+
+
+def test_a_test_set_without_a_label_is_named():
+    test = halves(3)
+    test.masks[:] = IGNORE
+    with pytest.raises(DataError, match="no pixel of the test images has a label"):
+        LinearProbe(small, halves(5), test, num_classes=2).run(steps=1)
 
 
 def test_masks_of_any_size_are_scored_at_their_own():

@@ -144,6 +144,15 @@ def test_neighbours_and_a_linear_classifier(classes, tmp_path, tiny_teacher, cap
     assert capsys.readouterr().out.count("| random:test") == 2
 
 
+def test_a_model_that_was_scored_is_kept_when_the_next_is_unknown(classes, tmp_path):
+    arguments = [f"--data.source={classes}", "--data.image-size=64", "--seeds=0"]
+    arguments += [f"--output-dir={tmp_path / 'out'}"]
+    with pytest.raises(StudentError, match="resnet81"):
+        knn.main([*arguments, "--models", "random:test_resnet", "random:resnet81"])
+    kept = Evaluation.load(tmp_path / "out" / "image_classification")
+    assert list(kept.scores) == ["random:test_resnet"]
+
+
 def test_the_report_needs_no_labels(classes, tmp_path, tiny_teacher):
     arguments = ["--models", "random:test_resnet", "--seeds", "0", "--data.image-size=64"]
     arguments += [f"--report.teacher=local-dir:{tiny_teacher}", f"--output-dir={tmp_path / 'out'}"]
