@@ -1,8 +1,14 @@
-"""Named configurations of ``recipes/detect.py``; the figures of the schedules are detectron2's."""
+"""Named configurations of ``recipes/detect.py``.
+
+The COCO schedules are detectron2's. VOC's is the protocol of MoCo (arXiv:1911.05722): 24k
+iterations, drops after 18k and 22k, warm-up 100, short sides 480 to 800.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from finetune_configs import FinetuneRunConfig, SGDScheduleConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,17 +76,13 @@ class DetectorConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScheduleConfig:
+class ScheduleConfig(SGDScheduleConfig):
     """Steps and learning rate, stated for ``reference_batch_size``.
 
     With another ``global_batch_size`` B the learning rate is multiplied by B / reference and every
     count of iterations by reference / B, so the number of pictures seen stays the same.
     """
 
-    reference_batch_size: int = 16
-    """Images a step for which the fields below are stated."""
-    global_batch_size: int = 16
-    """Images a step, over all processes."""
     lr: float = 0.02
     """Peak learning rate."""
     iterations: int = 90_000
@@ -90,27 +92,17 @@ class ScheduleConfig:
     """In which the learning rate rises linearly."""
     warmup_factor: float = 0.001
     """Share of the peak learning rate at the first step."""
-    momentum: float = 0.9
     weight_decay: float = 1e-4
     """On everything but batch norm."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectRunConfig:
+class DetectRunConfig(FinetuneRunConfig):
     """Where and how long. Except for seed and max_steps, nothing here changes the result."""
 
-    output_dir: Path | None = None
-    """Default: runs/CONFIG, numbered if taken."""
     max_steps: int | None = None
     """Squeeze the whole schedule, drops and warm-up with it, into so many steps."""
-    seed: int = 0
-    resume: bool = False
-    """Go on from the last checkpoint in output_dir."""
-    log_every_steps: int = 20
     checkpoint_every_steps: int = 2500
-    keep_checkpoints: int = 2
-    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    """Beside metrics.jsonl, through Accelerate."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from detect_configs import ScheduleConfig
+from finetune_configs import scaled
 from pcd_hub.errors import ConfigError
 
 
@@ -35,24 +36,16 @@ def scaled_schedule(config: ScheduleConfig, *, max_steps: int | None = None) -> 
     Raises:
         ConfigError: If there is no step or no image, or a drop lies behind the end.
     """
-    if config.global_batch_size < 1 or config.reference_batch_size < 1 or config.iterations < 1:
-        raise ConfigError(
-            f"--schedule.iterations {config.iterations} of {config.global_batch_size} images "
-            f"(stated for {config.reference_batch_size}) are no schedule; each must be at least 1"
-        )
+    peak_lr, steps = scaled(config, max_steps=max_steps)
     if any(drop >= config.iterations for drop in config.lr_drops):
         raise ConfigError(
             f"--schedule.lr-drops {max(config.lr_drops)} is not below "
             f"--schedule.iterations {config.iterations}; give both, or --run.max-steps, "
             "which squeezes the whole schedule"
         )
-    larger = config.global_batch_size / config.reference_batch_size
-    steps = max(1, round(config.iterations / larger)) if max_steps is None else max_steps
-    if steps < 1:
-        raise ConfigError(f"--run.max-steps {steps} are no steps; it must be at least 1")
     squeeze = steps / config.iterations
     return DetectionSchedule(
-        peak_lr=config.lr * larger,
+        peak_lr=peak_lr,
         steps=steps,
         drops=tuple(round(drop * squeeze) for drop in config.lr_drops),
         warmup_steps=round(config.warmup_iterations * squeeze),

@@ -7,8 +7,8 @@ MODELS = ("random:resnet18", "resnet18.pcd", "teacher:quickstart")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentationDataConfig:
-    """Images with the class of every pixel."""
+class SegmentationSetConfig:
+    """Images with the class of every pixel, in two splits."""
 
     source: str = ""
     """Where they come from, as pcd_hub/data/segmentation_sets.py lists.
@@ -18,8 +18,6 @@ class SegmentationDataConfig:
     """
     train_split: str = "train"
     test_split: str = "val"
-    image_size: int = 192
-    """Height and width in pixels to which images are squashed; scores are taken at label size."""
     image_column: str = "image"
     """Of a Hugging Face dataset, as are the next four."""
     mask_column: str = "mask"
@@ -28,6 +26,14 @@ class SegmentationDataConfig:
     """Value of pixels without a label."""
     reduce_zero_label: bool = False
     """0 is no label, and class c is stored as c + 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationDataConfig(SegmentationSetConfig):
+    """Images with the class of every pixel."""
+
+    image_size: int = 192
+    """Height and width in pixels to which images are squashed; scores are taken at label size."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> None:
     config_name, config = parse(FINETUNE_SEG, "small", arguments)
     schedule = scaled_schedule(config.schedule, max_steps=config.run.max_steps)
     accelerator = start_accelerator(trackers=config.run.trackers)
-    train_set, test_set = open_splits(cast("Any", config.data))
+    train_set, test_set = open_splits(config.data)
     plan = plan_batches(config, schedule, train_set, accelerator)
     under_test = open_backbone(
         config.model, output_stride=config.fcn.output_stride, seed=config.run.seed

@@ -1,38 +1,22 @@
 """Named configurations of ``recipes/finetune_seg.py``, their learning rate, and their protocol."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
-from pcd_hub.errors import ConfigError
+from eval_configs import SegmentationSetConfig
+from finetune_configs import FinetuneRunConfig, SGDScheduleConfig, scaled
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneDataConfig:
+class FinetuneDataConfig(SegmentationSetConfig):
     """Images with the class of every pixel, and what is drawn from them in training."""
 
-    source: str = ""
-    """Where they come from, as pcd_hub/data/segmentation_sets.py lists.
-
-    A folder with images/SPLIT, masks/SPLIT and classes.json; ade20k:DIR, voc:DIR, cityscapes:DIR;
-    hf-disk:DIR or hf:ORG/NAME.
-    """
-    train_split: str = "train"
-    test_split: str = "val"
     crop_size: tuple[int, int] = (512, 512)
     """Height and width in pixels of a training crop; the test takes whole images."""
     scales: tuple[float, float] = (0.5, 2.0)
     """Bounds of the factor by which an image is resized before it is cropped; evenly drawn."""
     num_workers: int | None = None
     """Processes that read images, per training process. Default: 1 on CPU, else up to 8."""
-    image_column: str = "image"
-    """Of a Hugging Face dataset, as are the next four."""
-    mask_column: str = "mask"
-    num_classes: int | None = None
-    ignore: int | None = 255
-    """Value of pixels without a label."""
-    reduce_zero_label: bool = False
-    """0 is no label, and class c is stored as c + 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,44 +42,26 @@ class FCNConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneScheduleConfig:
+class FinetuneScheduleConfig(SGDScheduleConfig):
     """Steps and learning rate, stated for ``reference_batch_size``.
 
     With another ``global_batch_size`` B the learning rate is multiplied by B / reference and the
     iterations by reference / B, so the number of pictures seen stays the same.
     """
 
-    reference_batch_size: int = 16
-    """Images a step for which the fields below are stated."""
-    global_batch_size: int = 16
-    """Images a step, over all processes."""
     lr: float = 0.01
     """At the first step."""
     iterations: int = 40_000
     power: float = 0.9
     """The learning rate falls as (1 - share of the steps done) to this power."""
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    """On everything but norms."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneRunConfig:
+class FinetuneSegRunConfig(FinetuneRunConfig):
     """Where and how long. Except for seed and max_steps, nothing here changes the result."""
 
-    output_dir: Path | None = None
-    """Default: runs/CONFIG, numbered if taken."""
-    max_steps: int | None = None
-    """Squeeze the whole schedule into so many steps."""
     seed: int = 0
     """Of the head, the batches, the crops, and of a random start."""
-    resume: bool = False
-    """Go on from the last checkpoint in output_dir."""
-    log_every_steps: int = 20
-    checkpoint_every_steps: int = 2000
-    keep_checkpoints: int = 2
-    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    """Beside metrics.jsonl, through Accelerate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +73,7 @@ class FinetuneSegConfig:
     data: FinetuneDataConfig = field(default_factory=FinetuneDataConfig)
     fcn: FCNConfig = field(default_factory=FCNConfig)
     schedule: FinetuneScheduleConfig = field(default_factory=FinetuneScheduleConfig)
-    run: FinetuneRunConfig = field(default_factory=FinetuneRunConfig)
+    run: FinetuneSegRunConfig = field(default_factory=FinetuneSegRunConfig)
 
 
 FINETUNE_SEG: dict[str, FinetuneSegConfig] = {
@@ -117,7 +83,7 @@ FINETUNE_SEG: dict[str, FinetuneSegConfig] = {
         schedule=FinetuneScheduleConfig(
             reference_batch_size=8, global_batch_size=8, iterations=150
         ),
-        run=FinetuneRunConfig(log_every_steps=10, checkpoint_every_steps=75),
+        run=FinetuneSegRunConfig(log_every_steps=10, checkpoint_every_steps=75),
     ),
     "cityscapes_r18_fcn": FinetuneSegConfig(
         data=FinetuneDataConfig(source="cityscapes:cityscapes", crop_size=(768, 768))
@@ -162,16 +128,8 @@ def scaled_schedule(
     Raises:
         ConfigError: If there is no step or no image.
     """
-    if config.global_batch_size < 1 or config.reference_batch_size < 1 or config.iterations < 1:
-        raise ConfigError(
-            f"--schedule.iterations {config.iterations} of {config.global_batch_size} images "
-            f"(stated for {config.reference_batch_size}) are no schedule; each must be at least 1"
-        )
-    larger = config.global_batch_size / config.reference_batch_size
-    steps = max(1, round(config.iterations / larger)) if max_steps is None else max_steps
-    if steps < 1:
-        raise ConfigError(f"--run.max-steps {steps} are no steps; it must be at least 1")
-    return PolynomialSchedule(peak_lr=config.lr * larger, steps=steps, power=config.power)
+    peak_lr, steps = scaled(config, max_steps=max_steps)
+    return PolynomialSchedule(peak_lr=peak_lr, steps=steps, power=config.power)
 
 
 def protocol(

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from command_line import parse, run
-from eval_configs import LINEAR_SEG, LinearSegConfig, SegmentationDataConfig
+from eval_configs import LINEAR_SEG, LinearSegConfig, SegmentationSetConfig
 from evaluation import Evaluation, finite_scores
 from launch import quiet_logs
 from models_under_test import ModelUnderTest, check_models, for_each_seed
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> None:
     print(f"\n{evaluation.table()}\n\n{folder / 'evaluation.json'}")
 
 
-def open_splits(data: SegmentationDataConfig) -> tuple[SegmentationSet, SegmentationSet]:
+def open_splits(data: SegmentationSetConfig) -> tuple[SegmentationSet, SegmentationSet]:
     """The images to train on and the images to score."""
     if not data.source:
         raise ConfigError("name the images: --data.source DIR, ade20k:DIR, voc:DIR ...")
