@@ -22,38 +22,43 @@ the protocol for backbones trained without labels, and the one under which a ran
 Pictures without objects are left out of training, not of the test; crowds likewise.
 ``--run.resume`` goes on from the last checkpoint, or scores a finished run again.
 
-Reading order: this file -> detectors.py -> detection_batches.py -> coco_data.py. Results:
-recipes/README.md.
+Reading order: this file -> finetuning.py -> detectors.py -> detection_batches.py -> coco_data.py.
+Results: recipes/README.md.
 """
 
-import dataclasses
 import json
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, gather_object
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from coco_data import CocoSplit
 from coco_splits import read_splits, with_masks
 from command_line import parse, run
 from detect_configs import DETECT, DetectConfig
-from detection_batches import Labels, coco_results, on_device, read_image, training_batches
+from detection_batches import (
+    Example,
+    Labels,
+    coco_results,
+    on_device,
+    read_image,
+    training_batches,
+)
 from detection_pictures import save_detections
 from detection_schedule import DetectionSchedule, scaled_schedule
 from detection_scores import dataset_name, protocol, scored, shown_images
 from detectors import build_detector
 from evaluation import Evaluation
-from finetuning import check_loss, parameter_groups, resume, shard, with_sync_batch_norm
+from finetuning import num_workers, plan_batches, sgd, shard, train, with_sync_batch_norm
 from launch import start_accelerator
 from models_under_test import ModelUnderTest, open_model
 from pcd_hub.data.loader import BatchPlan
-from pcd_hub.errors import ConfigError
 from run_folder import RunFolder, provenance
-from training import Progress, default_workers
 
 
 def main(arguments: list[str]) -> None:
@@ -63,7 +68,15 @@ def main(arguments: list[str]) -> None:
     accelerator = start_accelerator(trackers=config.run.trackers)
     train_split, val_split = read_splits(config.data, read_masks=config.detector.masks != "no")
     masks = with_masks(config.detector.masks, train_split, val_split)
-    plan = plan_batches(config, schedule, train_split, accelerator)
+    num_images = len(train_split.with_objects())
+    plan = plan_batches(
+        schedule,
+        config.run,
+        accelerator,
+        global_batch_size=config.schedule.global_batch_size,
+        num_images=num_images,
+        images=f"{train_split.file} has {num_images} pictures with objects",
+    )
     under_test = open_model(config.model, seed=config.run.seed, features_only=True)
     torch.manual_seed(
         config.run.seed
@@ -86,7 +99,7 @@ def main(arguments: list[str]) -> None:
         under_test=under_test,
         detector=detector,
     )
-    train(detection)
+    train_detector(detection)
     predictions = predict(detection)
     if accelerator.is_main_process:
         keep(
@@ -113,68 +126,39 @@ class Detection:
     detector: nn.Module
 
 
-def train(detection: Detection) -> None:
-    """All steps: learning rate before the step, metrics, checkpoints, resume."""
+def train_detector(detection: Detection) -> None:
+    """With the losses that torchvision's detectors give; the loop is in finetuning.py."""
     config, accelerator = detection.config, detection.accelerator
-    folder, schedule, plan = detection.folder, detection.schedule, detection.plan
-    folder.hold_backbone(config.model, detection.under_test.weights_sha256)
-    folder.start_trackers()
-    optimizer: Any = torch.optim.SGD(
-        parameter_groups(detection.detector, weight_decay=config.schedule.weight_decay),
-        lr=0.0,
-        momentum=config.schedule.momentum,
+    detection.folder.hold_backbone(config.model, detection.under_test.weights_sha256)
+    wrapped, optimizer = accelerator.prepare(
+        detection.detector, sgd(detection.detector, config.schedule)
     )
-    wrapped, optimizer = accelerator.prepare(detection.detector, optimizer)
     detection.detector = accelerator.unwrap_model(wrapped)
-    state: dict[str, Any] = {"detector": detection.detector, "optimizer": optimizer}
-    if accelerator.scaler is not None:  # fp16: its scale affects the next step
-        state["scaler"] = accelerator.scaler
-    torch.manual_seed(config.run.seed + accelerator.process_index)  # which regions are sampled
-    start = resume(folder, state) if config.run.resume else 0
-    batches: Any = training_batches(
-        detection.train_split.with_objects(),
-        detection.labels,
-        dataclasses.replace(plan, start_step=start),
-        masks=detection.masks,
-        num_workers=default_workers(accelerator.device)
-        if config.data.num_workers is None
-        else config.data.num_workers,
+
+    def batches_of(plan: BatchPlan) -> Iterator[list[Example]]:
+        return training_batches(
+            detection.train_split.with_objects(),
+            detection.labels,
+            plan,
+            masks=detection.masks,
+            num_workers=num_workers(config.data.num_workers, accelerator),
+        )
+
+    def losses_of(detector: nn.Module, examples: list[Example]) -> dict[str, Tensor]:
+        images, targets = on_device(examples, accelerator.device)
+        return detector(images, targets)
+
+    train(
+        wrapped,
+        batches_of,
+        losses_of,
+        optimizer=optimizer,
+        schedule=detection.schedule,
+        plan=detection.plan,
+        run=config.run,
+        folder=detection.folder,
+        accelerator=accelerator,
     )
-    progress = Progress(accelerator, plan.global_batch_size, start=start, steps=schedule.steps)
-    wrapped.train()
-    for step in range(start, schedule.steps):
-        lr = schedule.learning_rate(step)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        (examples,) = progress.wait_for(batches, 1)
-        images, targets = on_device(cast("Any", examples), accelerator.device)
-        with accelerator.autocast():
-            losses: dict[str, Tensor] = wrapped(images, targets)
-            loss = torch.stack(list(losses.values())).sum()
-        accelerator.backward(loss)
-        optimizer.step()
-        optimizer.zero_grad()
-
-        last = step + 1 == schedule.steps
-        if (step + 1) % config.run.log_every_steps == 0 or last:
-            parts = mean_losses(losses, accelerator)
-            speed = progress.measure(step, parts["loss"])
-            folder.write_metrics(step=step, **parts, lr=lr, **speed)
-            check_loss(parts["loss"], step, lr)
-        if (step + 1) % config.run.checkpoint_every_steps == 0 or last:
-            folder.save_checkpoint(step + 1, {k: v.state_dict() for k, v in state.items()}, {})
-    progress.close()
-    for buffer in detection.detector.buffers():  # each process has seen other batch statistics
-        broadcast(buffer)
-
-
-def mean_losses(losses: dict[str, Tensor], accelerator: Accelerator) -> dict[str, float]:
-    """The loss and its parts, over all processes."""
-    parts: Any = accelerator.reduce(torch.stack(list(losses.values())).detach(), "mean")
-    return {
-        "loss": float(parts.sum()),
-        **{name: float(part) for name, part in zip(losses, parts, strict=True)},
-    }
 
 
 @torch.no_grad()
@@ -240,30 +224,6 @@ def keep(detection: Detection, predictions: list[dict[str, Any]], *, command: st
         split.categories,
     )
     print(f"\n{evaluation.table()}\n\nin {folder.path}")
-
-
-def plan_batches(
-    config: DetectConfig, schedule: DetectionSchedule, split: CocoSplit, accelerator: Accelerator
-) -> BatchPlan:
-    """How the global batch is shared.
-
-    Raises:
-        ConfigError: If there are fewer pictures than one batch holds.
-        DataError: If the batch does not divide by the number of processes.
-    """
-    size, count = config.schedule.global_batch_size, len(split.with_objects())
-    if count < size:
-        raise ConfigError(
-            f"{split.file} has {count} pictures with objects, fewer than one batch of {size}; "
-            "lower --schedule.global-batch-size"
-        )
-    return BatchPlan(
-        global_batch_size=size,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        seed=config.run.seed,
-        total_steps=schedule.steps,
-    )
 
 
 if __name__ == "__main__":

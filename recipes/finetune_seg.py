@@ -21,18 +21,19 @@ Everything is trained, batch norm too: the protocol under which a random start c
 frozen features separate is another question, and linear_seg.py answers it. ``--run.resume`` goes on
 from the last checkpoint, or scores a finished run again; ``compare.py`` joins models and seeds.
 
-Reading order: this file -> fcn.py -> segmentation_batches.py. Results: recipes/README.md.
+Reading order: this file -> finetuning.py -> fcn.py -> segmentation_batches.py. Results:
+recipes/README.md.
 """
 
-import dataclasses
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, gather_object
+from accelerate.utils import gather_object
 from jaxtyping import Int64
 from PIL import Image
 from torch import Tensor, nn
@@ -47,18 +48,17 @@ from finetune_seg_configs import (
     protocol,
     scaled_schedule,
 )
-from finetuning import check_loss, parameter_groups, resume, shard, with_sync_batch_norm
+from finetuning import num_workers, plan_batches, sgd, shard, train, with_sync_batch_norm
 from launch import start_accelerator
 from linear_seg import open_splits
 from models_under_test import ModelUnderTest
 from pcd_hub.data.labelled import SegmentationSet
 from pcd_hub.data.loader import BatchPlan
-from pcd_hub.errors import ConfigError, DataError
+from pcd_hub.errors import DataError
 from pcd_hub.method.metrics import class_iou, confusion_matrix
 from pictures import save_overlays
 from run_folder import RunFolder, provenance
-from segmentation_batches import RandomCrop, training_batches
-from training import Progress, default_workers
+from segmentation_batches import Crops, RandomCrop, training_batches
 
 
 def main(arguments: list[str]) -> None:
@@ -67,7 +67,14 @@ def main(arguments: list[str]) -> None:
     schedule = scaled_schedule(config.schedule, max_steps=config.run.max_steps)
     accelerator = start_accelerator(trackers=config.run.trackers)
     train_set, test_set = open_splits(config.data)
-    plan = plan_batches(config, schedule, train_set, accelerator)
+    plan = plan_batches(
+        schedule,
+        config.run,
+        accelerator,
+        global_batch_size=config.schedule.global_batch_size,
+        num_images=len(train_set),
+        images=f"{train_set.name} has {len(train_set)} images",
+    )
     under_test = open_backbone(
         config.model, output_stride=config.fcn.output_stride, seed=config.run.seed
     )
@@ -87,7 +94,7 @@ def main(arguments: list[str]) -> None:
         under_test=under_test,
         model=model,
     )
-    train(finetuning)
+    train_fcn(finetuning)
     confusion = count_pixels(finetuning)
     if accelerator.is_main_process:
         command = shlex.join(["python", "recipes/finetune_seg.py", *arguments])
@@ -112,57 +119,38 @@ class Finetuning:
     model: nn.Module
 
 
-def train(finetuning: Finetuning) -> None:
-    """All steps: learning rate before the step, metrics, checkpoints, resume."""
+def train_fcn(finetuning: Finetuning) -> None:
+    """With the cross-entropy of all labelled pixels; the loop is in finetuning.py."""
     config, accelerator = finetuning.config, finetuning.accelerator
-    folder, schedule, plan = finetuning.folder, finetuning.schedule, finetuning.plan
-    folder.hold_backbone(config.model, finetuning.under_test.weights_sha256)
-    folder.start_trackers()
-    optimizer: Any = torch.optim.SGD(
-        parameter_groups(finetuning.model, weight_decay=config.schedule.weight_decay),
-        lr=0.0,
-        momentum=config.schedule.momentum,
+    finetuning.folder.hold_backbone(config.model, finetuning.under_test.weights_sha256)
+    wrapped, optimizer = accelerator.prepare(
+        finetuning.model, sgd(finetuning.model, config.schedule)
     )
-    wrapped, optimizer = accelerator.prepare(finetuning.model, optimizer)
     finetuning.model = accelerator.unwrap_model(wrapped)
-    state: dict[str, Any] = {"model": finetuning.model, "optimizer": optimizer}
-    if accelerator.scaler is not None:  # fp16: its scale affects the next step
-        state["scaler"] = accelerator.scaler
-    torch.manual_seed(config.run.seed + accelerator.process_index)  # of dropout and the like
-    start = resume(folder, state) if config.run.resume else 0
-    batches: Any = training_batches(
-        finetuning.train_set,
-        finetuning.crop,
-        dataclasses.replace(plan, start_step=start),
-        num_workers=default_workers(accelerator.device)
-        if config.data.num_workers is None
-        else config.data.num_workers,
-    )
-    progress = Progress(accelerator, plan.global_batch_size, start=start, steps=schedule.steps)
-    wrapped.train()
-    for step in range(start, schedule.steps):
-        lr = schedule.learning_rate(step)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        (crops,) = cast("Any", progress.wait_for(batches, 1))
-        images, masks = (part.to(accelerator.device) for part in (crops.images, crops.masks))
-        with accelerator.autocast():
-            loss = pixel_cross_entropy(wrapped(images), masks)
-        accelerator.backward(loss)
-        optimizer.step()
-        optimizer.zero_grad()
 
-        last = step + 1 == schedule.steps
-        if (step + 1) % config.run.log_every_steps == 0 or last:
-            mean_loss = float(cast("Any", accelerator.reduce(loss.detach(), "mean")))
-            speed = progress.measure(step, mean_loss)
-            folder.write_metrics(step=step, loss=mean_loss, lr=lr, **speed)
-            check_loss(mean_loss, step, lr)
-        if (step + 1) % config.run.checkpoint_every_steps == 0 or last:
-            folder.save_checkpoint(step + 1, {k: v.state_dict() for k, v in state.items()}, {})
-    progress.close()
-    for buffer in finetuning.model.buffers():  # each process has seen other batch statistics
-        broadcast(buffer)
+    def batches_of(plan: BatchPlan) -> Iterator[Crops]:
+        return training_batches(
+            finetuning.train_set,
+            finetuning.crop,
+            plan,
+            num_workers=num_workers(config.data.num_workers, accelerator),
+        )
+
+    def losses_of(model: nn.Module, crops: Crops) -> dict[str, Tensor]:
+        images, masks = (part.to(accelerator.device) for part in (crops.images, crops.masks))
+        return {"loss": pixel_cross_entropy(model(images), masks)}
+
+    train(
+        wrapped,
+        batches_of,
+        losses_of,
+        optimizer=optimizer,
+        schedule=finetuning.schedule,
+        plan=finetuning.plan,
+        run=config.run,
+        folder=finetuning.folder,
+        accelerator=accelerator,
+    )
 
 
 def count_pixels(finetuning: Finetuning) -> Int64[Tensor, "classes classes"]:
@@ -254,33 +242,6 @@ def draw(finetuning: Finetuning, count: int = 6) -> None:
     maps = {"labels": [test_set.mask(row) for row in rows], finetuning.config.model: predicted}
     path = finetuning.folder.path / "pictures" / "overlays.png"
     save_overlays(path, images, maps, test_set.classes)
-
-
-def plan_batches(
-    config: FinetuneSegConfig,
-    schedule: PolynomialSchedule,
-    train_set: SegmentationSet,
-    accelerator: Accelerator,
-) -> BatchPlan:
-    """How the global batch is shared.
-
-    Raises:
-        ConfigError: If there are fewer images than one batch holds.
-        DataError: If the batch does not divide by the number of processes.
-    """
-    size = config.schedule.global_batch_size
-    if len(train_set) < size:
-        raise ConfigError(
-            f"{train_set.name} has {len(train_set)} images, fewer than one batch of {size}; "
-            "lower --schedule.global-batch-size"
-        )
-    return BatchPlan(
-        global_batch_size=size,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        seed=config.run.seed,
-        total_steps=schedule.steps,
-    )
 
 
 if __name__ == "__main__":

@@ -144,12 +144,12 @@ def test_a_resumed_run_is_the_same_run(data, tmp_path):
     detect.main([*TINY, data, f"--run.output-dir={folder}"])
     whole, scores = losses(folder), Evaluation.load(folder).scores
     last = folder / "checkpoints" / "step_00000004.pt"
-    weights = torch.load(last, weights_only=True)["detector"]
+    weights = torch.load(last, weights_only=True)["network"]
     last.unlink()
     detect.main([*TINY, data, f"--run.output-dir={folder}", "--run.resume"])
     assert losses(folder) == whole
     assert len(whole) == 4
-    again = torch.load(last, weights_only=True)["detector"]
+    again = torch.load(last, weights_only=True)["network"]
     assert all(torch.equal(value, again[name]) for name, value in weights.items())
     assert Evaluation.load(folder).scores == scores
     arguments = [*TINY, data, f"--run.output-dir={folder}", "--detector.norm=frozen"]
