@@ -52,11 +52,11 @@ from finetuning import num_workers, plan_batches, sgd, shard, train, with_sync_b
 from launch import start_accelerator
 from linear_seg import open_splits
 from models_under_test import ModelUnderTest
-from pcd_hub.data.labelled import SegmentationSet
+from pcd_hub.data.labelled import Mask, SegmentationSet
 from pcd_hub.data.loader import BatchPlan
 from pcd_hub.errors import DataError
-from pcd_hub.method.metrics import class_iou, confusion_matrix
-from pictures import save_overlays
+from pcd_hub.method.metrics import class_iou, confusion_matrix, mean_iou, pixel_accuracy
+from pictures import save_some_overlays
 from run_folder import RunFolder, provenance
 from segmentation_batches import Crops, RandomCrop, training_batches
 
@@ -225,23 +225,22 @@ def scored(
     """
     if not confusion.any():
         raise DataError(f"no pixel of {test_set.name} has a label; name another --data.test-split")
-    iou = class_iou(confusion)
     row = {
-        "mean IoU": 100 * float(iou.nanmean()),
-        "pixel accuracy": 100 * float(confusion.diagonal().sum() / confusion.sum()),
+        "mean IoU": 100 * float(mean_iou(confusion)),
+        "pixel accuracy": 100 * float(pixel_accuracy(confusion)),
     }
-    return row, finite_scores(dict(zip(test_set.classes, iou.tolist(), strict=True)))
+    by_class = dict(zip(test_set.classes, class_iou(confusion).tolist(), strict=True))
+    return row, finite_scores(by_class)
 
 
-def draw(finetuning: Finetuning, count: int = 6) -> None:
+def draw(finetuning: Finetuning) -> None:
     """Images from all over the test split, their labels, and what the model says of them."""
-    test_set = finetuning.test_set
-    rows = np.linspace(0, len(test_set) - 1, min(count, len(test_set))).astype(int).tolist()
-    images = [test_set.image(row) for row in rows]
-    predicted = [predict(finetuning, image).numpy().astype(np.uint8) for image in images]
-    maps = {"labels": [test_set.mask(row) for row in rows], finetuning.config.model: predicted}
+
+    def predicted(_row: int, image: Image.Image) -> Mask:
+        return predict(finetuning, image).numpy().astype(np.uint8)
+
     path = finetuning.folder.path / "pictures" / "overlays.png"
-    save_overlays(path, images, maps, test_set.classes)
+    save_some_overlays(path, finetuning.test_set, {finetuning.config.model: predicted})
 
 
 if __name__ == "__main__":

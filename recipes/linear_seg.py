@@ -12,6 +12,7 @@ import dataclasses
 import shlex
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,11 @@ from eval_configs import LINEAR_SEG, LinearSegConfig, SegmentationSetConfig
 from evaluation import Evaluation, finite_scores
 from launch import quiet_logs
 from models_under_test import ModelUnderTest, check_models, for_each_seed
-from pcd_hub.data.labelled import SegmentationSet
+from pcd_hub.data.labelled import Mask, SegmentationSet
 from pcd_hub.data.segmentation_sets import Columns, open_segmentation
 from pcd_hub.errors import ConfigError
 from pcd_hub.evaluate.segmentation import LabelledImages, LinearProbe, ProbeResult, StageFeatures
-from pictures import save_overlays
+from pictures import save_some_overlays
 from pixels import compute_device
 from run_folder import new_folder, surroundings
 
@@ -210,16 +211,13 @@ def _with_model(
     )
 
 
-def _draw(
-    path: Path, test: SegmentationSet, results: Mapping[str, ProbeResult], count: int = 6
-) -> None:
-    """Images from all over the split, their truth, and what each model's probe says of them."""
-    rows = np.linspace(0, len(test) - 1, min(count, len(test))).astype(int).tolist()
-    maps = {"labels": [test.mask(row) for row in rows]}
-    maps |= {
-        name: [result.predictions[row].numpy() for row in rows] for name, result in results.items()
-    }
-    save_overlays(path, [test.image(row) for row in rows], maps, test.classes)
+def _draw(path: Path, test: SegmentationSet, results: Mapping[str, ProbeResult]) -> None:
+    """Images from all over the split, their labels, and what each model's probe says of them."""
+
+    def predicted(result: ProbeResult, row: int, _image: Image.Image) -> Mask:
+        return result.predictions[row].numpy()
+
+    save_some_overlays(path, test, {k: partial(predicted, r) for k, r in results.items()})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Pictures for the run folder and the card: pixel features as colours, and the training curve."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from matplotlib.patches import Patch
 from PIL import Image
 from torch import Tensor
 
+from pcd_hub.data.labelled import Mask, SegmentationSet
 from scene_probe import save_tiles
 
 
@@ -52,6 +53,29 @@ def principal_colours(maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 h w"
     stretched = ((components - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
     padded = F.pad(stretched, (0, 3 - stretched.shape[1]))
     return padded.view(count, height, width, 3).permute(0, 3, 1, 2)
+
+
+def save_some_overlays(
+    path: Path,
+    images: SegmentationSet,
+    predicted: Mapping[str, Callable[[int, Image.Image], Mask]],
+    count: int = 6,
+) -> None:
+    """Images from all over the set, their labels, and what each model says of them.
+
+    Args:
+        path: Of the PNG.
+        images: Labelled.
+        predicted: By model, the class of every pixel, given a row of the set and its image.
+        count: At most so many images.
+    """
+    rows = np.linspace(0, len(images) - 1, min(count, len(images))).astype(int).tolist()
+    shown = {row: images.image(row) for row in rows}
+    maps = {"labels": [images.mask(row) for row in rows]}
+    maps |= {
+        name: [mask_of(*each) for each in shown.items()] for name, mask_of in predicted.items()
+    }
+    save_overlays(path, list(shown.values()), maps, images.classes)
 
 
 def save_overlays(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pcd_hub.data.labelled import IGNORE
 from pcd_hub.errors import DataError, StudentError
-from pcd_hub.method.metrics import class_iou, confusion_matrix
+from pcd_hub.method.metrics import class_iou, confusion_matrix, mean_iou, pixel_accuracy
 
 FeatureMaps = Callable[[Tensor], Float[Tensor, "b c h w"]]
 
@@ -268,11 +268,10 @@ class LinearProbe:
                 )
         if not confusion.any():
             raise DataError("no pixel of the test images has a label; is the ignored value right?")
-        iou = class_iou(confusion)
         return ProbeResult(
-            mean_iou=float(iou.nanmean()),
-            class_iou=tuple(iou.tolist()),
-            pixel_accuracy=float(confusion.diagonal().sum() / confusion.sum()),
+            mean_iou=float(mean_iou(confusion)),
+            class_iou=tuple(class_iou(confusion).tolist()),
+            pixel_accuracy=float(pixel_accuracy(confusion)),
             predictions=tuple(predictions),
         )
 

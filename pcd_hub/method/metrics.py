@@ -33,6 +33,11 @@ def mean_iou(confusion: Int64[Tensor, "classes classes"]) -> Float[Tensor, ""]:
     return class_iou(confusion).nanmean()
 
 
+def pixel_accuracy(confusion: Int64[Tensor, "classes classes"]) -> Float[Tensor, ""]:
+    """Share of the labelled pixels whose class is right; NaN if there are none."""
+    return confusion.diagonal().sum() / confusion.sum()
+
+
 def knn_vote(
     train: Float[Tensor, "n c"],
     labels: Int64[Tensor, " n"],

@@ -11,6 +11,7 @@ from pcd_hub.method.metrics import (
     knn_vote,
     linear_cka,
     mean_iou,
+    pixel_accuracy,
     pixel_retrieval,
 )
 
@@ -31,6 +32,20 @@ def test_iou_by_hand():
 def test_a_perfect_prediction_scores_one():
     truth = torch.randint(0, 5, (4, 9, 9))
     assert mean_iou(confusion_matrix(truth, truth, num_classes=5)) == 1
+
+
+def test_the_accuracy_is_the_share_of_labelled_pixels_that_are_right():
+    """The slow twin: pixel by pixel."""
+    truth, predicted = torch.randint(0, 5, (3, 9, 7)), torch.randint(0, 4, (3, 9, 7))
+    truth[truth == 4] = 255
+    pairs = list(zip(truth.flatten().tolist(), predicted.flatten().tolist(), strict=True))
+    labelled = [(true, guess) for true, guess in pairs if true != 255]
+    share = sum(true == guess for true, guess in labelled) / len(labelled)
+    found = pixel_accuracy(confusion_matrix(predicted, truth, num_classes=4))
+    assert 0 < share < 1
+    assert len(labelled) < len(pairs)
+    assert float(found) == pytest.approx(share, rel=1e-6)
+    assert pixel_accuracy(torch.zeros(4, 4, dtype=torch.long)).isnan()
 
 
 # Nearest neighbours.
