@@ -8,12 +8,11 @@
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from pcd_hub.data.sources import HFImages, ImageFiles, ImageSource, load_dataset, load_from_disk
+from pcd_hub.data.sources import HFImages, ImageFiles, ImageSource, load_split, split_folder
 from pcd_hub.errors import DataError
 
 
@@ -55,26 +54,16 @@ def open_classified(
     Raises:
         DataError: If there is no such place or split, or fewer than two classes.
     """
-    scheme, colon, rest = uri.partition(":")
+    scheme, colon, _ = uri.partition(":")
     if colon and scheme not in {"hf-disk", "hf"}:
         raise DataError(f"no kind of data set '{scheme}'; there are hf-disk, hf, or a folder")
     if colon:
-        opened = (
-            load_from_disk(f"{rest}/{split}")
-            if scheme == "hf-disk"
-            else load_dataset(f"{rest}:{split}", streaming=False)
-        )
-        return _from_rows(opened, uri, split, image_column, label_column)
+        return _from_rows(uri, split, image_column, label_column)
     return _from_folder(Path(uri).expanduser(), split)
 
 
 def _from_folder(folder: Path, split: str) -> ClassifiedSet:
-    parent = folder / split
-    if not parent.is_dir():
-        there = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
-        raise DataError(
-            f"there is no {parent}; {folder} has {', '.join(there[:10]) or 'no splits'}"
-        )
+    parent = split_folder(folder, split)
     classes = tuple(
         sorted(p.name for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
     )
@@ -92,15 +81,9 @@ def _from_folder(folder: Path, split: str) -> ClassifiedSet:
     return ClassifiedSet(found, labels, classes=classes, name=f"{folder.resolve().name}/{split}")
 
 
-def _from_rows(
-    dataset: Any, uri: str, split: str, image_column: str, label_column: str
-) -> ClassifiedSet:
-    for column in (image_column, label_column):
-        if column not in dataset.features:
-            raise DataError(
-                f"{uri} has no column '{column}'; it has {', '.join(dataset.features)}; "
-                "name them with --data.image-column and --data.label-column"
-            )
+def _from_rows(uri: str, split: str, image_column: str, label_column: str) -> ClassifiedSet:
+    columns = {"--data.image-column": image_column, "--data.label-column": label_column}
+    dataset = load_split(uri, split, columns=columns)
     labels = np.asarray(dataset[label_column])
     if labels.dtype.kind not in "iu" or labels.ndim != 1 or not len(labels) or labels.min() < 0:
         raise DataError(f"{uri}, {split}: '{label_column}' holds no class numbers from 0 on")

@@ -30,7 +30,7 @@ from pcd_hub.data.labelled import (
     SegmentationSet,
     class_table,
 )
-from pcd_hub.data.sources import IMAGE_SUFFIXES, as_rgb, decode, load_dataset, load_from_disk
+from pcd_hub.data.sources import IMAGE_SUFFIXES, as_rgb, decode, load_split, split_folder
 from pcd_hub.errors import DataError, nearest
 
 
@@ -113,10 +113,7 @@ def _read_classes(path: Path) -> tuple[list[str], int | None]:
 
 def _split_files(parent: Path, split: str) -> dict[str, Path]:
     """Image files of a split by their path without suffix."""
-    folder = parent / split
-    if not folder.is_dir():
-        there = sorted(p.name for p in parent.iterdir() if p.is_dir()) if parent.is_dir() else []
-        raise DataError(f"there is no {folder}; {parent} has {', '.join(there) or 'no splits'}")
+    folder = split_folder(parent, split)
     files: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
@@ -206,18 +203,9 @@ def _without_ending(files: Mapping[str, Path], ending: str) -> dict[str, Path]:
 
 
 def _from_hub(uri: str, split: str, columns: Columns) -> SegmentationSet:
-    scheme, _, rest = uri.partition(":")
-    dataset = (
-        load_from_disk(f"{rest}/{split}")
-        if scheme == "hf-disk"
-        else load_dataset(f"{rest}:{split}", streaming=False)
-    )
-    for column in (columns.image, columns.mask):
-        if column not in dataset.features:
-            raise DataError(
-                f"{uri} has no column '{column}'; it has {', '.join(dataset.features)}; "
-                "name them with --data.image-column and --data.mask-column"
-            )
+    needed = {"--data.image-column": columns.image, "--data.mask-column": columns.mask}
+    dataset = load_split(uri, split, columns=needed)
+    for column in needed.values():
         if type(dataset.features[column]).__name__ != "Image":
             raise DataError(f"{uri}: the column '{column}' holds no images")
     if columns.num_classes is None or not 2 <= columns.num_classes <= MAX_CLASSES:
@@ -230,7 +218,7 @@ def _from_hub(uri: str, split: str, columns: Columns) -> SegmentationSet:
     rows = _undecoded(dataset, columns)
     return SegmentationSet(
         _HubRows(rows, columns, uri),
-        name=f"{Path(rest).name} {split}",
+        name=f"{Path(uri.partition(':')[2]).name} {split}",
         classes=[f"class {number}" for number in range(columns.num_classes)],
         table=class_table(
             columns.num_classes,

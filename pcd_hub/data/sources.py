@@ -379,3 +379,44 @@ def load_dataset(text: str, *, streaming: bool) -> Any:
         raise DataError(
             f"cannot open the dataset {name}, split {split or 'train'}: {_reason(error)}"
         ) from error
+
+
+def load_split(uri: str, split: str, *, columns: Mapping[str, str]) -> Any:
+    """One split of ``hf-disk:DIR`` or ``hf:ORG/NAME``, which has these columns.
+
+    Args:
+        uri: Of the whole dataset.
+        split: Its name.
+        columns: What must be there, by the option that names it.
+
+    Raises:
+        DataError: If it cannot be opened, or a column is missing.
+    """
+    scheme, _, rest = uri.partition(":")
+    dataset = (
+        load_from_disk(f"{rest}/{split}")
+        if scheme == "hf-disk"
+        else load_dataset(f"{rest}:{split}", streaming=False)
+    )
+    for column in columns.values():
+        if column not in dataset.features:
+            raise DataError(
+                f"{uri} has no column '{column}'; it has {', '.join(dataset.features)}; "
+                f"name them with {' and '.join(columns)}"
+            )
+    return dataset
+
+
+def split_folder(parent: Path, split: str) -> Path:
+    """The folder of a split.
+
+    Raises:
+        DataError: If it is not there.
+    """
+    folder = parent / split
+    if not folder.is_dir():
+        there = sorted(p.name for p in parent.iterdir() if p.is_dir()) if parent.is_dir() else []
+        raise DataError(
+            f"there is no {folder}; {parent} has {', '.join(there[:10]) or 'no splits'}"
+        )
+    return folder
