@@ -23,8 +23,13 @@ from timm.data.config import resolve_model_data_config
 from torch import nn
 
 import pcd_hub
-from pcd_hub.errors import ConfigError, StudentError, nearest
-from pcd_hub.models.entries import build_arguments, entry_cfg, forget_tensors
+from pcd_hub.errors import ConfigError, StudentError
+from pcd_hub.models.entries import (
+    build_arguments,
+    check_architecture,
+    entry_cfg,
+    forget_tensors,
+)
 from pcd_hub.models.teachers import load_teacher
 from pcd_hub.weights import store
 from pcd_hub.weights.layout import MANIFEST_FILE
@@ -73,7 +78,7 @@ def open_model(
         return _teacher(name, rest, image_size, arguments)
     ours = _is_ours(name)
     if architecture := _architecture(name):
-        _check_architecture(architecture)
+        check_architecture(architecture)
         arguments = {**build_arguments(architecture, image_size), **arguments}
     return _ours(name, arguments) if ours else _of_timm(name, arguments)
 
@@ -114,7 +119,7 @@ def check_models(models: Sequence[str], seeds: Sequence[int]) -> None:
 def _random_start(
     name: str, architecture: str, image_size: int, seed: int, arguments: dict[str, Any]
 ) -> ModelUnderTest:
-    _check_architecture(architecture)
+    check_architecture(architecture)
     cfg = entry_cfg(architecture)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -178,13 +183,6 @@ def _of_timm(name: str, arguments: dict[str, Any]) -> ModelUnderTest:
             f"timm cannot load {name} ({type(error).__name__}: {first[:200]}){without}"
         ) from error
     return _described(name, model, None)
-
-
-def _check_architecture(architecture: str) -> None:
-    if not timm.is_model(architecture):
-        raise StudentError(
-            f"timm has no architecture '{architecture}'{nearest(architecture, timm.list_models())}"
-        )
 
 
 def _described(name: str, model: nn.Module, weights_sha256: str | None) -> ModelUnderTest:

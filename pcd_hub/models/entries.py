@@ -23,12 +23,13 @@ from timm.models import (
     generate_default_cfgs,
     get_pretrained_cfg,
     is_model,
+    list_models,
     model_entrypoint,
     register_model,
 )
 from timm.models.resnet import BasicBlock, ResNet
 
-from pcd_hub.errors import StudentError
+from pcd_hub.errors import StudentError, nearest
 from pcd_hub.method.attention import SelfAttention2d
 
 TAG = "pcd"
@@ -94,6 +95,18 @@ def pcd_cfg(
         paper_ids="arXiv:2211.00218",
         paper_name="Pixel-Wise Contrastive Distillation",
     )
+
+
+def check_architecture(architecture: str) -> None:
+    """Check that timm knows it.
+
+    Raises:
+        StudentError: If not, with the nearest that it knows.
+    """
+    if not is_model(architecture):
+        raise StudentError(
+            f"timm has no architecture '{architecture}'{nearest(architecture, list_models())}"
+        )
 
 
 def entry_cfg(architecture: str) -> PcdCfg:
