@@ -54,12 +54,12 @@ def main(arguments: list[str]) -> None:
 
 def joined_tables(runs: tuple[Path, ...]) -> list[Evaluation]:
     """One table for each task and data set, in the order of the runs."""
+    if not runs:
+        raise ConfigError("name at least one run: python recipes/compare.py runs/linear_seg")
     found: dict[tuple[str, str], list[Evaluation]] = {}
     for path in itertools.chain.from_iterable(map(_evaluations, runs)):
         table = Evaluation.load(path)
         found.setdefault((table.task, table.dataset), []).append(table)
-    if not runs:
-        raise ConfigError("name at least one run: python recipes/compare.py runs/linear_seg")
     if not found:
         raise DataError(f"{', '.join(map(str, runs))}: there is no {FILE}; did the run finish?")
     return [join(tables) for tables in found.values()]
@@ -79,11 +79,11 @@ def write_into(weight: str, tables: list[Evaluation]) -> Path:
     """
     stored = store.where(weight) if store.is_name(weight) else None
     folder = stored or Path(weight)
-    sha256 = weights_sha256(folder)
+    sha256, name = weights_sha256(folder), read_manifest(folder)["record"]["name"]
     measured = {
-        name: measurement
+        short_name: measurement
         for table in tables
-        for name, measurement in _measurements(table, sha256, folder).items()
+        for short_name, measurement in _measurements(table, sha256, name, folder).items()
     }
     beside = None if stored else folder.parent
     with tempfile.TemporaryDirectory(dir=beside, prefix=".compare-") as scratch:
@@ -103,7 +103,9 @@ def write_into(weight: str, tables: list[Evaluation]) -> Path:
     return folder
 
 
-def _measurements(table: Evaluation, sha256: str, folder: Path) -> dict[str, Measurement]:
+def _measurements(
+    table: Evaluation, sha256: str, name: str, folder: Path
+) -> dict[str, Measurement]:
     subject = next((model for model, s in table.weights_sha256.items() if s == sha256), None)
     if subject is None:
         measured = ", ".join(f"{m} ({s[:12]})" for m, s in table.weights_sha256.items()) or "none"
@@ -111,7 +113,7 @@ def _measurements(table: Evaluation, sha256: str, folder: Path) -> dict[str, Mea
             f"{table.task} on {table.dataset} did not measure {folder} (weights sha256 "
             f"{sha256[:12]}); of our weights it measured {measured}. Run it with this one"
         )
-    return table.measurements(subject, read_manifest(folder)["record"]["name"])
+    return table.measurements(subject, name)
 
 
 if __name__ == "__main__":

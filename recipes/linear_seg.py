@@ -104,6 +104,8 @@ def probe_model(
     """One result a seed."""
     size, settings = config.data.image_size, dataclasses.asdict(config.probe)
     num_stages, keep = settings.pop("num_stages"), settings.pop("keep_gigabytes")
+    train_images = squashed(train, size, masks_too=True)
+    test_images = squashed(test, size, masks_too=False)
 
     def with_features(under_test: ModelUnderTest) -> LinearProbe:
         return LinearProbe(
@@ -113,8 +115,8 @@ def probe_model(
                 mean=under_test.mean,
                 std=under_test.std,
             ),
-            squashed(train, size, masks_too=True),
-            squashed(test, size, masks_too=False),
+            train_images,
+            test_images,
             num_classes=len(train.classes),
             keep_bytes=int(keep * 1024**3),
         )
@@ -130,24 +132,23 @@ def probe_model(
 
 def squashed(images: SegmentationSet, size: int, *, masks_too: bool) -> LabelledImages:
     """Images at ``size`` x ``size``, whatever their shape; masks too, or as they are."""
-    return LabelledImages(
-        images=SquashedImages(images, size),
-        masks=MasksOf(images, size if masks_too else None),
-    )
+    masks = MasksOf(images, size if masks_too else None)
+    return LabelledImages(images=SquashedImages(images, size, masks), masks=masks)
 
 
 class SquashedImages:
-    """Read and resized when asked."""
+    """Read and resized when asked; the mask, without which no image is taken, goes to ``masks``."""
 
-    def __init__(self, images: SegmentationSet, size: int) -> None:
+    def __init__(self, images: SegmentationSet, size: int, masks: "MasksOf") -> None:
         self._images = images
         self._size = size
+        self._masks = masks
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, rows: list[int]) -> Tensor:
-        pictures = [self._images.pair(row)[0] for row in rows]
+        pictures = [self._picture(row) for row in rows]
         size = (self._size, self._size)
         resized = [p.resize(size, Image.Resampling.BICUBIC, reducing_gap=3) for p in pictures]
         return (
@@ -156,25 +157,39 @@ class SquashedImages:
             .contiguous()
         )
 
+    def _picture(self, row: int) -> Image.Image:
+        if row in self._masks:
+            return self._images.image(row)
+        picture, mask = self._images.pair(row)
+        self._masks.keep(row, mask)
+        return picture
+
 
 class MasksOf:
-    """The masks of a set: kept once read, a byte a pixel."""
+    """The masks of a set, each read with its image: kept, a byte a pixel."""
 
     def __init__(self, images: SegmentationSet, size: int | None) -> None:
         self._images = images
         self._size = size
-        self._read: dict[int, Tensor] = {}
+        self._kept: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self._images)
 
+    def __contains__(self, row: int) -> bool:
+        return row in self._kept
+
     def __getitem__(self, row: int) -> Tensor:
-        if row not in self._read:
-            mask = Image.fromarray(self._images.mask(row))
-            if self._size is not None:
-                mask = mask.resize((self._size, self._size), Image.Resampling.NEAREST)
-            self._read[row] = torch.from_numpy(np.array(mask))
-        return self._read[row]
+        if row not in self._kept:
+            self.keep(row, self._images.pair(row)[1])
+        return self._kept[row]
+
+    def keep(self, row: int, mask: Mask) -> None:
+        """Remember a mask that was read, at the size that was asked for."""
+        squashed = Image.fromarray(mask)
+        if self._size is not None:
+            squashed = squashed.resize((self._size, self._size), Image.Resampling.NEAREST)
+        self._kept[row] = torch.from_numpy(np.array(squashed))
 
 
 def _protocol(config: LinearSegConfig, train: SegmentationSet) -> str:
@@ -184,8 +199,7 @@ def _protocol(config: LinearSegConfig, train: SegmentationSet) -> str:
         f"the last {probe.num_stages} stages, trained on {train.name} ({len(train)} images) for "
         f"{probe.steps} steps of {probe.batch_size}, AdamW {probe.learning_rate:g}, weight decay "
         f"{probe.weight_decay:g}, loss at 1 of {probe.label_stride} x {probe.label_stride} pixels; "
-        f"logits bilinear to label size; mean over the classes in truth or "
-        "prediction"
+        "logits bilinear to label size; mean over the classes in truth or prediction"
     )
 
 

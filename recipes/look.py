@@ -32,20 +32,19 @@ def main(arguments: list[str]) -> None:
     folder = new_folder(config.output_dir, "look")
     teacher = load_teacher(config.teacher, image_size=config.image_size).to(compute_device())
     maps = {config.teacher: teacher(images).cpu()}
-    fields = {}
+    fields, within = {}, {}
     for name in config.models:
         under_test = open_model(name, image_size=config.image_size, seed=config.seed)
         pixels = pixels_of(under_test, config.image_size)
         with torch.inference_mode():
             maps[name] = pixels(images).cpu()
         fields[name] = effective_receptive_field(pixels, images)
-        print(
-            f"{name}: half of the receptive field within {100 * side_of_half(fields[name]):.0f} %"
-        )
+        within[name] = f"within {100 * side_of_half(fields[name]):.0f} %"
+        print(f"{name}: half of the receptive field {within[name]}")
     save_pca(folder / "pca.png", (255 * images).round().byte().cpu(), maps)
     save_receptive_fields(
         folder / "receptive_field.png",
-        {f"{name}\nhalf within {100 * side_of_half(f):.0f} %": f for name, f in fields.items()},
+        {f"{name}\nhalf {within[name]}": field for name, field in fields.items()},
     )
     print(f"{folder / 'pca.png'}\n{folder / 'receptive_field.png'}")
 

@@ -11,6 +11,8 @@ import linear_seg
 import look
 from evaluation import Evaluation
 from models_under_test import open_model
+from pcd_hub.data.labelled import SegmentationSet
+from pcd_hub.data.segmentation_sets import open_segmentation
 from pcd_hub.errors import ConfigError, DataError, StudentError
 from tests.weights.making import exported
 
@@ -86,6 +88,20 @@ def test_the_probe_of_every_model_is_written(segmentation, tmp_path, capsys):
     with Image.open(out / "pictures" / "overlays.png") as picture:
         colours = {tuple(c) for c in np.asarray(picture.convert("RGB")).reshape(-1, 3)}
     assert len(colours) > 50
+
+
+def test_a_mask_is_decoded_once_and_never_without_its_image(segmentation, monkeypatch):
+    decoded, mask = [], SegmentationSet.mask
+    monkeypatch.setattr(SegmentationSet, "mask", lambda s, row: decoded.append(row) or mask(s, row))
+    opened = open_segmentation(str(segmentation), "val")
+    found = linear_seg.squashed(opened, 16, masks_too=True)
+    assert found.images[[0, 1]].shape == found.images[[1, 0]].shape == (2, 3, 16, 16)
+    assert found.masks[0].shape == found.masks[2].shape == (16, 16)
+    assert decoded == [0, 1, 2]
+    Image.new("L", (9, 9)).save(segmentation / "masks" / "val" / "3.png")
+    for read in (lambda: found.images[[3]], lambda: found.masks[3]):
+        with pytest.raises(DataError, match="its mask .*3.png 9 x 9; they must agree"):
+            read()
 
 
 def test_what_is_missing_is_found_before_anything_is_computed(segmentation, tmp_path):
