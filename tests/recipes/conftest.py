@@ -1,13 +1,23 @@
 """Tiny runs of the real recipes."""
 
+import importlib
 import json
+import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import timm
 import torch
+import torch.multiprocessing as mp
+from accelerate.state import AcceleratorState
 from torch import nn
 
+from evaluation import Evaluation
+from pcd_hub.errors import CheckpointError
 from pcd_hub.models.teachers import save_teacher
 
 
@@ -49,7 +59,66 @@ def tiny(tiny_teacher) -> list[str]:
     ]
 
 
+@pytest.fixture
+def bf16(monkeypatch):
+    """What ``accelerate launch --mixed_precision bf16`` sets; a process reads it once."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
 def trace(folder: Path) -> list[dict]:
     """What metrics.jsonl holds, without the timings."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: line[key] for key in ("step", "loss", "lr")} for line in lines]
+    timings = {"images_per_s", "data_wait"}
+    return [{key: value for key, value in line.items() if key not in timings} for line in lines]
+
+
+def check_a_resumed_run(main: Callable[[list[str]], None], arguments: list[str], norm: str) -> None:
+    """Four steps at once, and two after a checkpoint after two, are the same run.
+
+    Args:
+        main: Of a recipe that trains on labels.
+        arguments: With the output folder last, and checkpoints every two steps.
+        norm: An option that may not change meanwhile.
+    """
+    folder = Path(arguments[-1].removeprefix("--run.output-dir="))
+    main(arguments)
+    whole, scores = trace(folder), Evaluation.load(folder).scores
+    last = folder / "checkpoints" / "step_00000004.pt"
+    weights = torch.load(last, weights_only=True)["network"]
+    last.unlink()
+    main([*arguments, "--run.resume"])
+    assert trace(folder) == whole
+    assert len(whole) == 4
+    again = torch.load(last, weights_only=True)["network"]
+    assert all(torch.equal(value, again[name]) for name, value in weights.items())
+    assert Evaluation.load(folder).scores == scores
+    with pytest.raises(CheckpointError, match=f"written with another {norm}"):
+        main([*arguments, f"{norm}=frozen", "--run.resume"])
+
+
+def run_in_two_processes(recipe: ModuleType, arguments: list[str], *, without: str) -> None:
+    """As ``accelerate launch --num_processes 2`` does, spawned.
+
+    Args:
+        recipe: Its module.
+        arguments: Of its command line.
+        without: The function of the module that draws, which takes longer than a tiny run.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mp.spawn(_one_process, (2, port, recipe.__name__, arguments, without), nprocs=2)
+
+
+def _one_process(
+    rank: int, world_size: int, port: int, recipe: str, arguments: list[str], without: str
+) -> None:
+    os.environ |= {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    module: Any = importlib.import_module(recipe)
+    setattr(module, without, lambda *_: None)
+    module.main(arguments)

@@ -1,16 +1,8 @@
 import json
-import os
-import socket
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
-import torch.multiprocessing as mp
-from accelerate.state import AcceleratorState
 from PIL import Image
-from torch import nn
 
 import detect
 from command_line import parse
@@ -19,6 +11,7 @@ from detection_schedule import scaled_schedule
 from evaluation import Evaluation
 from pcd_hub.errors import CheckpointError, ConfigError, DataError
 from pcd_hub.weights import store
+from tests.recipes.conftest import check_a_resumed_run, run_in_two_processes, trace
 from tests.recipes.drawn_coco import draw_coco
 from tests.weights.making import filled
 
@@ -50,13 +43,6 @@ def data(tmp_path) -> str:
 def no_picture(monkeypatch):
     """Drawing takes longer than a tiny run."""
     monkeypatch.setattr(detect, "save_detections", lambda *_: None)
-
-
-def losses(folder: Path) -> list[dict]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {k: v for k, v in line.items() if k not in {"images_per_s", "data_wait"}} for line in lines
-    ]
 
 
 def test_the_schedules_are_detectron2s():
@@ -122,8 +108,8 @@ def test_a_run_leaves_scores_detections_and_a_picture(data, tmp_path, capsys, ki
     assert {each["category_id"] for each in found} <= {3, 17}
     assert {each["image_id"] for each in found} <= {100, 101, 102, 103}
     assert np.asarray(Image.open(folder / "pictures" / "detections.png")).std() > 10
-    assert {"loss", "loss_mask", "loss_classifier", "lr", "step"} <= set(losses(folder)[0])
-    for line in losses(folder):
+    assert {"loss", "loss_mask", "loss_classifier", "lr", "step"} <= set(trace(folder)[0])
+    for line in trace(folder):
         parts = sum(value for name, value in line.items() if name.startswith("loss_"))
         assert line["loss"] == pytest.approx(parts, rel=1e-5)
 
@@ -140,29 +126,16 @@ def test_without_masks_it_is_faster_r_cnn(tmp_path):
 
 @pytest.mark.usefixtures("no_picture")
 def test_a_resumed_run_is_the_same_run(data, tmp_path):
-    folder = tmp_path / "run"
-    detect.main([*TINY, data, f"--run.output-dir={folder}"])
-    whole, scores = losses(folder), Evaluation.load(folder).scores
-    last = folder / "checkpoints" / "step_00000004.pt"
-    weights = torch.load(last, weights_only=True)["network"]
-    last.unlink()
-    detect.main([*TINY, data, f"--run.output-dir={folder}", "--run.resume"])
-    assert losses(folder) == whole
-    assert len(whole) == 4
-    again = torch.load(last, weights_only=True)["network"]
-    assert all(torch.equal(value, again[name]) for name, value in weights.items())
-    assert Evaluation.load(folder).scores == scores
-    arguments = [*TINY, data, f"--run.output-dir={folder}", "--detector.norm=frozen"]
-    with pytest.raises(CheckpointError, match="written with another --detector.norm"):
-        detect.main([*arguments, "--run.resume"])
+    arguments = [*TINY, data, f"--run.output-dir={tmp_path / 'run'}"]
+    check_a_resumed_run(detect.main, arguments, "--detector.norm")
 
 
 @pytest.mark.usefixtures("no_picture")
 def test_it_learns(data, tmp_path):
     arguments = ["--run.max-steps=60", "--schedule.lr=0.02", "--run.checkpoint-every-steps=60"]
     detect.main([*TINY, data, *arguments, f"--run.output-dir={tmp_path / 'run'}"])
-    trace = [line["loss"] for line in losses(tmp_path / "run")]
-    assert sum(trace[-5:]) < 0.6 * sum(trace[:5])
+    losses = [line["loss"] for line in trace(tmp_path / "run")]
+    assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
     scores = Evaluation.load(tmp_path / "run").scores["random:test_resnet"]
     assert scores["box AP50"][0] > 30, "an untrained one has 0"
     assert scores["mask AP50"][0] > 30
@@ -176,23 +149,14 @@ def test_one_seed_is_one_result_and_another_is_another(data, tmp_path):
         detect.main(
             [*TINY, data, f"--run.seed={seed}", "--run.max-steps=1", f"--run.output-dir={folder}"]
         )
-        traces.append(losses(folder))
+        traces.append(trace(folder))
     assert traces[0] == traces[1] != traces[2]
-
-
-@pytest.fixture
-def bf16(monkeypatch):
-    """What ``accelerate launch --mixed_precision bf16`` sets; a process reads it once."""
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    AcceleratorState._reset_state()
-    yield
-    AcceleratorState._reset_state()
 
 
 @pytest.mark.usefixtures("bf16", "no_picture")
 def test_mixed_precision(data, tmp_path):
     detect.main([*TINY, data, "--run.max-steps=1", f"--run.output-dir={tmp_path / 'run'}"])
-    assert np.isfinite(losses(tmp_path / "run")[0]["loss"])
+    assert np.isfinite(trace(tmp_path / "run")[0]["loss"])
     details = Evaluation.load(tmp_path / "run").details
     assert details["hardware"]["mixed_precision"] == "bf16"
 
@@ -217,12 +181,6 @@ def test_a_loss_that_is_no_number_is_said(data, tmp_path):
         detect.main([*TINY, data, "--schedule.lr=1e12", f"--run.output-dir={tmp_path / 'run'}"])
 
 
-@pytest.mark.parametrize("num_processes", [1, 2, 3, 8])
-def test_together_the_processes_have_each_picture_once(num_processes):
-    parts = [detect.shard(7, rank, num_processes) for rank in range(num_processes)]
-    assert sorted(index for part in parts for index in part) == list(range(7))
-
-
 def test_a_picture_that_comes_twice_or_never_is_caught():
     assert detect.one_per_image([(1, [{"score": 2}]), (0, [{"score": 1}])], 2) == [
         *({"score": 1}, {"score": 2})
@@ -232,48 +190,19 @@ def test_a_picture_that_comes_twice_or_never_is_caught():
             detect.one_per_image([(index, []) for index in indices], 2)
 
 
-def _one_process(rank: int, world_size: int, port: int, arguments: list[str]) -> None:
-    os.environ |= {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    detect.save_detections = lambda *_: None
-    detect.main(arguments)
-
-
-def spawn(arguments: list[str]) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(_one_process, (2, port, arguments), nprocs=2)
-
-
 @pytest.mark.usefixtures("no_picture")
 def test_two_processes_train_together_and_find_what_one_finds(data, tmp_path):
     folder = tmp_path / "run"
     arguments = [*TINY, data, "--run.max-steps=2", f"--run.output-dir={folder}"]
-    spawn(arguments)
-    trace, by_two = losses(folder), (folder / "detections.json").read_text()
-    assert [line["step"] for line in trace] == [0, 1]
+    run_in_two_processes(detect, arguments, without="save_detections")
+    before, by_two = trace(folder), (folder / "detections.json").read_text()
+    assert [line["step"] for line in before] == [0, 1]
     scores = Evaluation.load(folder).scores
     detect.main([*arguments, "--run.resume"])  # the run is finished; one process detects again
-    assert losses(folder) == trace
+    assert trace(folder) == before
     assert json.loads((folder / "detections.json").read_text()) == json.loads(by_two)
     assert len(json.loads(by_two)) > 0
     assert Evaluation.load(folder).scores == scores
-
-
-def test_batch_statistics_over_processes_are_refused_on_cpus():
-    two = SimpleNamespace(num_processes=2, device=torch.device("cpu"))
-    one = SimpleNamespace(num_processes=1, device=torch.device("cpu"))
-    module = nn.BatchNorm2d(3)
-    assert detect.with_sync_batch_norm(module, "sync", "--detector.norm", one) is module
-    with pytest.raises(ConfigError, match="on CPUs 2 processes cannot share"):
-        detect.with_sync_batch_norm(module, "sync", "--detector.norm", two)
-    several_gpus = SimpleNamespace(num_processes=2, device=torch.device("cuda"))
-    assert isinstance(
-        detect.with_sync_batch_norm(module, "sync", "--detector.norm", several_gpus),
-        nn.SyncBatchNorm,
-    )
 
 
 @pytest.mark.usefixtures("no_picture")

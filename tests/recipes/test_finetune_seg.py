@@ -1,23 +1,18 @@
 import json
-import os
-import socket
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
-from accelerate.state import AcceleratorState
 from PIL import Image
-from torch import nn
 
 import compare
 import finetune_seg
 from command_line import parse
 from evaluation import Evaluation
 from finetune_seg_configs import FINETUNE_SEG, FinetuneScheduleConfig, scaled_schedule
-from pcd_hub.errors import CheckpointError, ConfigError, DataError, StudentError
-from tests.recipes.conftest import trace
+from pcd_hub.errors import ConfigError, DataError, StudentError
+from tests.recipes.conftest import check_a_resumed_run, run_in_two_processes, trace
 
 TINY = [
     "small",
@@ -125,21 +120,8 @@ def test_a_run_leaves_scores_and_a_picture(data, tmp_path, capsys):
 
 @pytest.mark.usefixtures("no_picture")
 def test_a_resumed_run_is_the_same_run(data, tmp_path):
-    folder = tmp_path / "run"
-    finetune_seg.main([*TINY, data, f"--run.output-dir={folder}"])
-    whole, scores = trace(folder), Evaluation.load(folder).scores
-    last = folder / "checkpoints" / "step_00000004.pt"
-    weights = torch.load(last, weights_only=True)["network"]
-    last.unlink()
-    finetune_seg.main([*TINY, data, f"--run.output-dir={folder}", "--run.resume"])
-    assert trace(folder) == whole
-    assert len(whole) == 4
-    again = torch.load(last, weights_only=True)["network"]
-    assert all(torch.equal(value, again[name]) for name, value in weights.items())
-    assert Evaluation.load(folder).scores == scores
-    arguments = [*TINY, data, f"--run.output-dir={folder}", "--fcn.norm=frozen"]
-    with pytest.raises(CheckpointError, match="written with another --fcn.norm"):
-        finetune_seg.main([*arguments, "--run.resume"])
+    arguments = [*TINY, data, f"--run.output-dir={tmp_path / 'run'}"]
+    check_a_resumed_run(finetune_seg.main, arguments, "--fcn.norm")
 
 
 @pytest.mark.usefixtures("no_picture")
@@ -166,15 +148,6 @@ def test_one_seed_is_one_result_and_seeds_are_joined(data, tmp_path, capsys):
     assert traces[0] == traces[1] != traces[2]
     compare.main([str(folders[0]), str(folders[2])])
     assert "2 seeds" in capsys.readouterr().out
-
-
-@pytest.fixture
-def bf16(monkeypatch):
-    """What ``accelerate launch --mixed_precision bf16`` sets; a process reads it once."""
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    AcceleratorState._reset_state()
-    yield
-    AcceleratorState._reset_state()
 
 
 @pytest.mark.usefixtures("bf16", "no_picture")
@@ -237,22 +210,11 @@ def test_scores_are_those_of_a_confusion_matrix_written_out():
         finetune_seg.scored(torch.zeros(3, 3, dtype=torch.long), names)
 
 
-def _one_process(rank: int, world_size: int, port: int, arguments: list[str]) -> None:
-    os.environ |= {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    finetune_seg.draw = lambda _: None
-    finetune_seg.main(arguments)
-
-
 @pytest.mark.usefixtures("no_picture")
 def test_two_processes_train_together_and_count_what_one_counts(data, tmp_path):
     folder = tmp_path / "run"
     arguments = [*TINY, data, *LEARNING, "--run.max-steps=20", f"--run.output-dir={folder}"]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(_one_process, (2, port, arguments), nprocs=2)
+    run_in_two_processes(finetune_seg, arguments, without="draw")
     by_two, together = trace(folder), Evaluation.load(folder)
     assert [line["step"] for line in by_two] == list(range(20))
     assert together.details["hardware"]["processes"] == 2
@@ -267,16 +229,3 @@ def test_two_processes_train_together_and_count_what_one_counts(data, tmp_path):
         alone.details["models"]["random:test_resnet"]
         == together.details["models"]["random:test_resnet"]
     )
-
-
-def test_batch_statistics_over_processes_are_refused_on_cpus():
-    two = SimpleNamespace(num_processes=2, device=torch.device("cpu"))
-    one = SimpleNamespace(num_processes=1, device=torch.device("cpu"))
-    module = nn.BatchNorm2d(3)
-    assert finetune_seg.with_sync_batch_norm(module, "sync", "--fcn.norm", one) is module
-    assert finetune_seg.with_sync_batch_norm(module, "batch", "--fcn.norm", two) is module
-    with pytest.raises(ConfigError, match="on CPUs 2 processes cannot share"):
-        finetune_seg.with_sync_batch_norm(module, "sync", "--fcn.norm", two)
-    several_gpus = SimpleNamespace(num_processes=2, device=torch.device("cuda"))
-    synced = finetune_seg.with_sync_batch_norm(module, "sync", "--fcn.norm", several_gpus)
-    assert isinstance(synced, nn.SyncBatchNorm)
