@@ -22,10 +22,10 @@ from configs import DataConfig, OptimConfig, RunConfig
 from pcd_hub.data.loader import Batch, BatchPlan, StepSampler, training_batches
 from pcd_hub.data.sources import ImageSource, ImageStream, open_source
 from pcd_hub.data.views import byol_views
-from pcd_hub.errors import ConfigError, DataError, StudentError, nearest
+from pcd_hub.errors import ConfigError, DataError, StudentError
 from pcd_hub.method.optim import LARS, decay_groups
 from pcd_hub.method.schedule import scaled_lr, warmup_cosine
-from pcd_hub.models.entries import build_arguments, entry_cfg
+from pcd_hub.models.entries import build_arguments, check_architecture, entry_cfg
 from pcd_hub.models.grid import PixelGrid, pixel_grid
 from run_folder import RunFolder
 from scene_probe import save_views
@@ -203,8 +203,7 @@ def build_backbone(arch: str, *, image_size: int) -> PixelGrid:
     Raises:
         StudentError: If timm has no such architecture, or it cannot take ``image_size``.
     """
-    if not timm.is_model(arch):
-        raise StudentError(f"timm has no architecture '{arch}'{nearest(arch, timm.list_models())}")
+    check_architecture(arch)
     arguments = build_arguments(arch, image_size)
     try:
         model = timm.create_model(arch, pretrained=False, num_classes=0, **arguments)
