@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from command_line import parse, run
 from configs import DISTILL, DistillConfig, PixelMethodConfig
 from launch import start_accelerator
+from models_under_test import ModelUnderTest
 from pcd_hub.data.loader import Batch
 from pcd_hub.data.sources import ImageSource, ImageStream
 from pcd_hub.errors import ConfigError
@@ -43,7 +44,7 @@ from pcd_hub.weights.manifest import read_manifest, write_json
 from pcd_hub.weights.record import WeightRecord
 from pictures import save_pca, save_training_curve
 from run_folder import RunFolder, provenance
-from scene_probe import ProbedBackbone, probe_backbones, scene_mosaics
+from scene_probe import probe_backbones, scene_mosaics
 from training import (
     Normalise,
     Training,
@@ -311,13 +312,14 @@ def _fresh_export(folder: Path) -> Path:
 
 def _probe(finished: Distillation, picture: Path) -> dict[str, Any]:
     cfg, facts = entry_cfg(finished.config.student.arch), finished.teacher.facts
-    backbones = {
-        "random start": ProbedBackbone(model=finished.random_start, mean=cfg.mean, std=cfg.std),
-        "distilled student": ProbedBackbone(model=finished.student, mean=cfg.mean, std=cfg.std),
-        "teacher": ProbedBackbone(
-            model=finished.teacher.grid.model, mean=facts.mean, std=facts.std
-        ),
-    }
+    backbones = [
+        ModelUnderTest(name=name, model=model, mean=normalisation.mean, std=normalisation.std)
+        for name, model, normalisation in (
+            ("random start", finished.random_start, cfg),
+            ("distilled student", finished.student, cfg),
+            ("teacher", finished.teacher.grid.model, facts),
+        )
+    ]
     return {
         "scene_probe": probe_backbones(
             backbones,

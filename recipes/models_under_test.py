@@ -43,7 +43,7 @@ class ModelUnderTest:
     """A timm model without a head, and the pixel values it expects."""
 
     name: str
-    """As it was asked for."""
+    """As it was asked for; the row of tables."""
     model: nn.Module
     mean: tuple[float, ...]
     """Of pixel values in [0, 1], per channel."""

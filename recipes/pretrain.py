@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from command_line import parse, run
 from configs import PRETRAIN, PretrainConfig
 from launch import start_accelerator
+from models_under_test import ModelUnderTest
 from pcd_hub.data.loader import Batch
 from pcd_hub.errors import ConfigError, StudentError
 from pcd_hub.method.encoder import ProjectedEncoder
@@ -34,7 +35,7 @@ from pcd_hub.models.entries import entry_cfg
 from pcd_hub.models.grid import PixelGrid
 from pcd_hub.models.teachers import save_teacher
 from run_folder import RunFolder, provenance
-from scene_probe import ProbedBackbone, probe_backbones
+from scene_probe import probe_backbones
 from training import (
     Normalise,
     Training,
@@ -195,10 +196,10 @@ def _probe(
     picture: Path,
 ) -> dict[str, Any]:
     cfg = entry_cfg(config.encoder.arch)
-    backbones = {
-        "random start": ProbedBackbone(model=random_start, mean=cfg.mean, std=cfg.std),
-        "pre-trained": ProbedBackbone(model=trained, mean=cfg.mean, std=cfg.std),
-    }
+    backbones = [
+        ModelUnderTest(name=name, model=model, mean=cfg.mean, std=cfg.std)
+        for name, model in (("random start", random_start), ("pre-trained", trained))
+    ]
     return {
         "scene_probe": probe_backbones(
             backbones,

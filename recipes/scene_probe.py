@@ -1,8 +1,7 @@
 """The closing table of a run: a linear probe of each backbone on held-out generated scenes."""
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
+from models_under_test import ModelUnderTest
 from pcd_hub.data.scenes import CLASSES, render_scene
 from pcd_hub.data.sources import SCENE_SIZE
 from pcd_hub.evaluate.segmentation import LabelledImages, LinearProbe, ProbeResult, StageFeatures
@@ -35,15 +35,6 @@ _PALETTE = np.asarray(
     ],
     np.uint8,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbedBackbone:
-    """A timm model with the normalisation it expects."""
-
-    model: nn.Module
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 def labelled_scenes(seed: int, count: int) -> LabelledImages:
@@ -71,7 +62,7 @@ def scene_mosaics(count: int, *, tiles: int, size: int | None = None) -> Tensor:
 
 
 def probe_backbones(
-    backbones: Mapping[str, ProbedBackbone],
+    backbones: Sequence[ModelUnderTest],
     *,
     subject: str,
     num_scenes: int,
@@ -84,13 +75,13 @@ def probe_backbones(
     """
     train, test = labelled_scenes(TRAIN_SEED, num_scenes), labelled_scenes(TEST_SEED, num_scenes)
     results = {
-        label: LinearProbe(
+        backbone.name: LinearProbe(
             StageFeatures(backbone.model, mean=backbone.mean, std=backbone.std),
             train,
             test,
             num_classes=len(CLASSES),
         ).run()
-        for label, backbone in backbones.items()
+        for backbone in backbones
     }
     _print_table(results, num_scenes)
     _draw(picture, test, results)
