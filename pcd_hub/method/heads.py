@@ -1,6 +1,7 @@
 """Projection heads: a trained one put to work on pixels (SpatialAdaptor), the student's own."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -46,7 +47,9 @@ def to_pixel_head(vector_head: nn.Sequential) -> nn.Sequential:
 
 
 def law_error(
-    vector_head: nn.Module, pixel_head: nn.Module, maps: Float[Tensor, "b c h w"]
+    vector_head: Callable[[Tensor], Tensor],
+    pixel_head: Callable[[Tensor], Tensor],
+    maps: Float[Tensor, "b c h w"],
 ) -> float:
     """How far THE LAW is broken on ``maps``.
 

@@ -12,11 +12,12 @@
 """
 
 import contextlib
+import copy
 import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -44,6 +45,7 @@ from pcd_hub.models.checkpoints import (
     layout_of,
     read_checkpoint,
 )
+from pcd_hub.models.folding import fold_batch_norms
 from pcd_hub.models.grid import PixelGrid, own_image_size, pixel_grid
 
 log = logging.getLogger("pcd_hub")
@@ -52,6 +54,7 @@ TEACHER_WEIGHTS = "teacher.safetensors"
 TEACHER_FACTS = "teacher.json"
 ORIGIN_FACTS = ("layout", "source_file", "source_sha256")
 _LAW_TOLERANCE = 1e-4  # float32, heads up to 8192 wide
+_FOLDED_COSINE = 0.999
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +96,7 @@ class Teacher(nn.Module):
         self.register_buffer("std", torch.tensor(facts.std).view(3, 1, 1))
         self._input_size: int | None = None
         self._grid_size: tuple[int, int] | None = None
+        self._pixels: Callable[[Tensor], Tensor] = self._seen
         self.requires_grad_(False)  # noqa: FBT003
         self.eval()
 
@@ -103,12 +107,19 @@ class Teacher(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b c h w"]:
         with torch.inference_mode():
-            if self._input_size is not None:
-                size = self._input_size, self._input_size
-                images = F.interpolate(images, size, mode="bilinear", antialias=True)
-            pixels = self.head(self.grid((images - self.mean) / self.std))
-            pixels = pixels if self._grid_size is None else _resampled(pixels, self._grid_size)
+            pixels = self._pixels(images)
         return pixels.clone()  # an ordinary tensor again: the loss keeps it for its backward pass
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile what :meth:`forward` computes, with ``torch.compile``'s arguments."""
+        self._pixels = torch.compile(self._seen, *args, **kwargs)
+
+    def _seen(self, images: Tensor) -> Tensor:
+        if self._input_size is not None:
+            size = self._input_size, self._input_size
+            images = F.interpolate(images, size, mode="bilinear", antialias=True)
+        pixels = self.head(self.grid((images - self.mean) / self.std))
+        return pixels if self._grid_size is None else _resampled(pixels, self._grid_size)
 
     def see(
         self, image_size: int, *, input_size: int | None = None, grid: tuple[int, int] | None = None
@@ -117,7 +128,7 @@ class Teacher(nn.Module):
 
         Every change is said in the log; None changes nothing.
         """
-        self._input_size, self._grid_size = None, None
+        self._input_size, self._grid_size, self._pixels = None, None, self._seen
         if input_size not in {None, image_size}:
             log.info("the teacher sees %d px, the student %d px", input_size, image_size)
             self._input_size = input_size
@@ -131,6 +142,32 @@ class Teacher(nn.Module):
     def grid_size(self, image_size: int) -> tuple[int, int]:
         """Height and width of the pixels of an image of ``image_size``."""
         return _grid_size(self, image_size)
+
+    def fold_batch_norms(self, image_size: int) -> None:
+        """Fold batch norms into convolutions: the same pixels but for rounding, sooner.
+
+        Nothing is folded, and it is said, if on noise images any pixel's cosine with what it was
+        falls below 0.999, or THE LAW fails afterwards.
+        """
+        images = _noise(self, image_size)
+        self._pixels = self._seen
+        folded = copy.deepcopy(self)
+        with torch.no_grad():
+            maps = folded.grid(images)
+            pixels = folded.head(maps)
+            count = fold_batch_norms(folded.grid, images) + fold_batch_norms(folded.head, maps)
+            maps = folded.grid(images)
+            cosine = F.cosine_similarity(folded.head(maps), pixels).min().item()
+            vectors = self.head(maps.mean((2, 3), keepdim=True)).flatten(1)
+            error = law_error(lambda _: vectors, folded.head, maps)
+        if cosine >= _FOLDED_COSINE and error <= _LAW_TOLERANCE:
+            self.grid, self.head = folded.grid, folded.head
+        else:
+            log.warning(
+                "%d batch norms of the teacher stay as they are: folded, its pixels had a cosine "
+                "of %.4f with what they were (at least %s), and THE LAW an error of %.1e",
+                *(count, cosine, _FOLDED_COSINE, error),
+            )
 
     @property
     def num_channels(self) -> int:
@@ -185,6 +222,7 @@ def load_matched_teacher(
     image_size: int,
     teacher_image_size: int | str | None = None,
     keep_last_norm: bool = True,
+    fold_batch_norms: bool = False,
 ) -> Teacher:
     """Load a teacher whose pixels lie on the student's grid.
 
@@ -197,6 +235,7 @@ def load_matched_teacher(
             there is one. Where the grids still differ the teacher's pixels are resampled: area
             means where its grid is the finer one (which keep THE LAW), else bilinear.
         keep_last_norm: As for :func:`load_teacher`.
+        fold_batch_norms: Into convolutions, as :meth:`Teacher.fold_batch_norms`.
 
     Raises:
         TeacherError: As :func:`load_teacher`.
@@ -211,6 +250,8 @@ def load_matched_teacher(
             resized = load_teacher(source, image_size=candidate, keep_last_norm=keep_last_norm)
             if resized.grid_size(candidate) == wanted:
                 teacher, size = resized, candidate
+    if fold_batch_norms:
+        teacher.fold_batch_norms(size)
     teacher.see(image_size, input_size=size, grid=wanted)
     return teacher
 
@@ -465,9 +506,8 @@ def _check_law(
     teacher: Teacher, vector_head: nn.Module, pixel_head: nn.Module, image_size: int
 ) -> None:
     """Hold the law on the real backbone's features of noise images."""
-    images = torch.rand(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        maps = teacher.grid((images - teacher.mean) / teacher.std)
+        maps = teacher.grid(_noise(teacher, image_size))
         if maps.shape[1] != next(pixel_head.parameters()).shape[1]:
             raise TeacherError(
                 f"{teacher.facts.source}: "
@@ -481,6 +521,12 @@ def _check_law(
             f"mean of the pixel head differs from the head of the mean by {error:.1e} "
             f"(at most {_LAW_TOLERANCE:.0e}): its head cannot work on pixels"
         )
+
+
+def _noise(teacher: Teacher, image_size: int) -> Tensor:
+    """Two normalised noise images, always the same."""
+    images = torch.rand(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    return (images.to(teacher.mean.device) - teacher.mean) / teacher.std
 
 
 def _tensors_sha256(model: nn.Module, head: nn.Module | None) -> str:
