@@ -1,10 +1,10 @@
 """The optimizer of the method, and the split of parameters by weight decay."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 
@@ -24,6 +24,7 @@ class LARS(Optimizer):
         weight_decay: At least 0.
         trust_coefficient: eta.
         eps: Added to ``|g|``, so that a zero gradient does no harm.
+        foreach: All weights at once, in a few kernels each; False is the slow twin.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class LARS(Optimizer):
         weight_decay: float = 0.0,
         trust_coefficient: float = 1e-3,
         eps: float = 1e-8,
+        foreach: bool = True,
     ) -> None:
         if (
             lr < 0
@@ -54,6 +56,7 @@ class LARS(Optimizer):
             "weight_decay": weight_decay,
             "trust_coefficient": trust_coefficient,
             "eps": eps,
+            "foreach": foreach,
         }
         super().__init__(params, defaults)
 
@@ -65,27 +68,39 @@ class LARS(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._update(weight, group)
+            moved = [weight for weight in group["params"] if weight.grad is not None]
+            scaled = [weight for weight in moved if weight.ndim > 1]
+            plain = [weight for weight in moved if weight.ndim <= 1]
+            for weights in (scaled, plain):
+                for together in [weights] if group["foreach"] else [[w] for w in weights]:
+                    if together:
+                        self._update(together, group, scaled=weights is scaled)
         return loss
 
-    def _update(self, weight: torch.Tensor, group: dict[str, Any]) -> None:
-        update = weight.grad
-        assert update is not None
-        if weight.ndim > 1:
-            update = update.add(weight, alpha=group["weight_decay"])
-            weight_norm, update_norm = weight.norm(), update.norm()
-            trust = group["trust_coefficient"] * weight_norm / (update_norm + group["eps"])
-            update = update * torch.where(
-                (weight_norm > 0) & (update_norm > 0), trust, torch.ones_like(trust)
-            )
-        state = self.state[weight]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(weight)
-        buffer = state["momentum_buffer"]
-        buffer.mul_(group["momentum"]).add_(update)
-        weight.add_(buffer, alpha=-group["lr"])
+    def _update(self, weights: list[Tensor], group: dict[str, Any], *, scaled: bool) -> None:
+        updates: Any = [weight.grad for weight in weights]
+        if scaled:
+            updates = torch._foreach_add(updates, weights, alpha=group["weight_decay"])
+            ratios = _trust_ratios(weights, updates, group["trust_coefficient"], group["eps"])
+            updates = torch._foreach_mul(updates, ratios)
+        for weight in weights:
+            if "momentum_buffer" not in self.state[weight]:
+                self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        buffers = [self.state[weight]["momentum_buffer"] for weight in weights]
+        torch._foreach_mul_(buffers, group["momentum"])
+        torch._foreach_add_(buffers, updates)
+        torch._foreach_add_(weights, buffers, alpha=-group["lr"])
+
+
+def _trust_ratios(
+    weights: list[Tensor], updates: Sequence[Tensor], trust_coefficient: float, eps: float
+) -> list[Tensor]:
+    """``eta * |w| / |g|`` of each weight; 1 where either is zero. No value leaves the device."""
+    weight_norms = torch.stack(torch._foreach_norm(weights))
+    update_norms = torch.stack(torch._foreach_norm(list(updates)))
+    ratios = trust_coefficient * weight_norms / (update_norms + eps)
+    both = (weight_norms > 0) & (update_norms > 0)
+    return list(torch.where(both, ratios, 1.0).to(updates[0].dtype).unbind())
 
 
 def decay_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:

@@ -21,8 +21,9 @@ def slow_lars(weight, gradients, *, lr, momentum, weight_decay, trust_coefficien
     return weight
 
 
+@pytest.mark.parametrize("foreach", [True, False])
 @pytest.mark.parametrize("shape", [(4, 3, 3, 3), (7, 5), (6,), ()])
-def test_equals_its_slow_twin(shape):
+def test_equals_its_slow_twin(shape, foreach):
     settings = {
         "lr": 0.7,
         "momentum": 0.9,
@@ -33,7 +34,7 @@ def test_equals_its_slow_twin(shape):
     start = torch.randn(shape, dtype=torch.float64)
     gradients = [torch.randn(shape, dtype=torch.float64) for _ in range(5)]
     weight = nn.Parameter(start.clone())
-    optimizer = LARS([weight], **settings)
+    optimizer = LARS([weight], **settings, foreach=foreach)
     for gradient in gradients:
         weight.grad = gradient.clone()
         optimizer.step()
@@ -41,6 +42,29 @@ def test_equals_its_slow_twin(shape):
     torch.testing.assert_close(
         weight.data, slow_lars(start, gradients, **settings), rtol=1e-12, atol=1e-12
     )
+
+
+def test_all_weights_at_once_equal_one_after_the_other():
+    """Of every number of dimensions, a zero among them, and one without a gradient."""
+    torch.manual_seed(1)
+    start = [torch.randn(shape) for shape in [(4, 3, 3, 3), (7, 5), (6,), (), (3, 3), (2, 2)]]
+    start[4].zero_()
+    found = []
+    for foreach in (True, False):
+        weights = [nn.Parameter(value.clone()) for value in start]
+        optimizer = LARS(decay_list(weights), lr=0.3, weight_decay=0.1, foreach=foreach)
+        for step in range(3):
+            for number, weight in enumerate(weights[:-1]):
+                weight.grad = torch.full_like(weight, 0.1 * (step + number))
+            optimizer.step()
+        found.append(weights)
+    for together, apart, before in zip(*found, start, strict=True):
+        torch.testing.assert_close(together, apart, rtol=1e-6, atol=1e-7)
+        assert torch.equal(together, before) == (before is start[-1])
+
+
+def decay_list(weights):
+    return [{"params": weights[:3], "weight_decay": 0.2}, {"params": weights[3:]}]
 
 
 def test_zero_weights_and_zero_gradients_do_no_harm():
