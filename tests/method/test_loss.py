@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pcd_hub.method.loss import (
+    _bank_parts,
+    _flash_takes,
     bank_log_sum_exp,
     cosine_smooth_l1,
     pixel_info_nce,
@@ -46,7 +48,7 @@ def test_value_and_gradient_equal_the_definition(dtype, tolerance, temperature):
 
 
 def test_tiles_do_not_change_the_result(monkeypatch):
-    student, teacher, negatives = case(dtype=torch.float64)
+    student, teacher, negatives = case(dtype=torch.float64)  # has no flash attention
     whole = pixel_info_nce(student, teacher, negatives, temperature=0.2)
     (whole_gradient,) = torch.autograd.grad(whole, student)
     monkeypatch.setattr("pcd_hub.method.loss._CPU_TILE", (7, 5))
@@ -98,6 +100,50 @@ def test_bfloat16_autocast_is_as_exact_as_dense_bfloat16_logits():
     assert abs(ours - exact) <= 2 * abs(dense - exact) + 1e-3
     error = (gradient - exact_gradient).abs().max()
     assert error <= 2 * (dense_gradient - exact_gradient).abs().max()
+
+
+@pytest.mark.parametrize(("n", "k"), [(30, 64), (300, 63), (7, 128)])
+def test_flash_attention_and_tiles_give_the_same_sums_and_gradients(monkeypatch, n, k):
+    query = F.normalize(torch.randn(n, 16), dim=1).requires_grad_()
+    bank = torch.randn(k, 16)
+    results = []
+    for keys_a_part, flash in ((16, True), (k, True), (k, False)):
+        monkeypatch.setattr("pcd_hub.method.loss._FLASH_KEYS", keys_a_part)
+        if not flash:
+            monkeypatch.setattr("pcd_hub.method.loss._flash_takes", lambda *_: False)
+        found = bank_log_sum_exp(query, bank, temperature=0.2)
+        results.append((found, *torch.autograd.grad(found.square().sum(), query)))
+    for parts_or_one in results[:2]:
+        torch.testing.assert_close(parts_or_one, results[2], rtol=1e-5, atol=1e-4)
+
+
+def test_the_bank_is_divided_no_further_than_it_can_be(monkeypatch):
+    cpu = torch.device("cpu")
+    assert [_bank_parts(128, k, cpu) for k in (4096, 16_384, 65_536, 65_534)] == [1, 1, 4, 2]
+
+
+def test_float64_and_wide_vectors_on_gpus_have_no_flash_attention():
+    assert _flash_takes(torch.ones(4, 8), torch.float32)
+    assert not _flash_takes(torch.ones(4, 8, dtype=torch.float64), torch.float64)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("channels", [128, 256, 512])
+def test_on_a_gpu_it_is_as_exact_as_dense_bfloat16_logits(channels):
+    """512 channels are too wide for flash attention and take the tiles."""
+    query = F.normalize(torch.randn(6272, channels, device="cuda"), dim=1).requires_grad_()
+    bank = F.normalize(torch.randn(8192, channels, device="cuda"), dim=1)
+    assert _flash_takes(query, torch.bfloat16) == (channels <= 256)
+    exact = (query.double() @ bank.double().T / 0.2).logsumexp(1)
+    (exact_gradient,) = torch.autograd.grad(exact.sum(), query)
+    with torch.autocast("cuda", torch.bfloat16):
+        dense = (query @ bank.T).float().div(0.2).logsumexp(1)
+        ours = bank_log_sum_exp(query, bank, temperature=0.2)
+    (dense_gradient,) = torch.autograd.grad(dense.sum(), query)
+    (gradient,) = torch.autograd.grad(ours.sum(), query)
+    assert (ours - exact).abs().max() <= 2 * (dense - exact).abs().max()
+    error = (gradient - exact_gradient).norm()
+    assert error <= 2 * (dense_gradient - exact_gradient).norm()
 
 
 def test_log_sum_exp_passes_gradcheck():
