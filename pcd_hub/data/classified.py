@@ -7,12 +7,20 @@
 ==========================  ====================================================================
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from pcd_hub.data.sources import HFImages, ImageFiles, ImageSource, load_split, split_folder
+from pcd_hub.data.sources import (
+    HFImages,
+    ImageFiles,
+    ImageSource,
+    ResultT,
+    load_split,
+    split_folder,
+)
 from pcd_hub.errors import DataError
 
 
@@ -40,6 +48,10 @@ class ClassifiedSet:
     def __getitem__(self, index: int) -> Image.Image:
         """Image ``index`` as upright RGB; raises ``BrokenImageError`` if it cannot be decoded."""
         return self._images[index]
+
+    def read(self, index: int, to_image: Callable[[Image.Image], ResultT]) -> ResultT:
+        """As ``ImageSource.read``."""
+        return self._images.read(index, to_image)
 
     def fingerprint(self) -> str:
         """Of the images."""

@@ -15,8 +15,16 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
 
-from pcd_hub.data.sources import BrokenImageError, ImageSource, ImageStream
-from pcd_hub.data.views import TwoViews
+from pcd_hub.data.sources import (
+    BrokenImageError,
+    Encoded,
+    ImageSource,
+    ImageStream,
+    as_rgb,
+    shrink_before_decoding,
+    upright_size,
+)
+from pcd_hub.data.views import DrawnViews, TwoViews, stacked
 from pcd_hub.errors import DataError
 
 _MOST_NEIGHBOURS = 32
@@ -151,6 +159,20 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
                 yield [(epoch, int(index)) for index in part]
 
 
+@dataclass(frozen=True)
+class DrawnFromFile:
+    """Draws the views of an opened image, and decodes it no larger than they need."""
+
+    views: TwoViews
+    epoch: int
+    index: int
+
+    def __call__(self, opened: Image.Image) -> tuple[Image.Image, DrawnViews]:
+        drawn = self.views.draw(upright_size(opened), epoch=self.epoch, index=self.index)
+        shrink_before_decoding(opened, drawn.largest_shrink)
+        return as_rgb(opened), drawn
+
+
 class _IndexedViews(Dataset[Batch]):
     def __init__(self, source: ImageSource, views: TwoViews) -> None:
         self._source = source
@@ -162,11 +184,11 @@ class _IndexedViews(Dataset[Batch]):
         for offset in range(_MOST_NEIGHBOURS):
             index = (wanted + offset) % len(self._source)
             try:
-                image = self._source[index]
+                drawn = self._source.read(index, DrawnFromFile(self._views, epoch, index))
             except BrokenImageError as error:
                 broken.append((error.name, error.reason))
                 continue
-            pair = self._views(image, epoch=epoch, index=index)
+            pair = self._views.render(*drawn)
             return Batch(views=pair[None], indices=torch.tensor([index]), broken=broken)
         raise DataError(
             f"{_MOST_NEIGHBOURS} images in a row cannot be read, "
@@ -176,7 +198,7 @@ class _IndexedViews(Dataset[Batch]):
 
 def _collate(samples: list[Batch]) -> Batch:
     return Batch(
-        views=torch.cat([sample.views for sample in samples]),
+        views=stacked([sample.views for sample in samples]),
         indices=torch.cat([sample.indices for sample in samples]),
         broken=[name for sample in samples for name in sample.broken],
     )
@@ -223,16 +245,19 @@ class _StreamViews(IterableDataset[Batch | None]):
 
     def _batch(self, rows: Iterator["_StreamRow"], worker: int) -> Batch:
         taken: list[_StreamRow] = []
+        pairs: list[Tensor] = []
         broken: list[tuple[str, str]] = []
         while len(taken) < self._plan.batch_size:
             row = next(rows)
-            if isinstance(row.image, BrokenImageError):
-                broken.append((row.image.name, row.image.reason))
-            else:
-                taken.append(row)
-        pairs = [self._views(row.image, epoch=row.epoch, index=row.number) for row in taken]  # pyright: ignore[reportArgumentType]
+            try:
+                drawn = row.image(DrawnFromFile(self._views, row.epoch, row.number))
+            except BrokenImageError as error:
+                broken.append((error.name, error.reason))
+                continue
+            taken.append(row)
+            pairs.append(self._views.render(*drawn))
         return Batch(
-            views=torch.stack(pairs),
+            views=stacked([pair[None] for pair in pairs]),
             indices=torch.tensor([row.number for row in taken]),
             broken=broken,
             stream_state=(worker, taken[-1].state),
@@ -260,7 +285,7 @@ class _StreamViews(IterableDataset[Batch | None]):
 
 
 class _StreamRow(NamedTuple):
-    image: Image.Image | BrokenImageError
+    image: Encoded
     epoch: int
     number: int
     state: dict[str, Any]

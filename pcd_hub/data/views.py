@@ -1,20 +1,34 @@
 """Two augmented views of an image, each a pure function of (seed, epoch, index, view).
 
-The random numbers are drawn first, into a :class:`ViewParameters`; :func:`render_view` then needs
-no randomness. So neither the number of workers nor the order of work changes a pixel.
+The random numbers are drawn first, into a :class:`ViewParameters`; rendering then needs no
+randomness. So neither the number of workers nor the order of work changes a pixel. As they are
+drawn before the image is decoded, a large JPEG is decoded no larger than its views need.
+
+Pillow crops and resizes; OpenCV does the colours and the blur, several times faster than Pillow,
+which stays as the slow twin (``renderer="pillow"``) and needs nothing to be installed.
 """
 
 import dataclasses
+import functools
+import importlib.util
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
+
+from pcd_hub.errors import DataError
+
+Renderer = Literal["opencv", "pillow"]
+Pixels = UInt8[np.ndarray, "height width 3"]
+
+_GRAY = np.asarray([0.299, 0.587, 0.114])  # ITU-R 601, as Pillow and OpenCV weigh
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,17 +62,38 @@ class TwoViews:
     first: ViewPolicy
     second: ViewPolicy
     seed: int
+    renderer: Renderer = "opencv"
+
+    def __post_init__(self) -> None:
+        _check_renderer(self.renderer)
 
     def __call__(
         self, image: Image.Image, *, epoch: int, index: int
     ) -> UInt8[Tensor, "2 3 size size"]:
         """The two views of ``image``, which is number ``index`` of its source, in ``epoch``."""
+        return self.render(image, self.draw(image.size, epoch=epoch, index=index))
+
+    def draw(self, size: tuple[int, int], *, epoch: int, index: int) -> "DrawnViews":
+        """Everything random about the views of an image of ``size`` (width, height)."""
+        width, height = size
         views = []
         for number, policy in enumerate((self.first, self.second)):
             rng = np.random.default_rng((self.seed, epoch, index, number))
-            parameters = draw_view(policy, rng, width=image.width, height=image.height)
-            views.append(render_view(image, parameters, size=self.image_size))
-        return torch.stack(views)
+            views.append(draw_view(policy, rng, width=width, height=height))
+        sides = [side for view in views for side in view.crop_size]
+        return DrawnViews(views=views, size=size, largest_shrink=min(sides) / self.image_size)
+
+    def render(self, image: Image.Image, drawn: "DrawnViews") -> UInt8[Tensor, "2 3 size size"]:
+        """The drawn views of an RGB image, which may be smaller than ``drawn.size``."""
+        scale = image.width / drawn.size[0], image.height / drawn.size[1]
+        how = render_view if self.renderer == "opencv" else render_view_with_pillow
+        views = [how(image, view.scaled(*scale), size=self.image_size) for view in drawn.views]
+        return stacked([view[None] for view in views])
+
+
+def stacked(views: list[Tensor]) -> Tensor:
+    """``torch.cat`` of maps ``(..., C, H, W)``, all laid out channels last."""
+    return torch.cat([view.movedim(-3, -1) for view in views]).movedim(-1, -3)
 
 
 def byol_views(
@@ -68,11 +103,12 @@ def byol_views(
     crop_area: tuple[float, float] = (0.08, 1.0),
     hue: float = 0.1,
     gray_probability: float = 0.2,
+    renderer: Renderer = "opencv",
 ) -> TwoViews:
     """BYOL's asymmetric pair: first always blurred, second rarely, but sometimes solarized."""
     first = ViewPolicy(crop_area=crop_area, hue=hue, gray_probability=gray_probability)
     second = dataclasses.replace(first, blur_probability=0.1, solarize_probability=0.2)
-    return TwoViews(image_size=image_size, first=first, second=second, seed=seed)
+    return TwoViews(image_size=image_size, first=first, second=second, seed=seed, renderer=renderer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +124,30 @@ class ViewParameters:
     blur_sigma: float
     """In pixels at 224; 0 for none."""
     solarize: bool
+
+    @property
+    def crop_size(self) -> tuple[float, float]:
+        """Width and height of the crop."""
+        left, top, right, bottom = self.box
+        return right - left, bottom - top
+
+    def scaled(self, x: float, y: float) -> "ViewParameters":
+        """The same view of an image that is ``x`` times as wide and ``y`` times as high."""
+        if x == y == 1:
+            return self
+        left, top, right, bottom = self.box
+        return dataclasses.replace(self, box=(left * x, top * y, right * x, bottom * y))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnViews:
+    """The views of one image, before it is decoded."""
+
+    views: list[ViewParameters]
+    size: tuple[int, int]
+    """Width and height of the image that the boxes are measured in."""
+    largest_shrink: float
+    """How many times smaller the image may be and no crop has fewer pixels than its view."""
 
 
 def draw_view(
@@ -137,15 +197,94 @@ def _draw_jitter(policy: ViewPolicy, rng: np.random.Generator) -> tuple[tuple[st
     return tuple(factors[place] for place in rng.permutation(4))
 
 
-def render_view(
-    image: Image.Image, parameters: ViewParameters, *, size: int
-) -> UInt8[Tensor, "3 size size"]:
-    """Apply drawn ``parameters`` to an RGB image."""
+def _cropped(image: Image.Image, parameters: ViewParameters, size: int) -> Image.Image:
     view = image.resize(
         (size, size), Image.Resampling.BICUBIC, box=parameters.box, reducing_gap=2.0
     )
-    if parameters.flip:
-        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if parameters.flip else view
+
+
+def render_view(
+    image: Image.Image, parameters: ViewParameters, *, size: int
+) -> UInt8[Tensor, "3 size size"]:
+    """Apply drawn ``parameters`` to an RGB image.
+
+    Every step rounds to 8 bits, as Pillow's do.
+    """
+    view: Pixels = np.array(_cropped(image, parameters, size))
+    for name, factor in parameters.jitter:
+        view = _COLOURS[name](view, factor)
+    if parameters.gray:
+        view = _saturate(view, 0.0)
+    if parameters.blur_sigma:
+        sigma = parameters.blur_sigma * size / 224
+        view = _cv2().GaussianBlur(view, (0, 0), sigma, borderType=_cv2().BORDER_REPLICATE)
+    if parameters.solarize:
+        view = np.where(view < 128, view, 255 - view)
+    return _as_tensor(view)
+
+
+def _as_tensor(view: Pixels) -> UInt8[Tensor, "3 size size"]:
+    """Laid out as it is, channels last, which is also what convolutions like best."""
+    return torch.from_numpy(view).permute(2, 0, 1)
+
+
+def _mix(view: Pixels, weights: Float[np.ndarray, "3 3"], offset: float) -> Pixels:
+    """``weights (3, 3) @ pixel + offset``, rounded and cut to 8 bits."""
+    matrix = np.column_stack((weights, np.full(3, offset)))
+    return _cv2().transform(view, matrix)
+
+
+def _brighten(view: Pixels, factor: float) -> Pixels:
+    return _mix(view, factor * np.eye(3), 0.0)
+
+
+def _contrast(view: Pixels, factor: float) -> Pixels:
+    mean = round(float(np.dot(_cv2().mean(view)[:3], _GRAY)))
+    return _mix(view, factor * np.eye(3), (1 - factor) * mean)
+
+
+def _saturate(view: Pixels, factor: float) -> Pixels:
+    return _mix(view, factor * np.eye(3) + (1 - factor) * _GRAY, 0.0)
+
+
+def _turn_hue(view: Pixels, factor: float) -> Pixels:
+    """By ``factor`` of the colour circle, which 8 bits divide into 256."""
+    hsv = _cv2().cvtColor(view, _cv2().COLOR_RGB2HSV_FULL)
+    hsv[..., 0] += np.uint8(round(256 * factor) % 256)
+    return _cv2().cvtColor(hsv, _cv2().COLOR_HSV2RGB_FULL)
+
+
+_COLOURS: dict[str, Callable[[Pixels, float], Pixels]] = {
+    "brightness": _brighten,
+    "contrast": _contrast,
+    "saturation": _saturate,
+    "hue": _turn_hue,
+}
+
+
+@functools.cache
+def _cv2() -> Any:
+    """OpenCV, with one thread: the loader's processes are the parallel part."""
+    import cv2
+
+    cv2.setNumThreads(0)
+    return cv2
+
+
+def _check_renderer(renderer: Renderer) -> None:
+    if renderer == "opencv" and importlib.util.find_spec("cv2") is None:
+        raise DataError(
+            "views are rendered with OpenCV, which is not installed; pip install "
+            "'pcd_hub[recipes]', or take the slower --data.renderer pillow"
+        )
+
+
+def render_view_with_pillow(
+    image: Image.Image, parameters: ViewParameters, *, size: int
+) -> UInt8[Tensor, "3 size size"]:
+    """The slow twin of :func:`render_view`; its blur is three box filters, its hue truncated."""
+    view = _cropped(image, parameters, size)
     for name, factor in parameters.jitter:
         view = _adjust(view, name, factor)
     if parameters.gray:
@@ -154,7 +293,7 @@ def render_view(
         view = view.filter(ImageFilter.GaussianBlur(parameters.blur_sigma * size / 224))
     if parameters.solarize:
         view = ImageOps.solarize(view)
-    return torch.from_numpy(np.array(view)).permute(2, 0, 1).contiguous()
+    return _as_tensor(np.array(view))
 
 
 def _adjust(view: Image.Image, name: str, factor: float) -> Image.Image:

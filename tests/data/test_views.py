@@ -1,11 +1,24 @@
+import dataclasses
+import io
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms import RandomResizedCrop, v2
 
+from pcd_hub.data.loader import DrawnFromFile
 from pcd_hub.data.scenes import render_scene
-from pcd_hub.data.views import ViewPolicy, byol_views, draw_view, render_view
+from pcd_hub.data.sources import as_rgb, shrink_before_decoding, upright_size
+from pcd_hub.data.views import (
+    ViewParameters,
+    ViewPolicy,
+    byol_views,
+    draw_view,
+    render_view,
+    render_view_with_pillow,
+)
+from pcd_hub.errors import DataError
 
 IMAGE = Image.fromarray(render_scene(0, 1, size=120).image)
 
@@ -117,8 +130,6 @@ def test_flip_and_gray_do_what_they_say():
     drawn = draw_view(
         ViewPolicy(crop_area=(1.0, 1.0), **PLAIN), np.random.default_rng(1), width=120, height=120
     )
-    import dataclasses
-
     straight = render_view(IMAGE, drawn, size=120)
     flipped = render_view(IMAGE, dataclasses.replace(drawn, flip=True), size=120)
     assert torch.equal(flipped, straight.flip(2))
@@ -128,3 +139,184 @@ def test_flip_and_gray_do_what_they_say():
     assert torch.equal(inverted, torch.where(straight < 128, straight, 255 - straight))
     blurred = render_view(IMAGE, dataclasses.replace(drawn, blur_sigma=4.0), size=120)
     assert blurred.float().var() < straight.float().var()
+
+
+RENDERERS = [render_view, render_view_with_pillow]
+WHOLE = ViewParameters(
+    box=(0.0, 0.0, 96.0, 96.0), flip=False, jitter=(), gray=False, blur_sigma=0.0, solarize=False
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "most"),
+    [
+        ({"jitter": (("brightness", 1.4),)}, 1),
+        ({"jitter": (("contrast", 0.6),)}, 1),
+        ({"jitter": (("contrast", 1.4),)}, 1),
+        ({"jitter": (("saturation", 0.8),)}, 1),
+        ({"jitter": (("saturation", 1.2),)}, 1),
+        ({"jitter": (("hue", 0.1),)}, 18),
+        ({"jitter": (("hue", -0.1),)}, 18),
+        ({"gray": True}, 1),
+        ({"solarize": True}, 0),
+        ({"flip": True}, 0),
+    ],
+    ids=str,
+)
+def test_opencv_and_pillow_give_the_same_colours(change, most):
+    """Pillow cuts fractions off, OpenCV rounds; hue in 8 bits is coarse in both."""
+    parameters = dataclasses.replace(WHOLE, **change)
+    for scene in range(4):
+        image = Image.fromarray(render_scene(5, scene, size=96).image)
+        ours, theirs = (how(image, parameters, size=96).float() for how in RENDERERS)
+        assert (ours - theirs).abs().max() <= most
+        assert (ours - theirs).abs().mean() <= (2 if most > 1 else 0.6)
+        if not change.get("flip"):
+            plain = render_view(image, WHOLE, size=96).float()
+            assert (ours - plain).abs().mean() > 1, "nothing was done"
+
+
+@pytest.mark.parametrize("sigma", [0.3, 1.0, 2.0])
+def test_the_blur_is_a_gaussian_of_the_stated_width_at_224(sigma):
+    """The response to a single bright pixel has variance sigma squared in both directions."""
+    dot = Image.new("RGB", (224, 224))
+    dot.putpixel((100, 120), (255, 255, 255))
+    grown = np.zeros((224, 224, 3), np.uint8)
+    grown[116:125, 96:105] = 255  # 9 x 9, of variance 20 / 3, so that 8 bits resolve the rim
+    parameters = dataclasses.replace(WHOLE, box=(0.0, 0.0, 224.0, 224.0), blur_sigma=sigma)
+    view = render_view(Image.fromarray(grown), parameters, size=224)[0].double()
+    share = view / view.sum()
+    places = torch.arange(224.0, dtype=torch.float64)
+    for axis, centre in ((0, 120), (1, 100)):
+        mass = share.sum(1 - axis)
+        mean = (mass * places).sum()
+        assert mean == pytest.approx(centre, abs=0.02)
+        variance = (mass * (places - mean) ** 2).sum()
+        assert variance == pytest.approx(sigma**2 + 20 / 3, rel=0.02)
+
+
+def torchvision_views(image_size, blur, solarize):
+    """BYOL's pair as torchvision's own transforms have it."""
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(
+                image_size, (0.08, 1.0), interpolation=v2.InterpolationMode.BICUBIC
+            ),
+            v2.RandomHorizontalFlip(),
+            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], p=0.8),
+            v2.RandomGrayscale(0.2),
+            v2.RandomApply([v2.GaussianBlur(23, (0.1, 2.0))], p=blur),
+            v2.RandomSolarize(128, p=solarize),
+            v2.PILToTensor(),
+        ]
+    )
+
+
+def statistics(view):
+    """Of one view: brightness, contrast, colourfulness, sharpness."""
+    values = view.float()
+    gray = values.mean(0)
+    return [
+        gray.mean().item(),
+        gray.std().item(),
+        values.std(0).mean().item(),
+        gray.diff(dim=1).abs().mean().item(),
+    ]
+
+
+def test_views_have_the_distribution_of_torchvisions():
+    """Means and spreads within four standard errors; the same 400 scenes through both."""
+    size, count = 48, 400
+    views, references = (
+        byol_views(size, seed=0),
+        [torchvision_views(size, 1.0, 0.0), torchvision_views(size, 0.1, 0.2)],
+    )
+    # torchvision's blur is in pixels; ours is scaled from 224.
+    for reference in references:
+        reference.transforms[4].transforms[0].sigma = [0.1 * size / 224, 2.0 * size / 224]
+    ours, theirs = [], []
+    for index in range(count):
+        image = Image.fromarray(render_scene(2, index, size=96).image)
+        ours.append([statistics(view) for view in views(image, epoch=0, index=index)])
+        theirs.append([statistics(reference(image)) for reference in references])
+    ours, theirs = np.asarray(ours), np.asarray(theirs)  # scenes, views, statistics
+    standard_error = np.sqrt((ours.var(0) + theirs.var(0)) / count)
+    assert (np.abs(ours.mean(0) - theirs.mean(0)) < 4 * standard_error).all()
+    # Of a standard deviation: about 1 / sqrt(2 n), twice that for the heavier tails.
+    assert np.abs(np.log(ours.std(0) / theirs.std(0))).max() < 4 * 2 / np.sqrt(count)
+
+
+def jpeg(size, **options):
+    image = Image.fromarray(render_scene(3, 0, size=96).image).resize(
+        size, Image.Resampling.BICUBIC
+    )
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=95, **options)
+    file.seek(0)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("size", "least", "shrunk"),
+    [((960, 720), 0.9, 4), ((400, 300), 0.08, 1), ((300, 200), 0.9, 1), ((1000, 602), 0.9, 2)],
+)
+def test_a_large_jpeg_is_decoded_no_larger_than_its_views_need(size, least, shrunk):
+    views = byol_views(160, seed=0, crop_area=(least, 1.0))
+    views = dataclasses.replace(
+        views,
+        first=dataclasses.replace(views.first, **PLAIN),
+        second=dataclasses.replace(views.second, **PLAIN),
+    )
+    drawn_sizes = []
+    for index in range(6):
+        with Image.open(jpeg(size)) as opened:
+            small, drawn = DrawnFromFile(views, 0, index)(opened)
+        with Image.open(jpeg(size)) as opened:
+            whole = as_rgb(opened)
+        drawn_sizes.append(round(size[0] / small.width))
+        assert all(
+            side * small.width / size[0] >= 159 or small.size == size
+            for view in drawn.views
+            for side in view.crop_size
+        )
+        error = views.render(small, drawn).float() - views.render(whole, drawn).float()
+        assert error.abs().mean() < 1.5
+        assert torch.equal(views.render(whole, drawn), views(whole, epoch=0, index=index)), (
+            "the same crops, however large it was decoded"
+        )
+    assert max(drawn_sizes) == shrunk
+
+
+def test_views_of_a_turned_jpeg_are_those_of_the_upright_image():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    views = byol_views(64, seed=0, crop_area=(0.9, 1.0))
+    with Image.open(jpeg((800, 400), exif=exif)) as opened:
+        assert upright_size(opened) == (400, 800)
+        small, drawn = DrawnFromFile(views, 0, 0)(opened)
+    assert small.size == (100, 200)
+    with Image.open(jpeg((800, 400), exif=exif)) as opened:
+        whole = as_rgb(opened)
+    assert whole.size == (400, 800)
+    error = views.render(small, drawn).float() - views(whole, epoch=0, index=0).float()
+    assert error.abs().mean() < 3
+
+
+def test_other_formats_are_not_shrunk():
+    file = io.BytesIO()
+    Image.new("RGB", (640, 640)).save(file, "PNG")
+    with Image.open(file) as opened:
+        shrink_before_decoding(opened, 8.0)
+        assert as_rgb(opened).size == (640, 640)
+
+
+def test_without_opencv_the_way_out_is_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DataError, match="--data.renderer pillow"):
+        byol_views(32, seed=0)
+    assert byol_views(32, seed=0, renderer="pillow")(IMAGE, epoch=0, index=0).shape == (
+        2,
+        3,
+        32,
+        32,
+    )
