@@ -29,6 +29,8 @@ class TeacherConfig:
 
     The released PCD code drops it.
     """
+    fold_batch_norms: bool = True
+    """Into its convolutions: the same pixels but for rounding, sooner."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,9 @@ class DataConfig:
     gray_probability: float = 0.2
     """Of a view without colour."""
     num_workers: int | None = None
-    """Processes that prepare views, per training process. Default: 1 on CPU, else up to 8."""
+    """Processes that prepare views, per training process. Default: 1 on CPU, else up to 16."""
+    renderer: Literal["opencv", "pillow"] = "opencv"
+    """Who draws the colours and the blur of a view; pillow is the slow twin."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +152,22 @@ class RunConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpeedConfig:
+    """How fast. Nothing here changes a result but by rounding; every switch can be turned off."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: as the launcher says, else bf16 where the device multiplies it itself, else fp32."""
+    compile: bool | None = None
+    """torch.compile of the networks (on CPUs of the teacher). Default: on GPUs, from 1000 steps on."""
+    channels_last: bool = True
+    """Layout of maps and weights in memory."""
+    foreach: bool = True
+    """The optimizer treats all weights at once."""
+    keep_memory: bool = True
+    """On CPUs with glibc: freed memory is kept for the next tensor."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DistillConfig:
     """recipes/distill.py."""
 
@@ -156,6 +176,7 @@ class DistillConfig:
     data: DataConfig = field(default_factory=DataConfig)
     method: PixelMethodConfig = field(default_factory=PixelMethodConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
     run: RunConfig = field(default_factory=RunConfig)
     probe_scenes: int = 0
     """Held-out generated scenes for the closing linear probe; 0 for none.
@@ -174,6 +195,7 @@ class PretrainConfig:
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr_per_256=0.3, weight_decay=1.5e-6)
     )
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
     run: RunConfig = field(default_factory=RunConfig)
     probe_scenes: int = 0
     """Held-out generated scenes for the closing linear probe; 0 for none.

@@ -16,12 +16,14 @@ import dataclasses
 import functools
 import itertools
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from command_line import parse, run
 from configs import DISTILL, DistillConfig, PixelMethodConfig
@@ -45,15 +47,18 @@ from pcd_hub.weights.record import WeightRecord
 from pictures import save_pca, save_training_curve
 from run_folder import RunFolder, provenance
 from scene_probe import probe_backbones, scene_mosaics
+from speed import Compilable, compile_or_say_why_not, pass_through, wants_compile
 from training import (
     Normalise,
     Training,
     build_backbone,
     build_optimizer,
     data_facts,
+    memory_format,
     open_training_source,
     plan_batches,
     train,
+    update,
     with_sync_batch_norm,
 )
 
@@ -72,21 +77,27 @@ def main(arguments: list[str]) -> None:
             f"--run.name {weight_name} names another architecture than --student.arch "
             f"{config.student.arch}; use {config.student.arch}.pcd_WHAT"
         )
-    accelerator = start_accelerator(trackers=config.run.trackers)
+    accelerator = start_accelerator(
+        trackers=config.run.trackers,
+        speed=config.speed,
+        static_graph=config.optim.accumulation_steps == 1,
+    )
     finished = distill(accelerator, config, config_name)
     if accelerator.is_main_process:
-        keep(finished, weight_name)
+        with torch.compiler.set_stance("force_eager"):  # other shapes, a few times each
+            keep(finished, weight_name)
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
 
 @dataclasses.dataclass(kw_only=True)
 class Distillation:
-    """A finished run."""
+    """A run, ready to start or finished."""
 
     config: DistillConfig
     config_name: str
     training: Training
+    take_step: Callable[[list[Batch], int], Tensor]
     teacher: Teacher
     student: nn.Module
     random_start: nn.Module
@@ -94,7 +105,21 @@ class Distillation:
 
 
 def distill(accelerator: Accelerator, config: DistillConfig, config_name: str) -> Distillation:
-    """Everything that can be wrong is found before the output folder is made; then train."""
+    """Prepare and train."""
+    prepared = prepare(accelerator, config, config_name)
+    log.info(
+        "%s -> %s: %d steps into %s",
+        config.teacher.source,
+        config.student.arch,
+        prepared.training.plan.total_steps,
+        prepared.training.folder.path,
+    )
+    train(prepared.training, prepared.take_step)
+    return prepared
+
+
+def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -> Distillation:
+    """Everything that can be wrong is found before the output folder is made."""
     size, method = config.data.image_size, config.method
     torch.manual_seed(config.run.seed)
     source = open_training_source(config.data, accelerator)
@@ -109,6 +134,7 @@ def distill(accelerator: Accelerator, config: DistillConfig, config_name: str) -
         image_size=size,
         teacher_image_size=config.teacher.image_size,
         keep_last_norm=config.teacher.keep_last_norm,
+        fold_batch_norms=config.teacher.fold_batch_norms,
     )
     _check_similarities(config, teacher)
     head = student_head(student.num_channels, _head_layout(config, teacher))
@@ -120,14 +146,19 @@ def distill(accelerator: Accelerator, config: DistillConfig, config_name: str) -
     folder = RunFolder.open(accelerator, config, default_name=config_name)
 
     # The student and its head alone have gradients, hence they alone are wrapped.
-    distiller = with_sync_batch_norm(distiller, config.run, accelerator).to(
-        memory_format=torch.channels_last
-    )  # pyright: ignore[reportCallIssue]
-    wrapped, optimizer = accelerator.prepare(distiller, build_optimizer(distiller, config.optim))
-    teacher.to(accelerator.device)
+    device, channels_last = accelerator.device, config.speed.channels_last
+    layout = memory_format(channels_last=channels_last)
+    distiller = cast("Distiller", with_sync_batch_norm(distiller, config.run, accelerator))
+    distiller.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
+    teacher.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
     for part in beside.values():
-        part.to(accelerator.device)
-    normalise = Normalise(config.student.arch, accelerator.device)
+        part.to(device)
+    normalise = Normalise(config.student.arch, device, channels_last=channels_last)
+    if wants_compile(config.speed, device, steps=plan.total_steps):
+        _compile(teacher, distiller, normalise.example(2 * plan.batch_size, size), accelerator)
+    wrapped, optimizer = accelerator.prepare(
+        distiller, build_optimizer(distiller, config.optim, config.speed)
+    )
     training = Training(
         accelerator=accelerator,
         folder=folder,
@@ -154,7 +185,8 @@ def distill(accelerator: Accelerator, config: DistillConfig, config_name: str) -
                 contextlib.nullcontext() if number == len(parts) else accelerator.no_sync(wrapped)
             )
             with synchronise, accelerator.autocast():
-                pixels = teacher(images)
+                with record_function("teacher"):
+                    pixels = teacher(images)
                 keys.append(pixels[: len(part.views)].float().mean((2, 3)))
                 if moments is not None:
                     moments.add(accelerator.gather(ChannelMoments.of(pixels)[None]))  # pyright: ignore[reportArgumentType]
@@ -162,34 +194,42 @@ def distill(accelerator: Accelerator, config: DistillConfig, config_name: str) -
                 negatives = () if queue is None else (queue.keys,)
                 loss = wrapped(normalise(images), _targets(pixels, config), *negatives)
                 losses.append(loss / len(parts))
-                accelerator.backward(losses[-1])
-        if config.optim.clip_grad_norm:
-            accelerator.clip_grad_norm_(wrapped.parameters(), config.optim.clip_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
+                with record_function("backward"):
+                    accelerator.backward(losses[-1])
+        update(wrapped, optimizer, accelerator, config.optim)
         if queue is not None:
             for key in keys:
                 queue.push(accelerator.gather(key))  # pyright: ignore[reportArgumentType]
         return torch.stack(losses).detach().sum()
 
     wrapped.train()
-    log.info(
-        "%s -> %s: %d steps into %s",
-        config.teacher.source,
-        config.student.arch,
-        plan.total_steps,
-        folder.path,
-    )
-    train(training, take_step)
     return Distillation(
         config=config,
         config_name=config_name,
         training=training,
+        take_step=take_step,
         teacher=teacher,
         student=student.model,
         random_start=random_start,
         untrained=tuple(name.removeprefix("model.") for name in unreached),
     )
+
+
+def _compile(
+    teacher: Teacher, distiller: Distiller, images: Tensor, accelerator: Accelerator
+) -> None:
+    """The teacher; on GPUs the student too, which on CPUs did not get faster by it."""
+
+    def one_pass() -> None:
+        with accelerator.autocast():
+            teacher(images)
+            if images.device.type == "cuda":
+                pass_through(nn.Sequential(distiller.student, distiller.head), images)
+
+    parts: dict[str, Compilable] = {"teacher": teacher}
+    if images.device.type == "cuda":
+        parts |= {"student": distiller.student, "head": distiller.head}
+    compile_or_say_why_not(parts, one_pass)
 
 
 def _beside_the_teacher(

@@ -7,18 +7,30 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 
+from configs import SpeedConfig
 from pcd_hub.errors import ConfigError
+from speed import keep_freed_memory, mixed_precision
 
 log = logging.getLogger("pcd_hub")
 
 
-def start_accelerator(*, trackers: tuple[str, ...] = ()) -> Accelerator:
+def start_accelerator(
+    *,
+    trackers: tuple[str, ...] = (),
+    speed: SpeedConfig | None = None,
+    static_graph: bool = False,
+) -> Accelerator:
     """An Accelerator that really spans all launched processes.
 
     On machines without an accelerator it must be told ``cpu=True``, or every process of a launch
     believes it is alone. There the threads are set too: launchers leave each process with one.
+
+    Args:
+        trackers: Beside metrics.jsonl.
+        speed: Precision and memory; the launcher's precision and the system's habits if not given.
+        static_graph: Whether every step has one backward pass through the same parameters.
 
     Raises:
         ConfigError: If the launcher started more processes than the Accelerator sees, or a tracker
@@ -31,7 +43,18 @@ def start_accelerator(*, trackers: tuple[str, ...] = ()) -> Accelerator:
     on_cpu = not torch.accelerator.is_available()
     if on_cpu:
         torch.set_num_threads(max(1, _num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-    accelerator = Accelerator(cpu=on_cpu, log_with=list(trackers) or None, project_dir=Path())
+    if on_cpu and speed is not None and speed.keep_memory:
+        keep_freed_memory()
+    torch.backends.cudnn.benchmark = speed is not None  # views are all of one size
+    accelerator = Accelerator(
+        cpu=on_cpu,
+        mixed_precision=None if speed is None else mixed_precision(speed),
+        log_with=list(trackers) or None,
+        project_dir=Path(),
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True, static_graph=static_graph)
+        ],
+    )
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
         raise ConfigError(

@@ -36,15 +36,18 @@ from pcd_hub.models.grid import PixelGrid
 from pcd_hub.models.teachers import save_teacher
 from run_folder import RunFolder, provenance
 from scene_probe import probe_backbones
+from speed import compile_or_say_why_not, pass_through, wants_compile
 from training import (
     Normalise,
     Training,
     build_backbone,
     build_optimizer,
     data_facts,
+    memory_format,
     open_training_source,
     plan_batches,
     train,
+    update,
     with_sync_batch_norm,
 )
 
@@ -54,7 +57,9 @@ log = logging.getLogger("pcd_hub")
 def main(arguments: list[str]) -> None:
     """Parse, pre-train, keep."""
     config_name, config = parse(PRETRAIN, "mocov3_r50", arguments)
-    accelerator = start_accelerator(trackers=config.run.trackers)
+    accelerator = start_accelerator(
+        trackers=config.run.trackers, speed=config.speed, static_graph=True
+    )
     pretrain(accelerator, config, config_name)
     accelerator.end_training()
 
@@ -78,22 +83,27 @@ def pretrain(accelerator: Accelerator, config: PretrainConfig, config_name: str)
     random_start = copy.deepcopy(pixels.model)
     method = config.method
     width, dim = method.head_width, method.dim
+    device, layout = accelerator.device, memory_format(channels_last=config.speed.channels_last)
     encoder = ProjectedEncoder(pixels, pixels.num_channels, hidden_width=width, dim=dim)
     slow = None
     if method.loss == "mocov3":
         contrast = MoCoV3(encoder, hidden_width=width, dim=dim, temperature=method.temperature)
         slow = with_sync_batch_norm(momentum_copy(encoder), config.run, accelerator)
-        slow.to(accelerator.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        slow.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
     else:
         contrast = SimCLR(encoder, temperature=method.temperature)
     folder = RunFolder.open(accelerator, config, default_name=config_name)
 
-    contrast = with_sync_batch_norm(contrast, config.run, accelerator).to(
-        memory_format=torch.channels_last
-    )  # pyright: ignore[reportCallIssue]
-    wrapped, optimizer = accelerator.prepare(contrast, build_optimizer(contrast, config.optim))
+    contrast = with_sync_batch_norm(contrast, config.run, accelerator)
+    contrast.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
+    normalise = Normalise(config.encoder.arch, device, channels_last=config.speed.channels_last)
+    if wants_compile(config.speed, device, steps=plan.total_steps):
+        images = normalise.example(plan.batch_size, config.data.image_size)
+        _compile(cast("MoCoV3 | SimCLR", contrast), slow, images, accelerator)
+    wrapped, optimizer = accelerator.prepare(
+        contrast, build_optimizer(contrast, config.optim, config.speed)
+    )
     contrast = cast("MoCoV3 | SimCLR", accelerator.unwrap_model(wrapped))
-    normalise = Normalise(config.encoder.arch, accelerator.device)
     training = Training(
         accelerator=accelerator,
         folder=folder,
@@ -121,10 +131,7 @@ def pretrain(accelerator: Accelerator, config: PretrainConfig, config_name: str)
             keys = momentum_keys(first, second, step) if slow is not None else ()
             loss = wrapped(first, second, *keys)
             accelerator.backward(loss)
-        if config.optim.clip_grad_norm:
-            accelerator.clip_grad_norm_(wrapped.parameters(), config.optim.clip_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
+        update(wrapped, optimizer, accelerator, config.optim)
         return loss.detach()
 
     wrapped.train()
@@ -135,6 +142,20 @@ def pretrain(accelerator: Accelerator, config: PretrainConfig, config_name: str)
     if accelerator.is_main_process:
         _keep(training, config, config_name, contrast=contrast, slow=slow, start=random_start)
     accelerator.wait_for_everyone()
+
+
+def _compile(
+    contrast: MoCoV3 | SimCLR, slow: nn.Module | None, images: Tensor, accelerator: Accelerator
+) -> None:
+    def one_pass() -> None:
+        with accelerator.autocast():
+            for encoder in parts.values():
+                pass_through(encoder, images)
+
+    parts: dict[str, nn.Module] = {"encoder": contrast.base_encoder}
+    if slow is not None:
+        parts["momentum encoder"] = slow
+    compile_or_say_why_not(parts, one_pass)
 
 
 def _keep(

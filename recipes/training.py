@@ -16,9 +16,10 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
+from torch.profiler import record_function
 from tqdm import tqdm
 
-from configs import DataConfig, OptimConfig, RunConfig
+from configs import DataConfig, OptimConfig, RunConfig, SpeedConfig
 from pcd_hub.data.loader import Batch, BatchPlan, StepSampler, training_batches
 from pcd_hub.data.sources import ImageSource, ImageStream, open_source
 from pcd_hub.data.views import byol_views
@@ -69,7 +70,7 @@ def train(training: Training, take_step: Callable[[list[Batch], int], Tensor]) -
     if accelerator.scaler is not None:  # fp16: its scale affects the next step
         training.state["scaler"] = accelerator.scaler
     start, stream_states = _resume(training) if run.resume else (0, {})
-    batches = _batches(training, start, stream_states)
+    batches = open_batches(training, start, stream_states)
     broken = BrokenImages(training.source, accelerator)
     progress = Progress(
         accelerator, training.optim.global_batch_size, start=start, steps=training.plan.total_steps
@@ -122,7 +123,10 @@ def _resume(training: Training) -> tuple[int, dict[int, Any]]:
     return int(checkpoint["step"]), training.folder.stream_states(checkpoint)
 
 
-def _batches(training: Training, start_step: int, stream_states: dict[int, Any]) -> Iterator[Batch]:
+def open_batches(
+    training: Training, start_step: int, stream_states: dict[int, Any]
+) -> Iterator[Batch]:
+    """The batches of this process, from ``start_step`` on."""
     data, device = training.data, training.accelerator.device
     views = byol_views(
         data.image_size,
@@ -130,6 +134,7 @@ def _batches(training: Training, start_step: int, stream_states: dict[int, Any])
         crop_area=(data.min_crop_area, data.max_crop_area),
         hue=data.hue,
         gray_probability=data.gray_probability,
+        renderer=data.renderer,
     )
     workers = data.num_workers if data.num_workers is not None else default_workers(device)
     return training_batches(
@@ -147,7 +152,7 @@ def default_workers(device: torch.device) -> int:
     if device.type == "cpu":
         return 1
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(8, max(1, (os.cpu_count() or 1) // local - 1))
+    return min(16, max(1, (os.cpu_count() or 1) // local - 1))
 
 
 def open_training_source(data: DataConfig, accelerator: Accelerator) -> ImageSource | ImageStream:
@@ -212,14 +217,28 @@ def build_backbone(arch: str, *, image_size: int) -> PixelGrid:
     return pixel_grid(model, image_size=image_size)
 
 
-def build_optimizer(module: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
+def build_optimizer(
+    module: nn.Module, optim: OptimConfig, speed: SpeedConfig
+) -> torch.optim.Optimizer:
     """LARS or AdamW over every trainable parameter; the learning rate is set before each step."""
     groups = decay_groups(module, weight_decay=optim.weight_decay)
     match optim.name:
         case "lars":
-            return LARS(groups, lr=0.0)
+            return LARS(groups, lr=0.0, foreach=speed.foreach)
         case "adamw":
-            return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95))
+            how = {"fused": True} if speed.foreach else {"foreach": False}
+            return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), **how)
+
+
+def update(
+    wrapped: nn.Module, optimizer: Any, accelerator: Accelerator, optim: OptimConfig
+) -> None:
+    """Clip, step, and forget the gradients."""
+    with record_function("optimizer"):
+        if optim.clip_grad_norm:
+            accelerator.clip_grad_norm_(wrapped.parameters(), optim.clip_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 def with_sync_batch_norm(module: nn.Module, run: RunConfig, accelerator: Accelerator) -> nn.Module:
@@ -235,13 +254,19 @@ def with_sync_batch_norm(module: nn.Module, run: RunConfig, accelerator: Acceler
     return convert_sync_batchnorm(module)  # timm's keeps the activation inside BatchNormAct2d
 
 
+def memory_format(*, channels_last: bool) -> torch.memory_format:
+    """How maps and weights lie in memory; channels last is what convolutions are fastest on."""
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
 class Normalise:
     """Batches as float images in [0, 1], and the student's normalisation.
 
     The first view of all images, then the second view of all.
     """
 
-    def __init__(self, arch: str, device: torch.device) -> None:
+    def __init__(self, arch: str, device: torch.device, *, channels_last: bool = True) -> None:
+        self._layout = memory_format(channels_last=channels_last)
         cfg = entry_cfg(arch)
         self._mean = torch.tensor(cfg.mean, device=device).view(3, 1, 1)
         self._std = torch.tensor(cfg.std, device=device).view(3, 1, 1)
@@ -250,7 +275,12 @@ class Normalise:
     def images(self, batch: Batch) -> Tensor:
         """``(2 B, 3, S, S)`` in [0, 1]."""
         views = batch.views.to(self._device, non_blocking=True).transpose(0, 1).flatten(0, 1)
-        return (views / 255).contiguous(memory_format=torch.channels_last)
+        return (views / 255).contiguous(memory_format=self._layout)
+
+    def example(self, count: int, size: int) -> Tensor:
+        """Black images ``(count, 3, size, size)``, laid out as those of a batch."""
+        images = torch.zeros(count, 3, size, size, device=self._device)
+        return images.contiguous(memory_format=self._layout)
 
     def __call__(self, images: Tensor) -> Tensor:
         return (images - self._mean) / self._std

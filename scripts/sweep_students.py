@@ -32,7 +32,7 @@ import torch
 sys.path.append(str(Path(__file__).parents[1] / "recipes"))
 
 import pcd_hub
-from configs import OptimConfig
+from configs import OptimConfig, SpeedConfig
 from pcd_hub.errors import PCDHubError
 from pcd_hub.method.distiller import Distiller, freeze_unreached
 from pcd_hub.method.heads import HeadLayout, student_head
@@ -116,7 +116,7 @@ def _train_once(student: torch.nn.Module, image_size: int) -> torch.Tensor:
         HeadLayout(mlps=((64, 16),), hidden_bias=False, output_bias=False),
     )
     distiller = Distiller(student, head, loss=partial(pixel_info_nce, temperature=0.2))
-    optimizer = build_optimizer(distiller, OptimConfig(name="adamw"))
+    optimizer = build_optimizer(distiller, OptimConfig(name="adamw"), SpeedConfig())
     for group in optimizer.param_groups:
         group["lr"] = 1e-4
     with torch.no_grad():

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 PixelLoss = Callable[..., Tensor]
 """Student pixels, teacher pixels and, if it contrasts, negatives -> a scalar."""
@@ -35,11 +36,14 @@ class Distiller(nn.Module):
         *negatives: Float[Tensor, "k d"],
     ) -> Float[Tensor, ""]:
         """The loss of one batch: student pixels against ``teacher_pixels`` (and ``negatives``)."""
-        student_pixels = self.student(views)
-        if self.pooled:
-            student_pixels = student_pixels.mean((2, 3), keepdim=True)
-            teacher_pixels = teacher_pixels.mean((2, 3), keepdim=True)
-        return self.loss(self.head(student_pixels), teacher_pixels, *negatives)
+        with record_function("student"):
+            student_pixels = self.student(views)
+            if self.pooled:
+                student_pixels = student_pixels.mean((2, 3), keepdim=True)
+                teacher_pixels = teacher_pixels.mean((2, 3), keepdim=True)
+            student_pixels = self.head(student_pixels)
+        with record_function("loss"):
+            return self.loss(student_pixels, teacher_pixels, *negatives)
 
 
 def freeze_unreached(student: nn.Module, *, image_size: int) -> tuple[str, ...]:

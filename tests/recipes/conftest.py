@@ -50,6 +50,7 @@ def tiny(tiny_teacher) -> list[str]:
         "--method.queue-length=32",
         "--method.head-width=24",
         "--optim.name=adamw",
+        "--speed.precision=fp32",
         "--optim.lr-per-256=0.02",
         "--optim.global-batch-size=8",
         "--run.max-steps=6",

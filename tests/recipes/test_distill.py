@@ -99,6 +99,7 @@ def test_distillation_moves_the_student_and_not_the_teacher(tiny, tmp_path):
 
     finished = distill.distill(start_accelerator(), config, "test")
     again = pcd_hub.load_teacher(config.teacher.source, image_size=32)
+    again.fold_batch_norms(32)
     for key, value in finished.teacher.state_dict().items():
         assert torch.equal(value, again.state_dict()[key]), key
     start, weight = finished.random_start.state_dict(), "layer1.0.conv1.weight"
@@ -263,10 +264,27 @@ def _assert_same(one, other):
             assert one == other
 
 
-def test_golden_loss_trace(tiny, tmp_path, request):
-    """Twenty steps on the CPU. A change that should not alter results shows the same trace."""
+PLAIN = [
+    "--teacher.no-fold-batch-norms",
+    "--speed.no-channels-last",
+    "--speed.no-foreach",
+    "--speed.no-keep-memory",
+]
+"""What is fast, switched off."""
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["fast", "plain"])
+def test_golden_loss_trace(tiny, tmp_path, request, monkeypatch, fast):
+    """Twenty steps on the CPU. A change that should not alter results shows the same trace.
+
+    Every way to be fast included: the views are Pillow's, as OpenCV rounds otherwise.
+    """
     golden = Path(__file__).parents[1] / "golden" / "distill_trace.json"
-    folder = run([*tiny, "--run.max-steps=20", "--run.no-store"], tmp_path / "run")
+    options = ["--run.max-steps=20", "--run.no-store", "--data.renderer=pillow"]
+    if not fast:
+        options += PLAIN
+        monkeypatch.setattr("pcd_hub.method.loss._flash_takes", lambda *_: False)
+    folder = run([*tiny, *options], tmp_path / "run")
     found = [line["loss"] for line in trace(folder)]
     if request.config.getoption("--update-golden"):
         golden.write_text(json.dumps(found, indent=1) + "\n")
@@ -306,7 +324,6 @@ def test_cross_views_pair_the_other_view_by_grid_index():
 
 
 def test_bfloat16_autocast_takes_effect_on_the_cpu(tiny, tmp_path, monkeypatch):
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -320,7 +337,12 @@ def test_bfloat16_autocast_takes_effect_on_the_cpu(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.nn.Conv2d, "forward", spy)
     try:
-        folder = run(tiny, tmp_path / "run", "--run.no-store", "--run.max-steps=1")
+        folder = run(
+            [*tiny, "--speed.precision=bf16"],
+            tmp_path / "run",
+            "--run.no-store",
+            "--run.max-steps=1",
+        )
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
     assert seen.count(torch.bfloat16) > 10, "teacher and student convolutions"

@@ -1,0 +1,102 @@
+"""What makes a run faster and changes its numbers by rounding alone."""
+
+import ctypes
+import logging
+import os
+import platform
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from configs import SpeedConfig
+
+log = logging.getLogger("pcd_hub")
+
+FEWEST_STEPS = 1000
+"""Below, compiling may take longer than it saves: 10 to 40 s a network."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # /proc/cpuinfo on x86 and on ARM
+
+
+class Compilable(Protocol):
+    """As ``nn.Module.compile`` does, in place: names of weights stay."""
+
+    def compile(self, *args: Any, **kwargs: Any) -> None: ...
+
+
+def mixed_precision(speed: SpeedConfig) -> str | None:
+    """The Accelerator's ``mixed_precision``; None leaves it to the launcher.
+
+    auto: what the launcher was told, else bfloat16 where the device multiplies it itself.
+    """
+    match speed.precision:
+        case "fp32":
+            return "no"
+        case "auto":
+            told = os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no"
+            return None if told or not multiplies_bfloat16() else "bf16"
+        case asked:
+            return asked
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether bfloat16 pays on this device; processors without units for it emulate it slowly."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        described = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return not _BFLOAT16_FLAGS.isdisjoint(described.split())
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep what it frees, for this process and its children; whether it could.
+
+    By default it hands every tensor above 32 MiB back to the system, and the next of that size is
+    mapped, and zeroed page by page, again: on two cores a third of a plain training step.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def wants_compile(speed: SpeedConfig, device: torch.device, *, steps: int) -> bool:
+    """As asked for, else on GPUs where a run is long enough; on CPUs it saves nothing."""
+    long_enough = device.type == "cuda" and steps >= FEWEST_STEPS
+    return long_enough if speed.compile is None else speed.compile
+
+
+def compile_or_say_why_not(parts: Mapping[str, Compilable], one_pass: Callable[[], object]) -> bool:
+    """Compile every part in place; if that fails, say why, and everything runs uncompiled.
+
+    Args:
+        parts: What to compile, by the name the log gives it.
+        one_pass: Runs them with real shapes, and leaves nothing changed.
+    """
+    try:
+        for part in parts.values():
+            part.compile()
+        one_pass()
+    except Exception as error:  # no compiler, an operator it does not know ...
+        torch.compiler.set_stance("force_eager")
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        log.warning("not compiled (%s): %s. The run goes on without", ", ".join(parts), said)
+        return False
+    log.info("compiled: %s", ", ".join(parts))
+    return True
+
+
+def pass_through(network: nn.Module, images: Tensor) -> None:
+    """One forward and backward pass in training mode that leaves nothing changed."""
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    devices = [images.device] if images.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        network(images).float().sum().backward()
+    network.load_state_dict(before)
+    network.zero_grad()

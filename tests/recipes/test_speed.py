@@ -1,0 +1,190 @@
+"""Every way to be fast, against the same without it."""
+
+import logging
+import platform
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import command_line
+import configs
+import distill
+import launch
+import speed
+from configs import SpeedConfig
+from tests.recipes.conftest import trace
+from training import open_batches
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator():
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    torch.compiler.set_stance("default")
+
+
+def run(tiny: list[str], folder: Path, *options: str) -> list[float]:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    arguments = [*tiny, "--run.no-store", f"--run.output-dir={folder}", *options]
+    distill.main(arguments)
+    return [line["loss"] for line in trace(folder)]
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [
+        "--teacher.no-fold-batch-norms",
+        "--speed.no-channels-last",
+        "--speed.no-foreach",
+        "--speed.no-keep-memory",
+    ],
+)
+@pytest.mark.parametrize("optimizer", ["lars", "adamw"])
+def test_without_it_the_loss_is_the_same_but_for_rounding(tiny, tmp_path, switch, optimizer):
+    options = [f"--optim.name={optimizer}"]
+    with_it = run(tiny, tmp_path / "with", *options)
+    without = run(tiny, tmp_path / "without", *options, switch)
+    assert without == pytest.approx(with_it, rel=2e-4)
+
+
+def test_a_compiled_run_has_the_same_loss(tiny, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="pcd_hub"):
+        compiled = run(tiny, tmp_path / "compiled", "--speed.compile=True")
+    assert "compiled: teacher" in caplog.text, caplog.text
+    assert compiled == pytest.approx(run(tiny, tmp_path / "eager"), rel=2e-4)
+
+
+def test_without_a_compiler_one_line_says_so_and_the_run_goes_on(
+    tiny, tmp_path, caplog, monkeypatch
+):
+    def no_compiler(*args, **kwargs):
+        raise RuntimeError("no C++ compiler\nand a long trace")
+
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", no_compiler)
+    with caplog.at_level(logging.WARNING, logger="pcd_hub"):
+        losses = run(tiny, tmp_path / "run", "--speed.compile=True")
+    (said,) = [r.getMessage() for r in caplog.records if "not compiled" in r.getMessage()]
+    assert "no C++ compiler" in said
+    assert "\n" not in said
+    assert losses == run(tiny, tmp_path / "eager")
+
+
+def test_it_compiles_by_itself_in_long_runs_on_gpus_only():
+    cpu, gpu, long = torch.device("cpu"), torch.device("cuda"), speed.FEWEST_STEPS
+    assert speed.wants_compile(SpeedConfig(), gpu, steps=long)
+    assert not speed.wants_compile(SpeedConfig(), gpu, steps=long - 1)
+    assert not speed.wants_compile(SpeedConfig(), cpu, steps=long)
+    assert speed.wants_compile(SpeedConfig(compile=True), cpu, steps=1)
+    assert not speed.wants_compile(SpeedConfig(compile=False), gpu, steps=long)
+
+
+def test_a_pass_to_compile_leaves_nothing_changed():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout())
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    images = torch.randn(2, 3, 8, 8)
+    rng = torch.get_rng_state()
+    speed.pass_through(network, images)
+    assert torch.equal(torch.get_rng_state(), rng)
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+class _Reads(TorchDispatchMode):
+    """Counts values that leave the device for Python: each would stop a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("optimizer", ["lars", "adamw"])
+def test_a_step_reads_nothing_back(tiny, tmp_path, optimizer):
+    arguments = [
+        *tiny,
+        f"--optim.name={optimizer}",
+        f"--run.output-dir={tmp_path / 'run'}",
+        "--optim.clip-grad-norm=1.0",
+    ]
+    _, config = command_line.parse(configs.DISTILL, "quickstart", arguments)
+    prepared = distill.prepare(launch.start_accelerator(speed=config.speed), config, "test")
+    batches = open_batches(prepared.training, 0, {})
+    prepared.take_step([next(batches)], 0)
+    batch = next(batches)
+    with _Reads() as reads:
+        loss = prepared.take_step([batch], 1)
+        during = reads.count
+        float(loss)
+    assert reads.count == during + 1, "the counter works"
+    assert during == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "told", "units", "expected"),
+    [
+        ("auto", "no", True, "bf16"),
+        ("auto", "no", False, "no"),
+        ("auto", "fp16", True, "fp16"),
+        ("fp32", "bf16", True, "no"),
+        ("bf16", "no", False, "bf16"),
+    ],
+)
+def test_precision_is_the_fastest_the_device_has_unless_it_is_told(
+    monkeypatch, asked, told, units, expected
+):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", told)
+    monkeypatch.setattr(speed, "multiplies_bfloat16", lambda: units)
+    found = speed.mixed_precision(SpeedConfig(precision=asked))
+    assert (found or told) == expected
+
+
+def test_bfloat16_units_are_those_that_the_processor_names(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for flags, expected in (("fpu avx2 avx512f", False), ("fpu avx512_bf16 x", True)):
+        monkeypatch.setattr(Path, "read_text", lambda self, flags=flags: f"flags\t: {flags}\n")
+        assert speed.multiplies_bfloat16() is expected
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+def test_freed_memory_is_kept_for_the_next_tensor():
+    """A child process counts its page faults, for large tensors that come and go."""
+    import subprocess
+    import sys
+
+    code = """
+import resource, sys, torch
+sys.path.insert(0, "recipes")
+from speed import keep_freed_memory
+if sys.argv[1] == "keep": assert keep_freed_memory()
+def come_and_go():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for number in range(20):
+        kept = [torch.ones(10 + (number + k) % 3, 2**20) for k in range(3)]
+        del kept
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print([come_and_go() for _ in range(3)][-1])
+"""
+    root = Path(__file__).parents[2]
+    count = {
+        how: int(
+            subprocess.run(
+                [sys.executable, "-c", code, how],
+                cwd=root,
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
+        for how in ("keep", "give back")
+    }
+    assert count["give back"] > 20 * 30 * 2**22 / 4096, "every tensor is mapped again"
+    assert count["keep"] < count["give back"] / 5
