@@ -1,0 +1,227 @@
+"""The benchmarks of single parts: the loss, the input pipeline, the models."""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.append(str(Path(__file__).parents[1] / "recipes"))
+
+from benchmark_step import plain_view
+from measuring import DEVICE, peak_bytes, print_table, seconds
+from pcd_hub.data.loader import DrawnFromFile
+from pcd_hub.data.scenes import render_scene
+from pcd_hub.data.sources import ImageFiles
+from pcd_hub.data.views import byol_views
+from pcd_hub.method.loss import bank_log_sum_exp
+from pcd_hub.models.entries import STOCK_ARCHITECTURES
+
+LOSS_CASES = [(576, 65_536, 256), (1568, 16_384, 256), (6272, 65_536, 256), (1568, 8192, 8192)]
+
+
+def synthetic_images(folder: Path, count: int = 64) -> Path:
+    """JPEGs of the size of ImageNet's, from generated scenes."""
+    folder.mkdir()
+    for number in range(count):
+        scene = Image.fromarray(render_scene(0, number, size=128).image)
+        scene.resize((500, 375), Image.Resampling.BICUBIC).save(
+            folder / f"{number}.jpg", quality=90
+        )
+    return folder
+
+
+def benchmark_loss(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """(c): value, gradient, time and memory against cross-entropy on dense logits."""
+    del folder
+    results, rows = [], []
+    for n, k, c in options.loss_cases:
+        found = {kind: _loss_in_a_process(kind, n, k, c) for kind in ("dense", "ours")}
+        dense, ours = found["dense"], found["ours"]
+        results.append({"n": n, "k": k, "c": c, **found})
+        memory = dense["peak_bytes"] / max(1, ours["peak_bytes"])
+        rows.append(
+            [
+                f"{n} x {k} x {c}",
+                f"{1000 * dense['seconds']:.0f} ms",
+                f"{1000 * ours['seconds']:.0f} ms",
+                f"**{dense['seconds'] / ours['seconds']:.1f} x**",
+                f"{dense['peak_bytes'] / 2**20:.0f} MiB",
+                f"{ours['peak_bytes'] / 2**20:.0f} MiB",
+                f"1/{memory:.0f}",
+                f"{dense['value_error']:.0e} / {ours['value_error']:.0e}",
+                f"{dense['gradient_error']:.0e} / {ours['gradient_error']:.0e}",
+            ]
+        )
+    header = ["N x K x C", "dense", "ours", "faster", "dense needs", "ours needs", "memory"]
+    print_table([*header, "value error, dense / ours", "gradient error, dense / ours"], rows)
+    return {"cases": results}
+
+
+def _loss_in_a_process(kind: str, n: int, k: int, c: int) -> dict[str, float]:
+    code = f"import benchmark_parts; benchmark_parts.print_loss({kind!r}, {n}, {k}, {c})"
+    here = str(Path(__file__).parent)
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {here!r}); {code}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def print_loss(kind: str, n: int, k: int, c: int) -> None:
+    """Forward and backward of one case, as a line of JSON."""
+    query, bank, positive = _loss_inputs(n, k, c)
+    autocast = torch.autocast(DEVICE.type, torch.bfloat16, enabled=DEVICE.type == "cuda")
+    of = _dense_loss if kind == "dense" else _our_loss
+    found: dict[str, Any] = {}
+
+    def forward_and_backward() -> None:
+        query.grad = None
+        with autocast:
+            found["losses"] = of(query, bank, positive)
+        found["losses"].mean().backward()
+
+    before = peak_bytes()
+    taken = seconds(forward_and_backward, 3)
+    peak = peak_bytes() - before
+    # The reference, on some rows in float64.
+    some = slice(0, min(n, 256))
+    exact_query = query.detach()[some].double().requires_grad_()
+    exact = _dense_loss(exact_query, bank.double(), positive[some].double())
+    exact.sum().backward()
+    assert query.grad is not None
+    assert exact_query.grad is not None
+    error = (query.grad[some].double() * n - exact_query.grad).norm() / exact_query.grad.norm()
+    value_error = (found["losses"][some].double() - exact).abs().max()
+    print(
+        json.dumps(
+            {
+                "seconds": statistics.median(taken),
+                "peak_bytes": peak,
+                "value_error": float(value_error),
+                "gradient_error": float(error),
+            }
+        )
+    )
+
+
+def _loss_inputs(n: int, k: int, c: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    query, bank, positive = (
+        F.normalize(torch.randn(rows, c, generator=generator), dim=1).to(DEVICE)
+        for rows in (n, k, n)
+    )
+    return query.requires_grad_(), bank, positive
+
+
+def _dense_loss(query: Tensor, bank: Tensor, positive: Tensor) -> Tensor:
+    logits = torch.cat([(query * positive).sum(1, keepdim=True), query @ bank.T], dim=1)
+    labels = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
+    return F.cross_entropy(logits / 0.2, labels, reduction="none")
+
+
+def _our_loss(query: Tensor, bank: Tensor, positive: Tensor) -> Tensor:
+    positive = (query * positive).sum(1) / 0.2
+    return torch.logaddexp(positive, bank_log_sum_exp(query, bank, temperature=0.2)) - positive
+
+
+def benchmark_data(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """(d): images in two views per second of one core, against torchvision on Pillow images."""
+    source = ImageFiles.from_folder(options.images or synthetic_images(folder / "jpegs"))
+    torch.set_num_threads(1)
+    results, rows = [], []
+    for size in options.data_sizes:
+        kinds = {
+            "torchvision on Pillow": _torchvision_pair(source, size),
+            "recipe, pillow": _our_pair(source, size, "pillow"),
+            "recipe, opencv": _our_pair(source, size, "opencv"),
+        }
+        taken: dict[str, list[float]] = {kind: [] for kind in kinds}
+        for _ in range(options.repeats):
+            for kind, read in kinds.items():
+                taken[kind].append(_core_seconds(read, min(len(source), 200)))
+        medians = {kind: statistics.median(values) for kind, values in taken.items()}
+        results.append({"image_size": size, "core_seconds_per_image": medians})
+        reference = medians["torchvision on Pillow"]
+        rows += [
+            [f"{size} px", kind, f"{1 / value:.0f}", f"{reference / value:.2f} x"]
+            for kind, value in medians.items()
+        ]
+    print_table(["views", "pipeline", "images/s per core", "against torchvision"], rows)
+    return {"images": len(source), "results": results}
+
+
+def _core_seconds(read: Callable[[int], object], count: int) -> float:
+    for index in range(5):
+        read(index)
+    before = time.process_time()
+    for index in range(count):
+        read(index)
+    return (time.process_time() - before) / count
+
+
+def _torchvision_pair(source: ImageFiles, size: int) -> Callable[[int], object]:
+    first, second = (plain_view(size, blur=b, solarize=s) for b, s in ((1.0, 0.0), (0.1, 0.2)))
+    return lambda index: source.read(index, lambda opened: _both(opened, first, second))
+
+
+def _both(opened: Image.Image, first: Any, second: Any) -> tuple[Tensor, Tensor]:
+    image = opened.convert("RGB")
+    return first(image), second(image)
+
+
+def _our_pair(source: ImageFiles, size: int, renderer: Any) -> Callable[[int], object]:
+    views = byol_views(size, seed=0, renderer=renderer)
+    return lambda index: views.render(*source.read(index, DrawnFromFile(views, 0, index)))
+
+
+def benchmark_models(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """(e): every ``pcd`` entry: size, multiply-adds, latency, throughput."""
+    del folder
+    results, rows = [], []
+    for arch in (*STOCK_ARCHITECTURES, "resnet18_mhsa"):
+        model: Any = timm.create_model(arch, num_classes=0).eval()
+        model = model.to(DEVICE, memory_format=torch.channels_last)
+        size = options.image_size if not model.pretrained_cfg.get("fixed_input_size") else 224
+        one, many = (
+            torch.rand(count, 3, size, size, device=DEVICE).contiguous(
+                memory_format=torch.channels_last
+            )
+            for count in (1, options.batch_size)
+        )
+        with torch.inference_mode():
+            with FlopCounterMode(display=False) as counter:
+                model(one)
+            latency = statistics.median(seconds(lambda: model(one), 5))  # noqa: B023
+            batch = statistics.median(seconds(lambda: model(many), 3))  # noqa: B023
+        found = {
+            "arch": arch,
+            "image_size": size,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "macs": counter.get_total_flops() / 2,
+            "latency": latency,
+            "images_per_s": options.batch_size / batch,
+        }
+        results.append(found)
+        rows.append(
+            [
+                f"`{arch}.pcd`",
+                f"{size}",
+                f"{found['parameters'] / 1e6:.1f} M",
+                f"{found['macs'] / 1e9:.2f}",
+                f"{1000 * latency:.1f} ms",
+                f"{found['images_per_s']:.0f}",
+            ]
+        )
+    header = ["entry", "px", "parameters", "GMAC", "latency of one", "images/s"]
+    print_table([*header[:-1], f"images/s in batches of {options.batch_size}"], rows)
+    return {"results": results}

@@ -1,0 +1,247 @@
+"""One training step, timed in a process of its own: the recipe's, or the same written plainly.
+
+``scripts/benchmark.py step`` starts these. The plain step is what a careful reader of the paper
+writes first: float32, torchvision's transforms on Pillow images, ``cross_entropy`` on the logits of
+all negatives, the system's own memory allocator, nothing compiled or folded. Both learn the same
+thing from the same teacher, files, batch size and queue.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+sys.path.append(str(Path(__file__).parents[1] / "recipes"))
+
+import distill
+from configs import (
+    DataConfig,
+    DistillConfig,
+    ModelConfig,
+    OptimConfig,
+    PixelMethodConfig,
+    RunConfig,
+    SpeedConfig,
+    TeacherConfig,
+)
+from launch import start_accelerator
+from measuring import peak_bytes, synchronize
+from pcd_hub.method.heads import STUDENT_HEADS, student_head
+from pcd_hub.method.optim import LARS, decay_groups
+from pcd_hub.method.queue import KeyQueue
+from pcd_hub.models.teachers import load_matched_teacher
+from training import build_backbone, default_workers, open_batches
+
+STAGES = ("data wait", "teacher", "student", "loss", "backward", "optimizer")
+SWITCHES = ("fold", "compile", "channels_last", "foreach", "keep_memory", "opencv", "flash", "bf16")
+_WARM_UP = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepCase:
+    """What a step is made of."""
+
+    teacher: str
+    """A folder with ``teacher.json``."""
+    images: str
+    """A list of files."""
+    student: str
+    image_size: int
+    batch_size: int
+    """Images in two views each."""
+    queue_length: int
+    temperature: float = 0.2
+    compile: bool = torch.cuda.is_available()
+    """As a long run has it."""
+    off: tuple[str, ...] = ()
+    """Of ``SWITCHES``: what the recipe's step does without."""
+
+
+Step = Callable[[Any], Tensor]
+
+
+def recipe_step(case: StepCase, steps: int, folder: Path) -> tuple[Step, Iterator[Any]]:
+    """The step of ``recipes/distill.py``, as its own code prepares it."""
+    if "flash" in case.off:
+        sys.modules["pcd_hub.method.loss"]._flash_takes = lambda *_: False  # pyright: ignore[reportAttributeAccessIssue]
+    config = DistillConfig(
+        teacher=TeacherConfig(
+            source=f"local-dir:{case.teacher}", fold_batch_norms="fold" not in case.off
+        ),
+        student=ModelConfig(arch=case.student),
+        data=DataConfig(
+            source=case.images,
+            image_size=case.image_size,
+            renderer="pillow" if "opencv" in case.off else "opencv",
+        ),
+        method=PixelMethodConfig(temperature=case.temperature, queue_length=case.queue_length),
+        optim=OptimConfig(global_batch_size=case.batch_size, epochs=1),
+        speed=SpeedConfig(
+            precision="fp32" if "bf16" in case.off else "auto",
+            compile=case.compile and "compile" not in case.off,
+            channels_last="channels_last" not in case.off,
+            foreach="foreach" not in case.off,
+            keep_memory="keep_memory" not in case.off,
+        ),
+        run=RunConfig(max_steps=steps, output_dir=folder / "run", store=False),
+    )
+    accelerator = start_accelerator(speed=config.speed, static_graph=True)
+    prepared = distill.prepare(accelerator, config, "benchmark")
+    for group in prepared.training.optimizer.param_groups:
+        group["lr"] = 0.1
+    batches = open_batches(prepared.training, 0, {})
+    return lambda batch: prepared.take_step([batch], 0), batches
+
+
+class _TwoTransforms(Dataset[tuple[Tensor, Tensor]]):
+    """Two views of each file, as MoCo's and the authors' code make them."""
+
+    def __init__(self, list_file: Path, size: int) -> None:
+        self._paths = list_file.read_text().splitlines()
+        self._views = [plain_view(size, blur=1.0, solarize=0.0)]
+        self._views += [plain_view(size, blur=0.1, solarize=0.2)]
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        with Image.open(self._paths[index]) as image:
+            rgb = image.convert("RGB")
+        first, second = (view(rgb) for view in self._views)
+        return first, second
+
+
+def plain_view(size: int, *, blur: float, solarize: float) -> v2.Compose:
+    """BYOL's augmentation in torchvision's transforms."""
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(size, (0.08, 1.0), interpolation=v2.InterpolationMode.BICUBIC),
+            v2.RandomHorizontalFlip(),
+            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], p=0.8),
+            v2.RandomGrayscale(0.2),
+            v2.RandomApply([v2.GaussianBlur(size // 20 * 2 + 1, [0.1, 2.0])], p=blur),
+            v2.RandomSolarize(128, p=solarize),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+        ]
+    )
+
+
+def plain_step(case: StepCase, steps: int, folder: Path) -> tuple[Step, Iterator[Any]]:
+    """The reference."""
+    del folder
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    student = build_backbone(case.student, image_size=case.image_size)
+    source = f"local-dir:{case.teacher}"
+    teacher = load_matched_teacher(source, student, image_size=case.image_size).to(device)
+    normalise = v2.Normalize(teacher.facts.mean, teacher.facts.std)
+    layout = dataclasses.replace(
+        STUDENT_HEADS["mocov3"], mlps=((4096, teacher.num_channels), (4096, teacher.num_channels))
+    )
+    network = nn.Sequential(student, student_head(student.num_channels, layout)).to(device)
+    optimizer = LARS(decay_groups(network, weight_decay=1e-5), lr=0.1, foreach=False)
+    queue = KeyQueue(case.queue_length, teacher.num_channels).to(device)
+    loader = DataLoader(
+        _TwoTransforms(Path(case.images), case.image_size),
+        batch_size=case.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=default_workers(device),
+        pin_memory=device.type == "cuda",
+    )
+
+    def take_step(views: tuple[Tensor, Tensor]) -> Tensor:
+        images = torch.cat([view.to(device, non_blocking=True) for view in views])
+        with torch.profiler.record_function("teacher"):
+            target = teacher(images)
+        with torch.profiler.record_function("student"):
+            pixels = network(normalise(images))
+        with torch.profiler.record_function("loss"):
+            s, t = (F.normalize(m.flatten(2).mT.flatten(0, 1), dim=1) for m in (pixels, target))
+            logits = torch.cat([(s * t).sum(1, keepdim=True), s @ queue.keys.T], dim=1)
+            labels = torch.zeros(len(logits), dtype=torch.int64, device=device)
+            loss = F.cross_entropy(logits / case.temperature, labels)
+        with torch.profiler.record_function("backward"):
+            loss.backward()
+        with torch.profiler.record_function("optimizer"):
+            optimizer.step()
+            optimizer.zero_grad()
+        queue.push(target[: len(views[0])].mean((2, 3)))
+        return loss.detach()
+
+    return take_step, itertools.islice(
+        itertools.chain.from_iterable(itertools.repeat(loader)), steps
+    )
+
+
+def measure(case: StepCase, kind: str, steps: int, timeline: Path | None) -> dict[str, Any]:
+    """Seconds of each step, the split of profiled ones, and the peak memory of this process."""
+    profiled = 3
+    with tempfile.TemporaryDirectory() as folder:
+        make = recipe_step if kind == "recipe" else plain_step
+        take_step, batches = make(case, _WARM_UP + steps + profiled, Path(folder))
+        seconds, loss = [], torch.zeros(())
+        for batch in itertools.islice(batches, _WARM_UP):
+            loss = take_step(batch)
+        for _ in range(steps):
+            synchronize()
+            before = time.perf_counter()
+            loss = take_step(next(batches))
+            synchronize()
+            seconds.append(time.perf_counter() - before)
+        return {
+            "seconds": seconds,
+            "split": _split(take_step, batches, profiled, timeline),
+            "peak_bytes": peak_bytes(),
+            "loss": float(loss),
+        }
+
+
+def _split(
+    take_step: Step, batches: Iterator[Any], steps: int, timeline: Path | None
+) -> dict[str, float]:
+    """Seconds a step in each stage."""
+    with torch.profiler.profile() as profile:
+        for _ in range(steps):
+            with torch.profiler.record_function("data wait"):
+                batch = next(batches)
+            take_step(batch)
+        synchronize()
+    if timeline is not None:
+        profile.export_chrome_trace(str(timeline))
+    on_gpu = torch.cuda.is_available()
+    found = {
+        event.key: (event.device_time_total if on_gpu else event.cpu_time_total) / 1e6 / steps
+        for event in profile.key_averages()
+        if event.key in STAGES
+    }
+    return {stage: found.get(stage, 0.0) for stage in STAGES}
+
+
+def main() -> None:
+    """Measure one case and print it as a line of JSON, the last of the output."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind", choices=["recipe", "plain"])
+    parser.add_argument("case", type=json.loads)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--timeline", type=Path)
+    arguments = parser.parse_args()
+    case = StepCase(**arguments.case)
+    print(json.dumps(measure(case, arguments.kind, arguments.steps, arguments.timeline)))
+
+
+if __name__ == "__main__":
+    main()
