@@ -158,7 +158,10 @@ class SpeedConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: as the launcher says, else bf16 where the device multiplies it itself, else fp32."""
     compile: bool | None = None
-    """torch.compile of the networks (on CPUs of the teacher). Default: on GPUs, from 1000 steps on."""
+    """torch.compile of the networks, on CPUs of the teacher.
+
+    Default: on GPUs, from 1000 steps on.
+    """
     channels_last: bool = True
     """Layout of maps and weights in memory."""
     foreach: bool = True

@@ -85,7 +85,8 @@ def compile_or_say_why_not(parts: Mapping[str, Compilable], one_pass: Callable[[
         one_pass()
     except Exception as error:  # no compiler, an operator it does not know ...
         torch.compiler.set_stance("force_eager")
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        cause = getattr(error, "inner_exception", error)  # what torch.compile's own error wraps
+        said = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         log.warning("not compiled (%s): %s. The run goes on without", ", ".join(parts), said)
         return False
     log.info("compiled: %s", ", ".join(parts))

@@ -115,7 +115,7 @@ def step_flops(case: StepCase) -> dict[str, float]:
         with FlopCounterMode(display=False) as counter:
             run()
         counted.append(float(counter.get_total_flops()))
-    pixels = teacher.head(teacher.grid(images))
+    pixels = network(images)
     products = 4 * (pixels.numel() // pixels.shape[1]) * case.queue_length * pixels.shape[1]
     return {
         "teacher": counted[0],

@@ -26,6 +26,7 @@ def _fresh_accelerator():
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
     torch.compiler.set_stance("default")
+    torch.compiler.reset()
 
 
 def run(tiny: list[str], folder: Path, *options: str) -> list[float]:

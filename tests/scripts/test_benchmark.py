@@ -59,9 +59,7 @@ def test_the_step_without_a_switch_is_that_step(tmp_path, images, monkeypatch):
     monkeypatch.setattr(
         benchmark_step.distill,
         "prepare",
-        lambda accelerator, config, name: (
-            seen.append(config) or prepare(accelerator, config, name)
-        ),
+        lambda accelerator, config, name: seen.append(config) or prepare(accelerator, config, name),
     )
     options = benchmark.parser().parse_args(["step", *SMALL, f"--images={images}"])
     case = benchmark.step_case(options, tmp_path)
