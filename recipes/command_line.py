@@ -8,6 +8,7 @@ from typing import TypeVar
 import tyro
 
 from pcd_hub.errors import ConfigError, PCDHubError, nearest
+from stopping import StoppedRun
 
 ConfigT = TypeVar("ConfigT")
 
@@ -48,9 +49,16 @@ def _flags(config: object, prefix: str = "") -> Iterator[str]:
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Call ``main`` with the command line; a user's mistake is one line on stderr, exit code 2."""
+    """Call ``main`` with the command line.
+
+    A user's mistake is one line on stderr and exit code 2; a run that a signal stopped says how to
+    go on, and exits as the shell expects of that signal.
+    """
     try:
         main(sys.argv[1:])
     except PCDHubError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except StoppedRun as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(stopped.exit_code)

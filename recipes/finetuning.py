@@ -15,6 +15,7 @@ from finetune_configs import FinetuneRunConfig, SGDScheduleConfig
 from pcd_hub.data.loader import BatchPlan
 from pcd_hub.errors import ConfigError
 from run_folder import RunFolder
+from stopping import StoppedRun, StopRequest
 from training import Progress, default_workers
 
 BatchT = TypeVar("BatchT")
@@ -71,26 +72,30 @@ def train(
     batches = batches_of(dataclasses.replace(plan, start_step=start))
     progress = Progress(accelerator, plan.global_batch_size, start=start, steps=schedule.steps)
     wrapped.train()
-    for step in range(start, schedule.steps):
-        lr = schedule.learning_rate(step)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        (batch,) = progress.wait_for(batches, 1)
-        with accelerator.autocast():
-            losses = losses_of(wrapped, batch)
-            loss = torch.stack(list(losses.values())).sum()
-        accelerator.backward(loss)
-        optimizer.step()
-        optimizer.zero_grad()
+    with StopRequest(accelerator, every=run.log_every_steps) as asked:
+        for step in range(start, schedule.steps):
+            lr = schedule.learning_rate(step)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            (batch,) = progress.wait_for(batches, 1)
+            with accelerator.autocast():
+                losses = losses_of(wrapped, batch)
+                loss = torch.stack(list(losses.values())).sum()
+            accelerator.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
 
-        last = step + 1 == schedule.steps
-        if (step + 1) % run.log_every_steps == 0 or last:
-            parts = mean_losses(losses, accelerator)
-            speed = progress.measure(step, parts["loss"])
-            folder.write_metrics(step=step, **parts, lr=lr, **speed)
-            check_loss(parts["loss"], step, lr)
-        if (step + 1) % run.checkpoint_every_steps == 0 or last:
-            folder.save_checkpoint(step + 1, {k: v.state_dict() for k, v in state.items()}, {})
+            last = step + 1 == schedule.steps
+            if (step + 1) % run.log_every_steps == 0 or last:
+                parts = mean_losses(losses, accelerator)
+                speed = progress.measure(step, parts["loss"])
+                folder.write_metrics(step=step, **parts, lr=lr, **speed)
+                check_loss(parts["loss"], step, lr)
+            signum = asked.signum(step)
+            if (step + 1) % run.checkpoint_every_steps == 0 or last or signum:
+                folder.save_checkpoint(step + 1, {k: v.state_dict() for k, v in state.items()}, {})
+            if signum and not last:
+                raise StoppedRun(signum, step + 1, folder.path)
     progress.close()
     for buffer in network.buffers():  # each process has seen other batch statistics
         broadcast(buffer)

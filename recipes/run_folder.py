@@ -1,8 +1,10 @@
 """The output folder of a run: metrics.jsonl, checkpoints, pictures, record.json, export."""
 
 import dataclasses
+import hashlib
 import json
 import logging
+import os
 import platform
 import subprocess
 import time
@@ -117,12 +119,16 @@ class RunFolder:
                 file.write(json.dumps(metrics) + "\n")
         self._accelerator.log(metrics, step=int(metrics["step"]))
 
-    # Checkpoints: one file each, whole or not there.
+    # Checkpoints: one file each, whole or not there, with its sha256 beside it.
 
     def save_checkpoint(
         self, step: int, state: dict[str, Any], stream_states: dict[int, Any]
     ) -> None:
-        """Write all that affects the next step; called by every process after ``step`` steps."""
+        """Write all that affects the next step; called by every process after ``step`` steps.
+
+        Raises:
+            CheckpointError: If it cannot be written; the ones before stand.
+        """
         per_process = gather_object([{"rng": _rng_state(), "stream": stream_states}])
         if not self._accelerator.is_main_process:
             return
@@ -136,38 +142,55 @@ class RunFolder:
             "per_process": per_process,
             **state,
         }
-        torch.save(everything, draft)
-        draft.replace(final)
+        try:
+            torch.save(everything, draft)
+            _flush_to_disk(draft)
+            _sum_file(final).write_text(f"{_sha256(draft)}  {final.name}\n")
+            draft.replace(final)
+        except (OSError, RuntimeError) as error:  # torch.save tells of a full disk by the latter
+            for rest in (draft, _sum_file(final)):
+                rest.unlink(missing_ok=True)
+            before = sorted(folder.glob("step_*.pt"))
+            raise CheckpointError(
+                f"cannot write {final} ({_first_line(error)}); the last checkpoint is "
+                f"{before[-1].name if before else 'none'}. Make room, then add --run.resume"
+            ) from error
         for old in sorted(folder.glob("step_*.pt"))[: -self._config.run.keep_checkpoints]:
             old.unlink()
+            _sum_file(old).unlink(missing_ok=True)
 
     def load_checkpoint(self) -> dict[str, Any]:
-        """The last checkpoint, with the metrics after it cut off.
+        """The last whole checkpoint, with the metrics after it cut off.
+
+        A damaged one is passed over for the one before, and it is said.
 
         Raises:
-            CheckpointError: If it is damaged, or another configuration wrote it.
+            CheckpointError: If none is whole, or another configuration wrote it.
         """
-        found = sorted((self.path / "checkpoints").glob("step_*.pt"))
-        if not found:
+        chosen = self._last_whole() if self._accelerator.is_main_process else None
+        chosen = cast("Path | None", from_main_process(self._accelerator, chosen))
+        if chosen is None:
             raise CheckpointError(
-                f"{self.path} holds no checkpoint to resume from; start anew in another folder"
+                f"{self.path} holds no whole checkpoint to resume from; "
+                "start anew in another folder"
             )
-        try:
-            state = torch.load(found[-1], map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise CheckpointError(
-                f"{found[-1]} is damaged ({type(error).__name__}); "
-                "delete it to go on from the one before"
-            ) from error
+        state = torch.load(chosen, map_location="cpu", weights_only=True)
         if changed := _differences(state["config"], self.config_dict()):
             raise CheckpointError(
-                f"{found[-1]} was written with another {changed[0]}; resume with the same settings"
+                f"{chosen} was written with another {changed[0]}; resume with the same settings"
             )
         self._restore_process(state["per_process"])
         self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:
             self._cut_metrics(int(state["step"]))
         return state
+
+    def _last_whole(self) -> Path | None:
+        for path in sorted((self.path / "checkpoints").glob("step_*.pt"), reverse=True):
+            if (damage := _damage(path)) is None:
+                return path
+            log.warning("%s is damaged (%s); going on from the one before", path, damage)
+        return None
 
     def stream_states(self, state: dict[str, Any]) -> dict[int, Any]:
         """This process's position in a stream, from a loaded checkpoint."""
@@ -202,6 +225,35 @@ class RunFolder:
                 line for line in path.read_text().splitlines() if json.loads(line)["step"] < step
             ]
             path.write_text("".join(f"{line}\n" for line in kept))
+
+
+def _damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint's file, if anything."""
+    try:
+        stated = _sum_file(checkpoint).read_text().split()[0]
+        return None if _sha256(checkpoint) == stated else "its sha256 is another"
+    except (OSError, IndexError, UnicodeDecodeError) as error:
+        return f"no sha256 beside it: {type(error).__name__}"
+
+
+def _sum_file(checkpoint: Path) -> Path:
+    """As sha256sum writes and checks it."""
+    return checkpoint.with_suffix(".pt.sha256")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush_to_disk(path: Path) -> None:
+    """Past the system's cache: a name must not point to pages that a power cut loses."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _prepare(run: RunSettings, default_name: str) -> Path:

@@ -30,6 +30,7 @@ from pcd_hub.models.entries import build_arguments, check_architecture, entry_cf
 from pcd_hub.models.grid import PixelGrid, pixel_grid
 from run_folder import RunFolder
 from scene_probe import save_views
+from stopping import StoppedRun, StopRequest
 
 log = logging.getLogger("pcd_hub")
 
@@ -75,27 +76,31 @@ def train(training: Training, take_step: Callable[[list[Batch], int], Tensor]) -
     progress = Progress(
         accelerator, training.optim.global_batch_size, start=start, steps=training.plan.total_steps
     )
-    for step in range(start, training.plan.total_steps):
-        lr = learning_rate(step, training.optim, training.plan.total_steps)
-        for group in training.optimizer.param_groups:
-            group["lr"] = lr
-        parts = progress.wait_for(batches, training.optim.accumulation_steps)
-        loss = take_step(parts, step)
+    with StopRequest(accelerator, every=run.log_every_steps) as asked:
+        for step in range(start, training.plan.total_steps):
+            lr = learning_rate(step, training.optim, training.plan.total_steps)
+            for group in training.optimizer.param_groups:
+                group["lr"] = lr
+            parts = progress.wait_for(batches, training.optim.accumulation_steps)
+            loss = take_step(parts, step)
 
-        last = step + 1 == training.plan.total_steps
-        broken.note(parts)
-        stream_states.update(part.stream_state for part in parts if part.stream_state)
-        if step == start and accelerator.is_main_process:
-            save_views(folder.path / "pictures" / "views.png", parts[0].views)
-        if (step + 1) % run.log_every_steps == 0 or last:
-            broken.check()
-            mean_loss = float(accelerator.reduce(loss.detach(), "mean"))  # pyright: ignore[reportArgumentType]
-            speed = progress.measure(step, mean_loss)
-            folder.write_metrics(step=step, loss=mean_loss, lr=lr, **speed)
-            _check_loss(mean_loss, step, lr)
-        if (step + 1) % run.checkpoint_every_steps == 0 or last:
-            state = {name: part.state_dict() for name, part in training.state.items()}
-            folder.save_checkpoint(step + 1, state, stream_states)
+            last = step + 1 == training.plan.total_steps
+            broken.note(parts)
+            stream_states.update(part.stream_state for part in parts if part.stream_state)
+            if step == start and accelerator.is_main_process:
+                save_views(folder.path / "pictures" / "views.png", parts[0].views)
+            if (step + 1) % run.log_every_steps == 0 or last:
+                broken.check()
+                mean_loss = float(accelerator.reduce(loss.detach(), "mean"))  # pyright: ignore[reportArgumentType]
+                speed = progress.measure(step, mean_loss)
+                folder.write_metrics(step=step, loss=mean_loss, lr=lr, **speed)
+                _check_loss(mean_loss, step, lr)
+            signum = asked.signum(step)
+            if (step + 1) % run.checkpoint_every_steps == 0 or last or signum:
+                state = {name: part.state_dict() for name, part in training.state.items()}
+                folder.save_checkpoint(step + 1, state, stream_states)
+            if signum and not last:
+                raise StoppedRun(signum, step + 1, folder.path)
     progress.close()
     broken.sum_up()
 

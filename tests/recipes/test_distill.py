@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import types
@@ -18,6 +19,7 @@ import pcd_hub
 import training
 from pcd_hub.errors import CheckpointError, ConfigError, DataError, PCDHubError, StudentError
 from pcd_hub.weights import store
+from stopping import StoppedRun
 from tests.recipes.conftest import trace
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -444,17 +446,110 @@ def test_another_run_is_not_written_over(tiny, tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
-def test_resume_with_other_settings_or_a_damaged_checkpoint_is_refused(tiny, tmp_path):
+def test_resume_with_other_settings_is_refused(tiny, tmp_path):
     folder = run(tiny, tmp_path / "run", "--run.no-store")
     with pytest.raises(CheckpointError, match=r"another --optim.lr-per-256 \(0.02, now 0.03\)"):
         run(tiny, folder, "--run.no-store", "--run.resume", "--optim.lr-per-256=0.03")
-    last = folder / "checkpoints" / "step_00000006.pt"
-    os.truncate(last, 1000)
-    with pytest.raises(CheckpointError, match="is damaged .* delete it"):
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "no sum"])
+def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_the_same(
+    tiny, tmp_path, damage, caplog
+):
+    folder = run(tiny, tmp_path / "run", "--run.no-store")
+    whole = trace(folder)
+    first, last = sorted((folder / "checkpoints").glob("*.pt"))
+    state = torch.load(last, weights_only=True)
+    match damage:
+        case "truncated":
+            os.truncate(last, 1000)
+        case "flipped":
+            data = bytearray(last.read_bytes())
+            data[len(data) // 2] ^= 1
+            last.write_bytes(data)
+        case "no sum":
+            last.with_suffix(".pt.sha256").unlink()
+    run(tiny, folder, "--run.no-store", "--run.resume")
+    assert f"{last} is damaged" in caplog.text
+    assert trace(folder) == whole
+    _assert_same(torch.load(last, weights_only=True), state)
+    for path in (first, last):
+        os.truncate(path, 1000)
+    with pytest.raises(CheckpointError, match="holds no whole checkpoint"):
         run(tiny, folder, "--run.no-store", "--run.resume")
-    last.unlink()
+
+
+def test_the_sum_beside_a_checkpoint_is_that_of_sha256sum(tiny, tmp_path):
+    folder = run(tiny, tmp_path / "run", "--run.no-store", "--run.keep-checkpoints=1")
+    names = {path.name for path in (folder / "checkpoints").iterdir()}
+    assert names == {"step_00000006.pt", "step_00000006.pt.sha256"}
+    checked = subprocess.run(
+        ["sha256sum", "--check", "step_00000006.pt.sha256"],
+        cwd=folder / "checkpoints",
+        capture_output=True,
+        check=False,
+    )
+    assert checked.returncode == 0
+
+
+def test_a_full_disk_is_said_and_the_last_checkpoint_stands(tiny, tmp_path, monkeypatch):
+    save = torch.save
+    calls = []
+
+    def full(everything, path):
+        calls.append(path)
+        if len(calls) == 2:
+            save(everything, path)
+            os.truncate(path, 1000)
+            raise RuntimeError("PytorchStreamWriter failed writing file: No space left on device")
+        save(everything, path)
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", full)
+        with pytest.raises(CheckpointError, match="No space left .* is step_00000003.pt"):
+            run(tiny, folder, "--run.no-store")
+    names = {path.name for path in (folder / "checkpoints").iterdir()}
+    assert names == {"step_00000003.pt", "step_00000003.pt.sha256"}
     run(tiny, folder, "--run.no-store", "--run.resume")
     assert [line["step"] for line in trace(folder)] == list(range(6))
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_a_signal_saves_the_step_and_the_run_goes_on_as_if_never_stopped(
+    tiny, tmp_path, monkeypatch, name
+):
+    signum = getattr(signal, name)
+    whole = trace(run(tiny, tmp_path / "whole", "--run.no-store"))
+    measure = training.Progress.measure
+
+    def ask_to_stop(self, step, loss):
+        if step == 3:
+            os.kill(os.getpid(), signum)
+        return measure(self, step, loss)
+
+    folder, handler = tmp_path / "stopped", signal.getsignal(signum)
+    with monkeypatch.context() as patched:
+        patched.setattr(training.Progress, "measure", ask_to_stop)
+        with pytest.raises(StoppedRun, match=f"stopped by {name} after step 4") as stopped:
+            run(tiny, folder, "--run.no-store")
+    assert f"--run.resume --run.output-dir {folder}" in str(stopped.value)
+    assert stopped.value.exit_code == 128 + signum
+    assert signal.getsignal(signum) is handler, "what was before is back"
+    assert trace(run(tiny, folder, "--run.no-store", "--run.resume")) == whole
+
+
+def test_a_stopped_run_exits_as_the_shell_expects(monkeypatch, capsys):
+    def stop(arguments):
+        raise StoppedRun(signal.SIGTERM, 7, Path("runs/x"))
+
+    with pytest.raises(SystemExit) as exited:
+        command_line.run(stop)
+    assert exited.value.code == 143
+    assert capsys.readouterr().err == (
+        "stopped by SIGTERM after step 7, which is saved; "
+        "go on with the same command and --run.resume --run.output-dir runs/x\n"
+    )
 
 
 def test_the_queue_is_capped_at_half_the_data_set_and_it_is_said_once(tiny, tmp_path, caplog):
