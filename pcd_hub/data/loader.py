@@ -21,8 +21,9 @@ from pcd_hub.data.sources import (
     ImageSource,
     ImageStream,
     as_rgb,
-    shrink_before_decoding,
-    upright_size,
+    is_jpeg,
+    shrink_jpeg,
+    upright_jpeg_size,
 )
 from pcd_hub.data.views import DrawnViews, TwoViews, stacked
 from pcd_hub.errors import DataError
@@ -168,8 +169,11 @@ class DrawnFromFile:
     index: int
 
     def __call__(self, opened: Image.Image) -> tuple[Image.Image, DrawnViews]:
-        drawn = self.views.draw(upright_size(opened), epoch=self.epoch, index=self.index)
-        shrink_before_decoding(opened, drawn.largest_shrink)
+        if not is_jpeg(opened):
+            image = as_rgb(opened)
+            return image, self.views.draw(image.size, epoch=self.epoch, index=self.index)
+        drawn = self.views.draw(upright_jpeg_size(opened), epoch=self.epoch, index=self.index)
+        shrink_jpeg(opened, drawn.largest_shrink)
         return as_rgb(opened), drawn
 
 

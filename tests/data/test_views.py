@@ -9,7 +9,7 @@ from torchvision.transforms import RandomResizedCrop, v2
 
 from pcd_hub.data.loader import DrawnFromFile
 from pcd_hub.data.scenes import render_scene
-from pcd_hub.data.sources import as_rgb, shrink_before_decoding, upright_size
+from pcd_hub.data.sources import as_rgb, upright_jpeg_size
 from pcd_hub.data.views import (
     ViewParameters,
     ViewPolicy,
@@ -292,7 +292,7 @@ def test_views_of_a_turned_jpeg_are_those_of_the_upright_image():
     exif[0x0112] = 6  # turn by 90 degrees
     views = byol_views(64, seed=0, crop_area=(0.9, 1.0))
     with Image.open(jpeg((800, 400), exif=exif)) as opened:
-        assert upright_size(opened) == (400, 800)
+        assert upright_jpeg_size(opened) == (400, 800)
         small, drawn = DrawnFromFile(views, 0, 0)(opened)
     assert small.size == (100, 200)
     with Image.open(jpeg((800, 400), exif=exif)) as opened:
@@ -302,12 +302,23 @@ def test_views_of_a_turned_jpeg_are_those_of_the_upright_image():
     assert error.abs().mean() < 3
 
 
-def test_other_formats_are_not_shrunk():
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "GIF"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_views_are_drawn_on_the_upright_image_whoever_turns_it(kind, orientation):
+    """Pillow turns some formats when it opens them, and leaves others to us."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
     file = io.BytesIO()
-    Image.new("RGB", (640, 640)).save(file, "PNG")
+    how = {"tiffinfo": {274: orientation}} if kind == "TIFF" else {"exif": exif}
+    Image.fromarray(render_scene(3, 0, size=96).image).resize((640, 320)).save(file, kind, **how)
     with Image.open(file) as opened:
-        shrink_before_decoding(opened, 8.0)
-        assert as_rgb(opened).size == (640, 640)
+        image, drawn = DrawnFromFile(byol_views(32, seed=0, crop_area=(0.9, 1.0)), 0, 0)(opened)
+    with Image.open(file) as opened:
+        upright = as_rgb(opened).size
+    assert drawn.size == upright
+    assert upright == ((320, 640) if orientation in {6, 8} and kind != "GIF" else (640, 320))
+    assert (image.size == upright) == (kind != "JPEG"), "JPEGs alone are decoded smaller"
+    assert image.width * upright[1] == image.height * upright[0]
 
 
 def test_without_opencv_the_way_out_is_named(monkeypatch):
