@@ -167,6 +167,7 @@ def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -
         run=config.run,
         source=source,
         plan=plan,
+        network=accelerator.unwrap_model(wrapped),
         optimizer=optimizer,
         state={
             "distiller": accelerator.unwrap_model(wrapped),

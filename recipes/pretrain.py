@@ -112,6 +112,7 @@ def pretrain(accelerator: Accelerator, config: PretrainConfig, config_name: str)
         run=config.run,
         source=source,
         plan=plan,
+        network=contrast,
         optimizer=optimizer,
         state={"contrast": contrast, "optimizer": optimizer}
         | ({} if slow is None else {"momentum_encoder": slow}),

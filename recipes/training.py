@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import logging
-import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from torch.profiler import record_function
 from tqdm import tqdm
 
 from configs import DataConfig, OptimConfig, RunConfig, SpeedConfig
+from loss_watch import LossWatch
 from pcd_hub.data.loader import Batch, BatchPlan, StepSampler, training_batches
 from pcd_hub.data.sources import ImageSource, ImageStream, open_source
 from pcd_hub.data.views import byol_views
@@ -52,6 +52,8 @@ class Training:
     run: RunConfig
     source: ImageSource | ImageStream
     plan: BatchPlan
+    network: nn.Module
+    """What is trained, not wrapped."""
     optimizer: Any
     """As prepared by the Accelerator."""
     state: dict[str, Any]
@@ -73,6 +75,7 @@ def train(training: Training, take_step: Callable[[list[Batch], int], Tensor]) -
     start, stream_states = _resume(training) if run.resume else (0, {})
     batches = open_batches(training, start, stream_states)
     broken = BrokenImages(training.source, accelerator)
+    watch = LossWatch(accelerator, folder)
     progress = Progress(
         accelerator, training.optim.global_batch_size, start=start, steps=training.plan.total_steps
     )
@@ -83,6 +86,7 @@ def train(training: Training, take_step: Callable[[list[Batch], int], Tensor]) -
                 group["lr"] = lr
             parts = progress.wait_for(batches, training.optim.accumulation_steps)
             loss = take_step(parts, step)
+            watch.note(step, lr, parts, loss)
 
             last = step + 1 == training.plan.total_steps
             broken.note(parts)
@@ -94,22 +98,15 @@ def train(training: Training, take_step: Callable[[list[Batch], int], Tensor]) -
                 mean_loss = float(accelerator.reduce(loss.detach(), "mean"))  # pyright: ignore[reportArgumentType]
                 speed = progress.measure(step, mean_loss)
                 folder.write_metrics(step=step, loss=mean_loss, lr=lr, **speed)
-                _check_loss(mean_loss, step, lr)
             signum = asked.signum(step)
             if (step + 1) % run.checkpoint_every_steps == 0 or last or signum:
+                watch.check(training.network)
                 state = {name: part.state_dict() for name, part in training.state.items()}
                 folder.save_checkpoint(step + 1, state, stream_states)
             if signum and not last:
                 raise StoppedRun(signum, step + 1, folder.path)
     progress.close()
     broken.sum_up()
-
-
-def _check_loss(loss: float, step: int, lr: float) -> None:
-    if not math.isfinite(loss):
-        raise ConfigError(
-            f"the loss is {loss} at step {step}; lower --optim.lr-per-256 ({lr:.2g} now)"
-        )
 
 
 def learning_rate(step: int, optim: OptimConfig, steps: int) -> float:

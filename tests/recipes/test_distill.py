@@ -605,11 +605,46 @@ def test_mistakes_end_as_one_line_and_exit_code_2(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_diverged_loss_stops_the_run(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "distill.pixel_info_nce",
-        lambda s, t, n, temperature: s.sum() * float("nan"),
-    )
-    with pytest.raises(ConfigError, match="the loss is nan at step 0; lower --optim.lr-per-256"):
-        run(tiny, tmp_path / "run")
+@pytest.mark.parametrize("moment", ["loss", "gradient", "last gradient"])
+def test_bad_numbers_stop_the_run_with_the_batch_and_the_last_checkpoint(
+    tiny, tmp_path, monkeypatch, moment
+):
+    """At step 4 of 6; nothing is logged in between, and a checkpoint is due every third."""
+    at = 5 if moment == "last gradient" else 4
+    loss_of, count = distill.pixel_info_nce, iter(range(100))
+
+    def bad(*args, **kwargs):
+        loss = loss_of(*args, **kwargs)
+        if next(count) != at:
+            return loss
+        return loss * float("nan") if moment == "loss" else _NaNGradient.apply(loss)
+
+    folder = tmp_path / "run"
+    message = {
+        "loss": "the loss is nan at step 4; lower --optim.lr-per-256",
+        "gradient": "the loss is nan at step 5; lower --optim.lr-per-256",
+        "last gradient": "after step 5 the weight .* is not finite; lower",
+    }[moment]
+    with monkeypatch.context() as patched:
+        patched.setattr("distill.pixel_info_nce", bad)
+        with pytest.raises(ConfigError, match=message):
+            run(tiny, folder, "--run.log-every-steps=100")
     assert store.where("test_resnet.pcd") is None
+    (last,) = (folder / "checkpoints").glob("*.pt")
+    assert last.name == "step_00000003.pt"
+    kept = torch.load(folder / "bad_batch_0.pt", weights_only=True)
+    assert at in [batch["step"] for batch in kept]
+    assert {tuple(batch["views"].shape) for batch in kept} == {(8, 2, 3, 32, 32)}
+    run(tiny, folder, "--run.resume", "--run.log-every-steps=100")
+
+
+class _NaNGradient(torch.autograd.Function):
+    """A loss that looks right and a gradient that is none."""
+
+    @staticmethod
+    def forward(ctx, loss):
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("nan")
