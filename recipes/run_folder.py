@@ -9,7 +9,7 @@ import platform
 import subprocess
 import time
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -325,16 +325,24 @@ def surroundings(code: dict[str, Any] | None = None) -> dict[str, Any]:
         code: Commit and dirty flag, if they were taken earlier.
     """
     libraries = ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "pycocotools")
+    libraries += ("opencv-python-headless",)  # draws the views; not everywhere installed
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "code": {"pcd_hub": pcd_hub.__version__, **(code or _git())},
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in libraries},
+            **{name: found for name in libraries if (found := _version(name))},
         },
         "hardware": {"device": gpu or f"CPU, {torch.get_num_threads()} threads"},
     }
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
 
 
 def _git() -> dict[str, Any]:
