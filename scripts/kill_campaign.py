@@ -129,8 +129,9 @@ def differences(one: Any, other: Any, path: str = "") -> list[str]:
     if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
         pairs = enumerate(zip(one, other, strict=True))
         return [found for n, (a, b) in pairs for found in differences(a, b, f"{path}[{n}]")]
-    same = torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
-    return [] if same else [path]
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return [] if torch.equal(one, other) else [path]
+    return [] if one == other else [path]
 
 
 def main() -> None:
