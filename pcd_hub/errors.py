@@ -60,6 +60,11 @@ class HubUnreachableError(HubError):
     """The Hub does not answer, or ``HF_HUB_OFFLINE`` is set."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, without the rest; its type if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the known name closest to ``name``, or nothing."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

@@ -16,7 +16,6 @@ import dataclasses
 import functools
 import itertools
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,6 +49,7 @@ from scene_probe import probe_backbones, scene_mosaics
 from speed import Compilable, compile_or_say_why_not, pass_through, wants_compile
 from training import (
     Normalise,
+    TakeStep,
     Training,
     build_backbone,
     build_optimizer,
@@ -97,7 +97,7 @@ class Distillation:
     config: DistillConfig
     config_name: str
     training: Training
-    take_step: Callable[[list[Batch], int], Tensor]
+    take_step: TakeStep
     teacher: Teacher
     student: nn.Module
     random_start: nn.Module
@@ -176,7 +176,7 @@ def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -
         },
     )
 
-    def take_step(parts: list[Batch], step: int) -> Tensor:
+    def take_step(parts: list[Batch], step: int) -> tuple[Tensor, Tensor]:
         del step
         losses, keys = [], []
         for number, part in enumerate(parts, start=1):
@@ -197,11 +197,11 @@ def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -
                 losses.append(loss / len(parts))
                 with record_function("backward"):
                     accelerator.backward(losses[-1])
-        update(wrapped, optimizer, accelerator, config.optim)
+        norm = update(wrapped, optimizer, accelerator, config.optim)
         if queue is not None:
             for key in keys:
                 queue.push(accelerator.gather(key))  # pyright: ignore[reportArgumentType]
-        return torch.stack(losses).detach().sum()
+        return torch.stack(losses).detach().sum(), norm
 
     wrapped.train()
     return Distillation(

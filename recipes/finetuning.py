@@ -1,7 +1,6 @@
 """What the recipes that train a whole backbone on labels share: the loop, SGD, batches, resume."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
 
@@ -12,6 +11,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from finetune_configs import FinetuneRunConfig, SGDScheduleConfig
+from loss_watch import LossWatch, gradient_norm
 from pcd_hub.data.loader import BatchPlan
 from pcd_hub.errors import ConfigError
 from run_folder import RunFolder
@@ -59,7 +59,7 @@ def train(
 
     Raises:
         CheckpointError: If there is nothing to resume from, or another configuration wrote it.
-        ConfigError: If the loss is not finite.
+        ConfigError: If loss, gradient or weights are not finite.
     """
     folder.start_trackers()
     network = accelerator.unwrap_model(wrapped)
@@ -71,6 +71,7 @@ def train(
     start = resume(folder, state) if run.resume else 0
     batches = batches_of(dataclasses.replace(plan, start_step=start))
     progress = Progress(accelerator, plan.global_batch_size, start=start, steps=schedule.steps)
+    watch = LossWatch(accelerator, folder, lr_option="--schedule.lr")
     wrapped.train()
     with StopRequest(accelerator, every=run.log_every_steps) as asked:
         for step in range(start, schedule.steps):
@@ -82,17 +83,19 @@ def train(
                 losses = losses_of(wrapped, batch)
                 loss = torch.stack(list(losses.values())).sum()
             accelerator.backward(loss)
+            norm = gradient_norm(wrapped.parameters(), accelerator)
             optimizer.step()
             optimizer.zero_grad()
+            watch.note(step, lr, batch, loss, norm)
 
             last = step + 1 == schedule.steps
             if (step + 1) % run.log_every_steps == 0 or last:
                 parts = mean_losses(losses, accelerator)
                 speed = progress.measure(step, parts["loss"])
                 folder.write_metrics(step=step, **parts, lr=lr, **speed)
-                check_loss(parts["loss"], step, lr)
             signum = asked.signum(step)
             if (step + 1) % run.checkpoint_every_steps == 0 or last or signum:
+                watch.check(network)
                 folder.save_checkpoint(step + 1, {k: v.state_dict() for k, v in state.items()}, {})
             if signum and not last:
                 raise StoppedRun(signum, step + 1, folder.path)
@@ -156,16 +159,6 @@ def resume(folder: RunFolder, state: dict[str, Any]) -> int:
     for name, part in state.items():
         part.load_state_dict(checkpoint[name])
     return int(checkpoint["step"])
-
-
-def check_loss(loss: float, step: int, lr: float) -> None:
-    """Stop a run that has left the numbers.
-
-    Raises:
-        ConfigError: If the loss is not finite.
-    """
-    if not math.isfinite(loss):
-        raise ConfigError(f"the loss is {loss} at step {step}; lower --schedule.lr ({lr:.2g} now)")
 
 
 def shard(count: int, process_index: int, num_processes: int) -> range:

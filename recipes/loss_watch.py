@@ -1,12 +1,13 @@
-"""Stops a run whose loss or weights are no numbers any more, with the batch that did it."""
+"""Stops a run whose loss, gradient or weights are not finite, with the batch that did it."""
 
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from pcd_hub.data.loader import Batch
 from pcd_hub.errors import ConfigError
 from run_folder import RunFolder
 
@@ -14,30 +15,44 @@ from run_folder import RunFolder
 class _Step(NamedTuple):
     number: int
     lr: float
-    parts: list[Batch]
-    loss: Tensor
+    batch: object
+    values: Tensor
+    """Loss, and norm of the gradient."""
     bad: Tensor
-    """Over all processes, so that all stop at the same step."""
+    """How many of both are not finite, over all processes, so that all stop at the same step."""
 
 
 class LossWatch:
-    """Looks at every loss, one step late: a GPU is not kept waiting for the number.
+    """Looks at every step before a checkpoint of it is written, so the last one stands.
 
-    NaN and infinity are found before a checkpoint is written, so the last one stands.
+    Beside an accelerator it looks one step late, which is not kept waiting for the number.
+
+    Args:
+        accelerator: Of the run.
+        folder: Where the last batches go.
+        lr_option: What to lower, for the error.
     """
 
-    def __init__(self, accelerator: Accelerator, folder: RunFolder) -> None:
+    def __init__(self, accelerator: Accelerator, folder: RunFolder, *, lr_option: str) -> None:
         self._accelerator = accelerator
         self._folder = folder
-        self._steps: list[_Step] = []  # the last two: a bad gradient shows in the next loss
+        self._lr_option = lr_option
+        self._late = int(accelerator.device.type != "cpu")
+        self._steps: list[_Step] = []
 
-    def note(self, number: int, lr: float, parts: list[Batch], loss: Tensor) -> None:
-        """Remember this step and look at the one before; called by every process."""
-        bad: Tensor = self._accelerator.reduce(~torch.isfinite(loss.detach()), "sum")  # pyright: ignore[reportAssignmentType]
-        before, self._steps = self._steps[-1:], [*self._steps[-1:]]
-        self._steps.append(_Step(number, lr, parts, loss.detach(), bad))
-        for step in before:
-            self._check(step)
+    def note(
+        self, number: int, lr: float, batch: object, loss: Tensor, gradient_norm: Tensor
+    ) -> None:
+        """Remember this step, look at it or the one before; called by every process.
+
+        Raises:
+            ConfigError: If its loss or gradient is not finite.
+        """
+        values = torch.stack([loss.detach().float(), gradient_norm.detach().float()])
+        bad: Tensor = self._accelerator.reduce((~torch.isfinite(values)).int(), "sum")  # pyright: ignore[reportAssignmentType]
+        self._steps = [*self._steps[-1:], _Step(number, lr, batch, values, bad)]
+        if self._late < len(self._steps):
+            self._check(self._steps[-1 - self._late])
 
     def check(self, network: nn.Module) -> None:
         """Look at the last step, and at the weights it left.
@@ -54,23 +69,34 @@ class LossWatch:
                 )
 
     def _check(self, step: _Step) -> None:
-        if bool(step.bad):
-            raise ConfigError(
-                f"the loss is {float(step.loss)} at step {step.number}; {self._keep(step)}"
-            )
+        of_loss, of_gradient = (bool(count) for count in step.bad)
+        if of_loss or of_gradient:
+            what = "the loss" if of_loss else "the norm of the gradient"
+            value = float(step.values[0 if of_loss else 1])
+            raise ConfigError(f"{what} is {value} at step {step.number}; {self._keep(step)}")
 
     def _keep(self, step: _Step) -> str:
         """Write the last batches for a replay, and say what to do."""
         path = self._folder.path / f"bad_batch_{self._accelerator.process_index}.pt"
         torch.save(
-            [
-                {"step": kept.number, "indices": part.indices, "views": part.views}
-                for kept in self._steps
-                for part in kept.parts
-            ],
-            path,
+            [{"step": kept.number, "batch": _plain(kept.batch)} for kept in self._steps], path
         )
         return (
-            f"lower --optim.lr-per-256 (the rate was {step.lr:.2g}), or look at the last batches "
+            f"lower {self._lr_option} (the rate was {step.lr:.2g}), or look at the last batches "
             f"in {path}. The last checkpoint stands"
         )
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter], accelerator: Accelerator) -> Tensor:
+    """Over all parameters; 0 under float16, whose scaler steps over infinity by itself."""
+    if accelerator.scaler is not None:
+        return torch.zeros((), device=accelerator.device)
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients, foreach=True)
+
+
+def _plain(batch: Any) -> Any:
+    """Containers and tensors only, for ``torch.load(..., weights_only=True)``."""
+    if dataclasses.is_dataclass(batch):
+        return {name: _plain(value) for name, value in vars(batch).items()}
+    return [_plain(each) for each in batch] if isinstance(batch, list) else batch

@@ -23,7 +23,7 @@ from timm.data.config import resolve_model_data_config
 from torch import nn
 
 import pcd_hub
-from pcd_hub.errors import ConfigError, StudentError
+from pcd_hub.errors import ConfigError, StudentError, first_line
 from pcd_hub.models.entries import (
     build_arguments,
     check_architecture,
@@ -177,10 +177,9 @@ def _of_timm(name: str, arguments: dict[str, Any]) -> ModelUnderTest:
     try:
         model = timm.create_model(name, pretrained=True, **arguments)
     except Exception as error:  # whatever timm, the Hub's client or a file says
-        first = str(error).strip().split("\n", maxsplit=1)[0]
         without = "" if ":" in name else f"; random:{name.partition('.')[0]} is it without weights"
         raise StudentError(
-            f"timm cannot load {name} ({type(error).__name__}: {first[:200]}){without}"
+            f"timm cannot load {name} ({type(error).__name__}: {first_line(error)[:200]}){without}"
         ) from error
     return _described(name, model, None)
 

@@ -125,15 +125,14 @@ def pretrain(accelerator: Accelerator, config: PretrainConfig, config_name: str)
         momentum_update(slow, contrast.base_encoder, momentum=momentum)
         return slow(first), slow(second)
 
-    def take_step(parts: list[Batch], step: int) -> Tensor:
+    def take_step(parts: list[Batch], step: int) -> tuple[Tensor, Tensor]:
         (batch,) = parts
         first, second = normalise(normalise.images(batch)).chunk(2)
         with accelerator.autocast():
             keys = momentum_keys(first, second, step) if slow is not None else ()
             loss = wrapped(first, second, *keys)
             accelerator.backward(loss)
-        update(wrapped, optimizer, accelerator, config.optim)
-        return loss.detach()
+        return loss.detach(), update(wrapped, optimizer, accelerator, config.optim)
 
     wrapped.train()
     log.info(

@@ -19,7 +19,7 @@ from accelerate.utils import gather_object
 
 import pcd_hub
 from launch import from_main_process
-from pcd_hub.errors import CheckpointError, ConfigError
+from pcd_hub.errors import CheckpointError, ConfigError, first_line
 
 log = logging.getLogger("pcd_hub")
 
@@ -152,7 +152,7 @@ class RunFolder:
                 rest.unlink(missing_ok=True)
             before = sorted(folder.glob("step_*.pt"))
             raise CheckpointError(
-                f"cannot write {final} ({_first_line(error)}); the last checkpoint is "
+                f"cannot write {final} ({first_line(error)}); the last checkpoint is "
                 f"{before[-1].name if before else 'none'}. Make room, then add --run.resume"
             ) from error
         for old in sorted(folder.glob("step_*.pt"))[: -self._config.run.keep_checkpoints]:
@@ -250,10 +250,6 @@ def _flush_to_disk(path: Path) -> None:
     """Past the system's cache: a name must not point to pages that a power cut loses."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _prepare(run: RunSettings, default_name: str) -> Path:

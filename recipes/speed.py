@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from configs import SpeedConfig
+from pcd_hub.errors import first_line
 
 log = logging.getLogger("pcd_hub")
 
 FEWEST_STEPS = 1000
-"""Below, compiling may take longer than it saves: 10 to 40 s a network."""
+"""Below, compiling may take longer than it saves: 11 to 33 s a network."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # /proc/cpuinfo on x86 and on ARM
@@ -58,7 +59,7 @@ def keep_freed_memory() -> bool:
     """Let glibc keep what it frees, for this process and its children; whether it could.
 
     By default it hands every tensor above 32 MiB back to the system, and the next of that size is
-    mapped, and zeroed page by page, again: on two cores a third of a plain training step.
+    mapped, and zeroed page by page, again: on two cores a tenth of the recipe's step.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -86,8 +87,9 @@ def compile_or_say_why_not(parts: Mapping[str, Compilable], one_pass: Callable[[
     except Exception as error:  # no compiler, an operator it does not know ...
         torch.compiler.set_stance("force_eager")
         cause = getattr(error, "inner_exception", error)  # what torch.compile's own error wraps
-        said = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-        log.warning("not compiled (%s): %s. The run goes on without", ", ".join(parts), said)
+        log.warning(
+            "not compiled (%s): %s. The run goes on without", ", ".join(parts), first_line(cause)
+        )
         return False
     log.info("compiled: %s", ", ".join(parts))
     return True

@@ -19,7 +19,7 @@ from torch.profiler import record_function
 from tqdm import tqdm
 
 from configs import DataConfig, OptimConfig, RunConfig, SpeedConfig
-from loss_watch import LossWatch
+from loss_watch import LossWatch, gradient_norm
 from pcd_hub.data.loader import Batch, BatchPlan, StepSampler, training_batches
 from pcd_hub.data.sources import ImageSource, ImageStream, open_source
 from pcd_hub.data.views import byol_views
@@ -60,14 +60,13 @@ class Training:
     """Everything with ``state_dict`` that affects the next step, by name."""
 
 
-def train(training: Training, take_step: Callable[[list[Batch], int], Tensor]) -> None:
-    """Run all steps: learning rate before the step, metrics, checkpoints, resume.
+TakeStep = Callable[[list[Batch], int], tuple[Tensor, Tensor]]
+"""Given the batches of one global step (one for each accumulation part) and the step's number,
+update everything; return this process's mean loss, and the norm of the gradient."""
 
-    Args:
-        training: The run.
-        take_step: Given the batches of one global step (one for each accumulation part) and the
-            step's number, update everything and return this process's mean loss.
-    """
+
+def train(training: Training, take_step: TakeStep) -> None:
+    """Run all steps: learning rate before the step, metrics, checkpoints, resume."""
     accelerator, folder, run = training.accelerator, training.folder, training.run
     folder.start_trackers()
     if accelerator.scaler is not None:  # fp16: its scale affects the next step
@@ -75,7 +74,7 @@ def train(training: Training, take_step: Callable[[list[Batch], int], Tensor]) -
     start, stream_states = _resume(training) if run.resume else (0, {})
     batches = open_batches(training, start, stream_states)
     broken = BrokenImages(training.source, accelerator)
-    watch = LossWatch(accelerator, folder)
+    watch = LossWatch(accelerator, folder, lr_option="--optim.lr-per-256")
     progress = Progress(
         accelerator, training.optim.global_batch_size, start=start, steps=training.plan.total_steps
     )
@@ -85,8 +84,8 @@ def train(training: Training, take_step: Callable[[list[Batch], int], Tensor]) -
             for group in training.optimizer.param_groups:
                 group["lr"] = lr
             parts = progress.wait_for(batches, training.optim.accumulation_steps)
-            loss = take_step(parts, step)
-            watch.note(step, lr, parts, loss)
+            loss, norm = take_step(parts, step)
+            watch.note(step, lr, parts, loss, norm)
 
             last = step + 1 == training.plan.total_steps
             broken.note(parts)
@@ -234,13 +233,15 @@ def build_optimizer(
 
 def update(
     wrapped: nn.Module, optimizer: Any, accelerator: Accelerator, optim: OptimConfig
-) -> None:
-    """Clip, step, and forget the gradients."""
+) -> Tensor:
+    """Clip, step, and forget the gradients; return their norm before all that."""
     with record_function("optimizer"):
+        norm = gradient_norm(wrapped.parameters(), accelerator)
         if optim.clip_grad_norm:
             accelerator.clip_grad_norm_(wrapped.parameters(), optim.clip_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
+    return norm
 
 
 def with_sync_batch_norm(module: nn.Module, run: RunConfig, accelerator: Accelerator) -> nn.Module:

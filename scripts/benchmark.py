@@ -12,14 +12,10 @@ recipe and plain in turn; the table shows medians and half the spread between th
 import argparse
 import dataclasses
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +33,12 @@ from benchmark_parts import (
     benchmark_models,
     synthetic_images,
 )
-from benchmark_step import STAGES, SWITCHES, StepCase
+from benchmark_step import STAGES, SWITCHES, StepCase, plain_network
 from measuring import DEVICE, matmul_rate, median_and_spread, print_table
 from pcd_hub.data.sources import ImageFiles
-from pcd_hub.method.heads import STUDENT_HEADS, student_head
 from pcd_hub.models.grid import pixel_grid
 from pcd_hub.models.teachers import load_teacher, save_teacher
+from run_folder import surroundings
 
 _ADVICE = {
     "data wait": "more --data.num-workers, smaller files, or a faster disk",
@@ -52,22 +48,6 @@ _ADVICE = {
     "loss": "a shorter --method.queue-length, or the loss on fewer pixels (smaller images)",
     "optimizer": "a larger --optim.global-batch-size",
 }
-
-
-def surroundings() -> dict[str, Any]:
-    """Date, hardware and versions, for the head of the table."""
-    cuda = torch.cuda.get_device_name() if DEVICE.type == "cuda" else None
-    libraries = ("torch", "torchvision", "timm", "accelerate", "pillow")
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "device": cuda or f"{platform.machine()}, {_num_cores()} cores",
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "versions": {"python": platform.python_version(), **{n: version(n) for n in libraries}},
-    }
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # What the step is made of.
@@ -101,10 +81,7 @@ def step_flops(case: StepCase) -> dict[str, float]:
     teacher = load_teacher(f"local-dir:{case.teacher}", image_size=case.image_size)
     backbone = timm.create_model(case.student, num_classes=0)
     student = pixel_grid(backbone, image_size=case.image_size)
-    layout = dataclasses.replace(
-        STUDENT_HEADS["mocov3"], mlps=((4096, teacher.num_channels), (4096, teacher.num_channels))
-    )
-    network = nn.Sequential(student, student_head(student.num_channels, layout))
+    network = plain_network(student, teacher.num_channels)
     images = torch.zeros(2, 3, case.image_size, case.image_size)
     counted = []
     for run in (
@@ -307,11 +284,9 @@ def _three(text: str) -> tuple[int, ...]:
 def main(arguments: list[str]) -> None:
     """Run what was asked for, print tables, write JSON."""
     options = parser().parse_args(arguments)
-    results: dict[str, Any] = surroundings()
-    print(
-        f"{results['date']}, {results['device']} ({results['capability']}), torch "
-        f"{torch.__version__}, timm {timm.__version__}"
-    )
+    results = surroundings()
+    results["hardware"]["capability"] = torch.backends.cpu.get_cpu_capability()
+    print(json.dumps(results))
     with tempfile.TemporaryDirectory() as folder:
         for what in options.what:
             results[what] = BENCHMARKS[what](options, Path(folder))

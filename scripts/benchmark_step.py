@@ -38,10 +38,11 @@ from configs import (
     TeacherConfig,
 )
 from launch import start_accelerator
-from measuring import peak_bytes, synchronize
+from measuring import DEVICE, peak_bytes, synchronize
 from pcd_hub.method.heads import STUDENT_HEADS, student_head
 from pcd_hub.method.optim import LARS, decay_groups
 from pcd_hub.method.queue import KeyQueue
+from pcd_hub.models.grid import PixelGrid
 from pcd_hub.models.teachers import load_matched_teacher
 from training import build_backbone, default_workers, open_batches
 
@@ -64,7 +65,7 @@ class StepCase:
     """Images in two views each."""
     queue_length: int
     temperature: float = 0.2
-    compile: bool = torch.cuda.is_available()
+    compile: bool = DEVICE.type == "cuda"
     """As a long run has it."""
     off: tuple[str, ...] = ()
     """Of ``SWITCHES``: what the recipe's step does without."""
@@ -103,7 +104,7 @@ def recipe_step(case: StepCase, steps: int, folder: Path) -> tuple[Step, Iterato
     for group in prepared.training.optimizer.param_groups:
         group["lr"] = 0.1
     batches = open_batches(prepared.training, 0, {})
-    return lambda batch: prepared.take_step([batch], 0), batches
+    return lambda batch: prepared.take_step([batch], 0)[0], batches
 
 
 class _TwoTransforms(Dataset[tuple[Tensor, Tensor]]):
@@ -140,18 +141,23 @@ def plain_view(size: int, *, blur: float, solarize: float) -> v2.Compose:
     )
 
 
+def plain_network(student: PixelGrid, num_channels: int) -> nn.Sequential:
+    """The student with MoCo v3's projection and prediction on every pixel."""
+    layout = dataclasses.replace(
+        STUDENT_HEADS["mocov3"], mlps=((4096, num_channels), (4096, num_channels))
+    )
+    return nn.Sequential(student, student_head(student.num_channels, layout))
+
+
 def plain_step(case: StepCase, steps: int, folder: Path) -> tuple[Step, Iterator[Any]]:
     """The reference."""
     del folder
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = DEVICE
     student = build_backbone(case.student, image_size=case.image_size)
     source = f"local-dir:{case.teacher}"
     teacher = load_matched_teacher(source, student, image_size=case.image_size).to(device)
     normalise = v2.Normalize(teacher.facts.mean, teacher.facts.std)
-    layout = dataclasses.replace(
-        STUDENT_HEADS["mocov3"], mlps=((4096, teacher.num_channels), (4096, teacher.num_channels))
-    )
-    network = nn.Sequential(student, student_head(student.num_channels, layout)).to(device)
+    network = plain_network(student, teacher.num_channels).to(device)
     optimizer = LARS(decay_groups(network, weight_decay=1e-5), lr=0.1, foreach=False)
     queue = KeyQueue(case.queue_length, teacher.num_channels).to(device)
     loader = DataLoader(

@@ -33,7 +33,7 @@ sys.path.append(str(Path(__file__).parents[1] / "recipes"))
 
 import pcd_hub
 from configs import OptimConfig, SpeedConfig
-from pcd_hub.errors import PCDHubError
+from pcd_hub.errors import PCDHubError, first_line
 from pcd_hub.method.distiller import Distiller, freeze_unreached
 from pcd_hub.method.heads import HeadLayout, student_head
 from pcd_hub.method.loss import pixel_info_nce
@@ -86,8 +86,8 @@ def try_student(arch: str, image_size: int, parameters: int) -> Outcome:
     except PCDHubError as error:
         return outcome(verdict="refused", message=str(error))
     except Exception as error:  # what else happens is what we look for
-        first = (str(error).strip() or "no message").splitlines()[0]
-        return outcome(verdict="crash", message=f"{type(error).__name__}: {first[:200]}")
+        message = f"{type(error).__name__}: {first_line(error)[:200]}"
+        return outcome(verdict="crash", message=message)
 
 
 def _life(arch: str, image_size: int, scratch: Path) -> dict[str, Any]:
@@ -138,8 +138,7 @@ def _features_only(folder: Path, image_size: int) -> str:
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True, features_only=True)
     except (RuntimeError, AttributeError, NotImplementedError, AssertionError, TypeError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return "not in timm" if _timm_lacks_it(folder) else first
+        return "not in timm" if _timm_lacks_it(folder) else first_line(error)
     maps = model.eval()(torch.rand(1, 3, image_size, image_size))
     return "works" if len(maps) else "no maps"
 

@@ -25,7 +25,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from pcd_hub.data.scenes import render_scene
-from pcd_hub.errors import DataError
+from pcd_hub.errors import DataError, first_line
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"}
@@ -368,7 +368,7 @@ def _scaled_gray(image: Image.Image) -> Image.Image:
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _image_column(dataset: Any, uri: str) -> str:

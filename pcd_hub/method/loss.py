@@ -227,8 +227,8 @@ def _attend_by_flash(
 def _bank_parts(num_rows: int, num_keys: int, device: torch.device) -> int:
     """A power of two that divides the bank.
 
-    CPUs: parts of at least 16,384 keys, a fifth faster than one. GPUs: until two blocks of rows
-    wait for every processor.
+    CPUs: parts of at least 16,384 keys, up to a fifth faster than one. GPUs: until two
+    blocks of rows wait for every processor.
     """
     if device.type == "cuda":
         processors = torch.cuda.get_device_properties(device).multi_processor_count

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from pcd_hub.errors import TeacherError, nearest
+from pcd_hub.errors import TeacherError, first_line, nearest
 
 State = dict[str, Tensor]
 
@@ -234,10 +234,9 @@ def _load(file: Path) -> tuple[Any, str]:
             else torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         )
     except Exception as error:
-        reason = str(error).strip().split("\n", maxsplit=1)[0][:160]
         raise TeacherError(
             f"{file} is truncated or no checkpoint of plain tensors "
-            f"({type(error).__name__}: {reason}); "
+            f"({type(error).__name__}: {first_line(error)[:160]}); "
             "download it again and compare its size and checksum with the source's"
         ) from error
     return loaded, hashlib.sha256(content).hexdigest()

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pcd_hub.errors import StudentError
+from pcd_hub.errors import StudentError, first_line
 
 
 class PixelGrid(nn.Module):
@@ -60,7 +60,7 @@ def pixel_grid(model: nn.Module, *, image_size: int | None = None) -> PixelGrid:
             features = model.eval().forward_features(probe)  # pyright: ignore[reportCallIssue]
     except Exception as error:
         raise StudentError(
-            f"{name} cannot take {size} x {size} pixels ({_first_line(error)}); "
+            f"{name} cannot take {size} x {size} pixels ({first_line(error)}); "
             f"its own size is {own_image_size(model)}, most CNNs take any multiple of 32"
         ) from error
     finally:
@@ -148,7 +148,3 @@ class _FromTokens:
 
     def __call__(self, features: Tensor, images: Tensor) -> Tensor:
         return _from_ncl(features[:, self.num_prefix_tokens :].transpose(1, 2), images)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", maxsplit=1)[0] or type(error).__name__

@@ -34,7 +34,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import load_model_config_from_hf
 from torch import Tensor, nn
 
-from pcd_hub.errors import StudentError, TeacherError, nearest
+from pcd_hub.errors import StudentError, TeacherError, first_line, nearest
 from pcd_hub.method.heads import law_error, to_pixel_head
 from pcd_hub.models.checkpoints import (
     FAMILIES,
@@ -404,9 +404,8 @@ def _from_timm(source: str, image_size: int | None) -> _Parts:
                 name, pretrained=True, num_classes=0, **_size_argument(source, image_size)
             )
     except Exception as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise TeacherError(
-            f"cannot load {source}: {said}. "
+            f"cannot load {source}: {first_line(error).rstrip('.')}. "
             "A teacher needs its pretrained weights: check the name and the network, "
             "or give a file (local-dir:DIR, LAYOUT:FILE)"
         ) from error

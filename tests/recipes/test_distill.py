@@ -605,12 +605,12 @@ def test_mistakes_end_as_one_line_and_exit_code_2(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("moment", ["loss", "gradient", "last gradient"])
+@pytest.mark.parametrize("moment", ["loss", "gradient", "gradient after a checkpoint", "weights"])
 def test_bad_numbers_stop_the_run_with_the_batch_and_the_last_checkpoint(
     tiny, tmp_path, monkeypatch, moment
 ):
     """At step 4 of 6; nothing is logged in between, and a checkpoint is due every third."""
-    at = 5 if moment == "last gradient" else 4
+    at = 3 if moment == "gradient after a checkpoint" else 4
     loss_of, count = distill.pixel_info_nce, iter(range(100))
 
     def bad(*args, **kwargs):
@@ -622,11 +622,16 @@ def test_bad_numbers_stop_the_run_with_the_batch_and_the_last_checkpoint(
     folder = tmp_path / "run"
     message = {
         "loss": "the loss is nan at step 4; lower --optim.lr-per-256",
-        "gradient": "the loss is nan at step 5; lower --optim.lr-per-256",
-        "last gradient": "after step 5 the weight .* is not finite; lower",
+        "gradient": "the norm of the gradient is nan at step 4; lower --optim.lr-per-256",
+        "gradient after a checkpoint": "the norm of the gradient is nan at step 3; lower",
+        "weights": "after step 5 the weight .* is not finite; lower",
     }[moment]
     with monkeypatch.context() as patched:
-        patched.setattr("distill.pixel_info_nce", bad)
+        if moment == "weights":
+            at = 5
+            patched.setattr("training.learning_rate", lambda step, *_: 0.1 if step < 5 else 1e300)
+        else:
+            patched.setattr("distill.pixel_info_nce", bad)
         with pytest.raises(ConfigError, match=message):
             run(tiny, folder, "--run.log-every-steps=100")
     assert store.where("test_resnet.pcd") is None
@@ -634,7 +639,8 @@ def test_bad_numbers_stop_the_run_with_the_batch_and_the_last_checkpoint(
     assert last.name == "step_00000003.pt"
     kept = torch.load(folder / "bad_batch_0.pt", weights_only=True)
     assert at in [batch["step"] for batch in kept]
-    assert {tuple(batch["views"].shape) for batch in kept} == {(8, 2, 3, 32, 32)}
+    shapes = {tuple(part["views"].shape) for step in kept for part in step["batch"]}
+    assert shapes == {(8, 2, 3, 32, 32)}
     run(tiny, folder, "--run.resume", "--run.log-every-steps=100")
 
 

@@ -124,7 +124,7 @@ def test_a_step_reads_nothing_back(tiny, tmp_path, optimizer):
     prepared.take_step([next(batches)], 0)
     batch = next(batches)
     with _Reads() as reads:
-        loss = prepared.take_step([batch], 1)
+        loss, _ = prepared.take_step([batch], 1)
         during = reads.count
         float(loss)
     assert reads.count == during + 1, "the counter works"
