@@ -26,6 +26,7 @@ from torch.profiler import record_function
 
 from command_line import parse, run
 from configs import DISTILL, DistillConfig, PixelMethodConfig
+from health import Health
 from launch import start_accelerator
 from models_under_test import ModelUnderTest
 from pcd_hub.data.loader import Batch
@@ -57,6 +58,7 @@ from training import (
     memory_format,
     open_training_source,
     plan_batches,
+    steps_per_epoch,
     train,
     update,
     with_sync_batch_norm,
@@ -159,6 +161,9 @@ def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -
     wrapped, optimizer = accelerator.prepare(
         distiller, build_optimizer(distiller, config.optim, config.speed)
     )
+    health = Health(
+        accelerator.unwrap_model(wrapped), queue, patience=steps_per_epoch(source, plan)
+    )
     training = Training(
         accelerator=accelerator,
         folder=folder,
@@ -174,6 +179,7 @@ def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -
             "optimizer": optimizer,
             **beside,
         },
+        look=health.look,
     )
 
     def take_step(parts: list[Batch], step: int) -> tuple[Tensor, Tensor]:

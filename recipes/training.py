@@ -58,6 +58,8 @@ class Training:
     """As prepared by the Accelerator."""
     state: dict[str, Any]
     """Everything with ``state_dict`` that affects the next step, by name."""
+    look: Callable[[int], dict[str, float]] = lambda _: {}
+    """Given the step's number: what else is measured of it."""
 
 
 TakeStep = Callable[[list[Batch], int], tuple[Tensor, Tensor]]
@@ -92,11 +94,13 @@ def train(training: Training, take_step: TakeStep) -> None:
             stream_states.update(part.stream_state for part in parts if part.stream_state)
             if step == start and accelerator.is_main_process:
                 save_views(folder.path / "pictures" / "views.png", parts[0].views)
-            if (step + 1) % run.log_every_steps == 0 or last:
+            due = (step + 1) % run.log_every_steps == 0 or last
+            seen = training.look(step) if due or step == start else {}
+            if due:
                 broken.check()
                 mean_loss = float(accelerator.reduce(loss.detach(), "mean"))  # pyright: ignore[reportArgumentType]
                 speed = progress.measure(step, mean_loss)
-                folder.write_metrics(step=step, loss=mean_loss, lr=lr, **speed)
+                folder.write_metrics(step=step, loss=mean_loss, lr=lr, **speed, **seen)
             signum = asked.signum(step)
             if (step + 1) % run.checkpoint_every_steps == 0 or last or signum:
                 watch.check(training.network)
@@ -190,9 +194,9 @@ def plan_batches(
         total_steps=run.max_steps or 0,
     )
     if isinstance(source, ImageSource):
-        steps_per_epoch = StepSampler(len(source), plan).steps_per_epoch
+        epoch = steps_per_epoch(source, plan)
         if run.max_steps is None:
-            plan = dataclasses.replace(plan, total_steps=optim.epochs * steps_per_epoch)
+            plan = dataclasses.replace(plan, total_steps=optim.epochs * epoch)
     elif run.max_steps is None:
         raise ConfigError("the length of a stream is not known; give --run.max-steps")
     if plan.total_steps < 1:
@@ -201,6 +205,17 @@ def plan_batches(
             "--optim.epochs or --run.max-steps must be at least 1"
         )
     return plan
+
+
+def steps_per_epoch(source: ImageSource | ImageStream, plan: BatchPlan) -> int:
+    """Of a stream, whose length is not known, as many as have 100,000 images.
+
+    Raises:
+        DataError: If the data set is smaller than one global batch.
+    """
+    if isinstance(source, ImageStream):
+        return 100_000 // plan.global_batch_size
+    return StepSampler(len(source), plan).steps_per_epoch
 
 
 def build_backbone(arch: str, *, image_size: int) -> PixelGrid:

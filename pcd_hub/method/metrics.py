@@ -73,6 +73,11 @@ def effective_rank(vectors: Float[Tensor, "n c"]) -> float:
     return float(torch.special.entr(shares).sum().exp())
 
 
+def mean_cosine(vectors: Float[Tensor, "n c"]) -> float:
+    """Mean cosine over all pairs, each with itself too: 1 if all point the same way."""
+    return float(F.normalize(vectors.double(), dim=1).mean(0).square().sum())
+
+
 def linear_cka(one: Float[Tensor, "n c"], other: Float[Tensor, "n d"]) -> float:
     """How alike two descriptions of the same things are, in [0, 1] (arXiv:1905.00414, eq. 7).
 

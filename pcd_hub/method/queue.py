@@ -26,6 +26,11 @@ class KeyQueue(nn.Module):
         self.register_buffer("keys", F.normalize(noise, dim=1))
         self.register_buffer("cursor", torch.zeros((), dtype=torch.int64))
 
+    def newest(self, count: int) -> Float[Tensor, "n c"]:
+        """The last ``count`` keys that were pushed, the newest first; at most all there are."""
+        back = torch.arange(1, min(count, len(self.keys)) + 1, device=self.keys.device)
+        return self.keys[(self.cursor - back) % len(self.keys)]
+
     @torch.no_grad()
     def push(self, keys: Float[Tensor, "b c"]) -> None:
         """Overwrite the oldest keys with ``keys``, in order.

@@ -10,6 +10,7 @@ from pcd_hub.method.metrics import (
     effective_rank,
     knn_vote,
     linear_cka,
+    mean_cosine,
     mean_iou,
     pixel_accuracy,
     pixel_retrieval,
@@ -117,3 +118,10 @@ def test_pixels_of_the_same_image_are_no_neighbours():
     swapped = one.clone()
     swapped[1] = one[1].flip(-1)
     assert pixel_retrieval(swapped, one, k=1) == 0.5, "image 1's still find theirs in image 0"
+
+
+def test_mean_cosine_is_the_mean_over_all_pairs():
+    vectors = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    pairs = torch.nn.functional.cosine_similarity(vectors[:, None], vectors[None], dim=2)
+    assert mean_cosine(vectors) == pytest.approx(float(pairs.mean()), rel=1e-5)
+    assert mean_cosine(vectors[:1].expand(5, 4) * torch.rand(5, 1)) == pytest.approx(1)

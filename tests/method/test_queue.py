@@ -57,3 +57,10 @@ def test_half_precision_keys_are_kept_in_float32():
 def test_an_empty_queue_is_refused():
     with pytest.raises(ValueError, match="at least 1"):
         KeyQueue(0, 8)
+
+
+def test_the_newest_keys_come_first_and_wrap():
+    queue = KeyQueue(5, 2)
+    queue.push(numbered(7, 0))
+    torch.testing.assert_close(queue.newest(3), numbered(7, 0).flip(0)[:3])
+    assert len(queue.newest(100)) == 5
