@@ -13,8 +13,10 @@ from pcd_hub.method.queue import KeyQueue
 log = logging.getLogger("pcd_hub")
 
 _SAMPLES, _FEWEST = 256, 8
-_ALL_ALIKE = 0.99  # mean cosine; of ResNet-18 in the quickstart 0.33, at random start too
-_FALL = 4  # quickstart: from 88 to 64 of 256; ten times its learning rate: to 16
+_ALL_ALIKE = 0.99
+"""Mean cosine; healthy students have 0.05 to 0.65."""
+_OF_TEACHER = 0.25
+"""Effective rank; healthy students have half the teacher's or more, ResNet-18 three times it."""
 
 
 class Health:
@@ -30,8 +32,7 @@ class Health:
         self._distiller = distiller
         self._queue = queue
         self._patience = patience
-        self._best_rank = 0.0
-        self._least_cosine = 1.0
+        self._was_alive = False
         self._keys: Tensor | None = None
         self._said: set[str] = set()
 
@@ -41,25 +42,24 @@ class Health:
         Args:
             step: From 0; called by each process of its own part of the batch.
         """
-        pixels = _some(self._distiller.last_pixels.flatten(2).mT.flatten(0, 1))
+        pixels, targets = map(_some, self._distiller.last_pixels)
         if len(pixels) < _FEWEST:  # too few to tell
             return self._look_at_queue(step)
-        rank, cosine = effective_rank(pixels), mean_cosine(pixels)
-        self._best_rank = max(self._best_rank, rank)
-        self._least_cosine = min(self._least_cosine, cosine)
-        if cosine > _ALL_ALIKE and (self._least_cosine < _ALL_ALIKE or step >= self._patience):
+        rank, of_teacher, cosine = (
+            effective_rank(pixels),
+            effective_rank(targets),
+            mean_cosine(pixels),
+        )
+        alive = cosine <= _ALL_ALIKE and rank >= _OF_TEACHER * of_teacher
+        if not alive and (self._was_alive or step >= self._patience):
             self._say(
                 step,
-                f"the student has collapsed: its pixels are all alike (mean cosine {cosine:.4f}, "
-                f"bound {_ALL_ALIKE}); stop, and lower --optim.lr-per-256",
+                f"the student has collapsed: its pixels have a mean cosine of {cosine:.4f} (at "
+                f"most {_ALL_ALIKE}) and an effective rank of {rank:.1f} (the teacher's "
+                f"{of_teacher:.1f}, at least {_OF_TEACHER} of it); stop, and lower "
+                "--optim.lr-per-256",
             )
-        elif rank < self._best_rank / _FALL:
-            self._say(
-                step,
-                f"the student is collapsing: the effective rank of {len(pixels)} of its pixels "
-                f"fell from {self._best_rank:.1f} to {rank:.1f}, below 1/{_FALL}; "
-                "lower --optim.lr-per-256",
-            )
+        self._was_alive |= alive
         return {"pixel_rank": rank, "pixel_cosine": cosine} | self._look_at_queue(step)
 
     def _look_at_queue(self, step: int) -> dict[str, float]:
@@ -85,7 +85,8 @@ class Health:
             self._said.add(kind)
 
 
-def _some(vectors: Float[Tensor, "n c"]) -> Float[Tensor, "m c"]:
+def _some(pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "n c"]:
     """Evenly spread over the batch."""
+    vectors = pixels.flatten(2).mT.flatten(0, 1)
     places = torch.linspace(0, len(vectors) - 1, min(len(vectors), _SAMPLES))
     return vectors[places.long().to(vectors.device)].float().cpu()

@@ -28,8 +28,8 @@ class Distiller(nn.Module):
         self.loss = loss
         self.pooled = pooled
         """Image-level distillation, to compare with: one mean vector an image on both sides."""
-        self.last_pixels = torch.zeros(1, 1, 1, 1)
-        """The student's pixels ``(B, C, h, w)`` of the last pass, for whoever watches."""
+        self.last_pixels = (torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))
+        """The student's and the teacher's ``(B, C, h, w)`` of the last pass, for who watches."""
 
     def forward(
         self,
@@ -40,7 +40,7 @@ class Distiller(nn.Module):
         """The loss of one batch: student pixels against ``teacher_pixels`` (and ``negatives``)."""
         with record_function("student"):
             student_pixels = self.student(views)
-            self.last_pixels = student_pixels.detach()
+            self.last_pixels = (student_pixels.detach(), teacher_pixels)
             if self.pooled:
                 student_pixels = student_pixels.mean((2, 3), keepdim=True)
                 teacher_pixels = teacher_pixels.mean((2, 3), keepdim=True)
