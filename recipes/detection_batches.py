@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image
 from pycocotools import mask as mask_codes
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from coco_data import CocoImage, CocoObject, Segmentation, mask_code
 from pcd_hub.data.loader import BatchPlan, StepSampler
+from pcd_hub.data.sources import BrokenImageError, decode
 from pcd_hub.errors import DataError
 
 Target = dict[str, Tensor]
@@ -123,10 +123,11 @@ def read_image(image: CocoImage) -> UInt8[Tensor, "3 height width"]:
         DataError: If it is broken, or of another size than its json says.
     """
     try:
-        with Image.open(image.path) as file:
-            pixels = np.array(file.convert("RGB"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{image.path} cannot be read ({error}); mend or remove it") from error
+        pixels = decode(image.path, str(image.path), lambda file: np.array(file.convert("RGB")))
+    except BrokenImageError as error:
+        raise DataError(
+            f"{error.name} cannot be read ({error.reason}); mend or remove it"
+        ) from error
     if pixels.shape[:2] != (image.height, image.width):
         height, width = pixels.shape[:2]
         raise DataError(

@@ -32,6 +32,8 @@ IMAGE_SUFFIXES = frozenset(
 )
 DEFAULT_SCENE_COUNT = 20_000
 SCENE_SIZE = 96
+_MOST_PIXELS = 89_478_485
+"""A quarter of a GiB at three bytes a pixel: where Pillow begins to warn of bombs."""
 
 ResultT = TypeVar("ResultT")
 
@@ -190,8 +192,15 @@ def _text(path: bytes | str) -> str:
 
 
 def _image_paths(folder: Path) -> Iterator[str]:
+    """Each folder once, however many links lead to it, or round in a circle."""
+    seen = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in files:
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
                 yield os.path.relpath(os.path.join(parent, name), folder)
@@ -310,7 +319,8 @@ def decode(
         BrokenImageError: If it cannot be decoded.
     """
     try:
-        with Image.open(_file(encoded)) as image:
+        with Image.open(_file(encoded), formats=_formats()) as image:
+            _refuse_bombs(image)
             return to_image(image)
     except Exception as error:
         stated = encoded.get("path") if isinstance(encoded, Mapping) else None
@@ -321,6 +331,21 @@ def _file(encoded: Path | Mapping[str, Any]) -> Any:
     if isinstance(encoded, Path):
         return encoded
     return io.BytesIO(encoded["bytes"]) if encoded["bytes"] else encoded["path"]
+
+
+@functools.cache
+def _formats() -> list[str]:
+    """All that Pillow knows, but for PostScript: to draw that, it starts an interpreter."""
+    Image.init()
+    return [name for name in Image.ID if name != "EPS"]
+
+
+def _refuse_bombs(image: Image.Image) -> None:
+    """JPEGs may be twice as large, which Pillow checks: they are decoded smaller."""
+    if image.width * image.height > _MOST_PIXELS and not is_jpeg(image):
+        raise ValueError(
+            f"{image.width} x {image.height} pixels are more than {_MOST_PIXELS}; make it smaller"
+        )
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
@@ -362,9 +387,11 @@ def shrink_jpeg(image: Image.Image, times: float) -> None:
 
 
 def _scaled_gray(image: Image.Image) -> Image.Image:
-    values = np.asarray(image, np.float64)
+    values = np.array(image, np.float32)
     top = 65535.0 if values.max() > 255 else (255.0 if values.max() > 1 else 1.0)
-    return Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8)).convert("RGB")
+    values *= 255 / top
+    np.rint(values, out=values).clip(0, 255, out=values)
+    return Image.fromarray(values.astype(np.uint8)).convert("RGB")
 
 
 def _reason(error: Exception) -> str:

@@ -91,7 +91,7 @@ def test_odd_modes_become_upright_rgb():
     turned.getexif()[0x0112] = 6
     assert as_rgb(turned).size == (2, 4)
     deep = Image.fromarray(np.full((2, 2), 32768, np.uint16))
-    assert as_rgb(deep).getpixel((0, 0)) == (127, 127, 127)
+    assert as_rgb(deep).getpixel((0, 0)) == (128, 128, 128)
     assert as_rgb(Image.new("RGBA", (2, 2), (0, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
     assert as_rgb(Image.new("CMYK", (2, 2), (0, 0, 0, 255))).getpixel((0, 0)) == (0, 0, 0)
     assert as_rgb(Image.new("1", (2, 2), 1)).getpixel((0, 0)) == (255, 255, 255)
