@@ -30,6 +30,7 @@ from pcd_hub.models.entries import (
     entry_cfg,
     forget_tensors,
 )
+from pcd_hub.models.strangers import create_pretrained
 from pcd_hub.models.teachers import load_teacher
 from pcd_hub.weights import store
 from pcd_hub.weights.layout import MANIFEST_FILE
@@ -175,7 +176,7 @@ def _architecture(name: str) -> str | None:
 
 def _of_timm(name: str, arguments: dict[str, Any]) -> ModelUnderTest:
     try:
-        model = timm.create_model(name, pretrained=True, **arguments)
+        model = create_pretrained(name, **arguments)
     except Exception as error:  # whatever timm, the Hub's client or a file says
         without = "" if ":" in name else f"; random:{name.partition('.')[0]} is it without weights"
         raise StudentError(

@@ -47,6 +47,7 @@ from pcd_hub.models.checkpoints import (
 )
 from pcd_hub.models.folding import fold_batch_norms
 from pcd_hub.models.grid import PixelGrid, own_image_size, pixel_grid
+from pcd_hub.models.strangers import create_pretrained
 
 log = logging.getLogger("pcd_hub")
 
@@ -400,9 +401,7 @@ def _from_timm(source: str, image_size: int | None) -> _Parts:
         )
     try:
         with _missing_keys() as missing:
-            model = timm.create_model(
-                name, pretrained=True, num_classes=0, **_size_argument(source, image_size)
-            )
+            model = create_pretrained(name, num_classes=0, **_size_argument(source, image_size))
     except Exception as error:
         raise TeacherError(
             f"cannot load {source}: {first_line(error).rstrip('.')}. "

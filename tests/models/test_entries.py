@@ -11,6 +11,7 @@ import torch
 import pcd_hub
 from pcd_hub.models.entries import STOCK_ARCHITECTURES, entry_cfg
 from pcd_hub.weights import store
+from tests.versions import reads_safetensors_by_local_dir
 from tests.weights.making import exported
 
 
@@ -111,7 +112,13 @@ IMAGES = torch.rand(1, 3, 64, 64)
         {"features_only": True, "output_stride": 8},
     ],
 )
-@pytest.mark.parametrize("name", ["resnet18.pcd", "local-dir:{home}/resnet18.pcd"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18.pcd",
+        pytest.param("local-dir:{home}/resnet18.pcd", marks=reads_safetensors_by_local_dir),
+    ],
+)
 def test_the_stored_weight_loads_every_way(stored, name, arguments):
     model = timm.create_model(name.format(home=store.home()), pretrained=True, **arguments).eval()
     if arguments.get("in_chans") == 1:
@@ -186,6 +193,7 @@ def test_a_source_that_the_caller_names_wins(stored):
     assert not model.conv1.weight.any()
 
 
+@reads_safetensors_by_local_dir
 def test_local_dir_needs_no_pcd_hub(stored):
     out = in_new_process(f"""
 import sys, timm

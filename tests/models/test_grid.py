@@ -6,6 +6,7 @@ from torch import nn
 from pcd_hub.errors import StudentError
 from pcd_hub.method.distiller import freeze_unreached
 from pcd_hub.models.grid import pixel_grid
+from tests.versions import has_efficientvim
 
 CASES = [
     ("resnet18", 64, (512, 2, 2)),
@@ -19,7 +20,7 @@ CASES = [
     ("swin_tiny_patch4_window7_224", 224, (768, 7, 7)),
     ("coat_lite_tiny", 224, (320, 7, 7)),
     ("coat_tiny", 224, (152, 7, 7)),
-    ("efficientvim_m1", 256, (320, 4, 4)),
+    pytest.param("efficientvim_m1", 256, (320, 4, 4), marks=has_efficientvim),
 ]
 
 
@@ -32,6 +33,7 @@ def test_any_backbone_is_a_grid_of_pixels(arch, size, shape):
     assert grid.num_channels == shape[0]
 
 
+@has_efficientvim
 def test_a_map_without_its_rows_keeps_places():
     """EfficientViM: a change in one corner of the image must show most near that corner."""
     torch.manual_seed(0)
@@ -99,6 +101,7 @@ def test_what_has_no_grid_is_refused():
         pixel_grid(Flat(3, 3), image_size=8)
 
 
+@has_efficientvim
 def test_what_the_architecture_itself_freezes_is_left_alone():
     grid = pixel_grid(timm.create_model("efficientvim_m1", num_classes=0), image_size=128)
     grid.model.patch_embed.requires_grad_(False)

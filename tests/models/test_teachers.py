@@ -13,6 +13,7 @@ from torch import nn
 from pcd_hub.errors import TeacherError
 from pcd_hub.models import checkpoints, teachers
 from pcd_hub.models.checkpoints import LAYOUTS
+from pcd_hub.models.strangers import create_pretrained
 from pcd_hub.models.teachers import load_matched_teacher, load_teacher, save_teacher
 
 
@@ -292,7 +293,7 @@ def test_a_timm_folder_is_a_headless_teacher_with_its_own_mean_and_std(tmp_path)
     teacher = load_teacher(f"local-dir:{folder}")
     assert teacher.facts.mean == (0.1, 0.1, 0.1)
     assert teacher.facts.head == "none"
-    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    model = create_pretrained(f"local-dir:{folder}").eval()
     with torch.no_grad():
         assert torch.equal(teacher(IMAGES), model.forward_features((IMAGES - 0.1) / 0.5))
 

@@ -18,6 +18,7 @@ import distill
 import pcd_hub
 import training
 from pcd_hub.errors import CheckpointError, ConfigError, DataError, PCDHubError, StudentError
+from pcd_hub.models.strangers import create_pretrained
 from pcd_hub.weights import store
 from stopping import StoppedRun
 from tests.recipes.conftest import trace
@@ -366,7 +367,7 @@ def test_headless_teachers_and_other_students(tmp_path, tiny):
     )
     record = json.loads((folder / "record.json").read_text())
     assert record["untrained"] == ["conv_head.weight", "conv_head.bias"]
-    model = timm.create_model(f"local-dir:{folder / 'export'}", pretrained=True, num_classes=4)
+    model = create_pretrained(f"local-dir:{folder / 'export'}", num_classes=4)
     assert model(torch.rand(1, 3, 64, 64)).shape == (1, 4)
 
 
@@ -435,7 +436,7 @@ def test_a_student_of_fixed_size_is_built_for_the_size_that_is_asked(tiny, tmp_p
     )
     config = json.loads((folder / "export" / "config.json").read_text())
     assert config["pretrained_cfg"]["input_size"] == [3, 32, 32]
-    timm.create_model(f"local-dir:{folder / 'export'}", pretrained=True)
+    create_pretrained(f"local-dir:{folder / 'export'}")
 
 
 def test_another_run_is_not_written_over(tiny, tmp_path):

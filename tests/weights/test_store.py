@@ -10,6 +10,7 @@ import torch
 
 import pcd_hub
 from pcd_hub.errors import StudentError, WeightError
+from pcd_hub.models.strangers import create_pretrained
 from pcd_hub.weights import manifest, store
 from pcd_hub.weights.create import read_by_name
 from pcd_hub.weights.export import check_exportable, export_weight
@@ -147,7 +148,7 @@ def test_two_writers_and_a_reader_never_meet_half_a_weight(tmp_path):
         writer.start()
     reads, values = 0, set()
     while any(writer.is_alive() for writer in writers):
-        model = timm.create_model(f"local-dir:{store.where(NAME)}", pretrained=True)
+        model = create_pretrained(f"local-dir:{store.where(NAME)}")
         read_by_name(NAME)
         found = {
             float(value) for tensor in model.parameters() for value in tensor.detach().unique()
@@ -183,7 +184,7 @@ def test_export_is_all_or_nothing(tmp_path, monkeypatch):
 def test_export_takes_channels_last_weights(tmp_path):
     model = timm.create_model("test_resnet", num_classes=0).to(memory_format=torch.channels_last)
     folder = exported(tmp_path / "export", model=model)
-    again = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    again = create_pretrained(f"local-dir:{folder}")
     for key, value in model.state_dict().items():
         assert torch.equal(again.state_dict()[key], value)
 

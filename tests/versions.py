@@ -1,0 +1,16 @@
+"""What the oldest supported versions cannot do."""
+
+from importlib.metadata import version
+
+import pytest
+import timm
+from packaging.version import Version
+
+TIMM = Version(version("timm"))
+
+has_efficientvim = pytest.mark.skipif(
+    not timm.is_model("efficientvim_m1"), reason="newer than this timm"
+)
+reads_safetensors_by_local_dir = pytest.mark.skipif(
+    Version("1.0.26") > TIMM, reason="timm reads safetensors by local-dir: from 1.0.26 on"
+)
