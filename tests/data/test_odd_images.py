@@ -118,7 +118,8 @@ RAMPS = {
     "gray.png": saved(ramp(np.uint8, 255), "PNG"),
     "gray16.png": saved(ramp(np.uint16, 65535), "PNG"),
     "gray16.tif": saved(ramp(np.uint16, 65535), "TIFF"),
-    "gray16.pgm": saved(ramp(np.uint16, 65535), "PPM"),
+    "gray16.pgm": b"P5\n48 32\n65535\n"
+    + np.asarray(ramp(np.uint16, 65535)).astype(">u2").tobytes(),
     "gray32.tif": saved(ramp(np.int32, 65535), "TIFF"),
     "float.tif": saved(ramp(np.float32, 1.0), "TIFF"),
     "gray_alpha.png": saved(ramp(np.uint8, 255).convert("LA"), "PNG"),
