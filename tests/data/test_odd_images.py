@@ -2,6 +2,7 @@
 
 import io
 import multiprocessing
+import os
 import resource
 import struct
 import warnings
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import EpsImagePlugin, ExifTags, Image
 
 from pcd_hub.data.loader import BatchPlan, DrawnFromFile, training_batches
 from pcd_hub.data.sources import BrokenImageError, ImageFiles, as_rgb, decode
@@ -230,6 +231,18 @@ def test_the_rest_is_refused_by_name_and_reason(tmp_path, name):
         with pytest.raises(BrokenImageError, match=rf"{name}: \w+: .") as caught:
             decode(tmp_path / name, str(tmp_path / name), to_image)
         assert caught.value.name == str(tmp_path / name)
+
+
+def test_postscript_starts_no_interpreter(tmp_path, monkeypatch):
+    interpreter, canary = tmp_path / "gs", tmp_path / "canary"
+    interpreter.write_text(f"#!/bin/sh\ntouch {canary}\n")
+    interpreter.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # not looked for yet
+    (tmp_path / "drawn.jpg").write_bytes(saved(picture(), "EPS"))
+    with pytest.raises(BrokenImageError, match="cannot identify image file"):
+        decode(tmp_path / "drawn.jpg", "drawn.jpg", as_rgb)
+    assert not canary.exists()
 
 
 def test_a_jpeg_may_be_large_for_it_is_decoded_smaller(tmp_path):
