@@ -221,10 +221,11 @@ class RunFolder:
     def _cut_metrics(self, step: int) -> None:
         path = self.path / "metrics.jsonl"
         if path.exists():
-            kept = [
-                line for line in path.read_text().splitlines() if json.loads(line)["step"] < step
-            ]
-            path.write_text("".join(f"{line}\n" for line in kept))
+            lines = path.read_text().splitlines(keepends=True)
+            whole = (line for line in lines if line.endswith("\n"))  # the last may be half written
+            draft = path.with_suffix(".draft")
+            draft.write_text("".join(line for line in whole if json.loads(line)["step"] < step))
+            draft.replace(path)
 
 
 def _damage(checkpoint: Path) -> str | None:
