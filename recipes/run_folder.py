@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 import subprocess
+import sys
 import time
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +21,9 @@ from accelerate.utils import gather_object
 import pcd_hub
 from launch import from_main_process
 from pcd_hub.errors import CheckpointError, ConfigError, first_line
+
+if sys.platform != "win32":
+    import fcntl
 
 log = logging.getLogger("pcd_hub")
 
@@ -62,7 +66,8 @@ class RunFolder:
         """Make the folder, or enter it again with ``--run.resume``.
 
         Raises:
-            ConfigError: If the folder holds another run, or there is nothing to resume.
+            ConfigError: If the folder holds another run, there is nothing to resume, or another
+                process still goes on there.
         """
         outcome: Path | str = ""
         if accelerator.is_main_process:
@@ -79,6 +84,7 @@ class RunFolder:
             (folder.path / "config.json").write_text(
                 json.dumps(folder.config_dict(), indent=2) + "\n"
             )
+            _hold(folder.path / "config.json")
         return folder
 
     def config_dict(self) -> dict[str, Any]:
@@ -209,8 +215,8 @@ class RunFolder:
                 torch.cuda.set_rng_state(rng["cuda"])
         else:
             log.info(
-                "resumed by %d processes, stopped with %d: "
-                "the torch random state of dropout and the like starts anew",
+                "resumed by %d processes, stopped with %d: the same images in the same order, sums "
+                "round otherwise; the torch random state of dropout and the like starts anew",
                 self._accelerator.num_processes,
                 len(per_process),
             )
@@ -260,8 +266,32 @@ def _prepare(run: RunSettings, default_name: str) -> Path:
             raise ConfigError(
                 f"--run.resume: {path} holds no run; name its folder with --run.output-dir"
             )
+        _hold(path / "config.json")
         return path
     return new_folder(run.output_dir, default_name)
+
+
+def _hold(file: Path) -> None:
+    """Keep others from the folder for as long as this process lives, and no longer.
+
+    torchrun that is killed leaves its ranks behind, which go on writing.
+
+    Raises:
+        ConfigError: If another process holds it.
+    """
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(file, os.O_RDWR)  # open to the end: closing it would let go
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        os.close(descriptor)
+        raise ConfigError(
+            f"another process goes on in {file.parent}; wait for it, or end it "
+            f"(fuser {file} names it)"
+        ) from None
+    except OSError as error:  # a file system without locks
+        log.warning("%s cannot be locked (%s); let no other run into its folder", file, error)
 
 
 def new_folder(asked: Path | None, default_name: str) -> Path:
