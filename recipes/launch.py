@@ -55,17 +55,25 @@ def start_accelerator(
             DistributedDataParallelKwargs(gradient_as_bucket_view=True, static_graph=static_graph)
         ],
     )
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched != accelerator.num_processes:
+    _check_that_all_were_launched(accelerator)
+    if not accelerator.is_main_process:
+        log.setLevel(logging.ERROR)  # what is said is said once
+    return accelerator
+
+
+def _check_that_all_were_launched(accelerator: Accelerator) -> None:
+    launched = os.environ.get("WORLD_SIZE", "1")
+    # `accelerate launch` starts one process on CPUs, and sets both if it was asked for more.
+    asked_for_more = {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys()
+    if asked_for_more and "WORLD_SIZE" not in os.environ:
+        launched = "several"
+    if launched != str(accelerator.num_processes):
         raise ConfigError(
             f"{launched} processes were launched "
             f"but each believes to be one of {accelerator.num_processes}: "
             "they would train the same thing apart. "
-            "On CPUs use torchrun --nproc_per_node N; see recipes/README.md"
+            "On CPUs use torchrun --standalone --nproc_per_node N; see recipes/README.md"
         )
-    if not accelerator.is_main_process:
-        log.setLevel(logging.ERROR)  # what is said is said once
-    return accelerator
 
 
 def quiet_logs() -> None:
