@@ -34,7 +34,7 @@ def tiny_teacher(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny(tiny_teacher) -> list[str]:
     """Arguments of a run of seconds."""
     return [

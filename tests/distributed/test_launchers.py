@@ -1,0 +1,65 @@
+"""Launched as the README says: two machines on the loopback; a rank that dies."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+import distill
+import kill_campaign
+import run_folder
+from pcd_hub.errors import ConfigError
+from tests.distributed.test_processes import free_ports
+from tests.recipes.conftest import tiny, tiny_teacher, trace  # noqa: F401
+
+DISTILL = str(Path(distill.__file__))
+OPTIONS = ["--student.arch=test_vit", "--method.head=linear", "--run.no-store"]
+"""Without BatchNorm, which on CPUs looks at each process's part of the batch."""
+
+
+@pytest.mark.timeout(600)
+def test_two_machines_give_what_one_process_gives(tiny, tmp_path):  # noqa: F811
+    arguments = [*tiny, *OPTIONS, "--run.max-steps=2"]
+    distill.main([*arguments, f"--run.output-dir={tmp_path / 'alone'}"])
+    (port,) = free_ports(1)
+    machines = []
+    for rank in (0, 1):  # each with a disk of its own
+        disk = tmp_path / f"machine{rank}"
+        disk.mkdir()
+        launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_machines=2"]
+        launcher += ["--num_processes=2", f"--machine_rank={rank}"]
+        launcher += ["--main_process_ip=127.0.0.1", f"--main_process_port={port}"]
+        command = [sys.executable, "-m", *launcher, DISTILL, *arguments, "--run.output-dir=run"]
+        machines.append(subprocess.Popen(command, cwd=disk, stderr=subprocess.PIPE, text=True))
+    for machine in machines:
+        _, said = machine.communicate()
+        assert machine.returncode == 0, said
+    together = trace(tmp_path / "machine0" / "run")
+    assert not (tmp_path / "machine1" / "run").exists()
+    for alone, shared in zip(trace(tmp_path / "alone"), together, strict=True):
+        assert shared["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+
+
+@pytest.mark.timeout(600)
+def test_a_rank_that_dies_ends_the_others_with_its_reason(tiny, tmp_path):  # noqa: F811
+    folder = tmp_path / "run"
+    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    arguments = [*tiny, *OPTIONS, "--run.max-steps=100000", f"--run.output-dir={folder}"]
+    process = kill_campaign.start([sys.executable, "-m", *launcher, DISTILL, *arguments])
+    try:
+        assert kill_campaign.comes_to(process, folder, 0.0)
+        with pytest.raises(ConfigError, match=r"another process goes on in .*run; wait for it, or"):
+            distill.main([*arguments, "--run.resume", "--run.max-steps=1"])
+        started = psutil.Process(process.pid).children(recursive=True)
+        (second,) = (child for child in started if child.environ().get("RANK") == "1")
+        second.kill()
+        _, said = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            kill_campaign.kill(process)
+    assert process.returncode == 1
+    assert "Signal 9 (SIGKILL) received by PID" in said
+    assert not any(child.is_running() for child in started)
+    run_folder._hold(folder / "config.json")  # free again
