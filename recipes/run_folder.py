@@ -171,7 +171,8 @@ class RunFolder:
         A damaged one is passed over for the one before, and it is said.
 
         Raises:
-            CheckpointError: If none is whole, or another configuration wrote it.
+            CheckpointError: If none is whole, it is not on this machine, or another configuration
+                wrote it.
         """
         chosen = self._last_whole() if self._accelerator.is_main_process else None
         chosen = cast("Path | None", from_main_process(self._accelerator, chosen))
@@ -179,6 +180,11 @@ class RunFolder:
             raise CheckpointError(
                 f"{self.path} holds no whole checkpoint to resume from; "
                 "start anew in another folder"
+            )
+        if not chosen.exists():
+            raise CheckpointError(
+                f"{chosen} is not on this machine; to resume, --run.output-dir must lie where all "
+                "machines see it"
             )
         state = torch.load(chosen, map_location="cpu", weights_only=True)
         if changed := _differences(state["config"], self.config_dict()):

@@ -10,7 +10,7 @@ import pytest
 import distill
 import kill_campaign
 import run_folder
-from pcd_hub.errors import ConfigError
+from pcd_hub.errors import CheckpointError, ConfigError
 from tests.distributed.test_processes import free_ports
 from tests.recipes.conftest import tiny, tiny_teacher, trace  # noqa: F401
 
@@ -40,6 +40,14 @@ def test_two_machines_give_what_one_process_gives(tiny, tmp_path):  # noqa: F811
     assert not (tmp_path / "machine1" / "run").exists()
     for alone, shared in zip(trace(tmp_path / "alone"), together, strict=True):
         assert shared["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+
+
+def test_a_checkpoint_on_another_machines_disk_is_said(tiny, tmp_path, monkeypatch):  # noqa: F811
+    arguments = [*tiny, *OPTIONS, "--run.max-steps=1", f"--run.output-dir={tmp_path / 'run'}"]
+    distill.main(arguments)
+    monkeypatch.setattr(run_folder.RunFolder, "_last_whole", lambda _: tmp_path / "elsewhere.pt")
+    with pytest.raises(CheckpointError, match=r"elsewhere.pt is not on this machine; to resume"):
+        distill.main([*arguments, "--run.resume"])
 
 
 @pytest.mark.timeout(600)
