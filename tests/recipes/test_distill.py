@@ -75,7 +75,8 @@ def test_a_run_leaves_everything_that_is_promised(tiny, tmp_path, capsys):
     assert "distilled student** (this weight)" in (folder / "export" / "README.md").read_text()
 
     first = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
-    assert set(first) == {"step", "loss", "lr", "images_per_s", "data_wait"}
+    seen = {"pixel_rank", "pixel_cosine", "key_cosine"}
+    assert set(first) == {"step", "loss", "lr", "images_per_s", "data_wait", *seen}
     assert first["lr"] > 0
 
 
