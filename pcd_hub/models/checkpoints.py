@@ -6,6 +6,7 @@ and not needed. Anything beyond that is an error: half a teacher is worse than n
 
 import hashlib
 import io
+import reprlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,8 +18,14 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from pcd_hub.errors import TeacherError, first_line, nearest
+from pcd_hub.models.pickles import check_saved, check_start
 
 State = dict[str, Tensor]
+
+_MAX_FILE_BYTES = 16 * 1024**3
+_MAX_HEADER_BYTES = 4 * 1024**2
+_MAX_KEY_LENGTH = 256
+_MAX_HEAD_LAYERS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,10 +152,11 @@ def read_checkpoint(file: Path, layout: CheckpointLayout) -> Checkpoint:
 
     Raises:
         TeacherError: If the file is missing, damaged, of another layout, or holds a key nobody
-            expects.
+            expects or a value that is not finite.
     """
-    loaded, sha256 = _load(file)
+    loaded, content = _load(file)
     state = _without_ddp_prefix(_state_dict(loaded, layout, file))
+    _check_tensors(state, file, size=len(content))
     encoder: State = {}
     head: State = {}
     leftover: list[str] = []
@@ -176,7 +184,11 @@ def read_checkpoint(file: Path, layout: CheckpointLayout) -> Checkpoint:
             "take the full checkpoint of the pre-training, "
             "or the backbone alone as a timm: or local-dir: teacher"
         )
-    return Checkpoint(encoder, head_from_state(head, file) if layout.head else None, sha256)
+    return Checkpoint(
+        encoder,
+        head_from_state(head, file) if layout.head else None,
+        hashlib.sha256(content).hexdigest(),
+    )
 
 
 def head_from_state(state: Mapping[str, Tensor], file: Path) -> nn.Sequential:
@@ -191,9 +203,13 @@ def head_from_state(state: Mapping[str, Tensor], file: Path) -> nn.Sequential:
     by_layer: dict[int, State] = {}
     for key, value in state.items():
         number, _, name = key.partition(".")
-        if not number.isdigit() or not name:
+        if not (number.isascii() and number.isdigit() and name):
             raise TeacherError(
                 f"{file}: the head's key {key!r} is not NUMBER.NAME, as in an nn.Sequential"
+            )
+        if int(number[:9]) >= _MAX_HEAD_LAYERS:
+            raise TeacherError(
+                f"{file}: the head's key {key!r} is of a layer beyond {_MAX_HEAD_LAYERS}"
             )
         by_layer.setdefault(int(number), {})[name] = value
     layers = [_layer(by_layer.get(number), file) for number in range(max(by_layer) + 1)]
@@ -203,8 +219,9 @@ def head_from_state(state: Mapping[str, Tensor], file: Path) -> nn.Sequential:
         first = next(layer for layer in layers if isinstance(layer, nn.Linear))
         head.eval()(torch.zeros(1, first.in_features))
     except (RuntimeError, StopIteration) as error:
+        *_, reason = str(error).splitlines() or ["none of them is Linear"]
         raise TeacherError(
-            f"{file}: the layers of its head do not fit each other ({error})"
+            f"{file}: the layers of its head do not fit each other ({reason.strip()[:160]})"
         ) from error
     return head
 
@@ -212,7 +229,7 @@ def head_from_state(state: Mapping[str, Tensor], file: Path) -> nn.Sequential:
 def _layer(state: State | None, file: Path) -> nn.Module:
     if state is None:
         return nn.ReLU()
-    if "running_mean" in state:
+    if "running_mean" in state and state["running_mean"].ndim == 1:
         return nn.BatchNorm1d(len(state["running_mean"]), affine="weight" in state)
     if "weight" in state and state["weight"].ndim == 2:
         out_features, in_features = state["weight"].shape
@@ -223,23 +240,39 @@ def _layer(state: State | None, file: Path) -> nn.Module:
     )
 
 
-def _load(file: Path) -> tuple[Any, str]:
-    if not file.is_file():
-        raise TeacherError(f"no teacher file {file}")
-    content = file.read_bytes()
+def _load(file: Path) -> tuple[Any, bytes]:
+    """What the file holds, and the very bytes that were parsed."""
     try:
-        loaded = (
-            load(content)
-            if file.suffix == ".safetensors"
-            else torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        )
+        size = file.stat().st_size if file.is_file() else None  # a pipe would be waited for
+    except OSError:  # a name that no file can have
+        size = None
+    if size is None:
+        raise TeacherError(f"no teacher file {_plain(str(file))[:200]}")
+    if size > _MAX_FILE_BYTES:
+        raise TeacherError(f"{file} has {size} bytes, at most {_MAX_FILE_BYTES} are read")
+    try:
+        return _parsed(file)
     except Exception as error:
         raise TeacherError(
             f"{file} is truncated or no checkpoint of plain tensors "
-            f"({type(error).__name__}: {first_line(error)[:160]}); "
+            f"({type(error).__name__}: {_plain(first_line(error))[:160]}); "
             "download it again and compare its size and checksum with the source's"
         ) from error
-    return loaded, hashlib.sha256(content).hexdigest()
+
+
+def _parsed(file: Path) -> tuple[Any, bytes]:
+    if file.suffix == ".safetensors":
+        with file.open("rb") as opened:
+            header = int.from_bytes(opened.read(8), "little")
+        if header > _MAX_HEADER_BYTES:
+            raise ValueError(f"its header of {header} bytes is longer than {_MAX_HEADER_BYTES}")
+        content = file.read_bytes()
+        return load(content), content
+    with file.open("rb") as opened:
+        check_start(opened.read(14))  # before the whole of it is in memory
+    content = file.read_bytes()
+    check_saved(content)
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True), content
 
 
 def _state_dict(loaded: Any, layout: CheckpointLayout, file: Path) -> State:
@@ -251,13 +284,38 @@ def _state_dict(loaded: Any, layout: CheckpointLayout, file: Path) -> State:
                 f"{file} has no entry {layout.container!r} (it holds {keys}): another layout"
             )
         state = loaded[layout.container]
-    if not isinstance(state, dict) or not all(
-        isinstance(value, Tensor) for value in state.values()
-    ):
+    # A file may give an OrderedDict an attribute `items`; of the base class there is but one.
+    pairs = dict.items(state) if isinstance(state, dict) else ()
+    if not pairs or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in pairs):
         raise TeacherError(
             f"{file} holds no state dict of tensors where this layout has it: another layout"
         )
-    return state
+    return dict(pairs)
+
+
+def _check_tensors(state: State, file: Path, *, size: int) -> None:
+    """Check keys and values, in the time that the file's size allows.
+
+    Raises:
+        TeacherError: Naming the key.
+    """
+    for key in state:
+        if len(key) > _MAX_KEY_LENGTH or not key.isprintable():
+            raise TeacherError(
+                f"{file} holds the key {reprlib.repr(key)}; it may have {_MAX_KEY_LENGTH} "
+                "characters, all of them printable"
+            )
+    claimed = sum(value.numel() * value.element_size() for value in state.values())
+    if claimed > 2 * size:  # some tensors are one under two names
+        raise TeacherError(
+            f"{file} has {size} bytes, and its tensors claim {claimed}; "
+            "save each for itself, by Tensor.clone()"
+        )
+    for key, value in state.items():
+        if value.is_complex() or not torch.isfinite(value).all():
+            raise TeacherError(
+                f"{file}: {key} holds NaN, infinity or complex numbers; take another checkpoint"
+            )
 
 
 def _without_ddp_prefix(state: State) -> State:
@@ -284,5 +342,11 @@ def _looks_like(state: Mapping[str, Tensor]) -> str:
 
 
 def _some(keys: list[Any]) -> str:
-    shown = ", ".join(str(key) for key in keys[:4])
+    shown = ", ".join(_plain(key)[:80] for key in keys[:4])
     return shown + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+
+
+def _plain(value: object) -> str:
+    """For a message: in characters that no terminal obeys."""
+    text = value if isinstance(value, str) else reprlib.repr(value)
+    return "".join(c if c.isprintable() else "?" for c in text)
