@@ -81,7 +81,7 @@ def _read(place: _Place) -> ReadWeight:
 
 def _place(name: str, manifest_sha256: str | None) -> _Place:
     if name.startswith(_LOCAL_DIR):
-        folder = Path(name.removeprefix(_LOCAL_DIR)).expanduser()
+        folder = store.expanded(name.removeprefix(_LOCAL_DIR))
         return _Place(folder, str(folder), manifest_sha256)
     if store.is_name(name) and (folder := _local(name)):
         return _Place(folder, name, manifest_sha256)

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from pcd_hub.errors import WeightError
 from pcd_hub.weights.layout import CONFIG_FILE, WEIGHTS_FILE
-from pcd_hub.weights.manifest import check_bytes, read_listed, read_manifest
+from pcd_hub.weights.manifest import check_listed, read_listed, read_manifest
 from pcd_hub.weights.record import WeightRecord
 from pcd_hub.weights.safety import check_config
-from pcd_hub.weights.tensors import check_fit, load_tensors
+from pcd_hub.weights.tensors import check_fit, check_size, load_tensors, needed_shapes
 
 
 class ReadWeight(NamedTuple):
@@ -39,18 +39,17 @@ def read_weight(
     label = what or str(folder)
     manifest = read_manifest(folder, pinned=manifest_sha256)
     record = WeightRecord.from_dict(manifest["record"])
-    raw: dict[str, bytes] = {}
-    for entry in manifest["files"]:
-        content = read_listed(folder, entry)
-        check_bytes(content, entry, what=str(folder / entry["path"]))
-        if entry["path"] in {WEIGHTS_FILE, CONFIG_FILE}:
-            raw[entry["path"]] = content
-    config = check_config(raw[CONFIG_FILE], what=f"{label}: {CONFIG_FILE}")
+    listed = {entry["path"]: entry for entry in manifest["files"]}
+    config_entry, weights_entry = listed.pop(CONFIG_FILE), listed.pop(WEIGHTS_FILE)
+    config = check_config(read_listed(folder, config_entry), what=f"{label}: {CONFIG_FILE}")
     if config.get("pcd", manifest["record"]) != manifest["record"]:
         raise WeightError(
             f"{label}: the record in {CONFIG_FILE} is not the one in its manifest; export it again"
         )
-    tensors = load_tensors(raw[WEIGHTS_FILE], what=f"{label}: {WEIGHTS_FILE}")
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    check_fit(shapes, config["architecture"], config.get("model_args", {}), what=label)
+    needed = needed_shapes(config["architecture"], config.get("model_args", {}), what=label)
+    check_size(weights_entry["size"], needed, what=f"{label}: {WEIGHTS_FILE}")
+    tensors = load_tensors(read_listed(folder, weights_entry), what=f"{label}: {WEIGHTS_FILE}")
+    check_fit({name: tuple(t.shape) for name, t in tensors.items()}, needed, what=label)
+    for entry in listed.values():
+        check_listed(folder, entry)
     return ReadWeight(tensors, config, record)

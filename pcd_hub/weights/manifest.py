@@ -2,14 +2,18 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pcd_hub.errors import WeightError
 from pcd_hub.weights.layout import MANIFEST_FILE, MANIFEST_SCHEMA, WEIGHTS_FILE
-from pcd_hub.weights.safety import check_manifest
+from pcd_hub.weights.safety import MAX_JSON_BYTES, check_manifest
+from pcd_hub.weights.strict_json import shown
 
 _REMEDY = "the copy is damaged: get it again, by `pcd-hub fetch` or from the run's export"
+
+Read = TypeVar("Read")
 
 
 def write_manifest(folder: Path, record: dict[str, Any]) -> None:
@@ -44,10 +48,13 @@ def read_manifest(folder: Path, *, pinned: str | None = None) -> dict[str, Any]:
     """
     path = folder / MANIFEST_FILE
     try:
-        raw = path.read_bytes()
+        if not path.is_file():  # a pipe would be waited for, a device never end
+            raise FileNotFoundError(path)
+        with path.open("rb") as file:
+            raw = file.read(MAX_JSON_BYTES + 1)
     except OSError as error:
         raise WeightError(
-            f"{path} is missing ({type(error).__name__}); export the weight again"
+            f"{shown(str(path))} is missing ({type(error).__name__}); export the weight again"
         ) from error
     if pinned and pinned != hashlib.sha256(raw).hexdigest():
         raise WeightError(
@@ -74,38 +81,49 @@ def verify(folder: Path) -> None:
         WeightError: Naming the file, what was found and what to do.
     """
     for entry in read_manifest(folder)["files"]:
-        check_bytes(read_listed(folder, entry), entry, what=str(folder / entry["path"]))
+        check_listed(folder, entry)
+
+
+def check_listed(folder: Path, entry: dict[str, Any]) -> None:
+    """Hold a file against its entry in the manifest, without keeping it in memory.
+
+    Raises:
+        WeightError: If it is missing, unreadable, of another size, or its sha256 differs.
+    """
+    _check_digest(_of_listed_size(folder, entry, sha256), folder, entry)
 
 
 def read_listed(folder: Path, entry: dict[str, Any]) -> bytes:
-    """The bytes of a file that the manifest lists, if it has the listed size.
+    """The bytes of a file that the manifest lists.
 
     Raises:
-        WeightError: If it is missing, unreadable, or of another size.
+        WeightError: As :func:`check_listed`.
     """
+    raw = _of_listed_size(folder, entry, Path.read_bytes)
+    _check_digest(hashlib.sha256(raw).hexdigest(), folder, entry)
+    return raw
+
+
+def _of_listed_size(folder: Path, entry: dict[str, Any], read: Callable[[Path], Read]) -> Read:
     path = folder / entry["path"]
     try:
         if not path.is_file():  # a pipe would be waited for
             raise FileNotFoundError(path)
         size = path.stat().st_size
-        raw = path.read_bytes() if size == entry["size"] else b""
+        if size != entry["size"]:
+            raise WeightError(
+                f"{path} has {size} bytes, its manifest says {entry['size']}; {_REMEDY}"
+            )
+        return read(path)
     except OSError as error:
         raise WeightError(f"{path} is missing ({type(error).__name__}); {_REMEDY}") from error
-    if size != entry["size"]:
-        raise WeightError(f"{path} has {size} bytes, its manifest says {entry['size']}; {_REMEDY}")
-    return raw
 
 
-def check_bytes(raw: bytes, entry: dict[str, Any], *, what: str) -> None:
-    """Hold the bytes of a file against its entry in the manifest.
-
-    Raises:
-        WeightError: If the sha256 differs.
-    """
-    digest = hashlib.sha256(raw).hexdigest()
+def _check_digest(digest: str, folder: Path, entry: dict[str, Any]) -> None:
     if digest != entry["sha256"]:
         raise WeightError(
-            f"{what} has sha256 {digest[:12]}, its manifest says {entry['sha256'][:12]}; {_REMEDY}"
+            f"{folder / entry['path']} has sha256 {digest[:12]}, its manifest says "
+            f"{entry['sha256'][:12]}; {_REMEDY}"
         )
 
 

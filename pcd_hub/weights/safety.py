@@ -32,6 +32,8 @@ MAX_JSON_BYTES = 1_000_000
 """Of ``config.json`` and of ``pcd_manifest.json``."""
 MAX_FILES = 50
 MAX_FILE_BYTES = 4 * 1024**3
+_MAX_OTHER_BYTES = 64 * 1024**2
+_MOST_BYTES = {WEIGHTS_FILE: MAX_FILE_BYTES, CONFIG_FILE: MAX_JSON_BYTES}
 
 _FILE_NAME = re.compile(
     r"model\.safetensors|config\.json|pcd_manifest\.json|README\.md|LICENSE(\.md|\.txt)?"
@@ -131,6 +133,10 @@ def check_manifest(raw: bytes, *, what: str) -> dict[str, Any]:
     for needed in (WEIGHTS_FILE, CONFIG_FILE):
         if needed not in paths:
             raise WeightError(f"{what}: {needed} is not listed; publish the weight again")
+    for file in manifest["files"]:
+        most = _MOST_BYTES.get(file["path"], _MAX_OTHER_BYTES)
+        if file["size"] > most:
+            raise WeightError(f"{what}: {file['path']} has {file['size']} bytes, at most {most}")
     return manifest
 
 

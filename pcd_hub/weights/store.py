@@ -21,7 +21,9 @@ from pathlib import Path
 
 from pcd_hub.errors import WeightError
 from pcd_hub.weights.layout import MANIFEST_FILE, WEIGHTS_FILE
+from pcd_hub.weights.load import read_weight
 from pcd_hub.weights.manifest import read_manifest, verify
+from pcd_hub.weights.strict_json import shown
 
 _NAME = re.compile(r"[a-z0-9_]{1,100}\.pcd(_[a-z0-9_]{1,60})?")
 _VERSIONS = ".versions"
@@ -35,9 +37,23 @@ def home() -> Path:
     ``PCD_HUB_HOME``; else ``pcd_hub`` in ``HF_HOME`` if that is set, or in the user's cache folder.
     """
     if named := os.environ.get("PCD_HUB_HOME"):
-        return Path(named).expanduser()
+        return expanded(named)
     cache = os.environ.get("HF_HOME") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "pcd_hub"
+    return expanded(cache) / "pcd_hub"
+
+
+def expanded(path: str) -> Path:
+    """``path`` with the home folder that a ``~`` stands for.
+
+    Raises:
+        WeightError: If nobody has that home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise WeightError(
+            f"{shown(path)} begins with the home folder of an unknown user; write it out"
+        ) from error
 
 
 def enabled() -> bool:
@@ -72,7 +88,7 @@ def add(name: str, export: Path) -> Path:
         WeightError: If the name is malformed, the export is damaged, or a plain folder holds the
             name.
     """
-    verify(export)
+    read_weight(export)
     link = home() / check_name(name)
     if link.is_dir() and not link.is_symlink():
         raise WeightError(
@@ -100,7 +116,8 @@ def check_name(name: str) -> str:
     """
     if not is_name(name):
         raise WeightError(
-            f"'{name}' is no weight's name; use ARCH.pcd or ARCH.pcd_WHAT, as resnet18.pcd_mydata"
+            f"{shown(name)} is no weight's name; use ARCH.pcd or ARCH.pcd_WHAT, "
+            "as resnet18.pcd_mydata"
         )
     return name
 

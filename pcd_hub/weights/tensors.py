@@ -147,21 +147,27 @@ def _is_finite(tensor: Tensor) -> bool:
     return not tensor.numel() or all(bool(end.float().isfinite()) for end in tensor.aminmax())
 
 
-def check_fit(
-    tensors_shapes: Mapping[str, tuple[int, ...]],
-    architecture: str,
-    model_args: Mapping[str, Any],
-    *,
-    what: str,
-) -> None:
-    """Check that names and shapes are exactly those of a fresh headless model.
+Shapes = Mapping[str, tuple[int, ...]]
+"""Of tensors, by name."""
+
+
+def check_size(size: int, needed: Shapes, *, what: str) -> None:
+    """Check that a safetensors file of ``size`` bytes may hold these shapes, before it is read.
 
     Raises:
-        WeightError: Naming the first tensor that is missing, unexpected or of another shape, or
-            what timm says if it cannot build the architecture.
+        WeightError: If it is longer than the largest header and as many float64 would be.
     """
-    check_buildable(architecture, model_args, what=what)
-    found, needed = tensors_shapes, _fresh_shapes(architecture, model_args, what=what)
+    most = 8 + _MAX_HEADER_BYTES + 8 * sum(map(math.prod, needed.values()))
+    if size > most:
+        raise WeightError(f"{what} has {size} bytes; its architecture needs at most {most}")
+
+
+def check_fit(found: Shapes, needed: Shapes, *, what: str) -> None:
+    """Check that names and shapes are exactly those that :func:`needed_shapes` gave.
+
+    Raises:
+        WeightError: Naming the first tensor that is missing, unexpected or of another shape.
+    """
     differences = {
         "missing": [name for name in needed if name not in found],
         "unexpected": [name for name in found if name not in needed],
@@ -172,13 +178,19 @@ def check_fit(
             raise WeightError(
                 f"{what}: {len(names)} tensors are {problem}, first {shown(names[0])} "
                 f"(here {found.get(names[0], 'absent')}, "
-                f"in {architecture} {needed.get(names[0], 'absent')})"
+                f"in its architecture {needed.get(names[0], 'absent')})"
             )
 
 
-def _fresh_shapes(
+def needed_shapes(
     architecture: str, model_args: Mapping[str, Any], *, what: str
 ) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a fresh headless model.
+
+    Raises:
+        WeightError: If timm has no such architecture, or with what it says if it cannot build it.
+    """
+    check_buildable(architecture, model_args, what=what)
     try:
         model = build_skeleton(architecture, **model_args)
     except Exception as error:  # whatever timm makes of a size that the architecture cannot take
