@@ -10,10 +10,11 @@ from pcd_hub.errors import HubError, WeightError
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,79}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_MAX_CHARACTERS = 10_000  # the search takes the square
 _SECRETS = (
     (re.compile(r"hf_\w+"), "hf_***"),
     (re.compile(r"(?i)bearer\s+\S+"), "Bearer ***"),
-    (re.compile(r"(\w+://)[^/@\s]+@"), r"\1***@"),
+    (re.compile(r"(\b\w{1,20}://)[^/@\s]+@"), r"\1***@"),
     (re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]+"), r"\1?***"),
 )
 
@@ -88,7 +89,8 @@ def check_token(token: str | None) -> str | None:
 
 
 def redacted(text: str) -> str:
-    """``text`` without tokens, passwords and the signatures of URLs."""
+    """``text`` without tokens, passwords and signatures of URLs; of a very long one the start."""
+    text = text[:_MAX_CHARACTERS]
     for pattern, instead in _SECRETS:
         text = pattern.sub(instead, text)
     return text

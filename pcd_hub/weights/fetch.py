@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -159,7 +160,10 @@ def _from_disk(repo: str, revision: str | None) -> FetchedWeight:
             f"{repo}{f'@{revision}' if revision else ''} was not fetched to {store.home()}; "
             "run `pcd-hub fetch` with the network once, or set PCD_HUB_HOME to where it lies"
         )
-    reference, _, expected = lock.read_text().strip().partition(" ")
+    try:
+        reference, _, expected = lock.read_text().strip().partition(" ")
+    except ValueError:  # no text
+        reference = expected = ""
     commit = reference.rpartition("@")[2]
     if not is_commit(commit):
         raise WeightError(f"{lock} is damaged; delete it and fetch {repo} again")
@@ -184,10 +188,10 @@ def _on_disk(repo: str, folder: Path) -> FetchedWeight:
 def _download(hub: Hub, repo: str, state: RepoState, *, anew: bool = False) -> None:
     """All files of one commit into a draft, checked there, then moved into place at once."""
     what = f"{repo}@{state.commit}"
-    names = set(state.files) - HUB_ONLY_FILES
-    check_file_names(names, what=what)
+    sizes = {n: file.size for n, file in state.files.items() if n not in HUB_ONLY_FILES}
+    check_file_names(sizes, what=what)
     check_total(sum(file.size for file in state.files.values()), repo)
-    if MANIFEST_FILE not in names:
+    if MANIFEST_FILE not in sizes:
         raise WeightError(
             f"{what} has no {MANIFEST_FILE}: it was not published by pcd_hub and cannot be "
             f'verified. timm.create_model("hf-hub:{what}", pretrained=True) loads it unverified'
@@ -197,7 +201,7 @@ def _download(hub: Hub, repo: str, state: RepoState, *, anew: bool = False) -> N
     _sweep(target.parent)
     draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=target.parent))
     try:
-        finished = _fill(hub, what, names, draft)
+        finished = _fill(hub, what, sizes, draft)
         if anew:
             os.rename(target, draft / "damaged")  # noqa: PTH104
         try:
@@ -216,31 +220,36 @@ def _sweep(folder: Path) -> None:
             shutil.rmtree(draft, ignore_errors=True)
 
 
-def _fill(hub: Hub, what: str, names: set[str], draft: Path) -> Path:
+def _fill(hub: Hub, what: str, sizes: Mapping[str, int], draft: Path) -> Path:
     """The folder of all files, verified; what arrived damaged is fetched once more."""
     try:
-        return _attempt(hub, what, names, draft / "1")
+        return _attempt(hub, what, sizes, draft / "1")
     except WeightError as error:
         log.warning("%s; fetching it once more", error)
-        return _attempt(hub, what, names, draft / "2")
+        return _attempt(hub, what, sizes, draft / "2")
 
 
-def _attempt(hub: Hub, what: str, names: set[str], draft: Path) -> Path:
+def _attempt(hub: Hub, what: str, sizes: Mapping[str, int], draft: Path) -> Path:
     repo, commit = what.split("@")
     incoming, finished = draft / "incoming", draft / "finished"
     finished.mkdir(parents=True)
-    hub.download(repo, commit, MANIFEST_FILE, incoming).replace(finished / MANIFEST_FILE)
+
+    def get(path: str) -> None:
+        arrived = hub.download(repo, commit, path, incoming, size=sizes[path])
+        arrived.replace(finished / path)
+
+    get(MANIFEST_FILE)
     entries = read_manifest(finished)["files"]
     check_total(sum(entry["size"] for entry in entries), repo)
     listed = {entry["path"] for entry in entries}
-    if listed != names - {MANIFEST_FILE}:
-        odd = min(listed ^ (names - {MANIFEST_FILE}))
+    if odds := listed ^ (sizes.keys() - {MANIFEST_FILE}):
+        odd = min(odds)
         raise WeightError(
             f"{what}: {odd!r} is {'missing' if odd in listed else 'not in the manifest'}; "
             "ask its publisher to run `pcd-hub publish` again"
         )
     for path in sorted(listed):
-        hub.download(repo, commit, path, incoming).replace(finished / path)
+        get(path)
     card = next((entry for entry in entries if entry["path"] == CARD_FILE), None)
     if card and sha256(finished / CARD_FILE) != card["sha256"]:
         raise WeightError(

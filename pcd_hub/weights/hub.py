@@ -26,6 +26,7 @@ from huggingface_hub import (
     get_token,
 )
 from huggingface_hub import errors as hub_errors
+from huggingface_hub.utils import close_session
 
 from pcd_hub.errors import (
     HubError,
@@ -47,6 +48,7 @@ _ATTEMPTS = 3
 _PATIENCE_SECONDS = 5.0
 _OUR_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE}
 _BYTES_AT_MOST = 4 * 1024**3
+_BYTES_BESIDE = 1024**2  # what the client itself writes beside a file
 
 Value = TypeVar("Value")
 
@@ -106,29 +108,44 @@ class Hub:
                 )
 
         info = _patiently(attempt)
-        asked = revision if is_commit(revision) else info.sha
-        if not is_commit(info.sha) or info.sha != asked:
+        commit = str(info.sha)
+        if not is_commit(commit) or (is_commit(revision) and commit != revision):
             raise HubError(
-                f"{repo}: {self.endpoint} answers the commit {str(info.sha)[:60]!r}"
+                f"{repo}: {self.endpoint} answers the commit {commit[:60]!r}"
                 f"{f', asked was {revision}' if revision else ''}"
             )
-        files = {
-            sibling.rfilename: RemoteFile(
-                size=int(sibling.size or 0),
-                blob=str(sibling.blob_id),
-                sha256=sibling.lfs.sha256 if sibling.lfs else None,
-            )
-            for sibling in info.siblings or ()
-        }
-        return RepoState(commit=str(info.sha), private=bool(info.private), files=files)
+        try:
+            files = {
+                sibling.rfilename: RemoteFile(
+                    size=int(sibling.size or 0),
+                    blob=str(sibling.blob_id),
+                    sha256=sibling.lfs.sha256 if sibling.lfs else None,
+                )
+                for sibling in info.siblings or ()
+            }
+        except (TypeError, ValueError) as error:
+            raise HubError(
+                f"{repo}: {self.endpoint} answers sizes or names that are none "
+                f"({_first_line(error)}); is it a Hub?"
+            ) from None
+        return RepoState(commit=commit, private=bool(info.private), files=files)
 
-    def download(self, repo: str, commit: str, path: str, folder: Path) -> Path:
-        """Get one file into ``folder``, an empty one that belongs to the caller.
+    def download(self, repo: str, commit: str, path: str, folder: Path, *, size: int) -> Path:
+        """Get one file into ``folder``, which belongs to the caller.
 
         Raises:
-            HubError: If it is not there for this token.
+            HubError: If it is not there for this token, or more arrives than the ``size`` that the
+                Hub listed.
             HubUnreachableError: If it did not come whole in three attempts.
         """
+        before = _bytes_in(folder)
+
+        def progress() -> int:
+            arrived = _bytes_in(folder) - before
+            if arrived > size + _BYTES_BESIDE:
+                close_session()  # or the client would go on in its thread
+                raise HubError(f"{path} of {repo} has more than the {size} bytes that were listed")
+            return arrived
 
         def attempt() -> Path:
             def download() -> str:
@@ -142,7 +159,7 @@ class Hub:
                 )
 
             with self._said(repo, f"read {path} of"), _without_xet():
-                return Path(_unless_silent(download, progress=lambda: _bytes_in(folder)))
+                return Path(_unless_silent(download, progress=progress))
 
         return _patiently(attempt)
 
@@ -190,6 +207,8 @@ class Hub:
         """Turn whatever the client raises into one of ours, without its text's secrets."""
         try:
             yield
+        except PCDHubError:
+            raise
         except Exception as error:  # four libraries' and the interpreter's own
             raise self._explained(error, repo, doing) from None
 

@@ -367,7 +367,8 @@ def _check_back(hub: Hub, repo: str, state: RepoState, folder: Path) -> None:
     )
     with tempfile.TemporaryDirectory(prefix="pcd-hub-") as scratch:
         for path in sorted(folder.iterdir()):
-            back = hub.download(repo, state.commit, path.name, Path(scratch))
+            size = path.stat().st_size
+            back = hub.download(repo, state.commit, path.name, Path(scratch), size=size)
             if back.read_bytes() != path.read_bytes():
                 raise HubError(
                     f"{redacted(hub.endpoint)}/{repo} gives back another {path.name} than was "
