@@ -12,6 +12,7 @@ from timm.models import model_entrypoint
 from pcd_hub.errors import WeightError
 from pcd_hub.weights.layout import WEIGHTS_FILE
 from pcd_hub.weights.record import LICENSED, NOT_STATED, Measurement, WeightRecord
+from pcd_hub.weights.safety import check_buildable
 
 HUB_LICENSES = frozenset(
     """afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear
@@ -68,6 +69,7 @@ def render_card(
         WeightError: If the record misses what a card must state.
     """
     files = list(files)
+    check_buildable(record.architecture, {}, what=record.name)
     measured = record.measurements()
     if missing := [what for what in LICENSED if what not in record.licenses]:
         raise WeightError(
@@ -251,7 +253,9 @@ def _pictures(files: list[dict[str, Any]]) -> str:
 
 def _method(record: WeightRecord) -> str:
     teacher, data, hardware = record.teacher, record.data, record.hardware
-    minutes = f"{hardware['seconds'] / 60:.1f} minutes" if "seconds" in hardware else NOT_MEASURED
+    seconds = hardware.get("seconds")
+    is_measured = isinstance(seconds, int | float)
+    minutes = f"{seconds / 60:.1f} minutes" if is_measured else NOT_MEASURED
     facts = {
         "Teacher": f"{_fact(teacher, 'source')}, {_fact(teacher, 'architecture')}, "
         f"head {_fact(teacher, 'head')}",

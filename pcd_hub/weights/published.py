@@ -1,6 +1,5 @@
 """The package's own list of published weights: which commit of which repository a name means."""
 
-import json
 import os
 from dataclasses import dataclass
 from functools import cache
@@ -9,8 +8,28 @@ from pathlib import Path
 from pcd_hub.errors import WeightError
 from pcd_hub.weights.address import split_reference
 from pcd_hub.weights.store import check_name
+from pcd_hub.weights.strict_json import (
+    Field,
+    check_fields,
+    matching,
+    number,
+    parse_json,
+    several,
+    whole,
+)
 
 _LIST = Path(__file__).with_name("published.json")
+_MAX_BYTES = 10_000_000
+_TEXT = Field(lambda v: isinstance(v, str), "a text")
+_SHA256 = matching(r"[0-9a-f]{64}", "64 lower-case hex digits")
+_ENTRY = {
+    **dict.fromkeys(("name", "repo", "license"), _TEXT),
+    "commit": matching(r"[0-9a-f]{40}", "40 lower-case hex digits"),
+    "manifest_sha256": _SHA256,
+    "weights_sha256": _SHA256,
+    "parameters": whole(0, 2**53),
+    "features": several(number(-1e300, 1e300), 1, 64),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +65,12 @@ def read_list(path: Path) -> dict[str, PublishedWeight]:
         WeightError: If the file is not such a list.
     """
     try:
-        records = [
-            PublishedWeight(**{**raw, "features": tuple(raw["features"])})
-            for raw in json.loads(path.read_text())
-        ]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise WeightError(f"{path} is no list of published weights: {error!r}") from error
+        found = parse_json(path.read_bytes(), what="it", max_bytes=_MAX_BYTES)
+        for entry in found if isinstance(found, list) else [found]:
+            check_fields(entry, _ENTRY, what="an entry")
+        records = [PublishedWeight(**{**raw, "features": tuple(raw["features"])}) for raw in found]
+    except (OSError, WeightError, TypeError) as error:
+        raise WeightError(f"{path} is no list of published weights: {error}") from error
     return {record.name: record for record in records}
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pcd_hub.errors import WeightError
+from pcd_hub.weights.strict_json import Field, check_fields, number, optional, whole
 
 NOT_STATED = "not stated"
 LICENSED = ("code", "weights", "teacher", "data")
@@ -167,18 +168,29 @@ class Measurement:
         Raises:
             WeightError: If it is not one, or its numbers do not belong together.
         """
-        try:
-            found = cls(**raw)
-            numbers = [*found.means.values(), *found.stds.values()]
-            whole = found.subject in found.means and all(map(math.isfinite, numbers))
-        except (TypeError, AttributeError) as error:
-            raise WeightError(f"{what} is no measurement: {error}") from error
-        if not whole or set(found.stds) != (set(found.means) if found.seeds > 1 else set()):
+        check_fields(raw, _MEASUREMENT, what=what)
+        found = cls(**raw)
+        spread = found.means.keys() if found.seeds > 1 else set()
+        if found.subject not in found.means or found.stds.keys() != spread:
             raise WeightError(
                 f"{what} is not whole: it needs {found.subject!r} among its finite means, and a "
                 "standard deviation of each exactly if there were several seeds"
             )
         return found
+
+
+_TEXT = Field(lambda v: isinstance(v, str), "a text")
+_NUMBER = number(-1e300, 1e300)
+_BY_MODEL = Field(
+    lambda v: isinstance(v, dict) and all(map(_NUMBER.fits, v.values())), "finite numbers by model"
+)
+_MEASUREMENT = {
+    **dict.fromkeys(("task", "dataset", "metric", "unit"), _TEXT),
+    **dict.fromkeys(("protocol", "command", "subject"), _TEXT),
+    **dict.fromkeys(("images", "seeds"), whole(0, 2**53)),
+    "means": _BY_MODEL,
+    "stds": optional(_BY_MODEL),
+}
 
 
 def finite_or_none(value: float) -> float | None:

@@ -94,12 +94,23 @@ def test_several_seeds_have_a_spread_and_one_has_none():
         {"seeds": 3},
         {"stds": {"teacher": 1.0}},
         {"extra": 1},
+        {"seeds": "1"},
+        {"task": None},
+        {"means": []},
+        {"means": {"distilled student": 10**400}},
     ],
 )
 def test_a_table_that_is_not_whole_is_refused(changed):
     table = {**dataclasses.asdict(measurement()), **changed}
-    with pytest.raises(WeightError, match=r"resnet18.pcd: metrics.probe is no"):
+    with pytest.raises(WeightError, match=r"resnet18.pcd: metrics.probe"):
         card(metrics={"probe": table})
+
+
+def test_a_record_from_elsewhere_makes_a_card_or_an_error():
+    text = card(hardware={"seconds": None})
+    assert "not measured from the last start" in text
+    with pytest.raises(WeightError, match="has no architecture ''"):
+        render_card(record("resnet18", model=MODEL).trial(""), files=FILES)
 
 
 def test_the_front_matter_is_what_the_hub_reads():
