@@ -1,6 +1,5 @@
 import dataclasses
 import hashlib
-import itertools
 import json
 from pathlib import Path
 
@@ -16,33 +15,11 @@ from pcd_hub.models.checkpoints import LAYOUTS
 from pcd_hub.models.strangers import create_pretrained
 from pcd_hub.models.teachers import load_matched_teacher, load_teacher, save_teacher
 from tests.versions import loads_headless_swin
-
-
-def head(*widths: int, bias: bool = False, last_norm: bool = False) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for before, after in itertools.pairwise(widths[:-1]):
-        norm = nn.BatchNorm1d(after)
-        nn.init.normal_(norm.running_mean, std=0.1)
-        layers += [nn.Linear(before, after, bias=bias), norm, nn.ReLU()]
-    layers.append(nn.Linear(widths[-2], widths[-1], bias=bias))
-    return nn.Sequential(
-        *layers, *([nn.BatchNorm1d(widths[-1], affine=False)] if last_norm else [])
-    )
+from tests.weights.making import head, moco_state
 
 
 def moco_file(path: Path, arch: str = "test_resnet", *, width: int = 96, **changes) -> Path:
-    """A checkpoint as MoCo v3 saves it: momentum encoder with head, base encoder, predictor."""
-    state = {}
-    for branch in ("base_encoder", "momentum_encoder"):
-        backbone = timm.create_model(arch, num_classes=0)
-        projector = head(backbone.num_features, width, 32, last_norm=True)
-        for key, value in backbone.state_dict().items():
-            state[f"module.{branch}.{key}"] = value
-        for key, value in projector.state_dict().items():
-            state[f"module.{branch}.fc.{key}"] = value
-    for key, value in head(32, width, 32).state_dict().items():
-        state[f"module.predictor.{key}"] = value
-    state |= changes
+    state = moco_state(arch, width=width) | changes
     torch.save({"epoch": 1, "arch": arch, "state_dict": state}, path)
     return path
 

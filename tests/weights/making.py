@@ -1,16 +1,21 @@
 """Small weights with a whole record, as a recipe would leave them."""
 
 import dataclasses
+import itertools
+import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from pcd_hub.weights.export import export_weight
+from pcd_hub.weights.layout import MANIFEST_FILE
+from pcd_hub.weights.manifest import write_manifest
 from pcd_hub.weights.record import Measurement, WeightRecord
 
 
@@ -94,6 +99,44 @@ def filled(value: float, folder: Path, **changed: Any) -> Path:
 def files_of(folder: Path) -> dict[str, bytes]:
     """What a repository with this folder's files holds."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def rewritten(folder: Path, files: Mapping[str, bytes]) -> Path:
+    """A publisher's hostile folder: its manifest agrees with whatever lies there."""
+    record = json.loads((folder / MANIFEST_FILE).read_text())["record"]
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    if MANIFEST_FILE not in files:
+        write_manifest(folder, record)
+    return folder
+
+
+def head(*widths: int, bias: bool = False, last_norm: bool = False) -> nn.Sequential:
+    """As MoCo v3 has it: Linear, BatchNorm, ReLU, and so on."""
+    layers: list[nn.Module] = []
+    for before, after in itertools.pairwise(widths[:-1]):
+        norm = nn.BatchNorm1d(after)
+        nn.init.normal_(norm.running_mean, std=0.1)
+        layers += [nn.Linear(before, after, bias=bias), norm, nn.ReLU()]
+    layers.append(nn.Linear(widths[-2], widths[-1], bias=bias))
+    return nn.Sequential(
+        *layers, *([nn.BatchNorm1d(widths[-1], affine=False)] if last_norm else [])
+    )
+
+
+def moco_state(architecture: str = "test_resnet", *, width: int = 96) -> dict[str, Tensor]:
+    """As MoCo v3 saves it: momentum encoder with head, base encoder, predictor."""
+    state = {}
+    for branch in ("base_encoder", "momentum_encoder"):
+        backbone = timm.create_model(architecture, num_classes=0)
+        projector = head(backbone.num_features, width, 32, last_norm=True)
+        for key, value in backbone.state_dict().items():
+            state[f"module.{branch}.{key}"] = value
+        for key, value in projector.state_dict().items():
+            state[f"module.{branch}.fc.{key}"] = value
+    for key, value in head(32, width, 32).state_dict().items():
+        state[f"module.predictor.{key}"] = value
+    return state
 
 
 def flip(path: Path) -> None:

@@ -1,0 +1,168 @@
+"""Processes that save, read, fetch and list the same names: every reader sees a whole weight.
+
+    python scripts/store_campaign.py --processes 8 --seconds 60
+
+Every weight's tensors all hold one number, which its record names too. So a reader finds out
+whether what it got, verified as always, is of one version: one number in all tensors, and the same
+in the record. Every other process saves, the others load by name, load the folder that they were
+pointed to by plain timm, verify it, and list. Prints the counts, and fails at the first reader that
+saw anything else.
+"""
+
+import argparse
+import dataclasses
+import multiprocessing
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import timm
+import torch
+
+import pcd_hub
+from pcd_hub.weights import store
+from pcd_hub.weights.export import export_weight
+from pcd_hub.weights.load import read_weight
+from pcd_hub.weights.manifest import verify
+from pcd_hub.weights.record import WeightRecord
+
+GRACE_SECONDS = 20  # else no old version would be swept away within a minute
+NAMES = ("test_resnet.pcd", "test_resnet.pcd_b", "test_resnet.pcd_c")
+
+
+def exported(folder: Path, value: float) -> Path:
+    """A weight of one number, which stands as the seed in its record."""
+    model = timm.create_model("test_resnet", num_classes=0)
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.fill_(value)
+    record = dataclasses.replace(WeightRecord.trial("test_resnet"), seed=int(value))
+    return export_weight(model.state_dict(), record, folder, image_size=32)
+
+
+def save(name: str, exports: list[Path], turn: int) -> None:
+    """The next of the exports, under ``name``."""
+    store.add(name, exports[turn % len(exports)])
+
+
+def create(name: str, *_: object) -> None:
+    """The model holds one number."""
+    model = pcd_hub.create_model(name)
+    check_one({float(v) for p in model.parameters() for v in p.detach().unique()}, name)
+
+
+def plain(name: str, *_: object) -> None:
+    """The same by timm alone, which verifies nothing."""
+    model = timm.create_model(f"local-dir:{pcd_hub.where(name)}", pretrained=True)
+    check_one({float(v) for p in model.parameters() for v in p.detach().unique()}, name)
+
+
+def read(name: str, *_: object) -> None:
+    """Tensors and record are of the same version, also a moment after it was looked up."""
+    folder = (store.home() / name).resolve()
+    weight = read_weight(folder)
+    floats = (t for t in weight.tensors.values() if t.is_floating_point())
+    check_one({float(v) for tensor in floats for v in tensor.unique()} | {weight.record.seed}, name)
+    verify(folder)
+
+
+def look(name: str, *_: object) -> None:
+    """The name is never without a weight, also between two saves."""
+    for _look in range(1000):
+        if pcd_hub.where(name) is None:
+            raise AssertionError(f"{name} is not there")
+
+
+def show(name: str, *_: object) -> None:
+    """The list names every weight, and each is readable."""
+    listed = {weight.name: weight for weight in pcd_hub.list_weights()}
+    if name not in listed:
+        raise AssertionError(f"the list holds {sorted(listed)}, and not {name}")
+    if listed[name].license == "unreadable":
+        raise AssertionError(f"the list cannot read {name}")
+
+
+def check_one(values: set[float], name: str) -> None:
+    """All of one version."""
+    if len(values) != 1:
+        raise AssertionError(f"{name} is a mixture of {sorted(values)}")
+
+
+READERS: tuple[Callable[..., None], ...] = (create, plain, read, look, show)
+
+
+def work(
+    number: int,
+    exports: dict[str, list[Path]],
+    seconds: float,
+    together: "threading.Barrier",
+    results: "multiprocessing.Queue[object]",
+) -> None:
+    """One process of the campaign: its counts, or what it met instead."""
+    torch.set_num_threads(1)
+    store._GRACE_SECONDS = GRACE_SECONDS
+    counts: Counter[str] = Counter()
+    names, turn = list(exports), number
+    together.wait()
+    end = time.time() + seconds
+    try:
+        while time.time() < end:
+            act = save if number % 2 == 0 else READERS[turn % len(READERS)]
+            name = names[turn % len(names)]
+            act(name, exports[name], turn // len(names))
+            counts[act.__name__] += 1
+            turn += 1
+    except Exception as error:
+        results.put(f"process {number}, {type(error).__name__}: {error}")
+    else:
+        results.put(counts)
+
+
+def campaign(processes: int, seconds: float, place: Path) -> Counter[str]:
+    """The counts of all processes.
+
+    Raises:
+        SystemExit: With what the first of them met instead of a whole weight.
+    """
+    os.environ["PCD_HUB_HOME"] = str(place / "store")
+    exports = [exported(place / str(value), value) for value in (1.0, 2.0, 3.0)]
+    for name in NAMES:
+        store.add(name, exports[0])
+    by_name = dict.fromkeys(NAMES, exports)
+    context = multiprocessing.get_context("spawn")
+    results: multiprocessing.Queue[object] = context.Queue()
+    together = context.Barrier(processes)
+    workers = [
+        context.Process(target=work, args=(number, by_name, seconds, together, results))
+        for number in range(processes)
+    ]
+    for worker in workers:
+        worker.start()
+    found = [results.get() for _ in workers]
+    for worker in workers:
+        worker.join()
+    if failed := [outcome for outcome in found if isinstance(outcome, str)]:
+        sys.exit(failed[0])
+    return sum((outcome for outcome in found if isinstance(outcome, Counter)), Counter())
+
+
+def main() -> None:
+    """Run the campaign and print its counts."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--processes", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        counts = campaign(options.processes, options.seconds, Path(place))
+        left = [path.name for path in (Path(place) / "store").iterdir() if path.name not in NAMES]
+    done = ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
+    print(f"{options.processes} processes, {options.seconds:.0f} s: {done}; left over: {left}")
+
+
+if __name__ == "__main__":
+    main()
