@@ -177,7 +177,7 @@ class Fault:
     seconds: float = 3
     status: int = 500
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: str | None = None
+    body: str | bytes | None = None
     value: str | None = None
     hits: int = 0
 
@@ -961,7 +961,8 @@ def set_header(reply: Reply, name: str, value: str | None) -> None:
 def fault_page(fault: Fault) -> Reply:
     page = f"<html><h1>{fault.status}</h1></html>" if fault.body is None else fault.body
     headers = {"Content-Type": "text/html", **fault.headers}
-    return Reply(status=fault.status, headers=headers, body=page.encode())
+    body = page if isinstance(page, bytes) else page.encode()
+    return Reply(status=fault.status, headers=headers, body=body)
 
 
 class _Handler(BaseHTTPRequestHandler):

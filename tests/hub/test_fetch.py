@@ -19,9 +19,9 @@ import pcd_hub
 from pcd_hub.errors import HubError, HubUnreachableError, WeightError
 from pcd_hub.weights import create, fetch, published, store
 from pcd_hub.weights import hub as hub_module
-from pcd_hub.weights.manifest import sha256, write_manifest
+from pcd_hub.weights.manifest import sha256
 from tests.hub.surroundings import go_offline, point_client_at, settle
-from tests.weights.making import exported, files_of, filled, flip, same_tensors
+from tests.weights.making import exported, files_of, filled, flip, rewritten, same_tensors
 
 REPO = "org/test_resnet.pcd"
 
@@ -124,9 +124,10 @@ def test_a_fetch_that_was_killed_is_finished_by_the_next(commit):
     draft.mkdir()
     assert pcd_hub.fetch(f"{REPO}@{commit}").folder == folder
     assert lock.read_text().startswith(f"{REPO}@{commit} ")
-    lock.write_text("")
-    with pytest.raises(WeightError, match=f"{commit} is damaged; delete it"):
-        pcd_hub.fetch(REPO)
+    for damaged in (b"", b"\xff"):
+        lock.write_bytes(damaged)
+        with pytest.raises(WeightError, match=f"{commit} is damaged; delete it"):
+            pcd_hub.fetch(REPO)
     lock.unlink()
     os.utime(draft, (1, 1))
     shutil.rmtree(folder)
@@ -351,15 +352,6 @@ def test_missing_and_extra_files_are_refused(hub, commit):
         pcd_hub.fetch(REPO)
 
 
-def rewritten(folder, **files):
-    """A publisher's hostile folder: the manifest agrees with whatever lies there."""
-    record = json.loads((folder / "pcd_manifest.json").read_text())["record"]
-    for name, content in files.items():
-        (folder / name.replace("_", ".", 1)).write_bytes(content)
-    write_manifest(folder, record)
-    return files_of(folder)
-
-
 def hostile_weights(model):
     nan = {key: value.clone() for key, value in model.state_dict().items()}
     nan["conv1.0.weight"].fill_(float("nan"))
@@ -377,7 +369,7 @@ def hostile_weights(model):
 def test_hostile_weights_with_a_true_manifest_are_refused(hub, model, tmp_path, case):
     content, message = hostile_weights(model)[case]
     folder = exported(tmp_path / "export", model=model)
-    hub.add_repo(REPO, rewritten(folder, model_safetensors=content))
+    hub.add_repo(REPO, files_of(rewritten(folder, {"model.safetensors": content})))
     with pytest.raises(WeightError, match=message):
         pcd_hub.fetch(REPO)
     with pytest.raises(WeightError, match=message):
@@ -396,7 +388,8 @@ def test_hostile_weights_with_a_true_manifest_are_refused(hub, model, tmp_path, 
 def test_a_hostile_config_is_refused_quickly(hub, model, tmp_path, change, message):
     folder = exported(tmp_path / "export", model=model)
     config = {**json.loads((folder / "config.json").read_text()), **change}
-    hub.add_repo(REPO, rewritten(folder, config_json=json.dumps(config).encode()))
+    content = json.dumps(config).encode()
+    hub.add_repo(REPO, files_of(rewritten(folder, {"config.json": content})))
     start = time.monotonic()
     with pytest.raises(WeightError, match=message):
         pcd_hub.create_model(REPO)

@@ -1,0 +1,390 @@
+"""Teachers' files that are no checkpoints: pickles that call, bombs, state dicts with a slip."""
+
+import io
+import os
+import pickle
+import runpy
+import struct
+import subprocess
+import tarfile
+import zipfile
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import pcd_hub
+from tests.weights.hostile_files import entry, packed
+from tests.weights.making import moco_state
+from tests.weights.trial import Case, Read
+
+GIB = 1024**3
+SPARSE = 3 * GIB
+PLAIN = "no checkpoint of plain tensors"
+
+
+def teacher_cases() -> list[Case]:
+    return [*pickle_cases(), *bomb_cases(), *file_cases(), *state_cases(), *source_cases()]
+
+
+def read_teacher(
+    content: bytes, *, name: str = "evil.pth", source: str = "mocov3:test_resnet:"
+) -> Callable[[Path], Read]:
+    def prepare(place: Path) -> Read:
+        (place / "input").mkdir()
+        file = place / "input" / name
+        file.write_bytes(content)
+        return lambda: pcd_hub.load_teacher(f"{source}{file}", image_size=64)
+
+    return prepare
+
+
+class Call:
+    """Pickles as a call."""
+
+    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def opcodes(*parts: bytes | int) -> bytes:
+    """Protocol 2; numbers are pushed."""
+    pushed = (
+        b"\x8a\x09" + part.to_bytes(9, "little", signed=True) if isinstance(part, int) else part
+        for part in parts
+    )
+    return b"\x80\2" + b"".join(pushed) + b"."
+
+
+def text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
+
+
+def named(module: str, name: str) -> bytes:
+    return f"c{module}\n{name}\n".encode()
+
+
+def as_archive(pickled: bytes, *files: tuple[str, bytes]) -> bytes:
+    """What torch saves since 1.6, around this pickle."""
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w") as archive:
+        for name, content in (
+            ("data.pkl", pickled),
+            ("byteorder", b"little"),
+            *files,
+            ("version", b"3\n"),
+        ):
+            archive.writestr(f"archive/{name}", content)
+    return written.getvalue()
+
+
+def in_old_form(pickled: bytes) -> bytes:
+    """What torch saved before 1.6, around this pickle."""
+    numbers = [0x1950A86A20F9469CFC6C, 1001]
+    machine = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
+    before = b"".join(pickle.dumps(value, 2) for value in [*numbers, machine])
+    return before + pickled + pickle.dumps([], 2)
+
+
+def packed_zeros(mebibytes: int) -> bytes:
+    """Raw deflate; a thousandth as long."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    block = packer.compress(bytes(1024**2)) + packer.flush(zlib.Z_FULL_FLUSH)
+    return block * mebibytes + b"\3\0"
+
+
+def zlib_wrapped(deflated: bytes) -> bytes:
+    return b"\x78\xda" + deflated + bytes(4)
+
+
+def zipped(*files: tuple[str, bytes, int, int], overlap: int = 1) -> bytes:
+    """An archive by hand: name, bytes, method, and the size that is claimed."""
+    body, index = b"", b""
+    for name, content, method, size in files:
+        checksum = 0 if method else zlib.crc32(content)
+        head = struct.pack("<5H3I", 20, 0, method, 0, 0, checksum, len(content), size)
+        names = [name, *(f"{name}{number}" for number in range(1, overlap))]
+        for one in names:
+            index += b"PK\1\2\x14\0" + head + struct.pack("<5H2I", len(one), *[0] * 5, len(body))
+            index += one.encode()
+        body += b"PK\3\4" + head + struct.pack("<2H", len(name), 0) + name.encode() + content
+    count = len(files) * overlap
+    end = struct.pack("<4H2IH", 0, 0, count, count, len(index), len(body), 0)
+    return body + index + b"PK\5\6" + end
+
+
+def pickle_cases() -> list[Case]:
+    """Pickles that call something; by each opcode that can, in each form that torch reads."""
+    forms = {"alone": bytes, "in an archive": as_archive, "in the old form": in_old_form}
+    found = {
+        f"{form}: {name}": read_teacher(wrap(pickled))
+        for form, wrap in forms.items()
+        for name, pickled in pickled_calls().items()
+    }
+    evil = pickle.dumps(Call(os.system, "touch canary"), 2)
+    script = as_archive(evil, ("constants.pkl", evil), ("code/__torch__.py", b"import os"))
+    found |= {
+        "as safetensors": read_teacher(evil, name="evil.safetensors"),
+        "archive as safetensors": read_teacher(as_archive(evil), name="evil.safetensors"),
+        "tar": read_teacher(in_a_tar(evil)),
+        "TorchScript": read_teacher(script),
+        "behind zeros": read_teacher(bytes(1000) + evil),
+        "Python": read_teacher(b"import os\nos.system('touch canary')\n", name="evil.py"),
+        "without a head": read_teacher(as_archive(evil), source="resnet:test_resnet:"),
+        "for DINO": read_teacher(as_archive(evil), source="dino_r50:"),
+    }
+    return [Case(f"pickle {name}", prepare, PLAIN) for name, prepare in found.items()]
+
+
+def pickled_calls() -> dict[str, bytes]:
+    command, module, function = "touch canary", os.system.__module__, "system"
+    system = Call(os.system, command)
+    calls = {
+        "eval": Call(eval, "__import__('os').system('touch canary')"),
+        "exec": Call(exec, "import os; os.system('touch canary')"),
+        "getattr": Call(getattr, Call(__import__, "os"), "system"),
+        "open": Call(open, "canary", "w"),
+        "subprocess": Call(subprocess.Popen, ["touch", "canary"]),
+        "mkdir": Call(os.mkdir, "canary"),
+        "torch.load": Call(torch.load, "canary", None, None),
+        "torch.hub": Call(torch.hub.load, "evil/repo", "model"),
+        "compile": Call(compile, "1", "canary", "exec"),
+        "runpy": Call(runpy.run_path, "canary"),
+        "nested": {"state_dict": {"a": [system]}},
+        "as a key": {"state_dict": {system: 1}},
+    }
+    by_opcode = {
+        "INST": f"(V{command}\ni{module}\n{function}\n.".encode(),
+        "OBJ": b"(" + named(module, function) + f"V{command}\no.".encode(),
+        "GLOBAL": opcodes(named(module, function), text(command), b"\x85R"),
+        "STACK_GLOBAL": opcodes(text(module), text(function), b"\x93", text(command), b"\x85R"),
+        "NEWOBJ": opcodes(named("subprocess", "Popen"), text(command), b"\x85\x81"),
+        "BUILD": opcodes(named("posix", "environ"), b"}", text("x"), 3, b"sb"),
+        "EXT1": b"\x80\2\x82\1.",
+        "PERSID": b"Pposix.system\n.",
+        "BINPERSID": opcodes(text("module"), text("posix"), b"\x86Q"),
+    }
+    by_protocol = {f"os.system, protocol {n}": pickle.dumps(system, n) for n in range(6)}
+    return {name: pickle.dumps(call, 2) for name, call in calls.items()} | by_opcode | by_protocol
+
+
+def in_a_tar(content: bytes) -> bytes:
+    """As torch saved before 0.4, and a file beside."""
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w") as archive:
+        for name in ("storages", "tensors", "pickle", "../canary"):
+            facts = tarfile.TarInfo(name)
+            facts.size = len(content)
+            archive.addfile(facts, io.BytesIO(content))
+    return written.getvalue()
+
+
+def bomb_cases() -> list[Case]:
+    """A few bytes that would fill the memory, or take for ever."""
+    bombs = {name: as_archive(pickled) for name, pickled in pickled_bombs().items()}
+    bombs |= zip_bombs()
+    reason = f"{PLAIN}|no state dict"
+    return [Case(f"bomb: {name}", read_teacher(raw), reason) for name, raw in bombs.items()]
+
+
+def zip_bombs() -> dict[str, bytes]:
+    zeros, one_mb = packed_zeros(SPARSE // 1024**2), bytes(2**20)
+    with zipfile.ZipFile(io.BytesIO(saved({"state_dict": {"x": torch.zeros(2**20)}}))) as archive:
+        structure = archive.read("archive/data.pkl")
+    version = ("a/version", b"3\n", 0, 2)
+    return {
+        "pickle that unpacks to 3 GiB": zipped(("a/data.pkl", zeros, 8, SPARSE), version),
+        "tensor that unpacks to 3 GiB": zipped(
+            ("a/data.pkl", structure, 0, len(structure)), ("a/data/0", zeros, 8, SPARSE), version
+        ),
+        "1000 files that are one": zipped(
+            ("a/data.pkl", one_mb, 0, 2**20), ("a/x", one_mb, 0, 2**20), overlap=1000
+        ),
+        "claims 4 GB": zipped(("a/data.pkl", b"}.", 0, 2**32 - 1)),
+        "a file twice": zipped(("a/data.pkl", b"}.", 0, 2), ("a/DATA.PKL", b"}.", 0, 2)),
+    }
+
+
+def pickled_bombs() -> dict[str, bytes]:
+    encode, ordered = named("_codecs", "encode"), named("collections", "OrderedDict")
+    numbers = b"".join(b"M" + struct.pack("<H", i) + b"N" for i in range(60_000))
+    tuples = b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(60))
+    lists = b"".join(b"](h%ch%ceq%c" % (i, i, i + 1) for i in range(60))
+    hexed = (text("hex") + b"\x86R") * 32
+    return {
+        "bytearray of 8 GB": opcodes(named("builtins", "bytearray"), 2**33, b"\x85R"),
+        "tensor of 4 TB": opcodes(named("torch", "FloatTensor"), 2**40, b"\x85R"),
+        "text doubled": opcodes(encode * 33, text("aaaa"), text("latin1"), b"\x86R", hexed),
+        "tuple doubled, as a key": opcodes(b")\x85q\0", tuples, b"}h\x3c", 1, b"s"),
+        "list doubled, as a state dict": opcodes(
+            b"]q\0", lists, b"}", text("state_dict"), b"h\x3cs"
+        ),
+        "a million tuples": opcodes(b")\x85" * 2**20),
+        "5 MB of structure": opcodes(b"N" * 5_000_000),
+        "100,000 levels of tuples": opcodes(b")" + b"\x85" * 10**5),
+        "dictionary built often": opcodes(b"}(", numbers, b"uq\0", ordered, b")R", b"h\0b" * 10**5),
+        "dictionary copied often": opcodes(
+            b"}(", numbers, b"uq\0", ordered, b"q\1", b"h\1h\0\x85R" * 50_000
+        ),
+        "text of 4 GB that is not there": b"\x80\2X\xff\xff\xff\xff.",
+        "stack that is empty": b"\x80\2R.",
+        "mark that is not there": b"\x80\2u.",
+        "memo that is not there": b"\x80\2h\5.",
+        "no end": b"\x80\2}",
+    }
+
+
+def file_cases() -> list[Case]:
+    """Files that are something else."""
+    comment = b"\xff\xff" + b"PK\5\6" * 16383 + b"xxx"
+    files = {
+        "empty": b"",
+        "one byte": b"P",
+        "zeros": bytes(10**6),
+        "HTML": b"<!DOCTYPE html><html>not found</html>",
+        "git-lfs pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+        "archive cut short": as_archive(b"\x80\2}.")[:-30],
+        "empty archive": b"PK\5\6" + bytes(18),
+        "archive of nothing": as_archive(b""),
+        "comment of 64 kB": as_archive(b"\x80\2}.")[:-2] + comment,
+        "old form, cut short": in_old_form(b"")[:60],
+    }
+    tensors = {
+        "header of 4 MB + 1": struct.pack("<Q", 4 * 2**20 + 1) + b"{" * 5 * 2**20,
+        "header of 2^63": struct.pack("<Q", 2**63) + b"{}",
+        "deep header": packed(b'{"a":' * 100_000),
+        "70,000 tensors": packed({f"t{i}": entry("U8", [0], 0, 0) for i in range(70_000)}),
+        "overlap": packed({"a": entry("F32", [1], 0, 4), "b": entry("F32", [1], 2, 6)}, bytes(6)),
+        "zero size, 2^62": packed({"a": entry("F32", [2**62, 0], 0, 0)}),
+        "name of 1 MB": packed({"a" * 10**6: entry("F32", [1], 0, 4)}, bytes(4)),
+    }
+    return [
+        *(Case(f"file: {name}", read_teacher(raw), PLAIN) for name, raw in files.items()),
+        *(
+            Case(f"file: {name}", read_teacher(raw, name="x.safetensors"), f"{PLAIN}|no entry")
+            for name, raw in tensors.items()
+        ),
+        Case("file: sparse", sparse_teacher("evil.pth", b""), PLAIN),
+        Case("file: sparse tensors", sparse_teacher("x.safetensors", b"\xff" * 8), PLAIN),
+        Case("file: 17 GiB", sparse_teacher("evil.pth", b"PK\3\4", 17 * GIB), "at most 1717986"),
+        Case("file: a pipe", teacher_pipe, "no teacher file"),
+    ]
+
+
+def state_cases() -> list[Case]:
+    """State dicts of MoCo v3 with a slip."""
+    return [
+        Case(f"state: {name}", read_teacher(saved(value)), reason)
+        for name, (value, reason) in {**odd_containers(), **odd_states(), **odd_heads()}.items()
+    ]
+
+
+def saved(value: object) -> bytes:
+    written = io.BytesIO()
+    torch.save(value, written)
+    return written.getvalue()
+
+
+def sparse_teacher(name: str, start: bytes, size: int = SPARSE) -> Callable[[Path], Read]:
+    def prepare(place: Path) -> Read:
+        read = read_teacher(start, name=name)(place)
+        os.truncate(place / "input" / name, size)
+        return read
+
+    return prepare
+
+
+def teacher_pipe(place: Path) -> Read:
+    read = read_teacher(b"")(place)
+    (place / "input" / "evil.pth").unlink()
+    os.mkfifo(place / "input" / "evil.pth")
+    return read
+
+
+def odd_containers() -> dict[str, tuple[object, str]]:
+    one = torch.zeros(1)
+    return {
+        "a list": ([1], "another layout"),
+        "a tensor": (torch.zeros(3), "another layout"),
+        "elsewhere": ({"model": moco_state()}, "no entry 'state_dict'"),
+        "odd entries": ({("a", 1): 1, 3: 4, None: 5, 1e400: 6}, "no entry 'state_dict'"),
+        "entry of 1 MB": ({"\x1b[2J" + "a" * 10**6: 1}, "no entry 'state_dict'"),
+        "bytes": ({"state_dict": {b"a": one}}, PLAIN),
+        "set": ({"state_dict": {"a": {1}}}, PLAIN),
+        "a list inside": ({"state_dict": [1]}, "no state dict of tensors"),
+        "numbers": ({"state_dict": {"a": 1}}, "no state dict of tensors"),
+        "nothing": ({"state_dict": {}}, "no state dict of tensors"),
+        "keys that are numbers": ({"state_dict": {1: one}}, "no state dict of tensors"),
+        "key of 1 MB": ({"state_dict": {"a" * 10**6: one}}, "it may have 256"),
+        "key that a terminal obeys": ({"state_dict": {"\x1b[2J": one}}, "it may have 256"),
+    }
+
+
+def odd_states() -> dict[str, tuple[object, str]]:
+    good, first = moco_state(), "module.momentum_encoder.fc.0.weight"
+    hidden: OrderedDict[str, Any] = OrderedDict(good)
+    hidden.values = hidden.keys = 3  # type: ignore
+    other = {key.replace("conv1", "conv9"): value for key, value in good.items()}
+    states: dict[str, tuple[dict[str, Any], str]] = {
+        "attributes for methods": (hidden, ""),
+        "NaN": (good | {first: good[first] * float("nan")}, "holds NaN"),
+        "infinity": (good | {first: good[first] / 0}, "holds NaN"),
+        "unknown key": (good | {"module.x.y": good[first]}, "keys nobody expects"),
+        "another architecture": (other, "does not fit test_resnet"),
+    }
+    return {name: ({"state_dict": state}, reason) for name, (state, reason) in states.items()}
+
+
+def odd_heads() -> dict[str, tuple[object, str]]:
+    one, scalar = torch.zeros(1), torch.tensor(1.0)
+    wide, square = torch.zeros(1).expand(2**16, 2**16), torch.zeros(96, 96)
+    changes: dict[str, tuple[str, torch.Tensor, str]] = {
+        "4 billion layers": ("4000000000.weight", one, "beyond 100"),
+        "10^200 layers": ("9" * 200 + ".weight", one, "beyond 100"),
+        "superscript layer": ("\u00b2.weight", one, "not NUMBER.NAME"),
+        "Arabic layer": ("\u0663.weight", one, "not NUMBER.NAME"),
+        "negative layer": ("-1.weight", one, "not NUMBER.NAME"),
+        "layer without a name": ("7", one, "not NUMBER.NAME"),
+        "layer of 16 GB in 4 bytes": ("0.weight", wide, "its tensors claim"),
+        "norm without dimensions": ("1.running_mean", scalar, "neither Linear nor BatchNorm1d"),
+        "weight without dimensions": ("0.weight", scalar, "neither Linear nor BatchNorm1d"),
+        "layer of another width": ("0.weight", torch.zeros(5, 7), "do not fit"),
+        "layer of no width": ("0.weight", torch.zeros(0, 96), "do not fit"),
+        "layer of whole numbers": ("0.weight", square.long(), ""),
+        "layer of complex numbers": ("0.weight", square * 1j, "complex numbers"),
+        "sparse layer": ("0.weight", square.to_sparse(), PLAIN),
+    }
+    prefix = "module.momentum_encoder.fc."
+    return {
+        name: ({"state_dict": moco_state() | {prefix + key: value}}, reason)
+        for name, (key, value, reason) in changes.items()
+    }
+
+
+def source_cases() -> list[Case]:
+    """Sources that name no file of ours."""
+    sources = {
+        "NUL": "mocov3:test_resnet:\0",
+        "long file": "mocov3:test_resnet:" + "a" * 5000,
+        "a device": "mocov3:test_resnet:/dev/zero",
+        "a folder": "mocov3:test_resnet:/",
+        "no file": "mocov3:test_resnet:",
+        "no architecture": "mocov3:",
+        "source as architecture": "mocov3:hf-hub/evil:/dev/null",
+        "empty": "",
+        "a URL": "https://evil.example/x.pth",
+        "timm, a path": "timm:../../x",
+    }
+    return [
+        Case(
+            f"source: {name}",
+            lambda _, s=source: lambda: pcd_hub.load_teacher(s, image_size=64),
+            "no teacher file|needs an architecture|unknown teacher|timm has no",
+        )
+        for name, source in sources.items()
+    ]
