@@ -25,6 +25,7 @@ import timm
 import torch
 
 import pcd_hub
+from pcd_hub.models.strangers import create_pretrained
 from pcd_hub.weights import store
 from pcd_hub.weights.export import export_weight
 from pcd_hub.weights.load import read_weight
@@ -58,7 +59,7 @@ def create(name: str, *_: object) -> None:
 
 def plain(name: str, *_: object) -> None:
     """The same by timm alone, which verifies nothing."""
-    model = timm.create_model(f"local-dir:{pcd_hub.where(name)}", pretrained=True)
+    model = create_pretrained(f"local-dir:{pcd_hub.where(name)}")
     check_one({float(v) for p in model.parameters() for v in p.detach().unique()}, name)
 
 
