@@ -314,13 +314,13 @@ def _read(source: str, image_size: int | None) -> _Parts:
 
 def _from_teacher_folder(folder: Path, source: str, image_size: int | None) -> _Parts:
     try:
-        facts = json.loads((folder / TEACHER_FACTS).read_text())
+        facts = _teacher_facts(folder / TEACHER_FACTS)
         tensors = {
             key: value.float() if value.is_floating_point() else value
             for key, value in load_file(folder / TEACHER_WEIGHTS).items()
         }
         architecture = facts["architecture"]
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, SafetensorError) as error:
         raise TeacherError(
             f"{folder} holds no whole teacher ({type(error).__name__}: {error}); convert it again"
         ) from error
@@ -349,6 +349,21 @@ def _from_teacher_folder(folder: Path, source: str, image_size: int | None) -> _
         std=tuple(facts.get("std", IMAGENET_DEFAULT_STD)),
         origin={key: facts[key] for key in ORIGIN_FACTS if key in facts},
     )
+
+
+def _teacher_facts(file: Path) -> dict[str, Any]:
+    facts = json.loads(file.read_text())
+    if not isinstance(facts, dict) or not isinstance(facts["architecture"], str):
+        raise TypeError("teacher.json names no architecture")
+    if not isinstance(facts.get("license", ""), str):
+        raise TypeError("license is no text")
+    for name in ("mean", "std"):
+        values = facts.get(name, [1.0] * 3)
+        if not isinstance(values, list) or len(values) != 3 or {*map(type, values)} - {int, float}:
+            raise ValueError(f"{name} is not three numbers")
+        if not all(abs(value) < 1e3 for value in values) or (name == "std" and min(values) <= 0):
+            raise ValueError(f"{name} {values} is out of bounds")
+    return facts
 
 
 def _from_checkpoint(

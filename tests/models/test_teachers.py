@@ -457,3 +457,32 @@ def test_every_head_lies_inside_its_encoder_or_beside_it():
         assert (layout.head is None) == (name == "dino_r50")
         if layout.head is not None and name != "barlow_twins_r50":
             assert layout.head.startswith(layout.encoder)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        [],
+        {"architecture": ["test_resnet"]},
+        {"mean": 0.5},
+        {"mean": [0.1, 0.2]},
+        {"std": [0.2, 0.0, 0.2]},
+        {"std": [float("nan")] * 3},
+        {"license": ["mit"]},
+    ],
+    ids=str,
+)
+def test_odd_facts_of_a_teacher_are_named(tmp_path, odd):
+    save_teacher(
+        tmp_path,
+        timm.create_model("test_resnet").state_dict(),
+        None,
+        {"architecture": "test_resnet"},
+    )
+    facts = json.loads((tmp_path / "teacher.json").read_text())
+    (tmp_path / "teacher.json").write_text(json.dumps(facts | odd if odd else odd))
+    with pytest.raises(TeacherError, match="holds no whole teacher"):
+        load_teacher(f"local-dir:{tmp_path}")
+    (tmp_path / "teacher.json").write_text("[" * 100_000)
+    with pytest.raises(TeacherError, match="holds no whole teacher"):
+        load_teacher(f"local-dir:{tmp_path}")
