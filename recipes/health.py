@@ -16,7 +16,7 @@ _SAMPLES, _FEWEST = 256, 8
 _ALL_ALIKE = 0.99
 """Mean cosine; healthy students have 0.05 to 0.65."""
 _OF_TEACHER = 0.25
-"""Effective rank; healthy students have half the teacher's or more, ResNet-18 three times it."""
+"""Effective rank; healthy students have about half the teacher's or more, ResNet-18 three times."""
 
 
 class Health:

@@ -14,7 +14,6 @@ import io
 import itertools
 import json
 import os
-import resource
 import signal
 import sys
 import tempfile
@@ -35,6 +34,7 @@ from torch import nn
 
 import configs
 from command_line import parse
+from measuring import process_peak_bytes
 from pcd_hub.errors import PCDHubError
 from pcd_hub.models.checkpoints import head_from_state, layout_of, read_checkpoint
 from pcd_hub.weights import address, catalogue, published, store
@@ -329,21 +329,15 @@ class Slow(BaseException):
 
 def decide(parser: Parser, value: Any) -> None:
     """Let it parse one input; whatever is neither a value nor an error of ours is raised."""
-    memory = peak_bytes()
+    memory = process_peak_bytes()
     signal.setitimer(signal.ITIMER_PROF, MAX_SECONDS)
     try:
         with contextlib.suppress(PCDHubError):
             parser.parse(value)
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
-    if (grown := peak_bytes() - memory) > MAX_BYTES:
+    if (grown := process_peak_bytes() - memory) > MAX_BYTES:
         raise AssertionError(f"it took {grown} bytes")
-
-
-def peak_bytes() -> int:
-    """Most memory of this process so far."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _stop(*_: object) -> None:
@@ -440,7 +434,7 @@ def report(tried: Counter[str], spent: Counter[str], findings: dict[str, str]) -
     for name, count in tried.items():
         print(f"{name:14} {count:8} inputs  {spent[name]:6.0f} s")
     print(f"{sum(tried.values())} inputs in {sum(spent.values()) / 60:.1f} minutes; ", end="")
-    print(f"{len(findings)} findings; peak {peak_bytes() / 2**20:.0f} MiB")
+    print(f"{len(findings)} findings; peak {process_peak_bytes() / 2**20:.0f} MiB")
     sys.exit(bool(findings))
 
 

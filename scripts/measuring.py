@@ -40,6 +40,11 @@ def peak_bytes() -> int:
     """Most memory so far: of the device, or of this process."""
     if DEVICE.type == "cuda":
         return torch.cuda.max_memory_allocated()
+    return process_peak_bytes()
+
+
+def process_peak_bytes() -> int:
+    """Most memory of this process so far, whatever the device."""
     unit = 1 if platform.system() == "Darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -9,26 +9,25 @@ from pcd_hub.errors import WeightError
 from pcd_hub.weights.address import split_reference
 from pcd_hub.weights.store import check_name
 from pcd_hub.weights.strict_json import (
-    Field,
+    COUNT,
+    FINITE,
+    SHA256,
+    TEXT,
     check_fields,
     matching,
-    number,
     parse_json,
     several,
-    whole,
 )
 
 _LIST = Path(__file__).with_name("published.json")
 _MAX_BYTES = 10_000_000
-_TEXT = Field(lambda v: isinstance(v, str), "a text")
-_SHA256 = matching(r"[0-9a-f]{64}", "64 lower-case hex digits")
 _ENTRY = {
-    **dict.fromkeys(("name", "repo", "license"), _TEXT),
+    **dict.fromkeys(("name", "repo", "license"), TEXT),
     "commit": matching(r"[0-9a-f]{40}", "40 lower-case hex digits"),
-    "manifest_sha256": _SHA256,
-    "weights_sha256": _SHA256,
-    "parameters": whole(0, 2**53),
-    "features": several(number(-1e300, 1e300), 1, 64),
+    "manifest_sha256": SHA256,
+    "weights_sha256": SHA256,
+    "parameters": COUNT,
+    "features": several(FINITE, 1, 64),
 }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pcd_hub.errors import WeightError
-from pcd_hub.weights.strict_json import Field, check_fields, number, optional, whole
+from pcd_hub.weights.strict_json import COUNT, FINITE, TEXT, Field, check_fields, optional
 
 NOT_STATED = "not stated"
 LICENSED = ("code", "weights", "teacher", "data")
@@ -179,15 +179,13 @@ class Measurement:
         return found
 
 
-_TEXT = Field(lambda v: isinstance(v, str), "a text")
-_NUMBER = number(-1e300, 1e300)
 _BY_MODEL = Field(
-    lambda v: isinstance(v, dict) and all(map(_NUMBER.fits, v.values())), "finite numbers by model"
+    lambda v: isinstance(v, dict) and all(map(FINITE.fits, v.values())), "finite numbers by model"
 )
 _MEASUREMENT = {
-    **dict.fromkeys(("task", "dataset", "metric", "unit"), _TEXT),
-    **dict.fromkeys(("protocol", "command", "subject"), _TEXT),
-    **dict.fromkeys(("images", "seeds"), whole(0, 2**53)),
+    **dict.fromkeys(("task", "dataset", "metric", "unit"), TEXT),
+    **dict.fromkeys(("protocol", "command", "subject"), TEXT),
+    **dict.fromkeys(("images", "seeds"), COUNT),
     "means": _BY_MODEL,
     "stds": optional(_BY_MODEL),
 }

@@ -15,6 +15,8 @@ from pcd_hub.errors import WeightError, nearest
 from pcd_hub.weights.layout import CONFIG_FILE, MANIFEST_FILE, MANIFEST_SCHEMA, WEIGHTS_FILE
 from pcd_hub.weights.strict_json import (
     OBJECT,
+    SHA256,
+    TEXT,
     Field,
     check_fields,
     matching,
@@ -55,9 +57,9 @@ _MANIFEST = {
     "record": OBJECT,
 }
 _LISTED = {
-    "path": Field(lambda v: isinstance(v, str), "a string"),
+    "path": TEXT,
     "size": whole(0, MAX_FILE_BYTES),
-    "sha256": matching(r"[0-9a-f]{64}", "64 lower-case hex digits"),
+    "sha256": SHA256,
 }
 _CONFIG = {
     "architecture": _ARCHITECTURE,

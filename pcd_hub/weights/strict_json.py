@@ -139,6 +139,10 @@ def or_null(*fields: Field) -> Field:
 
 
 OBJECT = Field(lambda v: isinstance(v, dict), "an object")
+TEXT = Field(lambda v: isinstance(v, str), "a text")
+FINITE = number(-1e300, 1e300)
+COUNT = whole(0, 2**53)
+SHA256 = matching(r"[0-9a-f]{64}", "64 lower-case hex digits")
 
 
 def check_fields(found: Any, fields: Mapping[str, Field], *, what: str) -> None:

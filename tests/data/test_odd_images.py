@@ -3,7 +3,6 @@
 import io
 import multiprocessing
 import os
-import resource
 import struct
 import warnings
 import zlib
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, ExifTags, Image
 
+from measuring import process_peak_bytes
 from pcd_hub.data.loader import BatchPlan, DrawnFromFile, training_batches
 from pcd_hub.data.sources import BrokenImageError, ImageFiles, as_rgb, decode
 from pcd_hub.data.views import byol_views
@@ -290,10 +290,10 @@ def _grown(folder: Path) -> int:
     """Bytes that the peak memory of this fresh process rose by."""
     for kind in ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP"):
         decode({"bytes": saved(picture(), kind)}, "", as_rgb)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = process_peak_bytes()
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     for path in folder.iterdir():
         for to_image in (as_rgb, DrawnFromFile(VIEWS, 0, 0)):
             with pytest.raises(BrokenImageError):
                 decode(path, path.name, to_image)
-    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    return process_peak_bytes() - before

@@ -62,7 +62,7 @@ def test_another_error_a_long_time_and_much_memory_are_findings(
     grown = iter(range(0, 10**12, 10**9)) if "Assertion" in finding else None
     if grown:
         monkeypatch.setattr(fuzz, "MAX_BYTES", 10**6)
-        monkeypatch.setattr(fuzz, "peak_bytes", lambda: next(grown))
+        monkeypatch.setattr(fuzz, "process_peak_bytes", lambda: next(grown))
     bad = {"bad": fuzz.Parser(st.just(b"{"), parse)}
     monkeypatch.setattr(fuzz, "parsers", lambda _: bad)
     monkeypatch.setattr(sys, "argv", ["fuzz.py", "--minutes", "0.01", "--examples", "3"])
