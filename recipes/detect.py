@@ -55,7 +55,7 @@ from detection_scores import dataset_name, protocol, scored, shown_images
 from detectors import build_detector
 from evaluation import Evaluation
 from finetuning import num_workers, plan_batches, sgd, shard, train, with_sync_batch_norm
-from launch import start_accelerator
+from launch import finish, start_accelerator
 from models_under_test import ModelUnderTest, open_model
 from pcd_hub.data.loader import BatchPlan
 from run_folder import RunFolder, provenance
@@ -105,8 +105,7 @@ def main(arguments: list[str]) -> None:
         keep(
             detection, predictions, command=shlex.join(["python", "recipes/detect.py", *arguments])
         )
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    finish(accelerator)
 
 
 @dataclass(kw_only=True)

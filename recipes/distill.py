@@ -27,7 +27,7 @@ from torch.profiler import record_function
 from command_line import parse, run
 from configs import DISTILL, DistillConfig, PixelMethodConfig
 from health import Health
-from launch import start_accelerator
+from launch import finish, start_accelerator
 from models_under_test import ModelUnderTest
 from pcd_hub.data.loader import Batch
 from pcd_hub.data.sources import ImageSource, ImageStream
@@ -84,12 +84,8 @@ def main(arguments: list[str]) -> None:
         speed=config.speed,
         static_graph=config.optim.accumulation_steps == 1,
     )
-    finished = distill(accelerator, config, config_name)
-    if accelerator.is_main_process:
-        with torch.compiler.set_stance("force_eager"):  # other shapes, a few times each
-            keep(finished, weight_name)
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    distill_and_keep(accelerator, config, config_name, weight_name)
+    finish(accelerator)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -104,6 +100,16 @@ class Distillation:
     student: nn.Module
     random_start: nn.Module
     untrained: tuple[str, ...]
+
+
+def distill_and_keep(
+    accelerator: Accelerator, config: DistillConfig, config_name: str, weight_name: str
+) -> None:
+    """Train; then probe, record, export and store what came of it."""
+    finished = distill(accelerator, config, config_name)
+    if accelerator.is_main_process:
+        with torch.compiler.set_stance("force_eager"):  # other shapes, a few times each
+            keep(finished, weight_name)
 
 
 def distill(accelerator: Accelerator, config: DistillConfig, config_name: str) -> Distillation:

@@ -49,7 +49,7 @@ from finetune_seg_configs import (
     scaled_schedule,
 )
 from finetuning import num_workers, plan_batches, sgd, shard, train, with_sync_batch_norm
-from launch import start_accelerator
+from launch import finish, start_accelerator
 from linear_seg import open_splits
 from models_under_test import ModelUnderTest
 from pcd_hub.data.labelled import Mask, SegmentationSet
@@ -99,8 +99,7 @@ def main(arguments: list[str]) -> None:
     if accelerator.is_main_process:
         command = shlex.join(["python", "recipes/finetune_seg.py", *arguments])
         keep(finetuning, confusion, command=command)
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    finish(accelerator)
 
 
 @dataclass(kw_only=True)

@@ -1,5 +1,6 @@
 """One Accelerator for every recipe: one CPU, several (gloo), GPUs, nodes; no launches that lie."""
 
+import gc
 import importlib.util
 import logging
 import os
@@ -59,6 +60,19 @@ def start_accelerator(
     if not accelerator.is_main_process:
         log.setLevel(logging.ERROR)  # what is said is said once
     return accelerator
+
+
+def finish(accelerator: Accelerator) -> None:
+    """Wait for the others, and part; the wrapped network must be out of everybody's reach by now.
+
+    DistributedDataParallel that outlives its process group ends it later by itself, holding the
+    interpreter's lock, and waits for threads of the group that may want that lock: a process that
+    has done everything and never exits (seen with gloo and PyTorch 2.6).
+    """
+    accelerator.wait_for_everyone()
+    accelerator.free_memory()
+    gc.collect()
+    accelerator.end_training()
 
 
 def _check_that_all_were_launched(accelerator: Accelerator) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from command_line import parse, run
 from configs import PRETRAIN, PretrainConfig
-from launch import start_accelerator
+from launch import finish, start_accelerator
 from models_under_test import ModelUnderTest
 from pcd_hub.data.loader import Batch
 from pcd_hub.errors import ConfigError, StudentError
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> None:
         trackers=config.run.trackers, speed=config.speed, static_graph=True
     )
     pretrain(accelerator, config, config_name)
-    accelerator.end_training()
+    finish(accelerator)
 
 
 def pretrain(accelerator: Accelerator, config: PretrainConfig, config_name: str) -> None:
@@ -141,7 +141,6 @@ def pretrain(accelerator: Accelerator, config: PretrainConfig, config_name: str)
     train(training, take_step)
     if accelerator.is_main_process:
         _keep(training, config, config_name, contrast=contrast, slow=slow, start=random_start)
-    accelerator.wait_for_everyone()
 
 
 def _compile(

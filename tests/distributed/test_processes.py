@@ -21,7 +21,7 @@ import kill_campaign
 import launch
 from finetuning import shard
 from pcd_hub.errors import ConfigError
-from tests.recipes.conftest import tiny, tiny_teacher, trace  # noqa: F401
+from tests.recipes.conftest import tiny, tiny_teacher, trace, watch_the_end  # noqa: F401
 
 ACCUMULATED, MOMENTS = "--optim.accumulation-steps=2", "--method.loss=cosine_smooth_l1"
 
@@ -81,6 +81,7 @@ def _one_process(rank: int, world_size: int, ports: list[int], runs: Runs) -> No
         return start(**options)
 
     distill.start_accelerator = start_anew
+    watch_the_end()
     runs.of_two() if world_size == 2 else runs.of_four()
 
 

@@ -1,5 +1,6 @@
 """Tiny runs of the real recipes."""
 
+import gc
 import importlib
 import json
 import os
@@ -13,8 +14,10 @@ import pytest
 import timm
 import torch
 import torch.multiprocessing as mp
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from evaluation import Evaluation
 from pcd_hub.errors import CheckpointError
@@ -114,6 +117,18 @@ def run_in_two_processes(recipe: ModuleType, arguments: list[str], *, without: s
     mp.spawn(_one_process, (2, port, recipe.__name__, arguments, without), nprocs=2)
 
 
+def watch_the_end() -> None:
+    """From now on a network that is still wrapped when its process group ends is an error."""
+    end = Accelerator.end_training
+
+    def watched(self: Accelerator) -> None:
+        left = [thing for thing in gc.get_objects() if type(thing) is DistributedDataParallel]
+        assert not left, "a wrapped network outlives its process group"
+        end(self)
+
+    Accelerator.end_training = watched
+
+
 def _one_process(
     rank: int, world_size: int, port: int, recipe: str, arguments: list[str], without: str
 ) -> None:
@@ -122,4 +137,5 @@ def _one_process(
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     module: Any = importlib.import_module(recipe)
     setattr(module, without, lambda *_: None)
+    watch_the_end()
     module.main(arguments)
