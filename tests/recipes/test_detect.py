@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 import detect
+import launch
 from command_line import parse
 from detect_configs import DETECT, ScheduleConfig
 from detection_schedule import scaled_schedule
@@ -192,13 +193,14 @@ def test_a_picture_that_comes_twice_or_never_is_caught():
 
 
 @pytest.mark.usefixtures("no_picture")
-def test_two_processes_train_together_and_find_what_one_finds(data, tmp_path):
+def test_two_processes_train_together_and_find_what_one_finds(data, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     arguments = [*TINY, data, "--run.max-steps=2", f"--run.output-dir={folder}"]
     run_in_two_processes(detect, arguments, without="save_detections")
     before, by_two = trace(folder), (folder / "detections.json").read_text()
     assert [line["step"] for line in before] == [0, 1]
     scores = Evaluation.load(folder).scores
+    monkeypatch.setattr(launch, "_num_cores", lambda: 1)  # several threads round otherwise
     detect.main([*arguments, "--run.resume"])  # the run is finished; one process detects again
     assert trace(folder) == before
     assert json.loads((folder / "detections.json").read_text()) == json.loads(by_two)
