@@ -5,14 +5,18 @@
 Every weight's tensors all hold one number, which its record names too. So a reader finds out
 whether what it got, verified as always, is of one version: one number in all tensors, and the same
 in the record. Every other process saves, the others load by name, load the folder that they were
-pointed to by plain timm, verify it, and list. Prints the counts, and fails at the first reader that
-saw anything else.
+pointed to by plain timm, verify it, list, and fetch: from a Hub on the loopback, which gets a new
+commit every second. Prints the counts, and fails at the first reader that saw anything else, or if
+anything unfinished is left over.
 """
 
 import argparse
+import contextlib
 import dataclasses
+import itertools
 import multiprocessing
 import os
+import queue
 import sys
 import tempfile
 import threading
@@ -20,9 +24,12 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import timm
 import torch
+
+sys.path.append(str(Path(__file__).parents[1]))
 
 import pcd_hub
 from pcd_hub.models.strangers import create_pretrained
@@ -31,9 +38,11 @@ from pcd_hub.weights.export import export_weight
 from pcd_hub.weights.load import read_weight
 from pcd_hub.weights.manifest import verify
 from pcd_hub.weights.record import WeightRecord
+from tests.hub.server import LoopbackHub
 
 GRACE_SECONDS = 20  # else no old version would be swept away within a minute
 NAMES = ("test_resnet.pcd", "test_resnet.pcd_b", "test_resnet.pcd_c")
+ORGANISATION = "org"
 
 
 def exported(folder: Path, value: float) -> Path:
@@ -66,10 +75,14 @@ def plain(name: str, *_: object) -> None:
 def read(name: str, *_: object) -> None:
     """Tensors and record are of the same version, also a moment after it was looked up."""
     folder = (store.home() / name).resolve()
-    weight = read_weight(folder)
-    floats = (t for t in weight.tensors.values() if t.is_floating_point())
-    check_one({float(v) for tensor in floats for v in tensor.unique()} | {weight.record.seed}, name)
+    check_folder(folder, name)
     verify(folder)
+
+
+def fetch(name: str, *_: object) -> None:
+    """The Hub's newest, which others fetch too, and may have fetched already."""
+    fetched = pcd_hub.fetch(f"{ORGANISATION}/{name}")
+    check_folder(fetched.folder, fetched.reference)
 
 
 def look(name: str, *_: object) -> None:
@@ -88,13 +101,20 @@ def show(name: str, *_: object) -> None:
         raise AssertionError(f"the list cannot read {name}")
 
 
+def check_folder(folder: Path, name: str) -> None:
+    """Tensors and record are of the same version."""
+    weight = read_weight(folder)
+    floats = (t for t in weight.tensors.values() if t.is_floating_point())
+    check_one({float(v) for tensor in floats for v in tensor.unique()} | {weight.record.seed}, name)
+
+
 def check_one(values: set[float], name: str) -> None:
     """All of one version."""
     if len(values) != 1:
         raise AssertionError(f"{name} is a mixture of {sorted(values)}")
 
 
-READERS: tuple[Callable[..., None], ...] = (create, plain, read, look, show)
+READERS: tuple[Callable[..., None], ...] = (create, plain, read, fetch, look, show)
 
 
 def work(
@@ -128,28 +148,52 @@ def campaign(processes: int, seconds: float, place: Path) -> Counter[str]:
     """The counts of all processes.
 
     Raises:
-        SystemExit: With what the first of them met instead of a whole weight.
+        SystemExit: With what the first of them met instead of a whole weight, or with what is left
+            over in the store that is not finished.
     """
-    os.environ["PCD_HUB_HOME"] = str(place / "store")
+    with LoopbackHub(place / "hub") as hub:
+        around = hub.env() | {"PCD_HUB_HOME": str(place / "store"), "HF_HUB_OFFLINE": "0"}
+        with mock.patch.dict(os.environ, around):
+            counts = _campaign(processes, seconds, place, hub)
+            if left := unfinished():
+                sys.exit(f"left over: {left}")
+    return counts
+
+
+def _campaign(processes: int, seconds: float, place: Path, hub: LoopbackHub) -> Counter[str]:
     exports = [exported(place / str(value), value) for value in (1.0, 2.0, 3.0)]
+    versions = [{path.name: path.read_bytes() for path in export.iterdir()} for export in exports]
     for name in NAMES:
         store.add(name, exports[0])
-    by_name = dict.fromkeys(NAMES, exports)
+        hub.add_repo(f"{ORGANISATION}/{name}", versions[0])
     context = multiprocessing.get_context("spawn")
     results: multiprocessing.Queue[object] = context.Queue()
-    together = context.Barrier(processes)
+    arguments = dict.fromkeys(NAMES, exports), seconds, context.Barrier(processes), results
     workers = [
-        context.Process(target=work, args=(number, by_name, seconds, together, results))
-        for number in range(processes)
+        context.Process(target=work, args=(number, *arguments)) for number in range(processes)
     ]
     for worker in workers:
         worker.start()
-    found = [results.get() for _ in workers]
+    found: list[object] = []
+    turns = itertools.count(len(NAMES))
+    while len(found) < processes:
+        version, number = divmod(next(turns), len(NAMES))
+        hub.commit(f"{ORGANISATION}/{NAMES[number]}", versions[version % len(versions)])
+        with contextlib.suppress(queue.Empty):
+            found.append(results.get(timeout=1.0))
     for worker in workers:
         worker.join()
     if failed := [outcome for outcome in found if isinstance(outcome, str)]:
         sys.exit(failed[0])
     return sum((outcome for outcome in found if isinstance(outcome, Counter)), Counter())
+
+
+def unfinished() -> list[str]:
+    """What neither a weight nor the store's own folders are."""
+    home = store.home()
+    odd = [path for path in home.iterdir() if path.name not in {*NAMES, ".versions", ".hub"}]
+    odd += [*home.glob(".hub/*/*/.*"), *home.glob(".hub/*/*/refs/.*")]
+    return [str(path.relative_to(home)) for path in odd]
 
 
 def main() -> None:
@@ -160,9 +204,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         counts = campaign(options.processes, options.seconds, Path(place))
-        left = [path.name for path in (Path(place) / "store").iterdir() if path.name not in NAMES]
     done = ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
-    print(f"{options.processes} processes, {options.seconds:.0f} s: {done}; left over: {left}")
+    print(f"{options.processes} processes, {options.seconds:.0f} s: {done}; all whole")
 
 
 if __name__ == "__main__":
