@@ -191,6 +191,17 @@ def read_checkpoint(file: Path, layout: CheckpointLayout) -> Checkpoint:
     )
 
 
+def read_tensors(file: Path) -> State:
+    """All tensors of a safetensors file, finite and under printable names.
+
+    Raises:
+        TeacherError: If the file is missing or damaged, or naming the tensor.
+    """
+    state, content = _load(file)
+    _check_tensors(state, file, size=len(content))
+    return state
+
+
 def head_from_state(state: Mapping[str, Tensor], file: Path) -> nn.Sequential:
     """Rebuild an ``nn.Sequential`` of Linear, BatchNorm1d and ReLU from its state dict.
 

@@ -28,10 +28,8 @@ import timm
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import load_model_config_from_hf
 from torch import Tensor, nn
 
 from pcd_hub.errors import StudentError, TeacherError, first_line, nearest
@@ -44,10 +42,11 @@ from pcd_hub.models.checkpoints import (
     head_from_state,
     layout_of,
     read_checkpoint,
+    read_tensors,
 )
 from pcd_hub.models.folding import fold_batch_norms
 from pcd_hub.models.grid import PixelGrid, own_image_size, pixel_grid
-from pcd_hub.models.strangers import create_pretrained
+from pcd_hub.models.strangers import create_pretrained, describe
 
 log = logging.getLogger("pcd_hub")
 
@@ -315,15 +314,17 @@ def _read(source: str, image_size: int | None) -> _Parts:
 def _from_teacher_folder(folder: Path, source: str, image_size: int | None) -> _Parts:
     try:
         facts = _teacher_facts(folder / TEACHER_FACTS)
-        tensors = {
-            key: value.float() if value.is_floating_point() else value
-            for key, value in load_file(folder / TEACHER_WEIGHTS).items()
-        }
         architecture = facts["architecture"]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError, SafetensorError) as error:
+        tensors = read_tensors(folder / TEACHER_WEIGHTS)
+    except TeacherError as error:
+        raise TeacherError(f"{folder} holds no whole teacher: {error}") from error
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise TeacherError(
             f"{folder} holds no whole teacher ({type(error).__name__}: {error}); convert it again"
         ) from error
+    tensors = {
+        key: value.float() if value.is_floating_point() else value for key, value in tensors.items()
+    }
     backbone = {
         key.removeprefix("backbone."): value
         for key, value in tensors.items()
@@ -442,17 +443,12 @@ def _size_argument(source: str, image_size: int | None) -> dict[str, Any]:
 
     Their position embeddings are resampled when loaded.
     """
-    scheme, _, rest = source.partition(":")
-    match scheme:
-        case "timm":
-            cfg: Any = timm.get_pretrained_cfg(rest)
-            described = cfg.to_dict() if cfg is not None else {}
-        case "hf-hub":
-            described = load_model_config_from_hf(rest)[0]
-        case _:
-            config = json.loads((Path(rest) / "config.json").read_text())
-            described = config.get("pretrained_cfg", config)
-    return {"img_size": image_size} if image_size and _is_fixed(described) else {}
+    if described := describe(source):
+        cfg: Any = described.cfg
+    else:
+        known = timm.get_pretrained_cfg(source.removeprefix("timm:"))
+        cfg = known.to_dict() if known is not None else {}
+    return {"img_size": image_size} if image_size and _is_fixed(cfg) else {}
 
 
 def _is_fixed(pretrained_cfg: Any) -> bool:

@@ -1,6 +1,7 @@
 """Teachers' files that are no checkpoints: pickles that call, bombs, state dicts with a slip."""
 
 import io
+import json
 import os
 import pickle
 import runpy
@@ -14,7 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
+from safetensors.torch import save
 
 import pcd_hub
 from tests.weights.hostile_files import entry, packed
@@ -27,7 +30,14 @@ PLAIN = "no checkpoint of plain tensors"
 
 
 def teacher_cases() -> list[Case]:
-    return [*pickle_cases(), *bomb_cases(), *file_cases(), *state_cases(), *source_cases()]
+    return [
+        *pickle_cases(),
+        *bomb_cases(),
+        *file_cases(),
+        *state_cases(),
+        *folder_cases(),
+        *source_cases(),
+    ]
 
 
 def read_teacher(
@@ -364,6 +374,74 @@ def odd_heads() -> dict[str, tuple[object, str]]:
         name: ({"state_dict": moco_state() | {prefix + key: value}}, reason)
         for name, (key, value, reason) in changes.items()
     }
+
+
+def folder_cases() -> list[Case]:
+    """Folders of timm, and of a converted teacher, whose description or weights have a slip."""
+    state = timm.create_model("test_vit", num_classes=0).state_dict()
+    first = next(iter(state))
+    ours = {f"backbone.{key}": value for key, value in state.items()}
+    broken = {f"backbone.{first}": state[first] * float("nan")}
+    facts: dict[str, Any] = {"architecture": "test_vit"}
+    asked: dict[str, tuple[object, str]] = {
+        "depth of 3000": ({"depth": 3000}, "at most 300"),
+        "depth of 250": ({"depth": 250}, "than its weights of"),
+        "depth that is none": ({"depth": float("nan")}, "depth is nan"),
+        "width of 60,000": ({"embed_dim": 60_000}, "than its weights of"),
+        "width of 10^9": ({"embed_dim": 10**9}, "at most 65536"),
+        "image of 10^5": ({"img_size": [10**5, 10**5]}, "at most 65536"),
+        "a file of its own": ({"checkpoint_path": "/dev/zero"}, "checkpoint_path"),
+        "another description": ({"pretrained_cfg_overlay": {"file": "/dev/zero"}}, "cannot load"),
+        "pretrained": ({"pretrained": True}, "pretrained"),
+        "arguments that are none": ([1], "cannot load"),
+    }
+    folders: dict[str, tuple[dict[str, bytes], str]] = {
+        f"timm, {name}": (
+            {
+                "config.json": json.dumps(timm_facts(model_args=arguments)).encode(),
+                "model.safetensors": save(state),
+            },
+            reason,
+        )
+        for name, (arguments, reason) in asked.items()
+    }
+    texts = {"deep": "[" * 100_000, "long": " " * 2_000_000, "a list": "[]", "no text": "\udc80"}
+    for name, text in texts.items():
+        raw = text.encode(errors="surrogateescape")
+        weights = save(state)
+        folders |= {
+            f"timm, {name}": ({"config.json": raw, "model.safetensors": weights}, "cannot load"),
+            f"ours, {name}": ({"teacher.json": raw, "teacher.safetensors": weights}, "no whole"),
+        }
+    for name, raw in {
+        "header of 2^63": struct.pack("<Q", 2**63) + b"{}",
+        "header of 4 MB + 1": struct.pack("<Q", 4 * 2**20 + 1) + b"{" * 5 * 2**20,
+        "NaN": save(ours | broken),
+        "nothing": b"",
+        "a weight missing": save({key: value for key, value in ours.items() if first not in key}),
+    }.items():
+        files = {"teacher.json": json.dumps(facts).encode(), "teacher.safetensors": raw}
+        folders[f"ours, {name}"] = files, "no whole teacher|keys missing"
+    return [
+        Case(f"teacher's folder: {name}", teacher_folder(files), reason)
+        for name, (files, reason) in folders.items()
+    ]
+
+
+def timm_facts(**changed: object) -> dict[str, object]:
+    cfg = {"num_classes": 0, "input_size": [3, 64, 64], "mean": [0.5] * 3, "std": [0.5] * 3}
+    return {"architecture": "test_vit", "num_classes": 0, "pretrained_cfg": cfg} | changed
+
+
+def teacher_folder(files: dict[str, bytes]) -> Callable[[Path], Read]:
+    def prepare(place: Path) -> Read:
+        folder = place / "input"
+        folder.mkdir()
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        return lambda: pcd_hub.load_teacher(f"local-dir:{folder}", image_size=160)
+
+    return prepare
 
 
 def source_cases() -> list[Case]:
