@@ -1,5 +1,6 @@
 """Tiny runs of the real recipes."""
 
+import functools
 import gc
 import importlib
 import json
@@ -21,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from evaluation import Evaluation
 from pcd_hub.errors import CheckpointError
+from pcd_hub.evaluate.segmentation import LinearProbe
 from pcd_hub.models.teachers import save_teacher
 
 
@@ -61,6 +63,13 @@ def tiny(tiny_teacher) -> list[str]:
         "--run.checkpoint-every-steps=3",
         "--probe-scenes=0",
     ]
+
+
+@pytest.fixture
+def short_probe(monkeypatch):
+    """A closing table of seconds; what its numbers are worth is tested in tests/evaluate."""
+    short = functools.partialmethod(LinearProbe.run, steps=20)
+    monkeypatch.setattr(LinearProbe, "run", short)
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ def run(arguments: list[str], folder: Path, *more: str) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("short_probe")
 def test_a_run_leaves_everything_that_is_promised(tiny, tmp_path, capsys):
     folder = run(tiny, tmp_path / "run", "--probe-scenes=8")
     left = {path.name for path in folder.iterdir()}

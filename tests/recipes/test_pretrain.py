@@ -26,6 +26,7 @@ TINY = [
 IMAGES = torch.rand(2, 3, 64, 64)
 
 
+@pytest.mark.usefixtures("short_probe")
 def test_what_it_writes_is_a_teacher_in_both_forms(tmp_path, capsys):
     folder = tmp_path / "run"
     pretrain.main([*TINY, f"--run.output-dir={folder}", "--probe-scenes=8"])
