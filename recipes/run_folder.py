@@ -72,29 +72,18 @@ class RunFolder:
         outcome: Path | str = ""
         if accelerator.is_main_process:
             try:
-                outcome = _prepare(config.run, default_name)
-            except ConfigError as error:
+                outcome = _prepare(config, default_name)
+            except (ConfigError, OSError) as error:
                 # Raised on every process below, or the others would wait for ever.
                 outcome = str(error)
         outcome = cast("Path | str", from_main_process(accelerator, outcome))
         if isinstance(outcome, str):
             raise ConfigError(outcome)
-        folder = cls(outcome, accelerator, config)
-        if accelerator.is_main_process and not config.run.resume:
-            (folder.path / "config.json").write_text(
-                json.dumps(folder.config_dict(), indent=2) + "\n"
-            )
-            _hold(folder.path / "config.json")
-        return folder
+        return cls(outcome, accelerator, config)
 
     def config_dict(self) -> dict[str, Any]:
         """The resolved configuration in plain containers, without fields that only say where."""
-        resolved = json.loads(
-            json.dumps(dataclasses.asdict(cast("Any", self._config)), default=str)
-        )
-        for name in ("output_dir", "resume"):
-            del resolved["run"][name]
-        return resolved
+        return _resolved(self._config)
 
     def hold_backbone(self, name: str, weights_sha256: str | None) -> None:
         """Remember which weights the run begins with.
@@ -152,7 +141,9 @@ class RunFolder:
             torch.save(everything, draft)
             _flush_to_disk(draft)
             _sum_file(final).write_text(f"{_sha256(draft)}  {final.name}\n")
+            _flush_to_disk(_sum_file(final))
             draft.replace(final)
+            _flush_names_to_disk(folder)  # before the older ones go
         except (OSError, RuntimeError) as error:  # torch.save tells of a full disk by the latter
             for rest in (draft, _sum_file(final)):
                 rest.unlink(missing_ok=True)
@@ -168,13 +159,17 @@ class RunFolder:
     def load_checkpoint(self) -> dict[str, Any]:
         """The last whole checkpoint, with the metrics after it cut off.
 
-        A damaged one is passed over for the one before, and it is said.
+        A damaged one is passed over for the one before, renamed, and it is said.
 
         Raises:
             CheckpointError: If none is whole, it is not on this machine, or another configuration
                 wrote it.
         """
-        chosen = self._last_whole() if self._accelerator.is_main_process else None
+        chosen = None
+        if self._accelerator.is_main_process:
+            for rest in (self.path / "checkpoints").glob("*.draft"):  # of a write that was killed
+                rest.unlink()
+            chosen = self._last_whole()
         chosen = cast("Path | None", from_main_process(self._accelerator, chosen))
         if chosen is None:
             raise CheckpointError(
@@ -202,6 +197,7 @@ class RunFolder:
             if (damage := _damage(path)) is None:
                 return path
             log.warning("%s is damaged (%s); going on from the one before", path, damage)
+            path.replace(path.with_suffix(".damaged"))  # it must not count as one that is kept
         return None
 
     def stream_states(self, state: dict[str, Any]) -> dict[int, Any]:
@@ -265,29 +261,56 @@ def _flush_to_disk(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _prepare(run: RunSettings, default_name: str) -> Path:
+def _flush_names_to_disk(folder: Path) -> None:
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _resolved(config: RunConfigured) -> dict[str, Any]:
+    resolved = json.loads(json.dumps(dataclasses.asdict(cast("Any", config)), default=str))
+    for name in ("output_dir", "resume"):
+        del resolved["run"][name]
+    return resolved
+
+
+def _prepare(config: RunConfigured, default_name: str) -> Path:
+    run = config.run
     if run.resume:
         path = run.output_dir or _free(Path("runs") / default_name, resume=True)
         if not (path / "config.json").is_file():
             raise ConfigError(
                 f"--run.resume: {path} holds no run; name its folder with --run.output-dir"
             )
-        _hold(path / "config.json")
-        return path
-    return new_folder(run.output_dir, default_name)
+    else:
+        path = new_folder(run.output_dir, default_name)
+        try:
+            with (path / "config.json").open("x") as file:
+                file.write(json.dumps(_resolved(config), indent=2) + "\n")
+        except FileExistsError:
+            raise ConfigError(
+                f"another run has just begun in {path}; name another --run.output-dir"
+            ) from None
+    _hold(path / "config.json")
+    return path
 
 
 def _hold(file: Path) -> None:
     """Keep others from the folder for as long as this process lives, and no longer.
 
-    torchrun that is killed leaves its ranks behind, which go on writing.
+    torchrun that is killed leaves its ranks behind, which go on writing. The system lets go as soon
+    as this process closes the file, however it was opened: nothing may open it again.
 
     Raises:
         ConfigError: If another process holds it.
     """
     if sys.platform == "win32":
         return
-    descriptor = os.open(file, os.O_RDWR)  # open to the end: closing it would let go
+    descriptor = os.open(file, os.O_RDWR)
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):

@@ -16,6 +16,8 @@ import command_line
 import configs
 import distill
 import pcd_hub
+import run_folder
+import stopping
 import training
 from pcd_hub.errors import CheckpointError, ConfigError, DataError, PCDHubError, StudentError
 from pcd_hub.models.strangers import create_pretrained
@@ -480,6 +482,39 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_the_same(
         os.truncate(path, 1000)
     with pytest.raises(CheckpointError, match="holds no whole checkpoint"):
         run(tiny, folder, "--run.no-store", "--run.resume")
+
+
+def test_a_damaged_checkpoint_does_not_count_as_one_that_is_kept(tiny, tmp_path, monkeypatch):
+    folder = run(tiny, tmp_path / "run", "--run.no-store")
+    first, last = sorted((folder / "checkpoints").glob("*.pt"))
+    os.truncate(last, 1000)
+    (folder / "checkpoints" / "step_00000009.draft").write_bytes(b"of a write that was killed")
+    stop = {3: signal.SIGTERM}
+    monkeypatch.setattr(stopping.StopRequest, "signum", lambda _, step: stop.get(step, 0))
+    with pytest.raises(StoppedRun, match="after step 4, which is saved"):
+        run(tiny, folder, "--run.no-store", "--run.resume")
+    left = {path.name for path in (folder / "checkpoints").iterdir() if path.suffix != ".sha256"}
+    assert left == {first.name, "step_00000004.pt", "step_00000006.damaged"}
+
+
+def test_two_runs_that_begin_in_one_folder_are_told_apart(tiny, tmp_path, monkeypatch):
+    begin = run_folder.new_folder
+
+    def overtaken(*arguments):
+        folder = begin(*arguments)
+        (folder / "config.json").write_text("of the other")
+        return folder
+
+    monkeypatch.setattr(run_folder, "new_folder", overtaken)
+    with pytest.raises(ConfigError, match="another run has just begun in .*run; name another"):
+        run(tiny, tmp_path / "run")
+    assert (tmp_path / "run" / "config.json").read_text() == "of the other"
+
+
+def test_a_folder_that_cannot_be_made_is_said_on_every_process(tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"Not a directory: .*file/run"):
+        run(tiny, tmp_path / "file" / "run")
 
 
 def test_the_sum_beside_a_checkpoint_is_that_of_sha256sum(tiny, tmp_path):
