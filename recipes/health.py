@@ -43,6 +43,8 @@ class Health:
             step: From 0; called by each process of its own part of the batch.
         """
         pixels, targets = map(_some, self._distiller.last_pixels)
+        if not all(bool(torch.isfinite(vectors).all()) for vectors in (pixels, targets)):
+            return {}  # the loss watch says so, beside an accelerator one step later
         if len(pixels) < _FEWEST:  # too few to tell
             return self._look_at_queue(step)
         rank, of_teacher, cosine = (

@@ -75,6 +75,17 @@ def test_a_rank_below_the_teachers_is_no_collapse(said):
     assert not said(), "the teacher's own pixels have a rank of 1"
 
 
+@pytest.mark.parametrize("where", [0, 1])
+def test_numbers_that_are_none_are_left_to_the_loss_watch(said, where):
+    """Beside an accelerator it looks a step later; till then nothing may raise on one process."""
+    distiller, watched = health(alike(1.0), KeyQueue(1000, 16))
+    pixels = [alike(1.0), alike(1.0)]
+    pixels[where] = pixels[where] * float("nan")
+    distiller.last_pixels = tuple(pixels)
+    assert watched.look(0) == {}
+    assert not said()
+
+
 def test_a_queue_of_keys_that_are_all_alike_is_dead(said):
     queue = KeyQueue(1000, 16)
     _, watched = health(alike(1.0), queue)
