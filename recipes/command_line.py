@@ -1,6 +1,7 @@
 """``RECIPE [CONFIG] [--group.field VALUE ...]`` -> a configuration, or one line and exit code 2."""
 
 import dataclasses
+import gc
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
@@ -54,11 +55,21 @@ def run(main: Callable[[list[str]], None]) -> None:
     A user's mistake is one line on stderr and exit code 2; a run that a signal stopped says how to
     go on, and exits as the shell expects of that signal.
     """
+    said, code = _ended(main)
+    if code:
+        # The error is gone, and with it all that its traceback held: a network that is still
+        # wrapped at the very end keeps the process from exiting (launch.finish).
+        gc.collect()
+        print(said, file=sys.stderr)
+        sys.exit(code)
+
+
+def _ended(main: Callable[[list[str]], None]) -> tuple[str, int]:
+    """What is left to say, and the exit code."""
     try:
         main(sys.argv[1:])
     except PCDHubError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        return f"error: {error}", 2
     except StoppedRun as stopped:
-        print(stopped, file=sys.stderr)
-        sys.exit(stopped.exit_code)
+        return str(stopped), stopped.exit_code
+    return "", 0

@@ -8,7 +8,11 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    broadcast_object_list,
+    parse_flag_from_env,
+)
 
 from configs import SpeedConfig
 from pcd_hub.errors import ConfigError
@@ -78,7 +82,7 @@ def finish(accelerator: Accelerator) -> None:
 def _check_that_all_were_launched(accelerator: Accelerator) -> None:
     launched = os.environ.get("WORLD_SIZE", "1")
     # `accelerate launch` starts one process on CPUs, and sets both if it was asked for more.
-    asked_for_more = {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys()
+    asked_for_more = parse_flag_from_env("ACCELERATE_USE_CPU") and "MASTER_ADDR" in os.environ
     if asked_for_more and "WORLD_SIZE" not in os.environ:
         launched = "several"
     if launched != str(accelerator.num_processes):

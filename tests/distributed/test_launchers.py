@@ -1,5 +1,7 @@
 """Launched as the README says: two machines on the loopback; a rank that dies."""
 
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -33,9 +35,14 @@ def test_two_machines_give_what_one_process_gives(tiny, tmp_path):  # noqa: F811
         launcher += ["--main_process_ip=127.0.0.1", f"--main_process_port={port}"]
         command = [sys.executable, "-m", *launcher, DISTILL, *arguments, "--run.output-dir=run"]
         machines.append(subprocess.Popen(command, cwd=disk, stderr=subprocess.PIPE, text=True))
-    for machine in machines:
-        _, said = machine.communicate()
-        assert machine.returncode == 0, said
+    try:
+        for machine in machines:
+            _, said = machine.communicate()
+            assert machine.returncode == 0, said
+    finally:
+        for machine in machines:
+            if machine.poll() is None:
+                kill_campaign.kill(machine)
     together = trace(tmp_path / "machine0" / "run")
     assert not (tmp_path / "machine1" / "run").exists()
     for alone, shared in zip(trace(tmp_path / "alone"), together, strict=True):
@@ -69,5 +76,25 @@ def test_a_rank_that_dies_ends_the_others_with_its_reason(tiny, tmp_path):  # no
             kill_campaign.kill(process)
     assert process.returncode == 1
     assert "Signal 9 (SIGKILL) received by PID" in said
-    assert not any(child.is_running() for child in started)
+    _, alive = psutil.wait_procs(started, timeout=30)
+    assert all(child.status() == psutil.STATUS_ZOMBIE for child in alive)
     run_folder._hold(folder / "config.json")  # free again
+
+
+@pytest.mark.timeout(600)
+def test_a_signal_to_one_rank_saves_the_step_and_ends_all(tiny, tmp_path):  # noqa: F811
+    folder = tmp_path / "run"
+    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    arguments = [*tiny, *OPTIONS, "--run.max-steps=100000", f"--run.output-dir={folder}"]
+    process = kill_campaign.start([sys.executable, "-m", *launcher, DISTILL, *arguments])
+    try:
+        assert kill_campaign.comes_to(process, folder, 0.0)
+        started = psutil.Process(process.pid).children(recursive=True)
+        (second,) = (child for child in started if child.environ().get("RANK") == "1")
+        second.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            kill_campaign.kill(process)
+    (step,) = set(re.findall(r"stopped by SIGTERM after step (\d+), which is saved", said))
+    assert (folder / "checkpoints" / f"step_{int(step):08d}.pt").is_file()

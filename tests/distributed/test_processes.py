@@ -8,6 +8,8 @@ import os
 import shutil
 import socket
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import accelerate
 import pytest
@@ -175,6 +177,15 @@ def test_a_launch_of_which_each_process_believes_it_is_alone_is_refused(
     with pytest.raises(ConfigError, match=r"(2|several) processes were launched but each believes"):
         distill.main([*tiny, f"--run.output-dir={tmp_path / 'run'}"])
     assert not (tmp_path / "run").exists()
+
+
+def test_a_launch_of_one_gpu_on_a_cluster_is_no_launch_of_several(monkeypatch):
+    """Accelerate says of every launch whether it is on CPUs; clusters name their main machine."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "False")
+    monkeypatch.setenv("MASTER_ADDR", "node17")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    alone: Any = SimpleNamespace(num_processes=1)
+    launch._check_that_all_were_launched(alone)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 17])
