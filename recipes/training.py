@@ -326,17 +326,14 @@ class BrokenImages:
         Raises:
             DataError: If more than 1 % of the images are broken.
         """
-        fresh = {
-            name: why
-            for name, why in gather_object(list(self._fresh.items()))
-            if name not in self._known
-        }
+        gathered = gather_object([(self._rows_seen, list(self._fresh.items()))])
+        found = itertools.chain.from_iterable(items for _, items in gathered)
+        fresh = {name: why for name, why in found if name not in self._known}
         self._fresh.clear()
         for name, why in itertools.islice(fresh.items(), max(0, _MOST_NAMED - len(self._known))):
             log.warning("skipped a broken image: %s (%s)", name, why)
         self._known |= fresh
-        seen = self._rows_seen * self._accelerator.num_processes
-        total = self._total or max(seen, _FEWEST_FOR_A_SHARE)
+        total = self._total or max(sum(rows for rows, _ in gathered), _FEWEST_FOR_A_SHARE)
         if len(self._known) > _BROKEN_SHARE * total:
             name, why = next(iter(self._known.items()))
             raise DataError(

@@ -194,10 +194,12 @@ class _IndexedViews(Dataset[Batch]):
                 continue
             pair = self._views.render(*drawn)
             return Batch(views=pair[None], indices=torch.tensor([index]), broken=broken)
-        raise DataError(
-            f"{_MOST_NEIGHBOURS} images in a row cannot be read, "
-            f"from {broken[0][0]} ({broken[0][1]})"
-        )
+        raise _nothing_but_broken(broken)
+
+
+def _nothing_but_broken(broken: list[tuple[str, str]]) -> DataError:
+    name, reason = broken[0]
+    return DataError(f"{len(broken)} images in a row cannot be read, from {name} ({reason})")
 
 
 def _collate(samples: list[Batch]) -> Batch:
@@ -251,13 +253,18 @@ class _StreamViews(IterableDataset[Batch | None]):
         taken: list[_StreamRow] = []
         pairs: list[Tensor] = []
         broken: list[tuple[str, str]] = []
+        in_a_row = 0
         while len(taken) < self._plan.batch_size:
             row = next(rows)
             try:
                 drawn = row.image(DrawnFromFile(self._views, row.epoch, row.number))
             except BrokenImageError as error:
-                broken.append((error.name, error.reason))
+                broken.append((f"{error.name} (image {row.number} of the run)", error.reason))
+                in_a_row += 1
+                if in_a_row == _MOST_NEIGHBOURS:
+                    raise _nothing_but_broken(broken[-in_a_row:]) from error
                 continue
+            in_a_row = 0
             taken.append(row)
             pairs.append(self._views.render(*drawn))
         return Batch(

@@ -329,6 +329,8 @@ def decode(
 
 def _file(encoded: Path | Mapping[str, Any]) -> Any:
     if isinstance(encoded, Path):
+        if encoded.exists() and not encoded.is_file():  # a pipe would be waited for
+            raise ValueError("it is no plain file")
         return encoded
     return io.BytesIO(encoded["bytes"]) if encoded["bytes"] else encoded["path"]
 

@@ -1,3 +1,4 @@
+import io
 import itertools
 import pickle
 
@@ -175,3 +176,39 @@ def test_an_interrupted_iteration_ends_its_workers():
     iterator = training_batches(Shades(10), VIEWS, plan, num_workers=2)
     assert len(list(itertools.islice(iterator, 3))) == 3
     iterator.close()
+
+
+def test_broken_images_of_a_stream_are_named_apart(stream_of_broken):
+    found = batches(open_source(stream_of_broken(3)), total_steps=4)
+    names = [name for batch in found for name, _ in batch.broken]
+    assert len(names) > 3, "again in the next epoch"
+    assert len(set(names)) == len(names)
+
+
+def test_a_stream_of_nothing_but_broken_images_is_an_error(stream_of_broken):
+    with pytest.raises(DataError, match="32 images in a row cannot be read, from .*row 0"):
+        batches(open_source(stream_of_broken(8)))
+
+
+@pytest.fixture
+def stream_of_broken(tmp_path):
+    """Given how many of its eight images are broken."""
+
+    import datasets
+
+    def made(count: int) -> str:
+        images = [saved(index) if index >= count else b"no image" for index in range(8)]
+        feature = datasets.Features({"image": datasets.Image()})
+        rows = [{"bytes": image, "path": None} for image in images]
+        datasets.Dataset.from_dict({"image": rows}, features=feature).to_parquet(
+            str(tmp_path / "0.parquet")
+        )
+        return f"hf-stream:{tmp_path}"
+
+    return made
+
+
+def saved(value: int) -> bytes:
+    written = io.BytesIO()
+    Image.new("RGB", (40, 40), (value, 0, 0)).save(written, "PNG")
+    return written.getvalue()

@@ -297,3 +297,10 @@ def _grown(folder: Path) -> int:
             with pytest.raises(BrokenImageError):
                 decode(path, path.name, to_image)
     return process_peak_bytes() - before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_named_like_an_image_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(BrokenImageError, match="it is no plain file"):
+        decode(tmp_path / "a.png", "a.png", as_rgb)
