@@ -170,13 +170,16 @@ def _campaign(processes: int, seconds: float, place: Path, hub: LoopbackHub) -> 
     results: multiprocessing.Queue[object] = context.Queue()
     arguments = dict.fromkeys(NAMES, exports), seconds, context.Barrier(processes), results
     workers = [
-        context.Process(target=work, args=(number, *arguments)) for number in range(processes)
+        context.Process(target=work, args=(number, *arguments), daemon=True)
+        for number in range(processes)
     ]
     for worker in workers:
         worker.start()
     found: list[object] = []
     turns = itertools.count(len(NAMES))
     while len(found) < processes:
+        if died := [worker.exitcode for worker in workers if worker.exitcode]:
+            sys.exit(f"a process ended with {died[0]}, and without a word")
         version, number = divmod(next(turns), len(NAMES))
         hub.commit(f"{ORGANISATION}/{NAMES[number]}", versions[version % len(versions)])
         with contextlib.suppress(queue.Empty):

@@ -58,7 +58,8 @@ def compute(_):
 def test_another_error_a_long_time_and_much_memory_are_findings(
     monkeypatch, capsys, parse, finding
 ):
-    monkeypatch.setattr(fuzz, "MAX_SECONDS", 0.2)
+    if parse is compute:
+        monkeypatch.setattr(fuzz, "MAX_SECONDS", 0.2)
     grown = iter(range(0, 10**12, 10**9)) if "Assertion" in finding else None
     if grown:
         monkeypatch.setattr(fuzz, "MAX_BYTES", 10**6)

@@ -53,6 +53,12 @@ def refuse(_: Path) -> None:
     raise WeightError("no")
 
 
+def take_memory(_: Path) -> None:
+    held = bytearray(trial.MAX_BYTES * 2)
+    time.sleep(5)
+    held.clear()
+
+
 def compute(_: Path) -> None:
     end = time.process_time() + trial.MAX_SECONDS
     while time.process_time() < end:
@@ -67,8 +73,10 @@ NAUGHTY = [
     Case("writes", reading(lambda place: (place / "x").write_text("x")), ""),
     Case("writes home", reading(lambda _: Path("~/x").expanduser().mkdir()), ""),
     Case("in its store", reading(lambda place: (place / "store" / "x").write_text("x")), ""),
-    Case("changes modes", reading(lambda place: (place / "home").chmod(0o700)), ""),
-    Case("takes memory", reading(lambda _: bytearray(trial.MAX_BYTES * 2)), ""),
+    Case("writes elsewhere", reading(lambda place: (place.parent / "x").write_text("x")), ""),
+    Case("links elsewhere", reading(lambda place: (place.parent / "y").symlink_to("x")), ""),
+    Case("changes modes", reading(lambda place: (place / "home").chmod(0o711)), ""),
+    Case("takes memory", reading(take_memory), ""),
     Case("computes", reading(compute), ""),
     Case("hangs", reading(wait_for_ever), ""),
     Case("dies", reading(lambda _: os.abort()), ""),
@@ -76,17 +84,17 @@ NAUGHTY = [
 ]
 
 
-def test_the_watch_sees_what_it_looks_for():
+def test_the_watch_sees_what_it_looks_for(tmp_path):
+    root = tmp_path.resolve()
     code = """
-import sys, tempfile
+import sys
 from pathlib import Path
 from tests.weights import test_hostile, trial
 trial.MAX_SECONDS, trial.PATIENCE_SECONDS, trial.MAX_BYTES = 0.5, 15.0, 300 * 2**20
-with tempfile.TemporaryDirectory() as root:
-    for one in trial.tried(test_hostile.NAUGHTY, Path(root)):
-        print(one.name, one.verdict, one.is_harmless, *one.executed, *one.outside, sep=", ")
+for one in trial.tried(test_hostile.NAUGHTY, Path(sys.argv[1])):
+    print(one.name, one.verdict, one.is_harmless, *one.executed, *one.outside, sep=", ")
 """
-    done = run("-c", code)
+    done = run("-c", code, str(root))
     assert done.stdout.splitlines() == [
         "good, refused, True",
         "reads, read, True",
@@ -95,6 +103,8 @@ with tempfile.TemporaryDirectory() as root:
         "writes, read, False, x",
         "writes home, read, False, home/x",
         "in its store, read, True",
+        f"writes elsewhere, read, False, {root}/x",
+        f"links elsewhere, read, False, {root}/y",
         "changes modes, read, False, home",
         "takes memory, killed, False",
         "computes, read, False",

@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import os
-import resource
 import shutil
 import sys
 import time
@@ -19,6 +18,8 @@ MAX_SECONDS = 10.0
 MAX_BYTES = 2 * 1024**3
 PATIENCE_SECONDS = 60.0
 _EXECUTING = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "pty.spawn")
+_CHANGING = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.chmod")
+_CHANGING += ("os.truncate", "os.utime", "os.chown", "shutil.copyfile", "shutil.move")
 _THEIRS = {"store", "tmp", "hub"}
 """Beside the input: where a reader may write."""
 
@@ -98,11 +99,18 @@ def _resident(pid: int) -> int:
 
 def _child(cases: Sequence[Case], place: Path, sender: Connection) -> None:
     executed: list[str] = []
-    sys.addaudithook(lambda event, _: executed.append(event) if event in _EXECUTING else None)
+    elsewhere: list[str] = []
+
+    def note(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in _EXECUTING:
+            executed.append(event)
+        elsewhere.extend(_written(event, arguments, place))
+
+    sys.addaudithook(note)
     for case in cases:
         _settle_in(place)
         try:
-            outcome = _read(case, place, executed)
+            outcome = _read(case, place, executed, elsewhere)
         except BaseException:
             outcome = Outcome(case.name, "was not prepared", traceback.format_exc())
         sender.send_bytes(json.dumps(outcome._asdict()).encode())
@@ -121,10 +129,29 @@ def _settle_in(place: Path) -> None:
         os.dup2(quiet.fileno(), 2)
 
 
-def _read(case: Case, place: Path, executed: list[str]) -> Outcome:
+def _written(event: str, arguments: tuple[Any, ...], place: Path) -> list[str]:
+    """What an event of the interpreter writes or changes that does not lie below ``place``."""
+    if event == "open":
+        path, mode, flags = arguments
+        writes = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+        changes = bool(set(mode or "") & set("wax+") or (flags or 0) & writes)
+        paths = [path] if changes else []
+    else:
+        paths = [*arguments[:2]] if event in _CHANGING else []
+    named = [os.fsdecode(path) for path in paths if isinstance(path, str | bytes | os.PathLike)]
+    return [
+        path
+        for path in map(os.path.abspath, named)
+        if path != os.devnull and not path.startswith(f"{place}{os.sep}")
+    ]
+
+
+def _read(case: Case, place: Path, executed: list[str], elsewhere: list[str]) -> Outcome:
     read = case.prepare(place)
-    executed.clear()
+    _forget_peak()
     before, memory = _surroundings(place), _peak()
+    executed.clear()
+    elsewhere.clear()
     start, cpu = time.monotonic(), time.process_time()
     verdict, message = "read", ""
     try:
@@ -135,14 +162,22 @@ def _read(case: Case, place: Path, executed: list[str]) -> Outcome:
         verdict, message = f"raised {type(error).__name__}", traceback.format_exc()[-2000:]
     seconds, cpu = time.monotonic() - start, time.process_time() - cpu
     grown, after = _peak() - memory, _surroundings(place)
-    outside = sorted(path for path in before | after if before.get(path) != after.get(path))
+    changed = {path for path in before | after if before.get(path) != after.get(path)}
+    outside = sorted(changed | {*elsewhere})
     return Outcome(
         case.name, verdict, message, seconds, cpu, grown, tuple(executed), tuple(outside)
     )
 
 
+def _forget_peak() -> None:
+    """Or an input that stays below what came before it would count as nothing."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
 def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Bytes at the most since it was forgotten."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def _surroundings(place: Path) -> dict[str, tuple[int, ...]]:
