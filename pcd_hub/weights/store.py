@@ -7,9 +7,9 @@
                                        pcd_manifest.json
 
 A weight is written beside the others and appears under its name by one atomic rename of a link, so
-that readers see the old one or the new one, whole; a crash at any moment leaves the old one. A
-plain folder under a name works too (a bundle that was copied there). Every load checks size and
-sha256 against the manifest.
+that readers see the old one or the new one, whole; a crash at any moment leaves the old one. Its
+manifest is written last and at once: a version that has one is whole. A plain folder under a name
+works too (a bundle that was copied there). Every load checks size and sha256 against the manifest.
 """
 
 import os
@@ -17,6 +17,7 @@ import re
 import shutil
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from pcd_hub.errors import WeightError
@@ -85,8 +86,8 @@ def add(name: str, export: Path) -> Path:
     of which the last three stay.
 
     Raises:
-        WeightError: If the name is malformed, the export is damaged, or a plain folder holds the
-            name.
+        WeightError: If the name is malformed, the export is damaged, a plain folder holds the
+            name, or the disk refuses it; then nothing has changed.
     """
     read_weight(export)
     link = home() / check_name(name)
@@ -95,10 +96,16 @@ def add(name: str, export: Path) -> Path:
             f"{link} is a plain folder, not made by the store; move it away to save {name} there"
         )
     versions = home() / _VERSIONS / name
-    versions.mkdir(parents=True, exist_ok=True)
-    folder = _copied(export, versions)
-    _touch(link)
-    _point(link, folder)
+    try:
+        folder = _placed(export, versions, link)
+    except OSError as error:
+        stands = (
+            f"the weight {name} stands as it was" if link.exists() else "nothing has that name yet"
+        )
+        raise WeightError(
+            f"cannot save {export} as {link}: {error.strerror or error}; {stands}. Free some room, "
+            "or set PCD_HUB_HOME to a folder on another disk, and save it again"
+        ) from error
     _sweep(versions, current=folder)
     return folder
 
@@ -122,24 +129,51 @@ def check_name(name: str) -> str:
     return name
 
 
-def _copied(export: Path, versions: Path) -> Path:
-    """A complete copy, on disk, under a name that nobody else uses."""
-    folder = Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=versions))
-    folder.chmod(0o755)
-    for entry in [*read_manifest(export)["files"], {"path": MANIFEST_FILE}]:
-        target = folder / entry["path"]
-        shutil.copyfile(export / entry["path"], target)
-        with target.open("rb") as file:
-            os.fsync(file.fileno())
-    verify(folder)
+def _placed(export: Path, versions: Path, link: Path) -> Path:
+    """A copy to which ``link`` leads; after an error none."""
+    versions.mkdir(parents=True, exist_ok=True)
+    folder = _copied(export, versions)
+    try:
+        _touch(link)
+        _point(link, folder)
+    except OSError:  # nothing else: an interrupt may come when the link leads there already
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return folder
+
+
+def _copied(export: Path, versions: Path) -> Path:
+    """A complete copy, on disk, under a name that nobody else uses; after an error none."""
+    folder = Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=versions))
+    try:
+        folder.chmod(0o755)
+        for name in [*(entry["path"] for entry in read_manifest(export)["files"]), MANIFEST_FILE]:
+            _copy_at_once(export / name, folder / name)
+        verify(folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
+
+
+def _copy_at_once(source: Path, target: Path) -> None:
+    """Copy a file, which gets its name when all of it is on the disk."""
+    draft = target.with_name(".draft")
+    shutil.copyfile(source, draft)
+    with draft.open("rb") as file:
+        os.fsync(file.fileno())
+    draft.replace(target)
 
 
 def _point(link: Path, folder: Path) -> None:
     """Make ``link`` lead to ``folder``, atomically."""
     temporary = link.with_name(f".{link.name}.{folder.name}")
     temporary.symlink_to(folder.relative_to(link.parent))
-    temporary.replace(link)
+    try:
+        temporary.replace(link)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _touch(link: Path) -> None:
@@ -149,10 +183,16 @@ def _touch(link: Path) -> None:
 
 
 def _sweep(versions: Path, *, current: Path) -> None:
-    """Remove versions beyond the last few, but none that a reader may just have been pointed to."""
-    others = sorted((p for p in versions.iterdir() if p != current), key=_superseded)
-    for old in others[:-_KEPT_VERSIONS]:
-        if time.time() - _superseded(old) > _GRACE_SECONDS:
+    """Remove versions beyond the last few, but none that a reader may just have been pointed to.
+
+    Half copies, which a kill leaves, count for nothing, and go once nobody can be writing them.
+    """
+    others = [path for path in versions.iterdir() if path != current]
+    whole = sorted((p for p in others if (p / MANIFEST_FILE).is_file()), key=_superseded)
+    ends = {version: _superseded(version) for version in whole[:-_KEPT_VERSIONS]}
+    ends |= {version: _last_written(version) for version in others if version not in whole}
+    for old, end in ends.items():
+        if time.time() - end > _GRACE_SECONDS:
             shutil.rmtree(old, ignore_errors=True)
 
 
@@ -162,3 +202,12 @@ def _superseded(version: Path) -> float:
         return version.stat().st_mtime
     except FileNotFoundError:
         return 0.0
+
+
+def _last_written(version: Path) -> float:
+    """When the copy last went on; 0 if another writer has just removed it."""
+    last = _superseded(version)
+    with suppress(OSError):
+        for path in version.iterdir():
+            last = max(last, path.stat().st_mtime)
+    return last

@@ -1,6 +1,8 @@
+import errno
 import json
 import multiprocessing
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -63,6 +65,113 @@ def test_old_versions_go_after_the_grace_period(tmp_path):
     left = sorted((store.home() / ".versions" / NAME).iterdir())
     assert last in left
     assert len(left) == 4
+
+
+def versions() -> list[Path]:
+    return sorted((store.home() / ".versions" / NAME).iterdir())
+
+
+def test_a_save_that_finds_no_room_leaves_nothing_and_says_what_stands(tmp_path, monkeypatch):
+    export = exported(tmp_path / "export")
+    copy = shutil.copyfile
+
+    def full(source, target):
+        if Path(source).name == "model.safetensors":
+            Path(target).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return copy(source, target)
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(
+        WeightError, match="No space left on device; nothing has that name yet.*PCD_HUB_HOME"
+    ):
+        store.add(NAME, export)
+    assert versions() == []
+    monkeypatch.undo()
+    monkeypatch.setenv("PCD_HUB_HOME", str(tmp_path / "store"))
+    folders = [store.add(NAME, export) for _ in range(4)]
+    monkeypatch.setattr("shutil.copyfile", full)
+    for _ in range(3):
+        with pytest.raises(
+            WeightError, match=r"cannot save .*test_resnet.pcd: No space left.*stands as it was"
+        ):
+            store.add(NAME, export)
+    assert versions() == sorted(folders)
+    assert store.where(NAME) == folders[-1]
+
+
+def test_a_save_that_is_interrupted_leaves_nothing(tmp_path, monkeypatch):
+    export = exported(tmp_path / "export")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shutil.copyfile", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.add(NAME, export)
+    assert versions() == []
+
+
+@pytest.mark.parametrize("step", ["symlink_to", "replace"])
+def test_a_name_that_cannot_be_set_leaves_the_weight_that_had_it(tmp_path, monkeypatch, step):
+    first = store.add(NAME, filled(1.0, tmp_path / "one"))
+    second = filled(2.0, tmp_path / "two")
+    done = getattr(Path, step)
+
+    def full(self, target, *rest):
+        if Path(self).parent == store.home():
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+        return done(self, target, *rest)
+
+    monkeypatch.setattr(Path, step, full)
+    with pytest.raises(WeightError, match="Disk quota exceeded; .* stands as it was"):
+        store.add(NAME, second)
+    assert versions() == [first]
+    assert store.where(NAME) == first
+    assert sorted(path.name for path in store.home().iterdir()) == [".versions", NAME]
+
+
+def test_half_copies_push_out_no_whole_version_and_go_after_the_grace_period(tmp_path):
+    export = exported(tmp_path / "export")
+    whole = [store.add(NAME, export) for _ in range(4)]
+    half = [folder.with_name(f"2099{number}") for number, folder in enumerate(whole)]
+    for folder in half:
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"half")
+    young = folder.with_name("20999")
+    shutil.copytree(half[0], young)
+    for age, folder in enumerate((*half, *reversed(whole))):
+        for path in (folder / "model.safetensors", folder):
+            os.utime(path, (time.time() - 3600 - age,) * 2)
+    os.utime(young, (1, 1))  # but its file is still written to
+    last = store.add(NAME, export)
+    assert versions() == sorted([*whole[1:], young, last])
+
+
+def test_a_kill_in_the_midst_of_the_manifest_leaves_no_whole_version(tmp_path):
+    export = exported(tmp_path / "export")
+    process = multiprocessing.get_context("spawn").Process(
+        target=_die_in_the_manifest, args=(export,)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    [half] = versions()
+    assert (half / "model.safetensors").is_file()
+    assert not (half / "pcd_manifest.json").exists()
+
+
+def _die_in_the_manifest(export: Path) -> None:
+    copy = shutil.copyfile
+
+    def die(source, target):
+        if Path(source).name == "pcd_manifest.json":
+            Path(target).write_bytes(Path(source).read_bytes()[:100])
+            os._exit(9)
+        copy(source, target)
+
+    shutil.copyfile = die
+    store.add(NAME, export)
 
 
 def test_a_plain_folder_is_a_bundle(tmp_path, monkeypatch):
