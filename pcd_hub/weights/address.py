@@ -48,10 +48,14 @@ def is_offline() -> bool:
 
 
 def check_endpoint(endpoint: str) -> str:
-    """The Hub's address, if a token may be sent there.
+    """The Hub's address, if weights and a token may travel there.
+
+    That is ``https``, to any host; and plain ``http`` to the loopback (``localhost``,
+    ``127.0.0.1``, ``::1``), for a Hub or a proxy on this machine. The token is sent there too, in
+    the open, but leaves the machine only if whoever listens there passes it on.
 
     Raises:
-        HubError: If it carries a password, or is plain http to another machine.
+        HubError: If it is neither, or carries a user name or a password.
     """
     try:
         parts = urlsplit(endpoint)

@@ -5,18 +5,23 @@
     <PCD_HUB_HOME>/.hub/ORG/NAME/<commit>/        the files of that commit
     <PCD_HUB_HOME>/.hub/ORG/NAME/refs/<revision>  "ORG/NAME@<commit> <sha256 of its manifest>"
 
-What is fetched lies there for good and is used without the network (``HF_HUB_OFFLINE=1``).
+What is fetched lies there for good and is used without the network (``HF_HUB_OFFLINE=1``). What is
+no longer as the lock of its commit pins it, ``fetch`` brings back just so, or not at all.
 """
 
+import hashlib
 import logging
 import os
+import re
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from pcd_hub.errors import HubUnreachableError, WeightError
@@ -25,15 +30,16 @@ from pcd_hub.weights.address import is_commit, is_offline, split_reference
 from pcd_hub.weights.hub import Hub, RepoState, check_total
 from pcd_hub.weights.layout import CARD_FILE, MANIFEST_FILE
 from pcd_hub.weights.load import read_weight
-from pcd_hub.weights.manifest import read_manifest, sha256
+from pcd_hub.weights.manifest import read_manifest, read_plain, sha256
 from pcd_hub.weights.published import reference_of
-from pcd_hub.weights.safety import check_file_names
+from pcd_hub.weights.safety import MAX_JSON_BYTES, check_file_names
 
 log = logging.getLogger("pcd_hub")
 
 HUB_ONLY_FILES = frozenset({".gitattributes"})
 """What the Hub itself puts into every repository."""
 _DRAFT_SECONDS = 86_400
+_MAX_LOCK_BYTES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +67,8 @@ def fetch(name: str, *, manifest_sha256: str | None = None) -> FetchedWeight:
 
     A branch or tag is resolved to a commit first, and only that commit is used. Every file is held
     against the manifest, and header, configuration and values are checked before the folder gets
-    its place.
+    its place. What was fetched before and is damaged or gone is fetched anew; its manifest must
+    come back as it was.
 
     Args:
         name: ``ORG/NAME[@REVISION]``, or the name of a published weight (``resnet18.pcd``).
@@ -69,10 +76,10 @@ def fetch(name: str, *, manifest_sha256: str | None = None) -> FetchedWeight:
 
     Raises:
         WeightError: If the name is unknown, or the files are damaged, also when they are fetched
-            anew, or not of pcd_hub.
+            anew, or not of pcd_hub, or cannot be written here.
         HubError: If the Hub refuses it or cannot be reached, and it was not fetched before.
     """
-    fetched = find_published(name, manifest_sha256=manifest_sha256)
+    fetched = _found(name, manifest_sha256, mend=True)
     verify = partial(
         read_weight,
         fetched.folder,
@@ -92,7 +99,14 @@ def fetch(name: str, *, manifest_sha256: str | None = None) -> FetchedWeight:
 
 
 def find_published(name: str, *, manifest_sha256: str | None = None) -> FetchedWeight:
-    """As :func:`fetch`, but what was fetched before is verified by whoever reads it."""
+    """As :func:`fetch`, but what lies here is neither verified, which its reader does, nor mended.
+
+    Only a folder that is gone is fetched anew.
+    """
+    return _found(name, manifest_sha256, mend=False)
+
+
+def _found(name: str, manifest_sha256: str | None, *, mend: bool) -> FetchedWeight:
     found = reference_of(name)
     if found is None:
         raise WeightError(
@@ -101,7 +115,7 @@ def find_published(name: str, *, manifest_sha256: str | None = None) -> FetchedW
         )
     reference, known_sha256 = found
     repo, revision = split_reference(reference)
-    fetched = _resolved(repo, revision)
+    fetched = _resolved(repo, revision, mend=mend)
     for pinned in filter(None, (manifest_sha256, known_sha256)):
         if pinned != fetched.manifest_sha256:
             raise WeightError(
@@ -118,7 +132,7 @@ def fetched_folder(reference: str) -> Path | None:
         WeightError: If it is not what was fetched.
     """
     repo, revision = split_reference(reference)
-    return _from_disk(repo, revision).folder if _lock(repo, revision).is_file() else None
+    return _from_disk(repo, revision).folder if _locked(repo, revision) else None
 
 
 def fetched_folders() -> dict[str, Path]:
@@ -130,64 +144,117 @@ def fetched_folders() -> dict[str, Path]:
     }
 
 
-def _resolved(repo: str, revision: str | None) -> FetchedWeight:
+def _resolved(repo: str, revision: str | None, *, mend: bool) -> FetchedWeight:
     """From the disk if a commit is asked for or nobody answers; else as the Hub says now."""
-    if is_offline() or (is_commit(revision) and _lock(repo, revision).is_file()):
+    if is_offline():
         return _from_disk(repo, revision)
+    if is_commit(revision) and (fetched := _as_locked(repo, revision)):
+        return fetched
     try:
         hub = Hub()
         state = hub.state(repo, revision)
     except HubUnreachableError as error:
-        if not _lock(repo, revision).is_file():
+        if not _locked(repo, revision):
             raise
         fetched = _from_disk(repo, revision)
         log.warning("%s; using %s, which was fetched before", error, fetched.reference)
         return fetched
-    if not _folder(repo, state.commit).is_dir():
-        _download(hub, repo, state)
-    if not _lock(repo, state.commit).is_file():  # the last step of fetching it
-        _write_lock(_on_disk(repo, _folder(repo, state.commit)), state.commit)
+    _settle(hub, repo, state, mend=mend)
     fetched = _from_disk(repo, state.commit)
     if revision != state.commit:
         _write_lock(fetched, revision)
     return fetched
 
 
+def _as_locked(repo: str, revision: str | None) -> FetchedWeight | None:
+    """What a lock pins, if that is what lies here."""
+    if not _locked(repo, revision):
+        return None
+    try:
+        return _from_disk(repo, revision)
+    except WeightError as error:
+        log.info("%s; asking the Hub", error)
+        return None
+
+
+def _settle(hub: Hub, repo: str, state: RepoState, *, mend: bool) -> None:
+    """See to it that a commit's folder lies here, and that its lock pins it."""
+    folder = _folder(repo, state.commit)
+    if not folder.is_dir():
+        _download(hub, repo, state)
+    else:
+        try:
+            _check_settled(repo, state.commit)
+        except WeightError as error:
+            if not mend:
+                raise
+            log.warning("%s; fetching it anew", error)
+            _download(hub, repo, state, anew=True)
+    if not _locked(repo, state.commit):  # the last step of fetching it
+        _write_lock(_on_disk(repo, folder), state.commit)
+
+
+def _check_settled(repo: str, commit: str) -> None:
+    """A folder is what its lock pins; one that has none yet, as its fetch was killed, is whole."""
+    if _locked(repo, commit):
+        _from_disk(repo, commit)
+    else:
+        read_weight(_folder(repo, commit), what=f"{repo}@{commit}")
+
+
 def _from_disk(repo: str, revision: str | None) -> FetchedWeight:
-    lock = _lock(repo, revision)
-    if not lock.is_file():
+    locked = _locked(repo, revision)
+    if not locked:
         raise WeightError(
             f"{repo}{f'@{revision}' if revision else ''} was not fetched to {store.home()}; "
             "run `pcd-hub fetch` with the network once, or set PCD_HUB_HOME to where it lies"
         )
-    try:
-        reference, _, expected = lock.read_text().strip().partition(" ")
-    except ValueError:  # no text
-        reference = expected = ""
-    commit = reference.rpartition("@")[2]
-    if not is_commit(commit):
-        raise WeightError(f"{lock} is damaged; delete it and fetch {repo} again")
-    fetched = _on_disk(repo, _folder(repo, commit))
-    if fetched.lock_line != f"{reference} {expected}":
+    fetched = _on_disk(repo, _folder(repo, locked.commit))
+    if fetched.manifest_sha256 != locked.manifest_sha256:
         raise WeightError(
-            f"{fetched.folder} is not what was fetched ({lock} pins {expected[:12]}); "
-            "delete the folder and fetch it again"
+            f"{fetched.folder} is not what was fetched ({_lock(repo, revision)} pins "
+            f"{locked.manifest_sha256[:12]}); {_remedy(repo, locked.commit)}"
         )
     return fetched
 
 
 def _on_disk(repo: str, folder: Path) -> FetchedWeight:
     manifest = folder / MANIFEST_FILE
-    if not manifest.is_file():
-        raise WeightError(f"{manifest} is missing; delete the folder and fetch {repo} again")
+    try:
+        raw = read_plain(manifest, most=MAX_JSON_BYTES)
+    except OSError as error:
+        raise WeightError(
+            f"{manifest} is missing ({type(error).__name__}); {_remedy(repo, folder.name)}"
+        ) from error
     return FetchedWeight(
-        repo=repo, commit=folder.name, manifest_sha256=sha256(manifest), folder=folder
+        repo=repo,
+        commit=folder.name,
+        manifest_sha256=hashlib.sha256(raw).hexdigest(),
+        folder=folder,
     )
+
+
+def _remedy(repo: str, commit: str) -> str:
+    return f"run `pcd-hub fetch {repo}@{commit}` with the network"
 
 
 def _download(hub: Hub, repo: str, state: RepoState, *, anew: bool = False) -> None:
     """All files of one commit into a draft, checked there, then moved into place at once."""
     what = f"{repo}@{state.commit}"
+    sizes = _listed_sizes(what, repo, state)
+    target = _folder(repo, state.commit)
+    with _writing(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target.parent)
+        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=target.parent))
+        try:
+            _put(_fill(hub, what, sizes, draft), target, anew=anew)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _listed_sizes(what: str, repo: str, state: RepoState) -> dict[str, int]:
+    """Of the weight's files as the Hub lists them, if that may be a weight of ours."""
     sizes = {n: file.size for n, file in state.files.items() if n not in HUB_ONLY_FILES}
     check_file_names(sizes, what=what)
     check_total(sum(file.size for file in state.files.values()), repo)
@@ -196,28 +263,52 @@ def _download(hub: Hub, repo: str, state: RepoState, *, anew: bool = False) -> N
             f"{what} has no {MANIFEST_FILE}: it was not published by pcd_hub and cannot be "
             f'verified. timm.create_model("hf-hub:{what}", pretrained=True) loads it unverified'
         )
-    target = _folder(repo, state.commit)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(target.parent)
-    draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=target.parent))
+    if sizes[MANIFEST_FILE] > MAX_JSON_BYTES:
+        raise WeightError(
+            f"{what}: {MANIFEST_FILE} has {sizes[MANIFEST_FILE]} bytes, at most {MAX_JSON_BYTES} "
+            "are allowed; it was not published by pcd_hub"
+        )
+    return sizes
+
+
+def _put(finished: Path, target: Path, *, anew: bool) -> None:
+    """Move a finished folder into place; ``anew`` also over one that stands there, file by file.
+
+    Whoever else does so at the same time moves the same bytes, and no file is ever missing.
+    """
     try:
-        finished = _fill(hub, what, sizes, draft)
-        if anew:
-            os.rename(target, draft / "damaged")  # noqa: PTH104
-        try:
-            os.rename(finished, target)  # noqa: PTH104 - Path.rename reads as a move into a folder
-        except OSError:
-            if not target.is_dir():  # else another process was faster
-                raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        os.rename(finished, target)  # noqa: PTH104 - Path.rename reads as a move into a folder
+    except OSError:
+        if not target.is_dir():  # else another process was faster, or it stood there before
+            raise
+    else:
+        return
+    if not anew:
+        return
+    for path in finished.iterdir():
+        if (target / path.name).is_dir():  # over which no file can be moved
+            shutil.rmtree(target / path.name, ignore_errors=True)
+        path.replace(target / path.name)
+
+
+@contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    """Say which disk it is that refuses, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise WeightError(
+            f"cannot write to {place}: {error.strerror or error}; make room or a right to write "
+            "there, or set PCD_HUB_HOME to another folder"
+        ) from error
 
 
 def _sweep(folder: Path) -> None:
     """Remove what fetches that were killed left behind."""
     for draft in folder.glob(".draft-*"):
-        if time.time() - draft.stat().st_mtime > _DRAFT_SECONDS:
-            shutil.rmtree(draft, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process was faster
+            if time.time() - draft.stat().st_mtime > _DRAFT_SECONDS:
+                shutil.rmtree(draft, ignore_errors=True)
 
 
 def _fill(hub: Hub, what: str, sizes: Mapping[str, int], draft: Path) -> Path:
@@ -234,22 +325,16 @@ def _attempt(hub: Hub, what: str, sizes: Mapping[str, int], draft: Path) -> Path
     incoming, finished = draft / "incoming", draft / "finished"
     finished.mkdir(parents=True)
 
-    def get(path: str) -> None:
-        arrived = hub.download(repo, commit, path, incoming, size=sizes[path])
+    def get(path: str, size: int) -> None:
+        arrived = hub.download(repo, commit, path, incoming, size=size)
         arrived.replace(finished / path)
 
-    get(MANIFEST_FILE)
+    get(MANIFEST_FILE, sizes[MANIFEST_FILE])
+    _check_pin(repo, commit, sha256(finished / MANIFEST_FILE))
     entries = read_manifest(finished)["files"]
-    check_total(sum(entry["size"] for entry in entries), repo)
-    listed = {entry["path"] for entry in entries}
-    if odds := listed ^ (sizes.keys() - {MANIFEST_FILE}):
-        odd = min(odds)
-        raise WeightError(
-            f"{what}: {odd!r} is {'missing' if odd in listed else 'not in the manifest'}; "
-            "ask its publisher to run `pcd-hub publish` again"
-        )
-    for path in sorted(listed):
-        get(path)
+    _check_entries(entries, sizes.keys() - {MANIFEST_FILE}, what=what)
+    for entry in entries:  # of which the Hub may list any size
+        get(entry["path"], entry["size"])
     card = next((entry for entry in entries if entry["path"] == CARD_FILE), None)
     if card and sha256(finished / CARD_FILE) != card["sha256"]:
         raise WeightError(
@@ -260,21 +345,79 @@ def _attempt(hub: Hub, what: str, sizes: Mapping[str, int], draft: Path) -> Path
     return finished
 
 
+def _check_pin(repo: str, commit: str, found: str) -> None:
+    """A commit never changes: its manifest comes back as it was when it was first fetched."""
+    locked = _locked(repo, commit)
+    if locked and locked.manifest_sha256 != found:
+        raise WeightError(
+            f"{repo}@{commit}: the Hub sends a manifest of sha256 {found[:12]}, but "
+            f"{_lock(repo, commit)} pins {locked.manifest_sha256[:12]}; ask its publisher, or "
+            "delete that lock if you trust what comes now"
+        )
+
+
+def _check_entries(entries: list[dict[str, Any]], names: Collection[str], *, what: str) -> None:
+    """The manifest lists the files that the Hub lists, and no more bytes than any weight has."""
+    check_total(sum(entry["size"] for entry in entries), what)
+    listed = {entry["path"] for entry in entries}
+    if odds := listed.symmetric_difference(names):
+        odd = min(odds)
+        raise WeightError(
+            f"{what}: {odd!r} is {'missing' if odd in listed else 'not in the manifest'}; "
+            "ask its publisher to run `pcd-hub publish` again"
+        )
+
+
 def _folder(repo: str, commit: str) -> Path:
     return store.home() / ".hub" / repo / commit
+
+
+# What was fetched, in a line.
+
+
+class _Locked(NamedTuple):
+    """What a lock pins."""
+
+    commit: str
+    manifest_sha256: str
 
 
 def _lock(repo: str, revision: str | None) -> Path:
     return store.home() / ".hub" / repo / "refs" / quote(revision or "main", safe="")
 
 
+def _locked(repo: str, revision: str | None) -> _Locked | None:
+    """What the lock of a revision pins; None if there is none.
+
+    Raises:
+        WeightError: If the lock is damaged.
+    """
+    lock = _lock(repo, revision)
+    try:
+        raw = read_plain(lock, most=_MAX_LOCK_BYTES)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise WeightError(f"{lock} cannot be read: {error.strerror}; mend its rights") from error
+    line = rb"%b@([0-9a-f]{40}) ([0-9a-f]{64})\n?" % re.escape(repo).encode()
+    found = re.fullmatch(line, raw)
+    if not found or (is_commit(revision) and found[1].decode() != revision):
+        raise WeightError(f"{lock} is damaged; delete it and fetch {repo} again")
+    return _Locked(found[1].decode(), found[2].decode())
+
+
 def _write_lock(fetched: FetchedWeight, revision: str | None) -> None:
-    lock = _lock(fetched.repo, revision)
-    lock.parent.mkdir(exist_ok=True)
-    if lock.is_file() and lock.read_text() == fetched.lock_line + "\n":
-        return
-    handle, draft = tempfile.mkstemp(prefix=".", dir=lock.parent)
-    with os.fdopen(handle, "w") as file:
-        file.write(fetched.lock_line + "\n")
-    Path(draft).chmod(0o644)
-    Path(draft).replace(lock)
+    lock, line = _lock(fetched.repo, revision), f"{fetched.lock_line}\n".encode()
+    with suppress(OSError):
+        if read_plain(lock, most=_MAX_LOCK_BYTES) == line:
+            return
+    with _writing(lock):
+        lock.parent.mkdir(exist_ok=True)
+        handle, draft = tempfile.mkstemp(prefix=".", dir=lock.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(line)
+            Path(draft).chmod(0o644)
+            Path(draft).replace(lock)
+        finally:
+            Path(draft).unlink(missing_ok=True)

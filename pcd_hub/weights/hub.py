@@ -26,6 +26,7 @@ from huggingface_hub import (
     get_token,
 )
 from huggingface_hub import errors as hub_errors
+from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import close_session
 
 from pcd_hub.errors import (
@@ -35,7 +36,7 @@ from pcd_hub.errors import (
     PCDHubError,
 )
 from pcd_hub.weights.address import check_endpoint, check_token, is_commit, is_offline, redacted
-from pcd_hub.weights.strict_json import printable
+from pcd_hub.weights.strict_json import printable, shown
 
 log = logging.getLogger("pcd_hub")
 
@@ -97,7 +98,8 @@ class Hub:
         """The repository at ``revision`` (its default branch if not given): commit and files.
 
         Raises:
-            HubError: If it is not there for this token.
+            HubError: If it is not there for this token, or what is answered is none: a commit, a
+                name, a size below 0.
             HubUnreachableError: If nobody answers, or the network is switched off.
         """
 
@@ -117,7 +119,7 @@ class Hub:
         try:
             files = {
                 sibling.rfilename: RemoteFile(
-                    size=int(sibling.size or 0),
+                    size=_size(sibling),
                     blob=str(sibling.blob_id),
                     sha256=sibling.lfs.sha256 if sibling.lfs else None,
                 )
@@ -134,8 +136,8 @@ class Hub:
         """Get one file into ``folder``, which belongs to the caller.
 
         Raises:
-            HubError: If it is not there for this token, or more arrives than the ``size`` that the
-                Hub listed.
+            HubError: If it is not there for this token, or more arrives than ``size``, which
+                whoever knows the file has stated.
             HubUnreachableError: If it did not come whole in three attempts.
         """
         before = _bytes_in(folder)
@@ -144,7 +146,7 @@ class Hub:
             arrived = _bytes_in(folder) - before
             if arrived > size + _BYTES_BESIDE:
                 close_session()  # or the client would go on in its thread
-                raise HubError(f"{path} of {repo} has more than the {size} bytes that were listed")
+                raise HubError(f"{path} of {repo} has more than the {size} bytes that were stated")
             return arrived
 
         def attempt() -> Path:
@@ -229,6 +231,14 @@ class Hub:
             f"cannot {doing} {repo}: {redacted(self.endpoint)} {reason} "
             f"({type(root).__name__}: {_first_line(root)}); try again later"
         )
+
+
+def _size(sibling: RepoSibling) -> int:
+    """Of a file; below 0 it would hide another from the bound on their sum."""
+    size = int(sibling.size or 0)
+    if size < 0:
+        raise ValueError(f"{shown(sibling.rfilename)} of {size} bytes")
+    return size
 
 
 def check_total(total: int, repo: str) -> None:

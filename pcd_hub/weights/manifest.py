@@ -48,10 +48,7 @@ def read_manifest(folder: Path, *, pinned: str | None = None) -> dict[str, Any]:
     """
     path = folder / MANIFEST_FILE
     try:
-        if not path.is_file():  # a pipe would be waited for, a device never end
-            raise FileNotFoundError(path)
-        with path.open("rb") as file:
-            raw = file.read(MAX_JSON_BYTES + 1)
+        raw = read_plain(path, most=MAX_JSON_BYTES)
     except OSError as error:
         raise WeightError(
             f"{shown(str(path))} is missing ({type(error).__name__}); export the weight again"
@@ -62,6 +59,18 @@ def read_manifest(folder: Path, *, pinned: str | None = None) -> dict[str, Any]:
             "was meant, or was changed since it was fetched"
         )
     return check_manifest(raw, what=str(path))
+
+
+def read_plain(path: Path, *, most: int) -> bytes:
+    """A plain file of at most ``most`` bytes; of a longer one a byte more, which tells it.
+
+    Raises:
+        OSError: If it is not there, cannot be read, or is no plain file.
+    """
+    if not path.is_file():  # a pipe would be waited for, a device never end
+        raise FileNotFoundError(f"{path} is no plain file")
+    with path.open("rb") as file:
+        return file.read(most + 1)
 
 
 def weights_sha256(folder: Path) -> str:
@@ -82,6 +91,15 @@ def verify(folder: Path) -> None:
     """
     for entry in read_manifest(folder)["files"]:
         check_listed(folder, entry)
+
+
+def check_listed_size(folder: Path, entry: dict[str, Any]) -> None:
+    """Hold a file's size against its entry in the manifest; its bytes are not read.
+
+    Raises:
+        WeightError: If it is missing, no plain file, or of another size.
+    """
+    _of_listed_size(folder, entry, Path.stat)
 
 
 def check_listed(folder: Path, entry: dict[str, Any]) -> None:

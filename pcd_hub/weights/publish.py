@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -23,7 +24,7 @@ from pcd_hub.weights.fetch import HUB_ONLY_FILES
 from pcd_hub.weights.hub import Hub, RemoteFile, RepoState
 from pcd_hub.weights.layout import CARD_FILE, CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from pcd_hub.weights.load import ReadWeight, read_weight
-from pcd_hub.weights.manifest import read_manifest, sha256
+from pcd_hub.weights.manifest import check_listed_size, read_manifest, sha256
 from pcd_hub.weights.published import PublishedWeight
 from pcd_hub.weights.record import NOT_STATED, WeightRecord
 from pcd_hub.weights.safety import check_file_names
@@ -150,25 +151,32 @@ def _prepare(
 
 
 def _copy_plain(source: Path, target: Path) -> None:
-    """Copy a file, but not what a link points to."""
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)
+    """Copy a file, but not what a link points to, nor what comes out of a pipe."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
         handle = os.open(source, flags)
     except OSError as error:
         raise WeightError(f"{source} is no plain file that can be read: {error}") from error
     with os.fdopen(handle, "rb") as reader, target.open("wb") as writer:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise WeightError(
+                f"{source} is no plain file; only the files of a weight are published"
+            )
         shutil.copyfileobj(reader, writer)
 
 
 def _check_folder(folder: Path) -> None:
-    """Only plain files, and only those of a weight."""
+    """Only plain files, only those of a weight, and none larger than it should be."""
     for path in folder.iterdir():
         if path.is_symlink() or not path.is_file():
             raise WeightError(f"{path} is no plain file; only the files of a weight are published")
     check_file_names((path.name for path in folder.iterdir()), what=str(folder))
-    listed = {entry["path"] for entry in read_manifest(folder)["files"]} | {MANIFEST_FILE}
+    entries = read_manifest(folder)["files"]
+    listed = {entry["path"] for entry in entries} | {MANIFEST_FILE}
     if foreign := sorted({path.name for path in folder.iterdir()} - listed):
         raise WeightError(f"{folder / foreign[0]} is not in the manifest; move it away")
+    for entry in entries:
+        check_listed_size(folder, entry)
 
 
 def _check_record(record: WeightRecord) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pcd_hub.errors import WeightError
 from pcd_hub.weights.address import split_reference
+from pcd_hub.weights.manifest import read_plain
 from pcd_hub.weights.store import check_name
 from pcd_hub.weights.strict_json import (
     COUNT,
@@ -64,7 +65,7 @@ def read_list(path: Path) -> dict[str, PublishedWeight]:
         WeightError: If the file is not such a list.
     """
     try:
-        found = parse_json(path.read_bytes(), what="it", max_bytes=_MAX_BYTES)
+        found = parse_json(read_plain(path, most=_MAX_BYTES), what="it", max_bytes=_MAX_BYTES)
         for entry in found if isinstance(found, list) else [found]:
             check_fields(entry, _ENTRY, what="an entry")
         records = [PublishedWeight(**{**raw, "features": tuple(raw["features"])}) for raw in found]

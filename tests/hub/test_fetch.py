@@ -8,6 +8,7 @@ import os
 import shutil
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,143 @@ def test_a_fetch_that_was_killed_is_finished_by_the_next(commit):
     shutil.rmtree(folder)
     assert pcd_hub.fetch(REPO).folder == folder
     assert not draft.exists()
+
+
+# What is here, but not as it was fetched.
+
+
+@pytest.mark.parametrize("read", [pcd_hub.fetch, pcd_hub.create_model])
+def test_a_pinned_weight_whose_folder_is_gone_is_fetched_again(commit, read):
+    first = pcd_hub.fetch(REPO)
+    shutil.rmtree(first.folder)
+    read(f"{REPO}@{commit}")
+    assert pcd_hub.where(f"{REPO}@{commit}") == first.folder
+    assert pcd_hub.fetch(f"{REPO}@{commit}") == first
+
+
+DAMAGED = {
+    "missing": lambda path: path.unlink(),
+    "empty": lambda path: path.write_bytes(b""),
+    "flipped": flip,
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+    "endless": lambda path: (path.unlink(), path.symlink_to("/dev/zero")),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+}
+"""What may become of a file."""
+
+
+@pytest.mark.parametrize("how", DAMAGED)
+@pytest.mark.parametrize("is_pinned", [True, False])
+def test_a_damaged_manifest_comes_back_as_it_was_pinned(commit, model, how, is_pinned):
+    first = pcd_hub.fetch(REPO)
+    DAMAGED[how](first.folder / "pcd_manifest.json")
+    name = f"{REPO}@{commit}" if is_pinned else REPO
+    with pytest.raises(WeightError, match=f"run `pcd-hub fetch {REPO}@{commit}` with the network"):
+        pcd_hub.create_model(name)
+    assert pcd_hub.fetch(name) == first
+    assert same_tensors(model, pcd_hub.create_model(name))
+    assert not list(first.folder.parent.glob(".d*"))
+
+
+@pytest.mark.parametrize("how", ["missing", "a pipe", "a folder"])
+def test_any_other_damaged_file_comes_back_too(commit, model, how):
+    folder = pcd_hub.fetch(REPO).folder
+    DAMAGED[how](folder / "model.safetensors")
+    pcd_hub.fetch(f"{REPO}@{commit}")
+    assert same_tensors(model, pcd_hub.create_model(f"{REPO}@{commit}"))
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_what_comes_back_with_another_manifest_than_was_pinned_is_refused(commit, is_gone):
+    """A commit never changes, so a Hub that sends another one must not be believed."""
+    folder = pcd_hub.fetch(REPO).folder
+    lock = folder.parent / "refs" / commit
+    lock.write_text(f"{REPO}@{commit} {'0' * 64}\n")
+    if is_gone:
+        shutil.rmtree(folder)
+    for name in (f"{REPO}@{commit}", REPO):
+        with pytest.raises(WeightError, match=f"the Hub sends .*/refs/{commit} pins 000000000000"):
+            pcd_hub.fetch(name)
+    assert folder.exists() != is_gone
+    assert lock.read_text().endswith("0" * 64 + "\n")
+
+
+def test_offline_a_folder_that_is_gone_is_an_error_with_a_remedy(hub, commit, monkeypatch):
+    folder = pcd_hub.fetch(REPO).folder
+    shutil.rmtree(folder)
+    go_offline(monkeypatch)
+    before = len(hub.requests)
+    for name in (REPO, f"{REPO}@{commit}"):
+        for read in (pcd_hub.fetch, pcd_hub.create_model):
+            with pytest.raises(WeightError, match=f"run `pcd-hub fetch {REPO}@{commit}` with"):
+                read(name)
+    assert len(hub.requests) == before
+    assert not folder.exists()
+
+
+def test_a_dead_hub_and_a_folder_that_is_gone_is_an_error_with_a_remedy(hub, commit):
+    shutil.rmtree(pcd_hub.fetch(REPO).folder)
+    hub.fault("status", "/api/models/", status=503, times=99)
+    for name in (REPO, f"{REPO}@{commit}"):
+        with pytest.raises(WeightError, match=f"run `pcd-hub fetch {REPO}@{commit}` with"):
+            pcd_hub.fetch(name)
+
+
+def test_a_damaged_folder_without_a_lock_is_never_pinned(commit, model):
+    """It was killed before the lock was written, and then its manifest rotted."""
+    first = pcd_hub.fetch(REPO)
+    lock = first.folder.parent / "refs" / commit
+    lock.unlink()
+    flip(first.folder / "pcd_manifest.json")
+    with pytest.raises(WeightError):
+        pcd_hub.create_model(REPO)
+    assert not lock.exists()
+    assert pcd_hub.fetch(REPO) == first
+    assert same_tensors(model, pcd_hub.create_model(REPO))
+
+
+@pytest.mark.parametrize("how", [*DAMAGED, "no text"])
+def test_a_branchs_lock_is_written_anew_whatever_it_has_become(commit, how):
+    first = pcd_hub.fetch(REPO)
+    lock = first.folder.parent / "refs" / "main"
+    {**DAMAGED, "no text": lambda path: path.write_bytes(b"\xff")}[how](lock)
+    if how == "a folder":
+        with pytest.raises(WeightError, match="cannot write .*refs/main"):
+            pcd_hub.fetch(REPO)
+    else:
+        assert pcd_hub.fetch(REPO) == first
+        assert lock.read_text() == first.lock_line + "\n"
+    assert not list(lock.parent.glob(".*"))
+
+
+@pytest.mark.parametrize("how", ["a pipe", "endless", "a folder"])
+def test_offline_a_lock_that_is_no_plain_file_pins_nothing(commit, how, monkeypatch):
+    lock = pcd_hub.fetch(REPO).folder.parent / "refs" / "main"
+    DAMAGED[how](lock)
+    go_offline(monkeypatch)
+    with pytest.raises(WeightError, match="was not fetched"):
+        pcd_hub.fetch(REPO)
+
+
+@pytest.mark.parametrize("file", ["refs/main", "{commit}/pcd_manifest.json"])
+def test_a_huge_lock_or_manifest_is_not_read_whole(commit, file, monkeypatch):
+    folder = pcd_hub.fetch(REPO).folder
+    os.truncate(folder.parent / file.format(commit=commit), 200 * 1024**2)
+    go_offline(monkeypatch)
+    seen = []
+    monkeypatch.setattr("hashlib.file_digest", lambda *_: seen.append("read to its end"))
+    tracemalloc.start()
+    with pytest.raises(WeightError, match="is damaged; delete it|is not what was fetched"):
+        pcd_hub.fetch(REPO)
+    assert tracemalloc.get_traced_memory()[1] < 20 * 1024**2
+    tracemalloc.stop()
+    assert not seen
+
+
+def test_a_store_that_cannot_be_written_is_named(commit, monkeypatch):
+    store.home().write_text("a file")
+    with pytest.raises(WeightError, match="cannot write to .*PCD_HUB_HOME"):
+        pcd_hub.fetch(REPO)
 
 
 def test_a_dead_hub_falls_back_to_what_was_fetched_and_says_so(hub, commit, model, caplog):
@@ -402,6 +540,47 @@ def test_a_repository_larger_than_any_weight_is_refused(hub, commit, monkeypatch
         pcd_hub.fetch(REPO)
 
 
+def answer_sizes(hub, **sizes):
+    """The Hub tells the truth of its repository, but for the sizes of these files."""
+    files = hub.files(REPO)
+    siblings = [
+        {"rfilename": name, "size": sizes.get(name.partition(".")[0], len(raw)), "blobId": "0" * 40}
+        for name, raw in files.items()
+    ]
+    body = json.dumps({"id": REPO, "sha": hub.head(REPO), "siblings": siblings})
+    headers = {"Content-Type": "application/json"}
+    hub.fault("status", "/api/models/", status=200, body=body, headers=headers, times=99)
+
+
+def test_sizes_below_zero_hide_nothing_from_the_bound(hub, commit):
+    answer_sizes(hub, model=100 * 1024**3, pca=-99 * 1024**3)
+    with pytest.raises(HubError, match=r"'pca.png' of -106300440576 bytes.*is it a Hub\?"):
+        pcd_hub.fetch(REPO)
+    assert not [call for call in hub.requests if "/resolve/" in call.path]
+
+
+def test_a_manifest_that_is_listed_as_too_large_is_not_downloaded(hub, commit):
+    answer_sizes(hub, pcd_manifest=1_000_001)
+    with pytest.raises(WeightError, match="pcd_manifest.json has 1000001 bytes, at most 1000000"):
+        pcd_hub.fetch(REPO)
+    assert not [call for call in hub.requests if "/resolve/" in call.path]
+
+
+def test_downloads_are_bounded_by_the_manifest_not_by_what_the_hub_lists(hub, commit, monkeypatch):
+    sizes = {}
+    download = hub_module.Hub.download
+
+    def noted(self, repo, commit, path, folder, *, size):
+        sizes[path] = size
+        return download(self, repo, commit, path, folder, size=size)
+
+    monkeypatch.setattr(hub_module.Hub, "download", noted)
+    answer_sizes(hub, model=3 * 1024**3)
+    pcd_hub.fetch(REPO)
+    sizes[".gitattributes"] = len(hub.files(REPO)[".gitattributes"])
+    assert sizes == {name: len(raw) for name, raw in hub.files(REPO).items()}
+
+
 def test_nobody_waits_long_for_a_silent_hub(hub, commit, monkeypatch):
     monkeypatch.setattr(hub_module, "_PATIENCE_SECONDS", 1.0)
     hub.fault("stall", "/api/models/", after=0, seconds=6, times=99)
@@ -428,6 +607,78 @@ def test_two_at_once_fetch_the_same_whole_weight(hub, commit):
     assert not errors
     assert len(set(found)) == 1
     assert not list(found[0].parent.glob(".draft*"))
+
+
+def test_a_draft_that_another_process_has_just_removed_is_no_error(commit, monkeypatch):
+    draft = store.home() / ".hub" / REPO / ".draft-killed"
+    draft.mkdir(parents=True)
+    glob = Path.glob
+
+    def removed_meanwhile(self, pattern):
+        found = list(glob(self, pattern))
+        shutil.rmtree(draft, ignore_errors=True)
+        return found
+
+    monkeypatch.setattr(Path, "glob", removed_meanwhile)
+    assert pcd_hub.fetch(REPO).commit == commit
+
+
+@pytest.mark.parametrize("meanwhile", ["moved away", "mended"])
+def test_another_process_that_mends_the_same_commit_is_no_error(
+    commit, model, meanwhile, monkeypatch, tmp_path
+):
+    folder = pcd_hub.fetch(REPO).folder
+    flip(folder / "model.safetensors")
+    fill = fetch._fill
+
+    def filled_meanwhile(*arguments):
+        finished = fill(*arguments)
+        monkeypatch.setattr(fetch, "_fill", fill)
+        if meanwhile == "moved away":
+            folder.rename(tmp_path / "damaged")
+        else:
+            pcd_hub.fetch(f"{REPO}@{commit}")
+        return finished
+
+    monkeypatch.setattr(fetch, "_fill", filled_meanwhile)
+    assert pcd_hub.fetch(f"{REPO}@{commit}").folder == folder
+    assert same_tensors(model, pcd_hub.create_model(f"{REPO}@{commit}"))
+    assert not list(folder.parent.glob(".d*"))
+
+
+def test_while_several_mend_the_same_commit_no_file_is_ever_missing(commit, monkeypatch):
+    folder = pcd_hub.fetch(REPO).folder
+    names = sorted(path.name for path in folder.iterdir())
+    flip(folder / "model.safetensors")
+    fill, together = fetch._fill, threading.Barrier(4)
+    errors, missing, is_over = [], set(), threading.Event()
+
+    def filled_together(*arguments):
+        finished = fill(*arguments)
+        together.wait(timeout=30)
+        return finished
+
+    def mend():
+        try:
+            pcd_hub.fetch(f"{REPO}@{commit}")
+        except Exception as error:  # shown below
+            errors.append(error)
+
+    def look():
+        while not is_over.is_set():
+            missing.update(name for name in names if not (folder / name).is_file())
+
+    monkeypatch.setattr(fetch, "_fill", filled_together)
+    threads = [threading.Thread(target=mend) for _ in range(4)]
+    watch = threading.Thread(target=look)
+    for thread in (watch, *threads):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    is_over.set()
+    watch.join()
+    assert not errors
+    assert not missing
 
 
 # Names.

@@ -170,6 +170,7 @@ def test_what_changes_while_it_is_published_is_refused(hub, export, tmp_path, mo
     secret = tmp_path / "secret"
     secret.write_text("PRIVATE KEY")
     picture = export / "pca.png"
+    content = picture.read_bytes()
     original = publish_module._check_folder
 
     def swap_for_a_link(folder):
@@ -186,11 +187,35 @@ def test_what_changes_while_it_is_published_is_refused(hub, export, tmp_path, mo
         picture.write_text("PRIVATE KEY")
 
     picture.unlink()
-    picture.write_bytes(b"")
+    picture.write_bytes(content)
     monkeypatch.setattr(publish_module, "_check_folder", rewrite)
     with pytest.raises(WeightError, match="pca.png has 11 bytes"):
         pcd_hub.publish(export, REPO)
     assert not hub.requests
+
+
+def test_a_pipe_that_takes_a_files_place_is_not_waited_for(hub, export, monkeypatch):
+    original = publish_module._check_folder
+
+    def swap_for_a_pipe(folder):
+        original(folder)
+        (folder / "pca.png").unlink()
+        os.mkfifo(folder / "pca.png")
+
+    monkeypatch.setattr(publish_module, "_check_folder", swap_for_a_pipe)
+    with pytest.raises(WeightError, match="pca.png is no plain file"):
+        pcd_hub.publish(export, REPO)
+    assert not hub.requests
+
+
+@pytest.mark.parametrize("name", ["pca.png", "config.json", "pcd_manifest.json"])
+def test_what_is_larger_than_the_manifest_says_is_not_even_copied(hub, export, name, monkeypatch):
+    copied = []
+    monkeypatch.setattr(publish_module, "_copy_plain", lambda *paths: copied.append(paths))
+    os.truncate(export / name, 3 * 1024**3)
+    with pytest.raises(WeightError, match=f"{name} has .* bytes"):
+        pcd_hub.publish(export, REPO)
+    assert not copied
 
 
 def test_a_licence_that_somebody_added_on_the_hub_is_not_deleted(hub, export):

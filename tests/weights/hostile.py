@@ -39,6 +39,7 @@ def cases(export: Path) -> list[Case]:
     return [
         *known_cases(export),
         *folder_cases(export),
+        *fetched_cases(export),
         *name_cases(),
         *hub_name_cases(export),
         *wire_cases(export),
@@ -160,6 +161,55 @@ FOLDERS: dict[str, tuple[Change, str]] = {
     "card is a password file": (link("README.md", "/etc/passwd"), "its manifest says"),
     "45 pictures of 1 GiB": (sparse(GIB, *(f"{i}.png" for i in range(45))), "at most 67108864"),
 }
+
+
+FETCHED: dict[str, tuple[Callable[[str], Change], str]] = {
+    f"{what} {name}": (change, file)
+    for what, file in {
+        "manifest": "{commit}/pcd_manifest.json",
+        "config": "{commit}/config.json",
+        "weights": "{commit}/model.safetensors",
+        "lock": "refs/{commit}",
+        "lock of a branch": "refs/main",
+    }.items()
+    for name, change in {
+        "is a pipe": pipe,
+        "is endless": lambda file: link(file, "/dev/zero"),
+        "is itself": lambda file: link(file, file.rpartition("/")[2]),
+        "of 3 GiB": lambda file: grown(SPARSE, file),
+    }.items()
+}
+"""What a folder of ``.hub`` may have become since it was fetched."""
+
+
+def grown(size: int, name: str) -> Change:
+    return lambda folder: os.truncate(folder / name, size)
+
+
+def fetched_cases(export: Path) -> list[Case]:
+    """For all who read what was fetched; the Hub answers, so that much is mended."""
+    readers: dict[str, Callable[[str], object]] = {
+        "fetch": pcd_hub.fetch,
+        "create_model": pcd_hub.create_model,
+        "where": pcd_hub.where,
+        "list_weights": lambda _: pcd_hub.list_weights(),
+    }
+
+    def changed(change: str, read: Callable[[str], object]) -> Callable[[Path], Read]:
+        def prepare(place: Path) -> Read:
+            served(place, export)
+            fetched = pcd_hub.fetch(REPO)
+            become, file = FETCHED[change]
+            become(file.format(commit=fetched.commit))(fetched.folder.parent)
+            return lambda: read(REPO if "branch" in change else fetched.reference)
+
+        return prepare
+
+    return [
+        Case(f"fetched, for {reader}: {change}", changed(change, read), "")
+        for reader, read in readers.items()
+        for change in FETCHED
+    ]
 
 
 # Names.
@@ -325,6 +375,22 @@ ANSWERS: dict[str, object] = {
 }
 
 
+SIZES: dict[str, tuple[dict[str, int], str]] = {
+    "100 GiB less 99 GiB": ({"model.safetensors": 100 * GIB, "pca.png": -99 * GIB}, "none"),
+    "a byte less than none": ({"config.json": -1}, "none"),
+    "of what is the Hub's own": ({".gitattributes": -(2**62), "pca.png": 2**62}, "none"),
+    "a manifest of 3 GiB": ({"pcd_manifest.json": 3 * GIB}, "at most 1000000"),
+    "weights of 3 GiB": ({"model.safetensors": 3 * GIB}, ""),
+    "weights of 0": ({"model.safetensors": 0}, ""),
+}
+"""Sizes that the Hub lists instead of the true ones, and what the refusal must say."""
+
+
+def sized(export: Path, sizes: dict[str, int]) -> dict[str, object]:
+    true = {path.name: path.stat().st_size for path in export.iterdir()}
+    return {"siblings": [{"rfilename": n, "size": s} for n, s in (true | sizes).items()]}
+
+
 def wire_cases(export: Path) -> list[Case]:
     bomb = zlib_wrapped(packed_zeros(SPARSE // 1024**2))
     unpacked = faulty(
@@ -343,6 +409,10 @@ def wire_cases(export: Path) -> list[Case]:
             for name, value in values.items()
         ),
         *(Case(f"answer: {name}", answering(facts, export), "") for name, facts in ANSWERS.items()),
+        *(
+            Case(f"answer: sizes, {name}", answering(sized(export, sizes), export), reason)
+            for name, (sizes, reason) in SIZES.items()
+        ),
         Case("download: unpacks to 3 GiB", unpacked, "more than the"),
         Case("download: a flipped bit", faulty(export, "flip", "^/cdn/"), "sha256"),
         Case("download: cut short", faulty(export, "short", "^/cdn/"), "cannot read"),
