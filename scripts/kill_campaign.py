@@ -13,7 +13,6 @@ it does before changes nothing. Prints one line a run, and fails if anything dif
 import argparse
 import contextlib
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -66,13 +65,12 @@ def small_teacher(folder: Path) -> Path:
 
 
 def start(arguments: list[str]) -> subprocess.Popen[str]:
-    """On one thread a process."""
+    """With the recipe's threads: the cores, shared by its processes."""
     return subprocess.Popen(  # noqa: S603
         arguments,
         text=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 
 
