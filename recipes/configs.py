@@ -209,14 +209,15 @@ class PretrainConfig:
 
 DISTILL: dict[str, DistillConfig] = {
     "quickstart": DistillConfig(
+        teacher=TeacherConfig(image_size=64),
         data=DataConfig(
             source="scenes:20000",
-            image_size=64,
-            min_crop_area=0.4,
+            image_size=48,
+            min_crop_area=0.3,
             max_crop_area=1.0,
             num_workers=1,
         ),
-        method=PixelMethodConfig(temperature=0.1, queue_length=4096, head="linear"),
+        method=PixelMethodConfig(temperature=0.2, queue_length=4096, head="linear"),
         optim=OptimConfig(
             name="adamw",
             lr_per_256=3.2e-2,
@@ -224,7 +225,7 @@ DISTILL: dict[str, DistillConfig] = {
             global_batch_size=16,
             warmup_share=0.05,
         ),
-        run=RunConfig(max_steps=400, checkpoint_every_steps=200),
+        run=RunConfig(max_steps=500, checkpoint_every_steps=250),
         probe_scenes=400,
     ),
     "pcd_r18": DistillConfig(teacher=TeacherConfig(source="mocov3_r50:r-50-1000ep.pth.tar")),

@@ -40,6 +40,7 @@ def command(folder: Path, teacher: Path, options: argparse.Namespace) -> list[st
         *([*launcher, str(options.processes)] if options.processes > 1 else []),
         str(ROOT / "recipes" / "distill.py"),
         f"--teacher.source=local-dir:{teacher}",
+        "--teacher.image-size=None",
         "--student.arch=test_resnet",
         "--data.source=scenes:4000",
         "--data.image-size=32",

@@ -44,6 +44,7 @@ def tiny(tiny_teacher) -> list[str]:
     """Arguments of a run of seconds."""
     return [
         f"--teacher.source=local-dir:{tiny_teacher}",
+        "--teacher.image-size=None",
         "--student.arch=test_resnet",
         "--data.source=scenes:64",
         "--data.image-size=32",
