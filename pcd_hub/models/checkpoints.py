@@ -19,13 +19,17 @@ from torch import Tensor, nn
 
 from pcd_hub.errors import TeacherError, first_line, nearest
 from pcd_hub.models.pickles import check_saved, check_start
+from pcd_hub.models.reading import MAX_FILE_BYTES, read_bounded
 
 State = dict[str, Tensor]
 
-_MAX_FILE_BYTES = 16 * 1024**3
 _MAX_HEADER_BYTES = 4 * 1024**2
 _MAX_KEY_LENGTH = 256
 _MAX_HEAD_LAYERS = 100
+_DTYPES = {
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,8 +263,8 @@ def _load(file: Path) -> tuple[Any, bytes]:
         size = None
     if size is None:
         raise TeacherError(f"no teacher file {_plain(str(file))[:200]}")
-    if size > _MAX_FILE_BYTES:
-        raise TeacherError(f"{file} has {size} bytes, at most {_MAX_FILE_BYTES} are read")
+    if size > MAX_FILE_BYTES:
+        raise TeacherError(f"{file} has {size} bytes, at most {MAX_FILE_BYTES} are read")
     try:
         return _parsed(file)
     except Exception as error:
@@ -277,11 +281,11 @@ def _parsed(file: Path) -> tuple[Any, bytes]:
             header = int.from_bytes(opened.read(8), "little")
         if header > _MAX_HEADER_BYTES:
             raise ValueError(f"its header of {header} bytes is longer than {_MAX_HEADER_BYTES}")
-        content = file.read_bytes()
+        content = read_bounded(file, MAX_FILE_BYTES)
         return load(content), content
     with file.open("rb") as opened:
         check_start(opened.read(14))  # before the whole of it is in memory
-    content = file.read_bytes()
+    content = read_bounded(file, MAX_FILE_BYTES)
     check_saved(content)
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True), content
 
@@ -323,10 +327,13 @@ def _check_tensors(state: State, file: Path, *, size: int) -> None:
             "save each for itself, by Tensor.clone()"
         )
     for key, value in state.items():
-        if value.is_complex() or not torch.isfinite(value).all():
+        if value.dtype not in _DTYPES:
             raise TeacherError(
-                f"{file}: {key} holds NaN, infinity or complex numbers; take another checkpoint"
+                f"{file}: {key} holds {value.dtype}, and weights are of float16 to float64, "
+                "bfloat16 or whole numbers; convert it, with the scale that belongs to it"
             )
+        if not torch.isfinite(value).all():
+            raise TeacherError(f"{file}: {key} holds NaN or infinity; take another checkpoint")
 
 
 def _without_ddp_prefix(state: State) -> State:

@@ -1,29 +1,21 @@
 """What torch saved, looked through before torch opens it.
 
 ``weights_only=True`` runs no code. But a file of a few bytes can still make it fill the memory (an
-archive that unpacks to terabytes, ``bytearray(2**40)``) or compute for years (the hash of a tuple
-that holds itself twice, forty times over); checkpoints of tensors need none of that.
+archive that unpacks to terabytes), or return memory of this process that nobody has written (a
+tensor whose values are not in the file); checkpoints of tensors need none of that.
 """
 
 import io
-import pickletools
-import re
+import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable
 
-_MAX_PICKLE_BYTES = 1024**2  # EfficientNet-B7, two branches and an optimizer: half
-_MAX_PARTS = 1000
-_MAX_BUILDS = 100
+from pcd_hub.models.unpickling import Storage, follow
+
 _LEGACY_START = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
-_DICT = "collections OrderedDict"
-_GLOBALS = re.compile(
-    rf"{_DICT}|torch\._utils _rebuild_(tensor(_v[23])?|parameter)|torch\.serialization _get_layout"
-    r"|torch (\w+Storage|Size|device|b?float\d+(_\w+)?|u?int\d+|bool)"
-    r"|torch\.storage (Untyped|Typed)Storage"
-)
-
-_Item = str | int
-"""On the unpickler's stack: a global's name, or how many parts a tuple has; 1 for all else."""
+_END = struct.Struct("<4s4H2IH")  # of an archive (APPNOTE.TXT 4.3.16)
+_LOCATOR_64 = struct.Struct("<4sIQI")  # 4.3.15
+_END_64 = struct.Struct("<4sQ2H2I4Q")  # 4.3.14
 
 
 def check_start(start: bytes) -> None:
@@ -40,84 +32,81 @@ def check_saved(content: bytes) -> None:
     """Check what torch saved, as an archive or in its older form.
 
     Raises:
-        ValueError: If it unpacks to more than it is, or wants more than tensors in plain
-            containers; or whatever else a damaged file leads to.
+        ValueError: If it unpacks to more than it is, wants more than tensors in plain containers,
+            or does not hold all of a tensor; or whatever else a damaged file leads to.
     """
     check_start(content)
-    for stream in _archived(content) if content.startswith(b"PK") else _in_a_row(content):
-        _check_pickle(stream)
+    if content.startswith(b"PK"):
+        _check_archive(content)
+    else:
+        _check_old_form(content)
 
 
-def _archived(content: bytes) -> Iterator[io.BytesIO]:
+def _check_archive(content: bytes) -> None:
+    _check_end(content)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        size = sum(entry.file_size for entry in archive.infolist())
+        entries = archive.infolist()
+        size = sum(entry.file_size for entry in entries)
         if size > len(content):
             raise ValueError(f"it unpacks to {size} bytes, and has {len(content)}")
-        names = [name.casefold() for name in archive.namelist()]  # as torch looks for them
-        if len(set(names)) < len(names):
+        records = _by_name(entries)
+        for name, entry in records.items():
+            if name.endswith(".pkl"):
+                pickle = follow(io.BytesIO(archive.read(entry)))
+                _check_records(pickle.storages, records)
+
+
+def _check_end(content: bytes) -> None:
+    """Check that nothing lies between an archive's directory and its end.
+
+    Else zipfile and torch may each find another directory.
+    """
+    place = len(content) - _END.size
+    signature, *_, size, offset, comment = _END.unpack(content[place:])
+    locator = content[place - _LOCATOR_64.size : place]
+    if locator.startswith(b"PK\6\7"):
+        place -= _LOCATOR_64.size + _END_64.size
+        if _LOCATOR_64.unpack(locator)[2] != place or content[place : place + 4] != b"PK\6\6":
+            raise ValueError("the end of the archive is damaged")
+        *_, size, offset = _END_64.unpack_from(content, place)
+    if signature != b"PK\5\6" or comment or offset + size != place:
+        raise ValueError("the archive does not end with its directory")
+
+
+def _by_name(entries: Iterable[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
+    """An archive's files by their names below its one folder, as torch looks for them."""
+    found: dict[str, zipfile.ZipInfo] = {}
+    folders: set[str] = set()
+    for entry in entries:
+        folder, _, name = entry.orig_filename.casefold().partition("/")
+        folders.add(folder)
+        if name in found:
             raise ValueError("it holds a file twice")
-        for name in archive.namelist():
-            if name.casefold().endswith(".pkl"):
-                yield io.BytesIO(archive.read(name))
+        found[name] = entry
+    if len(folders) > 1:
+        raise ValueError("it has more than one folder")
+    return found
 
 
-def _in_a_row(content: bytes) -> Iterator[io.BytesIO]:
-    """Magic number, version, machine, the object, the names of its tensors' memory."""
+def _check_records(storages: dict[str, Storage], records: dict[str, zipfile.ZipInfo]) -> None:
+    """Check that each storage has all its bytes; torch 2.6 does not."""
+    for key, storage in storages.items():
+        record = records.get(f"data/{key}".casefold())
+        size = None if record is None else record.file_size
+        if size != storage.num_bytes:
+            raise ValueError(f"storage {key[:80]!r} claims {storage.num_bytes} bytes, has {size}")
+
+
+def _check_old_form(content: bytes) -> None:
+    """Magic number, version, machine, the object, its storages' keys; then their values."""
     stream = io.BytesIO(content)
-    for _ in range(5):
-        yield stream
-
-
-def _check_pickle(stream: io.BytesIO) -> None:
-    """Follow the unpickler's stack, but make nothing."""
-    stack: list[_Item] = []
-    marks: list[int] = []
-    memo: dict[object, _Item] = {}
-    start, builds = stream.tell(), 0
-    for opcode, argument, position in pickletools.genops(stream):
-        if (position or 0) - start > _MAX_PICKLE_BYTES:
-            raise ValueError(f"its structure has more than {_MAX_PICKLE_BYTES} bytes")
-        builds += opcode.name == "BUILD"
-        if builds > _MAX_BUILDS:
-            raise ValueError(f"it sets the attributes of more than {_MAX_BUILDS} objects")
-        if opcode.name == "MARK":
-            marks.append(len(stack))
-        elif "PUT" in opcode.name:
-            memo[argument] = stack[-1]
-        elif "GET" in opcode.name:
-            stack.append(memo[argument])
-        else:
-            taken = _taken(opcode, stack, marks)
-            stack += [_made(opcode.name, argument, taken)] * len(opcode.stack_after)
-
-
-def _taken(opcode: pickletools.OpcodeInfo, stack: list[_Item], marks: list[int]) -> list[_Item]:
-    before = opcode.stack_before
-    if pickletools.markobject in before:
-        start = marks.pop() - before.index(pickletools.markobject)
-    else:
-        start = len(stack) - len(before)
-    if start < 0:
-        raise ValueError("its structure is damaged")
-    taken = stack[start:]
-    del stack[start:]
-    return taken
-
-
-def _made(name: str, argument: object, taken: list[_Item]) -> _Item:
-    if name == "GLOBAL":
-        if not _GLOBALS.fullmatch(str(argument)):
-            raise ValueError(
-                f"it wants {str(argument)[:80]!r}, which tensors do not; save its state dict alone"
-            )
-        return str(argument)
-    if name == "REDUCE" and taken[0] == _DICT and taken[1] != 0:
-        raise ValueError("it fills an OrderedDict in a way that torch does not")
-    if name == "EMPTY_TUPLE":
-        return 0
-    if not name.startswith("TUPLE"):
-        return 1
-    parts = 1 + sum(item if isinstance(item, int) else 1 for item in taken)
-    if parts > _MAX_PARTS:
-        raise ValueError(f"it holds a tuple of more than {_MAX_PARTS} parts")
-    return parts
+    *_, saved, listed = [follow(stream) for _ in range(5)]
+    keys, storages, place = listed.value, saved.storages, stream.tell()
+    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(storages):
+        raise ValueError("it does not hold exactly the storages that its tensors lie in")
+    for key in map(str, keys):
+        storage = storages[key]
+        count = int.from_bytes(content[place : place + 8], "little")
+        place += 8 + storage.num_bytes
+        if count != storage.num_items or place > len(content):
+            raise ValueError(f"storage {key[:80]!r} does not have its {storage.num_bytes} bytes")

@@ -17,6 +17,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib import resources
@@ -46,7 +47,8 @@ from pcd_hub.models.checkpoints import (
 )
 from pcd_hub.models.folding import fold_batch_norms
 from pcd_hub.models.grid import PixelGrid, own_image_size, pixel_grid
-from pcd_hub.models.strangers import create_pretrained, describe
+from pcd_hub.models.reading import read_bounded
+from pcd_hub.models.strangers import PROCESS_STATE, create_pretrained, describe
 
 log = logging.getLogger("pcd_hub")
 
@@ -55,6 +57,7 @@ TEACHER_FACTS = "teacher.json"
 ORIGIN_FACTS = ("layout", "source_file", "source_sha256")
 _LAW_TOLERANCE = 1e-4  # float32, heads up to 8192 wide
 _FOLDED_COSINE = 0.999
+_MAX_FACTS_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -353,7 +356,7 @@ def _from_teacher_folder(folder: Path, source: str, image_size: int | None) -> _
 
 
 def _teacher_facts(file: Path) -> dict[str, Any]:
-    facts = json.loads(file.read_text())
+    facts = json.loads(read_bounded(file, _MAX_FACTS_BYTES))
     if not isinstance(facts, dict) or not isinstance(facts["architecture"], str):
         raise TypeError("teacher.json names no architecture")
     if not isinstance(facts.get("license", ""), str):
@@ -457,20 +460,24 @@ def _is_fixed(pretrained_cfg: Any) -> bool:
 
 @contextlib.contextmanager
 def _missing_keys() -> Iterator[list[str]]:
-    """Every key that a ``load_state_dict`` inside the block did not find.
+    """Every key that a ``load_state_dict`` of this thread inside the block did not find.
 
-    timm only logs them, and goes on.
+    timm only logs them, and goes on. One thread at a time.
     """
     missing: list[str] = []
-    load_state_dict = nn.Module.load_state_dict
+    ours = threading.get_ident()
 
-    def recording(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        result = load_state_dict(self, *args, **kwargs)
-        missing.extend(result.missing_keys)
-        return result
+    with PROCESS_STATE:
+        load_state_dict = nn.Module.load_state_dict
 
-    with mock.patch.object(nn.Module, "load_state_dict", recording):
-        yield missing
+        def recording(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            result = load_state_dict(self, *args, **kwargs)
+            if threading.get_ident() == ours:
+                missing.extend(result.missing_keys)
+            return result
+
+        with mock.patch.object(nn.Module, "load_state_dict", recording):
+            yield missing
 
 
 def _without_last_norm(head: nn.Sequential | None, source: str) -> nn.Sequential:

@@ -486,3 +486,43 @@ def test_odd_facts_of_a_teacher_are_named(tmp_path, odd):
     (tmp_path / "teacher.json").write_text("[" * 100_000)
     with pytest.raises(TeacherError, match="holds no whole teacher"):
         load_teacher(f"local-dir:{tmp_path}")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_weights_of_a_dtype_that_no_teacher_has_are_refused_by_name(tmp_path, dtype):
+    state = timm.create_model("test_resnet", num_classes=0).state_dict()
+    save_teacher(tmp_path / "ours", state, None, {"architecture": "test_resnet"})
+    first = next(iter(state))
+    for prefix, weights in (
+        ("backbone.", tmp_path / "ours" / "teacher.safetensors"),
+        ("", tmp_path / "model.safetensors"),
+    ):
+        tensors = {f"{prefix}{key}": value for key, value in state.items()}
+        save_file(tensors | {f"{prefix}{first}": state[first].to(dtype)}, weights)
+    message = rf"{first} holds {dtype}, and weights are of .*; convert it"
+    with pytest.raises(TeacherError, match=message):
+        load_teacher(f"local-dir:{tmp_path / 'ours'}")
+    with pytest.raises(TeacherError, match=message):
+        load_teacher(f"resnet:test_resnet:{tmp_path / 'model.safetensors'}")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_weights_of_less_or_more_precision_are_read(tmp_path, dtype):
+    state = timm.create_model("test_resnet", num_classes=0).state_dict()
+    save_file(
+        {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()},
+        tmp_path / "model.safetensors",
+    )
+    teacher = load_teacher(f"resnet:test_resnet:{tmp_path / 'model.safetensors'}", image_size=64)
+    assert teacher(IMAGES).dtype == torch.float32
+
+
+def test_facts_of_a_teacher_are_read_to_a_bound(tmp_path):
+    save_teacher(
+        tmp_path,
+        timm.create_model("test_resnet").state_dict(),
+        None,
+        {"architecture": "test_resnet", "note": "x" * 10**6},
+    )
+    with pytest.raises(TeacherError, match=r"no whole teacher .*at most 1000000 are read"):
+        load_teacher(f"local-dir:{tmp_path}")

@@ -33,9 +33,11 @@ def teacher_cases() -> list[Case]:
     return [
         *pickle_cases(),
         *bomb_cases(),
+        *memory_cases(),
         *file_cases(),
         *state_cases(),
         *folder_cases(),
+        *odd_file_cases(),
         *source_cases(),
     ]
 
@@ -93,12 +95,24 @@ def as_archive(pickled: bytes, *files: tuple[str, bytes]) -> bytes:
     return written.getvalue()
 
 
-def in_old_form(pickled: bytes) -> bytes:
+def changed_archive(content: bytes, **records: bytes) -> bytes:
+    """What torch saved, with some files of its archive exchanged."""
+    written = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(content)) as before,
+        zipfile.ZipFile(written, "w") as after,
+    ):
+        for name in before.namelist():
+            after.writestr(name, records.get(name.partition("/")[2], before.read(name)))
+    return written.getvalue()
+
+
+def in_old_form(pickled: bytes, *, keys: object = (), values: bytes = b"") -> bytes:
     """What torch saved before 1.6, around this pickle."""
     numbers = [0x1950A86A20F9469CFC6C, 1001]
     machine = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
     before = b"".join(pickle.dumps(value, 2) for value in [*numbers, machine])
-    return before + pickled + pickle.dumps([], 2)
+    return before + pickled + pickle.dumps([*keys] if isinstance(keys, tuple) else keys, 2) + values
 
 
 def packed_zeros(mebibytes: int) -> bytes:
@@ -249,6 +263,134 @@ def pickled_bombs() -> dict[str, bytes]:
     }
 
 
+def memory_cases() -> list[Case]:
+    """Tensors whose values are not in the file: torch may return what its memory holds."""
+    return [
+        Case(f"storage: {name}", read_teacher(raw, source="resnet:test_resnet:"), PLAIN)
+        for name, raw in borrowed_memory().items()
+    ]
+
+
+def borrowed_memory() -> dict[str, bytes]:
+    whole = saved({"x": torch.zeros(50_000)})
+    four = saved({"x": torch.zeros(4)})
+    counted = struct.pack("<q", 4) + bytes(16)
+    claims = struct.pack("<q", 50_000) + bytes(16)
+    called = named("torch.storage", "TypedStorage") + number(50_000) + b"\x85R"
+    wider = b"(" + storage(4) + numbers(0, (50_000,), (1,)) + b"t"
+    in_archive = {
+        "of two types": [tensor(storage(4)), tensor(storage(2, kind="DoubleStorage"))],
+        "of no type of torch's": [tensor(storage(4, kind="FloatTensor"))],
+        "beyond its end": [tensor(storage(4), size=(50_000,))],
+        "far into it": [tensor(storage(4), offset=50_000)],
+        "with long steps": [tensor(storage(4), stride=(50_000,))],
+        "called for by name": [tensor(called, size=(50_000,))],
+        "set afterwards": [tensor(storage(4)) + wider + b"b"],
+        "of another key": [tensor(storage(4, key="1"))],
+        "of a negative size": [tensor(storage(-4))],
+    }
+    old = {
+        "unlisted": ([tensor(storage(50_000, "N"), size=(50_000,))], [], b""),
+        "listed twice": ([tensor(storage(4, "N"))], ["0", "0"], counted * 2),
+        "listed in a text": ([tensor(storage(4, "N"))], "0", counted),
+        "cut short": ([tensor(storage(50_000, "N"), size=(50_000,))], ["0"], claims),
+        "of another size": ([tensor(storage(4, "N"), size=(50_000,))], ["0"], claims),
+        "empty, twice": (
+            [tensor(storage(0, "N"), size=(0,)), tensor(storage(0, "N"), size=(50_000,))],
+            ["0"],
+            bytes(8),
+        ),
+        "a view": ([tensor(storage(4, ("1", 0, 2)))], ["0"], counted),
+    }
+    return {
+        "cut short": changed_archive(whole, **{"data/0": bytes(16)}),
+        "longer": changed_archive(four, **{"data/0": bytes(32)}),
+        "missing": zip_without(whole, "archive/data/0"),
+        "in the other of two directories": two_directories(),
+        "in the other of two folders": two_folders(whole),
+        **{
+            name: changed_archive(four, **{"data.pkl": of_tensors(*tensors)})
+            for name, tensors in in_archive.items()
+        },
+        **{
+            f"old form, {name}": in_old_form(of_tensors(*tensors), keys=keys, values=values)
+            for name, (tensors, keys, values) in old.items()
+        },
+    }
+
+
+def of_tensors(*tensors: bytes) -> bytes:
+    """A state dict of ``x``, ``xx``, ..., built by these opcodes."""
+    return opcodes(b"}", *(text("x" * n) + one + b"s" for n, one in enumerate(tensors, 1)))
+
+
+def number(value: int) -> bytes:
+    return b"J" + struct.pack("<i", value)
+
+
+def numbers(*values: int | tuple[int, ...]) -> bytes:
+    return b"".join(
+        number(value) if isinstance(value, int) else b"(" + numbers(*value) + b"t"
+        for value in values
+    )
+
+
+def storage(
+    count: int, view: str | tuple[str, int, int] = "", *, kind: str = "FloatStorage", key: str = "0"
+) -> bytes:
+    """A persistent id; in the old form with what it views, or ``N`` for none."""
+    last = view.encode() if isinstance(view, str) else text(view[0]) + numbers(*view[1:]) + b"\x87"
+    named_so = text("storage") + named("torch", kind) + text(key) + text("cpu")
+    return b"(" + named_so + number(count) + last + b"tQ"
+
+
+def tensor(
+    place: bytes,
+    *,
+    size: tuple[int, ...] = (4,),
+    stride: tuple[int, ...] = (1,),
+    offset: int = 0,
+) -> bytes:
+    """The call that rebuilds one."""
+    facts = place + numbers(offset, size, stride) + b"\x89" + named("collections", "OrderedDict")
+    return named("torch._utils", "_rebuild_tensor_v2") + b"(" + facts + b")RtR"
+
+
+def zip_without(content: bytes, name: str) -> bytes:
+    written = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as before, zipfile.ZipFile(written, "w") as after:
+        for one in before.namelist():
+            if one != name:
+                after.writestr(one, before.read(one))
+    return written.getvalue()
+
+
+def two_folders(content: bytes) -> bytes:
+    """torch looks into that of the first file."""
+    written = io.BytesIO(changed_archive(content, **{"data/0": bytes(16)}))
+    with zipfile.ZipFile(written, "a") as archive:
+        archive.writestr("other/data/0", bytes(200_000))
+    return written.getvalue()
+
+
+def two_directories() -> bytes:
+    """An archive in which zipfile takes the last directory, and torch the one it is told of."""
+    evil = of_tensors(tensor(storage(50_000), size=(50_000,)))
+    told = as_archive(evil, ("data/0", bytes(16)), ("pad", bytes(400_000)))
+    last = as_archive(of_tensors(), ("data/0", bytes(200_000)), ("pad", b""))
+    end = struct.Struct("<4s4H2IH")
+    *_, size, told_place, _ = end.unpack(told[-22:])
+    *_, last_place, _ = end.unpack(last[-22:])
+    index = bytearray(last[last_place:-22])
+    place = 0
+    while place < size:  # zipfile counts from where the directory would begin if it were the told
+        header = struct.unpack_from("<I", index, place + 42)[0]
+        struct.pack_into("<I", index, place + 42, told_place + header - last_place)
+        place += 46 + struct.unpack_from("<H", index, place + 28)[0]
+    closing = end.pack(*end.unpack(told[-22:]))
+    return told[:-22] + last[:last_place] + bytes(index) + closing
+
+
 def file_cases() -> list[Case]:
     """Files that are something else."""
     comment = b"\xff\xff" + b"PK\5\6" * 16383 + b"xxx"
@@ -366,7 +508,8 @@ def odd_heads() -> dict[str, tuple[object, str]]:
         "layer of another width": ("0.weight", torch.zeros(5, 7), "do not fit"),
         "layer of no width": ("0.weight", torch.zeros(0, 96), "do not fit"),
         "layer of whole numbers": ("0.weight", square.long(), ""),
-        "layer of complex numbers": ("0.weight", square * 1j, "complex numbers"),
+        "layer of complex numbers": ("0.weight", square * 1j, "holds torch.complex64"),
+        "layer of float8": ("0.weight", square.to(torch.float8_e4m3fn), "holds torch.float8"),
         "sparse layer": ("0.weight", square.to_sparse(), PLAIN),
     }
     prefix = "module.momentum_encoder.fc."
@@ -417,6 +560,7 @@ def folder_cases() -> list[Case]:
         "header of 2^63": struct.pack("<Q", 2**63) + b"{}",
         "header of 4 MB + 1": struct.pack("<Q", 4 * 2**20 + 1) + b"{" * 5 * 2**20,
         "NaN": save(ours | broken),
+        "float8": save(ours | {f"backbone.{first}": state[first].to(torch.float8_e5m2)}),
         "nothing": b"",
         "a weight missing": save({key: value for key, value in ours.items() if first not in key}),
     }.items():
@@ -428,17 +572,86 @@ def folder_cases() -> list[Case]:
     ]
 
 
+def odd_file_cases() -> list[Case]:
+    """Folders with a file that is none, or a config.json that asks for more than a pickle holds."""
+    state = timm.create_model("test_vit", num_classes=0).state_dict()
+    ours = {f"backbone.{key}": value for key, value in state.items()}
+    timms = {"config.json": json.dumps(timm_facts()).encode(), "model.safetensors": save(state)}
+    wide = json.dumps(timm_facts(model_args={"embed_dim": 60_000})).encode()
+    deep = json.dumps(timm_facts(pretrained_cfg={"input_size": [60_000, 64, 64]})).encode()
+    converted = {
+        "teacher.json": json.dumps({"architecture": "test_vit"}).encode(),
+        "teacher.safetensors": save(ours),
+    }
+    cases: dict[str, tuple[dict[str, bytes], Callable[[Path], None], str]] = {
+        "config is a pipe": (timms, pipe("config.json"), "should be a file"),
+        "config is endless": (timms, endless("config.json"), "should be a file"),
+        "config of 3 GiB": (timms, sparse("config.json"), "at most 1000000"),
+        "facts of 3 GiB": (converted, sparse("teacher.json"), "at most 1000000"),
+        "facts are a pipe": (converted, pipe("teacher.json"), "cannot load"),
+        "converted weights are a pipe": (converted, pipe("teacher.safetensors"), "no teacher file"),
+        "weights are a pipe": (timms, pipe("model.safetensors"), "should be a file"),
+        "weights are endless": (timms, endless("model.safetensors"), "should be a file"),
+        "width of 60,000, of a pickle": (
+            {"config.json": wide, "pytorch_model.bin": saved(state)},
+            lambda _: None,
+            "than its weights of",
+        ),
+        "60,000 channels": (timms | {"config.json": deep}, lambda _: None, "than its weights of"),
+        "width of 60,000, of 3 TiB": (
+            timms | {"config.json": wide},
+            sparse("model.safetensors", 1024 * SPARSE),
+            "more than 7000000000",
+        ),
+        **{
+            f"pickle whose storage is {name}": (
+                {"config.json": timms["config.json"], "pytorch_model.bin": content},
+                lambda _: None,
+                "cannot load",
+            )
+            for name, content in borrowed_memory().items()
+        },
+    }
+    return [
+        Case(f"teacher's folder: {name}", teacher_folder(files, change), reason)
+        for name, (files, change, reason) in cases.items()
+    ]
+
+
+def pipe(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return change
+
+
+def endless(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).unlink()
+        (folder / name).symlink_to("/dev/zero")
+
+    return change
+
+
+def sparse(name: str, size: int = SPARSE) -> Callable[[Path], None]:
+    return lambda folder: os.truncate(folder / name, size)
+
+
 def timm_facts(**changed: object) -> dict[str, object]:
     cfg = {"num_classes": 0, "input_size": [3, 64, 64], "mean": [0.5] * 3, "std": [0.5] * 3}
     return {"architecture": "test_vit", "num_classes": 0, "pretrained_cfg": cfg} | changed
 
 
-def teacher_folder(files: dict[str, bytes]) -> Callable[[Path], Read]:
+def teacher_folder(
+    files: dict[str, bytes], change: Callable[[Path], None] = lambda _: None
+) -> Callable[[Path], Read]:
     def prepare(place: Path) -> Read:
         folder = place / "input"
         folder.mkdir()
         for name, content in files.items():
             (folder / name).write_bytes(content)
+        change(folder)
         return lambda: pcd_hub.load_teacher(f"local-dir:{folder}", image_size=160)
 
     return prepare
