@@ -1,10 +1,13 @@
-"""Launched as the README says: two machines on the loopback; a rank that dies."""
+"""Launched as the README says: two machines on the loopback; a rank that dies, or is stopped."""
 
+import contextlib
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
@@ -57,26 +60,43 @@ def test_a_checkpoint_on_another_machines_disk_is_said(tiny, tmp_path, monkeypat
         distill.main([*arguments, "--run.resume"])
 
 
-@pytest.mark.timeout(600)
-def test_a_rank_that_dies_ends_the_others_with_its_reason(tiny, tmp_path):  # noqa: F811
-    folder = tmp_path / "run"
+class TwoRanks(NamedTuple):
+    launcher: subprocess.Popen[str]
+    all: list[psutil.Process]
+    second: psutil.Process
+
+    def last_words(self) -> str:
+        return self.launcher.communicate(timeout=60)[1]
+
+
+@contextlib.contextmanager
+def two_ranks_at_work(arguments: list[str]) -> Iterator[TwoRanks]:
+    """Under torchrun, past their first step; ended if they still are there."""
     launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    arguments = [*tiny, *OPTIONS, "--run.max-steps=100000", f"--run.output-dir={folder}"]
     process = kill_campaign.start([sys.executable, "-m", *launcher, DISTILL, *arguments])
+    folder = Path(arguments[-1].removeprefix("--run.output-dir="))
     try:
         assert kill_campaign.comes_to(process, folder, 0.0)
-        with pytest.raises(ConfigError, match=r"another process goes on in .*run; wait for it, or"):
-            distill.main([*arguments, "--run.resume", "--run.max-steps=1"])
         started = psutil.Process(process.pid).children(recursive=True)
         (second,) = (child for child in started if child.environ().get("RANK") == "1")
-        second.kill()
-        _, said = process.communicate(timeout=60)
+        yield TwoRanks(process, started, second)
     finally:
         if process.poll() is None:
             kill_campaign.kill(process)
-    assert process.returncode == 1
+
+
+@pytest.mark.timeout(600)
+def test_a_rank_that_dies_ends_the_others_with_its_reason(tiny, tmp_path):  # noqa: F811
+    folder = tmp_path / "run"
+    arguments = [*tiny, *OPTIONS, "--run.max-steps=100000", f"--run.output-dir={folder}"]
+    with two_ranks_at_work(arguments) as ranks:
+        with pytest.raises(ConfigError, match=r"another process goes on in .*run; wait for it, or"):
+            distill.main([*arguments, "--run.resume", "--run.max-steps=1"])
+        ranks.second.kill()
+        said = ranks.last_words()
+    assert ranks.launcher.returncode == 1
     assert "Signal 9 (SIGKILL) received by PID" in said
-    _, alive = psutil.wait_procs(started, timeout=30)
+    _, alive = psutil.wait_procs(ranks.all, timeout=30)
     assert all(child.status() == psutil.STATUS_ZOMBIE for child in alive)
     run_folder._hold(folder / "config.json")  # free again
 
@@ -84,17 +104,9 @@ def test_a_rank_that_dies_ends_the_others_with_its_reason(tiny, tmp_path):  # no
 @pytest.mark.timeout(600)
 def test_a_signal_to_one_rank_saves_the_step_and_ends_all(tiny, tmp_path):  # noqa: F811
     folder = tmp_path / "run"
-    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     arguments = [*tiny, *OPTIONS, "--run.max-steps=100000", f"--run.output-dir={folder}"]
-    process = kill_campaign.start([sys.executable, "-m", *launcher, DISTILL, *arguments])
-    try:
-        assert kill_campaign.comes_to(process, folder, 0.0)
-        started = psutil.Process(process.pid).children(recursive=True)
-        (second,) = (child for child in started if child.environ().get("RANK") == "1")
-        second.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=60)
-    finally:
-        if process.poll() is None:
-            kill_campaign.kill(process)
+    with two_ranks_at_work(arguments) as ranks:
+        ranks.second.send_signal(signal.SIGTERM)
+        said = ranks.last_words()
     (step,) = set(re.findall(r"stopped by SIGTERM after step (\d+), which is saved", said))
     assert (folder / "checkpoints" / f"step_{int(step):08d}.pt").is_file()
