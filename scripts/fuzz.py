@@ -32,6 +32,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from torch import nn
 
+sys.path.append(str(Path(__file__).parents[1] / "recipes"))
+
 import configs
 from command_line import parse
 from measuring import process_peak_bytes
