@@ -18,7 +18,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from pcd_hub.errors import TeacherError, first_line, nearest
-from pcd_hub.models.pickles import check_saved, check_start
+from pcd_hub.models.pickles import read_saved
 from pcd_hub.models.reading import MAX_FILE_BYTES, read_bounded
 
 State = dict[str, Tensor]
@@ -283,10 +283,7 @@ def _parsed(file: Path) -> tuple[Any, bytes]:
             raise ValueError(f"its header of {header} bytes is longer than {_MAX_HEADER_BYTES}")
         content = read_bounded(file, MAX_FILE_BYTES)
         return load(content), content
-    with file.open("rb") as opened:
-        check_start(opened.read(14))  # before the whole of it is in memory
-    content = read_bounded(file, MAX_FILE_BYTES)
-    check_saved(content)
+    content = read_saved(file)
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True), content
 
 

@@ -9,13 +9,29 @@ import io
 import struct
 import zipfile
 from collections.abc import Iterable
+from pathlib import Path
 
+from pcd_hub.models.reading import MAX_FILE_BYTES, read_bounded
 from pcd_hub.models.unpickling import Storage, follow
 
 _LEGACY_START = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 _END = struct.Struct("<4s4H2IH")  # of an archive (APPNOTE.TXT 4.3.16)
 _LOCATOR_64 = struct.Struct("<4sIQI")  # 4.3.15
 _END_64 = struct.Struct("<4sQ2H2I4Q")  # 4.3.14
+
+
+def read_saved(file: Path) -> bytes:
+    """The bytes of a file that torch saved, looked through.
+
+    Raises:
+        OSError: If it cannot be read, or is no regular file.
+        ValueError: As :func:`check_saved`; or whatever else a damaged file leads to.
+    """
+    with file.open("rb") as opened:
+        check_start(opened.read(14))  # before the whole of it is in memory
+    content = read_bounded(file, MAX_FILE_BYTES)
+    check_saved(content)
+    return content
 
 
 def check_start(start: bytes) -> None:

@@ -18,8 +18,8 @@ from timm.models._hub import download_from_hf
 from torch import nn
 
 from pcd_hub.errors import first_line
-from pcd_hub.models.pickles import check_saved, check_start
-from pcd_hub.models.reading import MAX_FILE_BYTES, check_is_file, read_bounded
+from pcd_hub.models.pickles import read_saved
+from pcd_hub.models.reading import check_is_file, read_bounded
 
 log = logging.getLogger("pcd_hub")
 
@@ -120,9 +120,7 @@ def _weights_in(folder: Path) -> Path:
     file = folder / found[0]
     check_is_file(file)
     if file.suffix != ".safetensors":
-        with file.open("rb") as opened:
-            check_start(opened.read(14))  # before the whole of it is in memory
-        check_saved(read_bounded(file, MAX_FILE_BYTES))
+        read_saved(file)
     return file
 
 
