@@ -21,17 +21,18 @@ from torch import nn
 import distill
 import kill_campaign
 import launch
+import pretrain
 from finetuning import shard
 from pcd_hub.errors import ConfigError
+from tests.recipes import test_pretrain
 from tests.recipes.conftest import tiny, tiny_teacher, trace, watch_the_end  # noqa: F401
 
 ACCUMULATED, MOMENTS = "--optim.accumulation-steps=2", "--method.loss=cosine_smooth_l1"
 
 
 def hold_batch_norm(patch: pytest.MonkeyPatch) -> None:
-    batch_norm = nn.modules.batchnorm._BatchNorm
-    train = batch_norm.train
-    patch.setattr(batch_norm, "train", lambda self, mode=True: train(self, False))
+    always_off = property(lambda _: False, lambda _, mode: None)
+    patch.setattr(nn.modules.batchnorm._BatchNorm, "training", always_off, raising=False)
 
 
 def free_ports(count: int) -> list[int]:
@@ -59,7 +60,15 @@ class Runs:
         resume = ["--run.resume"] if half_of else []
         distill.main([*self._arguments, f"--run.output-dir={folder}", *options, *resume])
 
+    def contrast(self, processes: str) -> None:
+        """Both ways to pre-train; the loss of each process is about the images of all."""
+        arguments = [*test_pretrain.TINY, "--speed.precision=fp32", "--run.max-steps=6"]
+        for loss in ("mocov3", "simclr"):
+            folder = self.root / f"{processes} by {loss}"
+            pretrain.main([*arguments, f"--method.loss={loss}", f"--run.output-dir={folder}"])
+
     def of_two(self) -> None:
+        self.contrast("two")
         self.one("two")
         self.one("two accumulated", ACCUMULATED)
         self.one("two by moments", MOMENTS)
@@ -82,7 +91,7 @@ def _one_process(rank: int, world_size: int, ports: list[int], runs: Runs) -> No
         os.environ["MASTER_PORT"] = str(ports.pop())
         return start(**options)
 
-    distill.start_accelerator = start_anew
+    distill.start_accelerator = pretrain.start_accelerator = start_anew
     watch_the_end()
     runs.of_two() if world_size == 2 else runs.of_four()
 
@@ -95,8 +104,9 @@ def runs(tiny, tmp_path_factory) -> Runs:  # noqa: F811
         hold_batch_norm(patch)
         made.one("one")
         made.one("one by moments", MOMENTS)
+        made.contrast("one")
     for world_size in (2, 4):
-        mp.spawn(_one_process, (world_size, free_ports(5), made), nprocs=world_size)
+        mp.spawn(_one_process, (world_size, free_ports(7), made), nprocs=world_size)
     return made
 
 
@@ -109,7 +119,7 @@ def check_equal_but_for_rounding(one: Path, other: Path) -> None:
         assert a["lr"] == b["lr"]
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-6)
     single, shared = last_state(one), last_state(other)
-    for name in {"distiller", "queue", "moments"} & single.keys():
+    for name in {"distiller", "queue", "moments", "contrast", "momentum_encoder"} & single.keys():
         for key, value in single[name].items():
             torch.testing.assert_close(value, shared[name][key], rtol=1e-4, atol=2e-5, msg=key)
     for index, slot in single["optimizer"]["state"].items():  # the running mean of the gradients
@@ -130,6 +140,13 @@ def test_more_processes_equal_one(runs, other):
 @pytest.mark.timeout(600)
 def test_two_processes_standardise_by_the_same_moments(runs):
     check_equal_but_for_rounding(runs.root / "one by moments", runs.root / "two by moments")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("loss", ["mocov3", "simclr"])
+def test_two_processes_contrast_with_the_images_of_both(runs, loss):
+    check_equal_but_for_rounding(runs.root / f"one by {loss}", runs.root / f"two by {loss}")
+    assert (runs.root / f"two by {loss}" / "teacher" / "teacher.safetensors").is_file()
 
 
 @pytest.mark.timeout(600)

@@ -3,6 +3,7 @@ import itertools
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pcd_hub.errors import TeacherError
 from pcd_hub.method.heads import STUDENT_HEADS, SpatialReLU, law_error, student_head, to_pixel_head
@@ -69,6 +70,38 @@ def test_the_law_breaks_with_batch_norm_in_train_mode():
 def test_on_a_single_pixel_spatial_relu_is_relu():
     x = torch.randn(3, 5, 1, 1)
     assert torch.equal(SpatialReLU()(x), x.relu())
+
+
+class _SumTypes(TorchDispatchMode):
+    """Records the types that sums are taken in."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func in {torch.ops.aten.sum.dim_IntList, torch.ops.aten.mean.dim}:
+            self.found.add(result.dtype)
+        return result
+
+
+@pytest.mark.parametrize(
+    ("dtype", "row", "expected"),
+    [
+        # The sum of each row is rounded to the same number in half precision, and their sum is 0.
+        (torch.float16, [2048.0, 1.0], torch.float32),
+        (torch.bfloat16, [256.0, 1.0], torch.float32),
+        # The sum of all is 0 in float32.
+        (torch.float64, [1.0, 2.0**-40], torch.float64),
+    ],
+)
+def test_spatial_relu_takes_the_sum_in_float32_at_least(dtype, row, expected):
+    x = torch.tensor([row, [-row[0], 0.0]], dtype=dtype)[None, None]
+    with _SumTypes() as types:
+        assert torch.equal(SpatialReLU()(x), x), "the sum is the small one of the values, above 0"
+        assert torch.equal(SpatialReLU()(-x), torch.zeros_like(x))
+    assert types.found == {expected}
 
 
 def test_the_head_is_copied_not_shared():

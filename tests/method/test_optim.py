@@ -110,6 +110,7 @@ class _Odd(nn.Module):
         self.layer_scale = nn.Parameter(torch.ones(8))
         self.position = nn.Parameter(torch.ones(1, 4, 8))
         self.embedding = nn.Embedding(3, 8)
+        self.linear = nn.Linear(8, 8)
         self.temperature = nn.Parameter(torch.tensor(1.0))
         self.tied = self.embedding
         self.frozen = nn.Linear(8, 8).requires_grad_(False)
@@ -123,4 +124,5 @@ def test_every_trainable_parameter_is_in_exactly_one_group():
     assert sorted(grouped) == sorted(trainable)
     assert len(set(grouped)) == len(grouped)
     assert all(p.ndim > 1 for p in groups[0]["params"])
+    assert all(p.ndim <= 1 for p in groups[1]["params"])
     assert [group["weight_decay"] for group in groups] == [0.3, 0.0]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from finetuning import shard, with_sync_batch_norm
+from finetuning import parameter_groups, shard, with_sync_batch_norm
 from pcd_hub.errors import ConfigError
 
 
@@ -28,3 +28,25 @@ def test_batch_statistics_over_processes_are_refused_on_cpus(option):
     several_gpus = SimpleNamespace(num_processes=2, device=torch.device("cuda"))
     synced = with_sync_batch_norm(module, "sync", option, several_gpus)
     assert isinstance(synced, nn.SyncBatchNorm)
+
+
+def test_all_but_norms_decay():
+    network = nn.Sequential()
+    for name, layer in {
+        "conv": nn.Conv2d(3, 4, 1),
+        "batch": nn.BatchNorm2d(4),
+        "group": nn.GroupNorm(2, 4),
+        "layer": nn.LayerNorm(4),
+        "linear": nn.Linear(4, 2),
+        "frozen": nn.Linear(2, 2).requires_grad_(False),
+    }.items():
+        network.add_module(name, layer)
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    found = {
+        group["weight_decay"]: [names[parameter] for parameter in group["params"]]
+        for group in parameter_groups(network, weight_decay=0.3)
+    }
+    assert found == {
+        0.3: [f"{layer}.{name}" for layer in ("conv", "linear") for name in ("weight", "bias")],
+        0.0: [f"{n}.{name}" for n in ("batch", "group", "layer") for name in ("weight", "bias")],
+    }

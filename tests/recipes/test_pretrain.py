@@ -5,6 +5,7 @@ import torch
 
 import pretrain
 from pcd_hub.errors import ConfigError, StudentError
+from pcd_hub.method.moco import MoCoV3
 from pcd_hub.models.teachers import load_teacher
 from tests.recipes.conftest import trace
 
@@ -27,9 +28,22 @@ IMAGES = torch.rand(2, 3, 64, 64)
 
 
 @pytest.mark.usefixtures("short_probe")
-def test_what_it_writes_is_a_teacher_in_both_forms(tmp_path, capsys):
+def test_what_it_writes_is_a_teacher_in_both_forms(tmp_path, capsys, monkeypatch):
+    forward, keys = MoCoV3.forward, []
+
+    def watched(self, first, second, key_first, key_second):
+        if not keys:  # the momentum encoder is still a copy
+            keys.extend(
+                [(key_first, self.base_encoder(first)), (key_second, self.base_encoder(second))]
+            )
+        return forward(self, first, second, key_first, key_second)
+
+    monkeypatch.setattr(MoCoV3, "forward", watched)
     folder = tmp_path / "run"
     pretrain.main([*TINY, f"--run.output-dir={folder}", "--probe-scenes=8"])
+    for key, of_its_view in keys:
+        torch.testing.assert_close(key, of_its_view, check_dtype=False)
+    assert not torch.allclose(keys[0][0], keys[1][0])
     assert f"local-dir:{folder / 'teacher'}" in capsys.readouterr().out
     from_file = load_teacher(f"mocov3:test_resnet:{folder / 'teacher.pth.tar'}", image_size=64)
     from_folder = load_teacher(f"local-dir:{folder / 'teacher'}", image_size=64)

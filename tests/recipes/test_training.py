@@ -1,0 +1,32 @@
+"""The parts that the training recipes share; the recipes' own tests run them together."""
+
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
+
+from configs import OptimConfig
+from training import update
+
+
+@pytest.fixture
+def accelerator():
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield Accelerator(cpu=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize(("bound", "moved"), [(None, 5.0), (2.0, 2.0), (50.0, 5.0)])
+def test_a_step_is_taken_along_the_clipped_gradient(accelerator, bound, moved):
+    layer = nn.Linear(2, 1, bias=False)
+    optimizer: Any = torch.optim.SGD(layer.parameters(), lr=1.0)
+    start = layer.weight.detach().clone()
+    layer.weight.grad = torch.tensor([[3.0, -4.0]])
+    norm = update(layer, optimizer, accelerator, OptimConfig(clip_grad_norm=bound))
+    assert float(norm) == 5.0, "as it was before it was clipped"
+    step = layer.weight.detach() - start
+    torch.testing.assert_close(step, torch.tensor([[-0.6, 0.8]]) * moved)
+    assert layer.weight.grad is None
