@@ -147,6 +147,7 @@ def open_batches(
         views,
         dataclasses.replace(training.plan, start_step=start_step),
         num_workers=workers,
+        shuffle_buffer=data.shuffle_buffer,
         stream_states=stream_states,
         pin_memory=device.type == "cuda",
     )

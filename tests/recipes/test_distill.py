@@ -457,6 +457,16 @@ def test_resume_with_other_settings_is_refused(tiny, tmp_path):
         run(tiny, folder, "--run.no-store", "--run.resume", "--optim.lr-per-256=0.03")
 
 
+def test_a_stream_goes_on_with_as_many_processes_alone(tmp_path):
+    two = types.SimpleNamespace(num_processes=2, process_index=1)
+    folder = run_folder.RunFolder(tmp_path, two, configs.DistillConfig())
+    mine = {0: {"done": 3}}
+    assert folder.stream_states({"per_process": [{"stream": {}}, {"stream": mine}]}) == mine
+    assert folder.stream_states({"per_process": [{"stream": {}}]}) == {}, "no stream"
+    with pytest.raises(CheckpointError, match="read by 1 processes, now there are 2; resume with"):
+        folder.stream_states({"per_process": [{"stream": mine}]})
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "no sum"])
 def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_the_same(
     tiny, tmp_path, damage, caplog
