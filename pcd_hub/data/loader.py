@@ -16,8 +16,9 @@ import torch
 from jaxtyping import Int64, UInt8
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
+from pcd_hub.data.shared_memory import fit_workers
 from pcd_hub.data.sources import (
     BrokenImageError,
     Encoded,
@@ -29,6 +30,7 @@ from pcd_hub.data.sources import (
     upright_jpeg_size,
 )
 from pcd_hub.data.views import DrawnViews, TwoViews, stacked
+from pcd_hub.data.workers import load_batches
 from pcd_hub.errors import DataError
 
 _MOST_NEIGHBOURS = 32
@@ -112,6 +114,14 @@ def training_batches(
         DataError: If the source holds fewer images than one global batch, nothing is shuffled at
             once, or a stream is resumed with another number of workers.
     """
+    batch_bytes = 2 * 3 * views.image_size**2 * plan.batch_size
+    wanted = num_workers if isinstance(source, ImageSource) else min(num_workers, source.num_parts)
+    workers = fit_workers(
+        wanted,
+        prefetch=4,
+        batch_bytes=batch_bytes,
+        batches_held=3 * plan.accumulation_steps,
+    )
     if isinstance(source, ImageSource):
         dataset = _IndexedViews(source, views)
         how: dict[str, Any] = {
@@ -119,23 +129,26 @@ def training_batches(
             "collate_fn": _collate,
         }
     else:
-        num_workers = min(num_workers, source.num_parts)
         blocks = _ShuffledBlocks(
             source,
             plan,
             states=dict(stream_states or {}),
-            num_workers=max(1, num_workers),
+            num_workers=max(1, workers.count),
             length=shuffle_buffer,
         )
         dataset = _StreamViews(blocks, views, plan)
-        how = {"batch_size": None}
-    if num_workers:
-        how |= {"prefetch_factor": 4, "multiprocessing_context": multiprocessing_context}
+        how = {"batch_size": None, "collate_fn": _unchanged}
+    if workers.count:
+        how["multiprocessing_context"] = multiprocessing_context
     # With a generator of its own the loader draws nothing from torch's, whose state a resumed run
     # restores.
     how["generator"] = torch.Generator().manual_seed(plan.seed)
-    loader = DataLoader(dataset, num_workers=num_workers, pin_memory=pin_memory, **how)
-    return (batch for batch in loader if batch is not None)
+    batches = load_batches(dataset, workers=workers, pin_memory=pin_memory, **how)
+    return (batch for batch in batches if batch is not None)
+
+
+def _unchanged(batch: Batch | None) -> Batch | None:
+    return batch
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):

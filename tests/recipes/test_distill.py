@@ -600,6 +600,17 @@ def test_a_stopped_run_exits_as_the_shell_expects(monkeypatch, capsys):
     )
 
 
+def test_a_loader_process_that_dies_ends_as_one_line(capsys):
+    def die(arguments):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. \nIt is ...")
+
+    with pytest.raises(SystemExit, match="1"):
+        command_line.run(die)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: DataLoader worker (pid 7) is killed by signal: Bus error; ")
+    assert "--data.num-workers 0, and go on with --run.resume" in line
+
+
 def test_the_queue_is_capped_at_half_the_data_set_and_it_is_said_once(tiny, tmp_path, caplog):
     folder = run(tiny, tmp_path / "run", "--run.no-store", "--method.queue-length=1000")
     assert caplog.text.count("queue of 1000 keys capped at 32, half the data set") == 1
