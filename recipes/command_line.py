@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import tyro
 
-from pcd_hub.errors import ConfigError, PCDHubError, nearest
+from pcd_hub.errors import ConfigError, PCDHubError, first_line, nearest
 from stopping import StoppedRun
 
 ConfigT = TypeVar("ConfigT")
@@ -72,4 +72,9 @@ def _ended(main: Callable[[list[str]], None]) -> tuple[str, int]:
         return f"error: {error}", 2
     except StoppedRun as stopped:
         return str(stopped), stopped.exit_code
+    except RuntimeError as error:  # raised wherever the main process is when a worker dies
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        remedy = "give it more memory (docker run --shm-size 32g) or use --data.num-workers 0"
+        return f"error: {first_line(error).rstrip(' .')}; {remedy}, and go on with --run.resume", 1
     return "", 0

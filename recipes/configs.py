@@ -51,6 +51,11 @@ class DataConfig:
     A folder, a .txt list, scenes:[COUNT[:SEED]], hf-disk:DIR, hf:ORG/NAME[:SPLIT] or
     hf-stream:ORG/NAME[:SPLIT].
     """
+    shuffle_buffer: int = 1000
+    """hf-stream: images, still encoded, that each loader process holds and shuffles at once.
+
+    1 keeps the stored order. Other sources are shuffled whole, without it.
+    """
     image_size: int = 224
     """Height and width of a view in pixels."""
     min_crop_area: float = 0.08

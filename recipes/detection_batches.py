@@ -1,5 +1,6 @@
 """From checked pictures to batches for torchvision's detectors, and back to COCO results."""
 
+import heapq
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +11,13 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from pycocotools import mask as mask_codes
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from coco_data import CocoImage, CocoObject, Segmentation, mask_code
 from pcd_hub.data.loader import BatchPlan, StepSampler
+from pcd_hub.data.shared_memory import fit_workers
 from pcd_hub.data.sources import BrokenImageError, decode
+from pcd_hub.data.workers import load_batches
 from pcd_hub.errors import DataError
 
 Target = dict[str, Tensor]
@@ -64,15 +67,26 @@ def training_batches(
     sampler = StepSampler(len(images), plan)
     # With a generator of its own the loader draws nothing from torch's, whose state a resumed run
     # restores.
-    loader = DataLoader(
+    batches = load_batches(
         dataset,
+        workers=fit_workers(
+            num_workers, prefetch=2, batch_bytes=largest_batch(images, plan.batch_size, masks=masks)
+        ),
         batch_sampler=sampler,
         collate_fn=list,
-        num_workers=num_workers,
         generator=torch.Generator().manual_seed(plan.seed),
     )
-    for examples in loader:
+    for examples in batches:
         yield [_whole(example) for example in examples]
+
+
+def largest_batch(images: Sequence[CocoImage], batch_size: int, *, masks: bool) -> int:
+    """Bytes of the batch of the largest pictures, with the masks of all their objects."""
+    sizes = (
+        image.width * image.height * (3 + masks * len(image.objects)) + 64 * len(image.objects)
+        for image in images
+    )
+    return sum(heapq.nlargest(batch_size, sizes))
 
 
 class _TrainingExamples(Dataset[Example | DataError]):

@@ -15,6 +15,12 @@ from accelerate.utils import (
 )
 
 from configs import SpeedConfig
+from launch_environment import (
+    check_launcher_settings,
+    check_processes_are_joined,
+    num_cores,
+    num_threads,
+)
 from pcd_hub.errors import ConfigError
 from speed import keep_freed_memory, mixed_precision
 
@@ -30,7 +36,8 @@ def start_accelerator(
     """An Accelerator that really spans all launched processes.
 
     On machines without an accelerator it must be told ``cpu=True``, or every process of a launch
-    believes it is alone. There the threads are set too: launchers leave each process with one.
+    believes it is alone. There the threads are set too, unless ``OMP_NUM_THREADS`` says how many:
+    launchers leave each process with one.
 
     Args:
         trackers: Beside metrics.jsonl.
@@ -38,16 +45,15 @@ def start_accelerator(
         static_graph: Whether every step has one backward pass through the same parameters.
 
     Raises:
-        ConfigError: If the launcher started more processes than the Accelerator sees, or a tracker
-            is not installed.
+        ConfigError: If the launcher started more processes than the Accelerator sees or asks for
+            what no recipe does, or a tracker is not installed.
     """
     for tracker in trackers:
         if importlib.util.find_spec(tracker) is None:
             raise ConfigError(f"--run.trackers {tracker}: not installed; pip install {tracker}")
     quiet_logs()
+    check_launcher_settings(os.environ)
     on_cpu = not torch.accelerator.is_available()
-    if on_cpu:
-        torch.set_num_threads(max(1, _num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     if on_cpu and speed is not None and speed.keep_memory:
         keep_freed_memory()
     torch.backends.cudnn.benchmark = speed is not None  # views are all of one size
@@ -61,6 +67,8 @@ def start_accelerator(
         ],
     )
     _check_that_all_were_launched(accelerator)
+    if on_cpu and (threads := num_threads(os.environ, num_cores())) is not None:
+        torch.set_num_threads(threads)  # the last word: an Accelerator of several sets them too
     if not accelerator.is_main_process:
         log.setLevel(logging.ERROR)  # what is said is said once
     return accelerator
@@ -80,6 +88,7 @@ def finish(accelerator: Accelerator) -> None:
 
 
 def _check_that_all_were_launched(accelerator: Accelerator) -> None:
+    check_processes_are_joined(os.environ, accelerator.num_processes)
     launched = os.environ.get("WORLD_SIZE", "1")
     # `accelerate launch` starts one process on CPUs, and sets both if it was asked for more.
     asked_for_more = parse_flag_from_env("ACCELERATE_USE_CPU") and "MASTER_ADDR" in os.environ
@@ -107,7 +116,3 @@ def from_main_process(accelerator: Accelerator, value: object) -> object:
     if accelerator.num_processes > 1:
         broadcast_object_list(box)
     return box[0]
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

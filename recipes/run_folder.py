@@ -201,13 +201,20 @@ class RunFolder:
         return None
 
     def stream_states(self, state: dict[str, Any]) -> dict[int, Any]:
-        """This process's position in a stream, from a loaded checkpoint."""
+        """This process's position in a stream, from a loaded checkpoint.
+
+        Raises:
+            CheckpointError: If as many processes as now would not read the stream on.
+        """
         per_process = state["per_process"]
-        return (
-            per_process[self._accelerator.process_index]["stream"]
-            if self._same_world(per_process)
-            else {}
-        )
+        if self._same_world(per_process):
+            return per_process[self._accelerator.process_index]["stream"]
+        if any(process["stream"] for process in per_process):
+            raise CheckpointError(
+                f"the stream was read by {len(per_process)} processes, now there are "
+                f"{self._accelerator.num_processes}; resume with as many as before"
+            )
+        return {}
 
     def _restore_process(self, per_process: list[dict[str, Any]]) -> None:
         if self._same_world(per_process):

@@ -8,11 +8,13 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from finetune_seg_configs import FinetuneDataConfig
 from pcd_hub.data.labelled import IGNORE, Mask, SegmentationSet
 from pcd_hub.data.loader import BatchPlan, StepSampler
+from pcd_hub.data.shared_memory import fit_workers
+from pcd_hub.data.workers import load_batches
 from pcd_hub.errors import ConfigError, DataError
 
 
@@ -59,6 +61,11 @@ class RandomCrop:
             )
         self._height, self._width = data.crop_size
         self._colour = np.round(255 * np.array(mean)).astype(np.uint8)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of an image and its mask."""
+        return 4 * self._height * self._width
 
     def draw(self, image_size: tuple[int, int], rng: np.random.Generator) -> Region:
         """Which part of an image of this width and height."""
@@ -108,14 +115,14 @@ def training_batches(
     """
     # With a generator of its own the loader draws nothing from torch's, whose state a resumed run
     # restores.
-    loader = DataLoader(
+    batches = load_batches(
         _TrainingCrops(images, crop, seed=plan.seed),
+        workers=fit_workers(num_workers, prefetch=2, batch_bytes=plan.batch_size * crop.num_bytes),
         batch_sampler=StepSampler(len(images), plan),
         collate_fn=list,
-        num_workers=num_workers,
         generator=torch.Generator().manual_seed(plan.seed),
     )
-    for found in loader:
+    for found in batches:
         crops = [_whole(each) for each in found]
         yield Crops(
             images=torch.cat([each.images for each in crops]),

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch.profiler import record_function
 from tqdm import tqdm
 
 from configs import DataConfig, OptimConfig, RunConfig, SpeedConfig
+from launch_environment import num_cores
 from loss_watch import LossWatch, gradient_norm
 from pcd_hub.data.loader import Batch, BatchPlan, StepSampler, training_batches
 from pcd_hub.data.sources import ImageSource, ImageStream, open_source
@@ -147,17 +147,15 @@ def open_batches(
         views,
         dataclasses.replace(training.plan, start_step=start_step),
         num_workers=workers,
+        shuffle_buffer=data.shuffle_buffer,
         stream_states=stream_states,
         pin_memory=device.type == "cuda",
     )
 
 
-def default_workers(device: torch.device) -> int:
+def default_workers(device: torch.device, *, most: int = 16) -> int:
     """Loader processes: on CPUs the cores compute; beside an accelerator they have nothing else."""
-    if device.type == "cpu":
-        return 1
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(16, max(1, (os.cpu_count() or 1) // local - 1))
+    return 1 if device.type == "cpu" else min(most, max(1, num_cores() - 1))
 
 
 def open_training_source(data: DataConfig, accelerator: Accelerator) -> ImageSource | ImageStream:

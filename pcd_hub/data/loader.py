@@ -1,9 +1,12 @@
 """Batches for training: which images, in which order, at which step, on which process.
 
-The order is a pure function of (seed, step), so a resumed run needs no sampler state, and the
-images of one global batch are the same however many processes share them.
+The order of an indexed source is a pure function of (seed, step), so a resumed run needs no sampler
+state, and the images of one global batch are the same however many processes share them. A stream
+is read in parts, shuffled within blocks of each part: what a batch holds depends on the number of
+processes and workers, and its position is in the checkpoint.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -13,8 +16,9 @@ import torch
 from jaxtyping import Int64, UInt8
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
+from pcd_hub.data.shared_memory import fit_workers
 from pcd_hub.data.sources import (
     BrokenImageError,
     Encoded,
@@ -26,6 +30,7 @@ from pcd_hub.data.sources import (
     upright_jpeg_size,
 )
 from pcd_hub.data.views import DrawnViews, TwoViews, stacked
+from pcd_hub.data.workers import load_batches
 from pcd_hub.errors import DataError
 
 _MOST_NEIGHBOURS = 32
@@ -86,6 +91,7 @@ def training_batches(
     plan: BatchPlan,
     *,
     num_workers: int,
+    shuffle_buffer: int = 1000,
     stream_states: dict[int, dict[str, Any]] | None = None,
     pin_memory: bool = False,
     multiprocessing_context: str | None = None,
@@ -98,14 +104,24 @@ def training_batches(
         plan: How the global batch is shared.
         num_workers: Processes that prepare batches; 0 for none. It changes no pixel of an indexed
             source. Of a stream it decides the order.
+        shuffle_buffer: Images of a stream, still encoded, that each worker shuffles at once; 1 is
+            the stored order.
         stream_states: The last ``Batch.stream_state`` of each worker, to resume a stream.
         pin_memory: Page-locked batches, for CUDA.
         multiprocessing_context: "fork", "spawn" or "forkserver"; Python's default if not given.
 
     Raises:
-        DataError: If the source holds fewer images than one global batch, or a stream is resumed
-            with another number of workers.
+        DataError: If the source holds fewer images than one global batch, nothing is shuffled at
+            once, or a stream is resumed with another number of workers.
     """
+    batch_bytes = 2 * 3 * views.image_size**2 * plan.batch_size
+    wanted = num_workers if isinstance(source, ImageSource) else min(num_workers, source.num_parts)
+    workers = fit_workers(
+        wanted,
+        prefetch=4,
+        batch_bytes=batch_bytes,
+        batches_held=3 * plan.accumulation_steps,
+    )
     if isinstance(source, ImageSource):
         dataset = _IndexedViews(source, views)
         how: dict[str, Any] = {
@@ -113,16 +129,26 @@ def training_batches(
             "collate_fn": _collate,
         }
     else:
-        num_workers = min(num_workers, source.num_parts)
-        dataset = _StreamViews(source, views, plan, dict(stream_states or {}), max(1, num_workers))
-        how = {"batch_size": None}
-    if num_workers:
-        how |= {"prefetch_factor": 4, "multiprocessing_context": multiprocessing_context}
+        blocks = _ShuffledBlocks(
+            source,
+            plan,
+            states=dict(stream_states or {}),
+            num_workers=max(1, workers.count),
+            length=shuffle_buffer,
+        )
+        dataset = _StreamViews(blocks, views, plan)
+        how = {"batch_size": None, "collate_fn": _unchanged}
+    if workers.count:
+        how["multiprocessing_context"] = multiprocessing_context
     # With a generator of its own the loader draws nothing from torch's, whose state a resumed run
     # restores.
     how["generator"] = torch.Generator().manual_seed(plan.seed)
-    loader = DataLoader(dataset, num_workers=num_workers, pin_memory=pin_memory, **how)
-    return (batch for batch in loader if batch is not None)
+    batches = load_batches(dataset, workers=workers, pin_memory=pin_memory, **how)
+    return (batch for batch in batches if batch is not None)
+
+
+def _unchanged(batch: Batch | None) -> Batch | None:
+    return batch
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
@@ -217,36 +243,21 @@ class _StreamViews(IterableDataset[Batch | None]):
     workers before it answer None once.
     """
 
-    def __init__(
-        self,
-        stream: ImageStream,
-        views: TwoViews,
-        plan: BatchPlan,
-        states: dict[int, dict[str, Any]],
-        num_workers: int,
-    ) -> None:
-        first_batch = plan.start_step * plan.accumulation_steps
-        if first_batch and len(states) != min(num_workers, first_batch):
-            raise DataError(
-                f"the stream was read by {len(states)} workers, now there are {num_workers}; "
-                f"resume with --data.num-workers {len(states)} and as many processes as before"
-            )
-        self._stream = stream
+    def __init__(self, blocks: "_ShuffledBlocks", views: TwoViews, plan: BatchPlan) -> None:
+        self._blocks = blocks
         self._views = views
         self._plan = plan
-        self._states = states
-        self._num_workers = num_workers
 
     def __iter__(self) -> Iterator[Batch | None]:
-        plan = self._plan
+        plan, num_workers = self._plan, self._blocks.num_workers
         info = get_worker_info()
         worker = info.id if info else 0
         first = plan.start_step * plan.accumulation_steps
-        rows = self._rows(worker)
-        if worker < first % self._num_workers:
+        rows = self._blocks.rows(worker)
+        if worker < first % num_workers:
             yield None
         for number in range(first, plan.total_steps * plan.accumulation_steps):
-            if number % self._num_workers == worker:
+            if number % num_workers == worker:
                 yield self._batch(rows, worker)
 
     def _batch(self, rows: Iterator["_StreamRow"], worker: int) -> Batch:
@@ -274,25 +285,69 @@ class _StreamViews(IterableDataset[Batch | None]):
             stream_state=(worker, taken[-1].state),
         )
 
-    def _rows(self, worker: int) -> Iterator["_StreamRow"]:
-        """Endless, epoch after epoch; ``count`` numbers this worker's rows from the run's start."""
-        state = self._states.get(worker, {"epoch": 0, "count": 0, "inner": None})
-        epoch, count, inner = state["epoch"], state["count"], state["inner"]
-        num_readers = self._plan.world_size * self._num_workers
-        reader = self._plan.rank * self._num_workers + worker
+
+class _ShuffledBlocks:
+    """The rows of a stream, endless, as one worker sees them: shuffled within blocks of ``length``.
+
+    A block is permuted by a generator of (seed, reader, epoch, block), so the position in a stream
+    is where the block starts and how many of its rows are done: no image is in a checkpoint, and a
+    resumed run reads at most one block again.
+    """
+
+    def __init__(
+        self,
+        stream: ImageStream,
+        plan: BatchPlan,
+        *,
+        states: dict[int, dict[str, Any]],
+        num_workers: int,
+        length: int,
+    ) -> None:
+        if length < 1:
+            raise DataError(f"--data.shuffle-buffer {length} holds no image; it must be at least 1")
+        first_batch = plan.start_step * plan.accumulation_steps
+        if first_batch and len(states) != min(num_workers, first_batch):
+            raise DataError(
+                f"the stream was read by {len(states)} workers, now there are {num_workers}; "
+                f"resume with --data.num-workers {len(states)} and as many processes as before"
+            )
+        self.num_workers = num_workers
+        self._stream = stream
+        self._plan = plan
+        self._states = states
+        self._length = length
+
+    def rows(self, worker: int) -> Iterator["_StreamRow"]:
+        """From this worker's state on, epoch after epoch."""
+        state = self._states.get(worker, {"epoch": 0, "count": 0, "inner": None, "done": 0})
+        num_readers = self._plan.world_size * self.num_workers
+        reader = self._plan.rank * self.num_workers + worker
         while True:
-            before = count
-            for image, after in self._stream.read(state=inner):
-                number = count * num_readers + reader
-                count += 1
-                yield _StreamRow(
-                    image, epoch, number, {"epoch": epoch, "count": count, "inner": after}
-                )
-            if count == before and inner is None:
+            before = state["count"]
+            for block in self._blocks(state["inner"]):
+                seed = (self._plan.seed, reader, state["epoch"], state["count"])
+                order = np.random.default_rng(seed).permutation(len(block)).tolist()
+                for done, place in enumerate(order[state["done"] :], start=state["done"] + 1):
+                    yield _StreamRow(
+                        block[place][0],
+                        state["epoch"],
+                        (state["count"] + place) * num_readers + reader,
+                        {**state, "done": done},
+                    )
+                after = block[-1][1]
+                state = {**state, "count": state["count"] + len(block), "inner": after, "done": 0}
+            if state["count"] == before and state["inner"] is None:
                 raise DataError(
                     f"{self._stream.fingerprint()}: reader {reader} of {num_readers} finds no image"
                 )
-            epoch, inner = epoch + 1, None
+            state = {**state, "epoch": state["epoch"] + 1, "inner": None}
+
+    def _blocks(
+        self, inner: dict[str, Any] | None
+    ) -> Iterator[list[tuple[Encoded, dict[str, Any]]]]:
+        rows = self._stream.read(state=inner)
+        while block := list(itertools.islice(rows, self._length)):
+            yield block
 
 
 class _StreamRow(NamedTuple):

@@ -39,7 +39,7 @@ class Shades:
         return "shades"
 
 
-def batches(source, *, num_workers=0, context=None, states=None, **plan):
+def batches(source, *, num_workers=0, context=None, states=None, shuffle_buffer=4, **plan):
     plan = BatchPlan(**({"global_batch_size": 4, "total_steps": 5, "seed": 1} | plan))
     return list(
         training_batches(
@@ -49,6 +49,7 @@ def batches(source, *, num_workers=0, context=None, states=None, **plan):
             num_workers=num_workers,
             multiprocessing_context=context,
             stream_states=states,
+            shuffle_buffer=shuffle_buffer,
         )
     )
 
@@ -152,6 +153,46 @@ def test_a_stream_resumes_exactly_in_the_middle_of_an_epoch(stream_uri, num_work
     for one, other in zip(whole[stop:], rest, strict=True):
         assert torch.equal(one.indices, other.indices)
         assert torch.equal(one.views, other.views)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_stream_is_shuffled_in_blocks_anew_in_every_epoch(stream_uri, num_workers):
+    """24 images; the first reader of two has those of files 0 and 2, 12 an epoch."""
+    epochs = []
+    readers = max(1, num_workers)
+    found = batches(open_source(stream_uri), total_steps=12, num_workers=num_workers)
+    first = torch.cat([batch.indices for batch in found[::readers]]).tolist()
+    length = 24 // readers
+    numbers = [index // readers for index in first]
+    for epoch in range(len(numbers) // length):
+        seen = [n - epoch * length for n in numbers[epoch * length :][:length]]
+        assert sorted(seen) == list(range(length)), "each image once"
+        assert seen != sorted(seen), "not in the stored order"
+        assert all(place // 4 == n // 4 for place, n in enumerate(seen)), "within its block"
+        epochs.append(tuple(seen))
+    assert len(epochs) == len(set(epochs)) == 2
+
+
+def test_what_a_shuffled_stream_shows_is_what_its_numbers_say(stream_uri, monkeypatch):
+    """The colour of each image is its place in the stored order."""
+
+    def as_it_is(_, image, __):
+        return torch.tensor(np.array(image)).permute(2, 0, 1).expand(2, 3, -1, -1)
+
+    monkeypatch.setattr(type(VIEWS), "render", as_it_is)
+    (batch,) = batches(
+        open_source(stream_uri), global_batch_size=24, total_steps=1, shuffle_buffer=10
+    )
+    red = batch.views[:, 0, 0, 0, 0].tolist()
+    assert red == [10 * number for number in batch.indices.tolist()]
+    assert red != sorted(red)
+
+
+def test_a_buffer_of_one_keeps_the_stored_order(stream_uri):
+    found = batches(open_source(stream_uri), total_steps=6, shuffle_buffer=1)
+    assert torch.cat([batch.indices for batch in found]).tolist() == list(range(24))
+    with pytest.raises(DataError, match="--data.shuffle-buffer 0 holds no image"):
+        batches(open_source(stream_uri), shuffle_buffer=0)
 
 
 def test_no_two_readers_of_a_stream_draw_the_same_views(stream_uri):

@@ -200,7 +200,7 @@ def test_two_processes_train_together_and_find_what_one_finds(data, tmp_path, mo
     before, by_two = trace(folder), (folder / "detections.json").read_text()
     assert [line["step"] for line in before] == [0, 1]
     scores = Evaluation.load(folder).scores
-    monkeypatch.setattr(launch, "_num_cores", lambda: 1)  # several threads round otherwise
+    monkeypatch.setattr(launch, "num_cores", lambda: 1)  # several threads round otherwise
     detect.main([*arguments, "--run.resume"])  # the run is finished; one process detects again
     assert trace(folder) == before
     assert json.loads((folder / "detections.json").read_text()) == json.loads(by_two)

@@ -457,6 +457,16 @@ def test_resume_with_other_settings_is_refused(tiny, tmp_path):
         run(tiny, folder, "--run.no-store", "--run.resume", "--optim.lr-per-256=0.03")
 
 
+def test_a_stream_goes_on_with_as_many_processes_alone(tmp_path):
+    two = types.SimpleNamespace(num_processes=2, process_index=1)
+    folder = run_folder.RunFolder(tmp_path, two, configs.DistillConfig())
+    mine = {0: {"done": 3}}
+    assert folder.stream_states({"per_process": [{"stream": {}}, {"stream": mine}]}) == mine
+    assert folder.stream_states({"per_process": [{"stream": {}}]}) == {}, "no stream"
+    with pytest.raises(CheckpointError, match="read by 1 processes, now there are 2; resume with"):
+        folder.stream_states({"per_process": [{"stream": mine}]})
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "no sum"])
 def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_the_same(
     tiny, tmp_path, damage, caplog
@@ -588,6 +598,17 @@ def test_a_stopped_run_exits_as_the_shell_expects(monkeypatch, capsys):
         "stopped by SIGTERM after step 7, which is saved; "
         "go on with the same command and --run.resume --run.output-dir runs/x\n"
     )
+
+
+def test_a_loader_process_that_dies_ends_as_one_line(capsys):
+    def die(arguments):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. \nIt is ...")
+
+    with pytest.raises(SystemExit, match="1"):
+        command_line.run(die)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: DataLoader worker (pid 7) is killed by signal: Bus error; ")
+    assert "--data.num-workers 0, and go on with --run.resume" in line
 
 
 def test_the_queue_is_capped_at_half_the_data_set_and_it_is_said_once(tiny, tmp_path, caplog):

@@ -1,12 +1,19 @@
 """What detect.py and finetune_seg.py share; their own tests run it."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+import detection_batches
+import segmentation_batches
+from coco_data import CocoImage
+from finetune_seg_configs import FinetuneDataConfig
 from finetuning import parameter_groups, shard, with_sync_batch_norm
+from pcd_hub.data.labelled import SegmentationSet, class_table
+from pcd_hub.data.loader import BatchPlan
 from pcd_hub.errors import ConfigError
 
 
@@ -50,3 +57,31 @@ def test_all_but_norms_decay():
         0.3: [f"{layer}.{name}" for layer in ("conv", "linear") for name in ("weight", "bias")],
         0.0: [f"{n}.{name}" for n in ("batch", "group", "layer") for name in ("weight", "bias")],
     }
+
+
+def test_loaders_of_both_keep_within_the_shared_memory(monkeypatch):
+    """216 kB of it: of pictures 160 x 100 there fit 4, 3 of them in use; of crops 64 x 64 13."""
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=240_000))
+    started = []
+    for module in (detection_batches, segmentation_batches):
+        monkeypatch.setattr(
+            module, "load_batches", lambda _, workers, **__: started.append(workers) or iter(())
+        )
+    plan = BatchPlan(global_batch_size=1, total_steps=1)
+    small, large = (
+        CocoImage(image_id=side, path=Path("x"), width=side, height=100, objects=())
+        for side in (100, 160)
+    )
+    assert detection_batches.largest_batch([small, large, small], 2, masks=True) == 300 * 260
+    labels = detection_batches.Labels({1: "cell"})
+    list(
+        detection_batches.training_batches([small, large], labels, plan, masks=False, num_workers=2)
+    )
+    crop = segmentation_batches.RandomCrop(
+        FinetuneDataConfig(crop_size=(64, 64)), mean=(0.5, 0.5, 0.5)
+    )
+    images = SegmentationSet(
+        [None] * 3, name="x", classes=["a", "b"], table=class_table(2, ignore=None)
+    )
+    list(segmentation_batches.training_batches(images, crop, plan, num_workers=8))
+    assert started == [(1, 1), (8, 1)]

@@ -1,0 +1,102 @@
+"""Loader processes within /dev/shm; its size is that of the tests' own argument."""
+
+import os
+import signal
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from pcd_hub.data.loader import BatchPlan, training_batches
+from pcd_hub.data.shared_memory import fit_workers
+from pcd_hub.data.sources import Scenes
+from pcd_hub.data.views import byol_views
+from pcd_hub.errors import DataError
+
+MB = 10**6
+
+
+@pytest.fixture
+def free(monkeypatch):
+    def setting(size: int | None) -> None:
+        def usage(_):
+            if size is None:
+                raise FileNotFoundError
+            return SimpleNamespace(free=size)
+
+        monkeypatch.setattr("shutil.disk_usage", usage)
+        monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+
+    return setting
+
+
+@pytest.mark.parametrize(
+    ("size", "workers", "fitted"),
+    [
+        (None, 15, (15, 4)),  # no such folder
+        (64_000 * MB, 15, (15, 4)),
+        (22_000 * MB, 15, (15, 4)),  # 63 x 308 MB are 19.4 GB
+        (20_000 * MB, 15, (15, 3)),
+        (6_500 * MB, 15, (15, 1)),
+        (6_000 * MB, 15, (14, 1)),
+        (1_400 * MB, 15, (1, 1)),
+        (1_300 * MB, 15, (0, 4)),
+        (64 * MB, 15, (0, 4)),
+        (64 * MB, 1, (0, 4)),
+        (64 * MB, 0, (0, 4)),
+    ],
+)
+def test_a_batch_of_1024_takes_308_mb_of_it(free, caplog, size, workers, fitted):
+    free(size)
+    batch = 1024 * 2 * 3 * 224 * 224
+    assert fit_workers(workers, prefetch=4, batch_bytes=batch) == fitted
+    assert ("docker run --shm-size" in caplog.text) == (fitted != (workers, 4))
+
+
+def test_what_does_not_fit_is_said_with_numbers(free, caplog):
+    free(64 * MB)
+    assert fit_workers(2, prefetch=4, batch_bytes=10 * MB) == (2, 1)
+    (said,) = caplog.messages
+    assert said.startswith(
+        "/dev/shm has room for 57.6 MB, and 2 workers with 4 batches of 10.0 MB each need 110.0 "
+        "MB: 2 with 1 instead."
+    )
+
+
+def test_processes_on_one_machine_share_it(free, monkeypatch):
+    free(64 * MB)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert fit_workers(2, prefetch=4, batch_bytes=5 * MB) == (2, 1)
+
+
+def batches(num_workers: int, total_steps: int):
+    plan = BatchPlan(global_batch_size=4, total_steps=total_steps)
+    views = byol_views(32, seed=0)
+    return training_batches(Scenes(8, seed=0), views, plan, num_workers=num_workers)
+
+
+def test_without_room_the_training_process_reads_the_same_by_itself(free, caplog):
+    alone = list(batches(0, 2))
+    free(64_000)
+    found = list(batches(1, 2))
+    assert all(torch.equal(one.views, other.views) for one, other in zip(alone, found, strict=True))
+    assert "the training process reads alone" in caplog.text
+
+
+def test_memory_that_becomes_too_small_ends_the_run_in_one_line(monkeypatch):
+    def full(_):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2_3>\nmore")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    with pytest.raises(DataError, match=r"finds no room in /dev/shm \(unable to .*--shm-size") as e:
+        list(batches(1, 2))
+    assert "\n" not in str(e.value)
+
+
+def test_a_worker_that_dies_of_a_bus_error_is_an_error_and_not_a_wait(monkeypatch):
+    def die(*_):
+        os.kill(os.getpid(), signal.SIGBUS)
+
+    monkeypatch.setattr(Scenes, "read", die)
+    with pytest.raises(RuntimeError, match="^DataLoader worker .* (Bus error|exited unexpectedly)"):
+        list(batches(1, 2))
