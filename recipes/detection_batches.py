@@ -12,7 +12,8 @@ from pycocotools import mask as mask_codes
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from coco_data import CocoImage, CocoObject, Segmentation, mask_code
+from coco_bounds import clipped_box
+from coco_data import CocoImage, Segmentation, mask_code
 from pcd_hub.data.loader import BatchPlan, StepSampler
 from pcd_hub.data.sources import BrokenImageError, decode
 from pcd_hub.errors import DataError
@@ -104,16 +105,18 @@ def _whole(example: Example | DataError) -> Example:
 
 def read_example(image: CocoImage, labels: Labels, *, masks: bool) -> Example:
     """A picture and its objects; crowds are left out, as detectron2 does in training."""
+    pixels = read_image(image)  # first, as it tells whether the masks have a size to trust
     objects = [each for each in image.objects if not each.is_crowd]
+    boxes = [clipped_box(each.box, image.width, image.height) for each in objects]
     target = {
-        "boxes": torch.tensor([_corners(each, image) for each in objects]).view(-1, 4),
+        "boxes": torch.tensor(boxes).view(-1, 4),
         "labels": torch.tensor([labels.label(each.category_id) for each in objects]).long(),
     }
     if masks:
         empty = torch.zeros(0, image.height, image.width, dtype=torch.uint8)
         found = [decoded_mask(each.segmentation, image)[None] for each in objects]
         target["masks"] = torch.cat([empty, *found])
-    return Example(image=read_image(image), target=target)
+    return Example(image=pixels, target=target)
 
 
 def read_image(image: CocoImage) -> UInt8[Tensor, "3 height width"]:
@@ -135,13 +138,6 @@ def read_image(image: CocoImage) -> UInt8[Tensor, "3 height width"]:
             f"{image.height}, so its boxes do not fit; mend the json's image {image.image_id}"
         )
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-
-
-def _corners(each: CocoObject, image: CocoImage) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom, without what crosses the border."""
-    left, top, width, height = each.box
-    right, bottom = min(left + width, image.width), min(top + height, image.height)
-    return max(0.0, left), max(0.0, top), float(right), float(bottom)
 
 
 def decoded_mask(segmentation: Segmentation | None, image: CocoImage) -> UInt8[Tensor, "h w"]:
