@@ -1,7 +1,7 @@
 """Bounds on every number of a COCO annotation file, checked before native code sees it.
 
 pycocotools computes with whatever it is given: a polygon's point at 1e30 ends the process by a
-signal, and run lengths that do not fill the image leave memory unwritten.
+signal.
 """
 
 import reprlib
@@ -19,9 +19,7 @@ LEAST_BOX_SIDE = 1 / 64
 """Pixels. Two corners so far apart remain two in float32, mirrored or resized, up to MOST_SIDE."""
 
 _MOST_ID = 2**63 - 1
-_MOST_OUTLINE = (
-    1_000_000  # pixels round the polygons of an object; pycocotools takes 120 bytes each
-)
+_MOST_OUTLINE = 1_000_000  # pixels round an object's polygons; pycocotools keeps five points each
 _TOLERATED_PIXELS = 1.0  # files that were resized or rounded cross the border by fractions
 
 Box = tuple[float, float, float, float]
@@ -29,12 +27,7 @@ Box = tuple[float, float, float, float]
 
 def is_number(value: object, least: float, most: float) -> bool:
     """Whether it is a number in these bounds; neither booleans nor NaN are."""
-    return (
-        isinstance(value, int | float)
-        and value is not True
-        and value is not False
-        and (least <= value <= most)
-    )
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
 
 
 def is_whole(value: object, least: int = -_MOST_ID, most: int = _MOST_ID) -> bool:

@@ -435,7 +435,8 @@ def test_the_batches_are_a_function_of_seed_and_step_however_shared(root):
 def test_a_detectors_output_becomes_coco_results(root):
     found = split(root)
     masks = torch.zeros(1, 1, HEIGHT, WIDTH)
-    masks[0, 0, 5:15, 10:30] = 0.7
+    masks[0, 0, 5:16, 10:30] = 0.49
+    masks[0, 0, 5:15, 10:30] = 0.5
     output = {
         "boxes": torch.tensor([[10.0, 5.0, 30.0, 15.0]]),
         "labels": torch.tensor([2]),
@@ -445,7 +446,7 @@ def test_a_detectors_output_becomes_coco_results(root):
     (result,) = coco_results(found.images[1], output, Labels(found.categories))
     code = result.pop("segmentation")
     assert result == {"image_id": 101, "category_id": 17, "bbox": [10, 5, 20, 10], "score": 0.5}
-    assert torch.equal(decoded_mask(code, found.images[1]), (masks[0, 0] > 0).byte())
+    assert torch.equal(decoded_mask(code, found.images[1]), (masks[0, 0] == 0.5).byte())
     empty = {name: value[:0] for name, value in output.items()}
     assert coco_results(found.images[1], empty, Labels(found.categories)) == []
 
