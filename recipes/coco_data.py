@@ -31,6 +31,11 @@ class CocoObject:
     """Of the mask, if there is one, else of the box; decides what counts as small."""
     is_crowd: bool
     """A region of many: not trained on, and no false alarm in the test."""
+    is_difficult: bool = False
+    """Marked ``difficult`` or ``ignore``, as converters of Pascal VOC do; VOC's scores ignore it.
+
+    It is trained on, as detectron2 does, and an object as any other to COCO's scores.
+    """
     segmentation: Segmentation | None
 
 
@@ -228,6 +233,7 @@ def _object(entry: dict[str, Any], image: CocoImage, *, read_masks: bool) -> Coc
         box=(left, top, width, height),
         area=_area(entry, segmentation, image),
         is_crowd=bool(entry.get("iscrowd", 0)),
+        is_difficult=bool(entry.get("difficult", 0) or entry.get("ignore", 0)),
         segmentation=segmentation or None,
     )
 

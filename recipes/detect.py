@@ -190,7 +190,7 @@ def keep(detection: Detection, predictions: list[dict[str, Any]], *, command: st
     """Write what was found (a COCO results file), score it, draw some."""
     config, folder, split = detection.config, detection.folder, detection.val_split
     (folder.path / "detections.json").write_text(json.dumps(predictions) + "\n")
-    scores, details = scored(split, predictions, masks=detection.masks)
+    scores, details = scored(split, predictions, masks=detection.masks, voc=config.data.voc_scores)
     evaluation = Evaluation(
         task="object detection" + " and instance segmentation" * detection.masks,
         dataset=dataset_name(config.data),

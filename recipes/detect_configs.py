@@ -35,6 +35,11 @@ class CocoDataConfig:
     drop: such annotations are left out of both splits, and it is said how many. COCO's own
     train2017 has a few boxes without height.
     """
+    voc_scores: bool = False
+    """Score boxes by Pascal VOC's rules too: AP50 at 11 points of recall (2007), and at all (2010).
+
+    Objects marked ``difficult`` or ``ignore`` then count neither way. COCO's scores count them.
+    """
     num_workers: int | None = None
     """Processes that read pictures, per training process. Default: 1 on CPU, else up to 8."""
 
@@ -146,7 +151,7 @@ DETECT: dict[str, DetectConfig] = {
     "coco_r18_c4_1x": DetectConfig(data=_COCO, detector=_C4),
     "coco_r18_c4_2x": DetectConfig(data=_COCO, detector=_C4, schedule=_2X),
     "voc_r18_c4_24k": DetectConfig(
-        data=CocoDataConfig(train="trainval0712", val="test2007"),
+        data=CocoDataConfig(train="trainval0712", val="test2007", voc_scores=True),
         detector=DetectorConfig(
             kind="c4",
             masks="no",
@@ -161,5 +166,5 @@ DETECT: dict[str, DetectConfig] = {
 """small: for a CPU, minutes.
 
 coco_*: Mask R-CNN, 1x and 2x. voc_r18_c4_24k: Faster R-CNN on Pascal VOC 07+12 in COCO's format,
-scored as COCO does; VOC's own average precision is another number.
+scored as COCO does and by VOC's own rules.
 """

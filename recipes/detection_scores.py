@@ -8,6 +8,7 @@ from coco_data import CocoImage, CocoSplit
 from coco_metrics import coco_scores
 from detect_configs import CocoDataConfig, DetectConfig
 from detection_schedule import DetectionSchedule
+from voc_metrics import Points, voc_scores
 
 KINDS: tuple[tuple[str, Literal["bbox", "segm"]], ...] = (("box", "bbox"), ("mask", "segm"))
 """What is scored, and what COCOeval calls it."""
@@ -15,11 +16,17 @@ KINDS: tuple[tuple[str, Literal["bbox", "segm"]], ...] = (("box", "bbox"), ("mas
 METRICS = ("AP", "AP50", "AP75")
 """The ones in the table; the other nine are in its details."""
 
+VOC_YEARS: dict[str, Points] = {"VOC2007": "11", "VOC2010": "all"}
+"""Where the challenge took the precision: at 11 points of recall, then at all."""
+
 
 def scored(
-    split: CocoSplit, predictions: Sequence[Mapping[str, Any]], *, masks: bool
+    split: CocoSplit, predictions: Sequence[Mapping[str, Any]], *, masks: bool, voc: bool = False
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """The table's metrics in %, as "box AP50", and all of COCO's with the AP of each category."""
+    """The table's metrics in %, as "box AP50", and all of COCO's with the AP of each category.
+
+    With ``voc`` also Pascal VOC's, as "box AP50 VOC2007".
+    """
     scores, details = {}, {}
     for word, kind in KINDS[: 1 + masks]:
         statistics, by_category = coco_scores(split.truth(), predictions, kind)
@@ -33,6 +40,10 @@ def scored(
         details[f"{word} AP by category"] = {
             split.categories[key]: round(100 * value, 2) for key, value in by_category.items()
         }
+    for year, points in VOC_YEARS.items() if voc else ():
+        own = {k: 100 * v for k, v in voc_scores(split, predictions, points=points).items()}
+        scores[f"box AP50 {year}"] = own["AP50"]
+        details[f"box {year}"] = {name: round(value, 3) for name, value in own.items()}
     return scores, details
 
 
