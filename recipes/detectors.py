@@ -1,7 +1,7 @@
 """Detectors on a timm backbone: feature pyramid (FPN), or one map with the last stage as head (C4).
 
 Built from torchvision's parts, sized as detectron2's R50-FPN and R50-C4. What still differs is
-listed in ``DEVIATIONS``, which every evaluation carries.
+listed in detection_scores.py, and every evaluation says so.
 """
 
 import math
@@ -25,16 +25,6 @@ from detect_configs import DetectorConfig
 from models_under_test import ModelUnderTest
 from pcd_hub.errors import ConfigError, StudentError
 from roi_heads import DetectionHeads
-
-DEVIATIONS = (
-    "RoIAlign without the half-pixel shift",
-    "smooth L1 with beta 1/9 for boxes",
-    "anchors rounded to whole pixels",
-    "pictures resized without antialiasing and padded to multiples of 32",
-    "masks as bitmaps, pasted at whole pixels",
-    "head layers drawn by torchvision's rules except the box predictor",
-)
-"""What differs from detectron2, whatever the configuration."""
 
 _STRIDES = (4, 8, 16, 32)
 _ANCHOR_SIZES = (32, 64, 128, 256, 512)

@@ -49,7 +49,7 @@ class DetectionHeads(RoIHeads):
             if self.mask_roi_pool is None:
                 regions = regions[torch.cat(chosen)]
             else:
-                regions = self.mask_head(self.mask_roi_pool(features, boxes, image_shapes))
+                regions = self._mask_regions(features, boxes, image_shapes)
             losses["loss_mask"] = mask_loss(
                 self.mask_predictor(regions),
                 torch.cat([label[one] for label, one in zip(labels, chosen, strict=True)]),
@@ -74,10 +74,7 @@ class DetectionHeads(RoIHeads):
             for b, s, n in zip(boxes, scores, labels, strict=True)
         ]
         if self.mask_predictor is not None:  # of the final boxes, as detectron2 does
-            if self.mask_roi_pool is None:
-                regions = self._regions(features, boxes, image_shapes)
-            else:
-                regions = self.mask_head(self.mask_roi_pool(features, boxes, image_shapes))
+            regions = self._mask_regions(features, boxes, image_shapes)
             masks = maskrcnn_inference(self.mask_predictor(regions), labels)
             for each, mask in zip(found, masks, strict=True):
                 each["masks"] = mask
@@ -88,6 +85,14 @@ class DetectionHeads(RoIHeads):
     ) -> Tensor:
         """For each box a vector (FPN) or a map of 7 x 7 (C4)."""
         return self.box_head(self.box_roi_pool(features, boxes, image_shapes))
+
+    def _mask_regions(
+        self, features: dict[str, Tensor], boxes: list[Boxes], image_shapes: list[tuple[int, int]]
+    ) -> Float[Tensor, "regions c _ _"]:
+        if self.mask_roi_pool is None:
+            return self._regions(features, boxes, image_shapes)
+        assert self.mask_head is not None
+        return self.mask_head(self.mask_roi_pool(features, boxes, image_shapes))
 
     def _box_predictions(self, regions: Tensor) -> tuple[Tensor, Tensor]:
         return self.box_predictor(regions if regions.ndim == 2 else regions.mean((2, 3)))

@@ -80,8 +80,8 @@ def best_matches(
         if not there:
             matches.append(Match(0.0, image_id, 0, is_ignored=False))
             continue
-        boxes = np.array([each.box for each in there], np.float64)
-        box = np.array([result["bbox"]], np.float64)
+        boxes: Any = np.array([each.box for each in there], np.float64)
+        box: Any = np.array([result["bbox"]], np.float64)
         overlaps = mask_codes.iou(box, boxes, [0] * len(there))[0]
         best = int(np.argmax(overlaps))
         ignored = _is_ignored(there[best])

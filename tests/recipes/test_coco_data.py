@@ -19,6 +19,8 @@ from detection_batches import (
     encoded_mask,
     mirrored,
     read_example,
+    read_image,
+    read_images,
     training_batches,
 )
 from pcd_hub.data.loader import BatchPlan
@@ -400,20 +402,54 @@ def test_a_broken_picture_ends_training_in_one_line(root, num_workers):
         next(batches(found, num_workers=num_workers))
 
 
-def batches(found, *, num_workers=0, **plan):
+def batches(found, *, num_workers=0, by_orientation=False, **plan):
     plan = BatchPlan(**{"global_batch_size": 2, "total_steps": 6, "seed": 5} | plan)
-    labels = Labels(found.categories)
     return training_batches(
-        found.with_objects(), labels, plan, masks=False, num_workers=num_workers
+        found.with_objects(),
+        Labels(found.categories),
+        plan,
+        masks=False,
+        by_orientation=by_orientation,
+        num_workers=num_workers,
     )
 
 
-def test_the_batches_are_a_function_of_seed_and_step_however_shared(root):
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_pictures_to_score_are_read_in_their_order(root, num_workers):
+    images = split(root).images
+    read = list(read_images(images[1:5], num_workers=num_workers))
+    expected = [read_image(image) for image in images[1:5]]
+    assert len(read) == 4
+    assert all(torch.equal(a, b) for a, b in zip(read, expected, strict=True))
+    images[1].path.write_bytes(b"no picture")
+    rest = read_images(images, num_workers=num_workers)
+    next(rest)
+    with pytest.raises(DataError, match=r"^[^\n]*1.png cannot be read[^\n]*$"):
+        next(rest)
+    assert list(read_images([], num_workers=num_workers)) == []
+
+
+def test_every_tensor_of_an_example_is_pinned(root, monkeypatch):
     found = split(root)
-    whole = [[example.image for example in batch] for batch in batches(found)]
+    example = read_example(found.images[0], Labels(found.categories), masks=True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self + 1)
+    pinned = example.pin_memory()
+    assert torch.equal(pinned.image, example.image + 1)
+    assert set(pinned.target) == {"boxes", "labels", "masks"}
+    for name, value in pinned.target.items():
+        assert torch.equal(value, example.target[name] + 1)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_batches_are_a_function_of_seed_and_step_however_shared(root, grouped):
+    found = split(root)
+    how = {"by_orientation": grouped}
+    whole = [[example.image for example in batch] for batch in batches(found, **how)]
     assert len(whole) == 6
-    late = [[example.image for example in batch] for batch in batches(found, start_step=4)]
-    shared = zip(*(batches(found, rank=rank, world_size=2) for rank in range(2)), strict=True)
+    late = [[example.image for example in batch] for batch in batches(found, start_step=4, **how)]
+    shared = zip(
+        *(batches(found, rank=rank, world_size=2, **how) for rank in range(2)), strict=True
+    )
     together = [[example.image for part in parts for example in part] for parts in shared]
     assert all(
         torch.equal(a, b)

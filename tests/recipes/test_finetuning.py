@@ -1,12 +1,18 @@
 """What detect.py and finetune_seg.py share; their own tests run it."""
 
+import inspect
+import os
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from finetuning import shard, with_sync_batch_norm
+from configs import DataConfig
+from detect_configs import CocoDataConfig
+from finetune_seg_configs import FinetuneDataConfig
+from finetuning import num_workers, shard, with_sync_batch_norm
 from pcd_hub.errors import ConfigError
 
 
@@ -28,3 +34,15 @@ def test_batch_statistics_over_processes_are_refused_on_cpus(option):
     several_gpus = SimpleNamespace(num_processes=2, device=torch.device("cuda"))
     synced = with_sync_batch_norm(module, "sync", option, several_gpus)
     assert isinstance(synced, nn.SyncBatchNorm)
+
+
+@pytest.mark.parametrize("config", [DataConfig, CocoDataConfig, FinetuneDataConfig])
+def test_the_default_number_of_workers_is_the_documented_one(config, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1000)
+    on_cpu, most = re.findall(
+        r"Default: (\d+) on CPU, else up to (\d+)", inspect.getsource(config)
+    )[0]
+    for device, expected in (("cpu", on_cpu), ("cuda", most)):
+        accelerator = SimpleNamespace(device=torch.device(device))
+        assert num_workers(None, accelerator) == int(expected)
+    assert num_workers(3, SimpleNamespace(device=torch.device("cpu"))) == 3
