@@ -2,22 +2,21 @@
 
 import json
 import logging
-import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pycocotools import mask as mask_codes
 
+from coco_bounds import MOST_PIXELS, MOST_SIDE, annotation_fault, is_whole, shown
 from pcd_hub.errors import DataError
 
 log = logging.getLogger("pcd_hub")
 
 Segmentation = list[list[float]] | dict[str, Any]
 """Polygons ``[x0, y0, x1, y1, ...]`` in pixels, or a run-length code of the picture's size."""
-
-_TOLERATED_PIXELS = 1.0  # files that were resized or rounded cross the border by fractions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +31,11 @@ class CocoObject:
     """Of the mask, if there is one, else of the box; decides what counts as small."""
     is_crowd: bool
     """A region of many: not trained on, and no false alarm in the test."""
+    is_difficult: bool = False
+    """Marked ``difficult`` or ``ignore``, as converters of Pascal VOC do; VOC's scores ignore it.
+
+    It is trained on, as detectron2 does, and an object as any other to COCO's scores.
+    """
     segmentation: Segmentation | None
 
 
@@ -104,13 +108,14 @@ def read_split(
         DataError: With the file and the entry that is wrong.
     """
     content = _content(file)
-    categories = {
-        int(_number(entry, "id", file, "categories")): str(entry.get("name", entry["id"]))
+    names = [
+        (_whole(entry, "id", file, "'categories'"), str(entry.get("name", entry["id"])))
         for entry in content["categories"]
-    }
-    _check_unique(content["categories"], file, "category")
-    _check_unique(content["images"], file, "image")
+    ]
+    _check_unique([key for key, _ in names], file, "category")
+    categories = dict(names)
     frames = [_frame(entry, file, images) for entry in content["images"]]
+    _check_unique([image.image_id for image in frames], file, "image")
     if not frames:
         raise DataError(f"{file} lists no image")
     by_id = {image.image_id: image for image in frames}
@@ -122,7 +127,7 @@ def read_split(
         if isinstance(outcome, CocoObject):
             objects[image.image_id].append(outcome)
         else:
-            dropped.append(f"annotation {entry.get('id')}: {outcome}")
+            dropped.append(f"annotation {shown(entry.get('id'))}: {outcome}")
     _report(dropped, file, bad_annotations)
     whole = (replace(image, objects=tuple(objects[image.image_id])) for image in frames)
     return CocoSplit(file=file, images=tuple(whole), categories=categories)
@@ -130,8 +135,8 @@ def read_split(
 
 def _content(file: Path) -> dict[str, list[dict[str, Any]]]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"{file} cannot be read as json ({type(error).__name__}: {error}); export it again"
         ) from error
@@ -144,41 +149,66 @@ def _content(file: Path) -> dict[str, list[dict[str, Any]]]:
     return content
 
 
-def _number(entry: dict[str, Any], name: str, file: Path, where: str) -> float:
+def _whole(
+    entry: dict[str, Any],
+    name: str,
+    file: Path,
+    where: str,
+    *,
+    least: int = -(2**63),
+    most: int = 2**63 - 1,
+) -> int:
     value = entry.get(name)
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise DataError(f"{file}: in '{where}', '{name}' of {str(entry)[:80]} is no number")
-    return value
+    if not is_whole(value, least, most):
+        raise DataError(
+            f"{file}: in {where}, '{name}' of {shown(entry)} is no whole number from {least} to "
+            f"{most}; mend the file"
+        )
+    return int(value)  # pyright: ignore[reportArgumentType]
 
 
-def _check_unique(entries: list[dict[str, Any]], file: Path, what: str) -> None:
-    counts = Counter(str(entry.get("id")) for entry in entries)
-    if twice := [key for key, count in counts.items() if count > 1]:
+def _check_unique(ids: Sequence[int], file: Path, what: str) -> None:
+    if twice := [key for key, count in Counter(ids).items() if count > 1]:
         raise DataError(f"{file} has two entries for {what} {twice[0]}; leave one")
 
 
 def _frame(entry: dict[str, Any], file: Path, images: Path) -> CocoImage:
     """A picture, still without objects."""
-    key, width, height = (
-        int(_number(entry, name, file, "images")) for name in ("id", "width", "height")
+    key = _whole(entry, "id", file, "'images'")
+    width, height = (
+        _whole(entry, name, file, "'images'", least=1, most=MOST_SIDE)
+        for name in ("width", "height")
     )
+    if width * height > MOST_PIXELS:
+        raise DataError(
+            f"{file}: image {key} has {width} x {height} pixels, more than {MOST_PIXELS}; "
+            "mend its size, or cut the image into parts"
+        )
     path = images / str(entry.get("file_name"))
-    if not path.is_file():
-        raise DataError(f"{file}: image {key}: there is no {path}; fetch it, or remove the entry")
+    if not _is_file(path):
+        name = str(path) if str(path).isprintable() else shown(entry["file_name"])
+        raise DataError(f"{file}: image {key}: there is no {name}; fetch it, or remove the entry")
     return CocoImage(image_id=key, path=path, width=width, height=height, objects=())
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long for the system, a folder that may not be entered
+        return False
 
 
 def _image_of(
     entry: dict[str, Any], images: dict[int, CocoImage], categories: dict[int, str], file: Path
 ) -> CocoImage:
-    name = f"annotation {entry.get('id')}"
-    image = images.get(int(_number(entry, "image_id", file, name)))
+    name = f"annotation {shown(entry.get('id'))}"
+    image = images.get(_whole(entry, "image_id", file, name))
     if image is None:
         raise DataError(
             f"{file}: {name} is of image {entry['image_id']}, which 'images' does not list; "
             "add the image, or remove the annotation"
         )
-    if int(_number(entry, "category_id", file, name)) not in categories:
+    if _whole(entry, "category_id", file, name) not in categories:
         raise DataError(
             f"{file}: {name} has category {entry['category_id']}, which 'categories' does not "
             f"list ({len(categories)} do: {', '.join(map(str, sorted(categories)[:10]))} ...); "
@@ -189,11 +219,13 @@ def _image_of(
 
 def _object(entry: dict[str, Any], image: CocoImage, *, read_masks: bool) -> CocoObject | str:
     """The object, or what is wrong with it."""
-    segmentation = entry.get("segmentation") if read_masks else None
-    fault = _number_fault(entry) or _box_fault(entry["bbox"], image)
-    fault = fault or _mask_fault(segmentation, image)
+    fault = annotation_fault(entry, image.width, image.height, read_mask=read_masks)
     if fault:
-        return fault
+        return f"{fault} (image {image.image_id})"
+    segmentation = entry.get("segmentation") if read_masks else None
+    if isinstance(segmentation, dict):  # nothing else, and whole numbers, whatever equals them
+        size = [image.height, image.width]
+        segmentation = {"size": size, "counts": segmentation["counts"]}
     left, top, width, height = entry["bbox"]
     return CocoObject(
         annotation_id=int(entry.get("id", 0)),
@@ -201,6 +233,7 @@ def _object(entry: dict[str, Any], image: CocoImage, *, read_masks: bool) -> Coc
         box=(left, top, width, height),
         area=_area(entry, segmentation, image),
         is_crowd=bool(entry.get("iscrowd", 0)),
+        is_difficult=bool(entry.get("difficult", 0) or entry.get("ignore", 0)),
         segmentation=segmentation or None,
     )
 
@@ -219,82 +252,6 @@ def mask_code(segmentation: Segmentation, height: int, width: int) -> Any:
     if isinstance(codes, list) or isinstance(codes["counts"], list):
         codes = mask_codes.frPyObjects(codes, height, width)
     return mask_codes.merge(codes) if isinstance(codes, list) else codes
-
-
-def _number_fault(entry: dict[str, Any]) -> str | None:
-    box = entry.get("bbox")
-    if not _are_numbers(box) or len(entry["bbox"]) != 4:
-        return f"bbox {box} is not [left, top, width, height]"
-    for name in ("id", "area", "iscrowd"):
-        if not _are_numbers([entry.get(name, 0)]):
-            return f"its {name} {entry[name]!r} is no number"
-    return None
-
-
-def _box_fault(box: list[float], image: CocoImage) -> str | None:
-    left, top, width, height = box
-    if width <= 0 or height <= 0:
-        return f"bbox {box} has no size"
-    slack = _TOLERATED_PIXELS
-    inside = -slack <= left < image.width and left + width <= image.width + slack
-    inside &= -slack <= top < image.height and top + height <= image.height + slack
-    inside &= left + width > 0 and top + height > 0
-    return None if inside else f"bbox {box} lies outside the {_size(image)}"
-
-
-def _mask_fault(segmentation: Any, image: CocoImage) -> str | None:
-    match segmentation:
-        case None:
-            return None
-        case list():
-            whole = all(
-                _are_numbers(polygon) and len(polygon) >= 6 and len(polygon) % 2 == 0
-                for polygon in segmentation
-            )
-            wrong = "a polygon is not a list of at least 3 points [x0, y0, x1, y1, ...]"
-            return None if whole else wrong
-        case {"size": [image.height, image.width], "counts": counts}:
-            lengths: Any = run_lengths(counts) if isinstance(counts, str) else counts
-            whole = _are_numbers(lengths) and min(lengths, default=-1) >= 0
-            whole = whole and sum(lengths) == image.height * image.width
-            return None if whole else f"its run lengths do not fill the {_size(image)}"
-        case {"size": size, "counts": _}:
-            return f"run-length mask of size {size} (height, width), not {_size(image)}"
-        case _:
-            return "its segmentation is neither polygons nor a run-length mask"
-
-
-def run_lengths(text: str) -> list[int] | None:
-    """The lengths in COCO's compressed code; None if it is none.
-
-    Six bits a character from "0" on: five of the number, lowest first, and whether more follow;
-    the last one's fifth bit is the sign. From the fourth on a length is stored as the difference
-    from the one before the last.
-    """
-    lengths: list[int] = []
-    value, shift = 0, 0
-    for character in text:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64 or shift > 30:
-            return None
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            if bits & 16:
-                value -= 1 << shift
-            lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
-            value, shift = 0, 0
-    return lengths if shift == 0 else None
-
-
-def _size(image: CocoImage) -> str:
-    return f"{image.width} x {image.height} pixels of image {image.image_id}"
-
-
-def _are_numbers(values: Any) -> bool:
-    return isinstance(values, list) and all(
-        isinstance(value, int | float) and math.isfinite(value) for value in values
-    )
 
 
 def _report(faults: list[str], file: Path, bad_annotations: Literal["error", "drop"]) -> None:

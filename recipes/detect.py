@@ -29,7 +29,7 @@ Results: recipes/README.md.
 import json
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -46,7 +46,7 @@ from detection_batches import (
     Labels,
     coco_results,
     on_device,
-    read_image,
+    read_images,
     training_batches,
 )
 from detection_pictures import save_detections
@@ -58,6 +58,7 @@ from finetuning import num_workers, plan_batches, sgd, shard, train, with_sync_b
 from launch import finish, start_accelerator
 from models_under_test import ModelUnderTest, open_model
 from pcd_hub.data.loader import BatchPlan
+from precise_bn import take_batch_norm_statistics
 from run_folder import RunFolder, provenance
 
 
@@ -100,6 +101,7 @@ def main(arguments: list[str]) -> None:
         detector=detector,
     )
     train_detector(detection)
+    take_precise_statistics(detection)
     predictions = predict(detection)
     if accelerator.is_main_process:
         keep(
@@ -124,6 +126,30 @@ class Detection:
     under_test: ModelUnderTest
     detector: nn.Module
 
+    @property
+    def loading(self) -> dict[str, Any]:
+        """How pictures are read."""
+        return {
+            "num_workers": num_workers(self.config.data.num_workers, self.accelerator),
+            "pin_memory": self.accelerator.device.type == "cuda",
+        }
+
+    def batches(self, plan: BatchPlan) -> Iterator[list[Example]]:
+        """This process's part of every global batch."""
+        return training_batches(
+            self.train_split.with_objects(),
+            self.labels,
+            plan,
+            masks=self.masks,
+            by_orientation=self.config.data.group_by_orientation,
+            **self.loading,
+        )
+
+    def losses(self, detector: nn.Module, examples: list[Example]) -> dict[str, Tensor]:
+        """As torchvision's detectors give them in training."""
+        images, targets = on_device(examples, self.accelerator.device)
+        return detector(images, targets)
+
 
 def train_detector(detection: Detection) -> None:
     """With the losses that torchvision's detectors give; the loop is in finetuning.py."""
@@ -134,23 +160,10 @@ def train_detector(detection: Detection) -> None:
     )
     detection.detector = accelerator.unwrap_model(wrapped)
 
-    def batches_of(plan: BatchPlan) -> Iterator[list[Example]]:
-        return training_batches(
-            detection.train_split.with_objects(),
-            detection.labels,
-            plan,
-            masks=detection.masks,
-            num_workers=num_workers(config.data.num_workers, accelerator),
-        )
-
-    def losses_of(detector: nn.Module, examples: list[Example]) -> dict[str, Tensor]:
-        images, targets = on_device(examples, accelerator.device)
-        return detector(images, targets)
-
     train(
         wrapped,
-        batches_of,
-        losses_of,
+        detection.batches,
+        detection.losses,
         optimizer=optimizer,
         schedule=detection.schedule,
         plan=detection.plan,
@@ -158,6 +171,23 @@ def train_detector(detection: Detection) -> None:
         folder=detection.folder,
         accelerator=accelerator,
     )
+
+
+def take_precise_statistics(detection: Detection) -> None:
+    """PreciseBN, on the batches that would have come next."""
+    accelerator, plan = detection.accelerator, detection.plan
+    end = plan.total_steps + detection.config.detector.precise_bn_batches
+    if end == plan.total_steps or detection.config.detector.norm == "frozen":
+        return
+    # Of the sizes and regions that are drawn, so that a finished run that is resumed agrees.
+    torch.manual_seed(plan.seed + accelerator.process_index)
+
+    def forward(detector: nn.Module, examples: list[Example]) -> None:
+        with accelerator.autocast():
+            detection.losses(detector, examples)
+
+    batches = detection.batches(replace(plan, start_step=plan.total_steps, total_steps=end))
+    take_batch_norm_statistics(detection.detector, batches, forward, accelerator)
 
 
 @torch.no_grad()
@@ -169,11 +199,12 @@ def predict(detection: Detection) -> list[dict[str, Any]]:
     """
     accelerator, detector = detection.accelerator, detection.detector.eval()
     images = detection.val_split.images
+    indices = shard(len(images), accelerator.process_index, accelerator.num_processes)
+    read = read_images([images[index] for index in indices], **detection.loading)
     mine: list[tuple[int, list[dict[str, Any]]]] = []
-    for index in shard(len(images), accelerator.process_index, accelerator.num_processes):
-        pixels = read_image(images[index]).to(accelerator.device) / 255
+    for index, pixels in zip(indices, read, strict=True):
         with accelerator.autocast():
-            (output,) = detector([pixels])
+            (output,) = detector([pixels.to(accelerator.device, non_blocking=True) / 255])
         mine.append((index, coco_results(images[index], output, detection.labels)))
     return one_per_image(gather_object(mine), len(images))
 
@@ -190,7 +221,7 @@ def keep(detection: Detection, predictions: list[dict[str, Any]], *, command: st
     """Write what was found (a COCO results file), score it, draw some."""
     config, folder, split = detection.config, detection.folder, detection.val_split
     (folder.path / "detections.json").write_text(json.dumps(predictions) + "\n")
-    scores, details = scored(split, predictions, masks=detection.masks)
+    scores, details = scored(split, predictions, masks=detection.masks, voc=config.data.voc_scores)
     evaluation = Evaluation(
         task="object detection" + " and instance segmentation" * detection.masks,
         dataset=dataset_name(config.data),

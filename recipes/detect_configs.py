@@ -4,7 +4,7 @@ The COCO schedules are detectron2's. VOC's is the protocol of MoCo (arXiv:1911.0
 iterations, drops after 18k and 22k, warm-up 100, short sides 480 to 800.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -35,8 +35,15 @@ class CocoDataConfig:
     drop: such annotations are left out of both splits, and it is said how many. COCO's own
     train2017 has a few boxes without height.
     """
+    group_by_orientation: bool = False
+    """Whether a training step's images are all wider than tall, or all not, as in detectron2."""
+    voc_scores: bool = False
+    """Score boxes by Pascal VOC's rules too: AP50 at 11 points of recall (2007), and at all (2010).
+
+    Objects marked ``difficult`` or ``ignore`` then count neither way. COCO's scores count them.
+    """
     num_workers: int | None = None
-    """Processes that read pictures, per training process. Default: 1 on CPU, else up to 8."""
+    """Processes that read pictures, per training process. Default: 1 on CPU, else up to 16."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +80,12 @@ class DetectorConfig:
     """The same in the test."""
     head_samples: int = 512
     """Regions an image on which the head is trained, at most a quarter of them objects."""
+    precise_bn_batches: int = 0
+    """Training batches on which batch norm takes its statistics anew before the test (PreciseBN).
+
+    0: it keeps its running averages. 200 is detectron2's number, used with C4. Which regions are
+    sampled depends on the number of processes.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +130,10 @@ class DetectConfig:
     run: DetectRunConfig = field(default_factory=DetectRunConfig)
 
 
-_COCO = CocoDataConfig(train="train2017", val="val2017", bad_annotations="drop")
-_C4 = DetectorConfig(kind="c4", train_proposals=2000)
+_COCO = CocoDataConfig(
+    train="train2017", val="val2017", bad_annotations="drop", group_by_orientation=True
+)
+_C4 = DetectorConfig(kind="c4", train_proposals=2000, precise_bn_batches=200)
 _2X = ScheduleConfig(iterations=180_000, lr_drops=(120_000, 160_000))
 
 DETECT: dict[str, DetectConfig] = {
@@ -146,13 +161,10 @@ DETECT: dict[str, DetectConfig] = {
     "coco_r18_c4_1x": DetectConfig(data=_COCO, detector=_C4),
     "coco_r18_c4_2x": DetectConfig(data=_COCO, detector=_C4, schedule=_2X),
     "voc_r18_c4_24k": DetectConfig(
-        data=CocoDataConfig(train="trainval0712", val="test2007"),
-        detector=DetectorConfig(
-            kind="c4",
-            masks="no",
-            short_sides=tuple(range(480, 801, 32)),
-            train_proposals=2000,
+        data=CocoDataConfig(
+            train="trainval0712", val="test2007", group_by_orientation=True, voc_scores=True
         ),
+        detector=replace(_C4, masks="no", short_sides=tuple(range(480, 801, 32))),
         schedule=ScheduleConfig(
             iterations=24_000, lr_drops=(18_000, 22_000), warmup_iterations=100
         ),
@@ -161,5 +173,5 @@ DETECT: dict[str, DetectConfig] = {
 """small: for a CPU, minutes.
 
 coco_*: Mask R-CNN, 1x and 2x. voc_r18_c4_24k: Faster R-CNN on Pascal VOC 07+12 in COCO's format,
-scored as COCO does; VOC's own average precision is another number.
+scored as COCO does and by VOC's own rules.
 """

@@ -4,22 +4,25 @@ import heapq
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from pycocotools import mask as mask_codes
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
-from coco_data import CocoImage, CocoObject, Segmentation, mask_code
+from coco_bounds import clipped_box
+from coco_data import CocoImage, Segmentation, mask_code
+from orientation_batches import OrientationSampler
 from pcd_hub.data.loader import BatchPlan, StepSampler
 from pcd_hub.data.shared_memory import fit_workers
 from pcd_hub.data.sources import BrokenImageError, decode
 from pcd_hub.data.workers import load_batches
 from pcd_hub.errors import DataError
 
+ReadT = TypeVar("ReadT")
 Target = dict[str, Tensor]
 """``boxes`` (n 4: corners in pixels), ``labels`` (n, from 1), perhaps ``masks`` (n h w)."""
 
@@ -30,6 +33,11 @@ class Example:
 
     image: UInt8[Tensor, "3 height width"]
     target: Target
+
+    def pin_memory(self) -> "Example":
+        """Called by the DataLoader's pinning thread."""
+        target = {name: value.pin_memory() for name, value in self.target.items()}
+        return Example(image=self.image.pin_memory(), target=target)
 
 
 class Labels:
@@ -54,17 +62,32 @@ def training_batches(
     plan: BatchPlan,
     *,
     masks: bool,
+    by_orientation: bool = False,
     num_workers: int,
+    pin_memory: bool = False,
 ) -> Iterator[list[Example]]:
     """This process's part of every global batch; half of the pictures are mirrored.
 
     Which ones, and which are mirrored, is a pure function of seed and step.
 
+    Args:
+        images: Those to train on.
+        labels: Of their objects.
+        plan: How the global batch is shared.
+        masks: Whether the objects' masks are read.
+        by_orientation: Whether a step's images are all wider than tall, or all not.
+        num_workers: Processes that read; 0 for none.
+        pin_memory: Page-locked examples, for CUDA.
+
     Raises:
         DataError: If a picture cannot be read or has another size than its json says.
     """
     dataset = _TrainingExamples(images, labels, masks=masks, seed=plan.seed)
-    sampler = StepSampler(len(images), plan)
+    if by_orientation:
+        wide = [image.width > image.height for image in images]
+        sampler: Sampler[list[tuple[int, int]]] = OrientationSampler(wide, plan)
+    else:
+        sampler = StepSampler(len(images), plan)
     # With a generator of its own the loader draws nothing from torch's, whose state a resumed run
     # restores.
     batches = load_batches(
@@ -74,6 +97,7 @@ def training_batches(
         ),
         batch_sampler=sampler,
         collate_fn=list,
+        pin_memory=pin_memory,
         generator=torch.Generator().manual_seed(plan.seed),
     )
     for examples in batches:
@@ -87,6 +111,47 @@ def largest_batch(images: Sequence[CocoImage], batch_size: int, *, masks: bool) 
         for image in images
     )
     return sum(heapq.nlargest(batch_size, sizes))
+
+
+def read_images(
+    images: Sequence[CocoImage], *, num_workers: int, pin_memory: bool = False
+) -> Iterator[UInt8[Tensor, "3 _ _"]]:
+    """The pictures in their order, read ahead by workers.
+
+    Raises:
+        DataError: As :func:`read_image`, when its turn comes.
+    """
+    workers = fit_workers(
+        num_workers, prefetch=2, batch_bytes=largest_batch(images, 1, masks=False)
+    )
+    pictures = load_batches(
+        _Pictures(images),
+        workers=workers,
+        batch_size=None,
+        collate_fn=_as_it_is,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),
+    )
+    for pixels in pictures:
+        yield _whole(pixels)
+
+
+def _as_it_is(picture: ReadT) -> ReadT:
+    return picture
+
+
+class _Pictures(Dataset[Tensor | DataError]):
+    def __init__(self, images: Sequence[CocoImage]) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Tensor | DataError:
+        try:
+            return read_image(self._images[index])
+        except DataError as error:
+            return error
 
 
 class _TrainingExamples(Dataset[Example | DataError]):
@@ -110,24 +175,26 @@ class _TrainingExamples(Dataset[Example | DataError]):
         return mirrored(example) if mirror else example
 
 
-def _whole(example: Example | DataError) -> Example:
-    if isinstance(example, DataError):
-        raise example
-    return example
+def _whole(read: ReadT | DataError) -> ReadT:
+    if isinstance(read, DataError):
+        raise read
+    return read
 
 
 def read_example(image: CocoImage, labels: Labels, *, masks: bool) -> Example:
     """A picture and its objects; crowds are left out, as detectron2 does in training."""
+    pixels = read_image(image)  # first, as it tells whether the masks have a size to trust
     objects = [each for each in image.objects if not each.is_crowd]
+    boxes = [clipped_box(each.box, image.width, image.height) for each in objects]
     target = {
-        "boxes": torch.tensor([_corners(each, image) for each in objects]).view(-1, 4),
+        "boxes": torch.tensor(boxes).view(-1, 4),
         "labels": torch.tensor([labels.label(each.category_id) for each in objects]).long(),
     }
     if masks:
         empty = torch.zeros(0, image.height, image.width, dtype=torch.uint8)
         found = [decoded_mask(each.segmentation, image)[None] for each in objects]
         target["masks"] = torch.cat([empty, *found])
-    return Example(image=read_image(image), target=target)
+    return Example(image=pixels, target=target)
 
 
 def read_image(image: CocoImage) -> UInt8[Tensor, "3 height width"]:
@@ -149,13 +216,6 @@ def read_image(image: CocoImage) -> UInt8[Tensor, "3 height width"]:
             f"{image.height}, so its boxes do not fit; mend the json's image {image.image_id}"
         )
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-
-
-def _corners(each: CocoObject, image: CocoImage) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom, without what crosses the border."""
-    left, top, width, height = each.box
-    right, bottom = min(left + width, image.width), min(top + height, image.height)
-    return max(0.0, left), max(0.0, top), float(right), float(bottom)
 
 
 def decoded_mask(segmentation: Segmentation | None, image: CocoImage) -> UInt8[Tensor, "h w"]:
@@ -183,7 +243,10 @@ def on_device(
 ) -> tuple[list[Float[Tensor, "3 _ _"]], list[Target]]:
     """As torchvision's detectors take them: pixels in [0, 1]."""
     images = [example.image.to(device, non_blocking=True) / 255 for example in examples]
-    targets = [{name: v.to(device) for name, v in example.target.items()} for example in examples]
+    targets = [
+        {name: value.to(device, non_blocking=True) for name, value in example.target.items()}
+        for example in examples
+    ]
     return images, targets
 
 

@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from coco_data import CocoImage, CocoSplit
 from coco_metrics import coco_scores
-from detect_configs import CocoDataConfig, DetectConfig
+from detect_configs import CocoDataConfig, DetectConfig, DetectorConfig
 from detection_schedule import DetectionSchedule
+from voc_metrics import Points, voc_scores
 
 KINDS: tuple[tuple[str, Literal["bbox", "segm"]], ...] = (("box", "bbox"), ("mask", "segm"))
 """What is scored, and what COCOeval calls it."""
@@ -15,11 +16,17 @@ KINDS: tuple[tuple[str, Literal["bbox", "segm"]], ...] = (("box", "bbox"), ("mas
 METRICS = ("AP", "AP50", "AP75")
 """The ones in the table; the other nine are in its details."""
 
+VOC_YEARS: dict[str, Points] = {"VOC2007": "11", "VOC2010": "all"}
+"""Where the challenge took the precision: at 11 points of recall, then at all."""
+
 
 def scored(
-    split: CocoSplit, predictions: Sequence[Mapping[str, Any]], *, masks: bool
+    split: CocoSplit, predictions: Sequence[Mapping[str, Any]], *, masks: bool, voc: bool = False
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """The table's metrics in %, as "box AP50", and all of COCO's with the AP of each category."""
+    """The table's metrics in %, as "box AP50", and all of COCO's with the AP of each category.
+
+    With ``voc`` also Pascal VOC's, as "box AP50 VOC2007".
+    """
     scores, details = {}, {}
     for word, kind in KINDS[: 1 + masks]:
         statistics, by_category = coco_scores(split.truth(), predictions, kind)
@@ -33,6 +40,10 @@ def scored(
         details[f"{word} AP by category"] = {
             split.categories[key]: round(100 * value, 2) for key, value in by_category.items()
         }
+    for year, points in VOC_YEARS.items() if voc else ():
+        own = {k: 100 * v for k, v in voc_scores(split, predictions, points=points).items()}
+        scores[f"box AP50 {year}"] = own["AP50"]
+        details[f"box {year}"] = {name: round(value, 3) for name, value in own.items()}
     return scores, details
 
 
@@ -67,6 +78,7 @@ def protocol(
         f"{detector.channels} channels" if detector.kind == "fpn" else "",
         f"batch norm {detector.norm}",
         f"in {num_processes} processes" if detector.norm == "batch" and num_processes > 1 else "",
+        f"precise over {detector.precise_bn_batches} batches" if _is_precise(detector) else "",
         f"{detector.frozen_stages} frozen stages",
         f"{detector.train_proposals}/{detector.test_proposals} proposals",
         f"{detector.head_samples} head samples",
@@ -80,4 +92,34 @@ def protocol(
         "scored on the very images it was trained on" if is_test_trained_on else "",
         "bad annotations left out" if config.data.bad_annotations == "drop" else "",
     ]
-    return f"{', '.join(filter(None, parts))}; average precision as COCO's"
+    scores = "average precision as COCO's"
+    if config.data.voc_scores:
+        scores += (
+            ", and VOC's: at an overlap of 0.5, without difficult objects, at 11 points or all"
+        )
+    unlike = ", ".join(deviations(config, masks=masks))
+    return f"{', '.join(filter(None, parts))}; {scores}; unlike detectron2: {unlike}"
+
+
+def deviations(config: DetectConfig, *, masks: bool) -> list[str]:
+    """What detectron2, whose numbers papers state, does otherwise and no other choice tells."""
+    detector, data = config.detector, config.data
+    bare_c4 = detector.kind == "c4" and detector.norm != "frozen" and not _is_precise(detector)
+    found = [
+        "whole steps of one orientation" if data.group_by_orientation else "mixed orientations",
+        "resized without antialiasing",
+        "padded to multiples of 32" if detector.kind == "c4" else "",
+        "anchors in whole pixels",
+        "RoIAlign without the half-pixel shift",
+        "smooth L1 with beta 1/9",
+        "masks as bitmaps, pasted at whole pixels" if masks else "",
+        "torchvision's start of the box head" if detector.kind == "fpn" else "",
+        "torchvision's start of the mask predictor" if masks else "",
+        "running averages in batch norm" if bare_c4 else "",
+        "VOC scores of unrounded detections" if data.voc_scores else "",
+    ]
+    return list(filter(None, found))
+
+
+def _is_precise(detector: DetectorConfig) -> bool:
+    return detector.precise_bn_batches > 0 and detector.norm != "frozen"

@@ -1,8 +1,7 @@
 """Detectors on a timm backbone: feature pyramid (FPN), or one map with the last stage as head (C4).
 
-Built from torchvision's parts, sized as detectron2's R50-FPN and R50-C4. What still differs from
-detectron2: RoIAlign without the half-pixel shift, smooth L1 with beta 1/9 instead of 0, masks
-resized with the picture instead of cut from polygons.
+Built from torchvision's parts, sized as detectron2's R50-FPN and R50-C4. What still differs is
+listed in detection_scores.py, and every evaluation says so.
 """
 
 import math
@@ -16,7 +15,6 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
@@ -26,7 +24,7 @@ from torchvision.ops.poolers import initLevelMapper
 from detect_configs import DetectorConfig
 from models_under_test import ModelUnderTest
 from pcd_hub.errors import ConfigError, StudentError
-from shared_roi_heads import SharedRoIHeads
+from roi_heads import DetectionHeads
 
 _STRIDES = (4, 8, 16, 32)
 _ANCHOR_SIZES = (32, 64, 128, 256, 512)
@@ -183,14 +181,14 @@ class SingleMapBackbone(nn.Module):
 
 def _last_stage_heads(
     stage: nn.Module, channels: int, config: DetectorConfig, *, num_classes: int, masks: bool
-) -> SharedRoIHeads:
+) -> DetectionHeads:
     """C4: the last stage on 14 x 14 regions; one more batch norm behind it, if norms are trained.
 
     The extra norm is detectron2's Res5ROIHeadsExtraNorm, which MoCo's protocol brought: without
     it the heads see activations of whatever scale the pre-training left.
     """
     extra_norm = nn.Identity() if config.norm == "frozen" else nn.BatchNorm2d(channels)
-    heads = SharedRoIHeads(
+    heads = DetectionHeads(
         _regions([16], output_size=14),
         nn.Sequential(stage, extra_norm),
         _box_predictor(channels, num_classes),
@@ -201,10 +199,10 @@ def _last_stage_heads(
     return heads
 
 
-def _pyramid_heads(config: DetectorConfig, *, num_classes: int, masks: bool) -> RoIHeads:
+def _pyramid_heads(config: DetectorConfig, *, num_classes: int, masks: bool) -> DetectionHeads:
     """FPN: two layers of 1024 on 7 x 7 regions; for masks four convolutions on 14 x 14."""
     width = config.channels
-    heads = RoIHeads(
+    heads = DetectionHeads(
         _regions(_STRIDES, output_size=7),
         TwoMLPHead(width * 7 * 7, 1024),
         _box_predictor(1024, num_classes),

@@ -16,7 +16,7 @@ class FinetuneDataConfig(SegmentationSetConfig):
     scales: tuple[float, float] = (0.5, 2.0)
     """Bounds of the factor by which an image is resized before it is cropped; evenly drawn."""
     num_workers: int | None = None
-    """Processes that read images, per training process. Default: 1 on CPU, else up to 8."""
+    """Processes that read images, per training process. Default: 1 on CPU, else up to 16."""
 
 
 @dataclass(frozen=True, kw_only=True)

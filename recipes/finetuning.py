@@ -150,7 +150,7 @@ def plan_batches(
 
 def num_workers(asked: int | None, accelerator: Accelerator) -> int:
     """Processes that read images, per training process."""
-    return default_workers(accelerator.device, most=8) if asked is None else asked
+    return default_workers(accelerator.device) if asked is None else asked
 
 
 def resume(folder: RunFolder, state: dict[str, Any]) -> int:

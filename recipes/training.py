@@ -153,9 +153,9 @@ def open_batches(
     )
 
 
-def default_workers(device: torch.device, *, most: int = 16) -> int:
+def default_workers(device: torch.device) -> int:
     """Loader processes: on CPUs the cores compute; beside an accelerator they have nothing else."""
-    return 1 if device.type == "cpu" else min(most, max(1, num_cores() - 1))
+    return 1 if device.type == "cpu" else min(16, max(1, num_cores() - 1))
 
 
 def open_training_source(data: DataConfig, accelerator: Accelerator) -> ImageSource | ImageStream:

@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 from pycocotools import mask as mask_codes
 
-import coco_data
+from coco_bounds import MOST_SIDE
+from coco_bounds import run_lengths as run_lengths_of
 from coco_data import read_split
 from coco_splits import read_splits, with_masks
 from detect_configs import CocoDataConfig
@@ -18,6 +19,8 @@ from detection_batches import (
     encoded_mask,
     mirrored,
     read_example,
+    read_image,
+    read_images,
     training_batches,
 )
 from pcd_hub.data.loader import BatchPlan
@@ -93,42 +96,126 @@ def test_a_missing_split_is_named_with_those_that_are_there(root):
         read_splits(CocoDataConfig())
 
 
-BAD = {
-    "image_id": (999, "annotation 2 is of image 999, which 'images' does not list"),
-    "category_id": (4, "annotation 2 has category 4, which 'categories' does not list .*3, 17"),
-    "bbox": ([5, 5, 0, 5], r"annotation 2: bbox \[5, 5, 0, 5\] has no size"),
-    "bbox ": ([60, 5, 9, 5], r"annotation 2: bbox \[60, 5, 9, 5\] lies outside the 64 x 48"),
-    "bbox  ": ([5, -3, 9, 5], r"annotation 2: bbox \[5, -3, 9, 5\] lies outside"),
-    "bbox   ": ([5, 5, 9], r"annotation 2: bbox \[5, 5, 9\] is not"),
-    "bbox    ": ([5, 5, float("nan"), 5], "annotation 2: bbox .* is not"),
-    "bbox     ": (None, "annotation 2: bbox None is not"),
-    "bbox      ": ([64, 5, 1, 5], r"annotation 2: bbox \[64, 5, 1, 5\] lies outside"),
-    "area": ("big", "annotation 2: its area 'big' is no number"),
-    "id": (None, "annotation None: its id None is no number"),
-    "segmentation    ": (
-        {"size": [48, 64], "counts": [3000]},
-        "annotation 2: its run lengths do not fill the 64 x 48",
+NAN, HUGE = float("nan"), 10**400
+SQUARE = [1, 1, 9, 1, 9, 9]
+NO_PLACE = r"is not \[left, top, width, height\] in pixels"
+NO_POLYGON = "a polygon is not a list of at least 3 points"
+BAD = [
+    ("image_id", 999, "annotation 2 is of image 999, which 'images' does not list"),
+    ("image_id", 101.5, "in annotation 2, 'image_id' of .* is no whole number"),
+    ("image_id", True, "in annotation 2, 'image_id' of .* is no whole number"),
+    ("image_id", HUGE, "in annotation 2, 'image_id' of .* is no whole number"),
+    ("category_id", 4, "annotation 2 has category 4, which 'categories' does not list .*3, 17"),
+    ("category_id", "3", "in annotation 2, 'category_id' of .* is no whole number"),
+    ("id", None, "annotation None: its id None is no whole number"),
+    ("id", 2**63, f"annotation {2**63}: its id {2**63} is no whole number of 64 bits"),
+    ("id", "a\nb", r"annotation 'a\\nb': its id 'a\\nb' is no whole number"),
+    ("bbox", [5, 5, 0, 5], r"annotation 2: bbox \[5, 5, 0, 5\] has no size"),
+    ("bbox", [60, 5, 9, 5], r"annotation 2: bbox \[60, 5, 9, 5\] lies outside the 64 x 48"),
+    ("bbox", [5, -3, 9, 5], r"annotation 2: bbox \[5, -3, 9, 5\] lies outside"),
+    ("bbox", [64, 5, 1, 5], r"annotation 2: bbox \[64, 5, 1, 5\] lies outside"),
+    ("bbox", [5, 5, 1e308, 5], r"annotation 2: bbox .* lies outside"),
+    ("bbox", [5, 5, 9], rf"annotation 2: bbox \[5, 5, 9\] {NO_PLACE}"),
+    ("bbox", [5, 5, NAN, 5], f"annotation 2: bbox .* {NO_PLACE}"),
+    ("bbox", [5, 5, -float("inf"), 5], f"annotation 2: bbox .* {NO_PLACE}"),
+    ("bbox", [5, 5, HUGE, 5], f"annotation 2: bbox .* {NO_PLACE}"),
+    ("bbox", [True, 5, 5, 5], f"annotation 2: bbox .* {NO_PLACE}"),
+    ("bbox", [[5, 5, 5, 5]], f"annotation 2: bbox .* {NO_PLACE}"),
+    ("bbox", "5 5 5 5", f"annotation 2: bbox '5 5 5 5' {NO_PLACE}"),
+    ("bbox", None, f"annotation 2: bbox None {NO_PLACE}"),
+    (
+        "bbox",
+        [40.0, 10, 1e-6, 30],
+        "bbox .* has 1e-06 x 30 pixels in the image, and needs 0.015625",
     ),
-    "segmentation     ": ({"size": [48, 64]}, "annotation 2: its segmentation is neither"),
-    "segmentation": ([[1, 1, 5, 5]], "annotation 2: a polygon is not a list of at least 3 points"),
-    "segmentation ": (
-        {"size": [64, 48], "counts": [3072]},
-        "annotation 2: run-length mask of size",
+    ("bbox", [63.9999999, 10, 0.5, 30], "bbox .* has 1e-07 x 30 pixels in the image"),
+    ("bbox", [10, -0.5, 30, 0.5], "bbox .* has 30 x 0 pixels in the image"),
+    ("bbox", [10, -0.5, 30, 0.25], "bbox .* has 30 x 0 pixels in the image"),
+    ("area", "big", "annotation 2: its area 'big' is no number from 0 to 536870911"),
+    ("area", -1, "annotation 2: its area -1 is no number"),
+    ("area", 1e30, r"annotation 2: its area 1e\+30 is no number"),
+    ("area", HUGE, r"annotation 2: its area 100.*\.\.\..*00 is no number"),
+    ("area", True, "annotation 2: its area True is no number"),
+    ("iscrowd", 2, "annotation 2: its iscrowd 2 is neither 0 nor 1"),
+    ("iscrowd", [], r"annotation 2: its iscrowd \[\] is neither 0 nor 1"),
+    ("difficult", NAN, "annotation 2: its difficult nan is neither 0 nor 1"),
+    ("ignore", "yes", "annotation 2: its ignore 'yes' is neither 0 nor 1"),
+    ("segmentation", {"size": [48, 64], "counts": [3000]}, "do not fill the 64 x 48"),
+    ("segmentation", {"size": [48, 64], "counts": [3073, -1]}, "do not fill the 64 x 48"),
+    ("segmentation", {"size": [48, 64], "counts": [0.5] * 6144}, "do not fill the 64 x 48"),
+    ("segmentation", {"size": [48, 64], "counts": [3071, True]}, "do not fill the 64 x 48"),
+    ("segmentation", {"size": [48, 64], "counts": [HUGE]}, "do not fill the 64 x 48"),
+    ("segmentation", {"size": [48, 64], "counts": []}, "do not fill the 64 x 48"),
+    ("segmentation", {"size": [48, 64], "counts": ""}, "do not fill the 64 x 48"),
+    ("segmentation", {"size": [48, 64], "counts": "\0~\u20ac"}, "do not fill the 64 x 48"),
+    ("segmentation", {"size": [48, 64], "counts": None}, "do not fill the 64 x 48"),
+    ("segmentation", {"size": [48, 64]}, "annotation 2: its segmentation .* is neither polygons"),
+    ("segmentation", {"size": [64, 48], "counts": [3072]}, "run-length mask of size .64, 48."),
+    ("segmentation", {"size": [10**9, 10**9], "counts": [10**18]}, "run-length mask of size .1000"),
+    ("segmentation", {"size": [True, NAN], "counts": [1]}, "run-length mask of size .True, nan."),
+    ("segmentation", "none", "annotation 2: its segmentation 'none' is neither polygons nor"),
+    ("segmentation", [[1, 1, 5, 5]], NO_POLYGON),
+    ("segmentation", [[]], NO_POLYGON),
+    ("segmentation", [SQUARE, [*SQUARE, 1]], NO_POLYGON),
+    ("segmentation", SQUARE, f"{NO_POLYGON} .*: 1 "),
+    ("segmentation", [[SQUARE]], NO_POLYGON),
+    ("segmentation", [{"counts": [3072], "size": [48, 64]}], NO_POLYGON),
+    (
+        "segmentation",
+        [[[1, 1], [9, 1], [9, 9], [1, 9], [1, 5], [1, 3]]],
+        r"x = \[1, 1\], which is no",
     ),
-    "segmentation  ": ("none", "annotation 2: its segmentation is neither"),
-}
+    ("segmentation", [[*SQUARE, 1e30, 9]], r"x = 1e\+30, which is no number from -64 to 128"),
+    ("segmentation", [[*SQUARE, 9, -1e30]], r"y = -1e\+30, which is no number from -48 to 96"),
+    ("segmentation", [[*SQUARE, 128.1, 9]], r"x = 128.1, which is no number from -64 to 128"),
+    ("segmentation", [[*SQUARE, NAN, 9]], "x = nan, which is no number"),
+    ("segmentation", [[*SQUARE, 9, HUGE]], "y = 1000.* which is no number"),
+    ("segmentation", [[*SQUARE, False, 9]], "x = False, which is no number"),
+    (
+        "segmentation",
+        [[-64, 0, 128, 0] * 3000],
+        r"an outline of 1\.15e\+06 pixels, more than 1000000",
+    ),
+]
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_a_bad_annotation_is_named_with_its_file(root, name):
-    value, message = BAD[name]
+@pytest.mark.parametrize(
+    ("name", "value", "message"), BAD, ids=[f"{name}{n}" for n, (name, *_) in enumerate(BAD)]
+)
+def test_a_bad_annotation_is_named_with_its_file(root, name, value, message):
     content = read(root)
-    content["annotations"][2][name.strip()] = value
+    content["annotations"][2][name] = value
     write(root, "train", content)
     with pytest.raises(DataError, match=message) as caught:
         split(root)
-    assert str(root / "annotations" / "instances_train.json") in str(caught.value)
-    assert "\n" not in str(caught.value)
+    said = str(caught.value)
+    assert str(root / "annotations" / "instances_train.json") in said
+    assert "\n" not in said
+    assert len(said) < 400 + len(str(root))
+    if name not in ("image_id", "category_id"):
+        kept = split(root, bad_annotations="drop").truth()["annotations"]
+        assert len(kept) == len(content["annotations"]) - 1
+
+
+def test_what_is_just_within_the_bounds_is_taken(root):
+    content = read(root)
+    polygon = [-64, -48, 128, -48, 128, 96, -64, 96]
+    content["annotations"][2] |= {"id": 3.0, "area": 2**29 - 1, "iscrowd": False, "ignore": 1}
+    content["annotations"][2] |= {"bbox": [64 - 1 / 64, 0, 1.0, 1 / 64], "segmentation": [polygon]}
+    write(root, "train", content)
+    found = split(root).images[0]
+    assert len(found.objects) == 3
+    assert decoded_mask([[float(v) for v in polygon]], found).all()
+
+
+def test_the_smallest_box_stays_a_box_in_float32_however_large_the_picture():
+    side, least = float(MOST_SIDE), 1 / 64
+    for left in (0.0, 1 / 3, side / 3, side / 2 + 1e-4, side - least):
+        right = left + least
+        mirrored_box = torch.tensor([side]) - torch.tensor([right, left])
+        for low, high in (torch.tensor([left, right]), mirrored_box):
+            for ratio in (800 / side, 1333 / 1000, 1 / 3):
+                assert low * torch.tensor(ratio) < high * torch.tensor(ratio)
 
 
 def test_bad_annotations_can_be_left_out_and_it_is_said(root, caplog):
@@ -160,8 +247,28 @@ def test_a_fraction_across_the_border_is_cut_off_in_training_alone(root):
         ('{"images": [], "annotations": [], "categories": []}', "lists no image"),
         (
             '{"images": [{"id": 1, "height": 3}], "annotations": [], "categories": []}',
-            "in 'images', 'width' of .* is no number",
+            "in 'images', 'width' of .* is no whole number from 1 to 65535",
         ),
+        (
+            (
+                '{"annotations": [], "categories": [], "images": '
+                '[{"id": 1, "width": 65535, "height": 9999}]}'
+            ),
+            "image 1 has 65535 x 9999 pixels, more than 536870911",
+        ),
+        (
+            '{"images": [], "annotations": [], "categories": [{"id": 1}, {"id": 1.0}]}',
+            "two entries for category 1",
+        ),
+        (
+            (
+                '{"annotations": [], "categories": [], "images": '
+                '[{"id": 1, "width": 5, "height": 5, "file_name": "a\\nb"}]}'
+            ),
+            r"image 1: there is no 'a\\nb'; fetch it",
+        ),
+        ("[" * 100_000, "cannot be read as json .RecursionError"),
+        ('{"images": [{"id": 1' + "0" * 5000 + "}]}", "cannot be read as json .ValueError"),
     ],
 )
 def test_a_json_that_is_no_coco_json(root, content, message):
@@ -295,20 +402,54 @@ def test_a_broken_picture_ends_training_in_one_line(root, num_workers):
         next(batches(found, num_workers=num_workers))
 
 
-def batches(found, *, num_workers=0, **plan):
+def batches(found, *, num_workers=0, by_orientation=False, **plan):
     plan = BatchPlan(**{"global_batch_size": 2, "total_steps": 6, "seed": 5} | plan)
-    labels = Labels(found.categories)
     return training_batches(
-        found.with_objects(), labels, plan, masks=False, num_workers=num_workers
+        found.with_objects(),
+        Labels(found.categories),
+        plan,
+        masks=False,
+        by_orientation=by_orientation,
+        num_workers=num_workers,
     )
 
 
-def test_the_batches_are_a_function_of_seed_and_step_however_shared(root):
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_pictures_to_score_are_read_in_their_order(root, num_workers):
+    images = split(root).images
+    read = list(read_images(images[1:5], num_workers=num_workers))
+    expected = [read_image(image) for image in images[1:5]]
+    assert len(read) == 4
+    assert all(torch.equal(a, b) for a, b in zip(read, expected, strict=True))
+    images[1].path.write_bytes(b"no picture")
+    rest = read_images(images, num_workers=num_workers)
+    next(rest)
+    with pytest.raises(DataError, match=r"^[^\n]*1.png cannot be read[^\n]*$"):
+        next(rest)
+    assert list(read_images([], num_workers=num_workers)) == []
+
+
+def test_every_tensor_of_an_example_is_pinned(root, monkeypatch):
     found = split(root)
-    whole = [[example.image for example in batch] for batch in batches(found)]
+    example = read_example(found.images[0], Labels(found.categories), masks=True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self + 1)
+    pinned = example.pin_memory()
+    assert torch.equal(pinned.image, example.image + 1)
+    assert set(pinned.target) == {"boxes", "labels", "masks"}
+    for name, value in pinned.target.items():
+        assert torch.equal(value, example.target[name] + 1)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_batches_are_a_function_of_seed_and_step_however_shared(root, grouped):
+    found = split(root)
+    how = {"by_orientation": grouped}
+    whole = [[example.image for example in batch] for batch in batches(found, **how)]
     assert len(whole) == 6
-    late = [[example.image for example in batch] for batch in batches(found, start_step=4)]
-    shared = zip(*(batches(found, rank=rank, world_size=2) for rank in range(2)), strict=True)
+    late = [[example.image for example in batch] for batch in batches(found, start_step=4, **how)]
+    shared = zip(
+        *(batches(found, rank=rank, world_size=2, **how) for rank in range(2)), strict=True
+    )
     together = [[example.image for part in parts for example in part] for parts in shared]
     assert all(
         torch.equal(a, b)
@@ -330,7 +471,8 @@ def test_the_batches_are_a_function_of_seed_and_step_however_shared(root):
 def test_a_detectors_output_becomes_coco_results(root):
     found = split(root)
     masks = torch.zeros(1, 1, HEIGHT, WIDTH)
-    masks[0, 0, 5:15, 10:30] = 0.7
+    masks[0, 0, 5:16, 10:30] = 0.49
+    masks[0, 0, 5:15, 10:30] = 0.5
     output = {
         "boxes": torch.tensor([[10.0, 5.0, 30.0, 15.0]]),
         "labels": torch.tensor([2]),
@@ -340,7 +482,7 @@ def test_a_detectors_output_becomes_coco_results(root):
     (result,) = coco_results(found.images[1], output, Labels(found.categories))
     code = result.pop("segmentation")
     assert result == {"image_id": 101, "category_id": 17, "bbox": [10, 5, 20, 10], "score": 0.5}
-    assert torch.equal(decoded_mask(code, found.images[1]), (masks[0, 0] > 0).byte())
+    assert torch.equal(decoded_mask(code, found.images[1]), (masks[0, 0] == 0.5).byte())
     empty = {name: value[:0] for name, value in output.items()}
     assert coco_results(found.images[1], empty, Labels(found.categories)) == []
 
@@ -353,10 +495,10 @@ def test_compressed_run_lengths_are_read_as_pycocotools_writes_them():
         flat = mask.flatten(order="F")
         borders = np.flatnonzero(np.diff(np.concatenate([[0], flat]))).tolist()
         lengths = np.diff([0, *borders, flat.size]).tolist()
-        assert coco_data.run_lengths(code["counts"].decode()) == lengths
+        assert run_lengths_of(code["counts"].decode()) == lengths
     long = np.zeros((300, 400), np.uint8)
     long[:, 390:] = 1
-    assert coco_data.run_lengths(mask_codes.encode(np.asfortranarray(long))["counts"].decode()) == [
+    assert run_lengths_of(mask_codes.encode(np.asfortranarray(long))["counts"].decode()) == [
         117_000,
         3000,
     ]
@@ -364,5 +506,5 @@ def test_compressed_run_lengths_are_read_as_pycocotools_writes_them():
 
 @pytest.mark.parametrize("text", ["~", "\n", "zzz", "`````````"])
 def test_what_is_no_run_length_code_is_none_or_does_not_fill(text):
-    lengths = coco_data.run_lengths(text)
+    lengths = run_lengths_of(text)
     assert lengths is None or min(lengths) < 0 or sum(lengths) < 100

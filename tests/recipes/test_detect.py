@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ import launch
 from command_line import parse
 from detect_configs import DETECT, ScheduleConfig
 from detection_schedule import scaled_schedule
+from detection_scores import deviations, protocol
 from evaluation import Evaluation
 from pcd_hub.errors import CheckpointError, ConfigError, DataError
 from pcd_hub.weights import store
+from precise_bn import take_batch_norm_statistics
 from tests.recipes.conftest import check_a_resumed_run, run_in_two_processes, trace
 from tests.recipes.drawn_coco import draw_coco
 from tests.weights.making import filled
@@ -84,6 +87,52 @@ def test_impossible_schedules_are_refused(schedule, max_steps, message):
         scaled_schedule(schedule, max_steps=max_steps)
 
 
+C4, FPN = "padded to multiples of 32", "torchvision's start of the box head"
+MASKS = {"masks as bitmaps, pasted at whole pixels", "torchvision's start of the mask predictor"}
+ALWAYS = {
+    "resized without antialiasing",
+    "anchors in whole pixels",
+    "RoIAlign without the half-pixel shift",
+    "smooth L1 with beta 1/9",
+}
+GROUPED, MIXED = "whole steps of one orientation", "mixed orientations"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "masks", "expected"),
+    [
+        ("small", {}, False, {MIXED, FPN}),
+        ("coco_r18_fpn_1x", {}, True, {GROUPED, FPN} | MASKS),
+        ("coco_r18_c4_2x", {}, True, {GROUPED, C4} | MASKS),
+        (
+            "coco_r18_c4_1x",
+            {"precise_bn_batches": 0},
+            False,
+            {GROUPED, C4, "running averages in batch norm"},
+        ),
+        ("coco_r18_c4_1x", {"norm": "frozen"}, False, {GROUPED, C4}),
+        ("voc_r18_c4_24k", {}, False, {GROUPED, C4, "VOC scores of unrounded detections"}),
+    ],
+)
+def test_what_differs_from_detectron2_is_declared(name, changes, masks, expected):
+    config = DETECT[name]
+    config = replace(config, detector=replace(config.detector, **changes))
+    assert set(deviations(config, masks=masks)) == ALWAYS | expected
+    said = protocol(
+        config,
+        scaled_schedule(config.schedule),
+        masks=masks,
+        num_training_images=9,
+        is_test_trained_on=False,
+        num_processes=1,
+        mixed_precision="no",
+    )
+    assert all(each in said.partition("unlike detectron2: ")[2] for each in expected)
+    precise = "precise over 200 batches" in said
+    assert precise == (config.detector.kind == "c4" and not changes)
+    assert ("VOC's" in said) == name.startswith("voc")
+
+
 def test_every_named_configuration_parses():
     for name, config in DETECT.items():
         assert parse(DETECT, "small", [name]) == (name, config)
@@ -91,11 +140,29 @@ def test_every_named_configuration_parses():
     assert (changed.detector.kind, changed.model) == ("c4", "random:resnet18")
 
 
+@pytest.fixture
+def statistics(monkeypatch) -> list[list[int]]:
+    """Of each time that batch norm's statistics were taken: the sizes of the batches."""
+    taken: list[list[int]] = []
+
+    def noted(network, batches, forward, accelerator):
+        there = list(batches)
+        taken.append([len(batch) for batch in there])
+        take_batch_norm_statistics(network, there, forward, accelerator)
+
+    monkeypatch.setattr(detect, "take_batch_norm_statistics", noted)
+    return taken
+
+
 @pytest.mark.parametrize("kind", ["fpn", "c4"])
-def test_a_run_leaves_scores_detections_and_a_picture(data, tmp_path, capsys, kind):
+def test_a_run_leaves_scores_detections_and_a_picture(data, tmp_path, capsys, kind, statistics):
     folder = tmp_path / "run"
-    detect.main([*TINY, data, f"--detector.kind={kind}", f"--run.output-dir={folder}"])
+    precise = 3 * (kind == "c4")
+    arguments = [f"--detector.kind={kind}", f"--detector.precise-bn-batches={precise}"]
+    detect.main([*TINY, data, *arguments, f"--run.output-dir={folder}"])
+    assert statistics == [[2, 2, 2]] * (kind == "c4")
     evaluation = Evaluation.load(folder)
+    assert ("precise over 3 batches" in evaluation.protocol) == (kind == "c4")
     assert evaluation.task == "object detection and instance segmentation"
     assert (evaluation.dataset, evaluation.images, evaluation.seeds) == ("drawn val", 4, (0,))
     three = ("AP", "AP50", "AP75")
@@ -119,16 +186,21 @@ def test_a_run_leaves_scores_detections_and_a_picture(data, tmp_path, capsys, ki
 @pytest.mark.usefixtures("no_picture")
 def test_without_masks_it_is_faster_r_cnn(tmp_path):
     data = f"--data.root={draw_coco(tmp_path / 'boxes', masks=False)}"
-    detect.main([*TINY, data, "--run.max-steps=1", f"--run.output-dir={tmp_path / 'run'}"])
+    arguments = [*TINY, data, "--run.max-steps=1", "--data.voc-scores"]
+    detect.main([*arguments, f"--run.output-dir={tmp_path / 'run'}"])
     evaluation = Evaluation.load(tmp_path / "run")
     assert evaluation.task == "object detection"
-    assert list(evaluation.units) == ["box AP", "box AP50", "box AP75"]
+    coco, voc = ["box AP", "box AP50", "box AP75"], ["box AP50 VOC2007", "box AP50 VOC2010"]
+    assert list(evaluation.units) == [*coco, *voc]
     assert evaluation.protocol.startswith("Faster R-CNN")
+    details = evaluation.details["models"]["random:test_resnet"]
+    assert set(details["box VOC2007"]) == set(details["box VOC2010"]) == {"AP", "AP50", "AP75"}
 
 
 @pytest.mark.usefixtures("no_picture")
 def test_a_resumed_run_is_the_same_run(data, tmp_path):
-    arguments = [*TINY, data, f"--run.output-dir={tmp_path / 'run'}"]
+    arguments = [*TINY, data, "--detector.kind=c4", "--detector.precise-bn-batches=2"]
+    arguments += ["--data.group-by-orientation", f"--run.output-dir={tmp_path / 'run'}"]
     check_a_resumed_run(detect.main, arguments, "--detector.norm")
 
 

@@ -1,14 +1,19 @@
 import dataclasses
+import math
+import warnings
 
+import numpy as np
 import pytest
 import torch
+from pycocotools import mask as mask_codes
 from torch import nn
 
-from detect_configs import DetectorConfig
+from detect_configs import DETECT, DetectorConfig
 from detectors import build_detector
 from finetuning import parameter_groups
 from models_under_test import ModelUnderTest, open_model
 from pcd_hub.errors import ConfigError, StudentError
+from roi_heads import mask_loss, mask_targets
 
 FPN = DetectorConfig(
     norm="batch",
@@ -118,15 +123,153 @@ def test_regions_are_cut_at_the_maps_own_strides_whatever_the_padding(config):
     assert region.mean() == pytest.approx(24, abs=8.1)  # within half a place of the coarsest map
 
 
-def test_anchors_are_detectron2s():
-    images = torch.zeros(1, 3, 64, 64)
-    for config, maps, per_place in ((FPN, 5, 3), (C4, 1, 15)):
-        model = detector(config)
-        assert len(model.backbone(images)) == maps
-        generator = model.rpn.anchor_generator
-        assert generator.num_anchors_per_location() == [per_place] * maps
-        sizes = {size for level in generator.sizes for size in level}
-        assert sizes == {32, 64, 128, 256, 512}
+RPN = {
+    "foreground and background IoU": (0.7, 0.3),
+    "every object has an anchor": True,
+    "sampled anchors": 256,
+    "share of objects": 0.5,
+    "non-maximum suppression": 0.7,
+    "box weights": (1.0, 1.0, 1.0, 1.0),
+    "least score": 0.0,
+    "initial deviations": (0.01, 0.01, 0.01),
+}
+HEADS = {
+    "foreground and background IoU": (0.5, 0.5),
+    "every object has a region": False,
+    "sampled regions": 512,
+    "share of objects": 0.25,
+    "non-maximum suppression": 0.5,
+    "box weights": (10.0, 10.0, 5.0, 5.0),
+    "least score": 0.05,
+    "detections": 100,
+    "initial deviations": (0.01, 0.001),
+}
+DETECTRON2 = {
+    "coco_r18_fpn_1x": {
+        "anchors": (((32,), (64,), (128,), (256,), (512,)), ((0.5, 1.0, 2.0),) * 5),
+        "proposals before and after suppression, training": (2000, 1000),
+        "proposals before and after suppression, test": (1000, 1000),
+        "rpn": RPN,
+        "heads": HEADS,
+        "box region and sampling": ((7, 7), 0),
+        "mask region and sampling": ((14, 14), 0),
+        "mask side": 28,
+    },
+    "coco_r18_c4_1x": {
+        "anchors": (((32, 64, 128, 256, 512),), ((0.5, 1.0, 2.0),)),
+        "proposals before and after suppression, training": (12_000, 2000),
+        "proposals before and after suppression, test": (6000, 1000),
+        "rpn": RPN,
+        "heads": HEADS,
+        "box region and sampling": ((14, 14), 0),
+        "mask region and sampling": None,  # the boxes'
+        "mask side": 14,
+    },
+}
+"""config/defaults.py, configs/Base-RCNN-FPN.yaml and Base-RCNN-C4.yaml, the layers' __init__."""
+
+
+def deviations(*layers: nn.Module) -> tuple[float, ...]:
+    assert all((layer.bias == 0).all() for layer in layers)
+    return tuple(float(f"{layer.weight.std():.1g}") for layer in layers)
+
+
+def constants(model) -> dict:
+    rpn, heads = model.rpn, model.roi_heads
+    shared = [
+        {
+            "foreground and background IoU": (m.high_threshold, m.low_threshold),
+            f"every object has a{word}": m.allow_low_quality_matches,
+            f"sampled {word.split()[-1]}s": part.fg_bg_sampler.batch_size_per_image,
+            "share of objects": part.fg_bg_sampler.positive_fraction,
+            "non-maximum suppression": part.nms_thresh,
+            "box weights": part.box_coder.weights,
+            "least score": part.score_thresh,
+        }
+        for part, word in ((rpn, "n anchor"), (heads, " region"))
+        for m in [part.proposal_matcher]
+    ]
+    head, last = rpn.head, heads.box_predictor
+    first = deviations(head.conv[0][0], head.cls_logits, head.bbox_pred)
+    own = {"detections": heads.detections_per_img}
+    pools = heads.box_roi_pool, heads.mask_roi_pool
+    region, mask_region = (
+        pool and (tuple(pool.output_size), pool.sampling_ratio) for pool in pools
+    )
+    generator = rpn.anchor_generator
+    when = "proposals before and after suppression"
+    before, after = rpn._pre_nms_top_n, rpn._post_nms_top_n
+    mask = heads.mask_predictor(
+        torch.zeros(
+            1, heads.mask_predictor[0].in_channels, *(mask_region[0] if mask_region else (7, 7))
+        )
+    )
+    return {
+        "anchors": (generator.sizes, generator.aspect_ratios),
+        f"{when}, training": (before["training"], after["training"]),
+        f"{when}, test": (before["testing"], after["testing"]),
+        "rpn": shared[0] | {"initial deviations": first},
+        "heads": shared[1]
+        | own
+        | {"initial deviations": deviations(last.cls_score, last.bbox_pred)},
+        "box region and sampling": region,
+        "mask region and sampling": mask_region,
+        "mask side": mask.shape[-1],
+    }
+
+
+@pytest.mark.parametrize("name", DETECTRON2)
+def test_the_built_detector_has_detectron2s_constants(name):
+    model = build_detector(backbone(), DETECT[name].detector, num_classes=80, masks=True)
+    assert constants(model) == DETECTRON2[name]
+    assert len(model.backbone(torch.zeros(1, 3, 64, 64))) == len(model.rpn.anchor_generator.sizes)
+
+
+def test_mask_targets_are_0_or_1_by_half_a_cell():
+    side = 28
+    mask = torch.zeros(2, 60, 80, dtype=torch.uint8)
+    mask[1, 6:20, 9:] = 1
+    # A box of one pixel a cell holds the mask itself; without the half-pixel shift the edges move.
+    boxes = torch.tensor([[4.0, 2.0, 32.0, 30.0], [4.4, 2.6, 32.4, 30.6], [5.0, 0.0, 61.0, 56.0]])
+    same, shifted, coarse = mask_targets(mask, boxes, torch.tensor([1, 1, 1]), side)
+    assert torch.equal(same, mask[1, 2:30, 4:32].float())
+    # 0.4 of a cell lies within the left edge, which is no object; 0.6 within the upper, which is.
+    assert torch.equal(shifted, torch.roll(same, -1, 0))
+    # Cells of two pixels; the edges fall between them.
+    assert torch.equal(coarse, mask[1, 0:56:2, 5:61:2].float())
+    assert not mask_targets(mask, boxes, torch.tensor([0, 0, 0]), side).any()
+
+
+def test_mask_targets_agree_with_detectron2s_polygons():
+    angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    circle = np.stack([40 + 25.3 * np.cos(angles), 33 + 18.7 * np.sin(angles)], 1)
+    whole = decoded(circle, 70, 90)
+    box = torch.tensor([[10.3, 12.2, 68.9, 47.1]])
+    (found,) = mask_targets(torch.from_numpy(whole)[None], box, torch.tensor([0]), 28)
+    left, top, right, bottom = box[0].tolist()
+    scaled = (circle - [left, top]) * [28 / (right - left), 28 / (bottom - top)]
+    assert (found.numpy() == decoded(scaled, 28, 28)).mean() > 0.98
+
+
+def decoded(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
+    codes = mask_codes.frPyObjects([polygon.ravel().tolist()], height, width)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return mask_codes.decode(mask_codes.merge(codes))
+
+
+def test_the_mask_loss_is_zero_at_the_binary_targets_and_log_2_without_an_opinion():
+    mask = torch.zeros(1, 40, 40, dtype=torch.uint8)
+    mask[:, 7:21, 5:30] = 1
+    boxes, matches = [torch.tensor([[3.3, 4.4, 31.8, 26.1]])], [torch.tensor([0])]
+    targets = mask_targets(mask, boxes[0], matches[0], 28)
+    logits = torch.stack([torch.full((1, 28, 28), 50.0), 100 * targets - 50], dim=1)
+    label = torch.tensor([1])
+    assert mask_loss(logits, label, boxes, [mask], matches) < 1e-9
+    none = mask_loss(0 * logits, label, boxes, [mask], matches)
+    assert none == pytest.approx(math.log(2))
+    empty = mask_loss(logits[:0], label[:0], [boxes[0][:0]], [mask], [matches[0][:0]])
+    assert empty == 0
 
 
 def moved(config: DetectorConfig) -> set[str]:

@@ -1,5 +1,7 @@
 """What detect.py and finetune_seg.py share; their own tests run it."""
 
+import inspect
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,8 +12,10 @@ from torch import nn
 import detection_batches
 import segmentation_batches
 from coco_data import CocoImage
+from configs import DataConfig
+from detect_configs import CocoDataConfig
 from finetune_seg_configs import FinetuneDataConfig
-from finetuning import parameter_groups, shard, with_sync_batch_norm
+from finetuning import num_workers, parameter_groups, shard, with_sync_batch_norm
 from pcd_hub.data.labelled import SegmentationSet, class_table
 from pcd_hub.data.loader import BatchPlan
 from pcd_hub.errors import ConfigError
@@ -85,3 +89,15 @@ def test_loaders_of_both_keep_within_the_shared_memory(monkeypatch):
     )
     list(segmentation_batches.training_batches(images, crop, plan, num_workers=8))
     assert started == [(1, 1), (8, 1)]
+
+
+@pytest.mark.parametrize("config", [DataConfig, CocoDataConfig, FinetuneDataConfig])
+def test_the_default_number_of_workers_is_the_documented_one(config, monkeypatch):
+    monkeypatch.setattr("training.num_cores", lambda: 1000)
+    on_cpu, most = re.findall(
+        r"Default: (\d+) on CPU, else up to (\d+)", inspect.getsource(config)
+    )[0]
+    for device, expected in (("cpu", on_cpu), ("cuda", most)):
+        accelerator = SimpleNamespace(device=torch.device(device))
+        assert num_workers(None, accelerator) == int(expected)
+    assert num_workers(3, SimpleNamespace(device=torch.device("cpu"))) == 3

@@ -121,6 +121,5 @@ def test_loaders_take_the_cores_of_this_process_alone(environ, monkeypatch):
     assert training.default_workers(gpu) == 3
     environ({})
     assert training.default_workers(gpu) == 7
-    assert training.default_workers(gpu, most=4) == 4
     assert training.default_workers(torch.device("cpu")) == 1
     assert num_cores({}, usable=0) == 1
