@@ -16,7 +16,7 @@ from accelerate.utils import (
 
 from configs import SpeedConfig
 from pcd_hub.errors import ConfigError
-from speed import keep_freed_memory, mixed_precision
+from speed import check_precision, keep_freed_memory, mixed_precision
 
 log = logging.getLogger("pcd_hub")
 
@@ -39,13 +39,15 @@ def start_accelerator(
 
     Raises:
         ConfigError: If the launcher started more processes than the Accelerator sees, or a tracker
-            is not installed.
+            is not installed, or the precision is none of this machine.
     """
     for tracker in trackers:
         if importlib.util.find_spec(tracker) is None:
             raise ConfigError(f"--run.trackers {tracker}: not installed; pip install {tracker}")
     quiet_logs()
     on_cpu = not torch.accelerator.is_available()
+    precision = None if speed is None else mixed_precision(speed)
+    check_precision(precision, on_cpu=on_cpu)
     if on_cpu:
         torch.set_num_threads(max(1, _num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     if on_cpu and speed is not None and speed.keep_memory:
@@ -53,7 +55,7 @@ def start_accelerator(
     torch.backends.cudnn.benchmark = speed is not None  # views are all of one size
     accelerator = Accelerator(
         cpu=on_cpu,
-        mixed_precision=None if speed is None else mixed_precision(speed),
+        mixed_precision=precision,
         log_with=list(trackers) or None,
         project_dir=Path(),
         kwargs_handlers=[
