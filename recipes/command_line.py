@@ -1,17 +1,27 @@
 """``RECIPE [CONFIG] [--group.field VALUE ...]`` -> a configuration, or one line and exit code 2."""
 
-import dataclasses
+import contextlib
+import difflib
 import gc
+import io
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 import tyro
 
+import pcd_hub
+from bounds import Option, as_typed, check, options, wrong_value
 from pcd_hub.errors import ConfigError, PCDHubError, first_line, nearest
 from stopping import StoppedRun
 
+log = logging.getLogger("pcd_hub")
+
 ConfigT = TypeVar("ConfigT")
+
+OLD_NAMES = {"--output-dir": "--run.output-dir"}
+"""Options of the release before, which are still taken."""
 
 
 def parse(
@@ -20,7 +30,8 @@ def parse(
     """The named configuration (``default`` if none is named) with its overrides.
 
     Raises:
-        ConfigError: For an unknown name or field, with the nearest known one.
+        ConfigError: For an unknown name or option, with the nearest known one, or a value that the
+            option cannot have.
     """
     name = default
     if arguments and not arguments[0].startswith("-"):
@@ -29,24 +40,112 @@ def parse(
         raise ConfigError(
             f"no configuration '{name}'{nearest(name, configs)}; there are {', '.join(configs)}"
         )
-    flags = set(_flags(configs[name]))
+    return name, override(configs[name], arguments)
+
+
+def override(config: ConfigT, arguments: list[str]) -> ConfigT:
+    """``config`` with the options of a command line.
+
+    Raises:
+        ConfigError: As :func:`parse`.
+    """
+    known = {flag: option for option in options(config) for flag in _flags(option)}
+    arguments = [_with_known_flag(argument, known) for argument in arguments]
+    changed = _by_tyro(config, arguments)
+    if changed is None:
+        raise _mistake(config, arguments, known)
+    check(changed)
+    return changed
+
+
+def _flags(option: Option) -> list[str]:
+    """The option's name; a switch has its opposite too."""
+    group, dot, last = option.name.removeprefix("--").rpartition(".")
+    return [option.name, f"--{group}{dot}no-{last}"] if option.kind is bool else [option.name]
+
+
+def _with_known_flag(argument: str, known: Mapping[str, Option]) -> str:
+    """``argument``; if it is a flag, with hyphens and under the name of today."""
+    if not argument.startswith("--"):
+        return argument
+    flag, equals, value = argument.partition("=")
+    flag = flag.replace("_", "-")
+    if flag in {*known, "--help"}:
+        return f"{flag}{equals}{value}"
+    if (today := OLD_NAMES.get(flag, "")) in known:
+        log.warning("%s is now called %s", flag, today)
+        return f"{today}{equals}{value}"
+    raise ConfigError(
+        f"no option '{as_typed(flag)}'{_nearest_flag(flag, known)} (--help lists all)"
+    )
+
+
+def _nearest_flag(flag: str, known: Mapping[str, Option]) -> str:
+    """The flag with the most words in common; without any, the one with the nearest spelling."""
+    group, wanted = _words(flag)
+
+    def likeness(other: str) -> tuple[int, int, bool, float]:
+        its_group, words = _words(other)
+        common = sum(any(_alike(word, other) for other in words) for word in wanted)
+        spelling = difflib.SequenceMatcher(None, flag, other).ratio()
+        return common, -len(words), its_group == group, spelling
+
+    best = max(known, key=likeness)
+    return f"; did you mean '{best}'?" if likeness(best)[0] else nearest(flag, known)
+
+
+def _words(flag: str) -> tuple[str, list[str]]:
+    """``--optim.lr-per-256`` as ``optim`` and the words of its last part."""
+    group, _, last = flag.removeprefix("--").rpartition(".")
+    return group, last.replace("learning-rate", "lr").split("-")
+
+
+def _alike(word: str, other: str) -> bool:
+    """Whether they are the same, or one is short for the other."""
+    shorter, longer = sorted((word, other), key=len)
+    return word == other or (len(shorter) > 1 and longer.startswith(shorter))
+
+
+def _by_tyro(config: ConfigT, arguments: list[str]) -> ConfigT | None:
+    """The changed configuration; None if tyro cannot read the arguments, which it says at length.
+
+    ``--help`` is printed, and ends the program.
+    """
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            return tyro.cli(type(config), default=config, args=arguments)
+    except SystemExit as ended:
+        if not ended.code:
+            raise
+        return None
+
+
+def _mistake(config: object, arguments: list[str], known: Mapping[str, Option]) -> ConfigError:
+    """The error of the first option that cannot be read by itself."""
+    for flag, *values in _by_option(arguments):
+        if _by_tyro(config, [flag, *values]) is not None:
+            continue
+        if flag not in known:
+            return ConfigError(f"'{as_typed(flag)}' belongs to no option; options start with --")
+        option = known[flag]
+        if option.kind is bool:
+            typed, switch = as_typed(tuple(values)), " or ".join(_flags(option))
+            return ConfigError(f"{flag} {typed}: it takes no value; {switch}")
+        return wrong_value(option, tuple(values))
+    return ConfigError(f"cannot read {as_typed(tuple(arguments))}; --help lists the options")
+
+
+def _by_option(arguments: list[str]) -> Iterator[list[str]]:
+    """Each option with its values."""
+    parts: list[list[str]] = []
     for argument in arguments:
-        flag = argument.split("=", maxsplit=1)[0].replace("_", "-")
-        if flag.startswith("--") and flag not in flags | {"--help"}:
-            raise ConfigError(f"no option '{flag}'{nearest(flag, flags)}; --help lists them")
-    return name, tyro.cli(type(configs[name]), default=configs[name], args=arguments)
-
-
-def _flags(config: object, prefix: str = "") -> Iterator[str]:
-    for field in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
-        name = prefix + field.name.replace("_", "-")
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from _flags(value, f"{name}.")
+        if argument.startswith("--"):
+            parts.append(argument.split("=", maxsplit=1))
+        elif parts:
+            parts[-1].append(argument)
         else:
-            yield f"--{name}"
-            group, _, last = name.rpartition(".")
-            yield f"--{group}.no-{last}" if group else f"--no-{last}"
+            yield [argument]
+    yield from parts
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -66,6 +165,9 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 def _ended(main: Callable[[list[str]], None]) -> tuple[str, int]:
     """What is left to say, and the exit code."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"pcd_hub {pcd_hub.__version__}")
+        return "", 0
     try:
         main(sys.argv[1:])
     except PCDHubError as error:

@@ -1,7 +1,7 @@
 """Tables of several evaluations: models by metrics, the best in bold; and into a weight's record.
 
     python recipes/compare.py runs/linear_seg runs/knn
-    python recipes/compare.py runs/* --output-dir comparison --into resnet18.pcd
+    python recipes/compare.py runs/* --run.output-dir comparison --into resnet18.pcd
 
 Runs of the same evaluation with other models or other seeds become one table. ``--into`` writes
 the tables into the record and the card of a weight, in the local store or in a run's ``export/``,
@@ -16,7 +16,7 @@ from typing import Annotated
 
 import tyro
 
-from command_line import run
+from command_line import override, run
 from evaluation import FILE, Evaluation, join
 from pcd_hub.errors import ConfigError, DataError, WeightError
 from pcd_hub.weights import store
@@ -27,25 +27,32 @@ from run_folder import new_folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CompareConfig:
-    """recipes/compare.py."""
+class ComparisonConfig:
+    """Where the tables go, besides the screen."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Folders of evaluations, or folders with such below them."""
     output_dir: Path | None = None
     """Write comparison.md and comparison.json here."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """recipes/compare.py: tables of several evaluations, and into the record of a weight."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """Folders of evaluations, or folders with such below them."""
+    run: ComparisonConfig = dataclasses.field(default_factory=ComparisonConfig)
     into: str | None = None
     """A name in the local store, or an export's folder."""
 
 
 def main(arguments: list[str]) -> None:
     """Join, print, write."""
-    config = tyro.cli(CompareConfig, args=arguments, description=__doc__)
+    config = override(CompareConfig(), arguments)
     tables = joined_tables(config.runs)
     text = "\n\n".join(table.table() for table in tables)
     print(text)
-    if config.output_dir:
-        folder = new_folder(config.output_dir, "comparison")
+    if config.run.output_dir:
+        folder = new_folder(config.run.output_dir, "comparison")
         (folder / "comparison.md").write_text(text + "\n")
         write_json(folder / "comparison.json", [dataclasses.asdict(table) for table in tables])
     if config.into:

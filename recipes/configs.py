@@ -5,7 +5,23 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from bounds import (
+    Area,
+    Bounds,
+    Channels,
+    Count,
+    ImageSide,
+    NotNegative,
+    Positive,
+    Seed,
+    Share,
+    Workers,
+)
+from pcd_hub.errors import ConfigError
+
+ProbeScenes = Annotated[int, Bounds(int, 0, 100_000)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +34,7 @@ class TeacherConfig:
     quickstart, timm:NAME, hf-hub:ORG/NAME[@REV], local-dir:DIR, mocov3_r50:FILE,
     mocov3:ARCH:FILE, resnet:ARCH:FILE ...
     """
-    image_size: int | Literal["match"] | None = None
+    image_size: ImageSide | Literal["match"] | None = None
     """Height and width in pixels of what the teacher sees, if not the student's; views are resized.
 
     match: the size at which its grid is the student's, if there is one. Else its pixels are
@@ -40,6 +56,15 @@ class ModelConfig:
     arch: str = "resnet18"
     """A timm architecture; resnet18_mhsa is ours, with self-attention after the last stage."""
 
+    def check(self, group: str) -> None:
+        """Refuse the name of a weight."""
+        architecture, dot, _ = self.arch.partition(".")
+        if dot:
+            raise ConfigError(
+                f"{group}arch {self.arch}: expected an architecture, without the tag of a weight; "
+                f"give {architecture}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -51,25 +76,33 @@ class DataConfig:
     A folder, a .txt list, scenes:[COUNT[:SEED]], hf-disk:DIR, hf:ORG/NAME[:SPLIT] or
     hf-stream:ORG/NAME[:SPLIT].
     """
-    shuffle_buffer: int = 1000
+    shuffle_buffer: Count = 1000
     """hf-stream: images, still encoded, that each loader process holds and shuffles at once.
 
     1 keeps the stored order. Other sources are shuffled whole, without it.
     """
-    image_size: int = 224
+    image_size: ImageSide = 224
     """Height and width of a view in pixels."""
-    min_crop_area: float = 0.08
+    min_crop_area: Area = 0.08
     """Least share of the image that a view shows."""
-    max_crop_area: float = 1.0
+    max_crop_area: Area = 1.0
     """Largest share of the image that a view shows."""
-    hue: float = 0.1
+    hue: Annotated[float, Bounds(float, 0, 0.5)] = 0.1
     """Largest shift of hue, as a share of the colour circle."""
-    gray_probability: float = 0.2
+    gray_probability: Share = 0.2
     """Of a view without colour."""
-    num_workers: int | None = None
+    num_workers: Workers | None = None
     """Processes that prepare views, per training process. Default: 1 on CPU, else up to 16."""
     renderer: Literal["opencv", "pillow"] = "opencv"
     """Who draws the colours and the blur of a view; pillow is the slow twin."""
+
+    def check(self, group: str) -> None:
+        """Refuse crop areas in the wrong order."""
+        if self.min_crop_area > self.max_crop_area:
+            raise ConfigError(
+                f"{group}min-crop-area {self.min_crop_area} is larger than "
+                f"{group}max-crop-area {self.max_crop_area}; give the smaller as the first"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,13 +122,13 @@ class PixelMethodConfig:
 
     cross: the other one, paired by grid index as the released code.
     """
-    temperature: float | None = None
+    temperature: Positive | None = None
     """Default: 0.2 for pixel_info_nce, 0.07 for similarity_kl."""
-    queue_length: int = 65_536
+    queue_length: Annotated[int, Bounds(int, 1, 2**24)] = 65_536
     """Negatives; capped at half the data set, else an image would meet itself."""
     head: Literal["mocov3", "byol", "swav", "barlow_twins", "linear"] = "mocov3"
     """Layout of the student's head; its output width is the teacher's."""
-    head_width: int | None = None
+    head_width: Channels | None = None
     """Hidden width of the student's head, if not the layout's own."""
 
 
@@ -105,11 +138,11 @@ class ContrastMethodConfig:
 
     loss: Literal["mocov3", "simclr"] = "mocov3"
     """mocov3: against a momentum encoder. simclr: both views learn; faster at small batches."""
-    temperature: float = 1.0
-    momentum: float = 0.996
+    temperature: Positive = 1.0
+    momentum: Share = 0.996
     """mocov3: of the momentum encoder at the start; rises to 1."""
-    head_width: int = 4096
-    dim: int = 256
+    head_width: Channels = 4096
+    dim: Channels = 256
     """Channels of the projection."""
 
 
@@ -118,18 +151,18 @@ class OptimConfig:
     """The optimizer. Nothing here depends on the number of processes."""
 
     name: Literal["lars", "adamw"] = "lars"
-    lr_per_256: float = 1.0
+    lr_per_256: Positive = 1.0
     """Peak learning rate for a global batch of 256; scaled linearly."""
-    weight_decay: float = 1e-5
+    weight_decay: NotNegative = 1e-5
     """On weights of two or more dimensions only."""
-    global_batch_size: int = 1024
+    global_batch_size: Count = 1024
     """Images a step, over all processes and accumulation steps."""
-    accumulation_steps: int = 1
+    accumulation_steps: Count = 1
     """Forward passes a step."""
-    epochs: int = 100
-    warmup_share: float = 0.1
+    epochs: Count = 100
+    warmup_share: Share = 0.1
     """Share of all steps in which the learning rate rises."""
-    clip_grad_norm: float | None = None
+    clip_grad_norm: Positive | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,14 +173,14 @@ class RunConfig:
     """Default: runs/NAME, numbered if taken."""
     name: str | None = None
     """Of the weight in the local store. Default: ARCH.pcd; another one must be ARCH.pcd_WHAT."""
-    max_steps: int | None = None
+    max_steps: Count | None = None
     """Stop after so many steps, whatever the epochs say; the schedule ends there."""
-    seed: int = 0
+    seed: Seed = 0
     resume: bool = False
     """Go on from the last checkpoint in output_dir."""
-    log_every_steps: int = 10
-    checkpoint_every_steps: int = 500
-    keep_checkpoints: int = 2
+    log_every_steps: Count = 10
+    checkpoint_every_steps: Count = 500
+    keep_checkpoints: Count = 2
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Beside metrics.jsonl, through Accelerate."""
     sync_batch_norm: bool = True
@@ -186,7 +219,7 @@ class DistillConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     run: RunConfig = field(default_factory=RunConfig)
-    probe_scenes: int = 0
+    probe_scenes: ProbeScenes = 0
     """Held-out generated scenes for the closing linear probe; 0 for none.
 
     It compares random start, student and teacher.
@@ -205,7 +238,7 @@ class PretrainConfig:
     )
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     run: RunConfig = field(default_factory=RunConfig)
-    probe_scenes: int = 0
+    probe_scenes: ProbeScenes = 0
     """Held-out generated scenes for the closing linear probe; 0 for none.
 
     It compares random start and encoder.

@@ -6,9 +6,22 @@ iterations, drops after 18k and 22k, warm-up 100, short sides 480 to 800.
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from bounds import (
+    Bounds,
+    Channels,
+    Count,
+    CountOrZero,
+    ImageSide,
+    NotNegative,
+    Positive,
+    Share,
+    Workers,
+    as_typed,
+)
 from finetune_configs import FinetuneRunConfig, SGDScheduleConfig
+from pcd_hub.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +55,7 @@ class CocoDataConfig:
 
     Objects marked ``difficult`` or ``ignore`` then count neither way. COCO's scores count them.
     """
-    num_workers: int | None = None
+    num_workers: Workers | None = None
     """Processes that read pictures, per training process. Default: 1 on CPU, else up to 16."""
 
 
@@ -62,30 +75,39 @@ class DetectorConfig:
     its own. frozen: statistics and weights stay the backbone's. If trained, the pyramid or the C4
     head gets batch norm too.
     """
-    frozen_stages: int = 0
+    frozen_stages: Annotated[int, Bounds(int, 0, 9)] = 0
     """How many stages never change: 1 is the stem, 2 the stem and stride 4, as in detectron2.
 
     The default trains everything, as the protocol for backbones without labels does, and as a
     comparison with a random start needs.
     """
-    short_sides: tuple[int, ...] = (640, 672, 704, 736, 768, 800)
+    short_sides: tuple[ImageSide, ...] = (640, 672, 704, 736, 768, 800)
     """Pixels of the shorter side; drawn for each picture in training, the last in the test."""
-    max_long_side: int = 1333
+    max_long_side: ImageSide = 1333
     """Bound on the longer side in pixels; wins over the shorter."""
-    channels: int = 256
+    channels: Channels = 256
     """Of the pyramid and its mask head; fpn only."""
-    train_proposals: int = 1000
+    train_proposals: Count = 1000
     """Regions an image that the proposal network hands on in training."""
-    test_proposals: int = 1000
+    test_proposals: Count = 1000
     """The same in the test."""
-    head_samples: int = 512
+    head_samples: Count = 512
     """Regions an image on which the head is trained, at most a quarter of them objects."""
-    precise_bn_batches: int = 0
+    precise_bn_batches: CountOrZero = 0
     """Training batches on which batch norm takes its statistics anew before the test (PreciseBN).
 
     0: it keeps its running averages. 200 is detectron2's number, used with C4. Which regions are
     sampled depends on the number of processes.
     """
+
+    def check(self, group: str) -> None:
+        """Refuse sizes that contradict each other."""
+        if not self.short_sides or max(self.short_sides) > self.max_long_side:
+            raise ConfigError(
+                f"{group}short-sides {as_typed(self.short_sides)}".rstrip()
+                + ": give one or more, none above "
+                f"{group}max-long-side {self.max_long_side}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,16 +118,16 @@ class ScheduleConfig(SGDScheduleConfig):
     count of iterations by reference / B, so the number of pictures seen stays the same.
     """
 
-    lr: float = 0.02
+    lr: Positive = 0.02
     """Peak learning rate."""
-    iterations: int = 90_000
-    lr_drops: tuple[int, ...] = (60_000, 80_000)
+    iterations: Count = 90_000
+    lr_drops: tuple[Count, ...] = (60_000, 80_000)
     """Iterations after which the learning rate is a tenth."""
-    warmup_iterations: int = 1000
+    warmup_iterations: CountOrZero = 1000
     """In which the learning rate rises linearly."""
-    warmup_factor: float = 0.001
+    warmup_factor: Share = 0.001
     """Share of the peak learning rate at the first step."""
-    weight_decay: float = 1e-4
+    weight_decay: NotNegative = 1e-4
     """On everything but batch norm."""
 
 
@@ -113,9 +135,9 @@ class ScheduleConfig(SGDScheduleConfig):
 class DetectRunConfig(FinetuneRunConfig):
     """Where and how long. Except for seed and max_steps, nothing here changes the result."""
 
-    max_steps: int | None = None
+    max_steps: Count | None = None
     """Squeeze the whole schedule, drops and warm-up with it, into so many steps."""
-    checkpoint_every_steps: int = 2500
+    checkpoint_every_steps: Count = 2500
 
 
 @dataclass(frozen=True, kw_only=True)

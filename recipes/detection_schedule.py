@@ -34,7 +34,7 @@ def scaled_schedule(config: ScheduleConfig, *, max_steps: int | None = None) -> 
         max_steps: If given, the schedule is squeezed into so many steps.
 
     Raises:
-        ConfigError: If there is no step or no image, or a drop lies behind the end.
+        ConfigError: If a drop lies behind the end.
     """
     peak_lr, steps = scaled(config, max_steps=max_steps)
     if any(drop >= config.iterations for drop in config.lr_drops):

@@ -23,7 +23,7 @@ from torchvision.ops.poolers import initLevelMapper
 
 from detect_configs import DetectorConfig
 from models_under_test import ModelUnderTest
-from pcd_hub.errors import ConfigError, StudentError
+from pcd_hub.errors import StudentError
 from roi_heads import DetectionHeads
 
 _STRIDES = (4, 8, 16, 32)
@@ -47,7 +47,6 @@ def build_detector(
         masks: Whether there is a mask head.
 
     Raises:
-        ConfigError: If the sizes of the pictures contradict each other.
         StudentError: If the backbone has no such strides or stages.
     """
     features = under_test.model
@@ -70,14 +69,8 @@ def build_detector(
 
 def _resizing(under_test: ModelUnderTest, config: DetectorConfig) -> GeneralizedRCNNTransform:
     """Normalise by the model's own values, resize, pad to one size with zeros."""
-    sides = config.short_sides
-    if not sides or min(sides) < 1 or max(sides) > config.max_long_side:
-        raise ConfigError(
-            f"--detector.short-sides {' '.join(map(str, sides))}: give one or more, none above "
-            f"--detector.max-long-side {config.max_long_side}"
-        )
     return GeneralizedRCNNTransform(
-        min_size=sides,  # pyright: ignore[reportArgumentType]
+        min_size=config.short_sides,  # pyright: ignore[reportArgumentType]
         max_size=config.max_long_side,
         image_mean=list(under_test.mean),
         image_std=list(under_test.std),

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+from bounds import Bounds, Count, ImageSide, NotNegative, Positive, Seed
 
 MODELS = ("random:resnet18", "resnet18.pcd", "teacher:quickstart")
 
@@ -21,8 +24,8 @@ class SegmentationSetConfig:
     image_column: str = "image"
     """Of a Hugging Face dataset, as are the next four."""
     mask_column: str = "mask"
-    num_classes: int | None = None
-    ignore: int | None = 255
+    num_classes: Annotated[int, Bounds(int, 2, 255)] | None = None
+    ignore: Annotated[int, Bounds(int, 0, 255)] | None = 255
     """Value of pixels without a label."""
     reduce_zero_label: bool = False
     """0 is no label, and class c is stored as c + 1."""
@@ -32,7 +35,7 @@ class SegmentationSetConfig:
 class SegmentationDataConfig(SegmentationSetConfig):
     """Images with the class of every pixel."""
 
-    image_size: int = 192
+    image_size: ImageSide = 192
     """Height and width in pixels to which images are squashed; scores are taken at label size."""
 
 
@@ -40,19 +43,27 @@ class SegmentationDataConfig(SegmentationSetConfig):
 class SegmentationProbeConfig:
     """BatchNorm and a 1x1 convolution, trained on frozen features."""
 
-    num_stages: int = 3
+    num_stages: Annotated[int, Bounds(int, 1, 9)] = 3
     """How many stages from the end are concatenated, on the finest's grid."""
-    steps: int = 400
-    batch_size: int = 32
-    learning_rate: float = 3e-3
-    weight_decay: float = 1e-3
-    label_stride: int = 4
+    steps: Count = 400
+    batch_size: Count = 32
+    learning_rate: Positive = 3e-3
+    weight_decay: NotNegative = 1e-3
+    label_stride: Count = 4
     """A step's loss is taken at every so many-th row and column, from a random one on."""
-    keep_gigabytes: float = 4.0
+    keep_gigabytes: NotNegative = 4.0
     """Features that take less, of the training and of the test images each, are computed once.
 
     Else they are computed at every step.
     """
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultsConfig:
+    """Where the results go."""
+
+    output_dir: Path | None = None
+    """Default: runs/ and the recipe's name, numbered if taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +74,9 @@ class LinearSegConfig:
     """Any number, as recipes/models_under_test.py lists."""
     data: SegmentationDataConfig = field(default_factory=SegmentationDataConfig)
     probe: SegmentationProbeConfig = field(default_factory=SegmentationProbeConfig)
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2)
     """Of the probe's batches, and of a random start."""
-    output_dir: Path | None = None
-    """Default: runs/linear_seg, numbered if taken."""
+    run: ResultsConfig = field(default_factory=ResultsConfig)
 
 
 LINEAR_SEG: dict[str, LinearSegConfig] = {
@@ -104,7 +114,7 @@ class ClassificationDataConfig:
     hf-disk:DIR or hf:ORG/NAME."""
     train_split: str = "train"
     test_split: str = "val"
-    image_size: int = 224
+    image_size: ImageSide = 224
     """Height and width in pixels of the centre crop; of the label-free report too."""
     image_column: str = "image"
     """Of a Hugging Face dataset, as is the next."""
@@ -119,9 +129,9 @@ class LabelFreeConfig:
     """Images, as pcd_hub/data/sources.py lists; the labelled test images if not given."""
     teacher: str = "quickstart"
     """Whom the models are held against, as pcd_hub/models/teachers.py lists."""
-    images: int = 200
+    images: Annotated[int, Bounds(int, 2, 10**9)] = 200
     """How many, drawn once."""
-    retrieval_k: int = 5
+    retrieval_k: Count = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,14 +142,13 @@ class KnnConfig:
     """Any number, as recipes/models_under_test.py lists."""
     data: ClassificationDataConfig = field(default_factory=ClassificationDataConfig)
     report: LabelFreeConfig = field(default_factory=LabelFreeConfig)
-    k: int = 20
-    temperature: float = 0.07
-    penalty: float = 1e-3
+    k: Count = 20
+    temperature: Positive = 0.07
+    penalty: NotNegative = 1e-3
     """Of the linear classifier's squared weights."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2)
     """Of a random start; of anything else all are alike."""
-    output_dir: Path | None = None
-    """Default: runs/knn, numbered if taken."""
+    run: ResultsConfig = field(default_factory=ResultsConfig)
 
 
 KNN: dict[str, KnnConfig] = {
@@ -159,13 +168,12 @@ class LookConfig:
     """Images, as pcd_hub/data/sources.py lists."""
     teacher: str = "quickstart"
     """As pcd_hub/models/teachers.py lists."""
-    image_size: int = 192
+    image_size: ImageSide = 192
     """Height and width in pixels of the centre crops."""
-    images: int = 8
-    seed: int = 0
+    images: Count = 8
+    seed: Seed = 0
     """Of a random start."""
-    output_dir: Path | None = None
-    """Default: runs/look, numbered if taken."""
+    run: ResultsConfig = field(default_factory=ResultsConfig)
 
 
 LOOK: dict[str, LookConfig] = {"quickstart": LookConfig()}

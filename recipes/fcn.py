@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from finetune_seg_configs import FCNConfig
 from models_under_test import ModelUnderTest, open_model
 from pcd_hub.data.labelled import IGNORE
-from pcd_hub.errors import ConfigError, StudentError
+from pcd_hub.errors import StudentError
 
 
 def open_backbone(name: str, *, output_stride: int, seed: int) -> ModelUnderTest:
@@ -72,16 +72,7 @@ class FCN(nn.Module):
 
 
 def head(in_channels: int, config: FCNConfig, *, num_classes: int) -> nn.Sequential:
-    """Two 3 x 3 convolutions with batch norm and ReLU, then 1 x 1 to the classes.
-
-    Raises:
-        ConfigError: If it would have no width or no reach.
-    """
-    if config.channels < 1 or config.dilation < 1:
-        raise ConfigError(
-            f"--fcn.channels {config.channels} with --fcn.dilation {config.dilation} is no head; "
-            "each must be at least 1"
-        )
+    """Two 3 x 3 convolutions with batch norm and ReLU, then 1 x 1 to the classes."""
     classifier = nn.Conv2d(config.channels, num_classes, 1)
     # All classes start alike, whatever the scale of the backbone.
     nn.init.normal_(classifier.weight, std=0.01)

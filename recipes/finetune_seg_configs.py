@@ -1,22 +1,33 @@
 """Named configurations of ``recipes/finetune_seg.py``, their learning rate, and their protocol."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
+from bounds import Bounds, Channels, Count, ImageSide, Positive, Seed, Workers, as_typed
 from eval_configs import SegmentationSetConfig
 from finetune_configs import FinetuneRunConfig, SGDScheduleConfig, scaled
+from pcd_hub.errors import ConfigError
+
+Scale = Annotated[float, Bounds(float, 0, 100, above=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneDataConfig(SegmentationSetConfig):
     """Images with the class of every pixel, and what is drawn from them in training."""
 
-    crop_size: tuple[int, int] = (512, 512)
+    crop_size: tuple[ImageSide, ImageSide] = (512, 512)
     """Height and width in pixels of a training crop; the test takes whole images."""
-    scales: tuple[float, float] = (0.5, 2.0)
+    scales: tuple[Scale, Scale] = (0.5, 2.0)
     """Bounds of the factor by which an image is resized before it is cropped; evenly drawn."""
-    num_workers: int | None = None
+    num_workers: Workers | None = None
     """Processes that read images, per training process. Default: 1 on CPU, else up to 16."""
+
+    def check(self, group: str) -> None:
+        """Refuse scales in the wrong order."""
+        if self.scales[0] > self.scales[1]:
+            raise ConfigError(
+                f"{group}scales {as_typed(self.scales)}: give the smaller first, as 0.5 2.0"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +39,9 @@ class FCNConfig:
 
     8 and 16: the last stages are dilated instead of strided, which not every architecture takes.
     """
-    channels: int = 256
+    channels: Channels = 256
     """Of the head's two 3 x 3 convolutions."""
-    dilation: int = 1
+    dilation: Annotated[int, Bounds(int, 1, 1000)] = 1
     """Of the same."""
     norm: Literal["sync", "batch", "frozen"] = "sync"
     """Batch norm.
@@ -49,10 +60,10 @@ class FinetuneScheduleConfig(SGDScheduleConfig):
     iterations by reference / B, so the number of pictures seen stays the same.
     """
 
-    lr: float = 0.01
+    lr: Positive = 0.01
     """At the first step."""
-    iterations: int = 40_000
-    power: float = 0.9
+    iterations: Count = 40_000
+    power: Positive = 0.9
     """The learning rate falls as (1 - share of the steps done) to this power."""
 
 
@@ -60,7 +71,7 @@ class FinetuneScheduleConfig(SGDScheduleConfig):
 class FinetuneSegRunConfig(FinetuneRunConfig):
     """Where and how long. Except for seed and max_steps, nothing here changes the result."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Of the head, the batches, the crops, and of a random start."""
 
 
@@ -124,9 +135,6 @@ def scaled_schedule(
     Args:
         config: Stated for its ``reference_batch_size``.
         max_steps: If given, the schedule is squeezed into so many steps.
-
-    Raises:
-        ConfigError: If there is no step or no image.
     """
     peak_lr, steps = scaled(config, max_steps=max_steps)
     return PolynomialSchedule(peak_lr=peak_lr, steps=steps, power=config.power)

@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> None:
     command = shlex.join(["python", "recipes/knn.py", *arguments])
     labelled = _open_labelled(config) if config.data.source else None
     name, shown = _open_shown(config, labelled)
-    folder = new_folder(config.output_dir, "knn")
+    folder = new_folder(config.run.output_dir, "knn")
     if labelled:
         by_label = folder / "image_classification"
         print(f"\n{_with_labels(config, *labelled, command, by_label).table()}\n\n{by_label}")
@@ -54,18 +54,6 @@ def _check(config: KnnConfig) -> None:
             "without labels"
         )
     check_models(config.models, config.seeds)
-    for what, value, least in (
-        ("--k", config.k, 1),
-        ("--report.images", config.report.images, 2),
-        ("--report.retrieval-k", config.report.retrieval_k, 1),
-    ):
-        if value < least:
-            raise ConfigError(f"{what} {value}: it must be at least {least}")
-    if config.temperature <= 0 or config.penalty < 0:
-        raise ConfigError(
-            f"--temperature {config.temperature} must be above 0, --penalty {config.penalty} not "
-            "below 0"
-        )
 
 
 def _open_labelled(config: KnnConfig) -> tuple[ClassifiedSet, ClassifiedSet]:

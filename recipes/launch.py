@@ -22,7 +22,7 @@ from launch_environment import (
     num_threads,
 )
 from pcd_hub.errors import ConfigError
-from speed import keep_freed_memory, mixed_precision
+from speed import check_precision, keep_freed_memory, mixed_precision
 
 log = logging.getLogger("pcd_hub")
 
@@ -46,7 +46,8 @@ def start_accelerator(
 
     Raises:
         ConfigError: If the launcher started more processes than the Accelerator sees or asks for
-            what no recipe does, or a tracker is not installed.
+            what no recipe does, a tracker is not installed, or the precision is none of this
+            machine.
     """
     for tracker in trackers:
         if importlib.util.find_spec(tracker) is None:
@@ -54,12 +55,14 @@ def start_accelerator(
     quiet_logs()
     check_launcher_settings(os.environ)
     on_cpu = not torch.accelerator.is_available()
+    precision = None if speed is None else mixed_precision(speed)
+    check_precision(precision, on_cpu=on_cpu)
     if on_cpu and speed is not None and speed.keep_memory:
         keep_freed_memory()
     torch.backends.cudnn.benchmark = speed is not None  # views are all of one size
     accelerator = Accelerator(
         cpu=on_cpu,
-        mixed_precision=None if speed is None else mixed_precision(speed),
+        mixed_precision=precision,
         log_with=list(trackers) or None,
         project_dir=Path(),
         kwargs_handlers=[

@@ -38,9 +38,9 @@ def main(arguments: list[str]) -> None:
     """Parse, probe every model, write and print the table."""
     _, config = parse(LINEAR_SEG, "folder", arguments)
     quiet_logs()
-    _check(config)
+    check_models(config.models, config.seeds)
     train, test = open_splits(config.data)
-    folder = new_folder(config.output_dir, "linear_seg")
+    folder = new_folder(config.run.output_dir, "linear_seg")
     evaluation = Evaluation(
         task="linear segmentation probe",
         dataset=test.name,
@@ -86,16 +86,6 @@ def open_splits(data: SegmentationSetConfig) -> tuple[SegmentationSet, Segmentat
         for split in (data.train_split, data.test_split)
     )
     return train, test
-
-
-def _check(config: LinearSegConfig) -> None:
-    check_models(config.models, config.seeds)
-    probe = config.probe
-    for what in ("steps", "batch_size", "label_stride", "num_stages"):
-        if (value := getattr(probe, what)) < 1:
-            raise ConfigError(f"--probe.{what.replace('_', '-')} {value}: it must be at least 1")
-    if config.data.image_size < 1:
-        raise ConfigError(f"--data.image-size {config.data.image_size}: it must be at least 1")
 
 
 def probe_model(

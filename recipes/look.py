@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> None:
     quiet_logs()
     check_models(config.models, (config.seed,))
     images = _images(config)
-    folder = new_folder(config.output_dir, "look")
+    folder = new_folder(config.run.output_dir, "look")
     teacher = load_teacher(config.teacher, image_size=config.image_size).to(compute_device())
     maps = {config.teacher: teacher(images).cpu()}
     fields, within = {}, {}

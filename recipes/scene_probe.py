@@ -115,6 +115,7 @@ def _draw(
     path: Path, test: LabelledImages, results: Mapping[str, ProbeResult], count: int = 8
 ) -> None:
     """Rows: images, truth, then each backbone's prediction in the order of the table."""
+    count = min(count, len(test.masks))
     rows = [
         test.images[range(count)].permute(0, 2, 3, 1).numpy(),
         _PALETTE[np.stack([test.masks[row].numpy() for row in range(count)])],

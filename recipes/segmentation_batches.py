@@ -15,7 +15,7 @@ from pcd_hub.data.labelled import IGNORE, Mask, SegmentationSet
 from pcd_hub.data.loader import BatchPlan, StepSampler
 from pcd_hub.data.shared_memory import fit_workers
 from pcd_hub.data.workers import load_batches
-from pcd_hub.errors import ConfigError, DataError
+from pcd_hub.errors import DataError
 
 
 @dataclass(kw_only=True)
@@ -43,22 +43,10 @@ class RandomCrop:
     Args:
         data: Size and scales.
         mean: The colour of the padding, in [0, 1] per channel.
-
-    Raises:
-        ConfigError: If there is no pixel in a crop, or no image at a scale.
     """
 
     def __init__(self, data: FinetuneDataConfig, *, mean: Sequence[float]) -> None:
-        if min(data.crop_size) < 1:
-            raise ConfigError(
-                f"--data.crop-size {' '.join(map(str, data.crop_size))}: "
-                "height and width must be at least 1"
-            )
-        low, high = self._scales = data.scales
-        if not 0 < low <= high:
-            raise ConfigError(
-                f"--data.scales {low:g} {high:g}: give the smaller first, above 0, as 0.5 2.0"
-            )
+        self._scales = data.scales
         self._height, self._width = data.crop_size
         self._colour = np.round(255 * np.array(mean)).astype(np.uint8)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from configs import SpeedConfig
-from pcd_hub.errors import first_line
+from pcd_hub.errors import ConfigError, first_line
 
 log = logging.getLogger("pcd_hub")
 
@@ -42,6 +42,25 @@ def mixed_precision(speed: SpeedConfig) -> str | None:
             return None if told or not multiplies_bfloat16() else "bf16"
         case asked:
             return asked
+
+
+def check_precision(precision: str | None, *, on_cpu: bool) -> None:
+    """Check the precision before anything runs in it.
+
+    Args:
+        precision: As :func:`mixed_precision` returns it.
+        on_cpu: Whether there is no accelerator; CPUs have no fast float16, and some of its
+            operators never end there.
+
+    Raises:
+        ConfigError: If it is fp16 on a CPU, or the launcher names one that the recipes do not know.
+    """
+    told = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    named = f"--speed.precision {precision}" if precision else f"--mixed_precision {told}"
+    if (precision or told) not in {"no", "bf16", "fp16"}:
+        raise ConfigError(f"{named}, from the launcher: expected one of no, bf16, fp16")
+    if on_cpu and (precision or told) == "fp16":
+        raise ConfigError(f"{named} needs a GPU; on a CPU use fp32 or bf16")
 
 
 def multiplies_bfloat16() -> bool:

@@ -180,7 +180,7 @@ def plan_batches(
     """How many steps, and how their batches are shared.
 
     Raises:
-        ConfigError: If there is no step, or a stream comes without ``--run.max-steps``.
+        ConfigError: If a stream comes without ``--run.max-steps``.
         DataError: If the global batch does not divide, or is larger than the data set.
     """
     plan = BatchPlan(
@@ -197,11 +197,6 @@ def plan_batches(
             plan = dataclasses.replace(plan, total_steps=optim.epochs * epoch)
     elif run.max_steps is None:
         raise ConfigError("the length of a stream is not known; give --run.max-steps")
-    if plan.total_steps < 1:
-        raise ConfigError(
-            f"{plan.total_steps} steps are none; "
-            "--optim.epochs or --run.max-steps must be at least 1"
-        )
     return plan
 
 
@@ -250,7 +245,7 @@ def update(
     """Clip, step, and forget the gradients; return their norm before all that."""
     with record_function("optimizer"):
         norm = gradient_norm(wrapped.parameters(), accelerator)
-        if optim.clip_grad_norm:
+        if optim.clip_grad_norm is not None:
             accelerator.clip_grad_norm_(wrapped.parameters(), optim.clip_grad_norm)
         optimizer.step()
         optimizer.zero_grad()

@@ -31,6 +31,7 @@ IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"}
 )
 DEFAULT_SCENE_COUNT = 20_000
+MAX_SCENES = 10**9
 SCENE_SIZE = 96
 _MOST_PIXELS = 89_478_485
 """A quarter of a GiB at three bytes a pixel: where Pillow begins to warn of bombs."""
@@ -218,11 +219,17 @@ class Scenes:
         """Parse ``[COUNT[:SEED]]``."""
         count, _, seed = text.partition(":")
         try:
-            return cls(int(count or DEFAULT_SCENE_COUNT), seed=int(seed or 0))
+            source = cls(int(count or DEFAULT_SCENE_COUNT), seed=int(seed or 0))
         except ValueError:
             raise DataError(
                 f"scenes:{text} is not scenes:[COUNT[:SEED]], as in scenes:20000:7"
             ) from None
+        if not 1 <= source.count <= MAX_SCENES or source.seed < 0:
+            raise DataError(
+                f"scenes:{text}: COUNT is 1 to {MAX_SCENES} and SEED at least 0, as in "
+                "scenes:20000:7"
+            )
+        return source
 
     def __len__(self) -> int:
         return self.count

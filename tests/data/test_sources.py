@@ -57,6 +57,8 @@ def test_scenes_count_and_seed():
         ("/no/such/folder", "no folder /no/such/folder"),
         ("/no/such/list.txt", "no list /no/such/list.txt"),
         ("scenes:many", r"scenes:many is not scenes:\[COUNT\[:SEED\]\]"),
+        ("scenes:0", "scenes:0: COUNT is 1 to 1000000000"),
+        ("scenes:5:-1", "scenes:5:-1: .* SEED at least 0"),
         ("hf-disk:/no/such", "no folder /no/such"),
         ("hf:/no/such/dataset", "cannot open the dataset /no/such/dataset"),
     ],

@@ -74,17 +74,9 @@ def test_a_squeezed_schedule_keeps_its_shape():
     assert short.peak_lr == 0.02
 
 
-@pytest.mark.parametrize(
-    ("schedule", "max_steps", "message"),
-    [
-        (ScheduleConfig(iterations=100), None, "lr-drops 80000 is not below .*iterations 100"),
-        (ScheduleConfig(global_batch_size=0), None, "of 0 images .* at least 1"),
-        (ScheduleConfig(), 0, "--run.max-steps 0 are no steps"),
-    ],
-)
-def test_impossible_schedules_are_refused(schedule, max_steps, message):
-    with pytest.raises(ConfigError, match=message):
-        scaled_schedule(schedule, max_steps=max_steps)
+def test_a_drop_behind_the_end_is_refused():
+    with pytest.raises(ConfigError, match="lr-drops 80000 is not below .*iterations 100"):
+        scaled_schedule(ScheduleConfig(iterations=100))
 
 
 C4, FPN = "padded to multiples of 32", "torchvision's start of the box head"

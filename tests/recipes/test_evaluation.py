@@ -169,7 +169,7 @@ def test_tables_go_into_the_record_and_the_card(measured, tmp_path, capsys):
     export, folder = measured
     weights = (export / "model.safetensors").read_bytes()
     (tmp_path / "run" / "record.json").write_text("{}")
-    compare.main([str(folder), "--into", str(export), "--output-dir", str(tmp_path / "out")])
+    compare.main([str(folder), "--into", str(export), "--run.output-dir", str(tmp_path / "out")])
     assert "12.00 ± 2.83" in capsys.readouterr().out
     record = read_weight(export).record
     kept = named(record, "linear_segmentation_probe_streets_val_mean_iou")

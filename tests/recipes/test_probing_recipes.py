@@ -68,7 +68,7 @@ def test_the_probe_of_every_model_is_written(segmentation, tmp_path, capsys):
             "--seeds",
             "0",
             "1",
-            f"--output-dir={out}",
+            f"--run.output-dir={out}",
         ]
     )
     found = Evaluation.load(out)
@@ -106,14 +106,14 @@ def test_a_mask_is_decoded_once_and_never_without_its_image(segmentation, monkey
 
 def test_what_is_missing_is_found_before_anything_is_computed(segmentation, tmp_path):
     out = tmp_path / "out"
-    asked = [f"--output-dir={out}", "--models", "random:test_resnet"]
+    asked = [f"--run.output-dir={out}", "--models", "random:test_resnet"]
     with pytest.raises(ConfigError, match="name the images: --data.source DIR"):
         linear_seg.main(asked)
     with pytest.raises(DataError, match="there is no .*images/test; .* has train, val"):
         linear_seg.main([f"--data.source={segmentation}", "--data.test-split=test", *asked])
     with pytest.raises(ConfigError, match="--data.test-split train is what is trained on"):
         linear_seg.main([f"--data.source={segmentation}", "--data.test-split=train", *asked])
-    with pytest.raises(ConfigError, match="--probe.label-stride 0: it must be at least 1"):
+    with pytest.raises(ConfigError, match="--probe.label-stride 0: expected a whole number"):
         linear_seg.main([f"--data.source={segmentation}", "--probe.label-stride=0", *asked])
     with pytest.raises(ConfigError, match="name at least one, and none twice"):
         linear_seg.main([f"--data.source={segmentation}", *asked, "random:test_resnet"])
@@ -122,7 +122,7 @@ def test_what_is_missing_is_found_before_anything_is_computed(segmentation, tmp_
 
 def test_a_finished_model_is_kept_when_the_next_one_fails(segmentation, tmp_path):
     arguments = [f"--data.source={segmentation}", "--data.image-size=64", "--probe.steps=2"]
-    arguments += ["--seeds", "0", f"--output-dir={tmp_path / 'out'}"]
+    arguments += ["--seeds", "0", f"--run.output-dir={tmp_path / 'out'}"]
     with pytest.raises(Exception, match="resnet81"):
         linear_seg.main([*arguments, "--models", "random:test_resnet", "random:resnet81"])
     assert list(Evaluation.load(tmp_path / "out").scores) == ["random:test_resnet"]
@@ -142,7 +142,7 @@ def test_neighbours_and_a_linear_classifier(classes, tmp_path, tiny_teacher, cap
             "1",
             f"--report.teacher=local-dir:{tiny_teacher}",
             "--report.images=7",
-            f"--output-dir={out}",
+            f"--run.output-dir={out}",
         ]
     )
     labelled = Evaluation.load(out / "image_classification")
@@ -162,7 +162,7 @@ def test_neighbours_and_a_linear_classifier(classes, tmp_path, tiny_teacher, cap
 
 def test_a_model_that_was_scored_is_kept_when_the_next_is_unknown(classes, tmp_path):
     arguments = [f"--data.source={classes}", "--data.image-size=64", "--seeds=0"]
-    arguments += [f"--output-dir={tmp_path / 'out'}"]
+    arguments += [f"--run.output-dir={tmp_path / 'out'}"]
     with pytest.raises(StudentError, match="resnet81"):
         knn.main([*arguments, "--models", "random:test_resnet", "random:resnet81"])
     kept = Evaluation.load(tmp_path / "out" / "image_classification")
@@ -171,7 +171,10 @@ def test_a_model_that_was_scored_is_kept_when_the_next_is_unknown(classes, tmp_p
 
 def test_the_report_needs_no_labels(classes, tmp_path, tiny_teacher):
     arguments = ["--models", "random:test_resnet", "--seeds", "0", "--data.image-size=64"]
-    arguments += [f"--report.teacher=local-dir:{tiny_teacher}", f"--output-dir={tmp_path / 'out'}"]
+    arguments += [
+        f"--report.teacher=local-dir:{tiny_teacher}",
+        f"--run.output-dir={tmp_path / 'out'}",
+    ]
     with pytest.raises(ConfigError, match="name the images"):
         knn.main(arguments)
     knn.main([*arguments, f"--report.source={classes / 'train'}"])
@@ -190,7 +193,7 @@ def test_a_headless_teacher_finds_all_its_own_pixels(classes, tmp_path, tiny_tea
             "--seeds",
             "0",
             f"--report.teacher=local-dir:{export}",
-            f"--output-dir={tmp_path / 'out'}",
+            f"--run.output-dir={tmp_path / 'out'}",
         ]
     )
     found = Evaluation.load(tmp_path / "out" / "label_free_report").scores[f"local-dir:{export}"]
@@ -199,7 +202,7 @@ def test_a_headless_teacher_finds_all_its_own_pixels(classes, tmp_path, tiny_tea
 
 
 def test_stages_that_are_not_there_are_one_line(segmentation, tmp_path):
-    asked = [f"--data.source={segmentation}", f"--output-dir={tmp_path / 'out'}", "--seeds=0"]
+    asked = [f"--data.source={segmentation}", f"--run.output-dir={tmp_path / 'out'}", "--seeds=0"]
     with pytest.raises(StudentError, match="cannot give these stages of .* pixels"):
         linear_seg.main([*asked, "--models=random:test_resnet", "--probe.num-stages=9"])
 
@@ -214,7 +217,7 @@ def test_a_fixed_size_weight_of_ours_takes_the_size_it_is_given(tmp_path):
 def test_splits_with_other_classes_are_refused(classes, tmp_path):
     (classes / "val" / "light").rename(classes / "val" / "bright")
     with pytest.raises(DataError, match="differ in class 'bright', or in the order of classes"):
-        knn.main([f"--data.source={classes}", f"--output-dir={tmp_path / 'out'}"])
+        knn.main([f"--data.source={classes}", f"--run.output-dir={tmp_path / 'out'}"])
 
 
 def test_pictures_of_what_models_see(tmp_path, tiny_teacher, capsys):
@@ -227,7 +230,7 @@ def test_pictures_of_what_models_see(tmp_path, tiny_teacher, capsys):
             "--models",
             "random:test_resnet",
             "random:resnet18_mhsa",
-            f"--output-dir={out}",
+            f"--run.output-dir={out}",
         ]
     )
     with Image.open(out / "pca.png") as picture:
@@ -240,5 +243,5 @@ def test_pictures_of_what_models_see(tmp_path, tiny_teacher, capsys):
 def test_the_configurations_are_whole(tmp_path):
     for name in ("ade20k", "voc", "cityscapes"):
         with pytest.raises(DataError, match="there is no"):
-            linear_seg.main([name, f"--output-dir={tmp_path / 'out'}"])
+            linear_seg.main([name, f"--run.output-dir={tmp_path / 'out'}"])
     assert list(linear_seg.LINEAR_SEG) == ["folder", "ade20k", "voc", "cityscapes"]

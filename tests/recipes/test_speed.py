@@ -17,6 +17,7 @@ import distill
 import launch
 import speed
 from configs import SpeedConfig
+from pcd_hub.errors import ConfigError
 from tests.recipes.conftest import trace
 from training import open_batches
 
@@ -150,6 +151,27 @@ def test_precision_is_the_fastest_the_device_has_unless_it_is_told(
     monkeypatch.setattr(speed, "multiplies_bfloat16", lambda: units)
     found = speed.mixed_precision(SpeedConfig(precision=asked))
     assert (found or told) == expected
+
+
+@pytest.mark.parametrize(
+    ("precision", "told", "on_cpu", "message"),
+    [
+        ("fp16", "no", True, "^--speed.precision fp16 needs a GPU; on a CPU use fp32 or bf16$"),
+        (None, "fp16", True, "^--mixed_precision fp16 needs a GPU"),
+        (None, "fp8", False, "--mixed_precision fp8, from the launcher: expected one of no, bf16"),
+        ("no", "fp16", True, None),
+        (None, "FP16", False, None),
+    ],
+)
+def test_a_precision_that_the_device_has_not_is_refused(
+    monkeypatch, precision, told, on_cpu, message
+):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", told)
+    if message is None:
+        speed.check_precision(precision, on_cpu=on_cpu)
+        return
+    with pytest.raises(ConfigError, match=message):
+        speed.check_precision(precision, on_cpu=on_cpu)
 
 
 def test_bfloat16_units_are_those_that_the_processor_names(monkeypatch):
