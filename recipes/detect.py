@@ -59,6 +59,7 @@ from launch import finish, start_accelerator
 from models_under_test import ModelUnderTest, open_model
 from pcd_hub.data.loader import BatchPlan
 from precise_bn import take_batch_norm_statistics
+from progress import progress
 from run_folder import RunFolder, provenance
 
 
@@ -202,7 +203,9 @@ def predict(detection: Detection) -> list[dict[str, Any]]:
     indices = shard(len(images), accelerator.process_index, accelerator.num_processes)
     read = read_images([images[index] for index in indices], **detection.loading)
     mine: list[tuple[int, list[dict[str, Any]]]] = []
-    for index, pixels in zip(indices, read, strict=True):
+    pictures = zip(indices, read, strict=True)
+    hidden = not accelerator.is_main_process
+    for index, pixels in progress(pictures, "test images", total=len(indices), disable=hidden):
         with accelerator.autocast():
             (output,) = detector([pixels.to(accelerator.device, non_blocking=True) / 255])
         mine.append((index, coco_results(images[index], output, detection.labels)))

@@ -4,25 +4,25 @@ import heapq
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from pycocotools import mask as mask_codes
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 
 from coco_bounds import clipped_box
 from coco_data import CocoImage, Segmentation, mask_code
 from orientation_batches import OrientationSampler
 from pcd_hub.data.loader import BatchPlan, StepSampler
-from pcd_hub.data.shared_memory import fit_workers
+from pcd_hub.data.reading import read_batches
 from pcd_hub.data.sources import BrokenImageError, decode
-from pcd_hub.data.workers import load_batches
 from pcd_hub.errors import DataError
 
-ReadT = TypeVar("ReadT")
 Target = dict[str, Tensor]
 """``boxes`` (n 4: corners in pixels), ``labels`` (n, from 1), perhaps ``masks`` (n h w)."""
 
@@ -82,26 +82,32 @@ def training_batches(
     Raises:
         DataError: If a picture cannot be read or has another size than its json says.
     """
-    dataset = _TrainingExamples(images, labels, masks=masks, seed=plan.seed)
     if by_orientation:
         wide = [image.width > image.height for image in images]
         sampler: Sampler[list[tuple[int, int]]] = OrientationSampler(wide, plan)
     else:
         sampler = StepSampler(len(images), plan)
-    # With a generator of its own the loader draws nothing from torch's, whose state a resumed run
-    # restores.
-    batches = load_batches(
-        dataset,
-        workers=fit_workers(
-            num_workers, prefetch=2, batch_bytes=largest_batch(images, plan.batch_size, masks=masks)
-        ),
-        batch_sampler=sampler,
-        collate_fn=list,
+    return read_batches(
+        partial(_training_example, images, labels, plan.seed, masks),
+        sampler,
+        num_workers=num_workers,
+        batch_bytes=largest_batch(images, plan.batch_size, masks=masks),
         pin_memory=pin_memory,
-        generator=torch.Generator().manual_seed(plan.seed),
     )
-    for examples in batches:
-        yield [_whole(example) for example in examples]
+
+
+def _training_example(
+    images: Sequence[CocoImage],
+    labels: Labels,
+    seed: int,
+    masks: bool,  # noqa: FBT001
+    key: tuple[int, int],
+) -> Example:
+    """By (epoch, index)."""
+    epoch, index = key
+    example = read_example(images[index], labels, masks=masks)
+    mirror = np.random.default_rng((seed, epoch, index)).random() < 0.5
+    return mirrored(example) if mirror else example
 
 
 def largest_batch(images: Sequence[CocoImage], batch_size: int, *, masks: bool) -> int:
@@ -121,64 +127,14 @@ def read_images(
     Raises:
         DataError: As :func:`read_image`, when its turn comes.
     """
-    workers = fit_workers(
-        num_workers, prefetch=2, batch_bytes=largest_batch(images, 1, masks=False)
-    )
-    pictures = load_batches(
-        _Pictures(images),
-        workers=workers,
-        batch_size=None,
-        collate_fn=_as_it_is,
+    return read_batches(
+        read_image,
+        [[image] for image in images],
+        num_workers=num_workers,
+        batch_bytes=largest_batch(images, 1, masks=False),
+        collate=itemgetter(0),
         pin_memory=pin_memory,
-        generator=torch.Generator(),
     )
-    for pixels in pictures:
-        yield _whole(pixels)
-
-
-def _as_it_is(picture: ReadT) -> ReadT:
-    return picture
-
-
-class _Pictures(Dataset[Tensor | DataError]):
-    def __init__(self, images: Sequence[CocoImage]) -> None:
-        self._images = images
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, index: int) -> Tensor | DataError:
-        try:
-            return read_image(self._images[index])
-        except DataError as error:
-            return error
-
-
-class _TrainingExamples(Dataset[Example | DataError]):
-    """By (epoch, index); a broken picture is handed over as its error, to be raised in one line."""
-
-    def __init__(
-        self, images: Sequence[CocoImage], labels: Labels, *, masks: bool, seed: int
-    ) -> None:
-        self._images = images
-        self._labels = labels
-        self._masks = masks
-        self._seed = seed
-
-    def __getitem__(self, key: tuple[int, int]) -> Example | DataError:
-        epoch, index = key
-        try:
-            example = read_example(self._images[index], self._labels, masks=self._masks)
-        except DataError as error:
-            return error
-        mirror = np.random.default_rng((self._seed, epoch, index)).random() < 0.5
-        return mirrored(example) if mirror else example
-
-
-def _whole(read: ReadT | DataError) -> ReadT:
-    if isinstance(read, DataError):
-        raise read
-    return read
 
 
 def read_example(image: CocoImage, labels: Labels, *, masks: bool) -> Example:

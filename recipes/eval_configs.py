@@ -37,6 +37,8 @@ class SegmentationDataConfig(SegmentationSetConfig):
 
     image_size: ImageSide = 192
     """Height and width in pixels to which images are squashed; scores are taken at label size."""
+    num_workers: int | None = None
+    """Processes that read images. Default: 1 on CPU, else up to 8."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +121,8 @@ class ClassificationDataConfig:
     image_column: str = "image"
     """Of a Hugging Face dataset, as is the next."""
     label_column: str = "label"
+    num_workers: int | None = None
+    """Processes that read images. Default: 1 on CPU, else up to 8."""
 
 
 @dataclass(frozen=True, kw_only=True)

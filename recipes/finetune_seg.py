@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
@@ -57,8 +57,9 @@ from pcd_hub.data.loader import BatchPlan
 from pcd_hub.errors import DataError
 from pcd_hub.method.metrics import class_iou, confusion_matrix, mean_iou, pixel_accuracy
 from pictures import save_some_overlays
+from progress import progress
 from run_folder import RunFolder, provenance
-from segmentation_batches import Crops, RandomCrop, training_batches
+from segmentation_batches import Crops, RandomCrop, training_batches, whole_images
 
 
 def main(arguments: list[str]) -> None:
@@ -133,10 +134,12 @@ def train_fcn(finetuning: Finetuning) -> None:
             finetuning.crop,
             plan,
             num_workers=num_workers(config.data.num_workers, accelerator),
+            pin_memory=accelerator.device.type == "cuda",
         )
 
     def losses_of(model: nn.Module, crops: Crops) -> dict[str, Tensor]:
-        images, masks = (part.to(accelerator.device) for part in (crops.images, crops.masks))
+        parts = crops.images, crops.masks
+        images, masks = (part.to(accelerator.device, non_blocking=True) for part in parts)
         return {"loss": pixel_cross_entropy(model(images), masks)}
 
     train(
@@ -158,24 +161,32 @@ def count_pixels(finetuning: Finetuning) -> Int64[Tensor, "classes classes"]:
     num_classes, size = len(test_set.classes), len(test_set)
     total = torch.zeros(num_classes, num_classes, dtype=torch.long)
     mine = shard(size, accelerator.process_index, accelerator.num_processes)
-    for index in mine:
-        image, mask = test_set.pair(index)
-        truth = torch.from_numpy(mask).long()
-        total += confusion_matrix(predict(finetuning, image), truth, num_classes=num_classes)
+    pairs = whole_images(
+        test_set,
+        mine,
+        num_workers=num_workers(finetuning.config.data.num_workers, accelerator),
+        pin_memory=accelerator.device.type == "cuda",
+    )
+    hidden = not accelerator.is_main_process
+    for image, mask in progress(pairs, "test images", total=len(mine), disable=hidden):
+        predicted = predict(finetuning, image)
+        total += confusion_matrix(predicted, mask.long(), num_classes=num_classes)
     assert sorted(gather_object(list(mine))) == list(range(size))
     summed: Any = accelerator.reduce(total.to(accelerator.device), "sum")
     return summed.cpu()
 
 
 @torch.no_grad()
-def predict(finetuning: Finetuning, image: Image.Image) -> Int64[Tensor, "height width"]:
+def predict(
+    finetuning: Finetuning, image: UInt8[Tensor, "height width 3"]
+) -> Int64[Tensor, "height width"]:
     """The class of every pixel.
 
     One image at a time, so that no other image's size changes its padding: the scores do not depend
     on the number of processes.
     """
     accelerator, model = finetuning.accelerator, finetuning.model.eval()
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].to(accelerator.device)
+    pixels = image.permute(2, 0, 1)[None].to(accelerator.device, non_blocking=True)
     with accelerator.autocast():
         scores = model(pixels)
     return scores[0].argmax(0).cpu()
@@ -236,7 +247,7 @@ def draw(finetuning: Finetuning) -> None:
     """Images from all over the test split, their labels, and what the model says of them."""
 
     def predicted(_row: int, image: Image.Image) -> Mask:
-        return predict(finetuning, image).numpy().astype(np.uint8)
+        return predict(finetuning, torch.from_numpy(np.array(image))).numpy().astype(np.uint8)
 
     path = finetuning.folder.path / "pictures" / "overlays.png"
     save_some_overlays(path, finetuning.test_set, {finetuning.config.model: predicted})

@@ -156,8 +156,10 @@ def protocol(
         f"FCN (two 3 x 3 convolutions of {fcn.channels}, dilation {fcn.dilation}, then 1 x 1) on "
         f"the last map at output stride {fcn.output_stride}, everything trained, batch norm over "
         f"{together} images{backbone_norm}, on {training_set} for {schedule.steps} steps of {size} "
-        f"crops of {height} x {width} at scales {low:g} to {high:g}, mirrored by half; SGD "
+        f"crops of {height} x {width} at scales {low:g} to {high:g}, padded with the mean colour, "
+        "mirrored by half, no other augmentation, no auxiliary head; SGD "
         f"{schedule.peak_lr:g} falling to 0 with power {schedule.power:g}, momentum "
         f"{config.schedule.momentum:g}, weight decay {config.schedule.weight_decay:g} but on "
-        "norms; whole images at one scale, mean IoU of the classes that occur"
+        "norms, no warm-up; whole images at one scale, no sliding window, mean IoU of the classes "
+        "in truth or prediction"
     )

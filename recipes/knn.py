@@ -9,7 +9,7 @@ the teacher's its pixels are (CKA), and how many directions they use. Results: r
 """
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -25,9 +25,10 @@ from pcd_hub.data.classified import ClassifiedSet, open_classified
 from pcd_hub.data.sources import ImageSource, open_source
 from pcd_hub.errors import ConfigError, DataError
 from pcd_hub.evaluate.classification import linear_classifier
-from pcd_hub.method.metrics import effective_rank, knn_vote, linear_cka, pixel_retrieval
+from pcd_hub.method.metrics import Watch, effective_rank, knn_vote, linear_cka, pixel_retrieval
 from pcd_hub.models.teachers import load_teacher
-from pixels import all_maps, compute_device, pixels_of
+from pixels import Pixels, all_maps, compute_device, pixels_of, reading_processes
+from progress import progress, progress_of
 from run_folder import new_folder, surroundings
 
 
@@ -98,9 +99,10 @@ def _with_labels(
     evaluation = Evaluation(
         task="image classification",
         dataset=test.name,
-        protocol=f"frozen backbone, centre crops of {config.data.image_size} px, mean of the last "
-        f"map; {config.k} nearest of {train.name} ({len(train)} images) by cosine, weights "
-        f"exp(cos / {config.temperature:g}); logistic regression, penalty {config.penalty:g}",
+        protocol=f"frozen backbone, {_crops(config)}, mean of the last map (of a ViT's patches, "
+        f"not its class token); {config.k} nearest of {train.name} ({len(train)} images) by "
+        f"cosine, weights exp(cos / {config.temperature:g}); logistic regression on standardised "
+        f"vectors, penalty {config.penalty:g}, L-BFGS, without augmentation",
         command=command,
         images=len(test),
         seeds=config.seeds,
@@ -111,6 +113,11 @@ def _with_labels(
     return _measured(
         evaluation, config, folder, lambda under_test: _classify(config, under_test, train, test)
     )
+
+
+def _crops(config: KnnConfig) -> str:
+    size = config.data.image_size
+    return f"centre crops (7/8 of the shorter side, at {size} x {size}, bicubic)"
 
 
 def _measured(
@@ -141,25 +148,48 @@ def _classify(
     config: KnnConfig, under_test: ModelUnderTest, train: ClassifiedSet, test: ClassifiedSet
 ) -> tuple[float, ...]:
     """Top-1 in % by neighbours and by a linear classifier."""
-    size = config.data.image_size
-    pixels = pixels_of(under_test, size)
-    vectors = [
-        torch.cat(
-            [maps.mean((2, 3)) for maps in all_maps(pixels, images, range(len(images)), size=size)]
-        )
+    pixels = pixels_of(under_test, config.data.image_size)
+    train_vectors, test_vectors = (
+        _pooled(config, pixels, images, f"{under_test.name}: {images.name}")
         for images in (train, test)
-    ]
+    )
     known, truth = (torch.tensor(images.labels) for images in (train, test))
     count = len(train.classes)
     by_neighbours = knn_vote(
-        vectors[0], known, vectors[1], num_classes=count, k=config.k, temperature=config.temperature
+        train_vectors,
+        known,
+        test_vectors,
+        num_classes=count,
+        k=config.k,
+        temperature=config.temperature,
+        watch=_watch(f"{under_test.name}: neighbours"),
     )
     by_line = linear_classifier(
-        vectors[0], known, vectors[1], num_classes=count, penalty=config.penalty
+        train_vectors,
+        known,
+        test_vectors,
+        num_classes=count,
+        penalty=config.penalty,
+        progress=progress_of(under_test.name),
     )
     return tuple(
         100 * float((guessed == truth).float().mean()) for guessed in (by_neighbours, by_line)
     )
+
+
+def _pooled(config: KnnConfig, pixels: Pixels, images: ClassifiedSet, what: str) -> Tensor:
+    """One mean vector an image."""
+    workers = reading_processes(config.data.num_workers)
+    size, rows = config.data.image_size, range(len(images))
+    batches = all_maps(pixels, images, rows, size=size, num_workers=workers, what=what)
+    return torch.cat([maps.mean((2, 3)) for maps in batches])
+
+
+def _watch(what: str) -> Watch:
+    def watched(parts: Sequence[Tensor]) -> Iterator[Tensor]:
+        return progress(parts, what, total=len(parts))
+
+    return watched
 
 
 # Without labels.
@@ -171,13 +201,21 @@ def _without_labels(
     size = config.data.image_size
     rows = _some_rows(len(images), config.report.images)
     teacher = load_teacher(config.report.teacher, image_size=size)
-    theirs = torch.cat(list(all_maps(teacher.to(compute_device()), images, rows, size=size)))
+
+    def maps_of(pixels: Pixels, name: str) -> Tensor:
+        workers = reading_processes(config.data.num_workers)
+        what = f"{name}: {len(rows)} images"
+        return torch.cat(
+            list(all_maps(pixels, images, rows, size=size, num_workers=workers, what=what))
+        )
+
+    theirs = maps_of(teacher.to(compute_device()), "teacher")
     k = config.report.retrieval_k
     found = f"teacher's nearest pixel in top-{k}"
     evaluation = Evaluation(
         task="label-free report",
         dataset=dataset,
-        protocol=f"frozen backbone, centre crops of {size} px, pixels of the last map against "
+        protocol=f"frozen backbone, {_crops(config)}, pixels of the last map against "
         f"those of the teacher {config.report.teacher}, both on the coarser grid; nearest by "
         "cosine among the pixels of other images; linear CKA; effective rank: exp of the "
         "entropy of the pixels' singular values",
@@ -188,16 +226,12 @@ def _without_labels(
         scores={},
         details=surroundings() | {"images": images.fingerprint()},
     )
-    return _measured(
-        evaluation,
-        config,
-        folder,
-        lambda under_test: _report(
-            torch.cat(list(all_maps(pixels_of(under_test, size), images, rows, size=size))),
-            theirs,
-            k,
-        ),
-    )
+
+    def score(under_test: ModelUnderTest) -> tuple[float, ...]:
+        mine = maps_of(pixels_of(under_test, size), under_test.name)
+        return _report(mine, theirs, k, watch=_watch(f"{under_test.name}: nearest pixels"))
+
+    return _measured(evaluation, config, folder, score)
 
 
 def _some_rows(length: int, count: int) -> list[int]:
@@ -206,7 +240,7 @@ def _some_rows(length: int, count: int) -> list[int]:
     return sorted(order[:count].tolist())
 
 
-def _report(mine: Tensor, theirs: Tensor, k: int) -> tuple[float, ...]:
+def _report(mine: Tensor, theirs: Tensor, k: int, *, watch: Watch) -> tuple[float, ...]:
     """Retrieval and CKA in %, effective rank."""
     grid = min(mine.shape[2], theirs.shape[2]), min(mine.shape[3], theirs.shape[3])
     one, other = (F.adaptive_avg_pool2d(maps, grid).flatten(2) for maps in (mine, theirs))
@@ -214,7 +248,7 @@ def _report(mine: Tensor, theirs: Tensor, k: int) -> tuple[float, ...]:
         raise ConfigError(f"--report.retrieval-k {k}: the other images have {others} pixels")
     pixels = [maps.transpose(1, 2).flatten(0, 1) for maps in (one, other)]
     return (
-        100 * pixel_retrieval(one, other, k=k),
+        100 * pixel_retrieval(one, other, k=k, watch=watch),
         100 * linear_cka(*pixels),
         effective_rank(pixels[0]),
     )

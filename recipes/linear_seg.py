@@ -11,9 +11,10 @@ recipes/README.md.
 import dataclasses
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,11 +27,13 @@ from evaluation import Evaluation, finite_scores
 from launch import quiet_logs
 from models_under_test import ModelUnderTest, check_models, for_each_seed
 from pcd_hub.data.labelled import Mask, SegmentationSet
+from pcd_hub.data.reading import read_batches
 from pcd_hub.data.segmentation_sets import Columns, open_segmentation
 from pcd_hub.errors import ConfigError
 from pcd_hub.evaluate.segmentation import LabelledImages, LinearProbe, ProbeResult, StageFeatures
 from pictures import save_some_overlays
-from pixels import compute_device
+from pixels import compute_device, reading_processes
+from progress import progress_of
 from run_folder import new_folder, surroundings
 
 
@@ -94,8 +97,9 @@ def probe_model(
     """One result a seed."""
     size, settings = config.data.image_size, dataclasses.asdict(config.probe)
     num_stages, keep = settings.pop("num_stages"), settings.pop("keep_gigabytes")
-    train_images = squashed(train, size, masks_too=True)
-    test_images = squashed(test, size, masks_too=False)
+    workers = reading_processes(config.data.num_workers)
+    train_images = squashed(train, size, masks_too=True, num_workers=workers)
+    test_images = squashed(test, size, masks_too=False, num_workers=workers)
 
     def with_features(under_test: ModelUnderTest) -> LinearProbe:
         return LinearProbe(
@@ -109,6 +113,7 @@ def probe_model(
             test_images,
             num_classes=len(train.classes),
             keep_bytes=int(keep * 1024**3),
+            progress=progress_of(name),
         )
 
     seen = [
@@ -120,39 +125,51 @@ def probe_model(
     return seen[0][0], [result for _, result in seen]
 
 
-def squashed(images: SegmentationSet, size: int, *, masks_too: bool) -> LabelledImages:
+def squashed(
+    images: SegmentationSet, size: int, *, masks_too: bool, num_workers: int
+) -> LabelledImages:
     """Images at ``size`` x ``size``, whatever their shape; masks too, or as they are."""
     masks = MasksOf(images, size if masks_too else None)
-    return LabelledImages(images=SquashedImages(images, size, masks), masks=masks)
+    return LabelledImages(
+        images=SquashedImages(images, size, masks, num_workers=num_workers), masks=masks
+    )
 
 
 class SquashedImages:
     """Read and resized when asked; the mask, without which no image is taken, goes to ``masks``."""
 
-    def __init__(self, images: SegmentationSet, size: int, masks: "MasksOf") -> None:
+    def __init__(
+        self, images: SegmentationSet, size: int, masks: "MasksOf", *, num_workers: int
+    ) -> None:
         self._images = images
         self._size = size
         self._masks = masks
+        self._num_workers = num_workers
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, rows: list[int]) -> Tensor:
-        pictures = [self._picture(row) for row in rows]
-        size = (self._size, self._size)
-        resized = [p.resize(size, Image.Resampling.BICUBIC, reducing_gap=3) for p in pictures]
-        return (
-            torch.from_numpy(np.stack([np.asarray(p) for p in resized]))
-            .permute(0, 3, 1, 2)
-            .contiguous()
-        )
+        (found,) = self._read([rows], num_workers=0)
+        return found
 
-    def _picture(self, row: int) -> Image.Image:
-        if row in self._masks:
-            return self._images.image(row)
-        picture, mask = self._images.pair(row)
-        self._masks.keep(row, mask)
-        return picture
+    def batches(self, rows: Sequence[list[int]]) -> Iterator[Tensor]:
+        """Yield the images of each list of rows, read by worker processes."""
+        return self._read(rows, num_workers=self._num_workers)
+
+    def _read(self, rows: Sequence[list[int]], *, num_workers: int) -> Iterator[Tensor]:
+        image_bytes = 3 * self._size**2 + self._masks[0].numel()
+        batches = read_batches(
+            partial(_squashed_pair, self._images, self._size, self._masks.size),
+            ([(row, row not in self._masks) for row in each] for each in rows),
+            num_workers=num_workers,
+            batch_bytes=image_bytes * max(map(len, rows), default=0),
+            collate=_collate,
+            pin_memory=compute_device() == "cuda",
+        )
+        for batch in batches:
+            self._masks.keep(batch.masks, batch.mask_sizes)
+            yield batch.images.permute(0, 3, 1, 2).contiguous()
 
 
 class MasksOf:
@@ -160,7 +177,8 @@ class MasksOf:
 
     def __init__(self, images: SegmentationSet, size: int | None) -> None:
         self._images = images
-        self._size = size
+        self.size = size
+        """Height and width in pixels to which they are squashed; None leaves them as they are."""
         self._kept: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
@@ -171,25 +189,71 @@ class MasksOf:
 
     def __getitem__(self, row: int) -> Tensor:
         if row not in self._kept:
-            self.keep(row, self._images.pair(row)[1])
+            self._kept[row] = _squashed_mask(self._images.pair(row)[1], self.size)
         return self._kept[row]
 
-    def keep(self, row: int, mask: Mask) -> None:
-        """Remember a mask that was read, at the size that was asked for."""
-        squashed = Image.fromarray(mask)
-        if self._size is not None:
-            squashed = squashed.resize((self._size, self._size), Image.Resampling.NEAREST)
-        self._kept[row] = torch.from_numpy(np.array(squashed))
+    def keep(self, masks: Tensor, sizes: Mapping[int, tuple[int, int]]) -> None:
+        """Remember masks that were read, given one after the other with their sizes by row."""
+        parts = masks.split([height * width for height, width in sizes.values()])
+        # Copies: what comes of a worker is a file in shared memory, of which there is little.
+        for (row, size), part in zip(sizes.items(), parts, strict=True):
+            self._kept[row] = part.clone().view(size)
+
+
+class _Pair(NamedTuple):
+    row: int
+    image: Tensor
+    """``(size, size, 3)``"""
+    mask: Tensor | None
+    """If it was asked for."""
+
+
+class _Batch(NamedTuple):
+    images: Tensor
+    """``(b, size, size, 3)``"""
+    masks: Tensor
+    """One after the other, flat: each tensor of its own would be an open file."""
+    mask_sizes: dict[int, tuple[int, int]]
+    """By row, in the order of ``masks``."""
+
+
+def _squashed_pair(
+    images: SegmentationSet, size: int, mask_size: int | None, key: tuple[int, bool]
+) -> _Pair:
+    row, with_mask = key
+    picture, mask = images.pair(row) if with_mask else (images.image(row), None)
+    pixels = picture.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3)
+    kept = None if mask is None else _squashed_mask(mask, mask_size)
+    return _Pair(row, torch.from_numpy(np.array(pixels)), kept)
+
+
+def _squashed_mask(mask: Mask, size: int | None) -> Tensor:
+    squashed = Image.fromarray(mask)
+    if size is not None:
+        squashed = squashed.resize((size, size), Image.Resampling.NEAREST)
+    return torch.from_numpy(np.array(squashed))
+
+
+def _collate(pairs: list[_Pair]) -> _Batch:
+    masks = {pair.row: pair.mask for pair in pairs if pair.mask is not None}
+    return _Batch(
+        images=torch.stack([pair.image for pair in pairs]),
+        masks=torch.cat([torch.empty(0, dtype=torch.uint8), *map(torch.flatten, masks.values())]),
+        mask_sizes={row: (mask.shape[0], mask.shape[1]) for row, mask in masks.items()},
+    )
 
 
 def _protocol(config: LinearSegConfig, train: SegmentationSet) -> str:
     probe, size = config.probe, config.data.image_size
     return (
-        f"frozen backbone, images squashed to {size} x {size}; BatchNorm and a 1x1 convolution on "
-        f"the last {probe.num_stages} stages, trained on {train.name} ({len(train)} images) for "
-        f"{probe.steps} steps of {probe.batch_size}, AdamW {probe.learning_rate:g}, weight decay "
-        f"{probe.weight_decay:g}, loss at 1 of {probe.label_stride} x {probe.label_stride} pixels; "
-        "logits bilinear to label size; mean over the classes in truth or prediction"
+        f"frozen backbone, whole images squashed to {size} x {size} (bicubic); BatchNorm "
+        "(statistics of the whole training set) and a 1x1 convolution on the last "
+        f"{probe.num_stages} stages (of a ViT: blocks, through its final norm), bilinear to the "
+        f"finest; trained on {train.name} ({len(train)} images) without augmentation for "
+        f"{probe.steps} steps of {probe.batch_size}, AdamW {probe.learning_rate:g} along half a "
+        f"cosine without warm-up, weight decay {probe.weight_decay:g}, loss at 1 of "
+        f"{probe.label_stride} x {probe.label_stride} pixels; one scale, no sliding window, logits "
+        "bilinear to label size; mean over the classes in truth or prediction"
     )
 
 

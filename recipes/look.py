@@ -20,6 +20,7 @@ from pcd_hub.evaluate.receptive_field import effective_receptive_field, side_of_
 from pcd_hub.models.teachers import load_teacher
 from pictures import save_pca, save_receptive_fields
 from pixels import centre_crops, compute_device, pixels_of
+from progress import progress
 from run_folder import new_folder
 
 
@@ -33,13 +34,14 @@ def main(arguments: list[str]) -> None:
     teacher = load_teacher(config.teacher, image_size=config.image_size).to(compute_device())
     maps = {config.teacher: teacher(images).cpu()}
     fields, within = {}, {}
-    for name in config.models:
+    for name in progress(config.models, "models", total=len(config.models)):
         under_test = open_model(name, image_size=config.image_size, seed=config.seed)
         pixels = pixels_of(under_test, config.image_size)
         with torch.inference_mode():
             maps[name] = pixels(images).cpu()
         fields[name] = effective_receptive_field(pixels, images)
         within[name] = f"within {100 * side_of_half(fields[name]):.0f} %"
+    for name in config.models:
         print(f"{name}: half of the receptive field {within[name]}")
     save_pca(folder / "pca.png", (255 * images).round().byte().cpu(), maps)
     save_receptive_fields(
@@ -55,7 +57,7 @@ def _images(config: LookConfig) -> Tensor:
         raise ConfigError(f"--source {config.source} is a stream; name a finite set")
     count = min(config.images, len(source))
     rows = [number * len(source) // count for number in range(count)]
-    return torch.cat(list(centre_crops(source, rows, size=config.image_size)))
+    return torch.cat(list(centre_crops(source, rows, size=config.image_size, num_workers=0)))
 
 
 if __name__ == "__main__":

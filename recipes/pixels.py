@@ -1,16 +1,22 @@
 """The last map of a model under test, for images as they come."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
 from models_under_test import ModelUnderTest
 from pcd_hub.data.classified import ClassifiedSet
+from pcd_hub.data.reading import read_batches
 from pcd_hub.data.sources import ImageSource
 from pcd_hub.models.grid import pixel_grid
+from progress import progress
+from training import default_workers
 
 Pixels = Callable[[Tensor], Tensor]
 """Images ``(b, 3, S, S)`` in [0, 1] -> ``(b, c, h, w)``."""
@@ -32,21 +38,35 @@ def pixels_of(under_test: ModelUnderTest, image_size: int) -> Pixels:
 
 @torch.inference_mode()
 def all_maps(
-    pixels: Pixels, images: ImageSource | ClassifiedSet, rows: Sequence[int], *, size: int
+    pixels: Pixels,
+    images: ImageSource | ClassifiedSet,
+    rows: Sequence[int],
+    *,
+    size: int,
+    num_workers: int,
+    what: str,
 ) -> Iterator[Tensor]:
-    """Of these images, in order, some at a time, on the CPU."""
-    for batch in centre_crops(images, rows, size=size):
+    """The maps of these images, in order, some at a time, on the CPU; ``what`` names the bar."""
+    batches = centre_crops(images, rows, size=size, num_workers=num_workers)
+    for batch in progress(batches, what, total=math.ceil(len(rows) / _AT_ONCE)):
         yield pixels(batch).float().cpu()
 
 
 def centre_crops(
-    images: ImageSource | ClassifiedSet, rows: Sequence[int], *, size: int
+    images: ImageSource | ClassifiedSet, rows: Sequence[int], *, size: int, num_workers: int
 ) -> Iterator[Tensor]:
     """The middle of each image, 7/8 of its shorter side as ImageNet is evaluated, in [0, 1]."""
-    for start in range(0, len(rows), _AT_ONCE):
-        crops = [_centre_crop(images[row], size) for row in rows[start : start + _AT_ONCE]]
-        batch = torch.from_numpy(np.stack([np.asarray(crop) for crop in crops]))
-        yield batch.permute(0, 3, 1, 2).to(compute_device()).float() / 255
+    device = compute_device()
+    batches = read_batches(
+        partial(_centre_crop, images, size),
+        [list(rows[start : start + _AT_ONCE]) for start in range(0, len(rows), _AT_ONCE)],
+        num_workers=num_workers,
+        batch_bytes=_AT_ONCE * 3 * size**2,
+        collate=torch.stack,
+        pin_memory=device == "cuda",
+    )
+    for batch in batches:
+        yield batch.permute(0, 3, 1, 2).to(device, non_blocking=True).float() / 255
 
 
 def compute_device() -> str:
@@ -54,8 +74,16 @@ def compute_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _centre_crop(image: Image.Image, size: int) -> Image.Image:
+def reading_processes(asked: int | None) -> int:
+    """How many processes read images: as asked, or 1 on CPUs and at most 8 beside a GPU."""
+    return min(8, default_workers(torch.device(compute_device()))) if asked is None else asked
+
+
+def _centre_crop(
+    images: ImageSource | ClassifiedSet, size: int, row: int
+) -> UInt8[Tensor, "size size 3"]:
+    image = images[row]
     side = _SHARE * min(image.size)
     left, top = ((length - side) / 2 for length in image.size)
     box = (left, top, left + side, top + side)
-    return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    return torch.from_numpy(np.array(image.resize((size, size), Image.Resampling.BICUBIC, box=box)))

@@ -16,6 +16,7 @@ from pcd_hub.data.scenes import CLASSES, render_scene
 from pcd_hub.data.sources import SCENE_SIZE
 from pcd_hub.evaluate.segmentation import LabelledImages, LinearProbe, ProbeResult, StageFeatures
 from pcd_hub.weights.record import Measurement
+from progress import progress, progress_of
 
 TRAIN_SEED, TEST_SEED = 1_000_001, 1_000_002
 """Series of scenes that no training uses by default."""
@@ -39,7 +40,8 @@ _PALETTE = np.asarray(
 
 def labelled_scenes(seed: int, count: int) -> LabelledImages:
     """The first ``count`` scenes of a series."""
-    scenes = [render_scene(seed, index, size=SCENE_SIZE) for index in range(count)]
+    indices = progress(range(count), "drawing scenes", total=count)
+    scenes = [render_scene(seed, index, size=SCENE_SIZE) for index in indices]
     images = torch.from_numpy(np.stack([scene.image for scene in scenes]))
     return LabelledImages(
         images=images.permute(0, 3, 1, 2).contiguous(),
@@ -80,6 +82,7 @@ def probe_backbones(
             train,
             test,
             num_classes=len(CLASSES),
+            progress=progress_of(backbone.name),
         ).run()
         for backbone in backbones
     }
@@ -92,8 +95,9 @@ def probe_backbones(
         unit="%",
         images=num_scenes,
         seeds=1,
-        protocol=f"BatchNorm and one linear layer on the last 3 stages, fitted on {num_scenes} "
-        f"scenes, measured on {num_scenes} others",
+        protocol=f"BatchNorm (statistics of all training scenes) and one linear layer on the last "
+        f"3 stages, a ViT's through its final norm, fitted on {num_scenes} scenes without "
+        f"augmentation, measured on {num_scenes} others",
         command=command,
         subject=subject,
         means={label: round(100 * result.mean_iou, 2) for label, result in results.items()},

@@ -2,20 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from finetune_seg_configs import FinetuneDataConfig
 from pcd_hub.data.labelled import IGNORE, Mask, SegmentationSet
 from pcd_hub.data.loader import BatchPlan, StepSampler
-from pcd_hub.data.shared_memory import fit_workers
-from pcd_hub.data.workers import load_batches
-from pcd_hub.errors import DataError
+from pcd_hub.data.reading import read_batches
 
 
 @dataclass(kw_only=True)
@@ -24,6 +23,10 @@ class Crops:
 
     images: UInt8[Tensor, "b 3 height width"]
     masks: UInt8[Tensor, "b height width"]
+
+    def pin_memory(self) -> "Crops":
+        """Called by the DataLoader's pinning thread."""
+        return Crops(images=self.images.pin_memory(), masks=self.masks.pin_memory())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,49 +97,62 @@ class RandomCrop:
 
 
 def training_batches(
-    images: SegmentationSet, crop: RandomCrop, plan: BatchPlan, *, num_workers: int
+    images: SegmentationSet,
+    crop: RandomCrop,
+    plan: BatchPlan,
+    *,
+    num_workers: int,
+    pin_memory: bool = False,
 ) -> Iterator[Crops]:
     """This process's part of every global batch: a pure function of seed and step.
 
     Raises:
         DataError: If an image or its mask cannot be read, or they do not agree.
     """
-    # With a generator of its own the loader draws nothing from torch's, whose state a resumed run
-    # restores.
-    batches = load_batches(
-        _TrainingCrops(images, crop, seed=plan.seed),
-        workers=fit_workers(num_workers, prefetch=2, batch_bytes=plan.batch_size * crop.num_bytes),
-        batch_sampler=StepSampler(len(images), plan),
-        collate_fn=list,
-        generator=torch.Generator().manual_seed(plan.seed),
+    return read_batches(
+        partial(_cut, images, crop, plan.seed),
+        StepSampler(len(images), plan),
+        num_workers=num_workers,
+        batch_bytes=plan.batch_size * crop.num_bytes,
+        collate=_together,
+        pin_memory=pin_memory,
     )
-    for found in batches:
-        crops = [_whole(each) for each in found]
-        yield Crops(
-            images=torch.cat([each.images for each in crops]),
-            masks=torch.cat([each.masks for each in crops]),
-        )
 
 
-class _TrainingCrops(Dataset[Crops | DataError]):
-    """By (epoch, index); what is broken is handed over as its error, to be raised in one line."""
-
-    def __init__(self, images: SegmentationSet, crop: RandomCrop, *, seed: int) -> None:
-        self._images = images
-        self._crop = crop
-        self._seed = seed
-
-    def __getitem__(self, key: tuple[int, int]) -> Crops | DataError:
-        epoch, index = key
-        try:
-            image, mask = self._images.pair(index)
-        except DataError as error:
-            return error
-        rng = np.random.default_rng((self._seed, epoch, index))
-        return self._crop.cut(image, mask, self._crop.draw(image.size, rng))
+def _cut(images: SegmentationSet, crop: RandomCrop, seed: int, key: tuple[int, int]) -> Crops:
+    """By (epoch, index)."""
+    epoch, index = key
+    image, mask = images.pair(index)
+    rng = np.random.default_rng((seed, epoch, index))
+    return crop.cut(image, mask, crop.draw(image.size, rng))
 
 
-def _whole(crops: Crops | DataError) -> Crops:
-    if isinstance(crops, DataError):
-        raise crops
-    return crops
+def _together(crops: list[Crops]) -> Crops:
+    return Crops(
+        images=torch.cat([each.images for each in crops]),
+        masks=torch.cat([each.masks for each in crops]),
+    )
+
+
+def whole_images(
+    images: SegmentationSet, rows: Sequence[int], *, num_workers: int, pin_memory: bool = False
+) -> Iterator[tuple[UInt8[Tensor, "height width 3"], UInt8[Tensor, "height width"]]]:
+    """Image and mask of each row, in order.
+
+    Raises:
+        DataError: As :func:`training_batches`.
+    """
+    width, height = images.image(rows[0]).size if rows else (1, 1)
+    return read_batches(
+        partial(_whole_image, images),
+        [[row] for row in rows],
+        num_workers=num_workers,
+        batch_bytes=4 * width * height,  # of one; the others are about as large
+        collate=itemgetter(0),
+        pin_memory=pin_memory,
+    )
+
+
+def _whole_image(images: SegmentationSet, row: int) -> tuple[Tensor, Tensor]:
+    image, mask = images.pair(row)
+    return torch.from_numpy(np.array(image)), torch.from_numpy(np.array(mask))

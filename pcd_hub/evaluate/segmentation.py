@@ -6,9 +6,9 @@ is frozen, its statistics are those of the training set, computed once like the 
 affine part is in the convolution.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from pcd_hub.errors import DataError, StudentError
 from pcd_hub.method.metrics import class_iou, confusion_matrix, mean_iou, pixel_accuracy
 
 FeatureMaps = Callable[[Tensor], Float[Tensor, "b c h w"]]
+StepT = TypeVar("StepT")
 
 _IMAGES_AT_ONCE = 64
 
@@ -31,6 +32,15 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: Any, /) -> UInt8[Tensor, "b 3 height width"]: ...
+
+
+@runtime_checkable
+class ReadAhead(Protocol):
+    """Images that can be read in advance, as by worker processes."""
+
+    def batches(self, rows: Sequence[list[int]], /) -> Iterator[UInt8[Tensor, "b 3 height width"]]:
+        """Yield the images of each list of rows, in order."""
+        ...
 
 
 @runtime_checkable
@@ -63,8 +73,24 @@ class ProbeResult:
     """Classes at the size of each mask."""
 
 
+@runtime_checkable
+class Progress(Protocol):
+    """Iterates over ``steps`` unchanged, and may show how far it is."""
+
+    def __call__(self, steps: Iterable[StepT], what: str, *, total: int) -> Iterator[StepT]: ...
+
+
+def silent(steps: Iterable[StepT], what: str, *, total: int) -> Iterator[StepT]:
+    """Show nothing."""
+    del what, total
+    return iter(steps)
+
+
 class StageFeatures:
     """The maps of a timm model's last ``num_stages`` stages, side by side on the finest's grid.
+
+    The maps of a ViT's blocks go through its final norm, as in DINOv2's linear segmentation; those
+    of other models are taken as they are.
 
     Args:
         model: A timm model with ``forward_intermediates``; put in eval mode.
@@ -83,15 +109,17 @@ class StageFeatures:
     ) -> None:
         self._model = model.eval()
         self._num_stages = num_stages
+        self._norm = hasattr(model, "num_prefix_tokens")  # timm: a model of tokens
         self._mean = torch.tensor(mean).view(3, 1, 1)
         self._std = torch.tensor(std).view(3, 1, 1)
 
     @torch.inference_mode()
     def __call__(self, images: UInt8[Tensor, "b 3 height width"]) -> Float[Tensor, "b c h w"]:
         device = next(self._model.parameters()).device
-        normalised = ((images / 255 - self._mean) / self._std).to(device)
+        self._mean, self._std = self._mean.to(device), self._std.to(device)
+        normalised = (images.to(device, non_blocking=True) / 255 - self._mean) / self._std
         maps = self._model.forward_intermediates(  # pyright: ignore[reportCallIssue]
-            normalised, indices=self._num_stages, intermediates_only=True
+            normalised, indices=self._num_stages, norm=self._norm, intermediates_only=True
         )
         grid = max(m.shape[-2] for m in maps), max(m.shape[-1] for m in maps)
         return torch.cat([F.interpolate(m.float(), grid, mode="bilinear") for m in maps], 1)
@@ -104,11 +132,23 @@ class KeptMaps:
         features: The frozen backbone.
         images: Of one size.
         keep_bytes: How much memory the float32 maps of all images may take to be kept.
+        progress: Shows how far a pass over all images is.
+        name: What the images are called there.
     """
 
-    def __init__(self, features: FeatureMaps, images: Images, *, keep_bytes: int) -> None:
+    def __init__(
+        self,
+        features: FeatureMaps,
+        images: Images,
+        *,
+        keep_bytes: int,
+        progress: Progress = silent,
+        name: str = "images",
+    ) -> None:
         self._features = features
         self._images = images
+        self._progress = progress
+        self._name = name
         self._maps: Tensor | None = None
         first = images[[0]]
         try:
@@ -122,17 +162,30 @@ class KeptMaps:
         self.num_channels = one.shape[1]
         self._mean, self._scale = one.new_zeros(()), one.new_ones(())
         if len(images) * one.nbytes <= keep_bytes:
-            self._maps = torch.empty(len(images), *one.shape[1:])
-            for rows in self.parts():
-                self._maps[rows] = features(images[rows]).cpu()
+            kept = torch.empty(len(images), *one.shape[1:])
+            for rows, maps in self.parts("features"):
+                kept[rows] = torch.stack(maps).cpu()
+            self._maps = kept
 
     def __len__(self) -> int:
         return len(self._images)
 
-    def __getitem__(self, rows: list[int]) -> list[Float[Tensor, "c h w"]]:
+    def batches(self, rows: Sequence[list[int]]) -> Iterator[list[Float[Tensor, "c h w"]]]:
+        """Yield the standardised maps of each list of rows, in order."""
         if self._maps is not None:
-            return [self._maps[row] for row in rows]  # gathered, they would be copied: 4 x the time
-        return list((self._features(self._images[rows]) - self._mean) / self._scale)
+            for each in rows:
+                # Gathered into one tensor, they would be copied: 4 x the time.
+                yield [self._maps[row] for row in each]
+            return
+        for images in _read(self._images, rows):
+            yield list((self._features(images) - self._mean) / self._scale)
+
+    def parts(self, what: str) -> Iterator[tuple[list[int], list[Float[Tensor, "c h w"]]]]:
+        """All rows with their maps, a few at a time; ``what`` is done with them."""
+        rows = list(range(len(self)))
+        parts = [rows[at : at + _IMAGES_AT_ONCE] for at in rows[::_IMAGES_AT_ONCE]]
+        together = zip(parts, self.batches(parts), strict=True)
+        return self._progress(together, f"{what} of {self._name}", total=len(parts))
 
     @property
     def are_kept(self) -> bool:
@@ -145,16 +198,11 @@ class KeptMaps:
             self._maps.sub_(mean).div_(scale)
         self._mean, self._scale = (t.to(self._mean.device) for t in (mean, scale))
 
-    def parts(self) -> list[list[int]]:
-        """All rows, a few at a time."""
-        rows = list(range(len(self)))
-        return [rows[at : at + _IMAGES_AT_ONCE] for at in rows[::_IMAGES_AT_ONCE]]
-
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of every channel over all pixels: ``(C, 1, 1)`` each."""
         count, total, squares = 0, 0.0, 0.0
-        for rows in self.parts():
-            for maps in self[rows]:
+        for _, part in self.parts("statistics"):
+            for maps in part:
                 values = maps.cpu().double()
                 count += values[0].numel()
                 total = total + values.sum((1, 2), keepdim=True)
@@ -162,6 +210,12 @@ class KeptMaps:
         mean = torch.as_tensor(total / count)
         variance = (torch.as_tensor(squares / count) - mean.square()).clamp_min(0)
         return mean.float(), variance.sqrt().float()
+
+
+def _read(images: Images, rows: Sequence[list[int]]) -> Iterator[UInt8[Tensor, "b 3 height width"]]:
+    if isinstance(images, ReadAhead):
+        return images.batches(rows)
+    return map(images.__getitem__, rows)
 
 
 class LinearProbe:
@@ -175,6 +229,7 @@ class LinearProbe:
         test: Masks of any sizes.
         num_classes: C; masks hold 0 to C - 1, and ``IGNORE``.
         keep_bytes: As of :class:`KeptMaps`, for training and test images each.
+        progress: Shows how far each pass over the images and each training is.
     """
 
     def __init__(
@@ -185,9 +240,13 @@ class LinearProbe:
         *,
         num_classes: int,
         keep_bytes: int = 4 * 1024**3,
+        progress: Progress = silent,
     ) -> None:
-        self._train = KeptMaps(features, train.images, keep_bytes=keep_bytes)
-        self._test = KeptMaps(features, test.images, keep_bytes=keep_bytes)
+        self._train, self._test = (
+            KeptMaps(features, split.images, keep_bytes=keep_bytes, progress=progress, name=name)
+            for split, name in ((train, "training images"), (test, "test images"))
+        )
+        self._progress = progress
         self._train_masks, self._test_masks = train.masks, test.masks
         self._num_classes = num_classes
         mean, deviation = self._train.statistics()  # BatchNorm, with the whole training set's
@@ -227,12 +286,16 @@ class LinearProbe:
             probe.parameters(), lr=learning_rate, weight_decay=weight_decay
         )
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        for _ in range(steps):
-            rows = torch.randint(len(self._train), (batch_size,), generator=generator).tolist()
+        rows_of = [
+            torch.randint(len(self._train), (batch_size,), generator=generator).tolist()
+            for _ in range(steps)
+        ]
+        batches = zip(rows_of, self._train.batches(rows_of), strict=True)
+        for rows, maps in self._progress(batches, "training the probe", total=steps):
             truth = torch.stack([self._train_masks[row] for row in rows])
             truth = truth.to(self._device, torch.int64)
             y, x = torch.randint(label_stride, (2,), generator=offsets).tolist()
-            logits = self._logits(probe, self._train[rows])
+            logits = self._logits(probe, maps)
             loss = F.cross_entropy(
                 _upsampled(logits, truth.shape[1:], first=(y, x), stride=label_stride),
                 truth[:, y::label_stride, x::label_stride],
@@ -258,8 +321,8 @@ class LinearProbe:
     def _score(self, probe: nn.Linear) -> ProbeResult:
         confusion = torch.zeros(self._num_classes, self._num_classes, dtype=torch.int64)
         predictions = []
-        for rows in self._test.parts():
-            for row, logits in zip(rows, self._logits(probe, self._test[rows]), strict=True):
+        for rows, maps in self._test.parts("predictions"):
+            for row, logits in zip(rows, self._logits(probe, maps), strict=True):
                 mask = self._test_masks[row]
                 upsampled = F.interpolate(logits[None], mask.shape, mode="bilinear")[0]
                 predictions.append(upsampled.argmax(0).to(torch.uint8).cpu())

@@ -1,9 +1,14 @@
 """Scores: tensors in, tensors out."""
 
+from collections.abc import Callable, Iterator, Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
+
+Watch = Callable[[Sequence[Tensor]], Iterator[Tensor]]
+"""Iterates over the parts of a long calculation unchanged, and may show how far it is."""
 
 
 def confusion_matrix(
@@ -46,6 +51,7 @@ def knn_vote(
     num_classes: int,
     k: int = 20,
     temperature: float = 0.07,
+    watch: Watch = iter,
 ) -> Int64[Tensor, " m"]:
     """Class of each test vector: its ``k`` nearest by cosine vote with weight ``exp(cos / T)``.
 
@@ -53,7 +59,7 @@ def knn_vote(
     """
     keys = F.normalize(train, dim=1)
     votes = []
-    for queries in F.normalize(test, dim=1).split(1024):
+    for queries in watch(F.normalize(test, dim=1).split(1024)):
         similar, nearest = (queries @ keys.T).topk(min(k, len(keys)), dim=1)
         weights = ((similar - 1) / temperature).exp()  # shifted: no overflow at a small T
         counted = weights.new_zeros(len(queries), num_classes)
@@ -90,7 +96,11 @@ def linear_cka(one: Float[Tensor, "n c"], other: Float[Tensor, "n d"]) -> float:
 
 
 def pixel_retrieval(
-    student: Float[Tensor, "n c pixels"], teacher: Float[Tensor, "n d pixels"], *, k: int = 5
+    student: Float[Tensor, "n c pixels"],
+    teacher: Float[Tensor, "n d pixels"],
+    *,
+    k: int = 5,
+    watch: Watch = iter,
 ) -> float:
     """Share of pixels whose nearest one in the teacher's eyes is among the student's ``k`` nearest.
 
@@ -103,7 +113,7 @@ def pixel_retrieval(
         for maps in (student, teacher)
     )
     found = 0
-    for rows in torch.arange(len(images)).split(1024):
+    for rows in watch(torch.arange(len(images)).split(1024)):
         own = images[rows, None] == images
         wanted = (theirs[rows] @ theirs.T).masked_fill(own, -2).argmax(1)
         nearest = (mine[rows] @ mine.T).masked_fill(own, -2).topk(k, dim=1).indices

@@ -66,6 +66,18 @@ def test_stage_features_are_the_last_stages_on_the_finest_grid():
     assert torch.equal(maps[:, : stages[0].shape[1]], stages[0])
 
 
+def test_every_block_of_a_vit_goes_through_its_final_norm():
+    model = timm.create_model("test_vit", num_classes=0, img_size=32).eval()
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    maps = StageFeatures(model, mean=(0.5,) * 3, std=(0.25,) * 3)(images)
+    with torch.no_grad():
+        tokens = model.forward_features((images / 255 - 0.5) / 0.25)[:, model.num_prefix_tokens :]
+    *_, last = maps.chunk(3, 1)
+    torch.testing.assert_close(last.flatten(2).transpose(1, 2), tokens)
+    for block in maps.chunk(3, 1):
+        assert block.mean(1) == pytest.approx(torch.zeros(2, *maps.shape[2:]), abs=1e-5)
+
+
 def small(images):
     return F.avg_pool2d(images.float() / 255, 4)
 
@@ -88,9 +100,76 @@ def test_standardised_features_have_mean_0_and_deviation_1():
     mean, deviation = maps.statistics()
     assert mean.flatten() == pytest.approx(small(images).mean((0, 2, 3)))
     maps.standardise(mean, deviation)
-    everything = torch.stack(maps[list(range(20))])
+    (everything,) = map(torch.stack, maps.batches([list(range(20))]))
     assert everything.mean((0, 2, 3)) == pytest.approx(torch.zeros(3), abs=1e-5)
     assert everything.std((0, 2, 3), correction=0) == pytest.approx(torch.ones(3), abs=1e-4)
+
+
+def test_what_else_is_tested_changes_no_prediction():
+    """The statistics are the training set's: those of the test set would see the outliers."""
+    train, test = halves(20, contrast=3), halves(4, contrast=3)
+    outliers = LabelledImages(
+        images=torch.cat([test.images, torch.full_like(test.images, 255)]),
+        masks=torch.cat([test.masks, test.masks]),
+    )
+    alone, beside = (
+        LinearProbe(small, train, tested, num_classes=2).run(steps=5).predictions[:4]
+        for tested in (test, outliers)
+    )
+    assert torch.stack(alone).float().mean() == pytest.approx(0.5, abs=0.3), "both classes"
+    assert torch.equal(torch.stack(alone), torch.stack(beside))
+
+
+class Ahead:
+    """Images that note which rows were asked for."""
+
+    def __init__(self, images):
+        self.images, self.asked = images, []
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, rows):
+        return self.images[rows]
+
+    def batches(self, rows):
+        self.asked += [list(rows)]
+        return map(self.images.__getitem__, self.asked[-1])
+
+
+@pytest.mark.parametrize("keep_bytes", [1, 10**9])
+def test_images_that_can_be_are_read_ahead_and_score_the_same(keep_bytes):
+    train, test = halves(20, contrast=3), halves(10, contrast=3)
+    ahead = [
+        LabelledImages(images=Ahead(split.images), masks=split.masks) for split in (train, test)
+    ]
+    one, other = (
+        LinearProbe(small, *splits, num_classes=2, keep_bytes=keep_bytes).run(steps=7, batch_size=4)
+        for splits in ((train, test), ahead)
+    )
+    assert one.mean_iou == other.mean_iou
+    assert torch.equal(torch.stack(one.predictions), torch.stack(other.predictions))
+    passes = [len(rows) for rows in ahead[0].images.asked]
+    assert passes == ([1] if keep_bytes > 1 else [1, 7]), "features or statistics; steps"
+
+
+def test_the_progress_of_every_pass_is_shown():
+    shown = []
+
+    def progress(steps, what, *, total):
+        steps = list(steps)
+        shown.append((what, total, len(steps)))
+        return iter(steps)
+
+    train = halves(70)
+    LinearProbe(small, train, halves(3), num_classes=2, progress=progress).run(steps=5)
+    assert shown == [
+        ("features of training images", 2, 2),
+        ("features of test images", 1, 1),
+        ("statistics of training images", 2, 2),
+        ("training the probe", 5, 5),
+        ("predictions of test images", 1, 1),
+    ]
 
 
 @pytest.mark.parametrize("stride", [1, 3, 4])

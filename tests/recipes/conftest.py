@@ -74,6 +74,19 @@ def short_probe(monkeypatch):
 
 
 @pytest.fixture
+def passes(monkeypatch) -> list[str]:
+    """What each bar of a run shows, once it has reached its end."""
+    ended = []
+
+    def bar(steps, *, desc, **_):
+        yield from steps
+        ended.append(desc)
+
+    monkeypatch.setattr("progress.tqdm", bar)
+    return ended
+
+
+@pytest.fixture
 def bf16(monkeypatch):
     """What ``accelerate launch --mixed_precision bf16`` sets; a process reads it once."""
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")

@@ -147,12 +147,15 @@ def statistics(monkeypatch) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("kind", ["fpn", "c4"])
-def test_a_run_leaves_scores_detections_and_a_picture(data, tmp_path, capsys, kind, statistics):
+def test_a_run_leaves_scores_detections_and_a_picture(
+    data, tmp_path, capsys, kind, statistics, passes
+):
     folder = tmp_path / "run"
     precise = 3 * (kind == "c4")
     arguments = [f"--detector.kind={kind}", f"--detector.precise-bn-batches={precise}"]
     detect.main([*TINY, data, *arguments, f"--run.output-dir={folder}"])
     assert statistics == [[2, 2, 2]] * (kind == "c4")
+    assert passes == ["test images"]
     evaluation = Evaluation.load(folder)
     assert ("precise over 3 batches" in evaluation.protocol) == (kind == "c4")
     assert evaluation.task == "object detection and instance segmentation"

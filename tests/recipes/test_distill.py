@@ -34,8 +34,17 @@ def run(arguments: list[str], folder: Path, *more: str) -> Path:
 
 
 @pytest.mark.usefixtures("short_probe")
-def test_a_run_leaves_everything_that_is_promised(tiny, tmp_path, capsys):
+def test_a_run_leaves_everything_that_is_promised(tiny, tmp_path, capsys, passes):
     folder = run(tiny, tmp_path / "run", "--probe-scenes=8")
+    assert passes[0] == "drawing scenes"
+    for name in ("random start", "distilled student", "teacher"):
+        assert [what.partition(": ")[2] for what in passes if what.startswith(f"{name}:")] == [
+            "features of training images",
+            "features of test images",
+            "statistics of training images",
+            "training the probe",
+            "predictions of test images",
+        ]
     left = {path.name for path in folder.iterdir()}
     assert left == {
         "config.json",

@@ -86,9 +86,10 @@ def test_every_named_configuration_parses():
             finetune_seg.main([name])
 
 
-def test_a_run_leaves_scores_and_a_picture(data, tmp_path, capsys):
+def test_a_run_leaves_scores_and_a_picture(data, tmp_path, capsys, passes):
     folder = tmp_path / "run"
-    finetune_seg.main([*TINY, data, f"--run.output-dir={folder}"])
+    finetune_seg.main([*TINY, data, "--data.num-workers=1", f"--run.output-dir={folder}"])
+    assert passes == ["test images"]
     evaluation = Evaluation.load(folder)
     assert evaluation.task == "semantic segmentation, fine-tuned"
     assert (evaluation.dataset, evaluation.images, evaluation.seeds) == ("discs/val", 3, (0,))

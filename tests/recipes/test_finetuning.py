@@ -67,10 +67,10 @@ def test_loaders_of_both_keep_within_the_shared_memory(monkeypatch):
     """216 kB of it: of pictures 160 x 100 there fit 4, 3 of them in use; of crops 64 x 64 13."""
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=240_000))
     started = []
-    for module in (detection_batches, segmentation_batches):
-        monkeypatch.setattr(
-            module, "load_batches", lambda _, workers, **__: started.append(workers) or iter(())
-        )
+    monkeypatch.setattr(
+        "pcd_hub.data.reading.load_batches",
+        lambda _, workers, **__: started.append(workers) or iter(()),
+    )
     plan = BatchPlan(global_batch_size=1, total_steps=1)
     small, large = (
         CocoImage(image_id=side, path=Path("x"), width=side, height=100, objects=())

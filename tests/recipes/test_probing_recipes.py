@@ -11,9 +11,11 @@ import linear_seg
 import look
 from evaluation import Evaluation
 from models_under_test import open_model
+from pcd_hub.data.classified import open_classified
 from pcd_hub.data.labelled import SegmentationSet
 from pcd_hub.data.segmentation_sets import open_segmentation
 from pcd_hub.errors import ConfigError, DataError, StudentError
+from pixels import centre_crops
 from tests.weights.making import exported
 
 
@@ -53,7 +55,7 @@ def classes(tmp_path):
     return tmp_path
 
 
-def test_the_probe_of_every_model_is_written(segmentation, tmp_path, capsys):
+def test_the_probe_of_every_model_is_written(segmentation, tmp_path, capsys, passes):
     export = exported(tmp_path / "export")
     out = tmp_path / "out"
     linear_seg.main(
@@ -71,6 +73,7 @@ def test_the_probe_of_every_model_is_written(segmentation, tmp_path, capsys):
             f"--run.output-dir={out}",
         ]
     )
+    assert sum("training the probe" in what for what in passes) == 4, "two models, two seeds"
     found = Evaluation.load(out)
     assert found.seeds == (0, 1)
     assert found.images == 5
@@ -94,7 +97,7 @@ def test_a_mask_is_decoded_once_and_never_without_its_image(segmentation, monkey
     decoded, mask = [], SegmentationSet.mask
     monkeypatch.setattr(SegmentationSet, "mask", lambda s, row: decoded.append(row) or mask(s, row))
     opened = open_segmentation(str(segmentation), "val")
-    found = linear_seg.squashed(opened, 16, masks_too=True)
+    found = linear_seg.squashed(opened, 16, masks_too=True, num_workers=0)
     assert found.images[[0, 1]].shape == found.images[[1, 0]].shape == (2, 3, 16, 16)
     assert found.masks[0].shape == found.masks[2].shape == (16, 16)
     assert decoded == [0, 1, 2]
@@ -102,6 +105,35 @@ def test_a_mask_is_decoded_once_and_never_without_its_image(segmentation, monkey
     for read in (lambda: found.images[[3]], lambda: found.masks[3]):
         with pytest.raises(DataError, match="its mask .*3.png 9 x 9; they must agree"):
             read()
+
+
+def test_workers_read_the_same_images_and_masks(segmentation, classes, monkeypatch):
+    rows = [[4, 0, 4], [1], [3, 2, 0]]
+    opened = open_segmentation(str(segmentation), "val")
+    for masks_too in (True, False):
+        here, by_workers = (
+            linear_seg.squashed(opened, 16, masks_too=masks_too, num_workers=count)
+            for count in (0, 2)
+        )
+        decoding = [list(each.images.batches(rows)) for each in (here, by_workers)]
+        assert all(map(torch.equal, *decoding))
+        monkeypatch.setattr(SegmentationSet, "pair", None)  # all are there
+        assert all(torch.equal(here.masks[row], by_workers.masks[row]) for row in range(5))
+        assert by_workers.masks[1].shape == ((16, 16) if masks_too else (32, 40))
+        monkeypatch.undo()
+    images = open_classified(str(classes), "val")
+    crops = [
+        torch.cat(list(centre_crops(images, [5, 0, 7], size=16, num_workers=count)))
+        for count in (0, 2)
+    ]
+    assert torch.equal(*crops)
+
+
+def test_the_centre_crop_is_seven_eighths_of_the_shorter_side():
+    image = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
+    (crop,) = centre_crops([Image.fromarray(image)], [0], size=56, num_workers=0)
+    middle = torch.from_numpy(image[4:60, 12:68]).permute(2, 0, 1)
+    assert torch.equal(crop[0], middle.float() / 255)
 
 
 def test_what_is_missing_is_found_before_anything_is_computed(segmentation, tmp_path):
@@ -128,7 +160,7 @@ def test_a_finished_model_is_kept_when_the_next_one_fails(segmentation, tmp_path
     assert list(Evaluation.load(tmp_path / "out").scores) == ["random:test_resnet"]
 
 
-def test_neighbours_and_a_linear_classifier(classes, tmp_path, tiny_teacher, capsys):
+def test_neighbours_and_a_linear_classifier(classes, tmp_path, tiny_teacher, capsys, passes):
     out = tmp_path / "out"
     knn.main(
         [
@@ -145,6 +177,11 @@ def test_neighbours_and_a_linear_classifier(classes, tmp_path, tiny_teacher, cap
             f"--run.output-dir={out}",
         ]
     )
+    name = classes.name
+    of_one = [f"{name}/train", f"{name}/val", "neighbours"]  # the fit's end is not known before
+    assert passes[:3] == [f"random:test_resnet: {what}" for what in of_one]
+    assert [what for what in passes if what.startswith("teacher: ")] == ["teacher: 7 images"]
+    assert passes[-1].endswith("nearest pixels")
     labelled = Evaluation.load(out / "image_classification")
     assert labelled.images == 12
     assert min(labelled.scores["random:test_resnet"]["k-NN top-1"]) > 90
