@@ -79,9 +79,11 @@ def test_a_resumed_run_sees_what_it_would_have_seen():
         assert torch.equal(one.views, other.views)
 
 
-def test_processes_see_the_parts_of_one_global_batch():
-    whole = batches(Shades(20), global_batch_size=8)
-    parts = [batches(Shades(20), global_batch_size=8, rank=rank, world_size=2) for rank in range(2)]
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_processes_see_the_parts_of_one_global_batch(accumulation_steps):
+    plan = {"global_batch_size": 8, "accumulation_steps": accumulation_steps}
+    whole = batches(Shades(20), **plan)
+    parts = [batches(Shades(20), **plan, rank=rank, world_size=2) for rank in range(2)]
     for one, *halves in zip(whole, *parts, strict=True):
         assert torch.equal(one.views, torch.cat([half.views for half in halves]))
 

@@ -79,6 +79,10 @@ def break_size(folder):
     mask(folder / "masks" / "train" / "b.png", [[0, 1], [1, 0]])
 
 
+def break_direction(folder):
+    mask(folder / "masks" / "train" / "b.png", [[0, 1, 0, 1]] * 6)
+
+
 def break_file(folder):
     (folder / "masks" / "train" / "b.png").write_bytes(b"<html>not found</html>")
 
@@ -92,6 +96,7 @@ def break_file(folder):
             r"masks/train/b.png is an image of mode RGB; a mask is a PNG of one channel",
         ),
         (break_size, r"images/train/b.jpg has 6 x 4 pixels, its mask .*b.png 2 x 2"),
+        (break_direction, r"images/train/b.jpg has 6 x 4 pixels, its mask .*b.png 4 x 6"),
         (break_file, r"masks/train/b.png: UnidentifiedImageError"),
     ],
 )

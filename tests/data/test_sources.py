@@ -41,7 +41,10 @@ def test_the_fingerprint_follows_the_files(tmp_path):
     one = open_source(str(tmp_path)).fingerprint()
     assert open_source(str(tmp_path)).fingerprint() == one
     save(tmp_path / "b.png")
-    assert open_source(str(tmp_path)).fingerprint() != one
+    two = open_source(str(tmp_path)).fingerprint()
+    assert two != one
+    (tmp_path / "b.png").rename(tmp_path / "c.png")
+    assert open_source(str(tmp_path)).fingerprint() not in {one, two}
 
 
 def test_scenes_count_and_seed():

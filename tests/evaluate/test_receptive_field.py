@@ -14,6 +14,11 @@ def test_a_single_convolution_sees_its_kernel():
     assert seen.sum() == 9
 
 
+def test_gradients_of_opposite_sign_do_not_cancel():
+    field = effective_receptive_field(lambda x: x[:, :1] - x[:, 1:2], torch.randn(2, 3, 5, 5))
+    assert field[2, 2] == pytest.approx(1)
+
+
 def test_a_global_mean_sees_everything_alike():
     field = effective_receptive_field(
         lambda x: x.mean((2, 3), keepdim=True).expand(-1, -1, 5, 5), torch.randn(1, 3, 8, 8)

@@ -42,6 +42,14 @@ def test_features_without_information_score_like_a_constant():
     assert result.mean_iou == pytest.approx(0.25, abs=0.01)
 
 
+def test_a_constant_channel_changes_nothing():
+    def with_constant(images):
+        maps = images.float() / 255
+        return torch.cat([maps, torch.ones_like(maps[:, :1])], 1)
+
+    assert LinearProbe(with_constant, halves(20), halves(10), num_classes=2).run().mean_iou > 0.99
+
+
 def test_the_same_seed_gives_the_same_score():
     scores = {
         LinearProbe(lambda i: i.float(), halves_fixed, halves_fixed, num_classes=2)

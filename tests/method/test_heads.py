@@ -31,9 +31,10 @@ LAYOUTS = {
 
 
 def calibrated(head: nn.Sequential, dtype: torch.dtype) -> nn.Sequential:
-    """Statistics and affine parameters that are not the identity."""
+    """Statistics and affine parameters that are not the identity, and an eps that is felt."""
     for layer in head.modules():
         if isinstance(layer, nn.BatchNorm1d):
+            layer.eps = 0.1
             nn.init.normal_(layer.running_mean, std=0.3)
             nn.init.uniform_(layer.running_var, 0.2, 2.0)
             if layer.affine:
@@ -133,13 +134,21 @@ def test_what_cannot_be_converted_exactly_is_refused_by_name(layer, name):
 
 
 @pytest.mark.parametrize(
-    ("layout", "millions"), [("mocov3", 5.3), ("byol", 5.3), ("swav", 1.8), ("barlow_twins", 340.0)]
+    ("layout", "millions", "biases"),
+    [
+        ("mocov3", 5.3, [False] * 4),
+        ("byol", 5.3, [True, False] * 2),
+        ("swav", 1.8, [True] * 4),
+        ("barlow_twins", 340.0, [False] * 6),
+    ],
 )
-def test_student_heads_have_the_size_of_the_released_code(layout, millions):
+def test_student_heads_have_the_size_of_the_released_code(layout, millions, biases):
     with torch.device("meta"):
         head = student_head(512, STUDENT_HEADS[layout])
     count = sum(parameter.numel() for parameter in head.parameters())
     assert count / 1e6 == pytest.approx(millions, rel=0.03)
+    convolutions = [layer for layer in head if isinstance(layer, nn.Conv2d)]
+    assert [layer.bias is not None for layer in convolutions] == biases
 
 
 def test_student_head_works_on_maps():

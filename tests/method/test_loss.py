@@ -236,6 +236,12 @@ def test_cosine_smooth_l1_equals_the_definition(weight):
     )
 
 
+def test_by_default_direction_counts_nine_tenths():
+    student, teacher, _ = case()
+    expected = cosine_smooth_l1(student, teacher, cosine_weight=0.9)
+    torch.testing.assert_close(cosine_smooth_l1(student, teacher), expected)
+
+
 @pytest.mark.parametrize("temperature", [0.07, 1.0])
 def test_similarity_kl_equals_the_definition(temperature):
     student, _, _ = case(dtype=torch.float64)

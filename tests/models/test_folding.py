@@ -117,25 +117,31 @@ def test_a_folded_teacher_gives_the_same_pixels_and_keeps_the_law(tmp_path):
 
 
 class _ReadsBetween(nn.Module):
-    """Something else reads what the norm is given: folding would change it."""
+    """Something else reads what the norm is given, at one pixel or all: folding would change it."""
 
-    def __init__(self, model):
+    def __init__(self, model, *, everywhere):
         super().__init__()
+        self.everywhere = everywhere
         self.model, self.conv, self.norm = model, nn.Conv2d(96, 96, 1), nn.BatchNorm2d(96)
         self.num_channels = 96
 
     def forward(self, x):
         between = self.conv(self.model(x))
-        return self.norm(between) + between
+        read = between.clone()
+        if not self.everywhere:
+            read[:, :, 1:] = read[:, :, :, 1:] = 0
+            read = 0.5 * read
+        return self.norm(between) + read
 
 
-def test_a_teacher_that_cannot_be_folded_stays_as_it_is_and_says_so(tmp_path, caplog):
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_a_teacher_that_cannot_be_folded_stays_as_it_is_and_says_so(tmp_path, caplog, everywhere):
     teacher, _ = pixel_teacher(tmp_path)
-    teacher.grid = lively(_ReadsBetween(copy.deepcopy(teacher.grid)))
+    teacher.grid = lively(_ReadsBetween(copy.deepcopy(teacher.grid), everywhere=everywhere))
     images = torch.rand(2, 3, 64, 64)
     expected, had = teacher(images), norms(teacher)
     with caplog.at_level(logging.WARNING, logger="pcd_hub"):
-        teacher.fold_batch_norms(64)
+        teacher.fold_batch_norms(256)
     assert "batch norms of the teacher stay as they are" in caplog.text
     assert norms(teacher) == had
     assert torch.equal(teacher(images), expected)

@@ -120,3 +120,4 @@ def test_layers_behind_the_last_map_are_frozen_and_named():
         "the probe must leave no trace"
     )
     assert all(p.grad is None for p in grid.parameters())
+    assert grid.training

@@ -50,6 +50,7 @@ def test_what_it_writes_is_a_teacher_in_both_forms(tmp_path, capsys, monkeypatch
     assert from_file.num_channels == 16
     torch.testing.assert_close(from_folder(IMAGES), from_file(IMAGES), rtol=2e-2, atol=2e-2)
     assert from_folder.facts.license == "apache-2.0"
+    load_teacher(from_folder.facts.source, keep_last_norm=False)  # which has no weights
     record = json.loads((folder / "record.json").read_text())
     assert record["images_seen"] == 64
     assert set(record["metrics"]["scene_probe"]["means"]) == {"random start", "pre-trained"}

@@ -8,8 +8,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from configs import OptimConfig
-from training import update
+from configs import OptimConfig, SpeedConfig
+from training import build_optimizer, update
 
 
 @pytest.fixture
@@ -17,6 +17,14 @@ def accelerator():
     AcceleratorState._reset_state(reset_partial_state=True)
     yield Accelerator(cpu=True)
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize("foreach", [True, False])
+def test_adamw_forgets_the_scale_of_gradients_sooner_than_by_default(foreach):
+    optim, speed = OptimConfig(name="adamw", weight_decay=0.3), SpeedConfig(foreach=foreach)
+    optimizer = build_optimizer(nn.Linear(2, 1), optim, speed)
+    assert [group["betas"] for group in optimizer.param_groups] == [(0.9, 0.95)] * 2
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
 
 
 @pytest.mark.parametrize(("bound", "moved"), [(None, 5.0), (2.0, 2.0), (50.0, 5.0)])

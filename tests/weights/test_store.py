@@ -67,6 +67,24 @@ def test_old_versions_go_after_the_grace_period(tmp_path):
     assert len(left) == 4
 
 
+def test_every_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    flushed, named = set(), {}
+    fsync, replace = os.fsync, os.replace
+
+    def watched_fsync(descriptor):
+        fsync(descriptor)
+        flushed.add(os.fstat(descriptor).st_ino)
+
+    def watched_replace(source, target):
+        named[Path(target).name] = os.lstat(source).st_ino in flushed
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "replace", watched_replace)
+    folder = store.add(NAME, exported(tmp_path / "export"))
+    assert all(named[path.name] for path in folder.iterdir())
+
+
 def versions() -> list[Path]:
     return sorted((store.home() / ".versions" / NAME).iterdir())
 
