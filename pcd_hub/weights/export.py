@@ -220,10 +220,11 @@ def _timm_config(model: nn.Module, record: WeightRecord, image_size: int) -> dic
         "num_classes": 0,
         "num_features": model.num_features,
         "pretrained_cfg": {**cfg.to_dict(remove_source=True), **ours},
+        # Also where there are none: transformers writes back what it has read.
+        "model_args": size_argument(record.architecture, image_size),
     }
-    if size := size_argument(record.architecture, image_size):
+    if config["model_args"]:
         config["pretrained_cfg"]["input_size"] = [3, image_size, image_size]
-        config["model_args"] = size
     return config
 
 
