@@ -26,7 +26,7 @@ from pcd_hub.method.queue import KeyQueue
 from pcd_hub.models.entries import register_entries
 from pcd_hub.models.grid import pixel_grid
 from pcd_hub.models.teachers import load_teacher
-from pcd_hub.weights.catalogue import ListedWeight, list_weights
+from pcd_hub.weights.catalogue import ListedWeight, has_weight, list_weights
 from pcd_hub.weights.catalogue import find as where
 from pcd_hub.weights.create import create_model, read_by_name
 from pcd_hub.weights.fetch import FetchedWeight, fetch
@@ -72,4 +72,4 @@ __all__ = [
     "where",
 ]
 
-register_entries(read_by_name)
+register_entries(read_by_name, has_weight)

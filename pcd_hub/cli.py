@@ -12,7 +12,7 @@ from pcd_hub.weights import store
 from pcd_hub.weights.catalogue import find, list_weights, record_of
 from pcd_hub.weights.fetch import fetch
 from pcd_hub.weights.load import read_weight
-from pcd_hub.weights.publish import publish
+from pcd_hub.weights.publish import finished_export, publish
 from pcd_hub.weights.record import WeightRecord
 from pcd_hub.weights.strict_json import printable
 
@@ -90,6 +90,13 @@ def _where(given: argparse.Namespace) -> None:
     print(_folder(given.name))
 
 
+def _add(given: argparse.Namespace) -> None:
+    export = finished_export(given.run)
+    name = given.name or WeightRecord.from_dict(record_of(export)).name
+    store.add(name, export)
+    print(f"{name}  {store.home() / name}")
+
+
 def _publish(given: argparse.Namespace) -> None:
     folder = None
     if given.out and not given.dry_run:
@@ -156,6 +163,10 @@ def _parser() -> argparse.ArgumentParser:
 
     one = add("where", _where, "the folder of a weight on this machine")
     one.add_argument("name", metavar="NAME|ORG/NAME[@REV]")
+
+    one = add("add", _add, "put a finished weight into the local store")
+    one.add_argument("run", metavar="RUN|EXPORT", help="the folder of a run or of its export")
+    one.add_argument("--name", metavar="NAME", help="ARCH.pcd_WHAT, if not the record's name")
 
     one = add("publish", _publish, "put a finished weight on the Hub, as one verified commit")
     one.add_argument("run_or_name", metavar="RUN|NAME")

@@ -31,7 +31,7 @@ from launch import finish, start_accelerator
 from models_under_test import ModelUnderTest
 from pcd_hub.data.loader import Batch
 from pcd_hub.data.sources import ImageSource, ImageStream
-from pcd_hub.errors import ConfigError
+from pcd_hub.errors import ConfigError, WeightError
 from pcd_hub.method.distiller import Distiller, PixelLoss, freeze_unreached
 from pcd_hub.method.heads import STUDENT_HEADS, HeadLayout, student_head
 from pcd_hub.method.loss import cosine_smooth_l1, pixel_info_nce, similarity_kl
@@ -45,6 +45,7 @@ from pcd_hub.weights.export import check_exportable, check_finite, export_weight
 from pcd_hub.weights.manifest import read_manifest, write_json
 from pcd_hub.weights.record import WeightRecord
 from pictures import save_pca, save_training_curve
+from places import check_places, finishing
 from run_folder import RunFolder, provenance
 from scene_probe import probe_backbones, scene_mosaics
 from speed import Compilable, compile_or_say_why_not, pass_through, wants_compile
@@ -73,7 +74,7 @@ CARD_PICTURES = ("pca.png", "probe.png", "training.png")
 def main(arguments: list[str]) -> None:
     """Parse, distil, keep."""
     config_name, config = parse(DISTILL, "quickstart", arguments)
-    weight_name = store.check_name(config.run.name or f"{config.student.arch}.pcd")
+    weight_name = store.check_name(stored_name(config))
     if weight_name.partition(".")[0] != config.student.arch:
         raise ConfigError(
             f"--run.name {weight_name} names another architecture than --student.arch "
@@ -86,6 +87,11 @@ def main(arguments: list[str]) -> None:
     )
     distill_and_keep(accelerator, config, config_name, weight_name)
     finish(accelerator)
+
+
+def stored_name(config: DistillConfig) -> str:
+    """The weight's name in the store."""
+    return config.run.name or f"{config.student.arch}.pcd"
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -108,7 +114,9 @@ def distill_and_keep(
     """Train; then probe, record, export and store what came of it."""
     finished = distill(accelerator, config, config_name)
     if accelerator.is_main_process:
-        with torch.compiler.set_stance("force_eager"):  # other shapes, a few times each
+        folder = finished.training.folder.path
+        # Eager: other shapes, a few times each.
+        with torch.compiler.set_stance("force_eager"), finishing(folder):
             keep(finished, weight_name)
 
 
@@ -134,6 +142,12 @@ def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -
     plan = plan_batches(source, config.optim, config.run, accelerator)
     student = build_backbone(config.student.arch, image_size=size)
     random_start = copy.deepcopy(student.model)
+    check_places(
+        accelerator,
+        run_folder=config.run.output_dir or Path("runs"),
+        stored_as=stored_name(config) if config.run.store else None,
+        num_bytes=sum(value.nbytes for value in random_start.state_dict().values()),
+    )
     check_exportable(random_start, config.student.arch, image_size=size)
     unreached = freeze_unreached(student, image_size=size)
     teacher = load_matched_teacher(
@@ -339,8 +353,7 @@ def keep(finished: Distillation, weight_name: str) -> None:
             "pretrained=True, features_only=True)"
         )
         return
-    before = store.where(weight_name)
-    store.add(weight_name, export)
+    before = add_to_store(weight_name, export)
     if before:
         print(
             f"\n{weight_name} in the store was replaced; the one before is kept for now in {before}"
@@ -355,6 +368,23 @@ def keep(finished: Distillation, weight_name: str) -> None:
         f'  timm.create_model("local-dir:{store.home() / weight_name}", '
         "pretrained=True, features_only=True)"
     )
+
+
+def add_to_store(weight_name: str, export: Path) -> Path | None:
+    """Store the weight; return the folder of the one that had its name before.
+
+    Raises:
+        WeightError: If the store refuses; the weight is whole in ``export``.
+    """
+    try:
+        before = store.where(weight_name)
+        store.add(weight_name, export)
+    except WeightError as error:
+        raise WeightError(
+            f"the weight is finished and lies in {export}, but is not in the store: {error}; "
+            f"`pcd-hub add {export} --name {weight_name}` puts it there"
+        ) from error
+    return before
 
 
 def _fresh_export(folder: Path) -> Path:

@@ -30,7 +30,7 @@ from pcd_hub.models.entries import (
     entry_cfg,
     forget_tensors,
 )
-from pcd_hub.models.strangers import create_pretrained
+from pcd_hub.models.strangers import cache_alone_if_unreachable, create_pretrained
 from pcd_hub.models.teachers import load_teacher
 from pcd_hub.weights import store
 from pcd_hub.weights.layout import MANIFEST_FILE
@@ -175,13 +175,16 @@ def _architecture(name: str) -> str | None:
 
 
 def _of_timm(name: str, arguments: dict[str, Any]) -> ModelUnderTest:
-    try:
-        model = create_pretrained(name, **arguments)
-    except Exception as error:  # whatever timm, the Hub's client or a file says
-        without = "" if ":" in name else f"; random:{name.partition('.')[0]} is it without weights"
-        raise StudentError(
-            f"timm cannot load {name} ({type(error).__name__}: {first_line(error)[:200]}){without}"
-        ) from error
+    with cache_alone_if_unreachable(name) as silence:
+        try:
+            model = create_pretrained(name, **arguments)
+        except Exception as error:  # whatever timm, the Hub's client or a file says
+            why = silence or first_line(error)[:200]
+            plain = name.partition(".")[0]
+            without = "" if ":" in name else f"; random:{plain} is it without weights"
+            raise StudentError(
+                f"timm cannot load {name} ({type(error).__name__}: {why}){without}"
+            ) from error
     return _described(name, model, None)
 
 

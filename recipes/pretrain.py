@@ -34,6 +34,7 @@ from pcd_hub.method.simclr import SimCLR
 from pcd_hub.models.entries import entry_cfg
 from pcd_hub.models.grid import PixelGrid
 from pcd_hub.models.teachers import save_teacher
+from places import finishing
 from run_folder import RunFolder, provenance
 from scene_probe import probe_backbones
 from speed import compile_or_say_why_not, pass_through, wants_compile
@@ -140,7 +141,8 @@ def pretrain(accelerator: Accelerator, config: PretrainConfig, config_name: str)
     )
     train(training, take_step)
     if accelerator.is_main_process:
-        _keep(training, config, config_name, contrast=contrast, slow=slow, start=random_start)
+        with finishing(folder.path):
+            _keep(training, config, config_name, contrast=contrast, slow=slow, start=random_start)
 
 
 def _compile(

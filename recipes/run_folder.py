@@ -21,6 +21,7 @@ from accelerate.utils import gather_object
 import pcd_hub
 from launch import from_main_process
 from pcd_hub.errors import CheckpointError, ConfigError, first_line
+from places import check_run_folder
 
 if sys.platform != "win32":
     import fcntl
@@ -293,6 +294,8 @@ def _prepare(config: RunConfigured, default_name: str) -> Path:
             raise ConfigError(
                 f"--run.resume: {path} holds no run; name its folder with --run.output-dir"
             )
+        for part in ("", "checkpoints", "pictures"):
+            check_run_folder(path / part)
     else:
         path = new_folder(run.output_dir, default_name)
         try:
@@ -337,7 +340,8 @@ def new_folder(asked: Path | None, default_name: str) -> Path:
         ConfigError: If it is not empty.
     """
     path = asked or _free(Path("runs") / default_name, resume=False)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    check_run_folder(path)
+    if path.exists() and any(path.iterdir()):
         raise ConfigError(
             f"{path} is not empty; "
             "add --run.resume to go on there, or name another --run.output-dir"

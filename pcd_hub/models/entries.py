@@ -1,16 +1,17 @@
 """The timm entries: the tag ``pcd`` on stock architectures, and our own ``resnet18_mhsa``.
 
-Only timm's public names are used: a cfg is appended to the ``default_cfgs`` of the architecture's
-own module, and its entrypoint is registered again. No architecture's default tag changes. The
-entrypoint asks for a weight when a model is BUILT with ``pretrained=True``, not at import, so that
-a weight trained a moment ago counts; it hands timm the tensors themselves, already verified.
+Only timm's public names are used, but for its listing: a cfg is appended to the ``default_cfgs`` of
+the architecture's own module, and its entrypoint is registered again. No architecture's default tag
+changes. The entrypoint asks for a weight when a model is BUILT with ``pretrained=True``, not at
+import, so that a weight trained a moment ago counts; it hands timm the tensors themselves, already
+verified. timm's listing (``list_pretrained``, ``is_model_pretrained``) asks when it is called too.
 """
 
 import functools
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -27,6 +28,7 @@ from timm.models import (
     model_entrypoint,
     register_model,
 )
+from timm.models import _registry as timm_registry
 from timm.models.resnet import BasicBlock, ResNet
 
 from pcd_hub.errors import StudentError, nearest
@@ -56,6 +58,9 @@ STOCK_ARCHITECTURES = (
 
 ReadByName = Callable[[str], Mapping[str, torch.Tensor]]
 """Name of a weight, as ``resnet18.pcd``, -> its verified tensors, or an error that says why not."""
+
+HasWeight = Callable[[str], bool]
+"""Name of a weight, as ``resnet18.pcd`` -> whether it is found."""
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
@@ -185,15 +190,47 @@ def resnet18_mhsa(pretrained: bool = False, **kwargs: Any) -> torch.nn.Module:  
     )  # pyright: ignore[reportReturnType]
 
 
-def register_entries(read_by_name: ReadByName) -> None:
+class PretrainedNames(set[str]):
+    """timm's names of models that have weights; ours count if a weight is found at that moment."""
+
+    def __init__(self, timms: Iterable[str], has_weight: HasWeight) -> None:
+        super().__init__(timms)
+        self.has_weight = has_weight
+
+    def __contains__(self, name: object) -> bool:
+        if super().__contains__(name):
+            return True
+        weight = _weight_of(name) if isinstance(name, str) else None
+        return weight is not None and self.has_weight(weight)
+
+    def intersection(self, *others: Iterable[Any]) -> set[str]:
+        """The names in all of ``others`` that have weights."""
+        return {name for name in set.intersection(*map(set, others)) if name in self}
+
+
+def register_entries(read_by_name: ReadByName, has_weight: HasWeight) -> None:
     """Make the entries known to timm.
 
-    ``read_by_name`` is asked whenever one is built with ``pretrained=True``. Safe to call any
-    number of times.
+    Safe to call any number of times.
+
+    Args:
+        read_by_name: Asked whenever an entry is built with ``pretrained=True``.
+        has_weight: Asked whenever timm lists an entry among the pretrained ones.
     """
     _register_quietly(_with_weights(resnet18_mhsa, "resnet18_mhsa", read_by_name))
     for architecture in filter(is_model, STOCK_ARCHITECTURES):
         _add_tag(architecture, read_by_name)
+    # timm writes down at registration who has weights, in a name that is not public.
+    if isinstance(known := getattr(timm_registry, "_model_has_pretrained", None), set):
+        timm_registry._model_has_pretrained = PretrainedNames(known, has_weight)
+
+
+def _weight_of(name: str) -> str | None:
+    """The weight that a name of timm means, if it is one of ours."""
+    architecture, _, tag = name.partition(".")
+    if tag == TAG or (architecture == "resnet18_mhsa" and not tag):  # its default
+        return f"{architecture}.{TAG}"
+    return None
 
 
 def forget_tensors(model: Model) -> Model:

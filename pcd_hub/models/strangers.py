@@ -6,13 +6,14 @@ import os
 import re
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
 import torch
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants
+from huggingface_hub.utils import get_session
 from timm.models import model_entrypoint
 from timm.models._hub import download_from_hf
 from torch import nn
@@ -53,6 +54,28 @@ class Description(NamedTuple):
     architecture: str
     arguments: Mapping[str, Any]
     """With which the architecture is built."""
+
+
+@contextmanager
+def cache_alone_if_unreachable(name: str) -> Iterator[str]:
+    """Let the client use its cache alone if the Hub does not answer.
+
+    It would try, and log it, for a minute. One thread at a time.
+
+    Args:
+        name: As for :func:`create_pretrained`; one that needs no Hub asks nobody.
+
+    Yields:
+        Why the Hub is not asked, or nothing if it is.
+    """
+    reason = "" if constants.HF_HUB_OFFLINE or not _needs_hub(name) else _silence_of_the_hub()
+    with PROCESS_STATE:
+        before = constants.HF_HUB_OFFLINE
+        constants.HF_HUB_OFFLINE = before or bool(reason)
+        try:
+            yield reason
+        finally:
+            constants.HF_HUB_OFFLINE = before
 
 
 def describe(name: str) -> Description | None:
@@ -102,6 +125,27 @@ def create_pretrained(name: str, **arguments: Any) -> nn.Module:
         _check_size(described, most_values=min(max(sizes, default=_MOST_VALUES), _MOST_VALUES))
     with _tensors_only():
         return timm.create_model(name, pretrained=True, **arguments)
+
+
+def _needs_hub(name: str) -> bool:
+    match _source(name)[0]:
+        case "hf-hub":
+            return True
+        case "local-dir":
+            return False
+        case _:
+            with suppress(RuntimeError):  # a tag that timm does not know, as it will say itself
+                return bool((cfg := timm.get_pretrained_cfg(name)) and cfg.hf_hub_id)
+            return False
+
+
+def _silence_of_the_hub() -> str:
+    """Why the Hub does not answer; nothing if it does, whatever it answers."""
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_TIMEOUT_SECONDS)
+    except Exception as error:  # of two libraries
+        return f"the Hub does not answer ({first_line(error)})"
+    return ""
 
 
 def _source(name: str) -> tuple[str, str]:

@@ -48,7 +48,12 @@ from pcd_hub.models.checkpoints import (
 from pcd_hub.models.folding import fold_batch_norms
 from pcd_hub.models.grid import PixelGrid, own_image_size, pixel_grid
 from pcd_hub.models.reading import read_bounded
-from pcd_hub.models.strangers import PROCESS_STATE, create_pretrained, describe
+from pcd_hub.models.strangers import (
+    PROCESS_STATE,
+    cache_alone_if_unreachable,
+    create_pretrained,
+    describe,
+)
 
 log = logging.getLogger("pcd_hub")
 
@@ -418,15 +423,17 @@ def _from_timm(source: str, image_size: int | None) -> _Parts:
         raise TeacherError(
             f"timm has no model '{name}'{nearest(name.split('.')[0], timm.list_models())}"
         )
-    try:
-        with _missing_keys() as missing:
-            model = create_pretrained(name, num_classes=0, **_size_argument(source, image_size))
-    except Exception as error:
-        raise TeacherError(
-            f"cannot load {source}: {first_line(error).rstrip('.')}. "
-            "A teacher needs its pretrained weights: check the name and the network, "
-            "or give a file (local-dir:DIR, LAYOUT:FILE)"
-        ) from error
+    with cache_alone_if_unreachable(name) as silence:
+        try:
+            with _missing_keys() as missing:
+                model = create_pretrained(name, num_classes=0, **_size_argument(source, image_size))
+        except Exception as error:
+            why = f"{silence}, nor its cache ({type(error).__name__})" if silence else None
+            raise TeacherError(
+                f"cannot load {source}: {why or first_line(error).rstrip('.')}. "
+                "A teacher needs its pretrained weights: check the name and the network, "
+                "or give a file (local-dir:DIR, LAYOUT:FILE)"
+            ) from error
     if missing:
         raise TeacherError(
             f"{source}: {len(missing)} weights were not in its file "

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pcd_hub.errors import WeightError
+from pcd_hub.errors import PCDHubError, WeightError
 from pcd_hub.weights import store
 from pcd_hub.weights.fetch import fetched_folder, fetched_folders
 from pcd_hub.weights.manifest import read_manifest
@@ -65,6 +65,17 @@ def find(name: str) -> Path | None:
         return folder
     published = reference_of(name)
     return fetched_folder(published[0]) if published else None
+
+
+def has_weight(name: str) -> bool:
+    """Whether ``name`` (``resnet18.pcd``) can be loaded: local, fetched, or on the package's list.
+
+    Nobody is asked; an organisation in ``PCD_HUB_ORG`` counts for what was fetched from it.
+    """
+    try:
+        return find(name) is not None or name in published_weights()
+    except PCDHubError:  # a store that cannot be read, a fetched folder that was changed
+        return False
 
 
 def record_of(folder: Path) -> dict[str, Any]:

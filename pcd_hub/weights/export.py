@@ -11,17 +11,19 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pcd_hub.errors import StudentError, WeightError
+from pcd_hub.errors import StudentError, WeightError, first_line
 from pcd_hub.models.entries import build_arguments, entry_cfg, size_argument
 from pcd_hub.weights.card import render_card
 from pcd_hub.weights.layout import CARD_FILE, CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from pcd_hub.weights.load import read_weight
 from pcd_hub.weights.manifest import file_entries, read_manifest, write_json, write_manifest
 from pcd_hub.weights.record import NOT_STATED, Measurement, WeightRecord
+from pcd_hub.weights.writable import temporary_folder
 
 
 def export_weight(
@@ -51,6 +53,7 @@ def export_weight(
     Raises:
         WeightError: If the state does not fit the architecture, holds a value that is not finite,
             or ``folder`` exists.
+        OSError: If the system refuses to write.
     """
     if folder.exists():
         raise WeightError(f"{folder} exists already; export into a new folder")
@@ -64,9 +67,7 @@ def export_weight(
             key: value.detach().cpu().contiguous().clone()
             for key, value in model.state_dict().items()
         }
-        save_file(tensors, draft / WEIGHTS_FILE, metadata={"format": "pt"})
-        # safetensors writes 0600: a shared store could not be read
-        (draft / WEIGHTS_FILE).chmod(0o644)
+        _save_tensors(tensors, draft / WEIGHTS_FILE)
         for picture in pictures:
             shutil.copyfile(picture, draft / picture.name)
         record = replace(record, model=_model_facts(model, image_size))
@@ -116,12 +117,12 @@ def check_exportable(model: nn.Module, architecture: str, *, image_size: int) ->
 
     Raises:
         StudentError: If it does not load as the weights that were written.
+        ConfigError: If there is no folder for temporary files.
     """
-    with tempfile.TemporaryDirectory() as scratch, torch.random.fork_rng():
-        folder = Path(scratch) / "trial"
+    with temporary_folder() as scratch, torch.random.fork_rng():
         trial = WeightRecord.trial(architecture)
         try:
-            export_weight(model.state_dict(), trial, folder, image_size=image_size)
+            export_weight(model.state_dict(), trial, scratch / "trial", image_size=image_size)
         except WeightError as error:
             raise StudentError(f"{architecture} cannot be exported: {error}") from error
 
@@ -149,6 +150,14 @@ def describe(
     card = render_card(record, files=file_entries(folder), repo=repo, license_link=license_link)
     (folder / CARD_FILE).write_text(card, encoding="utf-8", newline="\n")
     write_manifest(folder, record.to_dict())
+
+
+def _save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
+    try:
+        save_file(tensors, file, metadata={"format": "pt"})
+    except SafetensorError as error:  # tells of a full disk by this
+        raise OSError(f"cannot write {file}: {first_line(error)}") from error
+    file.chmod(0o644)  # safetensors writes 0600: a shared store could not be read
 
 
 @torch.inference_mode()
@@ -211,10 +220,11 @@ def _timm_config(model: nn.Module, record: WeightRecord, image_size: int) -> dic
         "num_classes": 0,
         "num_features": model.num_features,
         "pretrained_cfg": {**cfg.to_dict(remove_source=True), **ours},
+        # Also where there are none: transformers writes back what it has read.
+        "model_args": size_argument(record.architecture, image_size),
     }
-    if size := size_argument(record.architecture, image_size):
+    if config["model_args"]:
         config["pretrained_cfg"]["input_size"] = [3, image_size, image_size]
-        config["model_args"] = size
     return config
 
 

@@ -16,8 +16,8 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from pcd_hub.weights.load import read_weight
 from pcd_hub.weights.manifest import read_manifest, read_plain, sha256
 from pcd_hub.weights.published import reference_of
 from pcd_hub.weights.safety import MAX_JSON_BYTES, check_file_names
+from pcd_hub.weights.writable import writing
 
 log = logging.getLogger("pcd_hub")
 
@@ -40,6 +41,7 @@ HUB_ONLY_FILES = frozenset({".gitattributes"})
 """What the Hub itself puts into every repository."""
 _DRAFT_SECONDS = 86_400
 _MAX_LOCK_BYTES = 1000
+_WRITE_REMEDY = "make room or a right to write there, or set PCD_HUB_HOME to another folder"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +182,9 @@ def _as_locked(repo: str, revision: str | None) -> FetchedWeight | None:
 def _settle(hub: Hub, repo: str, state: RepoState, *, mend: bool) -> None:
     """See to it that a commit's folder lies here, and that its lock pins it."""
     folder = _folder(repo, state.commit)
-    if not folder.is_dir():
+    with store.reading():
+        is_there = folder.is_dir()
+    if not is_there:
         _download(hub, repo, state)
     else:
         try:
@@ -243,8 +247,8 @@ def _download(hub: Hub, repo: str, state: RepoState, *, anew: bool = False) -> N
     what = f"{repo}@{state.commit}"
     sizes = _listed_sizes(what, repo, state)
     target = _folder(repo, state.commit)
-    with _writing(target.parent):
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with writing(target.parent, remedy=_WRITE_REMEDY):
+        store.make_folder(target.parent)
         _sweep(target.parent)
         draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=target.parent))
         try:
@@ -291,18 +295,6 @@ def _put(finished: Path, target: Path, *, anew: bool) -> None:
         path.replace(target / path.name)
 
 
-@contextmanager
-def _writing(place: Path) -> Iterator[None]:
-    """Say which disk it is that refuses, and what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise WeightError(
-            f"cannot write to {place}: {error.strerror or error}; make room or a right to write "
-            "there, or set PCD_HUB_HOME to another folder"
-        ) from error
-
-
 def _sweep(folder: Path) -> None:
     """Remove what fetches that were killed left behind."""
     for draft in folder.glob(".draft-*"):
@@ -324,9 +316,11 @@ def _attempt(hub: Hub, what: str, sizes: Mapping[str, int], draft: Path) -> Path
     repo, commit = what.split("@")
     incoming, finished = draft / "incoming", draft / "finished"
     finished.mkdir(parents=True)
+    finished.chmod(0o755)  # whatever the umask: who may enter the store may read it
 
     def get(path: str, size: int) -> None:
         arrived = hub.download(repo, commit, path, incoming, size=size)
+        arrived.chmod(0o644)
         arrived.replace(finished / path)
 
     get(MANIFEST_FILE, sizes[MANIFEST_FILE])
@@ -411,8 +405,8 @@ def _write_lock(fetched: FetchedWeight, revision: str | None) -> None:
     with suppress(OSError):
         if read_plain(lock, most=_MAX_LOCK_BYTES) == line:
             return
-    with _writing(lock):
-        lock.parent.mkdir(exist_ok=True)
+    with writing(lock, remedy=_WRITE_REMEDY):
+        store.make_folder(lock.parent)
         handle, draft = tempfile.mkstemp(prefix=".", dir=lock.parent)
         try:
             with os.fdopen(handle, "wb") as file:

@@ -50,9 +50,7 @@ def read_manifest(folder: Path, *, pinned: str | None = None) -> dict[str, Any]:
     try:
         raw = read_plain(path, most=MAX_JSON_BYTES)
     except OSError as error:
-        raise WeightError(
-            f"{shown(str(path))} is missing ({type(error).__name__}); export the weight again"
-        ) from error
+        raise _unreadable(shown(str(path)), error, "export the weight again") from error
     if pinned and pinned != hashlib.sha256(raw).hexdigest():
         raise WeightError(
             f"{path} has not the sha256 {pinned[:12]} that was pinned; it is not the weight that "
@@ -134,7 +132,13 @@ def _of_listed_size(folder: Path, entry: dict[str, Any], read: Callable[[Path], 
             )
         return read(path)
     except OSError as error:
-        raise WeightError(f"{path} is missing ({type(error).__name__}); {_REMEDY}") from error
+        raise _unreadable(str(path), error, _REMEDY) from error
+
+
+def _unreadable(path: str, error: OSError, remedy: str) -> WeightError:
+    if isinstance(error, PermissionError):
+        return WeightError(f"{path} cannot be read: {error.strerror}; ask its owner for the right")
+    return WeightError(f"{path} is missing ({type(error).__name__}); {remedy}")
 
 
 def _check_digest(digest: str, folder: Path, entry: dict[str, Any]) -> None:

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from pcd_hub.weights.manifest import check_listed_size, read_manifest, sha256
 from pcd_hub.weights.published import PublishedWeight
 from pcd_hub.weights.record import NOT_STATED, WeightRecord
 from pcd_hub.weights.safety import check_file_names
+from pcd_hub.weights.writable import temporary_folder, writing
 
 log = logging.getLogger("pcd_hub")
 
@@ -91,27 +91,36 @@ def publish(
         raise WeightError(
             f"{repo} is published as one commit on its main branch, either private or public"
         )
-    source = _source(run_or_name)
+    source = finished_export(run_or_name)
     licenses = {"weights": license, "teacher": teacher_license, "data": data_license}
     if dry_run and dry_run.exists():
         raise WeightError(f"{dry_run} exists already; name a new folder for the dry run")
-    with tempfile.TemporaryDirectory(prefix="pcd-hub-") as scratch:
-        folder = Path(scratch) / "weight"
+    with temporary_folder() as scratch:
+        folder = scratch / "weight"
         folder.mkdir()
         weight = _prepare(source, folder, repo, licenses, license_link)
         if not dry_run:
             return _published(repo, folder, weight, private=private, public=public)
         plan = _compared(repo, folder, private=private, public=public)
-        dry_run.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(folder, dry_run)
+        with writing(dry_run, remedy="name another folder"):
+            dry_run.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(folder, dry_run)
         return replace(plan, folder=dry_run)
 
 
 # What gets published.
 
 
-def _source(run_or_name: str | Path) -> Path:
-    """The export folder that is meant."""
+def finished_export(run_or_name: str | Path) -> Path:
+    """The folder of a finished weight.
+
+    Args:
+        run_or_name: A run's folder, whose last export it is, an export's folder, or a name in the
+            local store.
+
+    Raises:
+        WeightError: If there is none.
+    """
     path = Path(run_or_name).expanduser()
     if path.is_dir():
         exports = [p for p in path.iterdir() if re.fullmatch(r"export(-\d+)?", p.name)]
@@ -373,10 +382,10 @@ def _check_back(hub: Hub, repo: str, state: RepoState, folder: Path) -> None:
         if state.private
         else "it is public: repair it by running the command again"
     )
-    with tempfile.TemporaryDirectory(prefix="pcd-hub-") as scratch:
+    with temporary_folder() as scratch:
         for path in sorted(folder.iterdir()):
             size = path.stat().st_size
-            back = hub.download(repo, state.commit, path.name, Path(scratch), size=size)
+            back = hub.download(repo, state.commit, path.name, scratch, size=size)
             if back.read_bytes() != path.read_bytes():
                 raise HubError(
                     f"{redacted(hub.endpoint)}/{repo} gives back another {path.name} than was "

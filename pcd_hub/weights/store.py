@@ -15,9 +15,11 @@ works too (a bundle that was copied there). Every load checks size and sha256 ag
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pcd_hub.errors import WeightError
@@ -25,6 +27,7 @@ from pcd_hub.weights.layout import MANIFEST_FILE, WEIGHTS_FILE
 from pcd_hub.weights.load import read_weight
 from pcd_hub.weights.manifest import read_manifest, verify
 from pcd_hub.weights.strict_json import shown
+from pcd_hub.weights.writable import check_writable
 
 _NAME = re.compile(r"[a-z0-9_]{1,100}\.pcd(_[a-z0-9_]{1,60})?")
 _VERSIONS = ".versions"
@@ -36,11 +39,20 @@ def home() -> Path:
     """The store's folder.
 
     ``PCD_HUB_HOME``; else ``pcd_hub`` in ``HF_HOME`` if that is set, or in the user's cache folder.
+
+    Raises:
+        WeightError: If it lies in a home folder that is not known.
     """
     if named := os.environ.get("PCD_HUB_HOME"):
         return expanded(named)
     cache = os.environ.get("HF_HOME") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return expanded(cache) / "pcd_hub"
+    try:
+        return expanded(cache) / "pcd_hub"
+    except WeightError as error:
+        raise WeightError(
+            f"the store lies in {cache}, and this user has no home folder; set PCD_HUB_HOME to a "
+            "folder for it"
+        ) from error
 
 
 def expanded(path: str) -> Path:
@@ -66,17 +78,29 @@ def where(name: str) -> Path | None:
     """The folder of the local weight ``name`` (``resnet18.pcd``) as it stands now, or None.
 
     Raises:
-        WeightError: If ``name`` is not ``ARCH.pcd`` or ``ARCH.pcd_WHAT``.
+        WeightError: If ``name`` is not ``ARCH.pcd`` or ``ARCH.pcd_WHAT``, or the store cannot be
+            read.
     """
-    folder = (home() / check_name(name)).resolve()
-    return folder if enabled() and (folder / WEIGHTS_FILE).is_file() else None
+    check_name(name)
+    if not enabled():
+        return None
+    with reading():
+        folder = (home() / name).resolve()
+        return folder if (folder / WEIGHTS_FILE).is_file() else None
 
 
 def names() -> list[str]:
-    """The names of all local weights, whole or not."""
-    if not enabled() or not home().is_dir():
+    """The names of all local weights, whole or not.
+
+    Raises:
+        WeightError: If the store cannot be read.
+    """
+    if not enabled():
         return []
-    return sorted(path.name for path in home().iterdir() if is_name(path.name))
+    with reading():
+        if not home().is_dir():
+            return []
+        return sorted(path.name for path in home().iterdir() if is_name(path.name))
 
 
 def add(name: str, export: Path) -> Path:
@@ -90,11 +114,7 @@ def add(name: str, export: Path) -> Path:
             name, or the disk refuses it; then nothing has changed.
     """
     read_weight(export)
-    link = home() / check_name(name)
-    if link.is_dir() and not link.is_symlink():
-        raise WeightError(
-            f"{link} is a plain folder, not made by the store; move it away to save {name} there"
-        )
+    link = _checked_link(name)
     versions = home() / _VERSIONS / name
     try:
         folder = _placed(export, versions, link)
@@ -104,10 +124,44 @@ def add(name: str, export: Path) -> Path:
         )
         raise WeightError(
             f"cannot save {export} as {link}: {error.strerror or error}; {stands}. Free some room, "
-            "or set PCD_HUB_HOME to a folder on another disk, and save it again"
+            "or set PCD_HUB_HOME to a folder on another disk, and add it again"
         ) from error
     _sweep(versions, current=folder)
     return folder
+
+
+def check_can_add(name: str, *, num_bytes: int = 0) -> None:
+    """Check that :func:`add` will be able to write, and leave nothing behind.
+
+    Args:
+        name: Of the weight.
+        num_bytes: Its size.
+
+    Raises:
+        WeightError: If the name is malformed or held by a plain folder.
+        ConfigError: If the store cannot be written, or has less room.
+    """
+    link = _checked_link(name)
+    for folder in (link.parent, link.parent / _VERSIONS / name):
+        check_writable(
+            folder,
+            what="the store",
+            remedy="set PCD_HUB_HOME to another folder, or do without the store (--run.no-store)",
+            num_bytes=num_bytes,
+            with_links=True,
+        )
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder inside the store, as open to others as the store itself is."""
+    top = home()
+    top.mkdir(parents=True, exist_ok=True)
+    if folder == top or folder.is_dir():
+        return
+    make_folder(folder.parent)
+    with suppress(FileExistsError):
+        folder.mkdir()
+        folder.chmod(stat.S_IMODE(top.stat().st_mode))
 
 
 def is_name(name: str) -> bool:
@@ -129,9 +183,37 @@ def check_name(name: str) -> str:
     return name
 
 
+@contextmanager
+def reading() -> Iterator[None]:
+    """Turn the system's refusal to read the store into one line.
+
+    Raises:
+        WeightError: For any OSError inside the block.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise WeightError(
+            f"the store {home()} cannot be read: {error.strerror or error}; "
+            "set PCD_HUB_HOME to a folder of your own"
+        ) from error
+
+
+def _checked_link(name: str) -> Path:
+    """The link that leads to a weight, unless a plain folder stands there."""
+    link = home() / check_name(name)
+    with reading():
+        if link.is_dir() and not link.is_symlink():
+            raise WeightError(
+                f"{link} is a plain folder, not made by the store; move it away to save {name} "
+                "there"
+            )
+    return link
+
+
 def _placed(export: Path, versions: Path, link: Path) -> Path:
     """A copy to which ``link`` leads; after an error none."""
-    versions.mkdir(parents=True, exist_ok=True)
+    make_folder(versions)
     folder = _copied(export, versions)
     try:
         _touch(link)
@@ -160,6 +242,7 @@ def _copy_at_once(source: Path, target: Path) -> None:
     """Copy a file, which gets its name when all of it is on the disk."""
     draft = target.with_name(".draft")
     shutil.copyfile(source, draft)
+    draft.chmod(0o644)  # whatever the umask: who may enter the store may read it
     with draft.open("rb") as file:
         os.fsync(file.fileno())
     draft.replace(target)

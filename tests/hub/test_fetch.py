@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save
 
 import pcd_hub
-from pcd_hub.errors import HubError, HubUnreachableError, WeightError
+from pcd_hub.errors import HubError, HubUnreachableError, PCDHubError, WeightError
 from pcd_hub.weights import create, fetch, published, store
 from pcd_hub.weights import hub as hub_module
 from pcd_hub.weights.manifest import sha256
@@ -737,14 +737,46 @@ def test_a_local_weight_equal_to_an_old_published_one_does_not_hide_the_new(
 
 
 def test_others_may_read_what_was_exported_stored_and_fetched(commit, tmp_path):
-    """A store is shared by a team; safetensors and mkdtemp would close it to all but one."""
-    stored = store.add("test_resnet.pcd", tmp_path / "export")
-    fetched = pcd_hub.fetch(REPO).folder
-    for folder in (tmp_path / "export", stored, fetched):
-        assert folder.resolve().stat().st_mode & 0o777 == 0o755, folder
-        for path in folder.iterdir():
-            assert path.stat().st_mode & 0o777 == 0o644, path
-    assert (fetched.parent / "refs" / "main").stat().st_mode & 0o777 == 0o644
+    """A store is shared by a team; safetensors, mkdtemp and umask would close it to all but one."""
+    store.home().mkdir()
+    store.home().chmod(0o775)
+    before = os.umask(0o077)
+    try:
+        stored = store.add("test_resnet.pcd", tmp_path / "export")
+        fetched = pcd_hub.fetch(REPO).folder
+    finally:
+        os.umask(before)
+    modes = {path: path.stat().st_mode & 0o777 for path in store.home().rglob("*")}
+    finished = {stored, fetched, store.home() / "test_resnet.pcd"}
+    for path, mode in modes.items():
+        folder_mode = 0o755 if path in finished else 0o775
+        assert mode == (folder_mode if path.is_dir() else 0o644), path
+    export = tmp_path / "export"
+    assert {path.stat().st_mode & 0o777 for path in export.iterdir()} == {0o644}
+    assert export.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_store_that_is_closed_to_this_user_is_one_line(hub, commit, monkeypatch):
+    pcd_hub.fetch(REPO)
+    store.home().chmod(0)
+    if is_root := os.geteuid() == 0:
+        os.seteuid(65534)  # rights do not bind root
+    try:
+        for ask in (
+            store.names,
+            lambda: store.where("test_resnet.pcd"),
+            lambda: pcd_hub.create_model("test_resnet.pcd"),
+            lambda: pcd_hub.create_model(f"{REPO}@{commit}"),
+            lambda: pcd_hub.fetch(REPO),
+            lambda: store.check_can_add("test_resnet.pcd"),
+        ):
+            with pytest.raises(PCDHubError, match="Permission denied; ") as caught:
+                ask()
+            assert "\n" not in str(caught.value)
+    finally:
+        if is_root:
+            os.seteuid(0)
+        store.home().chmod(0o755)
 
 
 def test_a_card_that_was_edited_on_the_hub_is_named(hub, commit):

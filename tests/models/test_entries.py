@@ -7,6 +7,7 @@ import warnings
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 
 import pcd_hub
 from pcd_hub.models.entries import STOCK_ARCHITECTURES, entry_cfg
@@ -165,6 +166,49 @@ def test_the_store_is_asked_when_a_model_is_built(stored, monkeypatch):
     monkeypatch.setenv("PCD_HUB_LOCAL", "0")
     with pytest.raises(pcd_hub.WeightError, match="PCD_HUB_LOCAL=0 turns the local store off"):
         timm.create_model("resnet18.pcd", pretrained=True)
+
+
+def test_timm_lists_a_weight_exactly_while_it_is_found(tmp_path, monkeypatch):
+    def listed():
+        names = timm.list_pretrained("*.pcd")
+        assert names == timm.list_models("*.pcd", pretrained=True)
+        assert names == [name for name in ENTRIES if timm.is_model_pretrained(name)]
+        return names
+
+    others = timm.list_pretrained()
+    assert listed() == []
+    for arch in ("resnet18", "resnet18_mhsa"):
+        assert timm.is_model_pretrained("resnet18_mhsa") is False, "its default is the tag pcd"
+        store.add(f"{arch}.pcd", exported(tmp_path / arch, arch))
+    assert listed() == ["resnet18.pcd", "resnet18_mhsa.pcd"]
+    assert set(timm.list_pretrained()) == {*others, *listed()}
+    assert "resnet18_mhsa" in timm.list_models(pretrained=True, include_tags=False)
+    (store.home() / "resnet18_mhsa.pcd").unlink()
+    assert listed() == ["resnet18.pcd"]
+    monkeypatch.setenv("PCD_HUB_LOCAL", "0")
+    assert listed() == []
+    monkeypatch.setattr("pcd_hub.weights.catalogue.published_weights", lambda: {"repvit_m1.pcd": 1})
+    assert listed() == ["repvit_m1.pcd"]
+    monkeypatch.setenv("PCD_HUB_ORG", "no/such//organisation")
+    assert listed() == [], "a listing raises nothing"
+    assert timm.is_model_pretrained("resnet18.a1_in1k")
+    assert not timm.is_model_pretrained("no_such_model.pcd")
+
+
+ENTRIES = sorted(f"{arch}.pcd" for arch in (*STOCK_ARCHITECTURES, "resnet18_mhsa"))
+
+
+@pytest.mark.parametrize("arguments", [{"num_classes": 10}, {"features_only": True}])
+def test_a_weights_file_loads_the_way_the_readme_says(tmp_path, arguments):
+    """timm's ``checkpoint_path`` is strict: no new head and no MobileNetV3 maps load by it."""
+    name = "mobilenetv3_large_100"
+    file = exported(tmp_path / "export", name) / "model.safetensors"
+    with pytest.raises(RuntimeError, match="Missing key|Unexpected key"):
+        timm.create_model(name, checkpoint_path=str(file), **arguments)
+    model = timm.create_model(
+        f"{name}.pcd", pretrained=True, pretrained_cfg_overlay={"file": str(file)}, **arguments
+    )
+    assert torch.equal(model.conv_stem.weight, load_file(file)["conv_stem.weight"])
 
 
 @pytest.mark.parametrize("arguments", [{}, {"features_only": True}])

@@ -4,9 +4,11 @@ import json
 import os
 import pickle
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import huggingface_hub
 import huggingface_hub.constants
 import pytest
 import timm
@@ -211,6 +213,28 @@ def test_a_repository_may_ask_for_what_its_weights_hold_online_and_from_the_cach
         assert len(teacher.grid.model.blocks) == 2
     go_offline(monkeypatch)
     assert len(load_teacher("hf-hub:org/vit", image_size=160).grid.model.blocks) == 2
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(tmp_path, monkeypatch, hub, caplog):
+    """The client would try each file for 23 s, with two lines a retry."""
+    hub.add_repo("org/vit", files(deep_vit(tmp_path / "t")))
+    load_teacher("hf-hub:org/vit", image_size=160)
+    constants = huggingface_hub.constants
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, DEAD)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", DEAD)
+    caplog.clear()
+    start = time.monotonic()
+    assert len(load_teacher("hf-hub:org/vit", image_size=160).grid.model.blocks) == 2
+    for source in ("timm:resnet18.a1_in1k", "hf-hub:org/other"):
+        with pytest.raises(TeacherError, match=r"the Hub does not answer \(.*or give a file"):
+            load_teacher(source)
+    assert time.monotonic() - start < 15
+    assert not [one for one in caplog.records if one.levelname == "WARNING"]
+    assert not constants.HF_HUB_OFFLINE, "that is over with the load"
+
+
+DEAD = "http://127.0.0.1:9"
 
 
 @pytest.mark.parametrize("at", ["", "@v1"])

@@ -542,12 +542,6 @@ def test_two_runs_that_begin_in_one_folder_are_told_apart(tiny, tmp_path, monkey
     assert (tmp_path / "run" / "config.json").read_text() == "of the other"
 
 
-def test_a_folder_that_cannot_be_made_is_said_on_every_process(tiny, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"Not a directory: .*file/run"):
-        run(tiny, tmp_path / "file" / "run")
-
-
 def test_the_sum_beside_a_checkpoint_is_that_of_sha256sum(tiny, tmp_path):
     folder = run(tiny, tmp_path / "run", "--run.no-store", "--run.keep-checkpoints=1")
     names = {path.name for path in (folder / "checkpoints").iterdir()}

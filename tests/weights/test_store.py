@@ -18,7 +18,7 @@ from pcd_hub.weights import manifest, store
 from pcd_hub.weights.create import read_by_name
 from pcd_hub.weights.export import check_exportable, export_weight
 from pcd_hub.weights.record import WeightRecord
-from tests.weights.making import exported, filled, flip, record
+from tests.weights.making import exported, filled, flip, record, rewritten
 
 NAME = "test_resnet.pcd"
 
@@ -298,10 +298,20 @@ def test_config_carries_our_facts_and_nobody_elses(tmp_path):
     config = json.loads((exported(tmp_path / "e", "resnet18") / "config.json").read_text())
     assert config["architecture"] == "resnet18"
     assert config["num_classes"] == 0
+    assert config["model_args"] == {}, "transformers cannot write back what has none"
     assert config["pretrained_cfg"]["tag"] == "pcd"
     assert config["pretrained_cfg"]["license"] == "apache-2.0"
     assert "a1_in1k" not in json.dumps(config)
     assert config["pcd"]["teacher"]["source"] == "quickstart"
+
+
+def test_a_weight_without_model_args_loads_as_before(tmp_path):
+    folder = exported(tmp_path / "export")
+    config = json.loads((folder / "config.json").read_text())
+    del config["model_args"]
+    rewritten(folder, {"config.json": json.dumps(config).encode()})
+    store.add(NAME, folder)
+    assert read_by_name(NAME)
 
 
 def test_config_claims_the_licence_of_the_weights_and_no_other(tmp_path):

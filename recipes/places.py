@@ -1,0 +1,70 @@
+"""Everything a run will write, tried before its first step; and what to say if the end fails."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from launch import from_main_process
+from pcd_hub.errors import CheckpointError, ConfigError, PCDHubError, first_line
+from pcd_hub.weights import store
+from pcd_hub.weights.writable import check_temporary_folder, check_writable
+
+
+def check_places(
+    accelerator: Accelerator, *, run_folder: Path, stored_as: str | None, num_bytes: int
+) -> None:
+    """Try the folder of temporary files, the run's folder and the store.
+
+    Args:
+        accelerator: Run folder and store are the main process's.
+        run_folder: It need not exist.
+        stored_as: Name of the weight in the store; None if it stays out.
+        num_bytes: Size of the weight.
+
+    Raises:
+        ConfigError: On every process, if one of them cannot be written or has no room.
+    """
+    check_temporary_folder(num_bytes=num_bytes)
+    refusal = ""
+    if accelerator.is_main_process:
+        try:
+            # A checkpoint has the weights and the optimizer's average of each; then the export.
+            check_run_folder(run_folder, num_bytes=3 * num_bytes)
+            if stored_as:
+                store.check_can_add(stored_as, num_bytes=num_bytes)
+        except PCDHubError as error:
+            refusal = str(error)
+    if refusal := str(from_main_process(accelerator, refusal)):
+        raise ConfigError(refusal)
+
+
+def check_run_folder(folder: Path, *, num_bytes: int = 0) -> None:
+    """Try a folder in which a run writes; it need not exist.
+
+    Raises:
+        ConfigError: If it cannot be written, or has less room than ``num_bytes``.
+    """
+    check_writable(
+        folder,
+        what="the run's folder",
+        remedy="name another --run.output-dir",
+        num_bytes=num_bytes,
+    )
+
+
+@contextmanager
+def finishing(folder: Path) -> Iterator[None]:
+    """Explain a failed write after the last step, when the last checkpoint holds the result.
+
+    Raises:
+        CheckpointError: For any OSError inside the block.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"the training is done, but its result cannot be written: {first_line(error)}; make "
+            f"room, then --run.resume --run.output-dir {folder} writes it without training again"
+        ) from error
