@@ -73,8 +73,8 @@ class DataConfig:
     source: str = "scenes:"
     """Where they come from, as pcd_hub/data/sources.py lists.
 
-    A folder, a .txt list, scenes:[COUNT[:SEED]], hf-disk:DIR, hf:ORG/NAME[:SPLIT] or
-    hf-stream:ORG/NAME[:SPLIT].
+    A folder, a .txt list, scenes:[COUNT[:SEED]], hf-disk:DIR, hf:ORG/NAME[/CONFIG][:SPLIT] or
+    hf-stream:ORG/NAME[/CONFIG][:SPLIT].
     """
     shuffle_buffer: Count = 1000
     """hf-stream: images, still encoded, that each loader process holds and shuffles at once.

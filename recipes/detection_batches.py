@@ -18,9 +18,9 @@ from torch.utils.data import Sampler
 from coco_bounds import clipped_box
 from coco_data import CocoImage, Segmentation, mask_code
 from orientation_batches import OrientationSampler
+from pcd_hub.data.decoding import BrokenImageError, as_rgb, decode
 from pcd_hub.data.loader import BatchPlan, StepSampler
 from pcd_hub.data.reading import read_batches
-from pcd_hub.data.sources import BrokenImageError, decode
 from pcd_hub.errors import DataError
 
 Target = dict[str, Tensor]
@@ -154,13 +154,13 @@ def read_example(image: CocoImage, labels: Labels, *, masks: bool) -> Example:
 
 
 def read_image(image: CocoImage) -> UInt8[Tensor, "3 height width"]:
-    """RGB.
+    """RGB, decoded as for every recipe, so upright.
 
     Raises:
         DataError: If it is broken, or of another size than its json says.
     """
     try:
-        pixels = decode(image.path, str(image.path), lambda file: np.array(file.convert("RGB")))
+        pixels = decode(image.path, str(image.path), lambda file: np.array(as_rgb(file)))
     except BrokenImageError as error:
         raise DataError(
             f"{error.name} cannot be read ({error.reason}); mend or remove it"

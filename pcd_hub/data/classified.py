@@ -13,14 +13,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pcd_hub.data.sources import (
-    HFImages,
-    ImageFiles,
-    ImageSource,
-    ResultT,
-    load_split,
-    split_folder,
-)
+from pcd_hub.data.decoding import ResultT
+from pcd_hub.data.files import ImageFiles, split_folder, subfolders
+from pcd_hub.data.hf_datasets import HFImages, load_split
+from pcd_hub.data.sources import ImageSource
+from pcd_hub.data.uris import local_path, split_uri
 from pcd_hub.errors import DataError
 
 
@@ -66,19 +63,15 @@ def open_classified(
     Raises:
         DataError: If there is no such place or split, or fewer than two classes.
     """
-    scheme, colon, _ = uri.partition(":")
-    if colon and scheme not in {"hf-disk", "hf"}:
-        raise DataError(f"no kind of data set '{scheme}'; there are hf-disk, hf, or a folder")
-    if colon:
+    scheme, _ = split_uri(uri, ("hf-disk", "hf"))
+    if scheme:
         return _from_rows(uri, split, image_column, label_column)
-    return _from_folder(Path(uri).expanduser(), split)
+    return _from_folder(local_path(uri), split)
 
 
 def _from_folder(folder: Path, split: str) -> ClassifiedSet:
     parent = split_folder(folder, split)
-    classes = tuple(
-        sorted(p.name for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
-    )
+    classes = tuple(subfolders(parent))
     if len(classes) < 2:
         raise DataError(
             f"{parent} holds {len(classes)} class folders; there must be at least 2: SPLIT/CLASS/"

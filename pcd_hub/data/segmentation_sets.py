@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from pcd_hub.data.decoding import as_mask, as_rgb, decode
+from pcd_hub.data.files import image_paths, read_lines, split_folder
+from pcd_hub.data.hf_datasets import load_split
 from pcd_hub.data.labelled import (
     IGNORE,
     MAX_CLASSES,
@@ -30,8 +32,8 @@ from pcd_hub.data.labelled import (
     SegmentationSet,
     class_table,
 )
-from pcd_hub.data.sources import IMAGE_SUFFIXES, as_rgb, decode, load_split, split_folder
-from pcd_hub.errors import DataError, nearest
+from pcd_hub.data.uris import local_path, split_uri
+from pcd_hub.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,25 +62,18 @@ def open_segmentation(uri: str, split: str, *, columns: Columns | None = None) -
 
 
 def _opened(uri: str, split: str, columns: Columns) -> SegmentationSet:
-    scheme, colon, rest = uri.partition(":")
-    folder = Path(rest if colon else uri).expanduser()
-    match scheme if colon else "":
-        case "":
-            return _from_folder(folder, split)
+    scheme, rest = split_uri(uri, ("ade20k", "voc", "cityscapes", "hf-disk", "hf"))
+    match scheme:
         case "ade20k":
-            return _ade20k(folder, split)
+            return _ade20k(local_path(rest), split)
         case "voc":
-            return _voc(folder, split)
+            return _voc(local_path(rest), split)
         case "cityscapes":
-            return _cityscapes(folder, split)
+            return _cityscapes(local_path(rest), split)
         case "hf-disk" | "hf":
             return _from_hub(uri, split, columns)
         case _:
-            known = ("ade20k", "voc", "cityscapes", "hf-disk", "hf")
-            raise DataError(
-                f"no kind of data set '{scheme}'{nearest(scheme, known)}; there are "
-                f"{', '.join(known)}, or a folder"
-            )
+            return _from_folder(local_path(rest), split)
 
 
 # Files.
@@ -97,7 +92,7 @@ def _from_folder(folder: Path, split: str) -> SegmentationSet:
 
 def _read_classes(path: Path) -> tuple[list[str], int | None]:
     try:
-        stated = json.loads(path.read_text())
+        stated = json.loads(path.read_bytes())  # UTF-8, UTF-16 or UTF-32
         classes, ignore = list(map(str, stated["classes"])), stated.get("ignore_index")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
@@ -115,14 +110,11 @@ def _split_files(parent: Path, split: str) -> dict[str, Path]:
     """Image files of a split by their path without suffix."""
     folder = split_folder(parent, split)
     files: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
-            name = path.relative_to(folder).with_suffix("").as_posix()
-            if name in files:
-                raise DataError(f"{path} and {files[name]} have one name; rename or remove one")
-            files[name] = path
-    if not files:
-        raise DataError(f"{folder} holds no image")
+    for path in map(folder.joinpath, image_paths(folder)):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in files:
+            raise DataError(f"{path} and {files[name]} have one name; rename or remove one")
+        files[name] = path
     return files
 
 
@@ -143,7 +135,7 @@ def _files(image: Path, mask: Path) -> LabelledImage:
         name=str(image),
         image=partial(decode, image, str(image), as_rgb),
         mask_name=str(mask),
-        mask=partial(decode, mask, str(mask), Image.Image.copy),
+        mask=partial(decode, mask, str(mask), as_mask),
     )
 
 
@@ -161,8 +153,8 @@ def _ade20k(folder: Path, split: str) -> SegmentationSet:
 
 def _ade20k_names(path: Path) -> list[str]:
     """The list that comes with the data: a line a class, its last column the names."""
-    lines = path.read_text().splitlines()[1:] if path.is_file() else []
-    names = [line.split("\t")[-1].strip().partition(",")[0] for line in lines if line.strip()]
+    lines = read_lines(path)[1:] if path.is_file() else []
+    names = [line.split("\t")[-1].strip().partition(",")[0] for line in lines]
     return names if len(names) == 150 else [f"class {number}" for number in range(1, 151)]
 
 
@@ -174,7 +166,7 @@ def _voc(folder: Path, split: str) -> SegmentationSet:
         )
     rows = [
         _files(folder / "JPEGImages" / f"{name}.jpg", folder / "SegmentationClass" / f"{name}.png")
-        for name in listed.read_text().split()
+        for name in map(str.strip, read_lines(listed))
     ]
     table = class_table(len(_VOC_CLASSES), ignore=255)
     return SegmentationSet(rows, name=f"VOC2012 {split}", classes=_VOC_CLASSES, table=table)
@@ -247,11 +239,12 @@ class _HubRows:
 
     def __getitem__(self, index: int) -> LabelledImage:
         row, name = self._rows[index], f"{self._uri}[{index}]"
+        mask_name = f"{name}, {self._columns.mask}"
         return LabelledImage(
             name=name,
             image=partial(decode, row[self._columns.image], name, as_rgb),
-            mask_name=f"{name}, {self._columns.mask}",
-            mask=partial(decode, row[self._columns.mask], name, Image.Image.copy),
+            mask_name=mask_name,
+            mask=partial(decode, row[self._columns.mask], mask_name, as_mask),
         )
 
 

@@ -1,10 +1,13 @@
+import functools
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from pcd_hub.data.hf_datasets import _parsed
 from pcd_hub.data.sources import BrokenImageError, ImageSource, ImageStream, as_rgb, open_source
 from pcd_hub.errors import DataError
 
@@ -91,17 +94,6 @@ def test_a_broken_image_is_named_with_its_reason(tmp_path, content):
     assert pickle.loads(pickle.dumps(caught.value)).name == str(path)
 
 
-def test_odd_modes_become_upright_rgb():
-    turned = Image.new("RGB", (4, 2), "red")
-    turned.getexif()[0x0112] = 6
-    assert as_rgb(turned).size == (2, 4)
-    deep = Image.fromarray(np.full((2, 2), 32768, np.uint16))
-    assert as_rgb(deep).getpixel((0, 0)) == (128, 128, 128)
-    assert as_rgb(Image.new("RGBA", (2, 2), (0, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
-    assert as_rgb(Image.new("CMYK", (2, 2), (0, 0, 0, 255))).getpixel((0, 0)) == (0, 0, 0)
-    assert as_rgb(Image.new("1", (2, 2), 1)).getpixel((0, 0)) == (255, 255, 255)
-
-
 # Hugging Face datasets, from local folders: the library is the same.
 
 
@@ -170,9 +162,132 @@ def test_a_broken_row_does_not_end_a_stream(tmp_path):
     assert shade(first(as_rgb)) == shade(last(as_rgb))
 
 
+def broken_rows(count):
+    """Rows of one path, as pushing ``a/image.png``, ``b/image.png`` ... to the Hub leaves them."""
+    import datasets
+
+    rows = [{"bytes": b"rubbish", "path": "image.png"}] * count
+    return datasets.Dataset.from_dict({"image": rows}).cast_column("image", datasets.Image())
+
+
+def test_broken_rows_are_named_by_row_not_by_path(tmp_path):
+    broken_rows(3).save_to_disk(tmp_path / "disk")
+    broken_rows(3).to_parquet(tmp_path / "hub" / "train.parquet")
+    source = open_source(f"hf-disk:{tmp_path / 'disk'}")
+    stream = open_source(f"hf-stream:{tmp_path / 'hub'}")
+    found = [functools.partial(source.read, row) for row in range(3)]
+    for readers in (found, [image for image, _ in stream.read(state=None)]):
+        names = set()
+        for read in readers:
+            with pytest.raises(BrokenImageError, match=r"\('image.png'\): Unidentified") as caught:
+                read(as_rgb)
+            names.add(caught.value.name)
+        assert len(names) == 3
+    with pytest.raises(BrokenImageError, match=rf"^hf-disk:{tmp_path}/disk\[2\] \('image.png'\)"):
+        source[2]
+
+
+def cut_in(folder, share):
+    table = next(folder.glob("*.arrow"))
+    table.write_bytes(table.read_bytes()[:share])
+
+
+NO_DATASET = "is no dataset that datasets.save_to_disk wrote to its end"
+DAMAGES = {
+    "empty": (lambda folder: shutil.rmtree(folder) or folder.mkdir(), NO_DATASET),
+    "no table": (lambda folder: next(folder.glob("*.arrow")).unlink(), NO_DATASET),
+    "a piece": (lambda folder: cut_in(folder, 100), NO_DATASET),
+    "between batches": (lambda folder: cut_in(folder, -8), r"\.arrow is cut short; save the"),
+    "its state": (lambda folder: (folder / "state.json").write_text("{"), NO_DATASET),
+    "its columns": (lambda folder: (folder / "dataset_info.json").write_text("[]"), NO_DATASET),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_dataset_on_disk_is_one_line(tmp_path, name):
+    broken_rows(3).save_to_disk(tmp_path / "disk")
+    damage, message = DAMAGES[name]
+    damage(tmp_path / "disk")
+    with pytest.raises(DataError, match=rf"^[^\n]*disk[^\n]*{message}[^\n]*$"):
+        open_source(f"hf-disk:{tmp_path / 'disk'}")
+
+
+def test_a_stream_that_ends_in_an_error_is_one_line(dataset):
+    stream = open_source(f"hf-stream:{dataset / 'hub'}")
+    for file in (dataset / "hub").glob("*.parquet"):
+        file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"^hf-stream:[^\n]*hub cannot be read to its end: [^\n]*$"):
+        list(stream.read(state=None))
+
+
+# What has to be chosen is listed.
+
+
+@pytest.fixture
+def choices(tmp_path):
+    """Two configurations, whose one split is ``test``, in a folder with a colon in its path."""
+    folder = tmp_path / "10:30"
+    for config in ("left", "right"):
+        (folder / config).mkdir(parents=True)
+        broken_rows(2).to_parquet(folder / config / "test.parquet")
+    listed = [f"- config_name: {c}\n  data_files:\n  - split: test\n    path: {c}/*.parquet\n"
+              for c in ("left", "right")]  # fmt: skip
+    (folder / "README.md").write_text(f"---\nconfigs:\n{''.join(listed)}---\n")
+    return folder
+
+
+@pytest.mark.parametrize("scheme", ["hf", "hf-stream"])
+def test_configurations_and_splits_are_listed_and_can_be_named(choices, scheme):
+    with pytest.raises(DataError, match=r"configurations left, right; name one, as hf:.*30/left"):
+        open_source(f"{scheme}:{choices}:test")
+    with pytest.raises(DataError, match=r"configuration middle.* configurations left, right; "):
+        open_source(f"{scheme}:{choices}/middle:test")
+    shutil.rmtree(choices / "right")  # where there is a folder of the name, that is opened
+    with pytest.raises(DataError, match=r"split train: it has the splits test; name one, as hf:"):
+        open_source(f"{scheme}:{choices}/left")
+    assert open_source(f"{scheme}:{choices}/left:test")
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("org/name", ("org/name", None, "train")),
+        ("org/name:test", ("org/name", None, "test")),
+        ("org/name/config", ("org/name", "config", "train")),
+        ("org/name/config:train[:10%]+test", ("org/name", "config", "train[:10%]+test")),
+        ("cifar10:test", ("cifar10", None, "test")),
+        ("/no/such/folder", ("/no/such/folder", None, "train")),
+    ],
+)
+def test_a_name_on_the_hub_is_split_at_its_first_colon(text, parts):
+    assert _parsed(text) == parts
+
+
+def test_the_splits_of_a_saved_dataset_are_listed(tmp_path):
+    import datasets
+
+    datasets.DatasetDict(test=broken_rows(2), val=broken_rows(2)).save_to_disk(tmp_path / "d")
+    with pytest.raises(DataError, match=r"splits test, val; name one, as hf-disk:.*d/test"):
+        open_source(f"hf-disk:{tmp_path / 'd'}")
+    with pytest.raises(DataError, match=r"no folder .*d/train .*d holds the splits test, val\)"):
+        open_source(f"hf-disk:{tmp_path / 'd'}/train")
+    assert len(open_source(f"hf-disk:{tmp_path / 'd'}/val")) == 2
+
+
+def test_several_image_columns_are_listed(tmp_path):
+    import datasets
+
+    mask = broken_rows(1).rename_column("image", "mask")
+    datasets.concatenate_datasets([broken_rows(1), mask], axis=1).save_to_disk(tmp_path / "d")
+    with pytest.raises(DataError, match=r"2 image columns \(image, mask\).*; exactly one is"):
+        open_source(f"hf-disk:{tmp_path / 'd'}")
+
+
 def test_a_dataset_without_an_image_column_is_refused(tmp_path):
     import datasets
 
     datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "d")
-    with pytest.raises(DataError, match=r"has 0 image columns \(of: text\)"):
+    with pytest.raises(
+        DataError, match=r"has 0 image columns among its columns text;.*select_columns"
+    ):
         open_source(f"hf-disk:{tmp_path / 'd'}")

@@ -393,6 +393,19 @@ def test_a_broken_picture_and_one_of_another_size_are_named(root):
         read_example(found.images[1], Labels(found.categories), masks=False)
 
 
+def test_a_picture_is_decoded_as_for_every_recipe(root):
+    found = split(root)
+    deep = Image.fromarray(np.full((WIDTH, HEIGHT), 257 * 100, np.uint16))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    deep.save(root / "images" / "train" / "1.png", exif=exif)
+    image = read_image(found.images[1])
+    assert image.shape == (3, HEIGHT, WIDTH)
+    assert (image == 100).all()
+    Image.new("RGBA", (WIDTH, HEIGHT), (0, 0, 0, 0)).save(root / "images" / "train" / "1.png")
+    assert (read_image(found.images[1]) == 255).all()
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_broken_picture_ends_training_in_one_line(root, num_workers):
     found = split(root)

@@ -1,0 +1,38 @@
+"""Tells the scheme of a source's URI from a path, which may hold colons itself."""
+
+import os
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from pcd_hub.errors import DataError, nearest
+
+
+def split_uri(uri: str, schemes: Collection[str]) -> tuple[str, str]:
+    """Split ``SCHEME:REST``; a path has the scheme ``""``, and ``REST`` is the whole of it.
+
+    Only the ``schemes`` count: ``2026-11-26T10:30/images`` and ``D:/images`` are paths. A folder
+    whose name begins like a scheme is written ``./hf:images``.
+
+    Args:
+        uri: What the user wrote.
+        schemes: Those that the caller can open.
+
+    Raises:
+        DataError: If the part before the colon looks like a scheme, is none of these, and there is
+            no such path.
+    """
+    scheme, colon, rest = uri.partition(":")
+    if colon and scheme in schemes:
+        return scheme, rest
+    if colon and re.fullmatch(r"[a-z][a-z0-9-]+", scheme) and not local_path(uri).exists():
+        raise DataError(
+            f"no kind of data set '{scheme}'{nearest(scheme, schemes)}; there are "
+            f"{', '.join(schemes)}, or a folder"
+        )
+    return "", uri
+
+
+def local_path(text: str) -> Path:
+    """Return the path, with ``~`` and ``~user`` expanded where there is such a user."""
+    return Path(os.path.expanduser(text))

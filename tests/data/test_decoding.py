@@ -1,0 +1,250 @@
+"""One rule for every mode and bit depth: the table of decoding.py, row by row."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, TiffImagePlugin
+
+from pcd_hub.data.decoding import BrokenImageError, as_mask, as_rgb, decode
+
+RAMP = np.tile(np.linspace(0, 200, 64, dtype=np.float32), (64, 1))
+
+
+def encoded(image: Image.Image, kind="TIFF", **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def shown(content: bytes) -> np.ndarray:
+    return decode(
+        {"bytes": content, "path": None}, "x", lambda i: np.asarray(as_rgb(i)).astype(int)
+    )
+
+
+def gray(values) -> Image.Image:
+    return Image.fromarray(np.asarray(values))
+
+
+def tagged(image: Image.Image, **tags) -> bytes:
+    """A TIFF with more tags, named ``tag_NUMBER``."""
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    for name, value in tags.items():
+        info[int(name.removeprefix("tag_"))] = value
+    return encoded(image, tiffinfo=info)
+
+
+def patched(tiff: bytes, tag: int, value: int | None) -> bytes:
+    """Another value of a SHORT tag; None takes the tag away."""
+    content = bytearray(tiff)
+    start = struct.unpack_from("<I", content, 4)[0]
+    for number in range(struct.unpack_from("<H", content, start)[0]):
+        at = start + 2 + 12 * number
+        if struct.unpack_from("<H", content, at)[0] == tag:
+            struct.pack_into("<H", content, *((at, 65000) if value is None else (at + 8, value)))
+            return bytes(content)
+    raise KeyError(tag)
+
+
+def png(pixels: np.ndarray, *, bits: int, colour: int) -> bytes:
+    """A PNG of 16-bit samples, or of one row of packed ones."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checked = kind + content
+        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    rows = pixels.astype(">u2" if bits == 16 else np.uint8)
+    width = pixels.shape[1] * (1 if bits == 16 else 8 // bits)
+    header = struct.pack(">IIBBBBB", width, len(pixels), bits, colour, 0, 0, 0)
+    packed = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        chunk(*each) for each in ((b"IHDR", header), (b"IDAT", packed), (b"IEND", b""))
+    )
+
+
+# Modes.
+
+HALF = {"RGBA": (255, 0, 0, 128), "LA": (0, 128)}
+PALETTE = Image.new("P", (2, 2), 1)
+PALETTE.putpalette([0, 0, 0, 10, 20, 30])
+
+
+@pytest.mark.parametrize(
+    ("image", "colour"),
+    [
+        (Image.new("1", (2, 2), 1), (255, 255, 255)),
+        (Image.new("L", (2, 2), 77), (77, 77, 77)),
+        (Image.new("LA", (2, 2), HALF["LA"]), (127, 127, 127)),
+        (Image.new("LA", (2, 2), HALF["LA"]).convert("La"), (127, 127, 127)),
+        (PALETTE, (10, 20, 30)),
+        (PALETTE.convert("PA"), (10, 20, 30)),
+        (Image.new("RGB", (2, 2), (1, 2, 3)), (1, 2, 3)),
+        (Image.new("RGBA", (2, 2), HALF["RGBA"]), (255, 127, 127)),
+        (Image.new("RGBA", (2, 2), HALF["RGBA"]).convert("RGBa"), (255, 127, 127)),
+        (Image.new("RGBX", (2, 2), (1, 2, 3, 4)), (1, 2, 3)),
+        (Image.new("CMYK", (2, 2), (0, 255, 255, 0)), (255, 0, 0)),
+        (Image.new("YCbCr", (2, 2), (76, 85, 255)), (254, 0, 0)),
+        (Image.new("HSV", (2, 2), (0, 255, 255)), (255, 0, 0)),
+        # L 54.3 %, a 80.8, b 69.9 is the red of sRGB under D50; kept as a + 128 and b + 128.
+        (Image.new("LAB", (2, 2), (138, 209, 198)), (255, 0, 0)),
+        *((Image.new(f"I;16{order}", (2, 2), 32896), (128,) * 3) for order in ("", "B", "L", "N")),
+        (Image.new("I", (2, 2), 65535), (255, 255, 255)),
+        (Image.new("F", (2, 2), 0.5), (128, 128, 128)),
+    ],
+    ids=lambda value: value.mode if isinstance(value, Image.Image) else "",
+)
+def test_every_mode_is_shown(image, colour):
+    found = as_rgb(image)
+    assert (found.mode, found.size) == ("RGB", (2, 2))
+    assert np.abs(np.subtract(found.getpixel((0, 0)), colour)).max() <= 5  # of LAB, else 0
+
+
+# Depth.
+
+
+@pytest.mark.parametrize("top", [255, 4095, 65535])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bits_are_scaled_by_their_depth_whatever_they_hold(kind, top):
+    values = np.array([[0, top // 2, top, 0]], np.uint16)
+    expected = np.rint(values / 257)
+    assert (shown(encoded(gray(values), kind))[..., 0] == expected).all()
+
+
+def test_a_tiff_of_twelve_bits_has_its_own_white():
+    three_bytes = np.array([0xFFF000, 0x800FFF], ">u4").view(np.uint8).reshape(2, 4)[:, 1:]
+    tiff = encoded(Image.fromarray(three_bytes.reshape(1, 6).copy()))
+    tiff = patched(patched(tiff, 256, 4), 258, 12)  # four values instead of six bytes
+    assert shown(tiff)[0, :, 0].tolist() == [255, 0, 128, 255]
+
+
+def test_white_may_be_zero():
+    tiff = encoded(gray(np.array([[0, 65535, 257]], np.uint16)))
+    assert shown(patched(tiff, 262, 0))[0, :, 0].tolist() == [255, 0, 254]
+
+
+def test_sixteen_bit_colour_loses_its_lower_byte():
+    values = np.arange(0, 65536, 7)[:9360].reshape(-1, 3)[None].astype(np.uint16)
+    assert np.abs(shown(png(values, bits=16, colour=2)) - values / 257).max() <= 1
+
+
+# Floats and signed integers.
+
+
+@pytest.mark.parametrize(
+    ("stray", "scale"),
+    [
+        (None, 1), (np.nan, 1), (np.inf, 1), (-np.inf, 1), (1e38, 1), (-3.4e38, 1), (1e20, 1),
+        (-9999, 1), (-1, 1), (70_000, 1), (None, 1 / 200), (1.02, 1 / 200), (255, 1 / 200),
+        (None, 257),
+    ],
+)  # fmt: skip
+def test_no_single_pixel_scales_a_float_image(stray, scale):
+    values = RAMP * np.float32(scale)
+    if stray is not None:
+        values[0, 0] = stray
+    white = 200 if scale == 1 / 200 else 255
+    expected = np.rint(RAMP * 255 / white)
+    found = shown(encoded(gray(values)))[..., 0]
+    assert np.abs(found - expected).ravel()[1:].max() <= 1
+
+
+@pytest.mark.parametrize("nodata", [-9999, -32768, np.nan, -3.4e38, 1e38])
+def test_pixels_without_a_value_are_black_however_many(nodata):
+    values = RAMP.copy()
+    values[:40] = nodata
+    found = shown(encoded(gray(values)))[..., 0]
+    assert (found[:40] == 0).all()
+    assert np.abs(found[40:] - RAMP[40:]).max() <= 1
+
+
+def test_a_tiff_may_state_its_value_for_none():
+    values = RAMP.copy()
+    values[:40] = 9999
+    found = shown(tagged(gray(values), tag_42113="9999"))[..., 0]
+    assert (found[:40] == 0).all()
+    assert np.abs(found[40:] - RAMP[40:]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (RAMP * 50 - 1000, r"go from -1000 to 9000, and neither 0..1, 0..255 nor 0..65535 is"),
+        (RAMP / 100 - 1, r"go from -1 to 1"),
+        (RAMP / 20, r"go from 0 to 10"),
+        (RAMP * 20, r"go from 0 to 4000"),
+        (RAMP * 1000, r"go from 0 to 200000"),
+        (RAMP * np.nan, r"no pixel holds a finite value"),
+        ((RAMP * 20).astype(np.int32), r"go from 0 to 4000"),
+    ],
+)
+def test_a_range_that_fits_no_convention_is_refused(values, message):
+    with pytest.raises(BrokenImageError, match=rf"^x: ValueError: .*{message}"):
+        shown(encoded(gray(values)))
+
+
+@pytest.mark.parametrize("values", [RAMP * 0, RAMP * 1.4 - 10])
+def test_dark_and_overshot_images_keep_their_range(values):
+    found = shown(encoded(gray(values)))[..., 0]
+    assert (found == np.rint(values).clip(0, 255)).all()
+
+
+# Bands.
+
+COLOUR = Image.fromarray(np.random.default_rng(0).integers(0, 255, (6, 8, 3), dtype=np.uint8))
+CLEAR = Image.merge("RGBA", [*COLOUR.split(), Image.new("L", (8, 6), 0)])
+
+
+@pytest.mark.parametrize(
+    ("tiff", "message"),
+    [
+        (patched(encoded(CLEAR), 338, 0), r"4 bands \(8-bit unsigned\), 1 of them beyond its 3"),
+        (patched(encoded(CLEAR), 338, None), r"not declared alpha \(ExtraSamples missing\)"),
+        (patched(patched(encoded(CLEAR), 338, 0), 262, 1), r"4 bands .*-b 1 -b 2 -b 3"),
+        (patched(encoded(CLEAR.convert("LA")), 338, 0), r"2 bands .*gdal_translate -b 1 IN OUT"),
+        (tagged(COLOUR.convert("CMYK"), tag_332=2), r"4 inks that are not CMYK"),
+        (patched(tagged(gray(RAMP.astype(np.uint8)), tag_339=1), 339, 2), r"1 band \(8-bit signed"),
+        (patched(encoded(gray(RAMP)), 258, 64), r"1 band \(64-bit float\) .*-ot Float32 IN OUT"),
+    ],
+)
+def test_bands_that_would_be_lost_or_taken_for_alpha_are_refused(tiff, message):
+    with pytest.raises(BrokenImageError, match=rf"^x: ValueError: a TIFF of .*{message}"):
+        shown(tiff)
+
+
+def test_declared_alpha_is_laid_on_white_and_true_cmyk_is_shown():
+    assert (shown(encoded(CLEAR)) == 255).all()
+    assert (shown(patched(encoded(CLEAR), 338, 999)) == 255).all()
+    assert np.abs(shown(encoded(COLOUR.convert("CMYK"))) - np.asarray(COLOUR)).max() <= 1
+    opaque = encoded(COLOUR.convert("RGBA"))
+    for kind in (1, 2):  # premultiplied and straight
+        assert (shown(patched(opaque, 338, kind)) == np.asarray(COLOUR)).all()
+
+
+# Masks.
+
+
+def stored(content: bytes) -> list[list[int]]:
+    return decode({"bytes": content, "path": None}, "x", lambda i: np.asarray(as_mask(i)).tolist())
+
+
+def test_a_mask_keeps_the_values_it_was_stored_with():
+    assert stored(png(np.array([[0b00011011]]), bits=2, colour=0)) == [[0, 1, 2, 3]]
+    assert stored(png(np.array([[0x3A]]), bits=4, colour=0)) == [[3, 10]]
+    tiff = encoded(gray(np.array([[0, 1, 255]], np.uint8)))
+    assert stored(tiff) == stored(patched(tiff, 262, 0)) == [[0, 1, 255]]
+    assert stored(b"P5\n3 1\n255\n\0\1\2") == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (encoded(Image.new("L", (8, 8)), "JPEG"), "JPEG changes the values of a mask"),
+        (b"P5\n3 1\n20\n\0\1\2", "a PGM with the maximum 20 is stretched to 255"),
+    ],
+)
+def test_a_mask_that_cannot_keep_its_values_is_refused(content, message):
+    with pytest.raises(BrokenImageError, match=message):
+        stored(content)

@@ -1,0 +1,152 @@
+"""One rule finds images for every recipe, in folders and lists; what it cannot read is named."""
+
+import json
+import os
+
+import pytest
+from PIL import Image
+
+from pcd_hub.data.classified import open_classified
+from pcd_hub.data.files import image_paths, read_lines
+from pcd_hub.data.segmentation_sets import open_segmentation
+from pcd_hub.data.sources import open_source
+from pcd_hub.data.uris import split_uri
+from pcd_hub.errors import DataError
+
+
+def save(path, mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, (4, 4)).save(path)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Images and masks of a split, part of it behind links, with what editors leave beside them."""
+    for kind, mode in (("images", "RGB"), ("masks", "L")):
+        split = tmp_path / "data" / kind / "val"
+        save(split / "a" / "0.png", mode)
+        save(split / "a" / ".ipynb_checkpoints" / "0-checkpoint.png", mode)
+        save(split / "a" / "._0.png", mode)
+        save(tmp_path / "far" / kind / "1.png", mode)
+        (split / "b").symlink_to(tmp_path / "far" / kind)
+        (split / "c").symlink_to(tmp_path / "far" / kind)  # the same folder again
+        (split / "a" / "circle").symlink_to(split)
+    (tmp_path / "data/classes.json").write_bytes(
+        json.dumps({"classes": ["x", "y"]}).encode("utf-16")
+    )
+    return tmp_path / "data"
+
+
+def test_every_recipe_finds_the_same_images(tree):
+    split = tree / "images" / "val"
+    assert image_paths(split) == ["a/0.png", "b/1.png"]
+    assert len(open_source(str(split))) == 2
+    assert len(open_segmentation(str(tree), "val")) == 2
+    with pytest.raises(DataError, match=r"there is no .*test; .*images has val"):
+        open_segmentation(str(tree), "test")
+    (split / "c").unlink()
+    save(split / ".hidden" / "2.png")
+    found = open_classified(str(tree / "images"), "val")
+    assert (found.classes, found.labels) == (("a", "b"), [0, 1])
+
+
+@pytest.mark.parametrize("name", ["images/val/a", "masks/val/a", "images/val"])
+def test_a_folder_that_cannot_be_listed_is_an_error(tree, monkeypatch, name):
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.fspath(path) == str(tree / name):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    message = rf"^the folder {tree / name} cannot be listed \(Permission denied\); make it readable"
+    with pytest.raises(DataError, match=message):
+        open_segmentation(str(tree), "val")
+    if name == "images/val":
+        for open_it in (lambda: open_source(str(tree / name)), lambda: classified(tree)):
+            with pytest.raises(DataError, match=message):
+                open_it()
+
+
+def classified(tree):
+    return open_classified(str(tree / "images"), "val")
+
+
+def test_a_link_to_nothing_is_named(tree, caplog):
+    (tree / "images" / "val" / "unmounted").symlink_to("/no/such/disk")
+    assert len(image_paths(tree / "images" / "val")) == 2
+    assert "val/unmounted links to nothing; if it was a folder, its images are missing" in (
+        caplog.text
+    )
+
+
+# Lists.
+
+NAMES = ["a.png", "größe/b.png", " c d.png"]
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_list_is_read_as_its_byte_order_mark_says(tmp_path, encoding, end):
+    marked = encoding in {"utf-16-le", "utf-16-be"}
+    content = ("\ufeff" if marked else "") + end.join([*NAMES, "", ""])
+    (tmp_path / "list.txt").write_bytes(content.encode(encoding))
+    assert read_lines(tmp_path / "list.txt") == NAMES
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a.png\r\n\xe9.png".encode("latin-1"), r"line 2 is not UTF-8; save the list as UTF-8"),
+        ("a.png\nb.png\n".encode("utf-16-le"), r"line 1 holds a NUL character; save the list"),
+        ("a.png\nb.png\n".encode("utf-16")[:-1], r"line 2 is not UTF-16; save the list as UTF-8"),
+    ],
+)
+def test_a_list_of_another_encoding_is_refused_by_line(tmp_path, content, message):
+    (tmp_path / "list.txt").write_bytes(content)
+    with pytest.raises(DataError, match=rf"^{tmp_path}/list.txt, {message}"):
+        open_source(str(tmp_path / "list.txt"))
+    (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        open_segmentation(f"voc:{tmp_path}", "val")
+
+
+def test_a_list_may_name_absolute_paths_and_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("home/a.png", "far/b.png", "lists/c.png"):
+        save(tmp_path / name)
+    listed = f"~/a.png\n{tmp_path}/far/b.png\nc.png\n../far/b.png\n"
+    (tmp_path / "lists" / "list.txt").write_text(listed)
+    source = open_source(str(tmp_path / "lists" / "list.txt"))
+    assert [source[row].size for row in range(4)] == [(4, 4)] * 4
+
+
+# Colons.
+
+
+def test_only_known_schemes_are_told_from_paths(tmp_path, monkeypatch):
+    assert split_uri("hf:a/b:c", ("hf",)) == ("hf", "a/b:c")
+    for path in ("2026-11-26T10:30", "/a:b", "D:/images", "./hf:x", "x/hf:y", "images"):
+        assert split_uri(path, ("hf",)) == ("", path)
+    (tmp_path / "hf2:x").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert split_uri("hf2:x", ("hf",)) == ("", "hf2:x")
+    with pytest.raises(DataError, match="no kind of data set 'hf2'; did you mean 'hf'"):
+        split_uri("hf2:y", ("hf",))
+
+
+def test_a_path_may_hold_a_colon(tree):
+    place = tree.rename(tree.with_name("2026-11-26T10:30"))
+    for source in (str(place), os.path.relpath(place)):
+        assert len(open_source(f"{source}/images/val")) == 2
+        assert len(open_segmentation(source, "val")) == 2
+        assert open_classified(f"{source}/images", "val").labels == [0, 1]
+
+
+def test_a_user_who_is_not_there_is_no_home(tmp_path):
+    with pytest.raises(DataError, match="no folder ~nobody-of-this-name/images"):
+        open_source("~nobody-of-this-name/images")
