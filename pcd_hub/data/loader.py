@@ -133,12 +133,12 @@ def training_batches(
             source,
             plan,
             states=dict(stream_states or {}),
-            num_workers=max(1, workers.count),
+            num_workers=max(1, workers.processes),
             length=shuffle_buffer,
         )
         dataset = _StreamViews(blocks, views, plan)
         how = {"batch_size": None, "collate_fn": _unchanged}
-    if workers.count:
+    if workers.processes:
         how["multiprocessing_context"] = multiprocessing_context
     # With a generator of its own the loader draws nothing from torch's, whose state a resumed run
     # restores.

@@ -25,7 +25,7 @@ _USABLE_SHARE = 0.9
 class Workers(NamedTuple):
     """Loader processes of one training process."""
 
-    count: int
+    processes: int
     """0: the training process reads by itself."""
     prefetch: int
     """Batches that each prepares ahead."""

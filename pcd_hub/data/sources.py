@@ -12,7 +12,6 @@
 
 import copy
 import functools
-import hashlib
 import io
 import math
 import os
@@ -24,6 +23,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from pcd_hub.data.fingerprint import names_digest, sizes_digest
 from pcd_hub.data.scenes import render_scene
 from pcd_hub.errors import DataError, first_line
 
@@ -182,9 +182,10 @@ class ImageFiles:
         return [_text(path) for path in self._paths]
 
     def fingerprint(self) -> str:
-        """sha256 over the paths; the pixels are not read."""
-        digest = hashlib.sha256(self._paths.tobytes()).hexdigest()
-        return f"{len(self)} files, paths sha256 {digest[:16]}"
+        """Over all paths, and the sizes of a sample; the pixels are not read."""
+        sizes = sizes_digest(len(self), lambda index: self._root / _text(self._paths[index]))
+        paths = names_digest(map(_text, self._paths))
+        return f"{len(self)} files, paths sha256 {paths}, sizes sha256 {sizes}"
 
 
 def _text(path: bytes | str) -> str:
@@ -276,6 +277,7 @@ class HFStream:
             _undecoded(dataset, self._column), rank=rank, world_size=world_size
         )
         self._uri = uri
+        self._fingerprint = f"stream {uri}, {dataset.num_shards} files"
         self.num_parts = int(self._dataset.num_shards)
 
     def read(self, *, state: Mapping[str, Any] | None) -> Iterator[tuple[Encoded, dict[str, Any]]]:
@@ -293,8 +295,8 @@ class HFStream:
             yield functools.partial(decode, row[self._column], name), dataset.state_dict()
 
     def fingerprint(self) -> str:
-        """The URI: a stream is not read ahead to be hashed."""
-        return f"stream {self._uri}"
+        """The URI and the number of files: a stream is not read ahead to be hashed."""
+        return self._fingerprint
 
 
 def _undecoded(dataset: Any, column: str) -> Any:

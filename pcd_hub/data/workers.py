@@ -24,8 +24,8 @@ def load_batches(
     """
     loader = DataLoader(
         dataset,
-        num_workers=workers.count,
-        prefetch_factor=workers.prefetch if workers.count else None,
+        num_workers=workers.processes,
+        prefetch_factor=workers.prefetch if workers.processes else None,
         collate_fn=ToSharedMemory(collate_fn),
         **options,
     )
