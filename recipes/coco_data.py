@@ -1,5 +1,6 @@
 """COCO-format data: one json, every entry of it checked, and the pictures it names."""
 
+import hashlib
 import json
 import logging
 from collections import Counter
@@ -11,6 +12,7 @@ from typing import Any, Literal
 from pycocotools import mask as mask_codes
 
 from coco_bounds import MOST_PIXELS, MOST_SIDE, annotation_fault, is_whole, shown
+from pcd_hub.data.fingerprint import sizes_digest
 from pcd_hub.errors import DataError
 
 log = logging.getLogger("pcd_hub")
@@ -64,6 +66,13 @@ class CocoSplit:
         return tuple(
             image for image in self.images if any(not each.is_crowd for each in image.objects)
         )
+
+    def fingerprint(self) -> str:
+        """A short text that changes when the json does, or the size of a picture."""
+        with self.file.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        sizes = sizes_digest(len(self.images), lambda index: self.images[index].path)
+        return f"{len(self.images)} pictures, json sha256 {digest}, sizes sha256 {sizes}"
 
     def truth(self) -> dict[str, Any]:
         """The file again, as the evaluator wants it; pictures without objects included."""

@@ -177,7 +177,12 @@ class RunConfig:
     """Stop after so many steps, whatever the epochs say; the schedule ends there."""
     seed: Seed = 0
     resume: bool = False
-    """Go on from the last checkpoint in output_dir."""
+    """Go on from the last checkpoint in output_dir; resuming.py lists what may change."""
+    accept_changed_data: bool = False
+    """With resume: although the images or the teacher are not those the run began with.
+
+    It is recorded.
+    """
     log_every_steps: Count = 10
     checkpoint_every_steps: Count = 500
     keep_checkpoints: Count = 2

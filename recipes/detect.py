@@ -54,12 +54,13 @@ from detection_schedule import DetectionSchedule, scaled_schedule
 from detection_scores import dataset_name, protocol, scored, shown_images
 from detectors import build_detector
 from evaluation import Evaluation
-from finetuning import num_workers, plan_batches, sgd, shard, train, with_sync_batch_norm
+from finetuning import inputs_of, num_workers, plan_batches, sgd, shard, train, with_sync_batch_norm
 from launch import finish, start_accelerator
 from models_under_test import ModelUnderTest, open_model
 from pcd_hub.data.loader import BatchPlan
 from precise_bn import take_batch_norm_statistics
 from progress import progress
+from resuming import protocol_note
 from run_folder import RunFolder, provenance
 
 
@@ -91,7 +92,12 @@ def main(arguments: list[str]) -> None:
     detection = Detection(
         config=config,
         accelerator=accelerator,
-        folder=RunFolder.open(accelerator, config, default_name=config_name),
+        folder=RunFolder.open(
+            accelerator,
+            config,
+            default_name=config_name,
+            inputs=inputs_of(config.model, under_test.weights_sha256, train_split.fingerprint()),
+        ),
         schedule=schedule,
         plan=plan,
         train_split=train_split,
@@ -155,7 +161,6 @@ class Detection:
 def train_detector(detection: Detection) -> None:
     """With the losses that torchvision's detectors give; the loop is in finetuning.py."""
     config, accelerator = detection.config, detection.accelerator
-    detection.folder.hold_backbone(config.model, detection.under_test.weights_sha256)
     wrapped, optimizer = accelerator.prepare(
         detection.detector, sgd(detection.detector, config.schedule)
     )
@@ -236,13 +241,14 @@ def keep(detection: Detection, predictions: list[dict[str, Any]], *, command: st
             is_test_trained_on=detection.train_split.file == split.file,
             num_processes=detection.accelerator.num_processes,
             mixed_precision=str(detection.accelerator.mixed_precision),
-        ),
+        )
+        + protocol_note(folder.changes),
         command=command,
         images=len(split.images),
         seeds=(config.run.seed,),
         units=dict.fromkeys(scores, "%"),
         scores={},
-        details=provenance(detection.accelerator, folder),
+        details=provenance(detection.accelerator, folder) | folder.recorded_changes(),
     ).with_model(
         config.model,
         {name: (value,) for name, value in scores.items()},

@@ -165,7 +165,12 @@ def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -
     )
     queue, moments = _beside_the_teacher(config, source, teacher)
     beside = {name: part for name, part in (("queue", queue), ("moments", moments)) if part}
-    folder = RunFolder.open(accelerator, config, default_name=config_name)
+    folder = RunFolder.open(
+        accelerator,
+        config,
+        default_name=config_name,
+        inputs={"data": source.fingerprint(), "teacher": f"sha256 {teacher.facts.sha256}"},
+    )
 
     # The student and its head alone have gradients, hence they alone are wrapped.
     device, channels_last = accelerator.device, config.speed.channels_last
@@ -437,14 +442,14 @@ def _draw_pixels(finished: Distillation, path: Path) -> None:
 
 
 def _record(finished: Distillation, weight_name: str, metrics: dict[str, Any]) -> WeightRecord:
-    config, training, source = finished.config, finished.training, finished.training.source
+    config, training = finished.config, finished.training
     return WeightRecord(
         name=weight_name,
         architecture=config.student.arch,
         recipe=f"recipes/distill.py {finished.config_name}",
-        config=training.folder.config_dict(),
+        config=training.folder.recorded_config(),
         teacher=dataclasses.asdict(finished.teacher.facts),
-        data=data_facts(source, config.data),
+        data=data_facts(training),
         steps=training.plan.total_steps,
         images_seen=training.plan.total_steps * config.optim.global_batch_size,
         seed=config.run.seed,

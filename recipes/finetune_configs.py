@@ -32,7 +32,9 @@ class FinetuneRunConfig:
     """Squeeze the whole schedule into so many steps."""
     seed: Seed = 0
     resume: bool = False
-    """Go on from the last checkpoint in output_dir."""
+    """Go on from the last checkpoint in output_dir; resuming.py lists what may change."""
+    accept_changed_data: bool = False
+    """With resume: although the images are not those the run began with. It is recorded."""
     log_every_steps: Count = 20
     checkpoint_every_steps: Count = 2000
     keep_checkpoints: Count = 2

@@ -48,7 +48,7 @@ from finetune_seg_configs import (
     protocol,
     scaled_schedule,
 )
-from finetuning import num_workers, plan_batches, sgd, shard, train, with_sync_batch_norm
+from finetuning import inputs_of, num_workers, plan_batches, sgd, shard, train, with_sync_batch_norm
 from launch import finish, start_accelerator
 from linear_seg import open_splits
 from models_under_test import ModelUnderTest
@@ -58,6 +58,7 @@ from pcd_hub.errors import DataError
 from pcd_hub.method.metrics import class_iou, confusion_matrix, mean_iou, pixel_accuracy
 from pictures import save_some_overlays
 from progress import progress
+from resuming import protocol_note
 from run_folder import RunFolder, provenance
 from segmentation_batches import Crops, RandomCrop, training_batches, whole_images
 
@@ -86,7 +87,12 @@ def main(arguments: list[str]) -> None:
     finetuning = Finetuning(
         config=config,
         accelerator=accelerator,
-        folder=RunFolder.open(accelerator, config, default_name=config_name),
+        folder=RunFolder.open(
+            accelerator,
+            config,
+            default_name=config_name,
+            inputs=inputs_of(config.model, under_test.weights_sha256, train_set.fingerprint()),
+        ),
         schedule=schedule,
         plan=plan,
         train_set=train_set,
@@ -122,7 +128,6 @@ class Finetuning:
 def train_fcn(finetuning: Finetuning) -> None:
     """With the cross-entropy of all labelled pixels; the loop is in finetuning.py."""
     config, accelerator = finetuning.config, finetuning.accelerator
-    finetuning.folder.hold_backbone(config.model, finetuning.under_test.weights_sha256)
     wrapped, optimizer = accelerator.prepare(
         finetuning.model, sgd(finetuning.model, config.schedule)
     )
@@ -207,13 +212,14 @@ def keep(
             finetuning.schedule,
             batch_size_per_process=finetuning.plan.batch_size,
             training_set=f"{train_set.name} ({len(train_set)} images)",
-        ),
+        )
+        + protocol_note(folder.changes),
         command=command,
         images=len(test_set),
         seeds=(config.run.seed,),
         units=dict.fromkeys(row, "%"),
         scores={},
-        details=provenance(finetuning.accelerator, folder),
+        details=provenance(finetuning.accelerator, folder) | folder.recorded_changes(),
     ).with_model(
         config.model,
         {name: (value,) for name, value in row.items()},

@@ -14,6 +14,7 @@ from finetune_configs import FinetuneRunConfig, SGDScheduleConfig
 from loss_watch import LossWatch, gradient_norm
 from pcd_hub.data.loader import BatchPlan
 from pcd_hub.errors import ConfigError
+from resuming import load_parts
 from run_folder import RunFolder
 from stopping import StoppedRun, StopRequest
 from training import Progress, default_workers
@@ -68,7 +69,7 @@ def train(
         state["scaler"] = accelerator.scaler
     # Of what is drawn inside the network: dropout, the regions that are sampled.
     torch.manual_seed(run.seed + accelerator.process_index)
-    start = resume(folder, state) if run.resume else 0
+    start = resume(folder, state, steps=schedule.steps) if run.resume else 0
     batches = batches_of(dataclasses.replace(plan, start_step=start))
     progress = Progress(accelerator, plan.global_batch_size, start=start, steps=schedule.steps)
     watch = LossWatch(accelerator, folder, lr_option="--schedule.lr")
@@ -153,12 +154,17 @@ def num_workers(asked: int | None, accelerator: Accelerator) -> int:
     return default_workers(accelerator.device) if asked is None else asked
 
 
-def resume(folder: RunFolder, state: dict[str, Any]) -> int:
-    """Load the last checkpoint into ``state``; return how many steps are done."""
-    checkpoint = folder.load_checkpoint()
-    for name, part in state.items():
-        part.load_state_dict(checkpoint[name])
+def resume(folder: RunFolder, state: dict[str, Any], *, steps: int) -> int:
+    """Load the last checkpoint into ``state``; return how many of ``steps`` are done."""
+    checkpoint = folder.load_checkpoint(steps=steps)
+    load_parts(checkpoint, state)
     return int(checkpoint["step"])
+
+
+def inputs_of(model: str, weights_sha256: str | None, data: str) -> dict[str, str]:
+    """Fingerprints of what a run begins with, for :meth:`RunFolder.open`."""
+    weights = f"weights sha256 {weights_sha256}" if weights_sha256 else "no stored weights"
+    return {"backbone": f"{model}, {weights}", "data": data}
 
 
 def shard(count: int, process_index: int, num_processes: int) -> range:

@@ -93,7 +93,8 @@ def pretrain(accelerator: Accelerator, config: PretrainConfig, config_name: str)
         slow.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
     else:
         contrast = SimCLR(encoder, temperature=method.temperature)
-    folder = RunFolder.open(accelerator, config, default_name=config_name)
+    inputs = {"data": source.fingerprint()}
+    folder = RunFolder.open(accelerator, config, default_name=config_name, inputs=inputs)
 
     contrast = with_sync_batch_norm(contrast, config.run, accelerator)
     contrast.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
@@ -236,7 +237,7 @@ def _probe(
 def _record(
     training: Training, config: PretrainConfig, config_name: str, metrics: dict[str, Any]
 ) -> dict[str, Any]:
-    cfg, source = entry_cfg(config.encoder.arch), training.source
+    cfg = entry_cfg(config.encoder.arch)
     on_scenes = config.data.source.startswith("scenes:")
     return {
         "architecture": config.encoder.arch,
@@ -244,8 +245,8 @@ def _record(
         "mean": list(cfg.mean),
         "std": list(cfg.std),
         "recipe": f"recipes/pretrain.py {config_name}",
-        "config": training.folder.config_dict(),
-        "data": data_facts(source, config.data),
+        "config": training.folder.recorded_config(),
+        "data": data_facts(training),
         "steps": training.plan.total_steps,
         "images_seen": training.plan.total_steps * config.optim.global_batch_size,
         "metrics": metrics,

@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,6 +23,7 @@ import pcd_hub
 from launch import from_main_process
 from pcd_hub.errors import CheckpointError, ConfigError, first_line
 from places import check_run_folder
+from resuming import Change, changed_inputs, changed_settings, check_length
 
 if sys.platform != "win32":
     import fcntl
@@ -36,6 +38,8 @@ class RunSettings(Protocol):
     def output_dir(self) -> Path | None: ...
     @property
     def resume(self) -> bool: ...
+    @property
+    def accept_changed_data(self) -> bool: ...
     @property
     def keep_checkpoints(self) -> int: ...
     @property
@@ -52,8 +56,19 @@ class RunConfigured(Protocol):
 class RunFolder:
     """Owned by the main process; the others know the path."""
 
-    def __init__(self, path: Path, accelerator: Accelerator, config: RunConfigured) -> None:
+    def __init__(
+        self,
+        path: Path,
+        accelerator: Accelerator,
+        config: RunConfigured,
+        *,
+        inputs: Mapping[str, str],
+    ) -> None:
         self.path = path
+        self.inputs = dict(inputs)
+        """Fingerprints by name: "data", and of the weights that the run begins with."""
+        self.changes: list[Change] = []
+        """What changed whenever the run was resumed."""
         self._accelerator = accelerator
         self._config = config
         self.started = time.monotonic()
@@ -62,9 +77,20 @@ class RunFolder:
 
     @classmethod
     def open(
-        cls, accelerator: Accelerator, config: RunConfigured, *, default_name: str
+        cls,
+        accelerator: Accelerator,
+        config: RunConfigured,
+        *,
+        default_name: str,
+        inputs: Mapping[str, str],
     ) -> "RunFolder":
         """Make the folder, or enter it again with ``--run.resume``.
+
+        Args:
+            accelerator: Of the run.
+            config: Of the run.
+            default_name: Of the folder, if none is asked for.
+            inputs: Fingerprints by name, "data" among them; a resumed run needs the same.
 
         Raises:
             ConfigError: If the folder holds another run, there is nothing to resume, or another
@@ -80,27 +106,20 @@ class RunFolder:
         outcome = cast("Path | str", from_main_process(accelerator, outcome))
         if isinstance(outcome, str):
             raise ConfigError(outcome)
-        return cls(outcome, accelerator, config)
+        inputs = cast("Mapping[str, str]", from_main_process(accelerator, dict(inputs)))
+        return cls(outcome, accelerator, config, inputs=inputs)
 
     def config_dict(self) -> dict[str, Any]:
         """The resolved configuration in plain containers, without fields that only say where."""
         return _resolved(self._config)
 
-    def hold_backbone(self, name: str, weights_sha256: str | None) -> None:
-        """Remember which weights the run begins with.
+    def recorded_config(self) -> dict[str, Any]:
+        """The same for a record, with what changed whenever the run was resumed."""
+        return self.config_dict() | self.recorded_changes()
 
-        Raises:
-            CheckpointError: If the run that is resumed began with others of that name.
-        """
-        path, held = self.path / "backbone.json", {"model": name, "weights_sha256": weights_sha256}
-        if self._config.run.resume and path.is_file():
-            if (before := json.loads(path.read_text())) != held:
-                raise CheckpointError(
-                    f"{self.path} began with {before}, {name} is {held} now; put the former back, "
-                    "or start anew in another folder"
-                )
-        elif self._accelerator.is_main_process:
-            path.write_text(json.dumps(held) + "\n")
+    def recorded_changes(self) -> dict[str, Any]:
+        """``{"changed_at_resume": [...]}``, or nothing."""
+        return {"changed_at_resume": self.changes} if self.changes else {}
 
     def start_trackers(self) -> None:
         """Let the trackers write into this folder."""
@@ -135,6 +154,8 @@ class RunFolder:
         everything = {
             "step": step,
             "config": self.config_dict(),
+            "inputs": self.inputs,
+            "changes": self.changes,
             "per_process": per_process,
             **state,
         }
@@ -157,14 +178,17 @@ class RunFolder:
             old.unlink()
             _sum_file(old).unlink(missing_ok=True)
 
-    def load_checkpoint(self) -> dict[str, Any]:
+    def load_checkpoint(self, *, steps: int) -> dict[str, Any]:
         """The last whole checkpoint, with the metrics after it cut off.
 
         A damaged one is passed over for the one before, renamed, and it is said.
 
+        Args:
+            steps: After which the run ends.
+
         Raises:
-            CheckpointError: If none is whole, it is not on this machine, or another configuration
-                wrote it.
+            CheckpointError: If none is whole, it is not on this machine, it was written with other
+                settings or data, or lies behind the end.
         """
         chosen = None
         if self._accelerator.is_main_process:
@@ -183,15 +207,28 @@ class RunFolder:
                 "machines see it"
             )
         state = torch.load(chosen, map_location="cpu", weights_only=True)
-        if changed := _differences(state["config"], self.config_dict()):
-            raise CheckpointError(
-                f"{chosen} was written with another {changed[0]}; resume with the same settings"
-            )
+        self._note_changes(state, steps)
         self._restore_process(state["per_process"])
         self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:
             self._cut_metrics(int(state["step"]))
+            if self.changes:
+                _write_whole(self.path / "changes.json", json.dumps(self.changes, indent=2) + "\n")
         return state
+
+    def _note_changes(self, state: dict[str, Any], steps: int) -> None:
+        step, run = int(state["step"]), self._config.run
+        changes = changed_settings(state["config"], self.config_dict(), step=step)
+        changes += changed_inputs(
+            state.get("inputs", {}), self.inputs, step=step, accept=run.accept_changed_data
+        )
+        check_length(step, steps)
+        for change in changes:
+            log.info(
+                "resumed after step %d with another %s (%s, now %s)",
+                *(change[key] for key in ("after_step", "what", "from", "to")),
+            )
+        self.changes = [*state.get("changes", []), *changes]
 
     def _last_whole(self) -> Path | None:
         for path in sorted((self.path / "checkpoints").glob("step_*.pt"), reverse=True):
@@ -239,9 +276,13 @@ class RunFolder:
         if path.exists():
             lines = path.read_text().splitlines(keepends=True)
             whole = (line for line in lines if line.endswith("\n"))  # the last may be half written
-            draft = path.with_suffix(".draft")
-            draft.write_text("".join(line for line in whole if json.loads(line)["step"] < step))
-            draft.replace(path)
+            _write_whole(path, "".join(line for line in whole if json.loads(line)["step"] < step))
+
+
+def _write_whole(path: Path, text: str) -> None:
+    draft = path.with_suffix(".draft")
+    draft.write_text(text)
+    draft.replace(path)
 
 
 def _damage(checkpoint: Path) -> str | None:
@@ -281,7 +322,7 @@ def _flush_names_to_disk(folder: Path) -> None:
 
 def _resolved(config: RunConfigured) -> dict[str, Any]:
     resolved = json.loads(json.dumps(dataclasses.asdict(cast("Any", config)), default=str))
-    for name in ("output_dir", "resume"):
+    for name in ("output_dir", "resume", "accept_changed_data"):
         del resolved["run"][name]
     return resolved
 
@@ -362,16 +403,6 @@ def _free(path: Path, *, resume: bool) -> Path:
 def _rng_state() -> dict[str, torch.Tensor]:
     state = {"cpu": torch.get_rng_state()}
     return state | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
-
-
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            d
-            for key in {**old, **new}
-            for d in _differences(old.get(key), new.get(key), f"{path}.{key}".strip("."))
-        ]
-    return [] if old == new else [f"--{path.replace('_', '-')} ({old}, now {new})"]
 
 
 def provenance(accelerator: Accelerator, folder: RunFolder) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from pcd_hub.method.optim import LARS, decay_groups
 from pcd_hub.method.schedule import scaled_lr, warmup_cosine
 from pcd_hub.models.entries import build_arguments, check_architecture, entry_cfg
 from pcd_hub.models.grid import PixelGrid, pixel_grid
+from resuming import load_parts
 from run_folder import RunFolder
 from scene_probe import save_views
 from stopping import StoppedRun, StopRequest
@@ -121,9 +122,8 @@ def learning_rate(step: int, optim: OptimConfig, steps: int) -> float:
 
 
 def _resume(training: Training) -> tuple[int, dict[int, Any]]:
-    checkpoint = training.folder.load_checkpoint()
-    for name, part in training.state.items():
-        part.load_state_dict(checkpoint[name])
+    checkpoint = training.folder.load_checkpoint(steps=training.plan.total_steps)
+    load_parts(checkpoint, training.state)
     log.info("resumed after step %d of %d", checkpoint["step"], training.plan.total_steps)
     return int(checkpoint["step"]), training.folder.stream_states(checkpoint)
 
@@ -165,11 +165,12 @@ def open_training_source(data: DataConfig, accelerator: Accelerator) -> ImageSou
     )
 
 
-def data_facts(source: ImageSource | ImageStream, data: DataConfig) -> dict[str, Any]:
+def data_facts(training: Training) -> dict[str, Any]:
     """What a record says of the data."""
+    source = training.source
     return {
-        "source": data.source,
-        "fingerprint": source.fingerprint(),
+        "source": training.data.source,
+        "fingerprint": training.folder.inputs["data"],
         "images": len(source) if isinstance(source, ImageSource) else None,
     }
 

@@ -6,7 +6,6 @@ listed is an error.
 """
 
 import codecs
-import hashlib
 import io
 import logging
 import os
@@ -18,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from pcd_hub.data.decoding import ResultT, as_rgb, decode
+from pcd_hub.data.fingerprint import names_digest, sizes_digest
 from pcd_hub.errors import DataError
 
 log = logging.getLogger("pcd_hub")
@@ -79,9 +79,10 @@ class ImageFiles:
         return [_text(path) for path in self._paths]
 
     def fingerprint(self) -> str:
-        """sha256 over the paths; the pixels are not read."""
-        digest = hashlib.sha256(self._paths.tobytes()).hexdigest()
-        return f"{len(self)} files, paths sha256 {digest[:16]}"
+        """Over all paths, and the sizes of a sample; the pixels are not read."""
+        sizes = sizes_digest(len(self), lambda index: self._root / _text(self._paths[index]))
+        paths = names_digest(map(_text, self._paths))
+        return f"{len(self)} files, paths sha256 {paths}, sizes sha256 {sizes}"
 
 
 def _text(path: bytes | str) -> str:

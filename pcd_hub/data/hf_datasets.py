@@ -78,6 +78,7 @@ class HFStream:
             _undecoded(dataset, self._column), rank=rank, world_size=world_size
         )
         self._uri = uri
+        self._fingerprint = f"stream {uri}, {dataset.num_shards} files"
         self.num_parts = int(self._dataset.num_shards)
 
     def read(self, *, state: Mapping[str, Any] | None) -> Iterator[tuple[Encoded, dict[str, Any]]]:
@@ -104,8 +105,8 @@ class HFStream:
             raise DataError(f"{self._uri} cannot be read to its end: {reason(error)}") from error
 
     def fingerprint(self) -> str:
-        """The URI: a stream is not read ahead to be hashed."""
-        return f"stream {self._uri}"
+        """The URI and the number of files: a stream is not read ahead to be hashed."""
+        return self._fingerprint
 
 
 def _undecoded(dataset: Any, column: str) -> Any:

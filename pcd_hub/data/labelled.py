@@ -1,5 +1,6 @@
 """Images with a class for every pixel."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -8,6 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from pcd_hub.data.fingerprint import names_digest, sizes_digest
 from pcd_hub.errors import DataError
 
 IGNORE = 255
@@ -42,6 +44,15 @@ class Rows(Protocol):
     def __getitem__(self, index: int, /) -> LabelledImage: ...
 
 
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """Rows that are no files know by themselves when they change."""
+
+    def fingerprint(self) -> str:
+        """A short text that changes when the rows do."""
+        ...
+
+
 class SegmentationSet:
     """One split of a data set: images, and the class of every pixel.
 
@@ -60,6 +71,19 @@ class SegmentationSet:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def fingerprint(self) -> str:
+        """A short text that changes when the set of images and masks does, or its classes."""
+        if isinstance(self._rows, Fingerprinted):
+            rows = self._rows.fingerprint()
+        else:
+            found = [self._rows[index] for index in range(len(self))]
+            names = [name for row in found for name in (row.name, row.mask_name)]
+            root = os.path.commonpath(names)
+            paths = names_digest(os.path.relpath(name, root) for name in names)
+            sizes = sizes_digest(len(names), names.__getitem__)
+            rows = f"{len(found)} images, paths sha256 {paths}, sizes sha256 {sizes}"
+        return f"{rows}, classes sha256 {names_digest([*self.classes, *map(str, self._table)])}"
 
     def image(self, index: int) -> Image.Image:
         """Image ``index`` as upright RGB.

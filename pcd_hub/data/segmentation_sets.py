@@ -207,9 +207,8 @@ def _from_hub(uri: str, split: str, columns: Columns) -> SegmentationSet:
         )
     if columns.ignore is not None and not 0 <= columns.ignore <= 255:
         raise DataError(f"--data.ignore {columns.ignore}: a value of a mask is 0 to 255")
-    rows = _undecoded(dataset, columns)
     return SegmentationSet(
-        _HubRows(rows, columns, uri),
+        _HubRows(dataset, columns, uri),
         name=f"{Path(uri.partition(':')[2]).name} {split}",
         classes=[f"class {number}" for number in range(columns.num_classes)],
         table=class_table(
@@ -229,13 +228,18 @@ def _undecoded(dataset: Any, columns: Columns) -> Any:
 
 
 class _HubRows:
-    def __init__(self, rows: Any, columns: Columns, uri: str) -> None:
-        self._rows = rows
+    def __init__(self, dataset: Any, columns: Columns, uri: str) -> None:
+        self._rows = _undecoded(dataset, columns)
+        self._fingerprint = f"{len(dataset)} rows, datasets fingerprint {dataset._fingerprint}"
         self._columns = columns
         self._uri = uri
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def fingerprint(self) -> str:
+        """The library's own fingerprint of the table."""
+        return self._fingerprint
 
     def __getitem__(self, index: int) -> LabelledImage:
         row, name = self._rows[index], f"{self._uri}[{index}]"

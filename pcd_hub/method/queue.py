@@ -1,5 +1,8 @@
 """A ring of negative keys."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
@@ -25,6 +28,18 @@ class KeyQueue(nn.Module):
         noise = torch.randn(length, dim, generator=torch.Generator().manual_seed(seed))
         self.register_buffer("keys", F.normalize(noise, dim=1))
         self.register_buffer("cursor", torch.zeros((), dtype=torch.int64))
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
+        """As of every module; of a queue of another length the newest keys are taken.
+
+        Where that one was shorter, random unit vectors stay in the places of the oldest keys.
+        """
+        keys = state_dict["keys"]
+        if len(keys) == len(self.keys):
+            return super().load_state_dict(state_dict, *args, **options)
+        self.cursor.zero_()
+        self.push(keys.roll(-int(state_dict["cursor"]), 0).to(self.keys.device))  # oldest first
+        return None
 
     def newest(self, count: int) -> Float[Tensor, "n c"]:
         """The last ``count`` keys that were pushed, the newest first; at most all there are."""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pcd_hub.data.fingerprint import sizes_digest
 from pcd_hub.data.hf_datasets import _parsed
 from pcd_hub.data.sources import BrokenImageError, ImageSource, ImageStream, as_rgb, open_source
 from pcd_hub.errors import DataError
@@ -45,9 +46,25 @@ def test_the_fingerprint_follows_the_files(tmp_path):
     assert open_source(str(tmp_path)).fingerprint() == one
     save(tmp_path / "b.png")
     two = open_source(str(tmp_path)).fingerprint()
-    assert two != one
+    (tmp_path / "b.png").write_bytes(b"another image in its place")
+    three = open_source(str(tmp_path)).fingerprint()
     (tmp_path / "b.png").rename(tmp_path / "c.png")
-    assert open_source(str(tmp_path)).fingerprint() not in {one, two}
+    four = open_source(str(tmp_path)).fingerprint()
+    assert len({one, two, three, four}) == 4
+    shutil.copytree(tmp_path, tmp_path / "elsewhere" / "copy")
+    assert open_source(str(tmp_path / "elsewhere" / "copy")).fingerprint() == four
+
+
+def test_a_fingerprint_asks_a_few_thousand_files_for_their_size_at_most():
+    asked = []
+
+    def path_of(index):
+        asked.append(index)
+        return "/no/such"
+
+    assert sizes_digest(1_300_000, path_of) == sizes_digest(4096, str)
+    assert len(asked) == 4096
+    assert (asked[0], asked[-1]) == (0, 1_299_999)
 
 
 def test_scenes_count_and_seed():

@@ -47,6 +47,17 @@ def test_state_goes_through_a_checkpoint():
     assert torch.equal(queue.keys, again.keys)
 
 
+@pytest.mark.parametrize("length", [3, 6, 8])
+def test_the_state_of_a_queue_of_another_length_leaves_the_newest_keys(length):
+    queue, again = KeyQueue(6, 2, seed=1), KeyQueue(length, 2, seed=2)
+    queue.push(numbered(9))
+    again.load_state_dict(queue.state_dict())
+    kept = min(length, 6)
+    torch.testing.assert_close(again.newest(kept), numbered(9).flip(0)[:kept])
+    again.push(numbered(length - kept, 9))
+    torch.testing.assert_close(again.newest(length)[length - kept :], numbered(9).flip(0)[:kept])
+
+
 def test_half_precision_keys_are_kept_in_float32():
     queue = KeyQueue(4, 8)
     keys = torch.randn(2, 8).to(torch.bfloat16)

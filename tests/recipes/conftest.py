@@ -102,13 +102,18 @@ def trace(folder: Path) -> list[dict]:
     return [{key: value for key, value in line.items() if key not in timings} for line in lines]
 
 
-def check_a_resumed_run(main: Callable[[list[str]], None], arguments: list[str], norm: str) -> None:
+def check_a_resumed_run(
+    main: Callable[[list[str]], None], arguments: list[str], norm: str, file: Path
+) -> None:
     """Four steps at once, and two after a checkpoint after two, are the same run.
+
+    On changed data it goes on only if that is accepted, here to a fifth step as well.
 
     Args:
         main: Of a recipe that trains on labels.
         arguments: With the output folder last, and checkpoints every two steps.
         norm: An option that may not change meanwhile.
+        file: Of the data; a json.
     """
     folder = Path(arguments[-1].removeprefix("--run.output-dir="))
     main(arguments)
@@ -124,6 +129,18 @@ def check_a_resumed_run(main: Callable[[list[str]], None], arguments: list[str],
     assert Evaluation.load(folder).scores == scores
     with pytest.raises(CheckpointError, match=f"written with another {norm}"):
         main([*arguments, f"{norm}=frozen", "--run.resume"])
+    file.write_text(file.read_text().replace("moon", "mars") + " ")
+    longer = [*arguments, "--run.max-steps=5", "--run.resume"]
+    with pytest.raises(CheckpointError, match="the data changed after step 4: the run began with"):
+        main(longer)
+    assert trace(folder) == whole
+    main([*longer, "--run.accept-changed-data"])
+    assert trace(folder)[:4] == whole
+    assert [line["step"] for line in trace(folder)] == list(range(5))
+    found = Evaluation.load(folder)
+    changed = [change["what"] for change in found.details["changed_at_resume"]]
+    assert changed == ["--run.max-steps", "data"]
+    assert "; resumed after step 4 with another --run.max-steps (4, now 5); res" in found.protocol
 
 
 def run_in_two_processes(recipe: ModuleType, arguments: list[str], *, without: str) -> None:

@@ -472,15 +472,76 @@ def test_another_run_is_not_written_over(tiny, tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
-def test_resume_with_other_settings_is_refused(tiny, tmp_path):
-    folder = run(tiny, tmp_path / "run", "--run.no-store")
+def test_a_finished_run_goes_on_when_it_is_made_longer_and_in_no_other_way(tiny, tmp_path):
+    folder, end = tmp_path / "run", ["--run.no-store", "--run.resume"]
+    by_epochs = [*tiny, "--data.source=scenes:24", "--run.max-steps=None"]
+    run(by_epochs, folder, "--run.no-store", "--optim.epochs=2")
+    six = trace(folder)
     with pytest.raises(CheckpointError, match=r"another --optim.lr-per-256 \(0.02, now 0.03\)"):
-        run(tiny, folder, "--run.no-store", "--run.resume", "--optim.lr-per-256=0.03")
+        run(by_epochs, folder, *end, "--optim.epochs=2", "--optim.lr-per-256=0.03")
+    with pytest.raises(CheckpointError, match="6 steps are done, and the run would end after 3;"):
+        run(by_epochs, folder, *end, "--optim.epochs=1")
+    assert trace(folder) == six
+    assert not (folder / "changes.json").exists()
+
+    run(by_epochs, folder, *end, "--optim.epochs=4", "--run.keep-checkpoints=9")
+    twelve = trace(folder)
+    assert twelve[:6] == six
+    optim = configs.OptimConfig(lr_per_256=0.02, global_batch_size=8, warmup_share=0.05)
+    expected = [training.learning_rate(step, optim, 12) for step in range(6, 12)]
+    assert [line["lr"] for line in twelve[6:]] == expected
+    changes = [
+        {"after_step": 6, "what": "--run.keep-checkpoints", "from": 2, "to": 9},
+        {"after_step": 6, "what": "--optim.epochs", "from": 2, "to": 4},
+    ]
+    last = folder / "checkpoints" / "step_00000012.pt"
+    record = json.loads((folder / "record.json").read_text())
+    assert (record["steps"], record["config"]["optim"]["epochs"]) == (12, 4)
+    for recorded in (
+        json.loads((folder / "changes.json").read_text()),
+        record["config"]["changed_at_resume"],
+        torch.load(last, weights_only=True)["changes"],
+    ):
+        assert sorted(recorded, key=lambda change: change["what"], reverse=True) == changes
+
+    last.unlink()
+    run(by_epochs, folder, *end, "--optim.epochs=4", "--run.keep-checkpoints=9")
+    assert trace(folder) == twelve, "resumed in the longer run, to the bit"
+    assert len(torch.load(last, weights_only=True)["changes"]) == 2
+
+
+@pytest.mark.parametrize("queue", [4, 64], ids=["short queue", "queue capped by the data"])
+def test_a_resumed_run_notices_that_its_data_changed(tiny, tmp_path, queue):
+    images = image_folder(tmp_path / "images", 16, broken=0)
+    folder = tmp_path / "run"
+    arguments = [*tiny, f"--data.source={images}", f"--method.queue-length={queue}"]
+    run(arguments, folder, "--run.no-store")
+    (folder / "checkpoints" / "step_00000006.pt").unlink()
+    before = trace(folder)
+    for number in range(16, 20):
+        Image.new("RGB", (40, 40), (number, 9, 9)).save(images / f"{number:04}.png")
+    resume = ["--run.no-store", "--run.resume"]
+    with pytest.raises(CheckpointError, match="began with 16 files, .* is 20 files, .*accept-ch"):
+        run(arguments, folder, *resume)
+    assert trace(folder) == before, "nothing was trained or cut off"
+
+    run(arguments, folder, *resume, "--run.accept-changed-data")
+    assert trace(folder)[:3] == before[:3]
+    state = torch.load(folder / "checkpoints" / "step_00000006.pt", weights_only=True)
+    assert len(state["queue"]["keys"]) == min(queue, 10), "half of the images there are now"
+    record = json.loads((folder / "record.json").read_text())
+    (change,) = record["config"]["changed_at_resume"]
+    assert (change["after_step"], change["what"], change["to"]) == (
+        3,
+        "data",
+        record["data"]["fingerprint"],
+    )
+    assert change["from"].startswith("16 files, ")
 
 
 def test_a_stream_goes_on_with_as_many_processes_alone(tmp_path):
     two = types.SimpleNamespace(num_processes=2, process_index=1)
-    folder = run_folder.RunFolder(tmp_path, two, configs.DistillConfig())
+    folder = run_folder.RunFolder(tmp_path, two, configs.DistillConfig(), inputs={})
     mine = {0: {"done": 3}}
     assert folder.stream_states({"per_process": [{"stream": {}}, {"stream": mine}]}) == mine
     assert folder.stream_states({"per_process": [{"stream": {}}]}) == {}, "no stream"
