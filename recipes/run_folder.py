@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -327,16 +328,23 @@ def new_folder(asked: Path | None, default_name: str) -> Path:
     """Make the folder of a run: the one that was asked for, or the next free ``runs/NAME``.
 
     Raises:
-        ConfigError: If it is not empty.
+        ConfigError: If it is not empty, or cannot be made and written.
     """
     path = asked or _free(Path("runs") / default_name, resume=False)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    try:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ConfigError(
+                f"{path} is not empty; "
+                "add --run.resume to go on there, or name another --run.output-dir"
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError as error:
         raise ConfigError(
-            f"{path} is not empty; "
-            "add --run.resume to go on there, or name another --run.output-dir"
-        )
-    path.mkdir(parents=True, exist_ok=True)
-    return path
+            f"--run.output-dir {path}: cannot make this folder or write into it "
+            f"({error.strerror or error}); name another"
+        ) from error
 
 
 def _free(path: Path, *, resume: bool) -> Path:

@@ -125,7 +125,7 @@ def open_source(uri: str, *, rank: int = 0, world_size: int = 1) -> ImageSource 
                 load_dataset(rest, streaming=True), uri=uri, rank=rank, world_size=world_size
             )
         case _:
-            path = Path(uri).expanduser()
+            path = Path(os.path.expanduser(uri))  # a user who is not known is left as it is
             return (
                 ImageFiles.from_list(path)
                 if path.suffix == ".txt"
@@ -143,7 +143,7 @@ class ImageFiles:
     @classmethod
     def from_folder(cls, folder: Path) -> "ImageFiles":
         """Every image below ``folder``, sorted by path; dotfiles are left out."""
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # False where Path.is_dir raises: no right, too long a name
             raise DataError(
                 f"no folder {folder}; give a folder of images, a .txt list, "
                 "or one of scenes: hf-disk: hf:"
@@ -158,7 +158,7 @@ class ImageFiles:
     @classmethod
     def from_list(cls, file: Path) -> "ImageFiles":
         """The paths in ``file``, one a line, in its order."""
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise DataError(
                 f"no list {file}; write one image path a line, relative to the list's folder"
             )
