@@ -378,16 +378,22 @@ def new_folder(asked: Path | None, default_name: str) -> Path:
     """Make the folder of a run: the one that was asked for, or the next free ``runs/NAME``.
 
     Raises:
-        ConfigError: If it is not empty.
+        ConfigError: If it is not empty, or cannot be made and written.
     """
     path = asked or _free(Path("runs") / default_name, resume=False)
     check_run_folder(path)
-    if path.exists() and any(path.iterdir()):
+    try:
+        if path.exists() and any(path.iterdir()):
+            raise ConfigError(
+                f"{path} is not empty; "
+                "add --run.resume to go on there, or name another --run.output-dir"
+            )
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
         raise ConfigError(
-            f"{path} is not empty; "
-            "add --run.resume to go on there, or name another --run.output-dir"
-        )
-    path.mkdir(parents=True, exist_ok=True)
+            f"--run.output-dir {path}: cannot make this folder or write into it "
+            f"({error.strerror or error}); name another"
+        ) from error
     return path
 
 

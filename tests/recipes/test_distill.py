@@ -410,7 +410,11 @@ def test_on_cpus_the_log_says_that_batch_statistics_are_local(caplog):
     ("change", "error", "message"),
     [
         ("--data.source=/no/such", DataError, "no folder /no/such"),
-        ("--teacher.source=mocov3_r50:/no/such", PCDHubError, "no teacher file"),
+        (
+            "--teacher.source=mocov3_r50:/no/such",
+            PCDHubError,
+            "no teacher file /no/such; download r-50-1000ep.pth.tar of MoCo v3's release, https",
+        ),
         (
             "--student.arch=resnet81",
             StudentError,
@@ -601,6 +605,20 @@ def test_two_runs_that_begin_in_one_folder_are_told_apart(tiny, tmp_path, monkey
     with pytest.raises(ConfigError, match="another run has just begun in .*run; name another"):
         run(tiny, tmp_path / "run")
     assert (tmp_path / "run" / "config.json").read_text() == "of the other"
+
+
+def test_a_folder_that_cannot_be_made_is_said_on_every_process(tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        ConfigError, match=r"cannot write .*file/run: Not a directory; name another --run.output"
+    ):
+        run(tiny, tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize("place", ["/proc/foo", "/proc/self", "/dev/null/x", "a" * 300])
+def test_an_output_folder_that_cannot_be_is_one_line(place):
+    with pytest.raises(ConfigError, match=rf"(run's folder|output-dir) {place}: .*; name another"):
+        run_folder.new_folder(Path(place), "x")
 
 
 def test_the_sum_beside_a_checkpoint_is_that_of_sha256sum(tiny, tmp_path):
