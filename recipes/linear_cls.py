@@ -248,7 +248,10 @@ def keep(linear: LinearEvaluation, right: tuple[int, int], *, command: str) -> N
         task="linear classification",
         dataset=test_set.name,
         protocol=protocol(
-            config, linear.schedule, training_set=f"{train_set.name} ({len(train_set)} images)"
+            config,
+            linear.schedule,
+            training_set=f"{train_set.name} ({len(train_set)} images)",
+            mixed_precision=str(linear.accelerator.mixed_precision),
         ),
         command=command,
         images=len(test_set),

@@ -119,7 +119,9 @@ def epoch_schedule(
     )
 
 
-def protocol(config: LinearClsConfig, schedule: EpochSchedule, *, training_set: str) -> str:
+def protocol(
+    config: LinearClsConfig, schedule: EpochSchedule, *, training_set: str, mixed_precision: str
+) -> str:
     """One sentence with every choice that changes the numbers."""
     data, stated, size = config.data, config.schedule, config.data.image_size
     falling = (
@@ -127,12 +129,13 @@ def protocol(config: LinearClsConfig, schedule: EpochSchedule, *, training_set: 
         if stated.drops
         else "along half a cosine by epoch"
     )
+    precision = f", mixed precision {mixed_precision}" if mixed_precision != "no" else ""
     return (
         "frozen backbone in eval mode; one linear layer on the mean of its last map (of a ViT's "
         f"patches, not its class token), trained on {training_set} for {schedule.steps} steps of "
         f"{stated.global_batch_size} ({stated.epochs} epochs, incomplete batches dropped), SGD "
         f"{schedule.peak_lr:g}, {falling}, momentum {stated.momentum:g}, weight decay "
-        f"{stated.weight_decay:g}, no sweep; random crops of {data.min_crop_area:g} to 1 of the "
-        f"area at {size} x {size}, mirrored by half; scored after the last epoch on centre crops "
+        f"{stated.weight_decay:g}, no sweep{precision}; random crops of "
+        f"{data.min_crop_area:g} to 1 of the area at {size} x {size}, mirrored by half; scored after the last epoch on centre crops "
         f"(7/8 of the shorter side, at {size} x {size}); bicubic where the papers' code is bilinear"
     )
