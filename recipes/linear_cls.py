@@ -45,7 +45,6 @@ from pcd_hub.data.classified import ClassifiedSet
 from pcd_hub.data.loader import BatchPlan, StepSampler
 from pcd_hub.data.reading import read_batches
 from pcd_hub.data.views import ViewPolicy, draw_view, render_view_with_pillow
-from pcd_hub.errors import ConfigError
 from pixels import Pixels, all_maps, pixels_of
 from run_folder import RunFolder, provenance
 
@@ -53,7 +52,6 @@ from run_folder import RunFolder, provenance
 def main(arguments: list[str]) -> None:
     """Everything that can be wrong is found before the output folder is made; then train, score."""
     config_name, config = parse(LINEAR_CLS, "small", arguments)
-    policy = crop_policy(config)
     accelerator = start_accelerator(trackers=config.run.trackers)
     train_set, test_set = open_labelled(config.data)
     schedule = epoch_schedule(
@@ -78,7 +76,7 @@ def main(arguments: list[str]) -> None:
         folder=RunFolder.open(accelerator, config, default_name=config_name),
         schedule=schedule,
         plan=plan,
-        policy=policy,
+        policy=crop_policy(config),
         train_set=train_set,
         test_set=test_set,
         under_test=under_test,
@@ -123,16 +121,12 @@ class Crops:
 
 
 def crop_policy(config: LinearClsConfig) -> ViewPolicy:
-    """Random resized crops, mirrored by half; nothing else.
-
-    Raises:
-        ConfigError: If a crop may be empty, or larger than its image.
-    """
-    least = config.data.min_crop_area
-    if not 0 < least <= 1:
-        raise ConfigError(f"--data.min-crop-area {least:g}: it must be above 0 and at most 1")
+    """Random resized crops, mirrored by half; nothing else."""
     return ViewPolicy(
-        crop_area=(least, 1.0), jitter_probability=0.0, gray_probability=0.0, blur_probability=0.0
+        crop_area=(config.data.min_crop_area, 1.0),
+        jitter_probability=0.0,
+        gray_probability=0.0,
+        blur_probability=0.0,
     )
 
 

@@ -3,16 +3,16 @@
 import math
 from dataclasses import dataclass, field
 
+from bounds import Area, Count, NotNegative, Positive, Seed, Share
 from eval_configs import ClassificationDataConfig
 from finetune_configs import FinetuneRunConfig
-from pcd_hub.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearClsDataConfig(ClassificationDataConfig):
     """Images with one class each, and what is drawn from them in training."""
 
-    min_crop_area: float = 0.08
+    min_crop_area: Area = 0.08
     """Least share of an image's area in a random resized crop; the largest is 1."""
 
 
@@ -20,22 +20,22 @@ class LinearClsDataConfig(ClassificationDataConfig):
 class LinearClsScheduleConfig:
     """SGD with momentum; the learning rate changes from epoch to epoch."""
 
-    global_batch_size: int = 1024
+    global_batch_size: Count = 1024
     """Images a step, over all processes."""
-    lr_per_256: float = 0.1
+    lr_per_256: Positive = 0.1
     """At the first epoch, for 256 images a step; proportional to ``global_batch_size``."""
-    epochs: int = 90
-    drops: tuple[int, ...] = ()
+    epochs: Count = 90
+    drops: tuple[Count, ...] = ()
     """Epochs after which the learning rate is divided by 10. If empty: half a cosine to 0."""
-    momentum: float = 0.9
-    weight_decay: float = 0.0
+    momentum: Share = 0.9
+    weight_decay: NotNegative = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearClsRunConfig(FinetuneRunConfig):
     """Where and how long. Except for seed and max_steps, nothing here changes the result."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Of the classifier, the batches, the crops, and of a random start."""
 
 
@@ -97,19 +97,7 @@ def epoch_schedule(
         config: Epochs and batch.
         num_images: To train on; what is left of an epoch after the last whole batch is dropped.
         max_steps: If given, the schedule is squeezed into so many steps.
-
-    Raises:
-        ConfigError: If there is no step, no image, or a learning rate that is not above 0.
     """
-    if config.global_batch_size < 1 or config.epochs < 1:
-        raise ConfigError(
-            f"--schedule.epochs {config.epochs} of batches of {config.global_batch_size} are no "
-            "schedule; each must be at least 1"
-        )
-    if not (config.lr_per_256 > 0 and math.isfinite(config.lr_per_256)):
-        raise ConfigError(f"--schedule.lr-per-256 {config.lr_per_256:g}: it must be above 0")
-    if max_steps is not None and max_steps < 1:
-        raise ConfigError(f"--run.max-steps {max_steps}: it must be at least 1")
     per_epoch = max(1, num_images // config.global_batch_size)
     return EpochSchedule(
         peak_lr=config.lr_per_256 * config.global_batch_size / 256,
@@ -136,6 +124,7 @@ def protocol(
         f"{stated.global_batch_size} ({stated.epochs} epochs, incomplete batches dropped), SGD "
         f"{schedule.peak_lr:g}, {falling}, momentum {stated.momentum:g}, weight decay "
         f"{stated.weight_decay:g}, no sweep{precision}; random crops of "
-        f"{data.min_crop_area:g} to 1 of the area at {size} x {size}, mirrored by half; scored after the last epoch on centre crops "
+        f"{data.min_crop_area:g} to 1 of the area at {size} x {size}, mirrored by half; scored "
+        "after the last epoch on centre crops "
         f"(7/8 of the shorter side, at {size} x {size}); bicubic where the papers' code is bilinear"
     )
