@@ -212,6 +212,7 @@ def keep(
             finetuning.schedule,
             batch_size_per_process=finetuning.plan.batch_size,
             training_set=f"{train_set.name} ({len(train_set)} images)",
+            mixed_precision=str(finetuning.accelerator.mixed_precision),
         )
         + protocol_note(folder.changes),
         command=command,

@@ -146,11 +146,13 @@ def protocol(
     *,
     batch_size_per_process: int,
     training_set: str,
+    mixed_precision: str,
 ) -> str:
     """One sentence with every choice that changes the numbers."""
     fcn, (height, width), (low, high) = config.fcn, config.data.crop_size, config.data.scales
     size = config.schedule.global_batch_size
     together = size if fcn.norm == "sync" else batch_size_per_process
+    precision = f", mixed precision {mixed_precision}" if mixed_precision != "no" else ""
     backbone_norm = ", the backbone's frozen" if fcn.norm == "frozen" else ""
     return (
         f"FCN (two 3 x 3 convolutions of {fcn.channels}, dilation {fcn.dilation}, then 1 x 1) on "
@@ -160,6 +162,6 @@ def protocol(
         "mirrored by half, no other augmentation, no auxiliary head; SGD "
         f"{schedule.peak_lr:g} falling to 0 with power {schedule.power:g}, momentum "
         f"{config.schedule.momentum:g}, weight decay {config.schedule.weight_decay:g} but on "
-        "norms, no warm-up; whole images at one scale, no sliding window, mean IoU of the classes "
-        "in truth or prediction"
+        f"norms, no warm-up{precision}; whole images at one scale, no sliding window, mean IoU of "
+        "the classes in truth or prediction"
     )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from command_line import parse, run
-from eval_configs import KNN, KnnConfig
+from eval_configs import KNN, ClassificationDataConfig, KnnConfig
 from evaluation import Evaluation
 from launch import quiet_logs
 from models_under_test import ModelUnderTest, check_models, for_each_seed
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
     quiet_logs()
     _check(config)
     command = shlex.join(["python", "recipes/knn.py", *arguments])
-    labelled = _open_labelled(config) if config.data.source else None
+    labelled = open_labelled(config.data) if config.data.source else None
     name, shown = _open_shown(config, labelled)
     folder = new_folder(config.run.output_dir, "knn")
     if labelled:
@@ -57,8 +57,15 @@ def _check(config: KnnConfig) -> None:
     check_models(config.models, config.seeds)
 
 
-def _open_labelled(config: KnnConfig) -> tuple[ClassifiedSet, ClassifiedSet]:
-    data = config.data
+def open_labelled(data: ClassificationDataConfig) -> tuple[ClassifiedSet, ClassifiedSet]:
+    """The images to train on and the images to score.
+
+    Raises:
+        ConfigError: If no images are named, or both are the same.
+        DataError: If there are no such images, or the two differ in their classes.
+    """
+    if not data.source:
+        raise ConfigError("name the images: --data.source DIR with SPLIT/CLASS/")
     train, test = (
         open_classified(
             data.source, split, image_column=data.image_column, label_column=data.label_column

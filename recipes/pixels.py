@@ -45,10 +45,15 @@ def all_maps(
     size: int,
     num_workers: int,
     what: str,
+    disable: bool = False,
 ) -> Iterator[Tensor]:
-    """The maps of these images, in order, some at a time, on the CPU; ``what`` names the bar."""
+    """The maps of these images, in order, some at a time, on the CPU.
+
+    ``what`` names the bar, unless that is disabled.
+    """
     batches = centre_crops(images, rows, size=size, num_workers=num_workers)
-    for batch in progress(batches, what, total=math.ceil(len(rows) / _AT_ONCE)):
+    total = math.ceil(len(rows) / _AT_ONCE)
+    for batch in progress(batches, what, total=total, disable=disable):
         yield pixels(batch).float().cpu()
 
 

@@ -16,6 +16,7 @@ from configs import DISTILL, PRETRAIN
 from detect_configs import DETECT
 from eval_configs import KNN, LINEAR_SEG, LOOK
 from finetune_seg_configs import FINETUNE_SEG
+from linear_cls_configs import LINEAR_CLS
 from pcd_hub.errors import ConfigError
 
 MODULES = sorted(path.stem for path in Path(bounds.__file__).parent.glob("*configs.py"))
@@ -30,7 +31,7 @@ GROUPS = {
 NAMED = {
     f"{number} {name}": config
     for number, configs in enumerate(
-        (DISTILL, PRETRAIN, DETECT, KNN, LINEAR_SEG, LOOK, FINETUNE_SEG)
+        (DISTILL, PRETRAIN, DETECT, KNN, LINEAR_SEG, LOOK, FINETUNE_SEG, LINEAR_CLS)
     )
     for name, config in configs.items()
 } | {"compare": compare.CompareConfig()}

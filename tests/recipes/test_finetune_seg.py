@@ -154,8 +154,9 @@ def test_mixed_precision(data, tmp_path, monkeypatch):
     finetune_seg.main([*TINY, data, "--run.max-steps=1", f"--run.output-dir={tmp_path / 'run'}"])
     assert set(seen) == {(True, True), (False, True)}
     assert np.isfinite(trace(tmp_path / "run")[0]["loss"])
-    details = Evaluation.load(tmp_path / "run").details
-    assert details["hardware"]["mixed_precision"] == "bf16"
+    evaluation = Evaluation.load(tmp_path / "run")
+    assert evaluation.details["hardware"]["mixed_precision"] == "bf16"
+    assert "mixed precision bf16" in evaluation.protocol
 
 
 @pytest.mark.parametrize(
