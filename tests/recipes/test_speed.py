@@ -9,17 +9,14 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-import command_line
-import configs
 import distill
-import launch
+import pretrain
 import speed
 from configs import SpeedConfig
 from pcd_hub.errors import ConfigError
-from tests.recipes.conftest import trace
-from training import open_batches
+from tests.recipes.conftest import check_that_no_step_reads_back, trace
+from tests.recipes.test_pretrain import TINY as PRETRAIN
 
 
 @pytest.fixture(autouse=True)
@@ -101,37 +98,18 @@ def test_a_pass_to_compile_leaves_nothing_changed():
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-class _Reads(TorchDispatchMode):
-    """Counts values that leave the device for Python: each would stop a GPU."""
-
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("optimizer", ["lars", "adamw"])
-def test_a_step_reads_nothing_back(tiny, tmp_path, optimizer):
-    arguments = [
-        *tiny,
-        f"--optim.name={optimizer}",
-        f"--run.output-dir={tmp_path / 'run'}",
-        "--optim.clip-grad-norm=1.0",
-    ]
-    _, config = command_line.parse(configs.DISTILL, "quickstart", arguments)
-    prepared = distill.prepare(launch.start_accelerator(speed=config.speed), config, "test")
-    batches = open_batches(prepared.training, 0, {})
-    prepared.take_step([next(batches)], 0)
-    batch = next(batches)
-    with _Reads() as reads:
-        loss, _ = prepared.take_step([batch], 1)
-        during = reads.count
-        float(loss)
-    assert reads.count == during + 1, "the counter works"
-    assert during == 0
+@pytest.mark.parametrize(
+    ("recipe", "options"),
+    [
+        (distill, ["--optim.name=lars", "--optim.clip-grad-norm=1.0"]),
+        (distill, ["--optim.name=adamw", "--method.loss=cosine_smooth_l1"]),
+        (pretrain, ["--method.loss=mocov3"]),
+        (pretrain, ["--method.loss=simclr"]),
+    ],
+)
+def test_a_step_reads_nothing_back(tiny, tmp_path, recipe, options):
+    arguments = [*(tiny if recipe is distill else PRETRAIN), *options]
+    check_that_no_step_reads_back(recipe.main, [*arguments, f"--run.output-dir={tmp_path / 'run'}"])
 
 
 @pytest.mark.parametrize(
