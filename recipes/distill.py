@@ -48,7 +48,14 @@ from pictures import save_pca, save_training_curve
 from places import check_places, finishing
 from run_folder import RunFolder, provenance
 from scene_probe import probe_backbones, scene_mosaics
-from speed import Compilable, compile_or_say_why_not, pass_through, wants_compile
+from speed import (
+    Compilable,
+    compile_or_say_why_not,
+    compiles_training,
+    has_sync_batch_norm,
+    pass_through,
+    wants_compile,
+)
 from training import (
     Normalise,
     TakeStep,
@@ -182,7 +189,9 @@ def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -
         part.to(device)
     normalise = Normalise(config.student.arch, device, channels_last=channels_last)
     if wants_compile(config.speed, device, steps=plan.total_steps):
-        _compile(teacher, distiller, normalise.example(2 * plan.batch_size, size), accelerator)
+        _compile(
+            teacher, distiller, queue, normalise.example(2 * plan.batch_size, size), accelerator
+        )
     wrapped, optimizer = accelerator.prepare(
         distiller, build_optimizer(distiller, config.optim, config.speed)
     )
@@ -216,17 +225,18 @@ def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -
             synchronise = (
                 contextlib.nullcontext() if number == len(parts) else accelerator.no_sync(wrapped)
             )
-            with synchronise, accelerator.autocast():
-                with record_function("teacher"):
-                    pixels = teacher(images)
-                keys.append(pixels[: len(part.views)].float().mean((2, 3)))
-                if moments is not None:
-                    moments.add(accelerator.gather(ChannelMoments.of(pixels)[None]))  # pyright: ignore[reportArgumentType]
-                    pixels = moments.standardise(pixels)
-                negatives = () if queue is None else (queue.keys,)
-                loss = wrapped(normalise(images), _targets(pixels, config), *negatives)
+            with synchronise:
+                with accelerator.autocast():
+                    with record_function("teacher"):
+                        pixels = teacher(images)
+                    keys.append(pixels[: len(part.views)].float().mean((2, 3)))
+                    if moments is not None:
+                        moments.add(accelerator.gather(ChannelMoments.of(pixels)[None]))  # pyright: ignore[reportArgumentType]
+                        pixels = moments.standardise(pixels)
+                    negatives = () if queue is None else (queue.keys,)
+                    loss = wrapped(normalise(images), _targets(pixels, config), *negatives)
                 losses.append(loss / len(parts))
-                with record_function("backward"):
+                with record_function("backward"):  # outside autocast, which rounds some gradients
                     accelerator.backward(losses[-1])
         norm = update(wrapped, optimizer, accelerator, config.optim)
         if queue is not None:
@@ -248,20 +258,25 @@ def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -
 
 
 def _compile(
-    teacher: Teacher, distiller: Distiller, images: Tensor, accelerator: Accelerator
+    teacher: Teacher,
+    distiller: Distiller,
+    queue: KeyQueue | None,
+    images: Tensor,
+    accelerator: Accelerator,
 ) -> None:
     """The teacher; on GPUs the student too, which on CPUs did not get faster by it."""
+    parts: dict[str, Compilable] = {"teacher": teacher}
+    if compiles_training(images.device) and not has_sync_batch_norm("student", distiller):
+        parts |= {"student": distiller.student, "head": distiller.head}
 
     def one_pass() -> None:
         with accelerator.autocast():
-            teacher(images)
-            if images.device.type == "cuda":
-                pass_through(nn.Sequential(distiller.student, distiller.head), images)
+            pixels = teacher(images)
+        if "student" in parts:
+            negatives = () if queue is None else (queue.keys,)
+            pass_through(distiller, images, pixels, *negatives, accelerator=accelerator)
 
-    parts: dict[str, Compilable] = {"teacher": teacher}
-    if images.device.type == "cuda":
-        parts |= {"student": distiller.student, "head": distiller.head}
-    compile_or_say_why_not(parts, one_pass)
+    compile_or_say_why_not(parts, one_pass, accelerator)
 
 
 def _beside_the_teacher(

@@ -16,7 +16,7 @@ from pcd_hub.data.loader import BatchPlan
 from pcd_hub.errors import ConfigError
 from resuming import load_parts
 from run_folder import RunFolder
-from stopping import StoppedRun, StopRequest
+from stopping import StopRequest, stopped_run
 from training import Progress, default_workers
 
 BatchT = TypeVar("BatchT")
@@ -70,11 +70,11 @@ def train(
     # Of what is drawn inside the network: dropout, the regions that are sampled.
     torch.manual_seed(run.seed + accelerator.process_index)
     start = resume(folder, state, steps=schedule.steps) if run.resume else 0
-    batches = batches_of(dataclasses.replace(plan, start_step=start))
     progress = Progress(accelerator, plan.global_batch_size, start=start, steps=schedule.steps)
     watch = LossWatch(accelerator, folder, lr_option="--schedule.lr")
     wrapped.train()
-    with StopRequest(accelerator, every=run.log_every_steps) as asked:
+    with StopRequest() as asked:
+        batches = batches_of(dataclasses.replace(plan, start_step=start))
         for step in range(start, schedule.steps):
             lr = schedule.learning_rate(step)
             for group in optimizer.param_groups:
@@ -87,19 +87,18 @@ def train(
             norm = gradient_norm(wrapped.parameters(), accelerator)
             optimizer.step()
             optimizer.zero_grad()
-            watch.note(step, lr, batch, loss, norm)
+            signum = watch.note(step, lr, batch, loss, norm, signum=asked.signum)
 
             last = step + 1 == schedule.steps
             if (step + 1) % run.log_every_steps == 0 or last:
                 parts = mean_losses(losses, accelerator)
                 speed = progress.measure(step, parts["loss"])
                 folder.write_metrics(step=step, **parts, lr=lr, **speed)
-            signum = asked.signum(step)
             if (step + 1) % run.checkpoint_every_steps == 0 or last or signum:
-                watch.check(network)
+                signum = watch.check(network)
                 folder.save_checkpoint(step + 1, {k: v.state_dict() for k, v in state.items()}, {})
-            if signum and not last:
-                raise StoppedRun(signum, step + 1, folder.path)
+            if signum:
+                raise stopped_run(signum, step + 1, folder.path, accelerator)
     progress.close()
     for buffer in network.buffers():  # each process has seen other batch statistics
         broadcast(buffer)

@@ -1,4 +1,4 @@
-"""Stops a run whose loss, gradient or weights are not finite, with the batch that did it."""
+"""Stops a run: all processes at the same step, by a signal, or as its numbers are not finite."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -8,24 +8,43 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from pcd_hub.data.workers import STOP_SIGNALS
 from pcd_hub.errors import ConfigError
 from run_folder import RunFolder
+
+
+class HostCopy:
+    """A tensor's values on their way to the host; a CUDA device is not kept waiting for them."""
+
+    def __init__(self, values: Tensor) -> None:
+        # From CUDA into pinned memory, in the order of the current stream.
+        self._values = values.to("cpu", non_blocking=values.is_cuda)
+        self._arrived = torch.cuda.Event() if values.is_cuda else None
+        if self._arrived is not None:
+            self._arrived.record()
+
+    def tolist(self) -> list[float]:
+        """Wait until they are here."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._values.tolist()
 
 
 class _Step(NamedTuple):
     number: int
     lr: float
     batch: object
-    values: Tensor
-    """Loss, and norm of the gradient."""
-    bad: Tensor
-    """How many of both are not finite, over all processes, so that all stop at the same step."""
+    values: HostCopy
+    """Loss and norm of the gradient of this process; then, over all processes, so that all stop at
+    the same step: how many losses and how many norms are not finite, and how many processes have
+    received each of the stop signals."""
 
 
 class LossWatch:
     """Looks at every step before a checkpoint of it is written, so the last one stands.
 
-    Beside an accelerator it looks one step late, which is not kept waiting for the number.
+    Beside an accelerator it looks one step late, which is not kept waiting for the numbers. Signals
+    that ask to stop travel along, so that all processes stop at the same step.
 
     Args:
         accelerator: Of the run.
@@ -39,41 +58,70 @@ class LossWatch:
         self._lr_option = lr_option
         self._late = int(accelerator.device.type != "cpu")
         self._steps: list[_Step] = []
+        signals = torch.eye(len(STOP_SIGNALS), device=accelerator.device)
+        self._received = {
+            0: torch.zeros_like(signals[0]),
+            **dict(zip(STOP_SIGNALS, signals, strict=True)),
+        }
 
     def note(
-        self, number: int, lr: float, batch: object, loss: Tensor, gradient_norm: Tensor
-    ) -> None:
+        self,
+        number: int,
+        lr: float,
+        batch: object,
+        loss: Tensor,
+        gradient_norm: Tensor,
+        *,
+        signum: int = 0,
+    ) -> int:
         """Remember this step, look at it or the one before; called by every process.
+
+        Args:
+            number: Of the step, from 0.
+            lr: Its learning rate.
+            batch: What this process has seen in it.
+            loss: Of this process.
+            gradient_norm: Of this process, before clipping.
+            signum: The stop signal that this process has received; 0 for none.
+
+        Returns:
+            The stop signal that any process had received in the step that was looked at.
 
         Raises:
             ConfigError: If its loss or gradient is not finite.
         """
         values = torch.stack([loss.detach().float(), gradient_norm.detach().float()])
-        bad: Tensor = self._accelerator.reduce((~torch.isfinite(values)).int(), "sum")  # pyright: ignore[reportAssignmentType]
-        self._steps = [*self._steps[-1:], _Step(number, lr, batch, values, bad)]
-        if self._late < len(self._steps):
-            self._check(self._steps[-1 - self._late])
+        told = torch.cat([(~torch.isfinite(values)).float(), self._received[signum]])
+        told: Tensor = self._accelerator.reduce(told, "sum")  # pyright: ignore[reportAssignmentType]
+        step = _Step(number, lr, batch, HostCopy(torch.cat([values, told])))
+        self._steps = [*self._steps[-1:], step]
+        return self._check(self._steps[-1 - self._late]) if self._late < len(self._steps) else 0
 
-    def check(self, network: nn.Module) -> None:
+    def check(self, network: nn.Module) -> int:
         """Look at the last step, and at the weights it left.
+
+        Returns:
+            The stop signal that any process had received in the last step.
 
         Raises:
             ConfigError: If one of them is not finite.
         """
         last = self._steps[-1]
-        self._check(last)
+        signum = self._check(last)
         for name, weight in network.state_dict().items():
             if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
                 raise ConfigError(
                     f"after step {last.number} the weight {name} is not finite; {self._keep(last)}"
                 )
+        return signum
 
-    def _check(self, step: _Step) -> None:
-        of_loss, of_gradient = (bool(count) for count in step.bad)
-        if of_loss or of_gradient:
-            what = "the loss" if of_loss else "the norm of the gradient"
-            value = float(step.values[0 if of_loss else 1])
+    def _check(self, step: _Step) -> int:
+        loss, norm, bad_losses, bad_norms, *received = step.values.tolist()
+        if bad_losses or bad_norms:
+            what = "the loss" if bad_losses else "the norm of the gradient"
+            value = loss if bad_losses else norm
             raise ConfigError(f"{what} is {value} at step {step.number}; {self._keep(step)}")
+        return next((n for n, count in zip(STOP_SIGNALS, received, strict=True) if count), 0)
 
     def _keep(self, step: _Step) -> str:
         """Write the last batches for a replay, and say what to do."""

@@ -37,7 +37,7 @@ from pcd_hub.models.teachers import save_teacher
 from places import finishing
 from run_folder import RunFolder, provenance
 from scene_probe import probe_backbones
-from speed import compile_or_say_why_not, pass_through, wants_compile
+from speed import compile_or_say_why_not, has_sync_batch_norm, pass_through, wants_compile
 from training import (
     Normalise,
     Training,
@@ -100,8 +100,8 @@ def pretrain(accelerator: Accelerator, config: PretrainConfig, config_name: str)
     contrast.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
     normalise = Normalise(config.encoder.arch, device, channels_last=config.speed.channels_last)
     if wants_compile(config.speed, device, steps=plan.total_steps):
-        images = normalise.example(plan.batch_size, config.data.image_size)
-        _compile(cast("MoCoV3 | SimCLR", contrast), slow, images, accelerator)
+        both = normalise.example(2 * plan.batch_size, config.data.image_size)
+        _compile(cast("MoCoV3 | SimCLR", contrast), slow, both, accelerator)
     wrapped, optimizer = accelerator.prepare(
         contrast, build_optimizer(contrast, config.optim, config.speed)
     )
@@ -133,7 +133,7 @@ def pretrain(accelerator: Accelerator, config: PretrainConfig, config_name: str)
         with accelerator.autocast():
             keys = momentum_keys(first, second, step) if slow is not None else ()
             loss = wrapped(first, second, *keys)
-            accelerator.backward(loss)
+        accelerator.backward(loss)  # outside autocast, which would round some gradients
         return loss.detach(), update(wrapped, optimizer, accelerator, config.optim)
 
     wrapped.train()
@@ -147,17 +147,21 @@ def pretrain(accelerator: Accelerator, config: PretrainConfig, config_name: str)
 
 
 def _compile(
-    contrast: MoCoV3 | SimCLR, slow: nn.Module | None, images: Tensor, accelerator: Accelerator
+    contrast: MoCoV3 | SimCLR, slow: nn.Module | None, both: Tensor, accelerator: Accelerator
 ) -> None:
-    def one_pass() -> None:
-        with accelerator.autocast():
-            for encoder in parts.values():
-                pass_through(encoder, images)
-
+    """Both encoders; SimCLR's takes both views at once, MoCo v3's one after the other."""
+    if has_sync_batch_norm("encoder", contrast.base_encoder):
+        return
     parts: dict[str, nn.Module] = {"encoder": contrast.base_encoder}
     if slow is not None:
         parts["momentum encoder"] = slow
-    compile_or_say_why_not(parts, one_pass)
+    images = both if slow is None else both.chunk(2)[0]
+
+    def one_pass() -> None:
+        for encoder in parts.values():
+            pass_through(encoder, images, accelerator=accelerator)
+
+    compile_or_say_why_not(parts, one_pass, accelerator)
 
 
 def _keep(

@@ -4,11 +4,14 @@ import ctypes
 import logging
 import os
 import platform
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from configs import SpeedConfig
@@ -92,33 +95,63 @@ def wants_compile(speed: SpeedConfig, device: torch.device, *, steps: int) -> bo
     return long_enough if speed.compile is None else speed.compile
 
 
-def compile_or_say_why_not(parts: Mapping[str, Compilable], one_pass: Callable[[], object]) -> bool:
-    """Compile every part in place; if that fails, say why, and everything runs uncompiled.
+def compiles_training(device: torch.device) -> bool:
+    """Whether networks with a backward pass are worth it: on CPUs they did not get faster."""
+    return device.type == "cuda"
+
+
+def has_sync_batch_norm(name: str, network: nn.Module) -> bool:
+    """Whether ``network`` is to be left uncompiled, which is logged.
+
+    SyncBatchNorm talks to the other processes in the middle of a network: ResNet-18 falls apart
+    into 23 graphs.
+    """
+    found = any(isinstance(module, nn.SyncBatchNorm) for module in network.modules())
+    if found:
+        log.info("not compiled: %s, as SyncBatchNorm would cut it into small graphs", name)
+    return found
+
+
+def compile_or_say_why_not(
+    parts: Mapping[str, Compilable], one_pass: Callable[[], object], accelerator: Accelerator
+) -> bool:
+    """Compile every part in place; if that fails on any process, all go on uncompiled.
 
     Args:
         parts: What to compile, by the name the log gives it.
-        one_pass: Runs them with real shapes, and leaves nothing changed.
+        one_pass: Runs them as a training step does, with its shapes, gradients and autocast, and
+            leaves nothing changed. It may not wait for other processes.
+        accelerator: Of the run.
     """
+    if not parts:
+        return False
+    why = ""
     try:
         for part in parts.values():
             part.compile()
-        one_pass()
+        with warnings.catch_warnings():  # torch.compile asks each network's input for its gradient
+            warnings.filterwarnings("ignore", "The .grad attribute of a Tensor")
+            one_pass()
     except Exception as error:  # no compiler, an operator it does not know ...
+        # torch.compile wraps the cause in an error of its own.
+        why = first_line(getattr(error, "inner_exception", error)) or type(error).__name__
+    if why := next(filter(None, gather_object([why])), ""):
         torch.compiler.set_stance("force_eager")
-        cause = getattr(error, "inner_exception", error)  # what torch.compile's own error wraps
-        log.warning(
-            "not compiled (%s): %s. The run goes on without", ", ".join(parts), first_line(cause)
-        )
+        log.warning("not compiled (%s): %s. The run goes on without", ", ".join(parts), why)
         return False
     log.info("compiled: %s", ", ".join(parts))
     return True
 
 
-def pass_through(network: nn.Module, images: Tensor) -> None:
-    """One forward and backward pass in training mode that leaves nothing changed."""
+def pass_through(network: nn.Module, *inputs: Tensor, accelerator: Accelerator) -> None:
+    """One pass as in a training step, backward too if anything is trained; nothing is changed."""
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    devices = [images.device] if images.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        network(images).float().sum().backward()
+    devices = [inputs[0].device] if inputs[0].device.type == "cuda" else []
+    trained = any(parameter.requires_grad for parameter in network.parameters())
+    with torch.random.fork_rng(devices), torch.set_grad_enabled(trained):
+        with accelerator.autocast():
+            output = network(*inputs)
+        if trained:
+            output.float().sum().backward()
     network.load_state_dict(before)
     network.zero_grad()

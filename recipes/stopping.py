@@ -1,18 +1,14 @@
 """SIGTERM, SIGINT and SLURM's SIGUSR1: finish the step, save, say how to go on."""
 
-import os
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any, Self
 
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 
-_SIGNALS = [
-    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
-]
+from pcd_hub.data.workers import STOP_SIGNALS
 
 
 class StoppedRun(Exception):  # noqa: N818 - no error
@@ -27,40 +23,41 @@ class StoppedRun(Exception):  # noqa: N818 - no error
         self.exit_code = 128 + signum
 
 
+def stopped_run(signum: int, step: int, folder: Path, accelerator: Accelerator) -> StoppedRun:
+    """What to raise once the checkpoint is written; called by every process.
+
+    A launcher ends all processes when the first one exits, so they wait for the one that writes.
+    """
+    accelerator.wait_for_everyone()
+    return StoppedRun(signum, step, folder)
+
+
 class StopRequest:
     """From ``with`` on, the first signal only asks to stop; a second SIGINT is KeyboardInterrupt.
 
-    Args:
-        accelerator: A request to one process is one to all.
-        every: Steps between two times that several processes ask each other.
+    At the end of ``with``, a signal that nobody has acted on goes to the handler of before.
     """
 
-    def __init__(self, accelerator: Accelerator, *, every: int) -> None:
-        self._accelerator = accelerator
-        self._every = every
+    def __init__(self) -> None:
         self._before: dict[int, Any] = {}
-        self._signum = 0
-        self._pid = os.getpid()
+        self.signum = 0
+        """The signal that this process has received; 0 for none."""
 
     def __enter__(self) -> Self:
-        self._before = {signum: signal.signal(signum, self._note) for signum in _SIGNALS}
+        self._before = {signum: signal.signal(signum, self._note) for signum in STOP_SIGNALS}
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None
+    ) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
+        if self.signum and kind is None:
+            signal.raise_signal(self.signum)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         del frame
-        if os.getpid() != self._pid:  # a loader's process: it is needed until the step is done
-            return
         if signum == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        self._signum = signum
+        self.signum = signum
         print(f"\n{signal.Signals(signum).name}: finishing the step", file=sys.stderr, flush=True)
-
-    def signum(self, step: int) -> int:
-        """The signal that any process got, 0 for none; called by all of them after ``step``."""
-        if self._accelerator.num_processes == 1:
-            return self._signum
-        return max(gather_object([self._signum])) if (step + 1) % self._every == 0 else 0

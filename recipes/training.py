@@ -31,7 +31,7 @@ from pcd_hub.models.grid import PixelGrid, pixel_grid
 from resuming import load_parts
 from run_folder import RunFolder
 from scene_probe import save_views
-from stopping import StoppedRun, StopRequest
+from stopping import StopRequest, stopped_run
 
 log = logging.getLogger("pcd_hub")
 
@@ -75,20 +75,20 @@ def train(training: Training, take_step: TakeStep) -> None:
     if accelerator.scaler is not None:  # fp16: its scale affects the next step
         training.state["scaler"] = accelerator.scaler
     start, stream_states = _resume(training) if run.resume else (0, {})
-    batches = open_batches(training, start, stream_states)
     broken = BrokenImages(training.source, accelerator)
     watch = LossWatch(accelerator, folder, lr_option="--optim.lr-per-256")
     progress = Progress(
         accelerator, training.optim.global_batch_size, start=start, steps=training.plan.total_steps
     )
-    with StopRequest(accelerator, every=run.log_every_steps) as asked:
+    with StopRequest() as asked:
+        batches = open_batches(training, start, stream_states)
         for step in range(start, training.plan.total_steps):
             lr = learning_rate(step, training.optim, training.plan.total_steps)
             for group in training.optimizer.param_groups:
                 group["lr"] = lr
             parts = progress.wait_for(batches, training.optim.accumulation_steps)
             loss, norm = take_step(parts, step)
-            watch.note(step, lr, parts, loss, norm)
+            signum = watch.note(step, lr, parts, loss, norm, signum=asked.signum)
 
             last = step + 1 == training.plan.total_steps
             broken.note(parts)
@@ -102,13 +102,12 @@ def train(training: Training, take_step: TakeStep) -> None:
                 mean_loss = float(accelerator.reduce(loss.detach(), "mean"))  # pyright: ignore[reportArgumentType]
                 speed = progress.measure(step, mean_loss)
                 folder.write_metrics(step=step, loss=mean_loss, lr=lr, **speed, **seen)
-            signum = asked.signum(step)
             if (step + 1) % run.checkpoint_every_steps == 0 or last or signum:
-                watch.check(training.network)
+                signum = watch.check(training.network)
                 state = {name: part.state_dict() for name, part in training.state.items()}
                 folder.save_checkpoint(step + 1, state, stream_states)
-            if signum and not last:
-                raise StoppedRun(signum, step + 1, folder.path)
+            if signum:
+                raise stopped_run(signum, step + 1, folder.path, accelerator)
     progress.close()
     broken.sum_up()
 

@@ -1,17 +1,36 @@
-"""Starts a DataLoader whose batches fit into the shared memory."""
+"""Starts a DataLoader that fits into the shared memory and outlives a request to stop.
 
+Containers, SLURM, torchrun and a terminal signal a whole process group. The training process
+finishes its step and saves; until then it needs its loader's processes, so these ignore what it
+does not send them itself.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
 from pcd_hub.data.shared_memory import ToSharedMemory, Workers, received
 
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
+)
+"""What asks a training run to stop."""
+
 
 def load_batches(
     dataset: Dataset[Any], *, workers: Workers, collate_fn: Callable[[Any], Any], **options: Any
 ) -> Iterator[Any]:
-    """Start a ``DataLoader``.
+    """Start a ``DataLoader``, whose processes ignore :data:`STOP_SIGNALS` from their first moment.
+
+    They still end with their parent, at once when it asks them to: torch and Python end them by
+    SIGTERM. On systems without ``sigwaitinfo`` (macOS, Windows) SIGTERM from anyone ends them.
 
     Args:
         dataset: As the DataLoader takes it.
@@ -27,6 +46,42 @@ def load_batches(
         num_workers=workers.processes,
         prefetch_factor=workers.prefetch if workers.processes else None,
         collate_fn=ToSharedMemory(collate_fn),
+        worker_init_fn=_ignore_stop_signals,
         **options,
     )
-    return map(received, iter(loader))
+    context = multiprocessing.get_context(options.get("multiprocessing_context"))
+    if workers.count and context.get_start_method() != "fork":
+        resource_tracker.ensure_running()  # it would unblock signals when it starts below
+    with _stop_signals_blocked():  # a new process inherits what is blocked
+        return map(received, iter(loader))
+
+
+@contextlib.contextmanager
+def _stop_signals_blocked() -> Iterator[None]:
+    if not hasattr(signal, "sigwaitinfo"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _ignore_stop_signals(worker: int) -> None:
+    """In a worker, whose signals are blocked already unless its start method lost the mask."""
+    del worker
+    for signum in STOP_SIGNALS:
+        if signum != signal.SIGTERM:
+            signal.signal(signum, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_the_parent_asks, daemon=True).start()
+
+
+def _end_when_the_parent_asks() -> None:
+    """As torch's own handler of SIGTERM, except that others' signals are ignored."""
+    parent = multiprocessing.parent_process()
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != getattr(parent, "pid", None):
+        pass
+    os._exit(0)

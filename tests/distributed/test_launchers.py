@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -76,10 +77,11 @@ def two_ranks_at_work(arguments: list[str]) -> Iterator[TwoRanks]:
     process = kill_campaign.start([sys.executable, "-m", *launcher, DISTILL, *arguments])
     folder = Path(arguments[-1].removeprefix("--run.output-dir="))
     try:
-        assert kill_campaign.comes_to(process, folder, 0.0)
-        started = psutil.Process(process.pid).children(recursive=True)
-        (second,) = (child for child in started if child.environ().get("RANK") == "1")
-        yield TwoRanks(process, started, second)
+        while not (folder / "pictures" / "views.png").exists() and process.poll() is None:
+            time.sleep(0.01)
+        launched = psutil.Process(process.pid)
+        (second,) = (rank for rank in launched.children() if rank.environ().get("RANK") == "1")
+        yield TwoRanks(process, launched.children(recursive=True), second)
     finally:
         if process.poll() is None:
             kill_campaign.kill(process)
@@ -101,12 +103,33 @@ def test_a_rank_that_dies_ends_the_others_with_its_reason(tiny, tmp_path):  # no
     run_folder._hold(folder / "config.json")  # free again
 
 
+def to_one_rank(ranks: TwoRanks) -> None:
+    ranks.second.send_signal(signal.SIGTERM)
+
+
+def to_the_launcher(ranks: TwoRanks) -> None:
+    """As containers and `kill` do; torchrun tells each rank's group, and kills after 30 s."""
+    ranks.launcher.send_signal(signal.SIGTERM)
+
+
+def to_all(ranks: TwoRanks) -> None:
+    """As SLURM does to all processes of a step, loaders and launchers included."""
+    for each in [*ranks.all, ranks.launcher]:
+        each.send_signal(signal.SIGUSR1)
+
+
 @pytest.mark.timeout(600)
-def test_a_signal_to_one_rank_saves_the_step_and_ends_all(tiny, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("send", [to_one_rank, to_the_launcher, to_all])
+def test_a_signal_saves_the_step_and_ends_all(tiny, tmp_path, send):  # noqa: F811
+    """Soon, however seldom a line is logged, and with processes that load."""
     folder = tmp_path / "run"
-    arguments = [*tiny, *OPTIONS, "--run.max-steps=100000", f"--run.output-dir={folder}"]
-    with two_ranks_at_work(arguments) as ranks:
-        ranks.second.send_signal(signal.SIGTERM)
+    rarely = ["--data.num-workers=1", "--run.max-steps=100000", "--run.log-every-steps=100000"]
+    with two_ranks_at_work([*tiny, *OPTIONS, *rarely, f"--run.output-dir={folder}"]) as ranks:
+        send(ranks)
+        before = time.monotonic()
         said = ranks.last_words()
-    (step,) = set(re.findall(r"stopped by SIGTERM after step (\d+), which is saved", said))
+        assert time.monotonic() - before < 25
+    name = "SIGUSR1" if send is to_all else "SIGTERM"
+    (step,) = set(re.findall(rf"stopped by {name} after step (\d+), which is saved", said))
     assert (folder / "checkpoints" / f"step_{int(step):08d}.pt").is_file()
+    assert "DataLoader worker" not in said

@@ -19,8 +19,10 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from evaluation import Evaluation
+from loss_watch import LossWatch
 from pcd_hub.errors import CheckpointError
 from pcd_hub.evaluate.segmentation import LinearProbe
 from pcd_hub.models.teachers import save_teacher
@@ -141,6 +143,48 @@ def check_a_resumed_run(
     changed = [change["what"] for change in found.details["changed_at_resume"]]
     assert changed == ["--run.max-steps", "data"]
     assert "; resumed after step 4 with another --run.max-steps (4, now 5); res" in found.protocol
+
+
+class _Reads(TorchDispatchMode):
+    """Counts values that leave the device for Python: each would stop a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+class _EnoughError(Exception):
+    pass
+
+
+def check_that_no_step_reads_back(main: Callable[[list[str]], None], arguments: list[str]) -> None:
+    """Beside an accelerator, between two steps that are logged: the whole loop, six times.
+
+    Args:
+        main: Of a recipe that trains.
+        arguments: Of a tiny run.
+    """
+    note, counts = LossWatch.note, []
+
+    def one_step_late(self, *args, **kwargs):
+        self._late = 1
+        counts.append(reads.count)
+        if len(counts) == 6:
+            raise _EnoughError
+        return note(self, *args, **kwargs)
+
+    rarely = ["--run.log-every-steps=100", "--run.checkpoint-every-steps=100"]
+    with pytest.MonkeyPatch.context() as patch, _Reads() as reads:
+        patch.setattr(LossWatch, "note", one_step_late)
+        with pytest.raises(_EnoughError):
+            main([*arguments, "--run.max-steps=6", *rarely])
+        assert counts[1:] == [counts[1]] * 5
+        float(torch.ones(1))
+        assert reads.count == counts[-1] + 1, "the counter works"
 
 
 def run_in_two_processes(recipe: ModuleType, arguments: list[str], *, without: str) -> None:

@@ -585,8 +585,7 @@ def test_a_damaged_checkpoint_does_not_count_as_one_that_is_kept(tiny, tmp_path,
     first, last = sorted((folder / "checkpoints").glob("*.pt"))
     os.truncate(last, 1000)
     (folder / "checkpoints" / "step_00000009.draft").write_bytes(b"of a write that was killed")
-    stop = {3: signal.SIGTERM}
-    monkeypatch.setattr(stopping.StopRequest, "signum", lambda _, step: stop.get(step, 0))
+    ask_to_stop(monkeypatch, signal.SIGTERM, at=3)
     with pytest.raises(StoppedRun, match="after step 4, which is saved"):
         run(tiny, folder, "--run.no-store", "--run.resume")
     left = {path.name for path in (folder / "checkpoints").iterdir() if path.suffix != ".sha256"}
@@ -657,28 +656,47 @@ def test_a_full_disk_is_said_and_the_last_checkpoint_stands(tiny, tmp_path, monk
     assert [line["step"] for line in trace(folder)] == list(range(6))
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def ask_to_stop(patch: pytest.MonkeyPatch, signum: int, *, at: int) -> None:
+    """While step ``at`` goes on."""
+    rate = training.learning_rate
+
+    def received(step, *arguments):
+        if step == at:
+            signal.raise_signal(signum)
+        return rate(step, *arguments)
+
+    patch.setattr(training, "learning_rate", received)
+
+
+@pytest.mark.parametrize("at", [3, 5], ids=["in between", "at the end"])
 def test_a_signal_saves_the_step_and_the_run_goes_on_as_if_never_stopped(
-    tiny, tmp_path, monkeypatch, name
+    tiny, tmp_path, monkeypatch, at
 ):
-    signum = getattr(signal, name)
     whole = trace(run(tiny, tmp_path / "whole", "--run.no-store"))
-    measure = training.Progress.measure
-
-    def ask_to_stop(self, step, loss):
-        if step == 3:
-            os.kill(os.getpid(), signum)
-        return measure(self, step, loss)
-
-    folder, handler = tmp_path / "stopped", signal.getsignal(signum)
+    folder, handler = tmp_path / "stopped", signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patched:
-        patched.setattr(training.Progress, "measure", ask_to_stop)
-        with pytest.raises(StoppedRun, match=f"stopped by {name} after step 4") as stopped:
+        ask_to_stop(patched, signal.SIGINT, at=at)
+        with pytest.raises(StoppedRun, match=f"stopped by SIGINT after step {at + 1}") as stopped:
             run(tiny, folder, "--run.no-store")
     assert f"--run.resume --run.output-dir {folder}" in str(stopped.value)
-    assert stopped.value.exit_code == 128 + signum
-    assert signal.getsignal(signum) is handler, "what was before is back"
+    assert stopped.value.exit_code == 130
+    assert signal.getsignal(signal.SIGINT) is handler, "what was before is back"
+    assert not (folder / "record.json").exists()
     assert trace(run(tiny, folder, "--run.no-store", "--run.resume")) == whole
+    assert (folder / "record.json").exists()
+
+
+def test_a_signal_after_the_last_step_goes_to_the_handler_of_before():
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda signum, _: received.append(signum))
+    try:
+        with stopping.StopRequest() as asked:
+            signal.raise_signal(signal.SIGTERM)
+            assert asked.signum == signal.SIGTERM
+            assert not received
+        assert received == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_stopped_run_exits_as_the_shell_expects(monkeypatch, capsys):

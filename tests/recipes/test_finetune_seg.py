@@ -12,7 +12,12 @@ from command_line import parse
 from evaluation import Evaluation
 from finetune_seg_configs import FINETUNE_SEG, FinetuneScheduleConfig, scaled_schedule
 from pcd_hub.errors import ConfigError, DataError, StudentError
-from tests.recipes.conftest import check_a_resumed_run, run_in_two_processes, trace
+from tests.recipes.conftest import (
+    check_a_resumed_run,
+    check_that_no_step_reads_back,
+    run_in_two_processes,
+    trace,
+)
 
 TINY = [
     "small",
@@ -57,6 +62,11 @@ def data(tmp_path) -> str:
 def no_picture(monkeypatch):
     """Drawing takes longer than a tiny run."""
     monkeypatch.setattr(finetune_seg, "draw", lambda _: None)
+
+
+def test_a_step_reads_nothing_back(data, tmp_path):
+    arguments = [*TINY, data, f"--run.output-dir={tmp_path / 'run'}"]
+    check_that_no_step_reads_back(finetune_seg.main, arguments)
 
 
 def test_the_learning_rate_falls_to_nothing():

@@ -6,24 +6,29 @@ from typing import Any
 import pytest
 import torch
 
-from loss_watch import LossWatch, gradient_norm
+from loss_watch import HostCopy, LossWatch, gradient_norm
 from pcd_hub.data.loader import Batch
+from pcd_hub.data.workers import STOP_SIGNALS
 from pcd_hub.errors import ConfigError
 
 NAN = float("nan")
 
 
-def watch(folder, device="meta"):
+def watch(folder, other_process=0.0):
     accelerator: Any = SimpleNamespace(
-        device=torch.device(device), process_index=0, reduce=lambda values, _: values
+        device=torch.device("cpu"),
+        process_index=0,
+        reduce=lambda values, _: values + other_process,
     )
-    return LossWatch(accelerator, SimpleNamespace(path=folder), lr_option="--lr")  # type: ignore
+    watched = LossWatch(accelerator, SimpleNamespace(path=folder), lr_option="--lr")  # type: ignore
+    watched._late = 1
+    return watched
 
 
-def note(watch, step, *, loss=1.0, norm=1.0):
+def note(watch, step, *, loss=1.0, norm=1.0, signum=0):
     views = torch.full((1, 2, 3, 4, 4), step, dtype=torch.uint8)
     batch = [Batch(views=views, indices=torch.tensor([step]))]
-    watch.note(step, 0.1, batch, torch.tensor(loss), torch.tensor(norm))
+    return watch.note(step, 0.1, batch, torch.tensor(loss), torch.tensor(norm), signum=signum)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +59,35 @@ def test_the_last_step_is_looked_at_before_it_is_saved(tmp_path):
     note(watched, 1, norm=NAN)
     with pytest.raises(ConfigError, match="gradient is nan at step 1"):
         watched.check(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("signum", STOP_SIGNALS)
+def test_a_signal_to_any_process_is_known_to_all_a_step_later_or_at_a_checkpoint(tmp_path, signum):
+    watched = watch(tmp_path)
+    assert [note(watched, 0), note(watched, 1, signum=signum), note(watched, 2)] == [0, 0, signum]
+    assert watched.check(torch.nn.Linear(2, 2)) == 0
+    assert note(watched, 3, signum=signum) == 0
+    assert watched.check(torch.nn.Linear(2, 2)) == signum
+    others = torch.tensor([0.0, 0.0, *(float(each == signum) for each in STOP_SIGNALS)])
+    other = watch(tmp_path, other_process=others)
+    assert [note(other, 0), note(other, 1)] == [0, signum]
+
+
+def test_beside_cuda_values_are_copied_as_they_come_and_waited_for_when_they_are_read(monkeypatch):
+    """What the device is asked for, in order."""
+    asked = []
+    event = SimpleNamespace(
+        record=lambda: asked.append("record"), synchronize=lambda: asked.append("wait")
+    )
+    monkeypatch.setattr(torch.cuda, "Event", lambda: event)
+    on_host = SimpleNamespace(tolist=lambda: asked.append("read") or [1.0])
+    on_device: Any = SimpleNamespace(
+        is_cuda=True, to=lambda *where, **how: asked.append((*where, how)) or on_host
+    )
+    copy = HostCopy(on_device)
+    assert asked == [("cpu", {"non_blocking": True}), "record"]
+    assert copy.tolist() == [1.0]
+    assert asked[2:] == ["wait", "read"]
 
 
 def test_the_norm_is_that_of_all_gradients_and_float16_is_left_to_its_scaler():

@@ -1,25 +1,26 @@
 """Every way to be fast, against the same without it."""
 
+import itertools
 import logging
 import platform
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-import command_line
-import configs
 import distill
-import launch
+import loss_watch
+import pretrain
 import speed
 from configs import SpeedConfig
 from pcd_hub.errors import ConfigError
-from tests.recipes.conftest import trace
-from training import open_batches
+from tests.recipes.conftest import check_that_no_step_reads_back, trace
+from tests.recipes.test_pretrain import TINY as PRETRAIN
 
 
 @pytest.fixture(autouse=True)
@@ -89,49 +90,108 @@ def test_it_compiles_by_itself_in_long_runs_on_gpus_only():
     assert not speed.wants_compile(SpeedConfig(compile=False), gpu, steps=long)
 
 
-def test_a_pass_to_compile_leaves_nothing_changed():
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_pass_to_compile_leaves_nothing_changed(trained):
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout())
+    network.requires_grad_(trained)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     images = torch.randn(2, 3, 8, 8)
     rng = torch.get_rng_state()
-    speed.pass_through(network, images)
+    speed.pass_through(network, images, accelerator=Accelerator(cpu=True))
     assert torch.equal(torch.get_rng_state(), rng)
     for key, value in network.state_dict().items():
         assert torch.equal(value, before[key]), key
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-class _Reads(TorchDispatchMode):
-    """Counts values that leave the device for Python: each would stop a GPU."""
+@pytest.mark.usefixtures("jaxtyping_off")
+@pytest.mark.parametrize(
+    ("recipe", "options", "compiled", "calls"),
+    [
+        (distill, [], "teacher, student, head", 3),
+        (distill, ["--data.image-size=64", "--method.targets=pooled"], "teacher, student, head", 3),
+        (distill, ["--optim.accumulation-steps=2"], "teacher, student, head", 6),
+        (pretrain, ["--method.loss=mocov3"], "encoder, momentum encoder", 4),
+        (pretrain, ["--method.loss=simclr"], "encoder", 1),
+    ],
+)
+def test_what_is_said_to_be_compiled_is_what_every_step_runs(
+    tiny, tmp_path, monkeypatch, caplog, recipe, options, compiled, calls
+):
+    """Each part once, before the first step, and never again for another shape or mode."""
+    counter, torch_compile = _Counter(), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda *a, **k: torch_compile(*a, backend=counter))
+    monkeypatch.setattr(distill, "compiles_training", lambda device: True)
+    seen, note = [], loss_watch.LossWatch.note
+    inside_autocast, backward = [], Accelerator.backward
+
+    def watched(self, loss):
+        inside_autocast.append(torch.is_autocast_enabled("cpu"))
+        return backward(self, loss)
+
+    monkeypatch.setattr(Accelerator, "backward", watched)
+
+    def count(self, *args, **kwargs):
+        seen.append((counter.graphs, counter.calls))
+        return note(self, *args, **kwargs)
+
+    monkeypatch.setattr(loss_watch.LossWatch, "note", count)
+    arguments = [*(tiny if recipe is distill else PRETRAIN), *options, "--run.max-steps=3"]
+    with caplog.at_level(logging.INFO, logger="pcd_hub"):
+        arguments += ["--speed.compile=True", "--speed.precision=bf16"]
+        recipe.main([*arguments, f"--run.output-dir={tmp_path / 'run'}"])
+    assert f"compiled: {compiled}\n" in caplog.text
+    assert "not compiled" not in caplog.text
+    graphs = len(compiled.split(", "))
+    assert [each for each, _ in seen] == [graphs] * 3
+    assert [b - a for (_, a), (_, b) in itertools.pairwise(seen)] == [calls] * 2
+    assert set(inside_autocast) == {False}, "it rounds gradients, of similarity_kl by 4e-3"
+
+
+class _Counter:
+    """A backend that changes nothing: how many graphs it was given, how often they have run."""
 
     def __init__(self):
-        super().__init__()
-        self.count = 0
+        self.graphs = self.calls = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
+    def __call__(self, graph, example_inputs):
+        self.graphs += 1
+
+        def run_graph(*inputs):
+            self.calls += 1
+            return graph.forward(*inputs)
+
+        return run_graph
 
 
-@pytest.mark.parametrize("optimizer", ["lars", "adamw"])
-def test_a_step_reads_nothing_back(tiny, tmp_path, optimizer):
-    arguments = [
-        *tiny,
-        f"--optim.name={optimizer}",
-        f"--run.output-dir={tmp_path / 'run'}",
-        "--optim.clip-grad-norm=1.0",
-    ]
-    _, config = command_line.parse(configs.DISTILL, "quickstart", arguments)
-    prepared = distill.prepare(launch.start_accelerator(speed=config.speed), config, "test")
-    batches = open_batches(prepared.training, 0, {})
-    prepared.take_step([next(batches)], 0)
-    batch = next(batches)
-    with _Reads() as reads:
-        loss, _ = prepared.take_step([batch], 1)
-        during = reads.count
-        float(loss)
-    assert reads.count == during + 1, "the counter works"
-    assert during == 0
+def test_sync_batch_norm_is_left_uncompiled_and_it_is_logged(caplog):
+    with caplog.at_level(logging.INFO, logger="pcd_hub"):
+        assert not speed.has_sync_batch_norm("student", nn.Sequential(nn.BatchNorm2d(3)))
+        assert not caplog.text
+        assert speed.has_sync_batch_norm("student", nn.Sequential(nn.SyncBatchNorm(3)))
+    assert "not compiled: student, as SyncBatchNorm" in caplog.text
+
+
+def test_if_another_process_cannot_compile_none_does(monkeypatch, caplog):
+    monkeypatch.setattr(speed, "gather_object", lambda mine: [*mine, "no C++ compiler"])
+    network = nn.Linear(2, 2)
+    one: Any = None
+    assert not speed.compile_or_say_why_not({"student": network}, lambda: None, one)
+    assert "not compiled (student): no C++ compiler. The run goes on without" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options"),
+    [
+        (distill, ["--optim.name=lars", "--optim.clip-grad-norm=1.0"]),
+        (distill, ["--optim.name=adamw", "--method.loss=cosine_smooth_l1"]),
+        (pretrain, ["--method.loss=mocov3"]),
+        (pretrain, ["--method.loss=simclr"]),
+    ],
+)
+def test_a_step_reads_nothing_back(tiny, tmp_path, recipe, options):
+    arguments = [*(tiny if recipe is distill else PRETRAIN), *options]
+    check_that_no_step_reads_back(recipe.main, [*arguments, f"--run.output-dir={tmp_path / 'run'}"])
 
 
 @pytest.mark.parametrize(
