@@ -143,8 +143,12 @@ class RunConfig:
     log_every_steps: int = 10
     checkpoint_every_steps: int = 500
     keep_checkpoints: int = 2
-    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    """Beside metrics.jsonl, through Accelerate."""
+    trackers: tuple[str, ...] = ()
+    """Beside metrics.jsonl, those of Accelerate: tensorboard, wandb, mlflow, trackio ..."""
+    project: str = "pcd_hub"
+    """Under which the trackers file the run."""
+    run_name: str | None = None
+    """Of the run in the trackers. Default: the name of its folder."""
     sync_batch_norm: bool = True
     """Batch statistics over all processes; exists on GPUs only."""
     store: bool = True

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from pcd_hub.errors import ConfigError
 
@@ -36,8 +35,12 @@ class FinetuneRunConfig:
     log_every_steps: int = 20
     checkpoint_every_steps: int = 2000
     keep_checkpoints: int = 2
-    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    """Beside metrics.jsonl, through Accelerate."""
+    trackers: tuple[str, ...] = ()
+    """Beside metrics.jsonl, those of Accelerate: tensorboard, wandb, mlflow, trackio ..."""
+    project: str = "pcd_hub"
+    """Under which the trackers file the run."""
+    run_name: str | None = None
+    """Of the run in the trackers. Default: the name of its folder."""
 
 
 def scaled(config: SGDScheduleConfig, *, max_steps: int | None) -> tuple[float, int]:

@@ -1,7 +1,6 @@
 """One Accelerator for every recipe: one CPU, several (gloo), GPUs, nodes; no launches that lie."""
 
 import gc
-import importlib.util
 import logging
 import os
 from pathlib import Path
@@ -17,6 +16,7 @@ from accelerate.utils import (
 from configs import SpeedConfig
 from pcd_hub.errors import ConfigError
 from speed import keep_freed_memory, mixed_precision
+from trackers import check_trackers
 
 log = logging.getLogger("pcd_hub")
 
@@ -39,11 +39,9 @@ def start_accelerator(
 
     Raises:
         ConfigError: If the launcher started more processes than the Accelerator sees, or a tracker
-            is not installed.
+            is not known or not installed.
     """
-    for tracker in trackers:
-        if importlib.util.find_spec(tracker) is None:
-            raise ConfigError(f"--run.trackers {tracker}: not installed; pip install {tracker}")
+    check_trackers(trackers)
     quiet_logs()
     on_cpu = not torch.accelerator.is_available()
     if on_cpu:

@@ -22,6 +22,7 @@ import pcd_hub
 from launch import from_main_process
 from pcd_hub.errors import CheckpointError, ConfigError, first_line
 from places import check_run_folder
+from trackers import log_pictures, start_trackers
 
 if sys.platform != "win32":
     import fcntl
@@ -40,6 +41,10 @@ class RunSettings(Protocol):
     def keep_checkpoints(self) -> int: ...
     @property
     def trackers(self) -> tuple[str, ...]: ...
+    @property
+    def project(self) -> str: ...
+    @property
+    def run_name(self) -> str | None: ...
 
 
 class RunConfigured(Protocol):
@@ -56,6 +61,8 @@ class RunFolder:
         self.path = path
         self._accelerator = accelerator
         self._config = config
+        self._logged_pictures: set[Path] = set()
+        self._step = 0
         self.started = time.monotonic()
         self.code = _git()
         """As it is when the run starts; it may be committed or edited meanwhile."""
@@ -103,17 +110,36 @@ class RunFolder:
             path.write_text(json.dumps(held) + "\n")
 
     def start_trackers(self) -> None:
-        """Let the trackers write into this folder."""
+        """Let the trackers write into this folder, and tell them the configuration.
+
+        Raises:
+            ConfigError: If one refuses.
+        """
+        run = self._config.run
+        if run.trackers:
+            start_trackers(
+                self._accelerator,
+                run.trackers,
+                project=run.project,
+                run_name=run.run_name or self.path.name,
+                folder=self.path,
+                config=self.config_dict(),
+            )
+
+    def log_pictures(self) -> None:
+        """Give the trackers the pictures that they have not had; called by the main process."""
+        pictures = {*(self.path / "pictures").glob("*.png")} - self._logged_pictures
         if self._config.run.trackers:
-            self._accelerator.project_configuration.logging_dir = str(self.path)
-            self._accelerator.init_trackers("pcd_hub")
+            log_pictures(self._accelerator, sorted(pictures), step=self._step)
+        self._logged_pictures |= pictures
 
     def write_metrics(self, **metrics: float) -> None:
         """Append one line to metrics.jsonl, and tell the trackers."""
         if self._accelerator.is_main_process:
             with (self.path / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(metrics) + "\n")
-        self._accelerator.log(metrics, step=int(metrics["step"]))
+        self._step = int(metrics["step"])
+        self._accelerator.log(metrics, step=self._step)
 
     # Checkpoints: one file each, whole or not there, with its sha256 beside it.
 
@@ -274,7 +300,7 @@ def _flush_names_to_disk(folder: Path) -> None:
 
 def _resolved(config: RunConfigured) -> dict[str, Any]:
     resolved = json.loads(json.dumps(dataclasses.asdict(cast("Any", config)), default=str))
-    for name in ("output_dir", "resume"):
+    for name in ("output_dir", "resume", "project", "run_name"):
         del resolved["run"][name]
     return resolved
 
