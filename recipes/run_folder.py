@@ -366,6 +366,7 @@ def new_folder(asked: Path | None, default_name: str) -> Path:
             "add --run.resume to go on there, or name another --run.output-dir"
         )
     path.mkdir(parents=True, exist_ok=True)
+    (path / ".gitignore").write_text("*\n")  # wherever it lies, it is no part of a checkout
     return path
 
 
@@ -431,16 +432,23 @@ def _version(library: str) -> str | None:
         return None
 
 
+_CODE = ("pcd_hub", "recipes", "scripts", "pyproject.toml")
+
+
 def _git() -> dict[str, Any]:
-    """Commit and dirty flag of the checkout the recipe runs from; None where it is none."""
+    """Commit of the checkout the recipe runs from, and whether its code was changed since.
+
+    Both None where it is none. A new file counts if it lies among the code: not a run's folder, a
+    tracker's, or a dry run's.
+    """
 
     def ask(*arguments: str) -> str | None:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        command = ["git", "-C", str(Path(__file__).parents[1]), *arguments]
         answer = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
         return answer.stdout.strip() if answer.returncode == 0 else None
 
     try:
-        commit, status = ask("rev-parse", "HEAD"), ask("status", "--porcelain")
+        commit, status = ask("rev-parse", "HEAD"), ask("status", "--porcelain", "--", *_CODE)
     except FileNotFoundError:  # no git on this machine
         commit = status = None
     return {"commit": commit, "dirty": bool(status) if status is not None else None}

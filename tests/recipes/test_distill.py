@@ -42,6 +42,7 @@ def test_a_run_leaves_everything_that_is_promised(tiny, tmp_path, capsys):
     folder = run(tiny, tmp_path / "run", "--probe-scenes=8")
     left = {path.name for path in folder.iterdir()}
     assert left == {
+        ".gitignore",
         "config.json",
         "metrics.jsonl",
         "checkpoints",
@@ -571,6 +572,39 @@ def test_a_damaged_checkpoint_does_not_count_as_one_that_is_kept(tiny, tmp_path,
         run(tiny, folder, "--run.no-store", "--run.resume")
     left = {path.name for path in (folder / "checkpoints").iterdir() if path.suffix != ".sha256"}
     assert left == {first.name, "step_00000004.pt", "step_00000006.damaged"}
+
+
+def test_dirty_means_the_code_and_a_run_hides_itself(tmp_path, monkeypatch):
+    def git(*arguments):
+        identity = ["-c", "user.name=x", "-c", "user.email=x@y"]
+        command = ["git", "-C", str(tmp_path), *identity, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    def dirty_with(name, text="new"):
+        file = tmp_path / name
+        before = file.read_text() if file.exists() else None
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        dirty = run_folder._git()["dirty"]
+        file.unlink() if before is None else file.write_text(before)
+        return dirty
+
+    for name in ("recipes/run_folder.py", "pcd_hub/__init__.py", "pyproject.toml", "README.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("code")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "one")
+    monkeypatch.setattr(run_folder, "__file__", str(tmp_path / "recipes" / "run_folder.py"))
+    assert run_folder._git() == {"commit": git("rev-parse", "HEAD").strip(), "dirty": False}
+    for name in ("recipes/run_folder.py", "recipes/mine.py", "pcd_hub/a/b.py", "pyproject.toml"):
+        assert dirty_with(name), name
+    for name in ("README.md", "wandb/run/x", "dry-run/x/README.md", "mine.txt"):
+        assert not dirty_with(name), name
+    folder = run_folder.new_folder(tmp_path / "recipes" / "out", "x")
+    (folder / "metrics.jsonl").write_text("")
+    assert not run_folder._git()["dirty"]
+    assert git("status", "--porcelain") == ""
 
 
 def test_two_runs_that_begin_in_one_folder_are_told_apart(tiny, tmp_path, monkeypatch):
