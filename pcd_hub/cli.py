@@ -118,6 +118,8 @@ def _publish(given: argparse.Namespace) -> None:
     )
     print("\n".join(done.changes) or "nothing to change")
     if done.record is None:
+        if not given.out:  # a folder of our own, which is no part of a checkout
+            (Path("dry-run") / ".gitignore").write_text("*\n")
         print(f"\ndry run: {done.folder} is what would be published as {done.repo}")
         return
     state = "public" if done.public else "private"

@@ -186,8 +186,12 @@ class RunConfig:
     log_every_steps: Count = 10
     checkpoint_every_steps: Count = 500
     keep_checkpoints: Count = 2
-    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    """Beside metrics.jsonl, through Accelerate."""
+    trackers: tuple[str, ...] = ()
+    """Beside metrics.jsonl, those of Accelerate: tensorboard, wandb, mlflow, trackio ..."""
+    project: str = "pcd_hub"
+    """Under which the trackers file the run."""
+    run_name: str | None = None
+    """Of the run in the trackers. Default: the name of its folder."""
     sync_batch_norm: bool = True
     """Batch statistics over all processes; exists on GPUs only."""
     store: bool = True

@@ -38,7 +38,7 @@ from pcd_hub.method.loss import cosine_smooth_l1, pixel_info_nce, similarity_kl
 from pcd_hub.method.moments import ChannelMoments
 from pcd_hub.method.queue import KeyQueue
 from pcd_hub.models.entries import STOCK_ARCHITECTURES, entry_cfg
-from pcd_hub.models.grid import pixel_grid
+from pcd_hub.models.grid import PixelGrid, pixel_grid
 from pcd_hub.models.teachers import Teacher, load_matched_teacher
 from pcd_hub.weights import store
 from pcd_hub.weights.export import check_exportable, check_finite, export_weight
@@ -157,15 +157,7 @@ def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -
     )
     check_exportable(random_start, config.student.arch, image_size=size)
     unreached = freeze_unreached(student, image_size=size)
-    teacher = load_matched_teacher(
-        config.teacher.source,
-        student,
-        image_size=size,
-        teacher_image_size=config.teacher.image_size,
-        keep_last_norm=config.teacher.keep_last_norm,
-        fold_batch_norms=config.teacher.fold_batch_norms,
-    )
-    _check_similarities(config, teacher)
+    teacher = _load_teacher(config, student)
     head = student_head(student.num_channels, _head_layout(config, teacher))
     distiller = Distiller(
         student, head, loss=_pixel_loss(method), pooled=method.targets == "pooled"
@@ -255,6 +247,20 @@ def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -
         random_start=random_start,
         untrained=tuple(name.removeprefix("model.") for name in unreached),
     )
+
+
+def _load_teacher(config: DistillConfig, student: PixelGrid) -> Teacher:
+    """Load the teacher, matched to the student's grid, for the loss that is asked for."""
+    teacher = load_matched_teacher(
+        config.teacher.source,
+        student,
+        image_size=config.data.image_size,
+        teacher_image_size=config.teacher.image_size,
+        keep_last_norm=config.teacher.keep_last_norm,
+        fold_batch_norms=config.teacher.fold_batch_norms,
+    )
+    _check_similarities(config, teacher)
+    return teacher
 
 
 def _compile(
@@ -359,6 +365,7 @@ def keep(finished: Distillation, weight_name: str) -> None:
     metrics = _probe(finished, pictures / "probe.png") if config.probe_scenes else {}
     _draw_pixels(finished, pictures / "pca.png")
     save_training_curve(pictures / "training.png", folder / "metrics.jsonl")
+    training.folder.log_pictures()
     export = export_weight(
         state,
         _record(finished, weight_name, metrics),

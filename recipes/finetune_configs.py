@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from bounds import Count, NotNegative, Positive, Seed, Share
 
@@ -38,8 +37,12 @@ class FinetuneRunConfig:
     log_every_steps: Count = 20
     checkpoint_every_steps: Count = 2000
     keep_checkpoints: Count = 2
-    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    """Beside metrics.jsonl, through Accelerate."""
+    trackers: tuple[str, ...] = ()
+    """Beside metrics.jsonl, those of Accelerate: tensorboard, wandb, mlflow, trackio ..."""
+    project: str = "pcd_hub"
+    """Under which the trackers file the run."""
+    run_name: str | None = None
+    """Of the run in the trackers. Default: the name of its folder."""
 
 
 def scaled(config: SGDScheduleConfig, *, max_steps: int | None) -> tuple[float, int]:

@@ -258,6 +258,7 @@ def draw(finetuning: Finetuning) -> None:
 
     path = finetuning.folder.path / "pictures" / "overlays.png"
     save_some_overlays(path, finetuning.test_set, {finetuning.config.model: predicted})
+    finetuning.folder.log_pictures()
 
 
 if __name__ == "__main__":

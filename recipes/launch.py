@@ -1,7 +1,6 @@
 """One Accelerator for every recipe: one CPU, several (gloo), GPUs, nodes; no launches that lie."""
 
 import gc
-import importlib.util
 import logging
 import os
 from pathlib import Path
@@ -23,6 +22,7 @@ from launch_environment import (
 )
 from pcd_hub.errors import ConfigError
 from speed import check_precision, keep_freed_memory, mixed_precision
+from trackers import check_trackers
 
 log = logging.getLogger("pcd_hub")
 
@@ -46,12 +46,10 @@ def start_accelerator(
 
     Raises:
         ConfigError: If the launcher started more processes than the Accelerator sees or asks for
-            what no recipe does, a tracker is not installed, or the precision is none of this
-            machine.
+            what no recipe does, a tracker is not known or not installed, or the machine does not
+            have the precision.
     """
-    for tracker in trackers:
-        if importlib.util.find_spec(tracker) is None:
-            raise ConfigError(f"--run.trackers {tracker}: not installed; pip install {tracker}")
+    check_trackers(trackers)
     quiet_logs()
     check_launcher_settings(os.environ)
     on_cpu = not torch.accelerator.is_available()

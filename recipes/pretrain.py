@@ -182,6 +182,7 @@ def _keep(
         if config.probe_scenes
         else {}
     )
+    training.folder.log_pictures()
     facts = _record(training, config, config_name, metrics)
     halves = {key: _half(value) for key, value in backbone.state_dict().items()}
     save_teacher(folder / "teacher", halves, head.half(), facts)

@@ -24,6 +24,7 @@ from launch import from_main_process
 from pcd_hub.errors import CheckpointError, ConfigError, first_line
 from places import check_run_folder
 from resuming import Change, changed_inputs, changed_settings, check_length
+from trackers import log_pictures, start_trackers
 
 if sys.platform != "win32":
     import fcntl
@@ -44,6 +45,10 @@ class RunSettings(Protocol):
     def keep_checkpoints(self) -> int: ...
     @property
     def trackers(self) -> tuple[str, ...]: ...
+    @property
+    def project(self) -> str: ...
+    @property
+    def run_name(self) -> str | None: ...
 
 
 class RunConfigured(Protocol):
@@ -71,6 +76,8 @@ class RunFolder:
         """What changed whenever the run was resumed."""
         self._accelerator = accelerator
         self._config = config
+        self._logged_pictures: set[Path] = set()
+        self._step = 0
         self.started = time.monotonic()
         self.code = _git()
         """As it is when the run starts; it may be committed or edited meanwhile."""
@@ -122,17 +129,36 @@ class RunFolder:
         return {"changed_at_resume": self.changes} if self.changes else {}
 
     def start_trackers(self) -> None:
-        """Let the trackers write into this folder."""
+        """Let the trackers write into this folder, and tell them the configuration.
+
+        Raises:
+            ConfigError: If one refuses.
+        """
+        run = self._config.run
+        if run.trackers:
+            start_trackers(
+                self._accelerator,
+                run.trackers,
+                project=run.project,
+                run_name=run.run_name or self.path.name,
+                folder=self.path,
+                config=self.config_dict(),
+            )
+
+    def log_pictures(self) -> None:
+        """Give the trackers the pictures that they have not had; called by the main process."""
+        pictures = {*(self.path / "pictures").glob("*.png")} - self._logged_pictures
         if self._config.run.trackers:
-            self._accelerator.project_configuration.logging_dir = str(self.path)
-            self._accelerator.init_trackers("pcd_hub")
+            log_pictures(self._accelerator, sorted(pictures), step=self._step)
+        self._logged_pictures |= pictures
 
     def write_metrics(self, **metrics: float) -> None:
         """Append one line to metrics.jsonl, and tell the trackers."""
         if self._accelerator.is_main_process:
             with (self.path / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(metrics) + "\n")
-        self._accelerator.log(metrics, step=int(metrics["step"]))
+        self._step = int(metrics["step"])
+        self._accelerator.log(metrics, step=self._step)
 
     # Checkpoints: one file each, whole or not there, with its sha256 beside it.
 
@@ -322,7 +348,7 @@ def _flush_names_to_disk(folder: Path) -> None:
 
 def _resolved(config: RunConfigured) -> dict[str, Any]:
     resolved = json.loads(json.dumps(dataclasses.asdict(cast("Any", config)), default=str))
-    for name in ("output_dir", "resume", "accept_changed_data"):
+    for name in ("output_dir", "resume", "accept_changed_data", "project", "run_name"):
         del resolved["run"][name]
     return resolved
 
@@ -389,6 +415,7 @@ def new_folder(asked: Path | None, default_name: str) -> Path:
                 "add --run.resume to go on there, or name another --run.output-dir"
             )
         path.mkdir(parents=True, exist_ok=True)
+        (path / ".gitignore").write_text("*\n")  # wherever it lies, it is no part of a checkout
     except OSError as error:
         raise ConfigError(
             f"--run.output-dir {path}: cannot make this folder or write into it "
@@ -449,16 +476,23 @@ def _version(library: str) -> str | None:
         return None
 
 
+_CODE = ("pcd_hub", "recipes", "scripts", "pyproject.toml")
+
+
 def _git() -> dict[str, Any]:
-    """Commit and dirty flag of the checkout the recipe runs from; None where it is none."""
+    """Commit of the checkout the recipe runs from, and whether its code was changed since.
+
+    Both None where it is none. A new file counts if it lies among the code: not a run's folder, a
+    tracker's, or a dry run's.
+    """
 
     def ask(*arguments: str) -> str | None:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        command = ["git", "-C", str(Path(__file__).parents[1]), *arguments]
         answer = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
         return answer.stdout.strip() if answer.returncode == 0 else None
 
     try:
-        commit, status = ask("rev-parse", "HEAD"), ask("status", "--porcelain")
+        commit, status = ask("rev-parse", "HEAD"), ask("status", "--porcelain", "--", *_CODE)
     except FileNotFoundError:  # no git on this machine
         commit = status = None
     return {"commit": commit, "dirty": bool(status) if status is not None else None}

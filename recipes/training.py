@@ -95,6 +95,7 @@ def train(training: Training, take_step: TakeStep) -> None:
             stream_states.update(part.stream_state for part in parts if part.stream_state)
             if step == start and accelerator.is_main_process:
                 save_views(folder.path / "pictures" / "views.png", parts[0].views)
+                folder.log_pictures()
             due = (step + 1) % run.log_every_steps == 0 or last
             seen = training.look(step) if due or step == start else {}
             if due:

@@ -50,7 +50,7 @@ def load_batches(
         **options,
     )
     context = multiprocessing.get_context(options.get("multiprocessing_context"))
-    if workers.count and context.get_start_method() != "fork":
+    if workers.processes and context.get_start_method() != "fork":
         resource_tracker.ensure_running()  # it would unblock signals when it starts below
     with _stop_signals_blocked():  # a new process inherits what is blocked
         return map(received, iter(loader))

@@ -4,10 +4,11 @@ import html
 import json
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import yaml
-from timm.models import model_entrypoint
+from timm.models import get_pretrained_cfg, model_entrypoint
 
 from pcd_hub.errors import WeightError
 from pcd_hub.weights.layout import WEIGHTS_FILE
@@ -102,13 +103,15 @@ def _front_matter(
 ) -> str:
     license_id = record.licenses["weights"]
     known = license_id in HUB_LICENSES
+    library = "pcd_hub" if needs_import(record.architecture) else "timm"
     matter: dict[str, Any] = {"license": license_id if known else "other"}
     if not known:
         matter |= {"license_name": license_id, "license_link": license_link or NOT_STATED}
     matter |= {
-        "library_name": "timm",
+        # The Hub shows how to load it by this library alone.
+        "library_name": library,
         "pipeline_tag": "image-feature-extraction",
-        "tags": ["timm", "pcd", "distillation", "dense-prediction"],
+        "tags": [library, "pcd", "distillation", "dense-prediction"],
     }
     source = str(record.data.get("source", ""))
     if on_hub := re.fullmatch(r"hf(?:-stream)?:([\w.-]+/[\w.-]+)(:.*)?", source):
@@ -257,7 +260,7 @@ def _method(record: WeightRecord) -> str:
     is_measured = isinstance(seconds, int | float)
     minutes = f"{seconds / 60:.1f} minutes" if is_measured else NOT_MEASURED
     facts = {
-        "Teacher": f"{_fact(teacher, 'source')}, {_fact(teacher, 'architecture')}, "
+        "Teacher": f"{_teacher_source(teacher)}, {_fact(teacher, 'architecture')}, "
         f"head {_fact(teacher, 'head')}",
         "Data": f"{_fact(data, 'source')}, {_fact(data, 'images')} images, "
         f"fingerprint {_fact(data, 'fingerprint')}",
@@ -273,6 +276,22 @@ def _method(record: WeightRecord) -> str:
 did is the teacher's own record.
 
 {chr(10).join(f"- {what}: {fact}" for what, fact in facts.items())}"""
+
+
+def _teacher_source(teacher: dict[str, Any]) -> str:
+    """The source, with a link if it is a model of the Hub.
+
+    A link alone: what the Hub knows as ``base_model`` is fine-tuned, adapted, merged or quantized.
+    """
+    scheme, _, name = str(teacher.get("source", "")).partition(":")
+    if scheme == "timm":
+        with suppress(RuntimeError):  # a tag that timm does not know
+            cfg = get_pretrained_cfg(name)
+            name = str(cfg and cfg.hf_hub_id)
+    repo = name.partition("@")[0]
+    if scheme not in {"timm", "hf-hub"} or not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        return _fact(teacher, "source")
+    return f"[{_fact(teacher, 'source')}](https://huggingface.co/{repo})"
 
 
 def _loss(method: Any) -> str:

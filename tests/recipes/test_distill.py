@@ -6,10 +6,13 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import timm
 import torch
+import yaml
+from accelerate.utils import LoggerType
 from PIL import Image
 
 import command_line
@@ -18,6 +21,7 @@ import distill
 import pcd_hub
 import run_folder
 import stopping
+import trackers
 import training
 from pcd_hub.errors import CheckpointError, ConfigError, DataError, PCDHubError, StudentError
 from pcd_hub.models.strangers import create_pretrained
@@ -47,6 +51,7 @@ def test_a_run_leaves_everything_that_is_promised(tiny, tmp_path, capsys, passes
         ]
     left = {path.name for path in folder.iterdir()}
     assert left == {
+        ".gitignore",
         "config.json",
         "metrics.jsonl",
         "checkpoints",
@@ -320,16 +325,88 @@ def test_accumulation_shows_the_same_images_and_learning_rate(tiny, tmp_path):
 
 
 def test_trackers_write_into_the_run_folder(tiny, tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     monkeypatch.chdir(tmp_path)
-    folder = run(tiny, tmp_path / "run", "--run.no-store", "--run.trackers", "tensorboard")
-    (events,) = tmp_path.rglob("events.out.tfevents.*")
-    assert folder in events.parents
+    options = ["--run.no-store", "--run.trackers", "tensorboard", "--run.project", "mine"]
+    folder = run(tiny, tmp_path / "run", *options)
+    (events,) = (folder / "mine").glob("events.out.tfevents.*")
+    seen = EventAccumulator(str(events), size_guidance={"images": 0})
+    seen.Reload()
+    tags = seen.Tags()
+    assert {"loss", "lr"} <= set(tags["scalars"])
+    assert {(tag, seen.Images(tag)[0].step) for tag in tags["images"]} == {
+        ("views", 0),
+        ("pca", 5),
+        ("training", 5),
+    }
+    assert (seen.Images("views")[0].width, seen.Images("views")[0].height) == (8 * 32, 2 * 32)
+    (parameters,) = folder.rglob("hparams.yml")
+    found = yaml.safe_load(parameters.read_text())
+    assert found["optim.lr_per_256"] == 0.02
+    assert found["student.arch"] == "test_resnet"
+    assert found["optim.clip_grad_norm"] == "null"
+    assert not {path.name for path in tmp_path.iterdir()} - {"run", "store"}
 
 
-def test_a_tracker_that_is_not_installed_is_named(tiny, tmp_path, monkeypatch):
+class _Tracker:
+    """What Accelerate's trackers have in common, and the pictures of one that takes files."""
+
+    name = "mlflow"
+    requires_logging_directory = False
+    made: ClassVar[list["_Tracker"]] = []
+
+    def __init__(self, project, **arguments):
+        self.project, self.arguments, self.artifacts, self.config = project, arguments, [], {}
+        _Tracker.made.append(self)
+
+    def start(self):
+        if self.project == "refused":
+            raise RuntimeError("no API key\nsee elsewhere")
+
+    def store_init_configuration(self, values):
+        self.config = values
+
+    def log(self, values, step, **_):
+        self.last = (step, values["loss"])
+
+    def log_artifact(self, path):
+        self.artifacts.append(Path(path).name)
+
+    def finish(self):
+        self.finished = True
+
+
+def test_a_tracker_is_told_project_run_and_pictures_or_refuses_in_one_line(
+    tiny, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr("accelerate.tracking._available_trackers", [LoggerType.MLFLOW])
+    monkeypatch.setitem(trackers.LOGGER_TYPE_TO_CLASS, "mlflow", _Tracker)
+    short = ["--run.no-store", "--run.max-steps=1", "--run.trackers", "mlflow"]
+    for options, run_name in (([], "one"), (["--run.run-name=first"], "first")):
+        run(tiny, tmp_path / "one" if not options else tmp_path / "two", *short, *options)
+        tracker = _Tracker.made.pop()
+        assert (tracker.project, tracker.arguments) == ("pcd_hub", {"run_name": run_name})
+        assert tracker.config["run.max_steps"] == 1
+        assert tracker.last[0] == 0
+        assert sorted(tracker.artifacts) == ["pca.png", "training.png", "views.png"]
+        assert tracker.finished
+    with pytest.raises(ConfigError, match=r"mlflow: cannot start \(RuntimeError: no API key\)"):
+        run(tiny, tmp_path / "three", *short, "--run.project=refused")
+
+
+@pytest.mark.parametrize(
+    ("tracker", "message"),
+    [
+        ("wandb", "--run.trackers wandb: not installed; pip install wandb"),
+        ("wandbb", "wandbb: Accelerate has no such tracker; did you mean 'wandb'.*tensorboard"),
+    ],
+)
+def test_a_tracker_that_is_not_there_is_named(tiny, tmp_path, monkeypatch, tracker, message):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="--run.trackers wandb: not installed; pip install wandb"):
-        run(tiny, tmp_path / "run", "--run.trackers", "wandb")
+    with pytest.raises(ConfigError, match=message):
+        run(tiny, tmp_path / "run", "--run.trackers", tracker)
 
 
 def test_cross_views_pair_the_other_view_by_grid_index():
@@ -590,6 +667,39 @@ def test_a_damaged_checkpoint_does_not_count_as_one_that_is_kept(tiny, tmp_path,
         run(tiny, folder, "--run.no-store", "--run.resume")
     left = {path.name for path in (folder / "checkpoints").iterdir() if path.suffix != ".sha256"}
     assert left == {first.name, "step_00000004.pt", "step_00000006.damaged"}
+
+
+def test_dirty_means_the_code_and_a_run_hides_itself(tmp_path, monkeypatch):
+    def git(*arguments):
+        identity = ["-c", "user.name=x", "-c", "user.email=x@y"]
+        command = ["git", "-C", str(tmp_path), *identity, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    def dirty_with(name, text="new"):
+        file = tmp_path / name
+        before = file.read_text() if file.exists() else None
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        dirty = run_folder._git()["dirty"]
+        file.unlink() if before is None else file.write_text(before)
+        return dirty
+
+    for name in ("recipes/run_folder.py", "pcd_hub/__init__.py", "pyproject.toml", "README.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("code")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "one")
+    monkeypatch.setattr(run_folder, "__file__", str(tmp_path / "recipes" / "run_folder.py"))
+    assert run_folder._git() == {"commit": git("rev-parse", "HEAD").strip(), "dirty": False}
+    for name in ("recipes/run_folder.py", "recipes/mine.py", "pcd_hub/a/b.py", "pyproject.toml"):
+        assert dirty_with(name), name
+    for name in ("README.md", "wandb/run/x", "dry-run/x/README.md", "mine.txt"):
+        assert not dirty_with(name), name
+    folder = run_folder.new_folder(tmp_path / "recipes" / "out", "x")
+    (folder / "metrics.jsonl").write_text("")
+    assert not run_folder._git()["dirty"]
+    assert git("status", "--porcelain") == ""
 
 
 def test_two_runs_that_begin_in_one_folder_are_told_apart(tiny, tmp_path, monkeypatch):

@@ -120,7 +120,29 @@ def test_the_front_matter_is_what_the_hub_reads():
     assert matter["pipeline_tag"] == "image-feature-extraction"
     assert isinstance(matter["tags"], list)
     assert "base_model" not in matter, "the Hub would call the student a fine-tuned teacher"
+    assert matter["tags"][0] == "timm"
+    matter = yaml.safe_load(
+        render_card(record("resnet18_mhsa", model=MODEL), files=FILES).split("---")[1]
+    )
+    assert (matter["library_name"], matter["tags"][0]) == ("pcd_hub", "pcd_hub"), "not plain timm"
     assert "apache-2.0" in HUB_LICENSES
+
+
+@pytest.mark.parametrize(
+    ("source", "repo"),
+    [
+        ("timm:resnet50.a1_in1k", "timm/resnet50.a1_in1k"),
+        ("hf-hub:org/vit@v1", "org/vit"),
+        ("timm:no_such_model", None),
+        ("hf-hub:org/vit)<script>", None),
+        ("local-dir:runs/teacher", None),
+        ("quickstart", None),
+    ],
+)
+def test_a_teacher_that_is_on_the_hub_is_linked(source, repo):
+    (line,) = re.findall("- Teacher: .*", card(teacher={"source": source}))
+    assert (f"](https://huggingface.co/{repo})" in line) == bool(repo)
+    assert ("huggingface.co" in line) == bool(repo)
 
 
 def test_knn_and_linear_probe_do_not_collapse_into_one_result():
