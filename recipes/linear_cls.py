@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from command_line import parse, run
 from evaluation import Evaluation
-from finetuning import num_workers, plan_batches, shard, train
+from finetuning import inputs_of, num_workers, plan_batches, shard, train
 from knn import open_labelled
 from launch import finish, start_accelerator
 from linear_cls_configs import (
@@ -46,6 +46,7 @@ from pcd_hub.data.loader import BatchPlan, StepSampler
 from pcd_hub.data.reading import read_batches
 from pcd_hub.data.views import ViewPolicy, draw_view, render_view_with_pillow
 from pixels import Pixels, all_maps, pixels_of
+from resuming import protocol_note
 from run_folder import RunFolder, provenance
 
 
@@ -73,7 +74,12 @@ def main(arguments: list[str]) -> None:
     linear = LinearEvaluation(
         config=config,
         accelerator=accelerator,
-        folder=RunFolder.open(accelerator, config, default_name=config_name),
+        folder=RunFolder.open(
+            accelerator,
+            config,
+            default_name=config_name,
+            inputs=inputs_of(config.model, under_test.weights_sha256, train_set.fingerprint()),
+        ),
         schedule=schedule,
         plan=plan,
         policy=crop_policy(config),
@@ -141,7 +147,6 @@ def linear_layer(width: int, num_classes: int, *, seed: int) -> nn.Linear:
 def train_layer(linear: LinearEvaluation) -> None:
     """With cross-entropy, on the frozen backbone's pooled vectors; the loop is in finetuning.py."""
     config, accelerator = linear.config, linear.accelerator
-    linear.folder.hold_backbone(config.model, linear.under_test.weights_sha256)
     optimizer = torch.optim.SGD(
         linear.layer.parameters(),
         lr=0.0,
@@ -246,13 +251,14 @@ def keep(linear: LinearEvaluation, right: tuple[int, int], *, command: str) -> N
             linear.schedule,
             training_set=f"{train_set.name} ({len(train_set)} images)",
             mixed_precision=str(linear.accelerator.mixed_precision),
-        ),
+        )
+        + protocol_note(linear.folder.changes),
         command=command,
         images=len(test_set),
         seeds=(config.run.seed,),
         units=dict.fromkeys(row, "%"),
         scores={},
-        details=provenance(linear.accelerator, linear.folder),
+        details=provenance(linear.accelerator, linear.folder) | linear.folder.recorded_changes(),
     ).with_model(config.model, row, weights_sha256=linear.under_test.weights_sha256, details={})
     evaluation.save(linear.folder.path)
     print(f"\n{evaluation.table()}\n\nin {linear.folder.path}")
