@@ -427,6 +427,23 @@ def batches(found, *, num_workers=0, by_orientation=False, **plan):
     )
 
 
+def test_wide_and_tall_pictures_are_grouped_by_the_size_in_the_json(root):
+    content = read(root)
+    for entry in content["images"][1:4]:
+        entry |= {"width": HEIGHT, "height": WIDTH}
+        path = root / "images" / "train" / entry["file_name"]
+        Image.new("RGB", (HEIGHT, WIDTH)).save(path)
+    for entry in content["annotations"]:
+        entry |= {"bbox": [0, 0, 9, 9], "segmentation": []}
+    write(root, "train", content)
+    shapes = [
+        {tuple(example.image.shape) for example in batch}
+        for batch in batches(split(root), by_orientation=True)
+    ]
+    assert all(len(each) == 1 for each in shapes)
+    assert len(set.union(*shapes)) == 2
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_pictures_to_score_are_read_in_their_order(root, num_workers):
     images = split(root).images
@@ -521,3 +538,8 @@ def test_compressed_run_lengths_are_read_as_pycocotools_writes_them():
 def test_what_is_no_run_length_code_is_none_or_does_not_fill(text):
     lengths = run_lengths_of(text)
     assert lengths is None or min(lengths) < 0 or sum(lengths) < 100
+
+
+def test_a_run_length_has_at_most_six_characters():
+    assert run_lengths_of("PPSPP0") == [3072]
+    assert run_lengths_of("PPSPPP0") is None

@@ -9,6 +9,7 @@ import detect
 import launch
 from command_line import parse
 from detect_configs import DETECT, ScheduleConfig
+from detection_batches import training_batches
 from detection_schedule import scaled_schedule
 from detection_scores import deviations, protocol
 from evaluation import Evaluation
@@ -146,6 +147,19 @@ def statistics(monkeypatch) -> list[list[int]]:
     return taken
 
 
+@pytest.fixture
+def grouped(monkeypatch) -> list[bool]:
+    """Whether each of the two series of batches, to train and for statistics, was grouped."""
+    found: list[bool] = []
+
+    def noted(*arguments, by_orientation, **how):
+        found.append(by_orientation)
+        return training_batches(*arguments, by_orientation=by_orientation, **how)
+
+    monkeypatch.setattr(detect, "training_batches", noted)
+    return found
+
+
 @pytest.mark.parametrize("kind", ["fpn", "c4"])
 def test_a_run_leaves_scores_detections_and_a_picture(
     data, tmp_path, capsys, kind, statistics, passes
@@ -193,10 +207,15 @@ def test_without_masks_it_is_faster_r_cnn(tmp_path):
 
 
 @pytest.mark.usefixtures("no_picture")
-def test_a_resumed_run_is_the_same_run(data, tmp_path):
+def test_a_resumed_run_is_the_same_run(data, tmp_path, grouped):
     arguments = [*TINY, data, "--detector.kind=c4", "--detector.precise-bn-batches=2"]
     arguments += ["--data.group-by-orientation", f"--run.output-dir={tmp_path / 'run'}"]
     check_a_resumed_run(detect.main, arguments, "--detector.norm")
+    assert grouped
+    assert all(grouped)
+    found = (tmp_path / "run" / "detections.json").read_text()
+    detect.main([*arguments, "--run.resume"])  # finished: batch norm's statistics are taken again
+    assert (tmp_path / "run" / "detections.json").read_text() == found
 
 
 @pytest.mark.usefixtures("no_picture")

@@ -96,6 +96,23 @@ def test_c4_runs_the_last_stage_once_for_boxes_and_masks():
     assert len(calls) == 3  # once more for the masks of the final boxes
 
 
+@pytest.mark.parametrize("config", [FPN, C4], ids=["fpn", "c4"])
+def test_masks_are_learned_on_the_regions_that_hold_an_object(config, monkeypatch):
+    model, seen, chosen = detector(config).train(), [], []
+    model.roi_heads.mask_predictor.register_forward_hook(lambda _, x, __: seen.append(len(x[0])))
+    select = model.roi_heads.select_training_samples
+
+    def noted(*arguments):
+        found = select(*arguments)
+        chosen.append([int((label > 0).sum()) for label in found[2]])
+        return found
+
+    monkeypatch.setattr(model.roi_heads, "select_training_samples", noted)
+    model(*batch())
+    assert seen == [sum(chosen[0])]
+    assert 0 < seen[0] < 2 * config.head_samples
+
+
 def test_the_extra_norms_are_there_when_norms_are_trained():
     def new_norms(model):
         return [

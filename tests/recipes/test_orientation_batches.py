@@ -37,12 +37,18 @@ def test_the_kinds_of_step_alternate_as_their_shares_allow():
     kinds = [batch[0][1] < 30 for batch in steps(30, 10, 2, 40)]
     assert sum(kinds) == 30
     assert all(sum(kinds[start : start + 4]) == 3 for start in range(37))
+    assert [batch[0][1] for batch in steps(7, 1, 1, 8)].index(7) == 4  # in the middle, not first
 
 
 def test_steps_depend_on_seed_and_number_alone_however_shared():
     whole = steps(40, 24, 4, 30)
     assert steps(40, 24, 4, 30, start_step=17) == whole[17:]
     assert steps(40, 24, 4, 30, seed=4) != whole
+    passes = [
+        [index for batch in steps(8, 0, 4, 4) for _, index in batch][n : n + 8] for n in (0, 8)
+    ]
+    assert passes[0] != passes[1]
+    assert sorted(passes[0]) == sorted(passes[1]) == list(range(8))
     shared = [steps(40, 24, 4, 30, rank=rank, world_size=2) for rank in range(2)]
     assert [first + second for first, second in zip(*shared, strict=True)] == whole
     halves = steps(40, 24, 4, 30, accumulation_steps=2)

@@ -81,6 +81,8 @@ def test_an_overlap_of_one_half_is_enough_and_less_is_not():
     assert ap50(truth, [found((0, 0, 100, 49.99), 0.5)]) == (0, 0)
     scores = voc_scores(truth, [found((0, 0, 100, 76), 0.5)], points="all")
     assert scores == pytest.approx({"AP": 6 / 10, "AP50": 1, "AP75": 1})
+    scores = voc_scores(truth, [found((0, 0, 100, 74), 0.5)], points="all")
+    assert scores == pytest.approx({"AP": 5 / 10, "AP50": 1, "AP75": 0})
 
 
 def test_the_mean_is_over_the_classes_that_have_an_object_to_find():
