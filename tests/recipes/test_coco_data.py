@@ -538,3 +538,8 @@ def test_compressed_run_lengths_are_read_as_pycocotools_writes_them():
 def test_what_is_no_run_length_code_is_none_or_does_not_fill(text):
     lengths = run_lengths_of(text)
     assert lengths is None or min(lengths) < 0 or sum(lengths) < 100
+
+
+def test_a_run_length_has_at_most_six_characters():
+    assert run_lengths_of("PPSPP0") == [3072]
+    assert run_lengths_of("PPSPPP0") is None
