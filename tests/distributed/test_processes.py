@@ -62,7 +62,7 @@ class Runs:
 
     def contrast(self, processes: str) -> None:
         """Both ways to pre-train; the loss of each process is about the images of all."""
-        arguments = [*test_pretrain.TINY, "--speed.precision=fp32", "--run.max-steps=6"]
+        arguments = [*test_pretrain.TINY, "--run.max-steps=6"]
         for loss in ("mocov3", "simclr"):
             folder = self.root / f"{processes} by {loss}"
             pretrain.main([*arguments, f"--method.loss={loss}", f"--run.output-dir={folder}"])

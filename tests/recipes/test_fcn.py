@@ -37,6 +37,14 @@ def test_any_size_of_image_gives_scores_at_its_size(stride):
     assert model.features(torch.zeros(1, 3, 96, 96))[-1].shape[2:] == (96 // stride, 96 // stride)
 
 
+def test_the_padding_moves_no_score():
+    model = network(FCNConfig(channels=8)).eval()
+    model.mean.zero_()  # so that black is the mean colour
+    image = torch.randint(0, 256, (1, 3, 33, 47), dtype=torch.uint8)
+    whole = F.pad(image, (0, 1, 0, 15))
+    torch.testing.assert_close(model(image), model(whole)[..., :33, :47])
+
+
 def test_the_head_is_two_convolutions_and_a_classifier():
     model = network(FCNConfig(channels=24, dilation=6), num_classes=19)
     convolutions = [layer for layer in model.head if isinstance(layer, nn.Conv2d)]

@@ -65,6 +65,11 @@ def test_a_student_that_was_alive_is_missed_at_once(said, dead):
     assert f"effective rank of {after:.1f} (the teacher's {before:.1f}, at least 0.25" in only
 
 
+def test_the_pixels_that_are_looked_at_are_from_the_whole_batch():
+    _, watched = health(torch.cat([torch.ones(12, 16, 5, 5), -torch.ones(4, 16, 5, 5)]))
+    assert watched.look(0)["pixel_cosine"] == pytest.approx((0.75 - 0.25) ** 2, abs=0.01)
+
+
 def test_a_rank_below_the_teachers_is_no_collapse(said):
     distiller, watched = health(torch.cat([alike(1.0)[:, :6], torch.zeros(4, 10, 5, 5)], 1))
     for step in range(9):

@@ -6,6 +6,7 @@ import torch
 import pretrain
 from pcd_hub.errors import ConfigError, StudentError
 from pcd_hub.method.moco import MoCoV3
+from pcd_hub.method.schedule import momentum_to_one
 from pcd_hub.models.teachers import load_teacher
 from tests.recipes.conftest import trace
 
@@ -20,6 +21,7 @@ TINY = [
     "--optim.name=adamw",
     "--optim.lr-per-256=0.02",
     "--optim.global-batch-size=16",
+    "--speed.precision=fp32",
     "--run.max-steps=4",
     "--run.log-every-steps=1",
 ]
@@ -77,9 +79,17 @@ def test_a_resumed_run_is_the_same_run(tmp_path, loss):
     assert trace(folder) == whole
 
 
-def test_the_momentum_encoder_follows_slowly(tmp_path):
+def test_the_momentum_encoder_follows_slowly_and_at_last_not_at_all(tmp_path, monkeypatch):
+    update, seen = pretrain.momentum_update, []
+
+    def watched(slow, fast, *, momentum):
+        seen.append(momentum)
+        update(slow, fast, momentum=momentum)
+
+    monkeypatch.setattr(pretrain, "momentum_update", watched)
     folder = tmp_path / "run"
-    pretrain.main([*TINY, f"--run.output-dir={folder}"])
+    pretrain.main([*TINY, "--method.momentum=0.99", f"--run.output-dir={folder}"])
+    assert seen == [momentum_to_one(step, start=0.99, total_steps=4) for step in range(4)]
     state = torch.load(folder / "teacher.pth.tar", weights_only=True)["state_dict"]
     fast = state["module.base_encoder.layer1.0.conv1.weight"]
     slow = state["module.momentum_encoder.layer1.0.conv1.weight"]
