@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from command_line import parse, run
@@ -26,6 +25,7 @@ from pcd_hub.data.sources import ImageSource, open_source
 from pcd_hub.errors import ConfigError, DataError
 from pcd_hub.evaluate.classification import linear_classifier
 from pcd_hub.method.metrics import Watch, effective_rank, knn_vote, linear_cka, pixel_retrieval
+from pcd_hub.models.grid import Resample
 from pcd_hub.models.teachers import load_teacher
 from pixels import Pixels, all_maps, compute_device, pixels_of, reading_processes
 from progress import progress, progress_of
@@ -243,7 +243,9 @@ def _some_rows(length: int, count: int) -> list[int]:
 def _report(mine: Tensor, theirs: Tensor, k: int, *, watch: Watch) -> tuple[float, ...]:
     """Retrieval and CKA in %, effective rank."""
     grid = min(mine.shape[2], theirs.shape[2]), min(mine.shape[3], theirs.shape[3])
-    one, other = (F.adaptive_avg_pool2d(maps, grid).flatten(2) for maps in (mine, theirs))
+    one, other = (
+        Resample((maps.shape[2], maps.shape[3]), grid)(maps).flatten(2) for maps in (mine, theirs)
+    )
     if k > (others := (len(one) - 1) * one.shape[2]):
         raise ConfigError(f"--report.retrieval-k {k}: the other images have {others} pixels")
     pixels = [maps.transpose(1, 2).flatten(0, 1) for maps in (one, other)]

@@ -1,9 +1,10 @@
-"""Any timm CNN or ViT as a grid of pixels."""
+"""Any timm CNN or ViT as a grid of pixels, and pixels on another grid."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -67,6 +68,48 @@ def pixel_grid(model: nn.Module, *, image_size: int | None = None) -> PixelGrid:
         model.train(was_training)
     to_map = _layout(model, features, name)
     return PixelGrid(model, to_map, num_channels=to_map(features, probe).shape[1])
+
+
+class Resample(nn.Module):
+    """Maps ``(B, C, h, w)`` on another grid, with the mean of each channel unchanged.
+
+    The mean over the pixels stays the teacher's own vector (THE LAW, ``pcd_hub.to_pixel_head``)
+    whether or not the grids divide. Along each axis, a cell of the new grid is the mean over its
+    exact footprint: of the old cells where the new grid is coarser, of the linear interpolation
+    between them where it is finer. The result is float32 (float64 of float64).
+
+    Args:
+        old: Height and width of the maps.
+        new: Height and width of the result.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, old: tuple[int, int], new: tuple[int, int]) -> None:
+        super().__init__()
+        for name, before, after in zip(("rows", "columns"), old, new, strict=True):
+            self.register_buffer(name, _axis_weights(before, after), persistent=False)
+
+    def forward(self, pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c new_h new_w"]:
+        exact = torch.promote_types(pixels.dtype, torch.float32)
+        with torch.autocast(pixels.device.type, enabled=False):  # or the mean is bfloat16's
+            rows, columns = self.rows.to(exact), self.columns.to(exact)
+            return torch.einsum("yh, bchw, xw -> bcyx", rows, pixels.to(exact), columns)
+
+
+def _axis_weights(old: int, new: int) -> Float[Tensor, "new old"]:
+    """What each old cell of an axis gives to each new one; rows sum to 1, columns to new / old.
+
+    On a fine grid that both divide, every footprint is whole; twice as fine for the interpolation,
+    which bends at the middle of each old cell.
+    """
+    cells = torch.eye(old, dtype=torch.float64)
+    if new <= old:
+        fine = cells.repeat_interleave(new, dim=0)
+    else:
+        fine = F.interpolate(cells[None], 2 * old * new, mode="linear")[0].T
+    return fine.unflatten(0, (new, -1)).mean(1)
 
 
 def architecture(model: nn.Module) -> str:

@@ -46,7 +46,7 @@ from pcd_hub.models.checkpoints import (
     read_tensors,
 )
 from pcd_hub.models.folding import fold_batch_norms
-from pcd_hub.models.grid import PixelGrid, own_image_size, pixel_grid
+from pcd_hub.models.grid import PixelGrid, Resample, own_image_size, pixel_grid
 from pcd_hub.models.reading import read_bounded
 from pcd_hub.models.strangers import (
     PROCESS_STATE,
@@ -102,8 +102,8 @@ class Teacher(nn.Module):
         self.facts = facts
         self.register_buffer("mean", torch.tensor(facts.mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(facts.std).view(3, 1, 1))
+        self.resample: nn.Module = nn.Identity()
         self._input_size: int | None = None
-        self._grid_size: tuple[int, int] | None = None
         self._pixels: Callable[[Tensor], Tensor] = self._seen
         self.requires_grad_(False)  # noqa: FBT003
         self.eval()
@@ -126,8 +126,7 @@ class Teacher(nn.Module):
         if self._input_size is not None:
             size = self._input_size, self._input_size
             images = F.interpolate(images, size, mode="bilinear", antialias=True)
-        pixels = self.head(self.grid((images - self.mean) / self.std))
-        return pixels if self._grid_size is None else _resampled(pixels, self._grid_size)
+        return self.resample(self.head(self.grid((images - self.mean) / self.std)))
 
     def see(
         self, image_size: int, *, input_size: int | None = None, grid: tuple[int, int] | None = None
@@ -135,8 +134,11 @@ class Teacher(nn.Module):
         """From now on resize images of ``image_size`` to ``input_size``, and pixels to ``grid``.
 
         Every change is said in the log; None changes nothing.
+
+        Raises:
+            TeacherError: If THE LAW fails on the resampled pixels.
         """
-        self._input_size, self._grid_size, self._pixels = None, None, self._seen
+        self.resample, self._input_size, self._pixels = nn.Identity(), None, self._seen
         if input_size not in {None, image_size}:
             log.info("the teacher sees %d px, the student %d px", input_size, image_size)
             self._input_size = input_size
@@ -145,7 +147,24 @@ class Teacher(nn.Module):
             log.info(
                 "the teacher's %d x %d pixels are resampled to the student's %d x %d", *own, *grid
             )
-            self._grid_size = grid
+            self.resample = Resample(own, grid).to(self.mean.device)
+            self._check_resampled(input_size or image_size)
+
+    def _check_resampled(self, image_size: int) -> None:
+        with torch.no_grad():
+            maps = self.grid(_noise(self, image_size))
+        error = law_error(
+            # On a single pixel the pixel head is the head it was made from.
+            lambda vectors: self.head(vectors[:, :, None, None]).flatten(1),
+            lambda maps: self.resample(self.head(maps)),
+            maps,
+        )
+        if not error <= _LAW_TOLERANCE:
+            raise TeacherError(
+                f"{self.facts.source}: the mean of its resampled pixels differs from its head of "
+                f"the mean by {error:.1e} (at most {_LAW_TOLERANCE:.0e}); give it another size "
+                "(--teacher.image-size)"
+            )
 
     def grid_size(self, image_size: int) -> tuple[int, int]:
         """Height and width of the pixels of an image of ``image_size``."""
@@ -193,13 +212,6 @@ def _grid_size(pixels: nn.Module, image_size: int) -> tuple[int, int]:
     return shape[2], shape[3]
 
 
-def _resampled(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Area means where the grid gets coarser, bilinear where it gets finer."""
-    if pixels.shape[-2] >= size[0] and pixels.shape[-1] >= size[1]:
-        return F.adaptive_avg_pool2d(pixels, size)
-    return F.interpolate(pixels.float(), size, mode="bilinear")
-
-
 def load_teacher(
     source: str, *, image_size: int | None = None, keep_last_norm: bool = True
 ) -> Teacher:
@@ -240,8 +252,8 @@ def load_matched_teacher(
         image_size: Height and width in pixels of the images that both are given.
         teacher_image_size: What the teacher sees of them: None for the same; a number, to which
             they are resized; or ``"match"`` for the size at which its grid is the student's, if
-            there is one. Where the grids still differ the teacher's pixels are resampled: area
-            means where its grid is the finer one (which keep THE LAW), else bilinear.
+            there is one. Where the grids still differ the teacher's pixels are resampled
+            (:class:`~pcd_hub.models.grid.Resample`, which keeps THE LAW).
         keep_last_norm: As for :func:`load_teacher`.
         fold_batch_norms: Into convolutions, as :meth:`Teacher.fold_batch_norms`.
 

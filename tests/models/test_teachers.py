@@ -12,6 +12,7 @@ from torch import nn
 from pcd_hub.errors import TeacherError
 from pcd_hub.models import checkpoints, teachers
 from pcd_hub.models.checkpoints import LAYOUTS
+from pcd_hub.models.grid import Resample
 from pcd_hub.models.strangers import create_pretrained
 from pcd_hub.models.teachers import load_matched_teacher, load_teacher, save_teacher
 from tests.versions import loads_headless_swin
@@ -335,6 +336,27 @@ def test_grids_are_matched_and_it_is_said(tmp_path, caplog):
         teacher.see(64, grid=(1, 1))
     assert "2 x 2 pixels are resampled to the student's 1 x 1" in caplog.text
     torch.testing.assert_close(teacher(IMAGES), before.mean((2, 3), keepdim=True))
+
+
+def test_the_law_holds_on_a_grid_that_does_not_divide(tmp_path, monkeypatch):
+    """The mean over the resampled pixels is the teacher's own vector: a key of the queue."""
+    head = nn.Sequential(nn.Linear(96, 32), nn.ReLU(), nn.Linear(32, 16)).eval()
+    backbone = timm.create_model("test_resnet", num_classes=0)
+    save_teacher(tmp_path, backbone.state_dict(), head, {"architecture": "test_resnet"})
+    source, images = f"local-dir:{tmp_path}", torch.rand(2, 3, 160, 160)
+    teacher = load_teacher(source, image_size=160)
+    maps = teacher.grid((images - teacher.mean) / teacher.std)
+    for student, side in ((student_grid(40), 4), (student_grid(22), 7)):
+        matched = load_matched_teacher(source, student, image_size=160)
+        pixels = matched(images)
+        assert pixels.shape[2:] == (side, side)
+        torch.testing.assert_close(pixels.mean((2, 3)), head(maps.mean((2, 3))))
+
+    monkeypatch.setattr(
+        Resample, "forward", lambda self, maps: nn.functional.adaptive_avg_pool2d(maps, 4)
+    )
+    with pytest.raises(TeacherError, match=r"mean of its resampled pixels differs .* by \d"):
+        load_matched_teacher(source, student_grid(40), image_size=160)
 
 
 @pytest.mark.parametrize("layer", [nn.GELU(), nn.LayerNorm(8)])
