@@ -6,7 +6,9 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import NoReturn
 
+import pcd_hub
 from pcd_hub.errors import PCDHubError, WeightError
 from pcd_hub.weights import store
 from pcd_hub.weights.catalogue import find, list_weights, record_of
@@ -20,7 +22,7 @@ Command = Callable[[argparse.Namespace], None]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; a user's mistake ends in one line and status 1."""
+    """Run one command; a user's mistake ends in one line and status 1, a mistyped one in 2."""
     given = _parser().parse_args(arguments)
     try:
         given.command(given)
@@ -137,8 +139,15 @@ def _print_json(value: object) -> None:
     print(json.dumps(value, indent=2, default=str))
 
 
+class _OneLineParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """End with one line and status 2, without argparse's usage."""
+        self.exit(2, f"pcd-hub: {message}; {self.prog} --help lists what there is\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="pcd-hub", description=__doc__, allow_abbrev=False)
+    parser = _OneLineParser(prog="pcd-hub", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"pcd_hub {pcd_hub.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, command: Command, summary: str) -> argparse.ArgumentParser:

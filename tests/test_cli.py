@@ -1,6 +1,8 @@
 """``pcd-hub`` as a user calls it, in this process; as a command in tests/hub/test_user.py."""
 
 import json
+import runpy
+import sys
 
 import pytest
 
@@ -100,7 +102,30 @@ def test_fetch_offline_names_the_way_out(capsys):
     assert "was not fetched to" in refused(capsys, "fetch", "org/resnet18.pcd")
 
 
-def test_private_and_public_exclude_each_other(capsys):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["publish", "x", "org/x", "--private", "--public"], "argument --public: not allowed with"),
+        (
+            ["show"],
+            "the following arguments are required: NAME|ORG/NAME[@REV]; pcd-hub show",
+        ),
+        (["sho", "x"], "argument COMMAND: invalid choice: 'sho'"),
+        ([], "the following arguments are required: COMMAND; pcd-hub --help"),
+    ],
+)
+def test_what_is_typed_wrong_is_one_line_and_status_2(capsys, arguments, message):
     with pytest.raises(SystemExit) as caught:
-        cli.main(["publish", "x", "org/x", "--private", "--public"])
+        cli.main(arguments)
     assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"pcd-hub: {message}")
+    assert said.count("\n") == 1
+
+
+def test_the_module_is_the_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["pcd_hub", "--version"])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_module("pcd_hub")
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"pcd_hub {pcd_hub.__version__}\n"

@@ -44,7 +44,7 @@ class ImageFiles:
     @classmethod
     def from_folder(cls, folder: Path) -> "ImageFiles":
         """Open every image below ``folder``, sorted by path."""
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # Path.is_dir raises where it has no right or too long a name
             raise DataError(
                 f"no folder {folder}; give a folder of images, a .txt list, "
                 "or one of scenes: hf-disk: hf:"
@@ -54,7 +54,7 @@ class ImageFiles:
     @classmethod
     def from_list(cls, file: Path) -> "ImageFiles":
         """Open the paths in ``file``, one a line, in its order."""
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise DataError(
                 f"no list {file}; write one image path a line, relative to the list's folder"
             )

@@ -53,6 +53,8 @@ class CheckpointLayout:
     """
     unused: tuple[str, ...] = ()
     """Prefixes of what else such a file holds: the other branch, the predictor, prototypes."""
+    published: str = ""
+    """Where the authors publish such a file."""
 
 
 _MOCO_UNUSED = ("base_encoder.", "predictor.")
@@ -64,6 +66,9 @@ LAYOUTS: dict[str, CheckpointLayout] = {
         encoder="momentum_encoder.",
         head="momentum_encoder.fc.",
         unused=_MOCO_UNUSED,
+        published="download r-50-1000ep.pth.tar of MoCo v3's release, "
+        "https://dl.fbaipublicfiles.com/moco-v3/r-50-1000ep/r-50-1000ep.pth.tar, and give it as "
+        "mocov3_r50:FILE",
     ),
     "mocov3_vit_b": CheckpointLayout(
         architecture="vit_base_patch16_224",
@@ -158,7 +163,7 @@ def read_checkpoint(file: Path, layout: CheckpointLayout) -> Checkpoint:
         TeacherError: If the file is missing, damaged, of another layout, or holds a key nobody
             expects or a value that is not finite.
     """
-    loaded, content = _load(file)
+    loaded, content = _load(file, layout.published)
     state = _without_ddp_prefix(_state_dict(loaded, layout, file))
     _check_tensors(state, file, size=len(content))
     encoder: State = {}
@@ -255,14 +260,15 @@ def _layer(state: State | None, file: Path) -> nn.Module:
     )
 
 
-def _load(file: Path) -> tuple[Any, bytes]:
+def _load(file: Path, published: str = "") -> tuple[Any, bytes]:
     """What the file holds, and the very bytes that were parsed."""
     try:
         size = file.stat().st_size if file.is_file() else None  # a pipe would be waited for
     except OSError:  # a name that no file can have
         size = None
     if size is None:
-        raise TeacherError(f"no teacher file {_plain(str(file))[:200]}")
+        where = f"; {published}" if published else ""
+        raise TeacherError(f"no teacher file {_plain(str(file))[:200]}{where}")
     if size > MAX_FILE_BYTES:
         raise TeacherError(f"{file} has {size} bytes, at most {MAX_FILE_BYTES} are read")
     try:

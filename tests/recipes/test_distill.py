@@ -410,7 +410,11 @@ def test_on_cpus_the_log_says_that_batch_statistics_are_local(caplog):
     ("change", "error", "message"),
     [
         ("--data.source=/no/such", DataError, "no folder /no/such"),
-        ("--teacher.source=mocov3_r50:/no/such", PCDHubError, "no teacher file"),
+        (
+            "--teacher.source=mocov3_r50:/no/such",
+            PCDHubError,
+            "no teacher file /no/such; download r-50-1000ep.pth.tar of MoCo v3's release, https",
+        ),
         (
             "--student.arch=resnet81",
             StudentError,
