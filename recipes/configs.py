@@ -139,7 +139,7 @@ class ContrastMethodConfig:
     loss: Literal["mocov3", "simclr"] = "mocov3"
     """mocov3: against a momentum encoder. simclr: both views learn; faster at small batches."""
     temperature: Positive = 1.0
-    momentum: Share = 0.996
+    momentum: Share = 0.99
     """mocov3: of the momentum encoder at the start; rises to 1."""
     head_width: Channels = 4096
     dim: Channels = 256
@@ -243,7 +243,7 @@ class PretrainConfig:
     data: DataConfig = field(default_factory=lambda: DataConfig(min_crop_area=0.2))
     method: ContrastMethodConfig = field(default_factory=ContrastMethodConfig)
     optim: OptimConfig = field(
-        default_factory=lambda: OptimConfig(lr_per_256=0.3, weight_decay=1.5e-6)
+        default_factory=lambda: OptimConfig(lr_per_256=0.6, weight_decay=1e-6)
     )
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     run: RunConfig = field(default_factory=RunConfig)
@@ -253,6 +253,8 @@ class PretrainConfig:
     It compares random start and encoder.
     """
 
+
+_MOCO_TEACHER = "mocov3_r50:r-50-1000ep.pth.tar"
 
 DISTILL: dict[str, DistillConfig] = {
     "quickstart": DistillConfig(
@@ -275,11 +277,33 @@ DISTILL: dict[str, DistillConfig] = {
         run=RunConfig(max_steps=500, checkpoint_every_steps=250),
         probe_scenes=400,
     ),
-    "pcd_r18": DistillConfig(teacher=TeacherConfig(source="mocov3_r50:r-50-1000ep.pth.tar")),
+    "pcd_r18": DistillConfig(teacher=TeacherConfig(source=_MOCO_TEACHER)),
+    "pcd_r18_released": DistillConfig(
+        teacher=TeacherConfig(source=_MOCO_TEACHER, keep_last_norm=False),
+        method=PixelMethodConfig(views="cross"),
+        speed=SpeedConfig(precision="fp32"),
+        run=RunConfig(sync_batch_norm=False),
+    ),
 }
 """quickstart: offline, CPU, minutes.
 
-pcd_r18: the settings of the authors' released code (100 epochs of ImageNet).
+pcd_r18: PCD for 100 epochs of ImageNet, with the hyper-parameters of the authors' released code
+(github.com/allo-rene/pcd, commit 6b0ad4d). Its choices differ from that code in these: student and
+teacher see the same view, as "corresponding pixels" says, not each the other's; the teacher's head
+keeps its last BatchNorm, with which it was trained; SyncBN on GPUs; bfloat16 where the GPU has it.
+
+pcd_r18_released: these four as in the released code too. What remains different, in both, are
+that code's faults, and the last two points, which leave the method as it is:
+
+- The teacher is in eval mode; there its BatchNorms use, and move with, each batch, so that the mean
+  of the pixel head is not the teacher's vector.
+- The learning rate is 1.0 for each 256 images of the global batch, 4.0 at 1024; there of the batch
+  of one GPU, in whole multiples: 4.0, 2.0, 1.0 and 0.0 on 1, 2, 4 and 8 GPUs.
+- It rises and falls at every step; there once an epoch, and the first epoch trains at 0.
+- LARS is MoCo v3's: the trust ratio scales the gradient, there the momentum, and the first update
+  is 1.9 times as large. With the arguments it passes, that optimizer fails at its first step.
+- Crops are resized bicubically, there bilinearly (torchvision's default): there is no option.
+- The queue is the same, but capped at half the data set, which ImageNet's is not.
 """
 
 PRETRAIN: dict[str, PretrainConfig] = {
@@ -305,8 +329,14 @@ PRETRAIN: dict[str, PretrainConfig] = {
         probe_scenes=400,
     ),
     "mocov3_r50": PretrainConfig(),
+    "mocov3_r50_1000ep": PretrainConfig(
+        method=ContrastMethodConfig(momentum=0.996),
+        optim=OptimConfig(lr_per_256=0.3, weight_decay=1.5e-6, epochs=1000, warmup_share=0.01),
+    ),
 }
 """quickstart_teacher: the teacher inside the package.
 
-mocov3_r50: 100 epochs as MoCo v3, at a smaller batch.
+mocov3_r50 and mocov3_r50_1000ep: 100 and 1000 epochs with MoCo v3's learning rate for 256 images,
+weight decay and momentum for each (github.com/facebookresearch/moco-v3, CONFIG.md), at a global
+batch of 1024 instead of 4096.
 """

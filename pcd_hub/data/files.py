@@ -44,7 +44,7 @@ class ImageFiles:
     @classmethod
     def from_folder(cls, folder: Path) -> "ImageFiles":
         """Open every image below ``folder``, sorted by path."""
-        if not os.path.isdir(folder):  # False where Path.is_dir raises: no right, too long a name
+        if not os.path.isdir(folder):  # Path.is_dir raises where it has no right or too long a name
             raise DataError(
                 f"no folder {folder}; give a folder of images, a .txt list, "
                 "or one of scenes: hf-disk: hf:"

@@ -132,7 +132,7 @@ def open_source(uri: str, *, rank: int = 0, world_size: int = 1) -> ImageSource 
             )
         case _:
             path = local_path(rest)
-            is_list = path.suffix == ".txt" and not path.is_dir()
+            is_list = path.suffix == ".txt" and not os.path.isdir(path)
             return ImageFiles.from_list(path) if is_list else ImageFiles.from_folder(path)
 
 
