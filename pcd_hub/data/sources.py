@@ -15,6 +15,7 @@
 Anything else is a path, which may hold colons. Every image is decoded as ``decoding.py`` lists.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
