@@ -50,7 +50,7 @@ def fit_workers(
     if not num_workers or free is None:
         return wanted
     free = int(_USABLE_SHARE * free / max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1)))
-    fitting = max(0, free // batch_bytes - batches_held)
+    fitting = max(0, free // max(1, batch_bytes) - batches_held)
     if fitting >= num_workers * prefetch:
         return wanted
     count = min(num_workers, fitting)

@@ -63,6 +63,11 @@ def test_what_does_not_fit_is_said_with_numbers(free, caplog):
     )
 
 
+def test_nothing_to_read_needs_no_room(free):
+    free(64 * MB)
+    assert fit_workers(2, prefetch=4, batch_bytes=0) == (2, 4)
+
+
 def test_processes_on_one_machine_share_it(free, monkeypatch):
     free(64 * MB)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
