@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from bounds import Bounds, Count, ImageSide, NotNegative, Positive, Seed
+from bounds import Bounds, Count, ImageSide, NotNegative, Positive, Seed, Workers
 
 MODELS = ("random:resnet18", "resnet18.pcd", "teacher:quickstart")
 
@@ -37,7 +37,7 @@ class SegmentationDataConfig(SegmentationSetConfig):
 
     image_size: ImageSide = 192
     """Height and width in pixels to which images are squashed; scores are taken at label size."""
-    num_workers: int | None = None
+    num_workers: Workers | None = None
     """Processes that read images. Default: 1 on CPU, else up to 8."""
 
 
@@ -121,7 +121,7 @@ class ClassificationDataConfig:
     image_column: str = "image"
     """Of a Hugging Face dataset, as is the next."""
     label_column: str = "label"
-    num_workers: int | None = None
+    num_workers: Workers | None = None
     """Processes that read images. Default: 1 on CPU, else up to 8."""
 
 

@@ -15,6 +15,7 @@
 Anything else is a path, which may hold colons. Every image is decoded as ``decoding.py`` lists.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -132,7 +133,7 @@ def open_source(uri: str, *, rank: int = 0, world_size: int = 1) -> ImageSource 
             )
         case _:
             path = local_path(rest)
-            is_list = path.suffix == ".txt" and not os.path.isdir(path)
+            is_list = path.suffix == ".txt" and not os.path.isdir(path)  # noqa: PTH112 - see from_folder
             return ImageFiles.from_list(path) if is_list else ImageFiles.from_folder(path)
 
 
