@@ -133,7 +133,7 @@ def open_source(uri: str, *, rank: int = 0, world_size: int = 1) -> ImageSource 
             )
         case _:
             path = local_path(rest)
-            is_list = path.suffix == ".txt" and not os.path.isdir(path)  # noqa: PTH112
+            is_list = path.suffix == ".txt" and not os.path.isdir(path)  # noqa: PTH112 - see from_folder
             return ImageFiles.from_list(path) if is_list else ImageFiles.from_folder(path)
 
 
