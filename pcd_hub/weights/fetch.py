@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from huggingface_hub import try_to_load_from_cache
+
 from pcd_hub.errors import HubUnreachableError, WeightError
 from pcd_hub.weights import store
 from pcd_hub.weights.address import is_commit, is_offline, split_reference
@@ -306,13 +308,15 @@ def _sweep(folder: Path) -> None:
 def _fill(hub: Hub, what: str, sizes: Mapping[str, int], draft: Path) -> Path:
     """The folder of all files, verified; what arrived damaged is fetched once more."""
     try:
-        return _attempt(hub, what, sizes, draft / "1")
+        return _attempt(hub, what, sizes, draft / "1", with_cache=True)
     except WeightError as error:
         log.warning("%s; fetching it once more", error)
-        return _attempt(hub, what, sizes, draft / "2")
+        return _attempt(hub, what, sizes, draft / "2", with_cache=False)
 
 
-def _attempt(hub: Hub, what: str, sizes: Mapping[str, int], draft: Path) -> Path:
+def _attempt(
+    hub: Hub, what: str, sizes: Mapping[str, int], draft: Path, *, with_cache: bool
+) -> Path:
     repo, commit = what.split("@")
     incoming, finished = draft / "incoming", draft / "finished"
     finished.mkdir(parents=True)
@@ -328,7 +332,9 @@ def _attempt(hub: Hub, what: str, sizes: Mapping[str, int], draft: Path) -> Path
     entries = read_manifest(finished)["files"]
     _check_entries(entries, sizes.keys() - {MANIFEST_FILE}, what=what)
     for entry in entries:  # of which the Hub may list any size
-        get(entry["path"], entry["size"])
+        path, size = entry["path"], entry["size"]
+        if not (with_cache and _copy_cached(repo, commit, finished / path, size=size)):
+            get(path, size)
     card = next((entry for entry in entries if entry["path"] == CARD_FILE), None)
     if card and sha256(finished / CARD_FILE) != card["sha256"]:
         raise WeightError(
@@ -337,6 +343,17 @@ def _attempt(hub: Hub, what: str, sizes: Mapping[str, int], draft: Path) -> Path
         )
     read_weight(finished, what=what)
     return finished
+
+
+def _copy_cached(repo: str, commit: str, target: Path, *, size: int) -> bool:
+    """Copy a file that huggingface_hub has downloaded before, if it has; unverified."""
+    found = try_to_load_from_cache(repo, target.name, revision=commit)
+    with suppress(OSError):  # then it is downloaded
+        if isinstance(found, str) and Path(found).is_file() and Path(found).stat().st_size == size:
+            shutil.copyfile(found, target)
+            target.chmod(0o644)
+            return True
+    return False
 
 
 def _check_pin(repo: str, commit: str, found: str) -> None:

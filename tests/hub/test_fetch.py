@@ -404,7 +404,7 @@ def test_a_commit_that_was_asked_for_is_the_one_that_comes(hub, commit):
         pcd_hub.fetch(REPO)
 
 
-def test_the_clients_own_cache_is_not_believed(hub, commit, model, monkeypatch, tmp_path):
+def test_the_clients_own_cache_is_used_and_not_believed(hub, commit, model, monkeypatch, tmp_path):
     """It may have rotted, or hold what another program put there."""
     import huggingface_hub
 
@@ -413,6 +413,11 @@ def test_the_clients_own_cache_is_not_believed(hub, commit, model, monkeypatch, 
     path = Path(huggingface_hub.hf_hub_download(REPO, "model.safetensors", cache_dir=cache))
     flip(path.resolve())
     assert same_tensors(model, pcd_hub.create_model(REPO))
+    flip(path.resolve())
+    shutil.rmtree(store.home())
+    before = hub.count("GET", "resolve.*model.safetensors")
+    assert same_tensors(model, pcd_hub.create_model(REPO))
+    assert hub.count("GET", "resolve.*model.safetensors") == before, "whole, it is not sent again"
 
 
 def test_an_endpoint_cannot_name_a_folder_here_as_its_xet_storage(hub, monkeypatch, tmp_path):
