@@ -14,6 +14,7 @@ def test_a_single_bit_is_a_difference():
     assert kill_campaign.differences(state, state) == []
     assert kill_campaign.differences(state, other) == [".weights[1].a"]
     assert kill_campaign.differences(state, {"step": 3}) == [".weights"]
+    assert kill_campaign.differences([1, 2], [1]) == [""]
 
 
 @pytest.mark.timeout(600)
