@@ -110,11 +110,11 @@ def main(arguments: list[str]) -> None:
     train_detector(detection)
     take_precise_statistics(detection)
     predictions = predict(detection)
+    finish(accelerator)
     if accelerator.is_main_process:
         keep(
             detection, predictions, command=shlex.join(["python", "recipes/detect.py", *arguments])
         )
-    finish(accelerator)
 
 
 @dataclass(kw_only=True)

@@ -93,7 +93,6 @@ def main(arguments: list[str]) -> None:
         static_graph=config.optim.accumulation_steps == 1,
     )
     distill_and_keep(accelerator, config, config_name, weight_name)
-    finish(accelerator)
 
 
 def stored_name(config: DistillConfig) -> str:
@@ -108,7 +107,6 @@ class Distillation:
     config: DistillConfig
     config_name: str
     training: Training
-    take_step: TakeStep
     teacher: Teacher
     student: nn.Module
     random_start: nn.Module
@@ -120,6 +118,7 @@ def distill_and_keep(
 ) -> None:
     """Train; then probe, record, export and store what came of it."""
     finished = distill(accelerator, config, config_name)
+    finish(accelerator)
     if accelerator.is_main_process:
         folder = finished.training.folder.path
         # Eager: other shapes, a few times each.
@@ -129,7 +128,7 @@ def distill_and_keep(
 
 def distill(accelerator: Accelerator, config: DistillConfig, config_name: str) -> Distillation:
     """Prepare and train."""
-    prepared = prepare(accelerator, config, config_name)
+    prepared, take_step = prepare(accelerator, config, config_name)
     log.info(
         "%s -> %s: %d steps into %s",
         config.teacher.source,
@@ -137,11 +136,13 @@ def distill(accelerator: Accelerator, config: DistillConfig, config_name: str) -
         prepared.training.plan.total_steps,
         prepared.training.folder.path,
     )
-    train(prepared.training, prepared.take_step)
+    train(prepared.training, take_step)
     return prepared
 
 
-def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -> Distillation:
+def prepare(
+    accelerator: Accelerator, config: DistillConfig, config_name: str
+) -> tuple[Distillation, TakeStep]:
     """Everything that can be wrong is found before the output folder is made."""
     size, method = config.data.image_size, config.method
     torch.manual_seed(config.run.seed)
@@ -237,15 +238,17 @@ def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -
         return torch.stack(losses).detach().sum(), norm
 
     wrapped.train()
-    return Distillation(
-        config=config,
-        config_name=config_name,
-        training=training,
-        take_step=take_step,
-        teacher=teacher,
-        student=student.model,
-        random_start=random_start,
-        untrained=tuple(name.removeprefix("model.") for name in unreached),
+    return (
+        Distillation(
+            config=config,
+            config_name=config_name,
+            training=training,
+            teacher=teacher,
+            student=student.model,
+            random_start=random_start,
+            untrained=tuple(name.removeprefix("model.") for name in unreached),
+        ),
+        take_step,
     )
 
 

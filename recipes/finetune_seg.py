@@ -103,10 +103,10 @@ def main(arguments: list[str]) -> None:
     )
     train_fcn(finetuning)
     confusion = count_pixels(finetuning)
+    finish(accelerator)
     if accelerator.is_main_process:
         command = shlex.join(["python", "recipes/finetune_seg.py", *arguments])
         keep(finetuning, confusion, command=command)
-    finish(accelerator)
 
 
 @dataclass(kw_only=True)

@@ -40,7 +40,7 @@ class Health:
         """Effective rank and mean cosine of the student's pixels, mean cosine of the queue's keys.
 
         Args:
-            step: From 0; called by each process of its own part of the batch.
+            step: From 0; called by the main process, of its own part of the batch.
         """
         pixels, targets = map(_some, self._distiller.last_pixels)
         if not all(bool(torch.isfinite(vectors).all()) for vectors in (pixels, targets)):

@@ -78,6 +78,9 @@ def start_accelerator(
 def finish(accelerator: Accelerator) -> None:
     """Wait for the others, and part; the wrapped network must be out of everybody's reach by now.
 
+    Before what the main process does alone: the others would wait for it in a collective, which
+    NCCL ends with an error after ten minutes.
+
     DistributedDataParallel that outlives its process group ends it later by itself, holding the
     interpreter's lock, and waits for threads of the group that may want that lock: a process that
     has done everything and never exits (seen with gloo and PyTorch 2.6).

@@ -12,6 +12,7 @@ It writes a folder ``teacher/``: safetensors in half precision and their record,
 import copy
 import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -61,12 +62,25 @@ def main(arguments: list[str]) -> None:
     accelerator = start_accelerator(
         trackers=config.run.trackers, speed=config.speed, static_graph=True
     )
-    pretrain(accelerator, config, config_name)
+    finished = pretrain(accelerator, config, config_name)
     finish(accelerator)
+    if accelerator.is_main_process:
+        with finishing(finished.training.folder.path):
+            _keep(finished, config, config_name)
 
 
-def pretrain(accelerator: Accelerator, config: PretrainConfig, config_name: str) -> None:
-    """Everything that can be wrong is found before the output folder is made; then train, keep."""
+@dataclass(kw_only=True)
+class Pretraining:
+    """A run that is finished."""
+
+    training: Training
+    contrast: MoCoV3 | SimCLR
+    momentum_encoder: nn.Module | None
+    random_start: nn.Module
+
+
+def pretrain(accelerator: Accelerator, config: PretrainConfig, config_name: str) -> Pretraining:
+    """Everything that can be wrong is found before the output folder is made; then train."""
     torch.manual_seed(config.run.seed)
     source = open_training_source(config.data, accelerator)
     plan = plan_batches(source, config.optim, config.run, accelerator)
@@ -141,9 +155,9 @@ def pretrain(accelerator: Accelerator, config: PretrainConfig, config_name: str)
         "%s %s: %d steps into %s", method.loss, config.encoder.arch, plan.total_steps, folder.path
     )
     train(training, take_step)
-    if accelerator.is_main_process:
-        with finishing(folder.path):
-            _keep(training, config, config_name, contrast=contrast, slow=slow, start=random_start)
+    return Pretraining(
+        training=training, contrast=contrast, momentum_encoder=slow, random_start=random_start
+    )
 
 
 def _compile(
@@ -164,21 +178,16 @@ def _compile(
     compile_or_say_why_not(parts, one_pass, accelerator)
 
 
-def _keep(
-    training: Training,
-    config: PretrainConfig,
-    config_name: str,
-    *,
-    contrast: MoCoV3 | SimCLR,
-    slow: nn.Module | None,
-    start: nn.Module,
-) -> None:
+def _keep(finished: Pretraining, config: PretrainConfig, config_name: str) -> None:
+    training, slow, contrast = finished.training, finished.momentum_encoder, finished.contrast
     folder = training.folder.path
     encoder = cast("ProjectedEncoder", contrast.base_encoder if slow is None else slow)
     backbone = _plain(cast("PixelGrid", encoder.pixels).model, config)
     head = copy.deepcopy(encoder.fc).cpu().eval()
     metrics = (
-        _probe(config, config_name, start, backbone, folder / "pictures" / "probe.png")
+        _probe(
+            config, config_name, finished.random_start, backbone, folder / "pictures" / "probe.png"
+        )
         if config.probe_scenes
         else {}
     )

@@ -60,7 +60,7 @@ class Training:
     state: dict[str, Any]
     """Everything with ``state_dict`` that affects the next step, by name."""
     look: Callable[[int], dict[str, float]] = lambda _: {}
-    """Given the step's number: what else is measured of it."""
+    """Given the step's number: what else is measured of it, by the main process."""
 
 
 TakeStep = Callable[[list[Batch], int], tuple[Tensor, Tensor]]
@@ -97,7 +97,8 @@ def train(training: Training, take_step: TakeStep) -> None:
                 save_views(folder.path / "pictures" / "views.png", parts[0].views)
                 folder.log_pictures()
             due = (step + 1) % run.log_every_steps == 0 or last
-            seen = training.look(step) if due or step == start else {}
+            looks = accelerator.is_main_process and (due or step == start)
+            seen = training.look(step) if looks else {}
             if due:
                 broken.check()
                 mean_loss = float(accelerator.reduce(loss.detach(), "mean"))  # pyright: ignore[reportArgumentType]

@@ -100,11 +100,11 @@ def recipe_step(case: StepCase, steps: int, folder: Path) -> tuple[Step, Iterato
         run=RunConfig(max_steps=steps, output_dir=folder / "run", store=False),
     )
     accelerator = start_accelerator(speed=config.speed, static_graph=True)
-    prepared = distill.prepare(accelerator, config, "benchmark")
+    prepared, take_step = distill.prepare(accelerator, config, "benchmark")
     for group in prepared.training.optimizer.param_groups:
         group["lr"] = 0.1
     batches = open_batches(prepared.training, 0, {})
-    return lambda batch: prepared.take_step([batch], 0)[0], batches
+    return lambda batch: take_step([batch], 0)[0], batches
 
 
 class _TwoTransforms(Dataset[tuple[Tensor, Tensor]]):

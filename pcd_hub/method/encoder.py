@@ -1,8 +1,9 @@
 """What contrastive pre-training trains: a backbone with a projection head on its pooled map."""
 
+from typing import Any, cast
+
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as dist_functional
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -33,9 +34,25 @@ def projector(in_channels: int, *, hidden_width: int, dim: int) -> nn.Sequential
     )
 
 
-def gathered(rows: Tensor) -> tuple[Tensor, int]:
+class _AllGather(torch.autograd.Function):
+    """Concatenates the rows of all processes; each process's gradient is the sum over all."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def gathered(rows: Float[Tensor, "b d"]) -> tuple[Float[Tensor, "all d"], int]:
     """The rows of all processes in rank order, and where ours begin; gradients flow back to all."""
     if not (dist.is_available() and dist.is_initialized()):
         return rows, 0
-    parts = dist_functional.all_gather(rows.contiguous())
-    return torch.cat(tuple(parts)), dist.get_rank() * len(rows)
+    everything = cast("Tensor", _AllGather.apply(rows.contiguous()))
+    return everything, dist.get_rank() * len(rows)

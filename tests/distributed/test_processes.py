@@ -23,6 +23,7 @@ import kill_campaign
 import launch
 import pretrain
 from finetuning import shard
+from health import Health
 from pcd_hub.errors import ConfigError
 from tests.recipes import test_pretrain
 from tests.recipes.conftest import tiny, tiny_teacher, trace, watch_the_end  # noqa: F401
@@ -92,7 +93,9 @@ def _one_process(rank: int, world_size: int, ports: list[int], runs: Runs) -> No
         return start(**options)
 
     distill.start_accelerator = pretrain.start_accelerator = start_anew
-    watch_the_end()
+    watch_the_end((distill, "keep"), (pretrain, "_keep"))
+    if rank:
+        Health.look = None  # what costs time and is only logged: the main process alone
     runs.of_two() if world_size == 2 else runs.of_four()
 
 

@@ -89,6 +89,17 @@ def test_the_effective_rank_counts_directions():
     assert effective_rank(torch.ones(16, 8)) == pytest.approx(1), "all alike"
 
 
+@pytest.mark.parametrize("shape", [(40, 12), (12, 40)])
+@pytest.mark.parametrize("noise", [1.0, 1e-3])
+def test_the_effective_rank_is_that_of_the_singular_values(shape, noise):
+    rows, columns = shape
+    vectors = torch.randn(rows, 3) @ torch.randn(3, columns) + noise * torch.randn(shape)
+    values = torch.linalg.svdvals(vectors.double() - vectors.double().mean(0))
+    shares = values / values.sum()
+    expected = (-shares * shares.clamp_min(1e-300).log()).sum().exp()
+    assert effective_rank(vectors) == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_cka_is_one_for_rotated_and_scaled_and_small_for_unrelated():
     vectors = torch.randn(400, 6)
     rotation = torch.linalg.qr(torch.randn(6, 6)).Q

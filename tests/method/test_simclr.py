@@ -1,7 +1,8 @@
 import torch
+import torch.distributed as dist
 from torch import nn
 
-from pcd_hub.method.encoder import ProjectedEncoder
+from pcd_hub.method.encoder import ProjectedEncoder, gathered
 from pcd_hub.method.simclr import SimCLR, nt_xent
 
 
@@ -23,6 +24,20 @@ def test_both_views_learn():
     assert second.grad is not None
     assert first.grad.abs().sum() > 0
     assert second.grad.abs().sum() > 0
+
+
+def test_gathering_calls_nothing_deprecated_and_has_the_gradient_of_the_rows():
+    """Of one process; tests/distributed trains in two."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        rows = torch.randn(3, 2, requires_grad=True)
+        everything, start = gathered(rows)
+        (everything * torch.arange(6.0).view(3, 2)).sum().backward()
+    finally:
+        dist.destroy_process_group()
+    assert start == 0
+    assert torch.equal(everything, rows)
+    assert torch.equal(rows.grad, torch.arange(6.0).view(3, 2))
 
 
 def test_batch_statistics_are_those_of_both_views_together():

@@ -201,8 +201,14 @@ def run_in_two_processes(recipe: ModuleType, arguments: list[str], *, without: s
     mp.spawn(_one_process, (2, port, recipe.__name__, arguments, without), nprocs=2)
 
 
-def watch_the_end() -> None:
-    """From now on a network that is still wrapped when its process group ends is an error."""
+def watch_the_end(*keep: tuple[ModuleType, str]) -> None:
+    """From now on a network that is still wrapped when its process group ends is an error.
+
+    So is a group that has not ended when the main process goes on alone.
+
+    Args:
+        keep: What the main process does alone: its module, its name there.
+    """
     end = Accelerator.end_training
 
     def watched(self: Accelerator) -> None:
@@ -211,6 +217,16 @@ def watch_the_end() -> None:
         end(self)
 
     Accelerator.end_training = watched
+    for module, name in keep:
+        setattr(module, name, _alone(getattr(module, name)))
+
+
+def _alone(keep: Callable[..., None]) -> Callable[..., None]:
+    def watched(*args: Any, **kwargs: Any) -> None:
+        assert not torch.distributed.is_initialized(), "the others wait for the main process"
+        keep(*args, **kwargs)
+
+    return watched
 
 
 def _one_process(
@@ -221,5 +237,5 @@ def _one_process(
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     module: Any = importlib.import_module(recipe)
     setattr(module, without, lambda *_: None)
-    watch_the_end()
+    watch_the_end((module, "keep"))
     module.main(arguments)
