@@ -262,7 +262,7 @@ def keep(detection: Detection, predictions: list[dict[str, Any]], *, command: st
         predictions,
         split.categories,
     )
-    folder.log_pictures()
+    folder.end_trackers()
     print(f"\n{evaluation.table()}\n\nin {folder.path}")
 
 

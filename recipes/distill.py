@@ -368,7 +368,7 @@ def keep(finished: Distillation, weight_name: str) -> None:
     metrics = _probe(finished, pictures / "probe.png") if config.probe_scenes else {}
     _draw_pixels(finished, pictures / "pca.png")
     save_training_curve(pictures / "training.png", folder / "metrics.jsonl")
-    training.folder.log_pictures()
+    training.folder.end_trackers()
     export = export_weight(
         state,
         _record(finished, weight_name, metrics),

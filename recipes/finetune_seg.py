@@ -258,7 +258,7 @@ def draw(finetuning: Finetuning) -> None:
 
     path = finetuning.folder.path / "pictures" / "overlays.png"
     save_some_overlays(path, finetuning.test_set, {finetuning.config.model: predicted})
-    finetuning.folder.log_pictures()
+    finetuning.folder.end_trackers()
 
 
 if __name__ == "__main__":

@@ -78,8 +78,9 @@ def start_accelerator(
 def finish(accelerator: Accelerator) -> None:
     """Wait for the others, and part; the wrapped network must be out of everybody's reach by now.
 
-    Before what the main process does alone: the others would wait for it in a collective, which
-    NCCL ends with an error after ten minutes.
+    It comes before what the main process does alone: the others would wait for it in a collective,
+    which NCCL ends with an error after ten minutes. The trackers go on; ``RunFolder.end_trackers``
+    ends them.
 
     DistributedDataParallel that outlives its process group ends it later by itself, holding the
     interpreter's lock, and waits for threads of the group that may want that lock: a process that
@@ -88,7 +89,9 @@ def finish(accelerator: Accelerator) -> None:
     accelerator.wait_for_everyone()
     accelerator.free_memory()
     gc.collect()
+    trackers, accelerator.trackers = accelerator.trackers, []
     accelerator.end_training()
+    accelerator.trackers = trackers
 
 
 def _check_that_all_were_launched(accelerator: Accelerator) -> None:

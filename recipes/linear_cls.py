@@ -91,9 +91,9 @@ def main(arguments: list[str]) -> None:
     )
     train_layer(linear)
     right = count_right(linear)
+    finish(accelerator)
     if accelerator.is_main_process:
         keep(linear, right, command=shlex.join(["python", "recipes/linear_cls.py", *arguments]))
-    finish(accelerator)
 
 
 @dataclass(kw_only=True)
@@ -261,6 +261,7 @@ def keep(linear: LinearEvaluation, right: tuple[int, int], *, command: str) -> N
         details=provenance(linear.accelerator, linear.folder) | linear.folder.recorded_changes(),
     ).with_model(config.model, row, weights_sha256=linear.under_test.weights_sha256, details={})
     evaluation.save(linear.folder.path)
+    linear.folder.end_trackers()
     print(f"\n{evaluation.table()}\n\nin {linear.folder.path}")
 
 

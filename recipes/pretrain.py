@@ -191,7 +191,7 @@ def _keep(finished: Pretraining, config: PretrainConfig, config_name: str) -> No
         if config.probe_scenes
         else {}
     )
-    training.folder.log_pictures()
+    training.folder.end_trackers()
     facts = _record(training, config, config_name, metrics)
     halves = {key: _half(value) for key, value in backbone.state_dict().items()}
     save_teacher(folder / "teacher", halves, head.half(), facts)

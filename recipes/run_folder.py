@@ -152,6 +152,12 @@ class RunFolder:
             log_pictures(self._accelerator, sorted(pictures), step=self._step)
         self._logged_pictures |= pictures
 
+    def end_trackers(self) -> None:
+        """Give the trackers the last pictures, and end them; called by the main process."""
+        self.log_pictures()
+        for tracker in self._accelerator.trackers:
+            tracker.finish()
+
     def write_metrics(self, **metrics: float) -> None:
         """Append one line to metrics.jsonl, and tell the trackers."""
         if self._accelerator.is_main_process:

@@ -38,7 +38,6 @@ COUNT = "expected a whole number from 1 to 1000000000"
             "--teacher.image-size -32: expected a whole number from 8 to 16384 or match or None",
         ),
         ("--run.resume True", "--run.resume True: it takes no value; --run.resume or --run.no-res"),
-        ("--run.trackers=x", "--run.trackers x: expected any number of values, each one of tensor"),
         ("--speed.compile=maybe", "--speed.compile maybe: expected True or False or None"),
         ("--run.name", "--run.name: expected text or None"),
         (f"--run.seed {'9' * 5000}", f"--run.seed {'9' * 80}...: expected a whole number from 0"),

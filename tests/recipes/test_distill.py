@@ -358,6 +358,7 @@ class _Tracker:
 
     def __init__(self, project, **arguments):
         self.project, self.arguments, self.artifacts, self.config = project, arguments, [], {}
+        self.finished = False
         _Tracker.made.append(self)
 
     def start(self):
@@ -371,6 +372,7 @@ class _Tracker:
         self.last = (step, values["loss"])
 
     def log_artifact(self, path):
+        assert not self.finished, "a tracker takes nothing after its end"
         self.artifacts.append(Path(path).name)
 
     def finish(self):
