@@ -96,7 +96,7 @@ def main(arguments: list[str]) -> None:
             accelerator,
             config,
             default_name=config_name,
-            inputs=inputs_of(config.model, under_test.weights_sha256, train_split.fingerprint()),
+            inputs=inputs_of(config.model, under_test.weights_sha256, train_split, val_split),
         ),
         schedule=schedule,
         plan=plan,

@@ -38,7 +38,7 @@ class SegmentationDataConfig(SegmentationSetConfig):
     image_size: ImageSide = 192
     """Height and width in pixels to which images are squashed; scores are taken at label size."""
     num_workers: Workers | None = None
-    """Processes that read images. Default: 1 on CPU, else up to 8."""
+    """Processes that read images. Default: 1 on CPU, else up to 16."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +51,9 @@ class SegmentationProbeConfig:
     batch_size: Count = 32
     learning_rate: Positive = 3e-3
     weight_decay: NotNegative = 1e-3
-    label_stride: Count = 4
+    label_stride: Annotated[int, Bounds(int, 1, 8)] = 4
     """A step's loss is taken at every so many-th row and column, from a random one on."""
-    keep_gigabytes: NotNegative = 4.0
+    keep_gigabytes: Annotated[float, Bounds(float, 0, 10**6)] = 4.0
     """Features that take less, of the training and of the test images each, are computed once.
 
     Else they are computed at every step.
@@ -122,7 +122,7 @@ class ClassificationDataConfig:
     """Of a Hugging Face dataset, as is the next."""
     label_column: str = "label"
     num_workers: Workers | None = None
-    """Processes that read images. Default: 1 on CPU, else up to 8."""
+    """Processes that read images. Default: 1 on CPU, else up to 16."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,7 +91,7 @@ def main(arguments: list[str]) -> None:
             accelerator,
             config,
             default_name=config_name,
-            inputs=inputs_of(config.model, under_test.weights_sha256, train_set.fingerprint()),
+            inputs=inputs_of(config.model, under_test.weights_sha256, train_set, test_set),
         ),
         schedule=schedule,
         plan=plan,

@@ -160,10 +160,24 @@ def resume(folder: RunFolder, state: dict[str, Any], *, steps: int) -> int:
     return int(checkpoint["step"])
 
 
-def inputs_of(model: str, weights_sha256: str | None, data: str) -> dict[str, str]:
+class DataSet(Protocol):
+    """Images with labels."""
+
+    def fingerprint(self) -> str:
+        """A short text that changes when the set does."""
+        ...
+
+
+def inputs_of(
+    model: str, weights_sha256: str | None, train_set: DataSet, test_set: DataSet
+) -> dict[str, str]:
     """Fingerprints of what a run begins with, for :meth:`RunFolder.open`."""
     weights = f"weights sha256 {weights_sha256}" if weights_sha256 else "no stored weights"
-    return {"backbone": f"{model}, {weights}", "data": data}
+    return {
+        "backbone": f"{model}, {weights}",
+        "data": train_set.fingerprint(),
+        "test data": test_set.fingerprint(),
+    }
 
 
 def shard(count: int, process_index: int, num_processes: int) -> range:

@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> None:
     )
     size = config.data.image_size
     under_test = open_model(config.model, image_size=size, seed=config.run.seed)
-    pixels = pixels_of(under_test, size)
+    pixels = pixels_of(under_test, size, device=accelerator.device)
     with torch.no_grad():
         width = pixels(torch.zeros(1, 3, size, size, device=accelerator.device)).shape[1]
     linear = LinearEvaluation(
@@ -78,7 +78,7 @@ def main(arguments: list[str]) -> None:
             accelerator,
             config,
             default_name=config_name,
-            inputs=inputs_of(config.model, under_test.weights_sha256, train_set.fingerprint()),
+            inputs=inputs_of(config.model, under_test.weights_sha256, train_set, test_set),
         ),
         schedule=schedule,
         plan=plan,
@@ -225,8 +225,10 @@ def count_right(linear: LinearEvaluation) -> tuple[int, int]:
         num_workers=num_workers(data.num_workers, accelerator),
         what="test images",
         disable=not accelerator.is_main_process,
+        device=accelerator.device,
     )
-    scores = [layer(each.mean((2, 3)).to(accelerator.device)).cpu() for each in maps]
+    scores = [torch.zeros(0, len(test_set.classes))]  # of a process without an image
+    scores += [layer(each.mean((2, 3)).to(accelerator.device)).cpu() for each in maps]
     truth = torch.tensor([test_set.labels[row] for row in rows])
     ranks = torch.cat(scores).topk(min(5, len(test_set.classes)), dim=1).indices
     hits = ranks == truth[:, None]

@@ -25,9 +25,17 @@ _SHARE = 7 / 8
 _AT_ONCE = 64
 
 
-def pixels_of(under_test: ModelUnderTest, image_size: int) -> Pixels:
-    """The model in eval mode, on the GPU if there is one; its own normalisation applied."""
-    device = compute_device()
+def pixels_of(
+    under_test: ModelUnderTest, image_size: int, *, device: torch.device | str | None = None
+) -> Pixels:
+    """The model in eval mode on ``device``, its own normalisation applied.
+
+    Args:
+        under_test: The model.
+        image_size: Height and width of the images.
+        device: The GPU if there is one, if not given.
+    """
+    device = device or compute_device()
     grid = pixel_grid(under_test.model, image_size=image_size).to(device).eval()
     mean, std = (
         torch.tensor(values, device=device).view(3, 1, 1)
@@ -46,29 +54,35 @@ def all_maps(
     num_workers: int,
     what: str,
     disable: bool = False,
+    device: torch.device | str | None = None,
 ) -> Iterator[Tensor]:
     """The maps of these images, in order, some at a time, on the CPU.
 
-    ``what`` names the bar, unless that is disabled.
+    ``what`` names the bar, unless that is disabled; ``device`` is that of ``pixels``.
     """
-    batches = centre_crops(images, rows, size=size, num_workers=num_workers)
+    batches = centre_crops(images, rows, size=size, num_workers=num_workers, device=device)
     total = math.ceil(len(rows) / _AT_ONCE)
     for batch in progress(batches, what, total=total, disable=disable):
         yield pixels(batch).float().cpu()
 
 
 def centre_crops(
-    images: ImageSource | ClassifiedSet, rows: Sequence[int], *, size: int, num_workers: int
+    images: ImageSource | ClassifiedSet,
+    rows: Sequence[int],
+    *,
+    size: int,
+    num_workers: int,
+    device: torch.device | str | None = None,
 ) -> Iterator[Tensor]:
     """The middle of each image, 7/8 of its shorter side as ImageNet is evaluated, in [0, 1]."""
-    device = compute_device()
+    device = torch.device(device or compute_device())
     batches = read_batches(
         partial(_centre_crop, images, size),
         [list(rows[start : start + _AT_ONCE]) for start in range(0, len(rows), _AT_ONCE)],
         num_workers=num_workers,
         batch_bytes=_AT_ONCE * 3 * size**2,
         collate=torch.stack,
-        pin_memory=device == "cuda",
+        pin_memory=device.type == "cuda",
     )
     for batch in batches:
         yield batch.permute(0, 3, 1, 2).to(device, non_blocking=True).float() / 255
@@ -80,8 +94,8 @@ def compute_device() -> str:
 
 
 def reading_processes(asked: int | None) -> int:
-    """How many processes read images: as asked, or 1 on CPUs and at most 8 beside a GPU."""
-    return min(8, default_workers(torch.device(compute_device()))) if asked is None else asked
+    """How many processes read images: as asked, or 1 on CPUs and at most 16 beside a GPU."""
+    return default_workers(torch.device(compute_device())) if asked is None else asked
 
 
 def _centre_crop(

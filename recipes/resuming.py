@@ -24,7 +24,7 @@ MAY_CHANGE = frozenset(
     }
 )
 
-_MAY_BE_ACCEPTED = ("data", "teacher")
+_MAY_BE_ACCEPTED = ("data", "test data", "teacher")
 
 Change = dict[str, Any]
 """``after_step``, ``what``, ``from``, ``to``."""

@@ -117,9 +117,8 @@ def train(training: Training, take_step: TakeStep) -> None:
 def learning_rate(step: int, optim: OptimConfig, steps: int) -> float:
     """The learning rate of ``step``; the same however many processes share the global batch."""
     peak = scaled_lr(optim.lr_per_256, global_batch_size=optim.global_batch_size)
-    return peak * warmup_cosine(
-        step, warmup_steps=int(optim.warmup_share * steps), total_steps=steps
-    )
+    warmup_steps = min(int(optim.warmup_share * steps), steps - 1)
+    return peak * warmup_cosine(step, warmup_steps=warmup_steps, total_steps=steps)
 
 
 def _resume(training: Training) -> tuple[int, dict[int, Any]]:

@@ -112,7 +112,8 @@ def training_batches(
 
     Raises:
         DataError: If the source holds fewer images than one global batch, nothing is shuffled at
-            once, or a stream is resumed with another number of workers.
+            once, a stream is resumed with another number of workers, or the shared memory has no
+            room for those that read it.
     """
     batch_bytes = 2 * 3 * views.image_size**2 * plan.batch_size
     wanted = num_workers if isinstance(source, ImageSource) else min(num_workers, source.num_parts)
@@ -129,6 +130,12 @@ def training_batches(
             "collate_fn": _collate,
         }
     else:
+        if workers.processes != wanted:  # of a stream their number decides the order
+            raise DataError(
+                f"the shared memory has room for {workers.processes} of the {wanted} processes "
+                "that read the stream; make it larger (docker run --shm-size 32g), or ask for "
+                f"--data.num-workers {workers.processes}, at a resume with a larger one only"
+            )
         blocks = _ShuffledBlocks(
             source,
             plan,

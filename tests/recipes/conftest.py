@@ -105,7 +105,12 @@ def trace(folder: Path) -> list[dict]:
 
 
 def check_a_resumed_run(
-    main: Callable[[list[str]], None], arguments: list[str], norm: str, file: Path
+    main: Callable[[list[str]], None],
+    arguments: list[str],
+    norm: str,
+    file: Path,
+    *,
+    of_both_splits: bool,
 ) -> None:
     """Four steps at once, and two after a checkpoint after two, are the same run.
 
@@ -116,6 +121,7 @@ def check_a_resumed_run(
         arguments: With the output folder last, and checkpoints every two steps.
         norm: An option that may not change meanwhile.
         file: Of the data; a json.
+        of_both_splits: Whether the test images depend on that file too.
     """
     folder = Path(arguments[-1].removeprefix("--run.output-dir="))
     main(arguments)
@@ -141,7 +147,7 @@ def check_a_resumed_run(
     assert [line["step"] for line in trace(folder)] == list(range(5))
     found = Evaluation.load(folder)
     changed = [change["what"] for change in found.details["changed_at_resume"]]
-    assert changed == ["--run.max-steps", "data"]
+    assert changed == ["--run.max-steps", "data", *(["test data"] if of_both_splits else [])]
     assert "; resumed after step 4 with another --run.max-steps (4, now 5); res" in found.protocol
 
 

@@ -122,7 +122,7 @@ def test_a_run_leaves_scores_and_a_picture(data, tmp_path, capsys, passes):
 def test_a_resumed_run_is_the_same_run(data, tmp_path):
     arguments = [*TINY, data, f"--run.output-dir={tmp_path / 'run'}"]
     classes = tmp_path / "discs" / "classes.json"
-    check_a_resumed_run(finetune_seg.main, arguments, "--fcn.norm", classes)
+    check_a_resumed_run(finetune_seg.main, arguments, "--fcn.norm", classes, of_both_splits=True)
 
 
 @pytest.mark.usefixtures("no_picture")

@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from configs import OptimConfig, SpeedConfig
-from training import build_optimizer, update
+from training import build_optimizer, learning_rate, update
 
 
 @pytest.fixture
@@ -38,3 +38,11 @@ def test_a_step_is_taken_along_the_clipped_gradient(accelerator, bound, moved):
     step = layer.weight.detach() - start
     torch.testing.assert_close(step, torch.tensor([[-0.6, 0.8]]) * moved)
     assert layer.weight.grad is None
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10])
+def test_a_warmup_may_be_the_whole_run(steps):
+    optim = OptimConfig(lr_per_256=1.0, global_batch_size=256, warmup_share=1.0)
+    rates = [learning_rate(step, optim, steps) for step in range(steps)]
+    assert rates == sorted(rates)
+    assert rates[-1] == 1.0
