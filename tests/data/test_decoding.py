@@ -106,11 +106,13 @@ def test_every_mode_is_shown(image, colour):
 
 
 @pytest.mark.parametrize("top", [255, 4095, 65535])
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PGM"])
 def test_sixteen_bits_are_scaled_by_their_depth_whatever_they_hold(kind, top):
     values = np.array([[0, top // 2, top, 0]], np.uint16)
     expected = np.rint(values / 257)
-    assert (shown(encoded(gray(values), kind))[..., 0] == expected).all()
+    pgm = b"P5 4 1 65535\n" + values.astype(">u2").tobytes()  # which Pillow 10.1 does not write
+    content = pgm if kind == "PGM" else encoded(gray(values), kind)
+    assert (shown(content)[..., 0] == expected).all()
 
 
 def test_a_tiff_of_twelve_bits_has_its_own_white():
