@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -757,7 +758,14 @@ def test_a_full_disk_is_said_and_the_last_checkpoint_stands(tiny, tmp_path, monk
             raise RuntimeError("PytorchStreamWriter failed writing file: No space left on device")
         save(everything, path)
 
+    def no_room(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     folder = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "save_views", no_room)
+        with pytest.raises(CheckpointError, match="views.png .*No space left .*checkpoint is none"):
+            run(tiny, tmp_path / "first", "--run.no-store")
     with monkeypatch.context() as patched:
         patched.setattr(torch, "save", full)
         with pytest.raises(CheckpointError, match="No space left .* is step_00000003.pt"):
