@@ -11,6 +11,7 @@ from launch import from_main_process
 from pcd_hub.errors import CheckpointError, ConfigError, PCDHubError, first_line
 from pcd_hub.weights import store
 from pcd_hub.weights.writable import check_temporary_folder, check_writable
+from stopping import stopping_at_once
 
 
 def check_places(
@@ -58,13 +59,15 @@ def check_run_folder(folder: Path, *, num_bytes: int = 0) -> None:
 
 @contextmanager
 def finishing(folder: Path) -> Iterator[None]:
-    """Explain a failed write after the last step, when the last checkpoint holds the result.
+    """Explain a failed write or a signal after the last step: the last checkpoint has the result.
 
     Raises:
         CheckpointError: For any OSError inside the block.
+        StoppedRun: When a signal asks to stop.
     """
     try:
-        yield
+        with stopping_at_once(folder):
+            yield
     except OSError as error:
         raise CheckpointError(
             f"the training is done, but its result cannot be written: {first_line(error)}; make "

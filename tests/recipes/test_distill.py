@@ -20,10 +20,12 @@ import command_line
 import configs
 import distill
 import pcd_hub
+import places
 import run_folder
 import stopping
 import trackers
 import training
+from pcd_hub.data.workers import STOP_SIGNALS
 from pcd_hub.errors import CheckpointError, ConfigError, DataError, PCDHubError, StudentError
 from pcd_hub.models.strangers import create_pretrained
 from pcd_hub.weights import store
@@ -821,7 +823,7 @@ def test_a_signal_after_the_last_step_goes_to_the_handler_of_before():
 
 def test_a_stopped_run_exits_as_the_shell_expects(monkeypatch, capsys):
     def stop(arguments):
-        raise StoppedRun(signal.SIGTERM, 7, Path("runs/x"))
+        raise StoppedRun(signal.SIGTERM, Path("runs/x"), step=7)
 
     with pytest.raises(SystemExit) as exited:
         command_line.run(stop)
@@ -829,6 +831,33 @@ def test_a_stopped_run_exits_as_the_shell_expects(monkeypatch, capsys):
     assert capsys.readouterr().err == (
         "stopped by SIGTERM after step 7, which is saved; "
         "go on with the same command and --run.resume --run.output-dir runs/x\n"
+    )
+
+
+def test_an_interruption_before_the_first_step_is_one_line(monkeypatch, capsys):
+    def interrupted(arguments):
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(SystemExit) as exited:
+        command_line.run(interrupted)
+    assert exited.value.code == 130
+    assert capsys.readouterr().err == "stopped by SIGINT; nothing more was saved\n"
+
+
+@pytest.mark.parametrize("signum", STOP_SIGNALS)
+def test_a_signal_after_the_training_says_how_to_write_the_result(capsys, signum):
+    def stop(arguments):
+        with places.finishing(Path("runs/x")):
+            signal.raise_signal(signum)
+
+    before = signal.getsignal(signum)
+    with pytest.raises(SystemExit) as exited:
+        command_line.run(stop)
+    assert exited.value.code == 128 + signum
+    assert signal.getsignal(signum) is before
+    assert capsys.readouterr().err == (
+        f"stopped by {signal.Signals(signum).name} after the training, which is saved; "
+        "write its result with the same command and --run.resume --run.output-dir runs/x\n"
     )
 
 
