@@ -117,6 +117,7 @@ def main(arguments: list[str]) -> None:
         finish(accelerator)
         if accelerator.is_main_process:
             keep(detection, predictions, command=command)
+            detection.folder.end_trackers()
 
 
 @dataclass(kw_only=True)
@@ -264,7 +265,6 @@ def keep(detection: Detection, predictions: list[dict[str, Any]], *, command: st
         predictions,
         split.categories,
     )
-    folder.end_trackers()
     print(f"\n{evaluation.table()}\n\nin {folder.path}")
 
 

@@ -123,6 +123,7 @@ def distill_and_keep(
         if accelerator.is_main_process:
             with torch.compiler.set_stance("force_eager"):  # other shapes, a few times each
                 keep(finished, weight_name)
+            finished.training.folder.end_trackers()
 
 
 def distill(accelerator: Accelerator, config: DistillConfig, config_name: str) -> Distillation:
@@ -367,7 +368,6 @@ def keep(finished: Distillation, weight_name: str) -> None:
     metrics = _probe(finished, pictures / "probe.png") if config.probe_scenes else {}
     _draw_pixels(finished, pictures / "pca.png")
     save_training_curve(pictures / "training.png", folder / "metrics.jsonl")
-    training.folder.end_trackers()
     export = export_weight(
         state,
         _record(finished, weight_name, metrics),

@@ -110,6 +110,7 @@ def main(arguments: list[str]) -> None:
         finish(accelerator)
         if accelerator.is_main_process:
             keep(finetuning, confusion, command=command)
+            finetuning.folder.end_trackers()
 
 
 @dataclass(kw_only=True)
@@ -261,7 +262,6 @@ def draw(finetuning: Finetuning) -> None:
 
     path = finetuning.folder.path / "pictures" / "overlays.png"
     save_some_overlays(path, finetuning.test_set, {finetuning.config.model: predicted})
-    finetuning.folder.end_trackers()
 
 
 if __name__ == "__main__":

@@ -99,6 +99,7 @@ def main(arguments: list[str]) -> None:
         finish(accelerator)
         if accelerator.is_main_process:
             keep(linear, right, command=command)
+            linear.folder.end_trackers()
 
 
 @dataclass(kw_only=True)
@@ -266,7 +267,6 @@ def keep(linear: LinearEvaluation, right: tuple[int, int], *, command: str) -> N
         details=provenance(linear.accelerator, linear.folder) | linear.folder.recorded_changes(),
     ).with_model(config.model, row, weights_sha256=linear.under_test.weights_sha256, details={})
     evaluation.save(linear.folder.path)
-    linear.folder.end_trackers()
     print(f"\n{evaluation.table()}\n\nin {linear.folder.path}")
 
 

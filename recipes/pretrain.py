@@ -68,6 +68,7 @@ def main(arguments: list[str]) -> None:
         finish(accelerator)
         if accelerator.is_main_process:
             _keep(finished, config, config_name)
+            finished.training.folder.end_trackers()
 
 
 @dataclass(kw_only=True)
@@ -193,7 +194,6 @@ def _keep(finished: Pretraining, config: PretrainConfig, config_name: str) -> No
         if config.probe_scenes
         else {}
     )
-    training.folder.end_trackers()
     facts = _record(training, config, config_name, metrics)
     halves = {key: _half(value) for key, value in backbone.state_dict().items()}
     save_teacher(folder / "teacher", halves, head.half(), facts)

@@ -25,7 +25,7 @@ from launch import from_main_process
 from pcd_hub.errors import CheckpointError, ConfigError, first_line
 from places import check_run_folder
 from resuming import Change, changed_inputs, changed_settings, check_length
-from trackers import log_pictures, start_trackers
+from trackers import log_pictures, start_trackers, tell
 
 if sys.platform != "win32":
     import fcntl
@@ -156,8 +156,7 @@ class RunFolder:
     def end_trackers(self) -> None:
         """Give the trackers the last pictures, and end them; called by the main process."""
         self.log_pictures()
-        for tracker in self._accelerator.trackers:
-            tracker.finish()
+        tell(self._accelerator, lambda tracker: tracker.finish())
 
     def write_metrics(self, **metrics: float) -> None:
         """Append one line to metrics.jsonl, and tell the trackers.
@@ -169,8 +168,8 @@ class RunFolder:
             path = self.path / "metrics.jsonl"
             with self.writing(path), path.open("a") as file:
                 file.write(json.dumps(metrics) + "\n")
-        self._step = int(metrics["step"])
-        self._accelerator.log(metrics, step=self._step)
+            self._step = step = int(metrics["step"])
+            tell(self._accelerator, lambda tracker: tracker.log(metrics, step=step))
 
     @contextmanager
     def writing(self, path: Path) -> Iterator[None]:

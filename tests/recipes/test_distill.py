@@ -373,18 +373,27 @@ class _Tracker:
 
     def log(self, values, step, **_):
         self.last = (step, values["loss"])
+        if self.project == "broken":
+            raise RuntimeError("HTTP 503\nlater")
 
     def log_artifact(self, path):
         assert not self.finished, "a tracker takes nothing after its end"
         self.artifacts.append(Path(path).name)
+        if self.project == "broken":
+            raise OSError("no quota")
 
     def finish(self):
         self.finished = True
+        if self.project == "broken":
+            raise ConnectionError("the network is gone")
 
 
 def test_a_tracker_is_told_project_run_and_pictures_or_refuses_in_one_line(
-    tiny, tmp_path, monkeypatch
+    tiny, tmp_path, monkeypatch, caplog
 ):
+    def assert_still_open():
+        assert not _Tracker.made[-1].finished, "an export that is stored comes first"
+
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     monkeypatch.setattr("accelerate.tracking._available_trackers", [LoggerType.MLFLOW])
     monkeypatch.setitem(trackers.LOGGER_TYPE_TO_CLASS, "mlflow", _Tracker)
@@ -397,6 +406,16 @@ def test_a_tracker_is_told_project_run_and_pictures_or_refuses_in_one_line(
         assert tracker.last[0] == 0
         assert sorted(tracker.artifacts) == ["pca.png", "training.png", "views.png"]
         assert tracker.finished
+    assert "tracker" not in caplog.text
+    monkeypatch.setattr(store, "add", lambda *_: assert_still_open())
+    run(tiny, tmp_path / "broken", *short[1:], "--run.project=broken")
+    assert (tmp_path / "broken" / "record.json").exists()
+    tracker = _Tracker.made.pop()
+    assert tracker.finished
+    assert tracker.last[0] == 0
+    assert sorted(tracker.artifacts) == ["pca.png", "training.png", "views.png"]
+    assert caplog.text.count("the tracker mlflow failed (OSError: no quota); the run goes on") == 1
+    assert caplog.text.count("the tracker mlflow") == 1
     with pytest.raises(ConfigError, match=r"mlflow: cannot start \(RuntimeError: no API key\)"):
         run(tiny, tmp_path / "three", *short, "--run.project=refused")
 
