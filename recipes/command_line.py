@@ -5,6 +5,7 @@ import difflib
 import gc
 import io
 import logging
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
@@ -174,6 +175,8 @@ def _ended(main: Callable[[list[str]], None]) -> tuple[str, int]:
         return f"error: {error}", 2
     except StoppedRun as stopped:
         return str(stopped), stopped.exit_code
+    except KeyboardInterrupt:  # before the first step, or again during one
+        return "stopped by SIGINT; nothing more was saved", 128 + signal.SIGINT
     except RuntimeError as error:  # raised wherever the main process is when a worker dies
         if not str(error).startswith("DataLoader worker"):
             raise

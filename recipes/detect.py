@@ -58,6 +58,7 @@ from finetuning import inputs_of, num_workers, plan_batches, sgd, shard, train, 
 from launch import finish, start_accelerator
 from models_under_test import ModelUnderTest, open_model
 from pcd_hub.data.loader import BatchPlan
+from places import check_places, finishing
 from precise_bn import take_batch_norm_statistics
 from progress import progress
 from resuming import protocol_note
@@ -89,6 +90,7 @@ def main(arguments: list[str]) -> None:
         under_test, config.detector, num_classes=len(labels.category_ids), masks=masks
     )
     detector = with_sync_batch_norm(detector, config.detector.norm, "--detector.norm", accelerator)
+    check_places(accelerator, detector, output_dir=config.run.output_dir, stored_as=None)
     detection = Detection(
         config=config,
         accelerator=accelerator,
@@ -108,13 +110,14 @@ def main(arguments: list[str]) -> None:
         detector=detector,
     )
     train_detector(detection)
-    take_precise_statistics(detection)
-    predictions = predict(detection)
-    finish(accelerator)
-    if accelerator.is_main_process:
-        keep(
-            detection, predictions, command=shlex.join(["python", "recipes/detect.py", *arguments])
-        )
+    command = shlex.join(["python", "recipes/detect.py", *arguments])
+    with finishing(detection.folder.path):
+        take_precise_statistics(detection)
+        predictions = predict(detection)
+        finish(accelerator)
+        if accelerator.is_main_process:
+            keep(detection, predictions, command=command)
+            detection.folder.end_trackers()
 
 
 @dataclass(kw_only=True)
@@ -262,7 +265,6 @@ def keep(detection: Detection, predictions: list[dict[str, Any]], *, command: st
         predictions,
         split.categories,
     )
-    folder.end_trackers()
     print(f"\n{evaluation.table()}\n\nin {folder.path}")
 
 

@@ -118,12 +118,12 @@ def distill_and_keep(
 ) -> None:
     """Train; then probe, record, export and store what came of it."""
     finished = distill(accelerator, config, config_name)
-    finish(accelerator)
-    if accelerator.is_main_process:
-        folder = finished.training.folder.path
-        # Eager: other shapes, a few times each.
-        with torch.compiler.set_stance("force_eager"), finishing(folder):
-            keep(finished, weight_name)
+    with finishing(finished.training.folder.path):
+        finish(accelerator)
+        if accelerator.is_main_process:
+            with torch.compiler.set_stance("force_eager"):  # other shapes, a few times each
+                keep(finished, weight_name)
+            finished.training.folder.end_trackers()
 
 
 def distill(accelerator: Accelerator, config: DistillConfig, config_name: str) -> Distillation:
@@ -152,9 +152,9 @@ def prepare(
     random_start = copy.deepcopy(student.model)
     check_places(
         accelerator,
-        run_folder=config.run.output_dir or Path("runs"),
+        random_start,
+        output_dir=config.run.output_dir,
         stored_as=stored_name(config) if config.run.store else None,
-        num_bytes=sum(value.nbytes for value in random_start.state_dict().values()),
     )
     check_exportable(random_start, config.student.arch, image_size=size)
     unreached = freeze_unreached(student, image_size=size)
@@ -368,7 +368,6 @@ def keep(finished: Distillation, weight_name: str) -> None:
     metrics = _probe(finished, pictures / "probe.png") if config.probe_scenes else {}
     _draw_pixels(finished, pictures / "pca.png")
     save_training_curve(pictures / "training.png", folder / "metrics.jsonl")
-    training.folder.end_trackers()
     export = export_weight(
         state,
         _record(finished, weight_name, metrics),

@@ -57,6 +57,7 @@ from pcd_hub.data.loader import BatchPlan
 from pcd_hub.errors import DataError
 from pcd_hub.method.metrics import class_iou, confusion_matrix, mean_iou, pixel_accuracy
 from pictures import save_some_overlays
+from places import check_places, finishing
 from progress import progress
 from resuming import protocol_note
 from run_folder import RunFolder, provenance
@@ -84,6 +85,7 @@ def main(arguments: list[str]) -> None:
     torch.manual_seed(config.run.seed)  # of the head: the same on every backbone
     model: nn.Module = FCN(under_test, config.fcn, num_classes=len(train_set.classes))
     model = with_sync_batch_norm(model, config.fcn.norm, "--fcn.norm", accelerator)
+    check_places(accelerator, model, output_dir=config.run.output_dir, stored_as=None)
     finetuning = Finetuning(
         config=config,
         accelerator=accelerator,
@@ -102,11 +104,13 @@ def main(arguments: list[str]) -> None:
         model=model,
     )
     train_fcn(finetuning)
-    confusion = count_pixels(finetuning)
-    finish(accelerator)
-    if accelerator.is_main_process:
-        command = shlex.join(["python", "recipes/finetune_seg.py", *arguments])
-        keep(finetuning, confusion, command=command)
+    command = shlex.join(["python", "recipes/finetune_seg.py", *arguments])
+    with finishing(finetuning.folder.path):
+        confusion = count_pixels(finetuning)
+        finish(accelerator)
+        if accelerator.is_main_process:
+            keep(finetuning, confusion, command=command)
+            finetuning.folder.end_trackers()
 
 
 @dataclass(kw_only=True)
@@ -258,7 +262,6 @@ def draw(finetuning: Finetuning) -> None:
 
     path = finetuning.folder.path / "pictures" / "overlays.png"
     save_some_overlays(path, finetuning.test_set, {finetuning.config.model: predicted})
-    finetuning.folder.end_trackers()
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ from pcd_hub.data.loader import BatchPlan, StepSampler
 from pcd_hub.data.reading import read_batches
 from pcd_hub.data.views import ViewPolicy, draw_view, render_view_with_pillow
 from pixels import Pixels, all_maps, pixels_of
+from places import check_places, finishing
 from resuming import protocol_note
 from run_folder import RunFolder, provenance
 
@@ -71,6 +72,8 @@ def main(arguments: list[str]) -> None:
     pixels = pixels_of(under_test, size, device=accelerator.device)
     with torch.no_grad():
         width = pixels(torch.zeros(1, 3, size, size, device=accelerator.device)).shape[1]
+    layer = linear_layer(width, len(train_set.classes), seed=config.run.seed)
+    check_places(accelerator, layer, output_dir=config.run.output_dir, stored_as=None)
     linear = LinearEvaluation(
         config=config,
         accelerator=accelerator,
@@ -87,13 +90,16 @@ def main(arguments: list[str]) -> None:
         test_set=test_set,
         under_test=under_test,
         pixels=pixels,
-        layer=linear_layer(width, len(train_set.classes), seed=config.run.seed),
+        layer=layer,
     )
     train_layer(linear)
-    right = count_right(linear)
-    finish(accelerator)
-    if accelerator.is_main_process:
-        keep(linear, right, command=shlex.join(["python", "recipes/linear_cls.py", *arguments]))
+    command = shlex.join(["python", "recipes/linear_cls.py", *arguments])
+    with finishing(linear.folder.path):
+        right = count_right(linear)
+        finish(accelerator)
+        if accelerator.is_main_process:
+            keep(linear, right, command=command)
+            linear.folder.end_trackers()
 
 
 @dataclass(kw_only=True)
@@ -263,7 +269,6 @@ def keep(linear: LinearEvaluation, right: tuple[int, int], *, command: str) -> N
         details=provenance(linear.accelerator, linear.folder) | linear.folder.recorded_changes(),
     ).with_model(config.model, row, weights_sha256=linear.under_test.weights_sha256, details={})
     evaluation.save(linear.folder.path)
-    linear.folder.end_trackers()
     print(f"\n{evaluation.table()}\n\nin {linear.folder.path}")
 
 

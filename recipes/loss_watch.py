@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from pcd_hub.data.workers import STOP_SIGNALS
-from pcd_hub.errors import ConfigError
+from pcd_hub.errors import ConfigError, first_line
 from run_folder import RunFolder
 
 
@@ -126,12 +126,15 @@ class LossWatch:
     def _keep(self, step: _Step) -> str:
         """Write the last batches for a replay, and say what to do."""
         path = self._folder.path / f"bad_batch_{self._accelerator.process_index}.pt"
-        torch.save(
-            [{"step": kept.number, "batch": _plain(kept.batch)} for kept in self._steps], path
-        )
+        steps = [{"step": kept.number, "batch": _plain(kept.batch)} for kept in self._steps]
+        look = f", or look at the last batches in {path}"
+        try:
+            torch.save(steps, path)
+        except (OSError, RuntimeError) as error:  # a full disk must not hide the bad number
+            look = f"; the last batches cannot be written to {path} ({first_line(error)})"
         return (
-            f"lower {self._lr_option} (the rate was {step.lr:.2g}), or look at the last batches "
-            f"in {path}. The last checkpoint stands"
+            f"lower {self._lr_option} (the rate was {step.lr:.2g}){look}. "
+            "The last checkpoint stands"
         )
 
 

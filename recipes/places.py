@@ -5,33 +5,36 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator
+from torch import nn
 
 from launch import from_main_process
 from pcd_hub.errors import CheckpointError, ConfigError, PCDHubError, first_line
 from pcd_hub.weights import store
 from pcd_hub.weights.writable import check_temporary_folder, check_writable
+from stopping import stopping_at_once
 
 
 def check_places(
-    accelerator: Accelerator, *, run_folder: Path, stored_as: str | None, num_bytes: int
+    accelerator: Accelerator, network: nn.Module, *, output_dir: Path | None, stored_as: str | None
 ) -> None:
     """Try the folder of temporary files, the run's folder and the store.
 
     Args:
         accelerator: Run folder and store are the main process's.
-        run_folder: It need not exist.
+        network: What is saved; its size is the room that is needed.
+        output_dir: The run's folder, which need not exist; None for one below ``runs``.
         stored_as: Name of the weight in the store; None if it stays out.
-        num_bytes: Size of the weight.
 
     Raises:
         ConfigError: On every process, if one of them cannot be written or has no room.
     """
-    check_temporary_folder(num_bytes=num_bytes)
+    num_bytes = sum(value.nbytes for value in network.state_dict().values())
+    check_temporary_folder(num_bytes=num_bytes if stored_as else 0)
     refusal = ""
     if accelerator.is_main_process:
         try:
             # A checkpoint has the weights and the optimizer's average of each; then the export.
-            check_run_folder(run_folder, num_bytes=3 * num_bytes)
+            check_run_folder(output_dir or Path("runs"), num_bytes=3 * num_bytes)
             if stored_as:
                 store.check_can_add(stored_as, num_bytes=num_bytes)
         except PCDHubError as error:
@@ -56,13 +59,15 @@ def check_run_folder(folder: Path, *, num_bytes: int = 0) -> None:
 
 @contextmanager
 def finishing(folder: Path) -> Iterator[None]:
-    """Explain a failed write after the last step, when the last checkpoint holds the result.
+    """Explain a failed write or a signal after the last step: the last checkpoint has the result.
 
     Raises:
         CheckpointError: For any OSError inside the block.
+        StoppedRun: When a signal asks to stop.
     """
     try:
-        yield
+        with stopping_at_once(folder):
+            yield
     except OSError as error:
         raise CheckpointError(
             f"the training is done, but its result cannot be written: {first_line(error)}; make "

@@ -35,7 +35,8 @@ from pcd_hub.method.simclr import SimCLR
 from pcd_hub.models.entries import entry_cfg
 from pcd_hub.models.grid import PixelGrid
 from pcd_hub.models.teachers import save_teacher
-from places import finishing
+from pcd_hub.models.writing import writing_tensors
+from places import check_places, finishing
 from run_folder import RunFolder, provenance
 from scene_probe import probe_backbones
 from speed import compile_or_say_why_not, has_sync_batch_norm, pass_through, wants_compile
@@ -63,10 +64,11 @@ def main(arguments: list[str]) -> None:
         trackers=config.run.trackers, speed=config.speed, static_graph=True
     )
     finished = pretrain(accelerator, config, config_name)
-    finish(accelerator)
-    if accelerator.is_main_process:
-        with finishing(finished.training.folder.path):
+    with finishing(finished.training.folder.path):
+        finish(accelerator)
+        if accelerator.is_main_process:
             _keep(finished, config, config_name)
+            finished.training.folder.end_trackers()
 
 
 @dataclass(kw_only=True)
@@ -107,6 +109,7 @@ def pretrain(accelerator: Accelerator, config: PretrainConfig, config_name: str)
         slow.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
     else:
         contrast = SimCLR(encoder, temperature=method.temperature)
+    check_places(accelerator, contrast, output_dir=config.run.output_dir, stored_as=None)
     inputs = {"data": source.fingerprint()}
     folder = RunFolder.open(accelerator, config, default_name=config_name, inputs=inputs)
 
@@ -191,14 +194,15 @@ def _keep(finished: Pretraining, config: PretrainConfig, config_name: str) -> No
         if config.probe_scenes
         else {}
     )
-    training.folder.end_trackers()
     facts = _record(training, config, config_name, metrics)
     halves = {key: _half(value) for key, value in backbone.state_dict().items()}
     save_teacher(folder / "teacher", halves, head.half(), facts)
     (folder / "record.json").write_text(json.dumps(facts, indent=2) + "\n")
     if slow is not None:
         state = {"arch": config.encoder.arch, "state_dict": _moco_state(contrast, slow)}
-        torch.save(state, folder / "teacher.pth.tar")
+        file = folder / "teacher.pth.tar"
+        with writing_tensors(file):
+            torch.save(state, file)
     print(f"\npython recipes/distill.py --teacher.source local-dir:{folder / 'teacher'}")
 
 

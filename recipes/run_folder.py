@@ -9,7 +9,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,7 +25,7 @@ from launch import from_main_process
 from pcd_hub.errors import CheckpointError, ConfigError, first_line
 from places import check_run_folder
 from resuming import Change, changed_inputs, changed_settings, check_length
-from trackers import log_pictures, start_trackers
+from trackers import log_pictures, start_trackers, tell
 
 if sys.platform != "win32":
     import fcntl
@@ -155,16 +156,37 @@ class RunFolder:
     def end_trackers(self) -> None:
         """Give the trackers the last pictures, and end them; called by the main process."""
         self.log_pictures()
-        for tracker in self._accelerator.trackers:
-            tracker.finish()
+        tell(self._accelerator, lambda tracker: tracker.finish())
 
     def write_metrics(self, **metrics: float) -> None:
-        """Append one line to metrics.jsonl, and tell the trackers."""
+        """Append one line to metrics.jsonl, and tell the trackers.
+
+        Raises:
+            CheckpointError: If it cannot be written.
+        """
         if self._accelerator.is_main_process:
-            with (self.path / "metrics.jsonl").open("a") as file:
+            path = self.path / "metrics.jsonl"
+            with self.writing(path), path.open("a") as file:
                 file.write(json.dumps(metrics) + "\n")
-        self._step = int(metrics["step"])
-        self._accelerator.log(metrics, step=self._step)
+            self._step = step = int(metrics["step"])
+            tell(self._accelerator, lambda tracker: tracker.log(metrics, step=step))
+
+    @contextmanager
+    def writing(self, path: Path) -> Iterator[None]:
+        """Explain a failed write of ``path`` before the last step is done.
+
+        Raises:
+            CheckpointError: For any OSError or RuntimeError inside the block; ``torch.save`` tells
+                of a full disk by the latter.
+        """
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            before = sorted((self.path / "checkpoints").glob("step_*.pt"))
+            raise CheckpointError(
+                f"cannot write {path} ({first_line(error)}); the last checkpoint is "
+                f"{before[-1].name if before else 'none'}. Make room, then add --run.resume"
+            ) from error
 
     # Checkpoints: one file each, whole or not there, with its sha256 beside it.
 
@@ -179,10 +201,7 @@ class RunFolder:
         per_process = gather_object([{"rng": _rng_state(), "stream": stream_states}])
         if not self._accelerator.is_main_process:
             return
-        folder = self.path / "checkpoints"
-        folder.mkdir(exist_ok=True)
-        final = folder / f"step_{step:08d}.pt"
-        draft = final.with_suffix(".draft")
+        final = self.path / "checkpoints" / f"step_{step:08d}.pt"
         everything = {
             "step": step,
             "config": self.config_dict(),
@@ -191,24 +210,11 @@ class RunFolder:
             "per_process": per_process,
             **state,
         }
-        try:
-            torch.save(everything, draft)
-            _flush_to_disk(draft)
-            _sum_file(final).write_text(f"{_sha256(draft)}  {final.name}\n")
-            _flush_to_disk(_sum_file(final))
-            draft.replace(final)
-            _flush_names_to_disk(folder)  # before the older ones go
-        except (OSError, RuntimeError) as error:  # torch.save tells of a full disk by the latter
-            for rest in (draft, _sum_file(final)):
-                rest.unlink(missing_ok=True)
-            before = sorted(folder.glob("step_*.pt"))
-            raise CheckpointError(
-                f"cannot write {final} ({first_line(error)}); the last checkpoint is "
-                f"{before[-1].name if before else 'none'}. Make room, then add --run.resume"
-            ) from error
-        for old in sorted(folder.glob("step_*.pt"))[: -self._config.run.keep_checkpoints]:
-            old.unlink()
-            _sum_file(old).unlink(missing_ok=True)
+        with self.writing(final):
+            _save_whole(everything, final)
+            for old in sorted(final.parent.glob("step_*.pt"))[: -self._config.run.keep_checkpoints]:
+                old.unlink()
+                _sum_file(old).unlink(missing_ok=True)
 
     def load_checkpoint(self, *, steps: int) -> dict[str, Any]:
         """The last whole checkpoint, with the metrics after it cut off.
@@ -243,9 +249,12 @@ class RunFolder:
         self._restore_process(state["per_process"])
         self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:
-            self._cut_metrics(int(state["step"]))
+            with self.writing(self.path / "metrics.jsonl"):
+                self._cut_metrics(int(state["step"]))
+            path = self.path / "changes.json"
             if self.changes:
-                _write_whole(self.path / "changes.json", json.dumps(self.changes, indent=2) + "\n")
+                with self.writing(path):
+                    _write_whole(path, json.dumps(self.changes, indent=2) + "\n")
         return state
 
     def _note_changes(self, state: dict[str, Any], steps: int) -> None:
@@ -309,6 +318,23 @@ class RunFolder:
             lines = path.read_text().splitlines(keepends=True)
             whole = (line for line in lines if line.endswith("\n"))  # the last may be half written
             _write_whole(path, "".join(line for line in whole if json.loads(line)["step"] < step))
+
+
+def _save_whole(everything: dict[str, Any], final: Path) -> None:
+    """A checkpoint on the disk with its sum beside it, or neither."""
+    draft, sum_file = final.with_suffix(".draft"), _sum_file(final)
+    final.parent.mkdir(exist_ok=True)
+    try:
+        torch.save(everything, draft)
+        _flush_to_disk(draft)
+        sum_file.write_text(f"{_sha256(draft)}  {final.name}\n")
+        _flush_to_disk(sum_file)
+        draft.replace(final)
+        _flush_names_to_disk(final.parent)  # before the older ones go
+    except (OSError, RuntimeError):
+        draft.unlink(missing_ok=True)
+        sum_file.unlink(missing_ok=True)
+        raise
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -2,23 +2,35 @@
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from accelerate import Accelerator
 
 from pcd_hub.data.workers import STOP_SIGNALS
 
 
-class StoppedRun(Exception):  # noqa: N818 - no error
-    """A run that was asked to stop, and has saved; ``exit_code`` is what the shell expects."""
+class StoppedRun(BaseException):
+    """A run that was asked to stop, and has saved; ``exit_code`` is what the shell expects.
 
-    def __init__(self, signum: int, step: int, folder: Path) -> None:
-        resume = f"--run.resume --run.output-dir {folder}"
+    No ``except Exception`` may take it for a failure: as KeyboardInterrupt it is no error.
+
+    Args:
+        signum: The signal.
+        folder: Of the run.
+        step: After which it stopped; None if the training is done and its result is not written.
+    """
+
+    def __init__(self, signum: int, folder: Path, *, step: int | None) -> None:
+        done, rest = "the training", "write its result"
+        if step is not None:
+            done, rest = f"step {step}", "go on"
         super().__init__(
-            f"stopped by {signal.Signals(signum).name} after step {step}, which is saved; "
-            f"go on with the same command and {resume}"
+            f"stopped by {signal.Signals(signum).name} after {done}, which is saved; "
+            f"{rest} with the same command and --run.resume --run.output-dir {folder}"
         )
         self.exit_code = 128 + signum
 
@@ -29,7 +41,27 @@ def stopped_run(signum: int, step: int, folder: Path, accelerator: Accelerator) 
     A launcher ends all processes when the first one exits, so they wait for the one that writes.
     """
     accelerator.wait_for_everyone()
-    return StoppedRun(signum, step, folder)
+    return StoppedRun(signum, folder, step=step)
+
+
+@contextmanager
+def stopping_at_once(folder: Path) -> Iterator[None]:
+    """Let the first signal end the block, which begins after the last step.
+
+    Raises:
+        StoppedRun: When a signal arrives.
+    """
+
+    def stop(signum: int, frame: FrameType | None) -> NoReturn:
+        del frame
+        raise StoppedRun(signum, folder, step=None)
+
+    before = {signum: signal.signal(signum, stop) for signum in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 class StopRequest:

@@ -3,7 +3,9 @@
 import importlib.util
 import json
 import logging
-from collections.abc import Iterable, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +101,36 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, int | float |
     return found
 
 
+_FAILED: "weakref.WeakSet[Any]" = weakref.WeakSet()
+"""The trackers of which that has been said."""
+
+
+def tell(accelerator: Accelerator, what: Callable[[Any], None]) -> None:
+    """Call ``what`` with every tracker; called by the main process.
+
+    An error of one is a warning, the first time: it must not end a run, whose folder has it all.
+    """
+    for tracker in accelerator.trackers:
+        try:
+            what(tracker)
+        except Exception as error:  # of whichever tracker
+            if tracker in _FAILED:
+                continue
+            _FAILED.add(tracker)
+            log.warning(
+                "the tracker %s failed (%s: %s); the run goes on, and its folder holds everything",
+                tracker.name,
+                type(error).__name__,
+                first_line(error),
+            )
+
+
 def log_pictures(accelerator: Accelerator, pictures: Iterable[Path], *, step: int) -> None:
     """Give PNG files to the trackers that take pictures; called by the main process."""
     for path in pictures:
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))
-        for tracker in accelerator.trackers:
-            _log_picture(tracker, path, pixels, step)
+        tell(accelerator, partial(_log_picture, path=path, pixels=pixels, step=step))
 
 
 def _log_picture(tracker: Any, path: Path, pixels: np.ndarray, step: int) -> None:

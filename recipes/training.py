@@ -94,7 +94,9 @@ def train(training: Training, take_step: TakeStep) -> None:
             broken.note(parts)
             stream_states.update(part.stream_state for part in parts if part.stream_state)
             if step == start and accelerator.is_main_process:
-                save_views(folder.path / "pictures" / "views.png", parts[0].views)
+                views = folder.path / "pictures" / "views.png"
+                with folder.writing(views):
+                    save_views(views, parts[0].views)
                 folder.log_pictures()
             due = (step + 1) % run.log_every_steps == 0 or last
             looks = accelerator.is_main_process and (due or step == start)

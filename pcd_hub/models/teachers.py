@@ -29,7 +29,6 @@ import timm
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors.torch import save_file
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
@@ -54,6 +53,7 @@ from pcd_hub.models.strangers import (
     create_pretrained,
     describe,
 )
+from pcd_hub.models.writing import save_tensors
 
 log = logging.getLogger("pcd_hub")
 
@@ -285,6 +285,7 @@ def save_teacher(
 
     Raises:
         TeacherError: If the head cannot work on pixels; nothing is written then.
+        OSError: If the system refuses to write.
     """
     if head is not None:
         to_pixel_head(head)
@@ -293,8 +294,7 @@ def save_teacher(
     if head is not None:
         tensors |= {f"head.{key}": value.contiguous() for key, value in head.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / TEACHER_WEIGHTS, metadata={"format": "pt"})
-    (folder / TEACHER_WEIGHTS).chmod(0o644)  # safetensors writes 0600
+    save_tensors(tensors, folder / TEACHER_WEIGHTS)
     (folder / TEACHER_FACTS).write_text(json.dumps(facts, indent=2) + "\n")
 
 

@@ -11,13 +11,12 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pcd_hub.errors import StudentError, WeightError, first_line
+from pcd_hub.errors import StudentError, WeightError
 from pcd_hub.models.entries import build_arguments, entry_cfg, size_argument
+from pcd_hub.models.writing import save_tensors
 from pcd_hub.weights.card import render_card
 from pcd_hub.weights.layout import CARD_FILE, CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from pcd_hub.weights.load import read_weight
@@ -67,7 +66,7 @@ def export_weight(
             key: value.detach().cpu().contiguous().clone()
             for key, value in model.state_dict().items()
         }
-        _save_tensors(tensors, draft / WEIGHTS_FILE)
+        save_tensors(tensors, draft / WEIGHTS_FILE)
         for picture in pictures:
             shutil.copyfile(picture, draft / picture.name)
         record = replace(record, model=_model_facts(model, image_size))
@@ -150,14 +149,6 @@ def describe(
     card = render_card(record, files=file_entries(folder), repo=repo, license_link=license_link)
     (folder / CARD_FILE).write_text(card, encoding="utf-8", newline="\n")
     write_manifest(folder, record.to_dict())
-
-
-def _save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
-    try:
-        save_file(tensors, file, metadata={"format": "pt"})
-    except SafetensorError as error:  # tells of a full disk by this
-        raise OSError(f"cannot write {file}: {first_line(error)}") from error
-    file.chmod(0o644)  # safetensors writes 0600: a shared store could not be read
 
 
 @torch.inference_mode()

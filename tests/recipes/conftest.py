@@ -1,5 +1,6 @@
 """Tiny runs of the real recipes."""
 
+import errno
 import functools
 import gc
 import importlib
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import pytest
 import timm
@@ -23,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from evaluation import Evaluation
 from loss_watch import LossWatch
-from pcd_hub.errors import CheckpointError
+from pcd_hub.errors import CheckpointError, ConfigError
 from pcd_hub.evaluate.segmentation import LinearProbe
 from pcd_hub.models.teachers import save_teacher
 
@@ -124,7 +126,9 @@ def check_a_resumed_run(
         of_both_splits: Whether the test images depend on that file too.
     """
     folder = Path(arguments[-1].removeprefix("--run.output-dir="))
+    check_that_places_are_tried(main, arguments)
     main(arguments)
+    check_that_a_lost_end_is_said(main, arguments, "evaluation.Evaluation.save")
     whole, scores = trace(folder), Evaluation.load(folder).scores
     last = folder / "checkpoints" / "step_00000004.pt"
     weights = torch.load(last, weights_only=True)["network"]
@@ -149,6 +153,25 @@ def check_a_resumed_run(
     changed = [change["what"] for change in found.details["changed_at_resume"]]
     assert changed == ["--run.max-steps", "data", *(["test data"] if of_both_splits else [])]
     assert "; resumed after step 4 with another --run.max-steps (4, now 5); res" in found.protocol
+
+
+def check_that_places_are_tried(main: Callable[[list[str]], None], arguments: list[str]) -> None:
+    """No run is begun when there is no room for temporary files."""
+    with (
+        mock.patch("tempfile.tempdir", __file__),
+        pytest.raises(ConfigError, match="the folder of temporary files .*: Not a directory"),
+    ):
+        main(arguments)
+
+
+def check_that_a_lost_end_is_said(
+    main: Callable[[list[str]], None], arguments: list[str], writes: str
+) -> None:
+    """A finished run whose result cannot be written says how to write it later."""
+    full = OSError(errno.ENOSPC, "No space left on device")
+    said = "the training is done, but its result .*No space left .*--run.resume --run.output-dir"
+    with mock.patch(writes, side_effect=full), pytest.raises(CheckpointError, match=said):
+        main([*arguments, "--run.resume"])
 
 
 class _Reads(TorchDispatchMode):

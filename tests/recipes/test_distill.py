@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -19,10 +20,12 @@ import command_line
 import configs
 import distill
 import pcd_hub
+import places
 import run_folder
 import stopping
 import trackers
 import training
+from pcd_hub.data.workers import STOP_SIGNALS
 from pcd_hub.errors import CheckpointError, ConfigError, DataError, PCDHubError, StudentError
 from pcd_hub.models.strangers import create_pretrained
 from pcd_hub.weights import store
@@ -370,18 +373,27 @@ class _Tracker:
 
     def log(self, values, step, **_):
         self.last = (step, values["loss"])
+        if self.project == "broken":
+            raise RuntimeError("HTTP 503\nlater")
 
     def log_artifact(self, path):
         assert not self.finished, "a tracker takes nothing after its end"
         self.artifacts.append(Path(path).name)
+        if self.project == "broken":
+            raise OSError("no quota")
 
     def finish(self):
         self.finished = True
+        if self.project == "broken":
+            raise ConnectionError("the network is gone")
 
 
 def test_a_tracker_is_told_project_run_and_pictures_or_refuses_in_one_line(
-    tiny, tmp_path, monkeypatch
+    tiny, tmp_path, monkeypatch, caplog
 ):
+    def assert_still_open():
+        assert not _Tracker.made[-1].finished, "an export that is stored comes first"
+
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     monkeypatch.setattr("accelerate.tracking._available_trackers", [LoggerType.MLFLOW])
     monkeypatch.setitem(trackers.LOGGER_TYPE_TO_CLASS, "mlflow", _Tracker)
@@ -394,6 +406,16 @@ def test_a_tracker_is_told_project_run_and_pictures_or_refuses_in_one_line(
         assert tracker.last[0] == 0
         assert sorted(tracker.artifacts) == ["pca.png", "training.png", "views.png"]
         assert tracker.finished
+    assert "tracker" not in caplog.text
+    monkeypatch.setattr(store, "add", lambda *_: assert_still_open())
+    run(tiny, tmp_path / "broken", *short[1:], "--run.project=broken")
+    assert (tmp_path / "broken" / "record.json").exists()
+    tracker = _Tracker.made.pop()
+    assert tracker.finished
+    assert tracker.last[0] == 0
+    assert sorted(tracker.artifacts) == ["pca.png", "training.png", "views.png"]
+    assert caplog.text.count("the tracker mlflow failed (OSError: no quota); the run goes on") == 1
+    assert caplog.text.count("the tracker mlflow") == 1
     with pytest.raises(ConfigError, match=r"mlflow: cannot start \(RuntimeError: no API key\)"):
         run(tiny, tmp_path / "three", *short, "--run.project=refused")
 
@@ -757,7 +779,14 @@ def test_a_full_disk_is_said_and_the_last_checkpoint_stands(tiny, tmp_path, monk
             raise RuntimeError("PytorchStreamWriter failed writing file: No space left on device")
         save(everything, path)
 
+    def no_room(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     folder = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "save_views", no_room)
+        with pytest.raises(CheckpointError, match="views.png .*No space left .*checkpoint is none"):
+            run(tiny, tmp_path / "first", "--run.no-store")
     with monkeypatch.context() as patched:
         patched.setattr(torch, "save", full)
         with pytest.raises(CheckpointError, match="No space left .* is step_00000003.pt"):
@@ -813,7 +842,7 @@ def test_a_signal_after_the_last_step_goes_to_the_handler_of_before():
 
 def test_a_stopped_run_exits_as_the_shell_expects(monkeypatch, capsys):
     def stop(arguments):
-        raise StoppedRun(signal.SIGTERM, 7, Path("runs/x"))
+        raise StoppedRun(signal.SIGTERM, Path("runs/x"), step=7)
 
     with pytest.raises(SystemExit) as exited:
         command_line.run(stop)
@@ -821,6 +850,33 @@ def test_a_stopped_run_exits_as_the_shell_expects(monkeypatch, capsys):
     assert capsys.readouterr().err == (
         "stopped by SIGTERM after step 7, which is saved; "
         "go on with the same command and --run.resume --run.output-dir runs/x\n"
+    )
+
+
+def test_an_interruption_before_the_first_step_is_one_line(monkeypatch, capsys):
+    def interrupted(arguments):
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(SystemExit) as exited:
+        command_line.run(interrupted)
+    assert exited.value.code == 130
+    assert capsys.readouterr().err == "stopped by SIGINT; nothing more was saved\n"
+
+
+@pytest.mark.parametrize("signum", STOP_SIGNALS)
+def test_a_signal_after_the_training_says_how_to_write_the_result(capsys, signum):
+    def stop(arguments):
+        with places.finishing(Path("runs/x")):
+            signal.raise_signal(signum)
+
+    before = signal.getsignal(signum)
+    with pytest.raises(SystemExit) as exited:
+        command_line.run(stop)
+    assert exited.value.code == 128 + signum
+    assert signal.getsignal(signum) is before
+    assert capsys.readouterr().err == (
+        f"stopped by {signal.Signals(signum).name} after the training, which is saved; "
+        "write its result with the same command and --run.resume --run.output-dir runs/x\n"
     )
 
 

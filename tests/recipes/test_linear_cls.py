@@ -7,7 +7,11 @@ import linear_cls
 from evaluation import Evaluation
 from linear_cls_configs import LINEAR_CLS, epoch_schedule
 from pcd_hub.errors import ConfigError, DataError
-from tests.recipes.conftest import trace
+from tests.recipes.conftest import (
+    check_that_a_lost_end_is_said,
+    check_that_places_are_tried,
+    trace,
+)
 
 TINY = [
     "small",
@@ -53,6 +57,7 @@ def test_the_learning_rates_are_those_of_moco():
 def test_it_learns_and_a_resumed_run_is_the_same_run(data, tmp_path, passes, capsys):
     folder = tmp_path / "run"
     arguments = [*TINY, data, f"--run.output-dir={folder}"]
+    check_that_places_are_tried(linear_cls.main, arguments)
     linear_cls.main(arguments)
     assert passes == ["test images"]
     evaluation, whole = Evaluation.load(folder), trace(folder)
@@ -64,6 +69,7 @@ def test_it_learns_and_a_resumed_run_is_the_same_run(data, tmp_path, passes, cap
     last = folder / "checkpoints" / "step_00000012.pt"
     weights = torch.load(last, weights_only=True)["network"]
     assert set(weights) == {"weight", "bias"}, "nothing of the backbone is trained"
+    check_that_a_lost_end_is_said(linear_cls.main, arguments, "evaluation.Evaluation.save")
     last.unlink()
     linear_cls.main([*arguments, "--run.resume"])
     assert trace(folder) == whole

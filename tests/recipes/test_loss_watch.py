@@ -61,6 +61,19 @@ def test_the_last_step_is_looked_at_before_it_is_saved(tmp_path):
         watched.check(torch.nn.Linear(2, 2))
 
 
+def test_a_full_disk_does_not_hide_the_bad_number(tmp_path, monkeypatch):
+    def full(*_):
+        raise RuntimeError("[enforce fail at inline_container.cc:668] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", full)
+    watched = watch(tmp_path)
+    note(watched, 0)
+    said = r"the loss is nan at step 1; lower --lr .*; .*bad_batch_0.pt \(\[enforce fail .* stands"
+    note(watched, 1, loss=NAN)
+    with pytest.raises(ConfigError, match=said):
+        note(watched, 2)
+
+
 @pytest.mark.parametrize("signum", STOP_SIGNALS)
 def test_a_signal_to_any_process_is_known_to_all_a_step_later_or_at_a_checkpoint(tmp_path, signum):
     watched = watch(tmp_path)

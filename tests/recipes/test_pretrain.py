@@ -2,13 +2,14 @@ import json
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 import pretrain
-from pcd_hub.errors import ConfigError, StudentError
+from pcd_hub.errors import CheckpointError, ConfigError, StudentError
 from pcd_hub.method.moco import MoCoV3
 from pcd_hub.method.schedule import momentum_to_one
 from pcd_hub.models.teachers import load_teacher
-from tests.recipes.conftest import trace
+from tests.recipes.conftest import check_that_places_are_tried, trace
 
 TINY = [
     "mocov3_r50",
@@ -56,6 +57,28 @@ def test_what_it_writes_is_a_teacher_in_both_forms(tmp_path, capsys, monkeypatch
     record = json.loads((folder / "record.json").read_text())
     assert record["images_seen"] == 64
     assert set(record["metrics"]["scene_probe"]["means"]) == {"random start", "pre-trained"}
+
+
+@pytest.mark.parametrize("full", ["teacher.safetensors", "teacher.pth.tar"])
+def test_a_full_disk_at_the_end_loses_nothing(tmp_path, monkeypatch, full):
+    arguments = [*TINY, "--run.max-steps=1", f"--run.output-dir={tmp_path / 'run'}"]
+    check_that_places_are_tried(pretrain.main, arguments)
+    save = torch.save
+
+    def save_if_there_is_room(state, file):
+        if file.name == full:
+            raise RuntimeError("[enforce fail at inline_container.cc:668] . unexpected pos 1 vs 2")
+        save(state, file)
+
+    def no_room(*_, **__):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(torch, "save", save_if_there_is_room)
+    if full == "teacher.safetensors":
+        monkeypatch.setattr("pcd_hub.models.writing.save_file", no_room)
+    said = f"done, but its result cannot be written: cannot write .*{full}: .*--run.resume"
+    with pytest.raises(CheckpointError, match=said):
+        pretrain.main(arguments)
 
 
 def test_simclr_writes_a_teacher_folder_alone(tmp_path, capsys):
