@@ -6,12 +6,13 @@ import os
 import pytest
 from PIL import Image
 
+from models_under_test import open_model
 from pcd_hub.data.classified import open_classified
 from pcd_hub.data.files import image_paths, read_lines
 from pcd_hub.data.segmentation_sets import open_segmentation
 from pcd_hub.data.sources import open_source
 from pcd_hub.data.uris import split_uri
-from pcd_hub.errors import DataError
+from pcd_hub.errors import DataError, PCDHubError
 
 
 def save(path, mode="RGB"):
@@ -123,6 +124,35 @@ def test_a_list_may_name_absolute_paths_and_the_home(tmp_path, monkeypatch):
     (tmp_path / "lists" / "list.txt").write_text(listed)
     source = open_source(str(tmp_path / "lists" / "list.txt"))
     assert [source[row].size for row in range(4)] == [(4, 4)] * 4
+
+
+# Names that the system refuses.
+
+
+def open_val(uri: str):
+    return open_segmentation(uri, "val")
+
+
+def open_classes(uri: str):
+    return open_classified(uri, "val")
+
+
+OPENERS = {
+    open_source: ("", "foo:", "hf:", "hf-disk:", "hf-stream:"),
+    open_val: ("", "foo:", "voc:", "ade20k:", "cityscapes:", "hf:", "hf-disk:"),
+    open_classes: ("", "foo:", "hf:", "hf-disk:"),
+    open_model: ("local-dir:", "teacher:local-dir:"),
+}
+
+
+@pytest.mark.parametrize("name", ["a" * 300, f"{'a' * 300}/b.txt"])
+@pytest.mark.parametrize(
+    ("opener", "scheme"), [(opener, scheme) for opener in OPENERS for scheme in OPENERS[opener]]
+)
+def test_a_name_too_long_for_the_system_is_one_line(opener, scheme, name):
+    with pytest.raises(PCDHubError, match="^.+$") as caught:
+        opener(scheme + name)
+    assert "\n" not in str(caught.value)
 
 
 # Colons.
