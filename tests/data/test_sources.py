@@ -206,6 +206,17 @@ def test_broken_rows_are_named_by_row_not_by_path(tmp_path):
         source[2]
 
 
+def test_a_row_without_an_image_is_named(tmp_path):
+    import datasets
+
+    rows = datasets.Dataset.from_dict({"image": [{"bytes": b"", "path": ""}, None]})
+    rows.cast_column("image", datasets.Image()).save_to_disk(tmp_path / "disk")
+    source = open_source(f"hf-disk:{tmp_path / 'disk'}")
+    for row in range(2):
+        with pytest.raises(BrokenImageError, match=r"\[\d\]: ValueError: the row holds no image"):
+            source[row]
+
+
 def cut_in(folder, share):
     table = next(folder.glob("*.arrow"))
     table.write_bytes(table.read_bytes()[:share])
