@@ -176,9 +176,14 @@ def read_lines(file: Path) -> list[str]:
     It is UTF-8, or what its byte order mark says (UTF-8, UTF-16, UTF-32).
 
     Raises:
-        DataError: If it is neither; the message names the line.
+        DataError: If it cannot be read, or is neither; then the message names the line.
     """
-    content = file.read_bytes()
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"the list {file} cannot be read ({error.strerror or error}); make it readable"
+        ) from error
     marks = (name for mark, name in _BYTE_ORDER_MARKS.items() if content.startswith(mark))
     encoding = next(marks, "utf-8")
     try:

@@ -23,10 +23,19 @@ def split_uri(uri: str, schemes: Collection[str]) -> tuple[str, str]:
         schemes: Those that the caller can open.
 
     Raises:
-        DataError: If the part before the colon looks like a scheme, is none of these, and there is
-            no such path.
+        DataError: If nothing is named, or what no path can hold; or if the part before the colon
+            looks like a scheme, is none of these, and there is no such path.
     """
     scheme, colon, rest = uri.partition(":")
+    if not uri.strip() or (
+        scheme in schemes and scheme != "scenes" and not rest.partition(":")[0].strip()
+    ):
+        raise DataError(
+            f"name the images: '{uri}' is no folder or data set (a shell variable may be unset); "
+            "the working folder is ."
+        )
+    if "\0" in uri:
+        raise DataError(f"{uri!r} holds a NUL character, which no name may; remove it")
     if colon and scheme in schemes:
         return scheme, rest
     if colon and re.fullmatch(r"[a-z][a-z0-9-]+", scheme) and not exists(local_path(uri)):
