@@ -14,7 +14,6 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import timm
@@ -23,6 +22,7 @@ from timm.data.config import resolve_model_data_config
 from torch import nn
 
 import pcd_hub
+from pcd_hub.data.uris import exists, local_path
 from pcd_hub.errors import ConfigError, StudentError, first_line
 from pcd_hub.models.entries import (
     build_arguments,
@@ -149,21 +149,21 @@ def _teacher(name: str, source: str, image_size: int, arguments: dict[str, Any])
 
 def _is_ours(name: str) -> bool:
     if name.startswith("local-dir:"):
-        return (Path(name.removeprefix("local-dir:")).expanduser() / MANIFEST_FILE).exists()
+        return exists(local_path(name.removeprefix("local-dir:")) / MANIFEST_FILE)
     return ":" not in name and ("/" in name or store.is_name(name.partition("@")[0]))
 
 
 def _ours(name: str, arguments: dict[str, Any]) -> ModelUnderTest:
     model = pcd_hub.create_model(name, **arguments)
     local = name.removeprefix("local-dir:")
-    folder = Path(local).expanduser() if local != name else pcd_hub.where(name)
+    folder = local_path(local) if local != name else pcd_hub.where(name)
     return _described(name, model, weights_sha256(folder) if folder else None)
 
 
 def _architecture(name: str) -> str | None:
     """As far as it can be told without loading: not of a repository under a free name."""
     if name.startswith("local-dir:"):
-        config = Path(name.removeprefix("local-dir:")).expanduser() / "config.json"
+        config = local_path(name.removeprefix("local-dir:")) / "config.json"
         try:
             return str(json.loads(config.read_text())["architecture"])
         except (OSError, ValueError, KeyError, TypeError):

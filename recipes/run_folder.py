@@ -22,6 +22,7 @@ from accelerate.utils import gather_object
 
 import pcd_hub
 from launch import from_main_process
+from pcd_hub.data.uris import is_file
 from pcd_hub.errors import CheckpointError, ConfigError, first_line
 from places import check_run_folder
 from resuming import Change, changed_inputs, changed_settings, check_length
@@ -389,7 +390,7 @@ def _prepare(config: RunConfigured, default_name: str) -> Path:
     run = config.run
     if run.resume:
         path = run.output_dir or _free(Path("runs") / default_name, resume=True)
-        if not (path / "config.json").is_file():
+        if not is_file(path / "config.json"):
             raise ConfigError(
                 f"--run.resume: {path} holds no run; name its folder with --run.output-dir"
             )

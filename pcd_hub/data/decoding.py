@@ -60,12 +60,14 @@ class BrokenImageError(DataError):
 
 
 def decode(
-    encoded: Path | Mapping[str, Any], name: str, to_image: Callable[[Image.Image], ResultT]
+    encoded: Path | Mapping[str, Any] | None,
+    name: str,
+    to_image: Callable[[Image.Image], ResultT],
 ) -> ResultT:
     """Decode a file, or a cell of an undecoded Hugging Face image column.
 
     Args:
-        encoded: Path of the file, or the cell.
+        encoded: Path of the file, or the cell; None is a cell that was left empty.
         name: How errors call it; unique in its source, since broken images are counted by it. A
             path that the cell states is shown behind it.
         to_image: As :func:`as_rgb` or :func:`as_mask`; given the opened image.
@@ -88,7 +90,7 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line(error)}"
 
 
-def _opened(encoded: Path | Mapping[str, Any]) -> Image.Image:
+def _opened(encoded: Path | Mapping[str, Any] | None) -> Image.Image:
     file = _file(encoded)
     try:
         return Image.open(file, formats=_formats())
@@ -98,11 +100,11 @@ def _opened(encoded: Path | Mapping[str, Any]) -> Image.Image:
         raise UnidentifiedImageError("cannot identify image file") from error  # whose name we add
 
 
-def _file(encoded: Path | Mapping[str, Any]) -> Path | io.BytesIO:
+def _file(encoded: Path | Mapping[str, Any] | None) -> Path | io.BytesIO:
     if not isinstance(encoded, Path):
-        if encoded["bytes"]:
+        if encoded and encoded["bytes"]:
             return io.BytesIO(encoded["bytes"])
-        if not encoded["path"]:
+        if not (encoded and encoded["path"]):
             raise ValueError("the row holds no image")
         encoded = Path(encoded["path"])
     if encoded.exists() and not encoded.is_file():  # a pipe would be waited for

@@ -18,6 +18,7 @@ from PIL import Image
 
 from pcd_hub.data.decoding import ResultT, as_rgb, decode
 from pcd_hub.data.fingerprint import names_digest, sizes_digest
+from pcd_hub.data.uris import is_dir, is_file
 from pcd_hub.errors import DataError
 
 log = logging.getLogger("pcd_hub")
@@ -44,7 +45,7 @@ class ImageFiles:
     @classmethod
     def from_folder(cls, folder: Path) -> "ImageFiles":
         """Open every image below ``folder``, sorted by path."""
-        if not os.path.isdir(folder):  # Path.is_dir raises where it has no right or too long a name
+        if not is_dir(folder):
             raise DataError(
                 f"no folder {folder}; give a folder of images, a .txt list, "
                 "or one of scenes: hf-disk: hf:"
@@ -54,7 +55,7 @@ class ImageFiles:
     @classmethod
     def from_list(cls, file: Path) -> "ImageFiles":
         """Open the paths in ``file``, one a line, in its order."""
-        if not os.path.isfile(file):
+        if not is_file(file):
             raise DataError(
                 f"no list {file}; write one image path a line, relative to the list's folder"
             )
@@ -161,8 +162,8 @@ def split_folder(parent: Path, split: str) -> Path:
         DataError: If it is not there; the message lists those that are.
     """
     folder = parent / split
-    if not folder.is_dir():
-        there = subfolders(parent) if parent.is_dir() else []
+    if not is_dir(folder):
+        there = subfolders(parent) if is_dir(parent) else []
         raise DataError(
             f"there is no {folder}; {parent} has {', '.join(there[:10]) or 'no splits'}"
         )
@@ -175,9 +176,14 @@ def read_lines(file: Path) -> list[str]:
     It is UTF-8, or what its byte order mark says (UTF-8, UTF-16, UTF-32).
 
     Raises:
-        DataError: If it is neither; the message names the line.
+        DataError: If it cannot be read, or is neither; then the message names the line.
     """
-    content = file.read_bytes()
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"the list {file} cannot be read ({error.strerror or error}); make it readable"
+        ) from error
     marks = (name for mark, name in _BYTE_ORDER_MARKS.items() if content.startswith(mark))
     encoding = next(marks, "utf-8")
     try:

@@ -20,7 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 from PIL import Image
 
 from pcd_hub.data.decoding import BrokenImageError, ResultT, as_rgb, decode, reason
-from pcd_hub.data.uris import local_path
+from pcd_hub.data.uris import is_dir, local_path
 from pcd_hub.errors import DataError
 
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
@@ -147,7 +147,7 @@ def load_from_disk(place: str) -> Any:
         DataError: If it is not there or damaged, or holds several splits.
     """
     library, folder = _datasets(), local_path(place)
-    if not folder.is_dir():
+    if not is_dir(folder):
         raise DataError(
             f"no folder {folder}{_splits_beside(folder)}; hf-disk: takes what "
             "datasets.save_to_disk wrote"
@@ -171,6 +171,8 @@ def load_from_disk(place: str) -> Any:
 
 def _splits_beside(folder: Path) -> str:
     """List the splits if the missing ``folder`` should be one of a saved ``DatasetDict``."""
+    if not is_dir(folder.parent):
+        return ""
     splits = sorted(file.parent.name for file in folder.parent.glob("*/state.json"))
     return f" ({folder.parent} holds the splits {', '.join(splits)})" if splits else ""
 
@@ -209,9 +211,9 @@ def _parsed(text: str) -> tuple[str, str | None, str]:
     for end in (len(text), *(found.start() for found in reversed([*re.finditer(":", text)]))):
         name, split = text[:end], text[end + 1 :] or "train"
         parent, _, config = name.rpartition("/")
-        if local_path(name).is_dir():
+        if is_dir(local_path(name)):
             return str(local_path(name)), None, split
-        if "/" in parent and ":" not in config and local_path(parent).is_dir():
+        if "/" in parent and ":" not in config and is_dir(local_path(parent)):
             return str(local_path(parent)), config, split
     name, _, split = text.partition(":")
     configured = re.fullmatch(r"([^/]+/[^/]+)/([^/]+)", name)

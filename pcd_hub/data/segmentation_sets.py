@@ -32,7 +32,7 @@ from pcd_hub.data.labelled import (
     SegmentationSet,
     class_table,
 )
-from pcd_hub.data.uris import local_path, split_uri
+from pcd_hub.data.uris import is_file, local_path, split_uri
 from pcd_hub.errors import DataError
 
 
@@ -153,14 +153,14 @@ def _ade20k(folder: Path, split: str) -> SegmentationSet:
 
 def _ade20k_names(path: Path) -> list[str]:
     """The list that comes with the data: a line a class, its last column the names."""
-    lines = read_lines(path)[1:] if path.is_file() else []
+    lines = read_lines(path)[1:] if is_file(path) else []
     names = [line.split("\t")[-1].strip().partition(",")[0] for line in lines]
     return names if len(names) == 150 else [f"class {number}" for number in range(1, 151)]
 
 
 def _voc(folder: Path, split: str) -> SegmentationSet:
     listed = folder / "ImageSets" / "Segmentation" / f"{split}.txt"
-    if not listed.is_file():
+    if not is_file(listed):
         raise DataError(
             f"there is no {listed}; give the folder VOCdevkit/VOC2012, split train or val"
         )

@@ -15,7 +15,6 @@
 Anything else is a path, which may hold colons. Every image is decoded as ``decoding.py`` lists.
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -39,7 +38,7 @@ from pcd_hub.data.hf_datasets import (
     load_from_disk,
 )
 from pcd_hub.data.scenes import render_scene
-from pcd_hub.data.uris import local_path, split_uri
+from pcd_hub.data.uris import is_dir, local_path, split_uri
 from pcd_hub.errors import DataError
 
 __all__ = [
@@ -133,7 +132,7 @@ def open_source(uri: str, *, rank: int = 0, world_size: int = 1) -> ImageSource 
             )
         case _:
             path = local_path(rest)
-            is_list = path.suffix == ".txt" and not os.path.isdir(path)  # noqa: PTH112 - see from_folder
+            is_list = path.suffix == ".txt" and not is_dir(path)
             return ImageFiles.from_list(path) if is_list else ImageFiles.from_folder(path)
 
 

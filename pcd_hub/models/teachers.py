@@ -17,6 +17,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -311,12 +312,16 @@ class _Parts:
     origin: dict[str, str] = field(default_factory=dict)
 
 
+def _is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises where a name is too long
+
+
 def _read(source: str, image_size: int | None) -> _Parts:
     scheme, _, rest = source.partition(":")
     if source == "quickstart":
         with resources.as_file(resources.files("pcd_hub.models") / "quickstart_teacher") as folder:
             return _from_teacher_folder(folder, source, image_size)
-    if scheme == "local-dir" and (Path(rest) / TEACHER_FACTS).is_file():
+    if scheme == "local-dir" and _is_file(Path(rest) / TEACHER_FACTS):
         return _from_teacher_folder(Path(rest), source, image_size)
     if scheme in {"timm", "hf-hub", "local-dir"}:
         return _from_timm(source, image_size)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import reprlib
 from dataclasses import dataclass, field
 from typing import Any
@@ -189,8 +188,3 @@ _MEASUREMENT = {
     "means": _BY_MODEL,
     "stds": optional(_BY_MODEL),
 }
-
-
-def finite_or_none(value: float) -> float | None:
-    """``value``, or None where it is not a finite number, as JSON has no other way to say so."""
-    return value if math.isfinite(value) else None

@@ -12,6 +12,7 @@ manifest is written last and at once: a version that has one is whole. A plain f
 works too (a bundle that was copied there). Every load checks size and sha256 against the manifest.
 """
 
+import errno
 import os
 import re
 import shutil
@@ -85,8 +86,8 @@ def where(name: str) -> Path | None:
     if not enabled():
         return None
     with reading():
-        folder = (home() / name).resolve()
-        return folder if (folder / WEIGHTS_FILE).is_file() else None
+        folder = _led_to(home() / name)
+        return folder if folder and (folder / WEIGHTS_FILE).is_file() else None
 
 
 def names() -> list[str]:
@@ -110,8 +111,9 @@ def add(name: str, export: Path) -> Path:
     of which the last three stay.
 
     Raises:
-        WeightError: If the name is malformed, the export is damaged, a plain folder holds the
-            name, or the disk refuses it; then nothing has changed.
+        WeightError: If the name is malformed, the export is damaged, a plain folder or another
+            user's link in a sticky store holds the name, or the disk refuses it; then nothing has
+            changed.
     """
     read_weight(export)
     link = _checked_link(name)
@@ -138,7 +140,8 @@ def check_can_add(name: str, *, num_bytes: int = 0) -> None:
         num_bytes: Its size.
 
     Raises:
-        WeightError: If the name is malformed or held by a plain folder.
+        WeightError: If the name is malformed, or held by a plain folder or by a link that only
+            another user may replace.
         ConfigError: If the store cannot be written, or has less room.
     """
     link = _checked_link(name)
@@ -199,8 +202,20 @@ def reading() -> Iterator[None]:
         ) from error
 
 
+def _led_to(link: Path) -> Path | None:
+    """Where a link, or a plain folder, leads; None if nothing is there."""
+    try:
+        return Path(os.path.realpath(link, strict=True))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise WeightError(f"the link {link} leads to itself; remove it") from error
+        raise
+
+
 def _checked_link(name: str) -> Path:
-    """The link that leads to a weight, unless a plain folder stands there."""
+    """The link that leads to a weight, if this user may make or replace it."""
     link = home() / check_name(name)
     with reading():
         if link.is_dir() and not link.is_symlink():
@@ -208,7 +223,19 @@ def _checked_link(name: str) -> Path:
                 f"{link} is a plain folder, not made by the store; move it away to save {name} "
                 "there"
             )
+        if link.is_symlink() and not _may_replace(link):
+            raise WeightError(
+                f"{link} belongs to another user, and nobody else may replace it in a sticky "
+                "folder (mode 1777); choose another name, or set PCD_HUB_HOME to another folder"
+            )
     return link
+
+
+def _may_replace(link: Path) -> bool:
+    """Whether the sticky bit of its folder, if that has one, lets this user replace a link."""
+    folder = link.parent.stat()
+    sticky = folder.st_mode & stat.S_ISVTX
+    return not sticky or os.geteuid() in {0, folder.st_uid, link.lstat().st_uid}
 
 
 def _placed(export: Path, versions: Path, link: Path) -> Path:
@@ -261,8 +288,8 @@ def _point(link: Path, folder: Path) -> None:
 
 def _touch(link: Path) -> None:
     """Note when the present version was superseded, for the grace period of readers."""
-    if link.exists():
-        os.utime(link.resolve())
+    with suppress(OSError):  # no link yet, or another user's: readers then have less grace
+        os.utime(link)
 
 
 def _sweep(versions: Path, *, current: Path) -> None:

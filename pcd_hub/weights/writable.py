@@ -28,6 +28,8 @@ def check_writable(
     Raises:
         ConfigError: If the system refuses, or there is less room.
     """
+    if "\0" in str(folder):  # which looks like one that need only be made
+        raise ConfigError(f"{what} {str(folder)!r} holds a NUL character; {remedy}")
     try:
         existing = next(path for path in (folder, *folder.absolute().parents) if _exists(path))
         with tempfile.TemporaryDirectory(prefix=".pcd-hub-", dir=existing) as scratch:

@@ -1,17 +1,19 @@
 """One rule finds images for every recipe, in folders and lists; what it cannot read is named."""
 
+import errno
 import json
 import os
 
 import pytest
 from PIL import Image
 
+from models_under_test import open_model
 from pcd_hub.data.classified import open_classified
 from pcd_hub.data.files import image_paths, read_lines
 from pcd_hub.data.segmentation_sets import open_segmentation
 from pcd_hub.data.sources import open_source
 from pcd_hub.data.uris import split_uri
-from pcd_hub.errors import DataError
+from pcd_hub.errors import DataError, PCDHubError
 
 
 def save(path, mode="RGB"):
@@ -115,6 +117,16 @@ def test_a_list_of_another_encoding_is_refused_by_line(tmp_path, content, messag
         open_segmentation(f"voc:{tmp_path}", "val")
 
 
+def test_a_list_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
+    def no_right(path, *_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    (tmp_path / "list.txt").write_text("a.png\n")
+    monkeypatch.setattr("pathlib.Path.read_bytes", no_right)
+    with pytest.raises(DataError, match=r"^the list .*/list.txt cannot be read .Permission denied"):
+        open_source(str(tmp_path / "list.txt"))
+
+
 def test_a_list_may_name_absolute_paths_and_the_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for name in ("home/a.png", "far/b.png", "lists/c.png"):
@@ -123,6 +135,57 @@ def test_a_list_may_name_absolute_paths_and_the_home(tmp_path, monkeypatch):
     (tmp_path / "lists" / "list.txt").write_text(listed)
     source = open_source(str(tmp_path / "lists" / "list.txt"))
     assert [source[row].size for row in range(4)] == [(4, 4)] * 4
+
+
+# Names that the system refuses.
+
+
+def open_val(uri: str):
+    return open_segmentation(uri, "val")
+
+
+def open_classes(uri: str):
+    return open_classified(uri, "val")
+
+
+DATA_OPENERS = (open_source, open_val, open_classes)
+OPENERS = {
+    open_source: ("", "foo:", "hf:", "hf-disk:", "hf-stream:"),
+    open_val: ("", "foo:", "voc:", "ade20k:", "cityscapes:", "hf:", "hf-disk:"),
+    open_classes: ("", "foo:", "hf:", "hf-disk:"),
+    open_model: ("local-dir:", "teacher:local-dir:"),
+}
+
+
+@pytest.mark.parametrize("name", ["a" * 300, f"{'a' * 300}/b.txt"])
+@pytest.mark.parametrize(
+    ("opener", "scheme"), [(opener, scheme) for opener in OPENERS for scheme in OPENERS[opener]]
+)
+def test_a_name_too_long_for_the_system_is_one_line(opener, scheme, name):
+    with pytest.raises(PCDHubError, match="^.+$") as caught:
+        opener(scheme + name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("opener", "scheme"),
+    [(opener, scheme) for opener in DATA_OPENERS for scheme in OPENERS[opener] if scheme != "foo:"],
+)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("", "^name the images: "), ("~a\0b", "'.*~a.x00b' holds a NUL character")],
+)
+def test_no_name_and_no_possible_name_are_refused(tree, monkeypatch, opener, scheme, name, message):
+    monkeypatch.chdir(tree)
+    with pytest.raises(DataError, match=message):
+        opener(scheme + name)
+
+
+@pytest.mark.parametrize("uri", [" ", "hf::train", "hf: ", "hf-disk:", "hf-stream::"])
+def test_an_empty_variable_is_not_the_working_folder(tree, monkeypatch, uri):
+    monkeypatch.chdir(tree)
+    with pytest.raises(DataError, match="^name the images: "):
+        open_source(uri)
 
 
 # Colons.

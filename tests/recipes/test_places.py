@@ -91,6 +91,19 @@ def test_every_place_is_tried_before_the_first_step(
     assert not list(tmp_path.rglob(".pcd-hub-*")), "a trial was left behind"
 
 
+@pytest.mark.parametrize(
+    ("name", "more", "message"),
+    [
+        ("a\0b", [], r"the run's folder '.*a.x00b' holds a NUL character; name another --run.out"),
+        ("a" * 300, [], "File name too long.*; name another"),
+        ("a" * 300, ["--run.resume"], "holds no run; name its folder with --run.output-dir"),
+    ],
+)
+def test_a_run_folder_of_an_impossible_name_is_refused(tiny, tmp_path, name, more, message):
+    with pytest.raises(ConfigError, match=message):
+        distill.main([*tiny, f"--run.output-dir={tmp_path / name}", *more])
+
+
 def test_a_run_of_another_user_is_not_resumed(tiny, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     arguments = [*tiny, f"--run.output-dir={folder}", "--run.no-store", "--run.max-steps=1"]

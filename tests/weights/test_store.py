@@ -149,6 +149,37 @@ def test_a_name_that_cannot_be_set_leaves_the_weight_that_had_it(tmp_path, monke
     assert sorted(path.name for path in store.home().iterdir()) == [".versions", NAME]
 
 
+def test_another_users_weight_in_an_open_store_is_replaced(tmp_path, monkeypatch):
+    def no_right(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    store.add(NAME, filled(1.0, tmp_path / "one"))
+    monkeypatch.setattr(os, "utime", no_right)  # as of a folder that is another user's
+    second = store.add(NAME, filled(2.0, tmp_path / "two"))
+    assert store.where(NAME) == second
+
+
+def test_another_users_weight_in_a_sticky_store_is_refused_at_once(tmp_path, monkeypatch):
+    export = exported(tmp_path / "export")
+    first = store.add(NAME, export)
+    store.home().chmod(0o1777)
+    monkeypatch.setattr(os, "geteuid", lambda: 4321)
+    store.check_can_add("test_vit.pcd")
+    for refused in (lambda: store.check_can_add(NAME), lambda: store.add(NAME, export)):
+        with pytest.raises(WeightError, match=r"test_resnet.pcd belongs to another user.*1777"):
+            refused()
+    assert versions() == [first]
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    store.check_can_add(NAME)
+
+
+def test_a_link_that_leads_to_itself_is_one_line():
+    store.home().mkdir()
+    (store.home() / NAME).symlink_to(NAME)
+    with pytest.raises(WeightError, match=r"test_resnet.pcd leads to itself; remove it"):
+        store.where(NAME)
+
+
 def test_half_copies_push_out_no_whole_version_and_go_after_the_grace_period(tmp_path):
     export = exported(tmp_path / "export")
     whole = [store.add(NAME, export) for _ in range(4)]
