@@ -13,6 +13,7 @@ from pycocotools import mask as mask_codes
 
 from coco_bounds import MOST_PIXELS, MOST_SIDE, annotation_fault, is_whole, shown
 from pcd_hub.data.fingerprint import sizes_digest
+from pcd_hub.data.uris import is_file
 from pcd_hub.errors import DataError
 
 log = logging.getLogger("pcd_hub")
@@ -194,17 +195,10 @@ def _frame(entry: dict[str, Any], file: Path, images: Path) -> CocoImage:
             "mend its size, or cut the image into parts"
         )
     path = images / str(entry.get("file_name"))
-    if not _is_file(path):
+    if not is_file(path):
         name = str(path) if str(path).isprintable() else shown(entry["file_name"])
         raise DataError(f"{file}: image {key}: there is no {name}; fetch it, or remove the entry")
     return CocoImage(image_id=key, path=path, width=width, height=height, objects=())
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name too long for the system, a folder that may not be entered
-        return False
 
 
 def _image_of(

@@ -5,6 +5,7 @@ from typing import Literal
 
 from coco_data import CocoSplit, read_split
 from detect_configs import CocoDataConfig
+from pcd_hub.data.uris import is_dir, is_file
 from pcd_hub.errors import ConfigError, DataError
 
 
@@ -47,15 +48,16 @@ def _places(
         )
     root = root or Path()
     own = root / name  # COCO's own layout
-    images = images or (own if own.is_dir() else root / "images" / name)
+    images = images or (own if is_dir(own) else root / "images" / name)
     annotations = annotations or root / "annotations" / f"instances_{name}.json"
-    if not annotations.is_file():
-        found = ", ".join(path.name for path in sorted(annotations.parent.glob("*.json")))
+    if not is_file(annotations):
+        beside = annotations.parent.glob("*.json") if is_dir(annotations.parent) else ()
+        found = ", ".join(path.name for path in sorted(beside))
         raise DataError(
             f"there is no {annotations} (its folder holds {found or 'no json'}); "
             f"name the split with --data.{which}, or the file with --data.{which}-annotations"
         )
-    if not images.is_dir():
+    if not is_dir(images):
         raise DataError(
             f"there is no folder {images}; name the pictures' with --data.{which}-images"
         )

@@ -18,6 +18,7 @@ import tyro
 
 from command_line import override, run
 from evaluation import FILE, Evaluation, join
+from pcd_hub.data.uris import is_dir, is_file
 from pcd_hub.errors import ConfigError, DataError, WeightError
 from pcd_hub.weights import store
 from pcd_hub.weights.export import add_measurements
@@ -73,9 +74,9 @@ def joined_tables(runs: tuple[Path, ...]) -> list[Evaluation]:
 
 
 def _evaluations(run_folder: Path) -> list[Path]:
-    if run_folder.is_file():
+    if is_file(run_folder):
         return [run_folder]
-    return sorted(run_folder.rglob(FILE))
+    return sorted(run_folder.rglob(FILE)) if is_dir(run_folder) else []
 
 
 def write_into(weight: str, tables: list[Evaluation]) -> Path:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pcd_hub.data.uris import is_dir
 from pcd_hub.errors import DataError
 from pcd_hub.weights.card import results_table
 from pcd_hub.weights.record import Measurement
@@ -58,7 +59,7 @@ class Evaluation:
         Raises:
             DataError: If there is none, or it is not whole.
         """
-        file = path / FILE if path.is_dir() else path
+        file = path / FILE if is_dir(path) else path
         try:
             found = cls(**json.loads(file.read_text()))
             models = {

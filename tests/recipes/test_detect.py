@@ -256,6 +256,7 @@ def test_mixed_precision(data, tmp_path):
     [
         (["--schedule.global-batch-size=6"], ConfigError, "5 pictures with objects, fewer than"),
         (["--data.val=test"], DataError, "there is no .*instances_test.json"),
+        ([f"--data.root={'a' * 300}"], DataError, "there is no .*instances_train.json"),
         (["--detector.kind=c4", "--model=random:test_efficientnet"], ValueError, "kind fpn"),
         (["--data.rot=x"], ConfigError, "no option '--data.rot'; did you mean '--data.root'"),
     ],

@@ -221,5 +221,7 @@ def test_a_weight_that_was_not_measured_gets_nothing(measured, tmp_path):
 def test_runs_without_an_evaluation_are_named(tmp_path):
     with pytest.raises(DataError, match=r"there is no evaluation.json; did the run finish"):
         compare.main([str(tmp_path)])
+    with pytest.raises(DataError, match=r"aaa: there is no evaluation.json"):
+        compare.main(["a" * 300])  # longer than a name may be
     with pytest.raises(ConfigError, match="name at least one run"):
         compare.main([])
