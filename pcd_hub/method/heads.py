@@ -165,4 +165,13 @@ def student_head(in_channels: int, layout: HeadLayout) -> nn.Sequential:
             width = next_width
         layers.append(nn.Conv2d(width, out, 1, bias=layout.output_bias))
         width = out
-    return nn.Sequential(*layers)
+    return _Layers(*layers)
+
+
+class _Layers(nn.Sequential):
+    """Layers one after the other. PyTorch 2.6 leaves a plain ``nn.Sequential`` uncompiled."""
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        for layer in self:
+            x = layer(x)
+        return x
