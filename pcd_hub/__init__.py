@@ -29,8 +29,8 @@ from pcd_hub.models.teachers import load_teacher
 from pcd_hub.weights.catalogue import ListedWeight, has_weight, list_weights
 from pcd_hub.weights.catalogue import find as where
 from pcd_hub.weights.create import create_model, read_by_name
-from pcd_hub.weights.fetch import FetchedWeight, fetch
-from pcd_hub.weights.publish import Publication, publish
+from pcd_hub.weights.hub.fetch import FetchedWeight, fetch
+from pcd_hub.weights.hub.publish import Publication, publish
 from pcd_hub.weights.record import Measurement, WeightRecord
 
 __version__ = "0.1.0.dev0"

@@ -16,15 +16,15 @@ from typing import Annotated
 
 import tyro
 
-from command_line import override, run
-from evaluation import FILE, Evaluation, join
 from pcd_hub.data.uris import is_dir, is_file
 from pcd_hub.errors import ConfigError, DataError, WeightError
+from pcd_hub.evaluate.results import FILE, Evaluation, join
+from pcd_hub.train.configs.command_line import override, run
+from pcd_hub.train.run_folder.folder import new_folder
 from pcd_hub.weights import store
 from pcd_hub.weights.export import add_measurements
 from pcd_hub.weights.manifest import read_manifest, weights_sha256, write_json
 from pcd_hub.weights.record import Measurement
-from run_folder import new_folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

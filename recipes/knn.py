@@ -15,21 +15,28 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from command_line import parse, run
-from eval_configs import KNN, ClassificationDataConfig, KnnConfig
-from evaluation import Evaluation
-from launch import quiet_logs
-from models_under_test import ModelUnderTest, check_models, for_each_seed
-from pcd_hub.data.classified import ClassifiedSet, open_classified
+from pcd_hub.data.labelled.classification import ClassifiedSet
 from pcd_hub.data.sources import ImageSource, open_source
-from pcd_hub.errors import ConfigError, DataError
+from pcd_hub.errors import ConfigError
 from pcd_hub.evaluate.classification import linear_classifier
+from pcd_hub.evaluate.feature_maps import (
+    Pixels,
+    all_maps,
+    compute_device,
+    pixels_of,
+    reading_processes,
+)
+from pcd_hub.evaluate.models import EvaluatedModel, check_models, for_each_seed
+from pcd_hub.evaluate.progress import progress, progress_of
+from pcd_hub.evaluate.results import Evaluation
 from pcd_hub.method.metrics import Watch, effective_rank, knn_vote, linear_cka, pixel_retrieval
 from pcd_hub.models.grid import Resample
 from pcd_hub.models.teachers import load_teacher
-from pixels import Pixels, all_maps, compute_device, pixels_of, reading_processes
-from progress import progress, progress_of
-from run_folder import new_folder, surroundings
+from pcd_hub.train.configs.command_line import parse, run
+from pcd_hub.train.configs.probes import KNN, KnnConfig
+from pcd_hub.train.labelled_splits import open_labelled
+from pcd_hub.train.launch import quiet_logs
+from pcd_hub.train.run_folder.folder import new_folder, surroundings
 
 
 def main(arguments: list[str]) -> None:
@@ -55,34 +62,6 @@ def _check(config: KnnConfig) -> None:
             "without labels"
         )
     check_models(config.models, config.seeds)
-
-
-def open_labelled(data: ClassificationDataConfig) -> tuple[ClassifiedSet, ClassifiedSet]:
-    """The images to train on and the images to score.
-
-    Raises:
-        ConfigError: If no images are named, or both are the same.
-        DataError: If there are no such images, or the two differ in their classes.
-    """
-    if not data.source:
-        raise ConfigError("name the images: --data.source DIR with SPLIT/CLASS/")
-    train, test = (
-        open_classified(
-            data.source, split, image_column=data.image_column, label_column=data.label_column
-        )
-        for split in (data.train_split, data.test_split)
-    )
-    if data.train_split == data.test_split:
-        raise ConfigError(
-            f"--data.test-split {data.test_split} is what is trained on; name another"
-        )
-    if train.classes != test.classes:
-        odd = min(set(train.classes) ^ set(test.classes), default=train.classes[0])
-        raise DataError(
-            f"{train.name} and {test.name} differ in class '{odd}', or in the order of classes; "
-            "both need the same"
-        )
-    return train, test
 
 
 def _open_shown(
@@ -131,7 +110,7 @@ def _measured(
     evaluation: Evaluation,
     config: KnnConfig,
     folder: Path,
-    score: Callable[[ModelUnderTest], tuple[float, ...]],
+    score: Callable[[EvaluatedModel], tuple[float, ...]],
 ) -> Evaluation:
     """The table with a row for each model, saved after every one.
 
@@ -152,7 +131,7 @@ def _measured(
 
 
 def _classify(
-    config: KnnConfig, under_test: ModelUnderTest, train: ClassifiedSet, test: ClassifiedSet
+    config: KnnConfig, under_test: EvaluatedModel, train: ClassifiedSet, test: ClassifiedSet
 ) -> tuple[float, ...]:
     """Top-1 in % by neighbours and by a linear classifier."""
     pixels = pixels_of(under_test, config.data.image_size)
@@ -234,7 +213,7 @@ def _without_labels(
         details=surroundings() | {"images": images.fingerprint()},
     )
 
-    def score(under_test: ModelUnderTest) -> tuple[float, ...]:
+    def score(under_test: EvaluatedModel) -> tuple[float, ...]:
         mine = maps_of(pixels_of(under_test, size), under_test.name)
         return _report(mine, theirs, k, watch=_watch(f"{under_test.name}: nearest pixels"))
 

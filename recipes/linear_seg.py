@@ -21,20 +21,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from command_line import parse, run
-from eval_configs import LINEAR_SEG, LinearSegConfig, SegmentationSetConfig
-from evaluation import Evaluation, finite_scores
-from launch import quiet_logs
-from models_under_test import ModelUnderTest, check_models, for_each_seed
-from pcd_hub.data.labelled import Mask, SegmentationSet
+from pcd_hub.data.labelled.sets import Mask, SegmentationSet
 from pcd_hub.data.reading import read_batches
-from pcd_hub.data.segmentation_sets import Columns, open_segmentation
-from pcd_hub.errors import ConfigError
+from pcd_hub.evaluate.feature_maps import compute_device, reading_processes
+from pcd_hub.evaluate.models import EvaluatedModel, check_models, for_each_seed
+from pcd_hub.evaluate.progress import progress_of
+from pcd_hub.evaluate.results import Evaluation, finite_scores
 from pcd_hub.evaluate.segmentation import LabelledImages, LinearProbe, ProbeResult, StageFeatures
-from pictures import save_some_overlays
-from pixels import compute_device, reading_processes
-from progress import progress_of
-from run_folder import new_folder, surroundings
+from pcd_hub.report.pictures import save_some_overlays
+from pcd_hub.train.configs.command_line import parse, run
+from pcd_hub.train.configs.probes import LINEAR_SEG, LinearSegConfig
+from pcd_hub.train.labelled_splits import open_splits
+from pcd_hub.train.launch import quiet_logs
+from pcd_hub.train.run_folder.folder import new_folder, surroundings
 
 
 def main(arguments: list[str]) -> None:
@@ -69,31 +68,9 @@ def main(arguments: list[str]) -> None:
     print(f"\n{evaluation.table()}\n\n{folder / 'evaluation.json'}")
 
 
-def open_splits(data: SegmentationSetConfig) -> tuple[SegmentationSet, SegmentationSet]:
-    """The images to train on and the images to score."""
-    if not data.source:
-        raise ConfigError("name the images: --data.source DIR, ade20k:DIR, voc:DIR ...")
-    if data.train_split == data.test_split:
-        raise ConfigError(
-            f"--data.test-split {data.test_split} is what is trained on; name another"
-        )
-    columns = Columns(
-        image=data.image_column,
-        mask=data.mask_column,
-        num_classes=data.num_classes,
-        ignore=data.ignore,
-        reduce_zero_label=data.reduce_zero_label,
-    )
-    train, test = (
-        open_segmentation(data.source, split, columns=columns)
-        for split in (data.train_split, data.test_split)
-    )
-    return train, test
-
-
 def probe_model(
     name: str, config: LinearSegConfig, train: SegmentationSet, test: SegmentationSet
-) -> tuple[ModelUnderTest, list[ProbeResult]]:
+) -> tuple[EvaluatedModel, list[ProbeResult]]:
     """One result a seed."""
     size, settings = config.data.image_size, dataclasses.asdict(config.probe)
     num_stages, keep = settings.pop("num_stages"), settings.pop("keep_gigabytes")
@@ -101,7 +78,7 @@ def probe_model(
     train_images = squashed(train, size, masks_too=True, num_workers=workers)
     test_images = squashed(test, size, masks_too=False, num_workers=workers)
 
-    def with_features(under_test: ModelUnderTest) -> LinearProbe:
+    def with_features(under_test: EvaluatedModel) -> LinearProbe:
         return LinearProbe(
             StageFeatures(
                 under_test.model.to(compute_device()),
@@ -259,7 +236,7 @@ def _protocol(config: LinearSegConfig, train: SegmentationSet) -> str:
 
 def _with_model(
     evaluation: Evaluation,
-    under_test: ModelUnderTest,
+    under_test: EvaluatedModel,
     results: list[ProbeResult],
     classes: tuple[str, ...],
     seconds: float,

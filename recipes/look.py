@@ -10,18 +10,18 @@ on, and the side of the square that holds half of it.
 import torch
 from torch import Tensor
 
-from command_line import parse, run
-from eval_configs import LOOK, LookConfig
-from launch import quiet_logs
-from models_under_test import check_models, open_model
 from pcd_hub.data.sources import ImageSource, open_source
 from pcd_hub.errors import ConfigError
+from pcd_hub.evaluate.feature_maps import centre_crops, compute_device, pixels_of
+from pcd_hub.evaluate.models import check_models, open_model
+from pcd_hub.evaluate.progress import progress
 from pcd_hub.evaluate.receptive_field import effective_receptive_field, side_of_half
 from pcd_hub.models.teachers import load_teacher
-from pictures import save_pca, save_receptive_fields
-from pixels import centre_crops, compute_device, pixels_of
-from progress import progress
-from run_folder import new_folder
+from pcd_hub.report.pictures import save_pca, save_receptive_fields
+from pcd_hub.train.configs.command_line import parse, run
+from pcd_hub.train.configs.probes import LOOK, LookConfig
+from pcd_hub.train.launch import quiet_logs
+from pcd_hub.train.run_folder.folder import new_folder
 
 
 def main(arguments: list[str]) -> None:

@@ -24,8 +24,6 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.append(str(Path(__file__).parents[1] / "recipes"))
-
 from benchmark_parts import (
     LOSS_CASES,
     benchmark_data,
@@ -38,7 +36,7 @@ from measuring import DEVICE, matmul_rate, median_and_spread, print_table
 from pcd_hub.data.sources import ImageFiles
 from pcd_hub.models.grid import pixel_grid
 from pcd_hub.models.teachers import load_teacher, save_teacher
-from run_folder import surroundings
+from pcd_hub.train.run_folder.folder import surroundings
 
 _ADVICE = {
     "data wait": "more --data.num-workers, smaller files, or a faster disk",

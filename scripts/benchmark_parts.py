@@ -17,8 +17,6 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.append(str(Path(__file__).parents[1] / "recipes"))
-
 from benchmark_step import plain_view
 from measuring import DEVICE, peak_bytes, print_table, seconds
 from pcd_hub.data.loader import DrawnFromFile

@@ -24,10 +24,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-sys.path.append(str(Path(__file__).parents[1] / "recipes"))
-
-import distill
-from configs import (
+from measuring import DEVICE, peak_bytes, synchronize
+from pcd_hub.data.workers import default_workers
+from pcd_hub.method.heads import STUDENT_HEADS, student_head
+from pcd_hub.method.optim import LARS, decay_groups
+from pcd_hub.method.queue import KeyQueue
+from pcd_hub.models.grid import PixelGrid
+from pcd_hub.models.teachers import load_matched_teacher
+from pcd_hub.train import distill
+from pcd_hub.train.configs.distill import (
     DataConfig,
     DistillConfig,
     ModelConfig,
@@ -37,14 +42,8 @@ from configs import (
     SpeedConfig,
     TeacherConfig,
 )
-from launch import start_accelerator
-from measuring import DEVICE, peak_bytes, synchronize
-from pcd_hub.method.heads import STUDENT_HEADS, student_head
-from pcd_hub.method.optim import LARS, decay_groups
-from pcd_hub.method.queue import KeyQueue
-from pcd_hub.models.grid import PixelGrid
-from pcd_hub.models.teachers import load_matched_teacher
-from training import build_backbone, default_workers, open_batches
+from pcd_hub.train.launch import start_accelerator
+from pcd_hub.train.loop import build_backbone, open_batches
 
 STAGES = ("data wait", "teacher", "student", "loss", "backward", "optimizer")
 SWITCHES = ("fold", "compile", "channels_last", "foreach", "keep_memory", "opencv", "flash", "bf16")

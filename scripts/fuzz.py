@@ -32,16 +32,15 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from torch import nn
 
-sys.path.append(str(Path(__file__).parents[1] / "recipes"))
-
-import configs
-from command_line import parse
 from measuring import process_peak_bytes
 from pcd_hub.errors import PCDHubError
 from pcd_hub.models.checkpoints import head_from_state, layout_of, read_checkpoint
-from pcd_hub.weights import address, catalogue, published, store
+from pcd_hub.train.configs import distill as configs
+from pcd_hub.train.configs.command_line import parse
+from pcd_hub.weights import catalogue, store
 from pcd_hub.weights.card import render_card
 from pcd_hub.weights.export import export_weight
+from pcd_hub.weights.hub import address, published
 from pcd_hub.weights.manifest import file_entries
 from pcd_hub.weights.record import Measurement, WeightRecord
 from pcd_hub.weights.safety import check_config, check_file_names, check_manifest

@@ -32,7 +32,7 @@ import torch
 sys.path.append(str(Path(__file__).parents[1]))
 
 import pcd_hub
-from pcd_hub.models.strangers import create_pretrained
+from pcd_hub.models.timm_loading import create_pretrained
 from pcd_hub.weights import store
 from pcd_hub.weights.export import export_weight
 from pcd_hub.weights.load import read_weight

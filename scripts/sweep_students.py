@@ -29,18 +29,16 @@ from typing import Any
 import timm
 import torch
 
-sys.path.append(str(Path(__file__).parents[1] / "recipes"))
-
 import pcd_hub
-from configs import OptimConfig, SpeedConfig
 from pcd_hub.errors import PCDHubError, first_line
 from pcd_hub.method.distiller import Distiller, freeze_unreached
 from pcd_hub.method.heads import HeadLayout, student_head
 from pcd_hub.method.loss import pixel_info_nce
 from pcd_hub.models.entries import build_skeleton
+from pcd_hub.train.configs.distill import OptimConfig, SpeedConfig
+from pcd_hub.train.loop import build_backbone, build_optimizer
 from pcd_hub.weights.export import export_weight
 from pcd_hub.weights.record import WeightRecord
-from training import build_backbone, build_optimizer
 
 MAX_PARAMETERS = 30_000_000
 SIZES = (224, 96)

@@ -21,10 +21,10 @@ import torch
 from pcd_hub.errors import PCDHubError, WeightError
 from pcd_hub.weights.card import needs_import, render_card
 from pcd_hub.weights.create import create_model, golden_features
-from pcd_hub.weights.fetch import fetch
+from pcd_hub.weights.hub.fetch import fetch
+from pcd_hub.weights.hub.published import PublishedWeight, published_weights, read_list
 from pcd_hub.weights.layout import CARD_FILE, WEIGHTS_FILE
 from pcd_hub.weights.manifest import read_manifest
-from pcd_hub.weights.published import PublishedWeight, published_weights, read_list
 from pcd_hub.weights.record import WeightRecord
 
 FEATURE_TOLERANCE = 1e-3

@@ -135,7 +135,7 @@ def _datasets() -> Any:
         import datasets
     except ImportError as error:
         raise DataError(
-            "hf: sources need the library `datasets`; pip install 'pcd_hub[recipes]'"
+            "hf: sources need the library `datasets`; pip install 'pcd_hub[train]'"
         ) from error
     return datasets
 

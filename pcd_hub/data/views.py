@@ -276,7 +276,7 @@ def _check_renderer(renderer: Renderer) -> None:
     if renderer == "opencv" and importlib.util.find_spec("cv2") is None:
         raise DataError(
             "views are rendered with OpenCV, which is not installed; pip install "
-            "'pcd_hub[recipes]', or take the slower --data.renderer pillow"
+            "'pcd_hub[train]', or take the slower --data.renderer pillow"
         )
 
 

@@ -10,10 +10,11 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import resource_tracker
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pcd_hub.data.shared_memory import ToSharedMemory, Workers, received
@@ -85,3 +86,35 @@ def _end_when_the_parent_asks() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != getattr(parent, "pid", None):
         pass
     os._exit(0)
+
+
+def default_workers(device: torch.device) -> int:
+    """Loader processes: on CPUs the cores compute; beside an accelerator they have nothing else."""
+    return 1 if device.type == "cpu" else min(16, max(1, num_cores() - 1))
+
+
+def num_cores(environ: Mapping[str, str] | None = None, *, usable: int | None = None) -> int:
+    """Cores for one process of a launch; at least 1.
+
+    Args:
+        environ: Of this process; ``os.environ`` if not given.
+        usable: Cores on which this process may run; asked of the system if not given.
+    """
+    environ = os.environ if environ is None else environ
+    usable = _usable_cores() if usable is None else usable
+    sharing = count_of(environ, "LOCAL_WORLD_SIZE")
+    if per_task := count_of(environ, "SLURM_CPUS_PER_TASK", default=0):
+        usable = min(usable, per_task)
+        if count_of(environ, "SLURM_STEP_NUM_TASKS") >= count_of(environ, "WORLD_SIZE"):
+            sharing = 1  # each process is a task, with these cores for itself
+    return max(1, usable // sharing)
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def count_of(environ: Mapping[str, str], name: str, *, default: int = 1) -> int:
+    """A count that a launcher left in the environment; ``default`` if there is none."""
+    value = environ.get(name, "")
+    return max(default, int(value)) if value.isdecimal() else default

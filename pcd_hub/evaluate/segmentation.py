@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from pcd_hub.data.labelled import IGNORE
+from pcd_hub.data.labelled.sets import IGNORE
 from pcd_hub.errors import DataError, StudentError
 from pcd_hub.method.metrics import class_iou, confusion_matrix, mean_iou, pixel_accuracy
 

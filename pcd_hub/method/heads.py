@@ -46,7 +46,7 @@ def to_pixel_head(vector_head: nn.Sequential) -> nn.Sequential:
     return nn.Sequential(*_convert(vector_head, "head")).eval()
 
 
-def law_error(
+def spatial_mean_error(
     vector_head: Callable[[Tensor], Tensor],
     pixel_head: Callable[[Tensor], Tensor],
     maps: Float[Tensor, "b c h w"],

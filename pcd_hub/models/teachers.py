@@ -34,7 +34,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from pcd_hub.errors import StudentError, TeacherError, first_line, nearest
-from pcd_hub.method.heads import law_error, to_pixel_head
+from pcd_hub.method.heads import spatial_mean_error, to_pixel_head
 from pcd_hub.models.checkpoints import (
     FAMILIES,
     LAYOUTS,
@@ -48,7 +48,7 @@ from pcd_hub.models.checkpoints import (
 from pcd_hub.models.folding import fold_batch_norms
 from pcd_hub.models.grid import PixelGrid, Resample, own_image_size, pixel_grid
 from pcd_hub.models.reading import read_bounded
-from pcd_hub.models.strangers import (
+from pcd_hub.models.timm_loading import (
     PROCESS_STATE,
     cache_alone_if_unreachable,
     create_pretrained,
@@ -129,7 +129,7 @@ class Teacher(nn.Module):
             images = F.interpolate(images, size, mode="bilinear", antialias=True)
         return self.resample(self.head(self.grid((images - self.mean) / self.std)))
 
-    def see(
+    def set_sizes(
         self, image_size: int, *, input_size: int | None = None, grid: tuple[int, int] | None = None
     ) -> None:
         """From now on resize images of ``image_size`` to ``input_size``, and pixels to ``grid``.
@@ -154,7 +154,7 @@ class Teacher(nn.Module):
     def _check_resampled(self, image_size: int) -> None:
         with torch.no_grad():
             maps = self.grid(_noise(self, image_size))
-        error = law_error(
+        error = spatial_mean_error(
             # On a single pixel the pixel head is the head it was made from.
             lambda vectors: self.head(vectors[:, :, None, None]).flatten(1),
             lambda maps: self.resample(self.head(maps)),
@@ -187,7 +187,7 @@ class Teacher(nn.Module):
             maps = folded.grid(images)
             cosine = F.cosine_similarity(folded.head(maps), pixels).min().item()
             vectors = self.head(maps.mean((2, 3), keepdim=True)).flatten(1)
-            error = law_error(lambda _: vectors, folded.head, maps)
+            error = spatial_mean_error(lambda _: vectors, folded.head, maps)
         if cosine >= _FOLDED_COSINE and error <= _LAW_TOLERANCE:
             self.grid, self.head = folded.grid, folded.head
         else:
@@ -273,7 +273,7 @@ def load_matched_teacher(
                 teacher, size = resized, candidate
     if fold_batch_norms:
         teacher.fold_batch_norms(size)
-    teacher.see(image_size, input_size=size, grid=wanted)
+    teacher.set_sizes(image_size, input_size=size, grid=wanted)
     return teacher
 
 
@@ -554,7 +554,7 @@ def _check_law(
                 f"its head takes {next(pixel_head.parameters()).shape[1]} channels, "
                 f"its backbone gives {maps.shape[1]}"
             )
-        error = law_error(vector_head, pixel_head, maps)
+        error = spatial_mean_error(vector_head, pixel_head, maps)
     if not error <= _LAW_TOLERANCE:
         raise TeacherError(
             f"{teacher.facts.source}: "

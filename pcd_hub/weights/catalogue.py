@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from pcd_hub.errors import PCDHubError, WeightError
 from pcd_hub.weights import store
-from pcd_hub.weights.fetch import fetched_folder, fetched_folders
+from pcd_hub.weights.hub.fetch import fetched_folder, fetched_folders
+from pcd_hub.weights.hub.published import published_weights, reference_of
 from pcd_hub.weights.manifest import read_manifest
-from pcd_hub.weights.published import published_weights, reference_of
 from pcd_hub.weights.record import NOT_STATED, WeightRecord
 
 

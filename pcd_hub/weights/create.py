@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from pcd_hub.errors import PCDHubError, WeightError
 from pcd_hub.models.entries import entry_cfg, forget_tensors
 from pcd_hub.weights import store
-from pcd_hub.weights.fetch import find_published
+from pcd_hub.weights.hub.fetch import find_published
+from pcd_hub.weights.hub.published import published_weights, reference_of
 from pcd_hub.weights.load import ReadWeight, read_weight
 from pcd_hub.weights.manifest import weights_sha256
-from pcd_hub.weights.published import published_weights, reference_of
 
 _LOCAL_DIR = "local-dir:"
 _NOT_OURS_TO_PASS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path")

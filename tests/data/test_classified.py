@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from pcd_hub.data.classified import open_classified
+from pcd_hub.data.labelled.classification import open_classified
 from pcd_hub.errors import DataError
 
 

@@ -7,13 +7,13 @@ import os
 import pytest
 from PIL import Image
 
-from models_under_test import open_model
-from pcd_hub.data.classified import open_classified
 from pcd_hub.data.files import image_paths, read_lines
-from pcd_hub.data.segmentation_sets import open_segmentation
+from pcd_hub.data.labelled.classification import open_classified
+from pcd_hub.data.labelled.segmentation import open_segmentation
 from pcd_hub.data.sources import open_source
 from pcd_hub.data.uris import split_uri
 from pcd_hub.errors import DataError, PCDHubError
+from pcd_hub.evaluate.models import open_model
 
 
 def save(path, mode="RGB"):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pcd_hub.data.labelled import IGNORE
-from pcd_hub.data.segmentation_sets import Columns, open_segmentation
+from pcd_hub.data.labelled.segmentation import Columns, open_segmentation
+from pcd_hub.data.labelled.sets import IGNORE
 from pcd_hub.errors import DataError
 
 

@@ -13,14 +13,14 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-import distill
 import kill_campaign
-import run_folder
 from pcd_hub.errors import CheckpointError, ConfigError
+from pcd_hub.train import distill
+from pcd_hub.train.run_folder import folder as run_folder
 from tests.distributed.test_processes import free_ports
-from tests.recipes.conftest import tiny, tiny_teacher, trace  # noqa: F401
+from tests.train.conftest import tiny, tiny_teacher, trace  # noqa: F401
 
-DISTILL = str(Path(distill.__file__))
+DISTILL = str(Path(__file__).parents[2] / "recipes" / "distill.py")
 OPTIONS = ["--student.arch=test_vit", "--method.head=linear", "--run.no-store"]
 """Without BatchNorm, which on CPUs looks at each process's part of the batch."""
 

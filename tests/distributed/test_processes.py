@@ -18,15 +18,14 @@ import torch.multiprocessing as mp
 from accelerate.state import AcceleratorState
 from torch import nn
 
-import distill
 import kill_campaign
-import launch
-import pretrain
-from finetuning import shard
-from health import Health
 from pcd_hub.errors import ConfigError
-from tests.recipes import test_pretrain
-from tests.recipes.conftest import tiny, tiny_teacher, trace, watch_the_end  # noqa: F401
+from pcd_hub.train import contrast as pretrain
+from pcd_hub.train import distill, launch
+from pcd_hub.train.collapse_monitor import CollapseMonitor
+from pcd_hub.train.finetuning import shard
+from tests.train import test_contrast as test_pretrain
+from tests.train.conftest import tiny, tiny_teacher, trace, watch_the_end  # noqa: F401
 
 ACCUMULATED, MOMENTS = "--optim.accumulation-steps=2", "--method.loss=cosine_smooth_l1"
 
@@ -95,7 +94,7 @@ def _one_process(rank: int, world_size: int, ports: list[int], runs: Runs) -> No
     distill.start_accelerator = pretrain.start_accelerator = start_anew
     watch_the_end((distill, "keep"), (pretrain, "_keep"))
     if rank:
-        Health.look = None  # what costs time and is only logged: the main process alone
+        CollapseMonitor.look = None  # what costs time and is only logged: the main process alone
     runs.of_two() if world_size == 2 else runs.of_four()
 
 

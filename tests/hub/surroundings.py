@@ -7,7 +7,7 @@ import huggingface_hub.constants
 import huggingface_hub.utils
 import pytest
 
-from pcd_hub.weights.hub import CLIENT_THREAD
+from pcd_hub.weights.hub.client import CLIENT_THREAD
 from tests.hub.server import LoopbackHub
 
 

@@ -18,8 +18,9 @@ from safetensors.torch import save
 
 import pcd_hub
 from pcd_hub.errors import HubError, HubUnreachableError, PCDHubError, WeightError
-from pcd_hub.weights import create, fetch, published, store
-from pcd_hub.weights import hub as hub_module
+from pcd_hub.weights import create, store
+from pcd_hub.weights.hub import client as hub_module
+from pcd_hub.weights.hub import fetch, published
 from pcd_hub.weights.manifest import sha256
 from tests.hub.surroundings import go_offline, point_client_at, settle
 from tests.weights.making import exported, files_of, filled, flip, rewritten, same_tensors

@@ -12,9 +12,9 @@ import yaml
 
 import pcd_hub
 from pcd_hub.errors import HubError, HubUnreachableError, WeightError
-from pcd_hub.weights import hub as hub_module
-from pcd_hub.weights import publish as publish_module
 from pcd_hub.weights import store
+from pcd_hub.weights.hub import client as hub_module
+from pcd_hub.weights.hub import publish as publish_module
 from tests.hub.surroundings import point_client_at, settle
 from tests.weights.making import exported, filled, record, same_tensors
 

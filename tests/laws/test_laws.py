@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pcd_hub.data.loader import BatchPlan, StepSampler
-from pcd_hub.method.heads import law_error, to_pixel_head
+from pcd_hub.method.heads import spatial_mean_error, to_pixel_head
 from pcd_hub.method.loss import pixel_info_nce
 from pcd_hub.method.queue import KeyQueue
 
@@ -45,7 +45,7 @@ def test_mean_of_the_pixel_head_is_the_head_of_the_mean(head_and_width, height, 
     )
     with torch.no_grad():
         size = head(maps.mean((2, 3))).abs().max()
-    assert law_error(head, to_pixel_head(head), maps) * size <= 1e-10
+    assert spatial_mean_error(head, to_pixel_head(head), maps) * size <= 1e-10
 
 
 @few

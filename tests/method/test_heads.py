@@ -6,7 +6,13 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pcd_hub.errors import TeacherError
-from pcd_hub.method.heads import STUDENT_HEADS, SpatialReLU, law_error, student_head, to_pixel_head
+from pcd_hub.method.heads import (
+    STUDENT_HEADS,
+    SpatialReLU,
+    spatial_mean_error,
+    student_head,
+    to_pixel_head,
+)
 
 
 def mlp(*widths: int, bias: bool = False, last_norm: str | None = None) -> nn.Sequential:
@@ -52,7 +58,7 @@ def features(head: nn.Sequential, dtype: torch.dtype) -> torch.Tensor:
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 def test_the_law_holds(layout, dtype, bound):
     head = calibrated(LAYOUTS[layout], dtype)
-    assert law_error(head, to_pixel_head(head), features(head, dtype)) <= bound
+    assert spatial_mean_error(head, to_pixel_head(head), features(head, dtype)) <= bound
 
 
 def test_the_law_breaks_with_a_plain_relu():
@@ -60,12 +66,14 @@ def test_the_law_breaks_with_a_plain_relu():
     plain = nn.Sequential(
         *[nn.ReLU() if isinstance(m, SpatialReLU) else m for m in to_pixel_head(head)]
     )
-    assert law_error(head, plain, features(head, torch.float64)) > 0.01
+    assert spatial_mean_error(head, plain, features(head, torch.float64)) > 0.01
 
 
 def test_the_law_breaks_with_batch_norm_in_train_mode():
     head = calibrated(LAYOUTS["mocov3_r50"], torch.float64)
-    assert law_error(head, to_pixel_head(head).train(), features(head, torch.float64)) > 0.1
+    assert (
+        spatial_mean_error(head, to_pixel_head(head).train(), features(head, torch.float64)) > 0.1
+    )
 
 
 def test_on_a_single_pixel_spatial_relu_is_relu():

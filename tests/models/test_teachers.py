@@ -13,8 +13,8 @@ from pcd_hub.errors import TeacherError
 from pcd_hub.models import checkpoints, teachers
 from pcd_hub.models.checkpoints import LAYOUTS
 from pcd_hub.models.grid import Resample
-from pcd_hub.models.strangers import create_pretrained
 from pcd_hub.models.teachers import load_matched_teacher, load_teacher, save_teacher
+from pcd_hub.models.timm_loading import create_pretrained
 from tests.versions import loads_headless_swin
 from tests.weights.making import head, moco_state
 
@@ -333,7 +333,7 @@ def test_grids_are_matched_and_it_is_said(tmp_path, caplog):
     teacher = load_teacher(f"local-dir:{timm_folder(tmp_path / 't')}")
     before = teacher(IMAGES)
     with caplog.at_level("INFO"):
-        teacher.see(64, grid=(1, 1))
+        teacher.set_sizes(64, grid=(1, 1))
     assert "2 x 2 pixels are resampled to the student's 1 x 1" in caplog.text
     torch.testing.assert_close(teacher(IMAGES), before.mean((2, 3), keepdim=True))
 

@@ -1,21 +1,21 @@
 """linear_seg.py, knn.py and look.py on small pictures drawn here."""
 
+import knn
+import linear_seg
+import look
 import numpy as np
 import pytest
 import timm
 import torch
 from PIL import Image
 
-import knn
-import linear_seg
-import look
-from evaluation import Evaluation
-from models_under_test import open_model
-from pcd_hub.data.classified import open_classified
-from pcd_hub.data.labelled import SegmentationSet
-from pcd_hub.data.segmentation_sets import open_segmentation
+from pcd_hub.data.labelled.classification import open_classified
+from pcd_hub.data.labelled.segmentation import open_segmentation
+from pcd_hub.data.labelled.sets import SegmentationSet
 from pcd_hub.errors import ConfigError, DataError, StudentError
-from pixels import centre_crops
+from pcd_hub.evaluate.feature_maps import centre_crops
+from pcd_hub.evaluate.models import open_model
+from pcd_hub.evaluate.results import Evaluation
 from tests.weights.making import exported
 
 

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import pcd_hub
-from pcd_hub.weights import hub as hub_module
 from pcd_hub.weights import store
+from pcd_hub.weights.hub import client as hub_module
 from tests.hub.server import Kind, LoopbackHub
 from tests.hub.surroundings import point_client_at
 from tests.weights.hostile_files import HOSTILE

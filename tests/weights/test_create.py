@@ -10,8 +10,9 @@ import torch
 
 import pcd_hub
 from pcd_hub.errors import HubError, WeightError
-from pcd_hub.weights import catalogue, create, published, store
-from pcd_hub.weights.address import check_endpoint, redacted
+from pcd_hub.weights import catalogue, create, store
+from pcd_hub.weights.hub import published
+from pcd_hub.weights.hub.address import check_endpoint, redacted
 from pcd_hub.weights.load import read_weight
 from pcd_hub.weights.manifest import sha256, write_manifest
 from tests.weights.making import exported, filled, same_tensors

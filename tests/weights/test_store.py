@@ -13,7 +13,7 @@ import torch
 import pcd_hub
 import store_campaign
 from pcd_hub.errors import StudentError, WeightError
-from pcd_hub.models.strangers import create_pretrained
+from pcd_hub.models.timm_loading import create_pretrained
 from pcd_hub.weights import manifest, store
 from pcd_hub.weights.create import read_by_name
 from pcd_hub.weights.export import check_exportable, export_weight

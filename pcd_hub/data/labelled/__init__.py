@@ -1,0 +1,1 @@
+"""Labelled images: classification, segmentation and COCO-format sets."""

@@ -1,0 +1,1 @@
+"""Figures of features, predictions and training curves."""

@@ -1,0 +1,1 @@
+"""Distillation, contrastive pre-training and fine-tuning with Accelerate (extra ``train``)."""

@@ -1,0 +1,1 @@
+"""Configurations of every training recipe, and the command line that changes them."""

@@ -1,0 +1,1 @@
+"""Object detection and instance segmentation, fine-tuned on COCO-format data."""

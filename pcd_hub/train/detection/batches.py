@@ -1,0 +1,239 @@
+"""From checked pictures to batches for torchvision's detectors, and back to COCO results."""
+
+import heapq
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from pycocotools import mask as mask_codes
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from pcd_hub.data.decoding import BrokenImageError, as_rgb, decode
+from pcd_hub.data.labelled.coco import CocoImage, Segmentation, mask_code
+from pcd_hub.data.labelled.coco_checks import clipped_box
+from pcd_hub.data.loader import BatchPlan, StepSampler
+from pcd_hub.data.reading import read_batches
+from pcd_hub.errors import DataError
+from pcd_hub.train.detection.orientation_batches import OrientationSampler
+
+Target = dict[str, Tensor]
+"""``boxes`` (n 4: corners in pixels), ``labels`` (n, from 1), perhaps ``masks`` (n h w)."""
+
+
+@dataclass(kw_only=True)
+class Example:
+    """One picture and what is in it."""
+
+    image: UInt8[Tensor, "3 height width"]
+    target: Target
+
+    def pin_memory(self) -> "Example":
+        """Called by the DataLoader's pinning thread."""
+        target = {name: value.pin_memory() for name, value in self.target.items()}
+        return Example(image=self.image.pin_memory(), target=target)
+
+
+class Labels:
+    """The file's category ids, which may have gaps, as 1, 2, ... and back; 0 is the background."""
+
+    def __init__(self, categories: Mapping[int, str]) -> None:
+        self.category_ids = tuple(sorted(categories))
+        self._labels = {key: label for label, key in enumerate(self.category_ids, start=1)}
+
+    def label(self, category_id: int) -> int:
+        """From 1."""
+        return self._labels[category_id]
+
+    def category_id(self, label: int) -> int:
+        """The inverse."""
+        return self.category_ids[label - 1]
+
+
+def training_batches(
+    images: Sequence[CocoImage],
+    labels: Labels,
+    plan: BatchPlan,
+    *,
+    masks: bool,
+    by_orientation: bool = False,
+    num_workers: int,
+    pin_memory: bool = False,
+) -> Iterator[list[Example]]:
+    """This process's part of every global batch; half of the pictures are mirrored.
+
+    Which ones, and which are mirrored, is a pure function of seed and step.
+
+    Args:
+        images: Those to train on.
+        labels: Of their objects.
+        plan: How the global batch is shared.
+        masks: Whether the objects' masks are read.
+        by_orientation: Whether a step's images are all wider than tall, or all not.
+        num_workers: Processes that read; 0 for none.
+        pin_memory: Page-locked examples, for CUDA.
+
+    Raises:
+        DataError: If a picture cannot be read or has another size than its json says.
+    """
+    if by_orientation:
+        wide = [image.width > image.height for image in images]
+        sampler: Sampler[list[tuple[int, int]]] = OrientationSampler(wide, plan)
+    else:
+        sampler = StepSampler(len(images), plan)
+    return read_batches(
+        partial(_training_example, images, labels, plan.seed, masks),
+        sampler,
+        num_workers=num_workers,
+        batch_bytes=largest_batch(images, plan.batch_size, masks=masks),
+        pin_memory=pin_memory,
+    )
+
+
+def _training_example(
+    images: Sequence[CocoImage],
+    labels: Labels,
+    seed: int,
+    masks: bool,  # noqa: FBT001
+    key: tuple[int, int],
+) -> Example:
+    """By (epoch, index)."""
+    epoch, index = key
+    example = read_example(images[index], labels, masks=masks)
+    mirror = np.random.default_rng((seed, epoch, index)).random() < 0.5
+    return mirrored(example) if mirror else example
+
+
+def largest_batch(images: Sequence[CocoImage], batch_size: int, *, masks: bool) -> int:
+    """Bytes of the batch of the largest pictures, with the masks of all their objects."""
+    sizes = (
+        image.width * image.height * (3 + masks * len(image.objects)) + 64 * len(image.objects)
+        for image in images
+    )
+    return sum(heapq.nlargest(batch_size, sizes))
+
+
+def read_images(
+    images: Sequence[CocoImage], *, num_workers: int, pin_memory: bool = False
+) -> Iterator[UInt8[Tensor, "3 _ _"]]:
+    """The pictures in their order, read ahead by workers.
+
+    Raises:
+        DataError: As :func:`read_image`, when its turn comes.
+    """
+    return read_batches(
+        read_image,
+        [[image] for image in images],
+        num_workers=num_workers,
+        batch_bytes=largest_batch(images, 1, masks=False),
+        collate=itemgetter(0),
+        pin_memory=pin_memory,
+    )
+
+
+def read_example(image: CocoImage, labels: Labels, *, masks: bool) -> Example:
+    """A picture and its objects; crowds are left out, as detectron2 does in training."""
+    pixels = read_image(image)  # first, as it tells whether the masks have a size to trust
+    objects = [each for each in image.objects if not each.is_crowd]
+    boxes = [clipped_box(each.box, image.width, image.height) for each in objects]
+    target = {
+        "boxes": torch.tensor(boxes).view(-1, 4),
+        "labels": torch.tensor([labels.label(each.category_id) for each in objects]).long(),
+    }
+    if masks:
+        empty = torch.zeros(0, image.height, image.width, dtype=torch.uint8)
+        found = [decoded_mask(each.segmentation, image)[None] for each in objects]
+        target["masks"] = torch.cat([empty, *found])
+    return Example(image=pixels, target=target)
+
+
+def read_image(image: CocoImage) -> UInt8[Tensor, "3 height width"]:
+    """RGB, decoded as for every recipe, so upright.
+
+    Raises:
+        DataError: If it is broken, or of another size than its json says.
+    """
+    try:
+        pixels = decode(image.path, str(image.path), lambda file: np.array(as_rgb(file)))
+    except BrokenImageError as error:
+        raise DataError(
+            f"{error.name} cannot be read ({error.reason}); mend or remove it"
+        ) from error
+    if pixels.shape[:2] != (image.height, image.width):
+        height, width = pixels.shape[:2]
+        raise DataError(
+            f"{image.path} has {width} x {height} pixels, its json says {image.width} x "
+            f"{image.height}, so its boxes do not fit; mend the json's image {image.image_id}"
+        )
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def decoded_mask(segmentation: Segmentation | None, image: CocoImage) -> UInt8[Tensor, "h w"]:
+    """0 and 1, from polygons or any run-length code."""
+    if segmentation is None:
+        raise DataError(f"{image.path} has an object without a mask; use --detector.masks no")
+    code = mask_code(segmentation, image.height, image.width)
+    with warnings.catch_warnings():  # pycocotools 2.0.11 does not know numpy 2's `copy`
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.from_numpy(mask_codes.decode(code))
+
+
+def mirrored(example: Example) -> Example:
+    """Left and right exchanged."""
+    left, top, right, bottom = example.target["boxes"].unbind(1)
+    width = example.image.shape[2]
+    target = {**example.target, "boxes": torch.stack([width - right, top, width - left, bottom], 1)}
+    if "masks" in target:
+        target["masks"] = target["masks"].flip(2)
+    return Example(image=example.image.flip(2), target=target)
+
+
+def on_device(
+    examples: list[Example], device: torch.device
+) -> tuple[list[Float[Tensor, "3 _ _"]], list[Target]]:
+    """As torchvision's detectors take them: pixels in [0, 1]."""
+    images = [example.image.to(device, non_blocking=True) / 255 for example in examples]
+    targets = [
+        {name: value.to(device, non_blocking=True) for name, value in example.target.items()}
+        for example in examples
+    ]
+    return images, targets
+
+
+def coco_results(
+    image: CocoImage, output: Mapping[str, Tensor], labels: Labels
+) -> list[dict[str, Any]]:
+    """A detector's output for one picture as entries of a COCO results file."""
+    boxes = output["boxes"].float().cpu()
+    sizes = boxes[:, 2:] - boxes[:, :2]
+    results: list[dict[str, Any]] = [
+        {
+            "image_id": image.image_id,
+            "category_id": labels.category_id(label),
+            "bbox": [*box[:2], *size],
+            "score": score,
+        }
+        for box, size, label, score in zip(
+            boxes.tolist(),
+            sizes.tolist(),
+            output["labels"].tolist(),
+            output["scores"].float().tolist(),
+            strict=True,
+        )
+    ]
+    if "masks" in output:
+        for result, inside in zip(results, output["masks"][:, 0].cpu() >= 0.5, strict=True):
+            result["segmentation"] = encoded_mask(inside)
+    return results
+
+
+def encoded_mask(inside: Bool[Tensor, "h w"]) -> dict[str, Any]:
+    """A compressed run-length code that json can hold."""
+    code: Any = mask_codes.encode(np.asfortranarray(inside.numpy().astype(np.uint8)))
+    return {"size": code["size"], "counts": code["counts"].decode("ascii")}

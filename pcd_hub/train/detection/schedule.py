@@ -1,0 +1,53 @@
+"""Learning rate by step: linear warm-up, then a tenth after every drop; scaled to the batch."""
+
+from dataclasses import dataclass
+
+from pcd_hub.errors import ConfigError
+from pcd_hub.train.configs.detection import ScheduleConfig
+from pcd_hub.train.configs.finetune import scaled
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionSchedule:
+    """A schedule in optimizer steps of this run."""
+
+    peak_lr: float
+    steps: int
+    drops: tuple[int, ...]
+    warmup_steps: int
+    warmup_factor: float
+
+    def learning_rate(self, step: int) -> float:
+        """Of ``step``, counted from 0."""
+        lr = self.peak_lr * 0.1 ** sum(step >= drop for drop in self.drops)
+        if step >= self.warmup_steps:
+            return lr
+        share = step / self.warmup_steps
+        return lr * (self.warmup_factor * (1 - share) + share)
+
+
+def scaled_schedule(config: ScheduleConfig, *, max_steps: int | None = None) -> DetectionSchedule:
+    """The schedule for the batch that is used.
+
+    Args:
+        config: Stated for its ``reference_batch_size``.
+        max_steps: If given, the schedule is squeezed into so many steps.
+
+    Raises:
+        ConfigError: If a drop lies behind the end.
+    """
+    peak_lr, steps = scaled(config, max_steps=max_steps)
+    if any(drop >= config.iterations for drop in config.lr_drops):
+        raise ConfigError(
+            f"--schedule.lr-drops {max(config.lr_drops)} is not below "
+            f"--schedule.iterations {config.iterations}; give both, or --run.max-steps, "
+            "which squeezes the whole schedule"
+        )
+    squeeze = steps / config.iterations
+    return DetectionSchedule(
+        peak_lr=peak_lr,
+        steps=steps,
+        drops=tuple(round(drop * squeeze) for drop in config.lr_drops),
+        warmup_steps=round(config.warmup_iterations * squeeze),
+        warmup_factor=config.warmup_factor,
+    )

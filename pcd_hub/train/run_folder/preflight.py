@@ -1,0 +1,75 @@
+"""Everything a run will write, tried before its first step; and what to say if the end fails."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from accelerate import Accelerator
+from torch import nn
+
+from pcd_hub.errors import CheckpointError, ConfigError, PCDHubError, first_line
+from pcd_hub.train.launch import from_main_process
+from pcd_hub.train.signals import stopping_at_once
+from pcd_hub.weights import store
+from pcd_hub.weights.writable import check_temporary_folder, check_writable
+
+
+def check_places(
+    accelerator: Accelerator, network: nn.Module, *, output_dir: Path | None, stored_as: str | None
+) -> None:
+    """Try the folder of temporary files, the run's folder and the store.
+
+    Args:
+        accelerator: Run folder and store are the main process's.
+        network: What is saved; its size is the room that is needed.
+        output_dir: The run's folder, which need not exist; None for one below ``runs``.
+        stored_as: Name of the weight in the store; None if it stays out.
+
+    Raises:
+        ConfigError: On every process, if one of them cannot be written or has no room.
+    """
+    num_bytes = sum(value.nbytes for value in network.state_dict().values())
+    check_temporary_folder(num_bytes=num_bytes if stored_as else 0)
+    refusal = ""
+    if accelerator.is_main_process:
+        try:
+            # A checkpoint has the weights and the optimizer's average of each; then the export.
+            check_run_folder(output_dir or Path("runs"), num_bytes=3 * num_bytes)
+            if stored_as:
+                store.check_can_add(stored_as, num_bytes=num_bytes)
+        except PCDHubError as error:
+            refusal = str(error)
+    if refusal := str(from_main_process(accelerator, refusal)):
+        raise ConfigError(refusal)
+
+
+def check_run_folder(folder: Path, *, num_bytes: int = 0) -> None:
+    """Try a folder in which a run writes; it need not exist.
+
+    Raises:
+        ConfigError: If it cannot be written, or has less room than ``num_bytes``.
+    """
+    check_writable(
+        folder,
+        what="the run's folder",
+        remedy="name another --run.output-dir",
+        num_bytes=num_bytes,
+    )
+
+
+@contextmanager
+def finishing(folder: Path) -> Iterator[None]:
+    """Explain a failed write or a signal after the last step: the last checkpoint has the result.
+
+    Raises:
+        CheckpointError: For any OSError inside the block.
+        StoppedRun: When a signal asks to stop.
+    """
+    try:
+        with stopping_at_once(folder):
+            yield
+    except OSError as error:
+        raise CheckpointError(
+            f"the training is done, but its result cannot be written: {first_line(error)}; make "
+            f"room, then --run.resume --run.output-dir {folder} writes it without training again"
+        ) from error

@@ -1,0 +1,158 @@
+"""Batches to fine-tune on: random scale, random crop, mirrored by half."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from pcd_hub.data.labelled.sets import IGNORE, Mask, SegmentationSet
+from pcd_hub.data.loader import BatchPlan, StepSampler
+from pcd_hub.data.reading import read_batches
+from pcd_hub.train.configs.segmentation import FinetuneDataConfig
+
+
+@dataclass(kw_only=True)
+class Crops:
+    """What one process sees in one step."""
+
+    images: UInt8[Tensor, "b 3 height width"]
+    masks: UInt8[Tensor, "b height width"]
+
+    def pin_memory(self) -> "Crops":
+        """Called by the DataLoader's pinning thread."""
+        return Crops(images=self.images.pin_memory(), masks=self.masks.pin_memory())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Region:
+    """A part of an image, and what becomes of it."""
+
+    box: tuple[float, float, float, float]
+    """Left, top, right, bottom in the image's own pixels."""
+    size: tuple[int, int]
+    """Width and height in pixels to which it is resized; at most the crop's."""
+    mirrored: bool
+
+
+class RandomCrop:
+    """A crop of one image and its mask; what lies outside the image is ``mean`` and unlabelled.
+
+    Args:
+        data: Size and scales.
+        mean: The colour of the padding, in [0, 1] per channel.
+    """
+
+    def __init__(self, data: FinetuneDataConfig, *, mean: Sequence[float]) -> None:
+        self._scales = data.scales
+        self._height, self._width = data.crop_size
+        self._colour = np.round(255 * np.array(mean)).astype(np.uint8)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of an image and its mask."""
+        return 4 * self._height * self._width
+
+    def draw(self, image_size: tuple[int, int], rng: np.random.Generator) -> Region:
+        """Which part of an image of this width and height."""
+        scale = rng.uniform(*self._scales)
+        spans, sides = [], []
+        for pixels, wanted in zip(image_size, (self._width, self._height), strict=True):
+            scaled = max(1, round(pixels * scale))
+            side = min(scaled, wanted)
+            start = int(rng.integers(scaled - side + 1))
+            spans.append((start * pixels / scaled, (start + side) * pixels / scaled))
+            sides.append(side)
+        (left, right), (top, bottom) = spans
+        return Region(
+            box=(left, top, right, bottom),
+            size=(sides[0], sides[1]),
+            mirrored=bool(rng.random() < 0.5),
+        )
+
+    def cut(self, image: Image.Image, mask: Mask, region: Region) -> Crops:
+        """That part, resized and padded, as a batch of one."""
+        pixels = np.empty((self._height, self._width, 3), np.uint8)
+        pixels[:] = self._colour
+        labels = np.full((self._height, self._width), IGNORE, np.uint8)
+        width, height = region.size
+        # Only what the crop shows is resized: of a large image that is a small part.
+        seen = image.resize(region.size, Image.Resampling.BILINEAR, box=region.box)
+        seen_labels = Image.fromarray(mask).resize(
+            region.size, Image.Resampling.NEAREST, box=region.box
+        )
+        pixels[:height, :width] = np.asarray(seen)
+        labels[:height, :width] = np.asarray(seen_labels)
+        if region.mirrored:
+            pixels, labels = pixels[:, ::-1], labels[:, ::-1]
+        return Crops(
+            images=torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None],
+            masks=torch.from_numpy(labels.copy())[None],
+        )
+
+
+def training_batches(
+    images: SegmentationSet,
+    crop: RandomCrop,
+    plan: BatchPlan,
+    *,
+    num_workers: int,
+    pin_memory: bool = False,
+) -> Iterator[Crops]:
+    """This process's part of every global batch: a pure function of seed and step.
+
+    Raises:
+        DataError: If an image or its mask cannot be read, or they do not agree.
+    """
+    return read_batches(
+        partial(_cut, images, crop, plan.seed),
+        StepSampler(len(images), plan),
+        num_workers=num_workers,
+        batch_bytes=plan.batch_size * crop.num_bytes,
+        collate=_together,
+        pin_memory=pin_memory,
+    )
+
+
+def _cut(images: SegmentationSet, crop: RandomCrop, seed: int, key: tuple[int, int]) -> Crops:
+    """By (epoch, index)."""
+    epoch, index = key
+    image, mask = images.pair(index)
+    rng = np.random.default_rng((seed, epoch, index))
+    return crop.cut(image, mask, crop.draw(image.size, rng))
+
+
+def _together(crops: list[Crops]) -> Crops:
+    return Crops(
+        images=torch.cat([each.images for each in crops]),
+        masks=torch.cat([each.masks for each in crops]),
+    )
+
+
+def whole_images(
+    images: SegmentationSet, rows: Sequence[int], *, num_workers: int, pin_memory: bool = False
+) -> Iterator[tuple[UInt8[Tensor, "height width 3"], UInt8[Tensor, "height width"]]]:
+    """Image and mask of each row, in order.
+
+    Raises:
+        DataError: As :func:`training_batches`.
+    """
+    width, height = images.image(rows[0]).size if rows else (1, 1)
+    return read_batches(
+        partial(_whole_image, images),
+        [[row] for row in rows],
+        num_workers=num_workers,
+        batch_bytes=4 * width * height,  # of one; the others are about as large
+        collate=itemgetter(0),
+        pin_memory=pin_memory,
+    )
+
+
+def _whole_image(images: SegmentationSet, row: int) -> tuple[Tensor, Tensor]:
+    image, mask = images.pair(row)
+    return torch.from_numpy(np.array(image)), torch.from_numpy(np.array(mask))

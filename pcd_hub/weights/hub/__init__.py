@@ -1,0 +1,1 @@
+"""Weights on the Hugging Face Hub: fetch, verify, publish."""

@@ -1,0 +1,101 @@
+"""The package's own list of published weights: which commit of which repository a name means."""
+
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from pcd_hub.errors import WeightError
+from pcd_hub.weights.hub.address import split_reference
+from pcd_hub.weights.manifest import read_plain
+from pcd_hub.weights.store import check_name
+from pcd_hub.weights.strict_json import (
+    COUNT,
+    FINITE,
+    SHA256,
+    TEXT,
+    check_fields,
+    matching,
+    parse_json,
+    several,
+)
+
+_LIST = Path(__file__).with_name("published.json")
+_MAX_BYTES = 10_000_000
+_ENTRY = {
+    **dict.fromkeys(("name", "repo", "license"), TEXT),
+    "commit": matching(r"[0-9a-f]{40}", "40 lower-case hex digits"),
+    "manifest_sha256": SHA256,
+    "weights_sha256": SHA256,
+    "parameters": COUNT,
+    "features": several(FINITE, 1, 64),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedWeight:
+    """One entry of the list, as ``pcd-hub publish`` prints it."""
+
+    name: str
+    repo: str
+    commit: str
+    manifest_sha256: str
+    weights_sha256: str
+    license: str
+    parameters: int
+    features: tuple[float, ...]
+    """The first pooled features of a fixed image, to be measured again at a release."""
+
+    @property
+    def reference(self) -> str:
+        """``ORG/NAME@COMMIT``."""
+        return f"{self.repo}@{self.commit}"
+
+
+@cache
+def published_weights() -> dict[str, PublishedWeight]:
+    """The list, by name."""
+    return read_list(_LIST)
+
+
+def read_list(path: Path) -> dict[str, PublishedWeight]:
+    """The records of a list file, by name.
+
+    Raises:
+        WeightError: If the file is not such a list.
+    """
+    try:
+        found = parse_json(read_plain(path, most=_MAX_BYTES), what="it", max_bytes=_MAX_BYTES)
+        for entry in found if isinstance(found, list) else [found]:
+            check_fields(entry, _ENTRY, what="an entry")
+        records = [PublishedWeight(**{**raw, "features": tuple(raw["features"])}) for raw in found]
+    except (OSError, WeightError, TypeError) as error:
+        raise WeightError(f"{path} is no list of published weights: {error}") from error
+    return {record.name: record for record in records}
+
+
+def reference_of(name: str) -> tuple[str, str | None] | None:
+    """Where a weight is published: its reference and its manifest's sha256, as far as known.
+
+    ``PCD_HUB_ORG``, if set, goes before the package's list, and says nothing of the manifest.
+
+    Args:
+        name: ``resnet18.pcd[@REVISION]``, or ``ORG/NAME[@REVISION]``, which is its own answer.
+
+    Raises:
+        WeightError: If ``name`` or ``PCD_HUB_ORG`` is malformed.
+    """
+    if "/" in name:
+        return name, None
+    plain, at, revision = name.partition("@")
+    check_name(plain)
+    record = published_weights().get(plain)
+    if org := os.environ.get("PCD_HUB_ORG"):
+        repo, _ = split_reference(f"{org}/{plain}")
+    elif record is None:
+        return None
+    elif not at:
+        return record.reference, record.manifest_sha256
+    else:
+        repo = record.repo
+    return f"{repo}{at}{revision}", None

@@ -1,0 +1,91 @@
+"""A backbone by one string."""
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+from pcd_hub.errors import ConfigError, StudentError, WeightError
+from pcd_hub.evaluate.models import check_models, for_each_seed, open_model
+from pcd_hub.models.teachers import load_teacher
+from pcd_hub.weights import store
+from pcd_hub.weights.manifest import sha256
+from tests.weights.making import exported, flip, same_tensors
+
+
+@pytest.fixture
+def export(tmp_path):
+    return exported(tmp_path / "export")
+
+
+def test_our_weights_by_folder_and_by_name(export):
+    store.add("test_resnet.pcd", export)
+    for name in (f"local-dir:{export}", "test_resnet.pcd"):
+        found = open_model(name)
+        assert found.name == name
+        assert found.weights_sha256 == sha256(export / "model.safetensors")
+        kept = load_file(export / "model.safetensors")
+        assert all(torch.equal(v, kept[k]) for k, v in found.model.state_dict().items())
+        assert len(open_model(name, features_only=True).model(torch.zeros(1, 3, 64, 64))) == 5
+    flip(export / "model.safetensors")
+    with pytest.raises(WeightError, match="sha256"):
+        open_model(f"local-dir:{export}")
+
+
+def test_a_folder_of_timm_is_loaded_by_timm(export):
+    (export / "pcd_manifest.json").unlink()
+    found = open_model(f"local-dir:{export}")
+    assert found.weights_sha256 is None
+    assert found.mean == timm.get_pretrained_cfg("resnet18").mean
+
+
+def test_a_random_start_follows_its_seed_and_nothing_else():
+    before = torch.get_rng_state()
+    one = open_model("random:test_resnet", seed=1).model
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    assert same_tensors(one, open_model("random:test_resnet", seed=1).model)
+    assert not same_tensors(one, open_model("random:test_resnet", seed=2).model)
+
+
+def test_a_teacher_is_its_backbone(tiny_teacher):
+    name = f"teacher:local-dir:{tiny_teacher}"
+    found, teacher = open_model(name), load_teacher(f"local-dir:{tiny_teacher}")
+    assert same_tensors(found.model, teacher.grid.model)
+    assert (found.mean, found.std) == (teacher.facts.mean, teacher.facts.std)
+    pyramid = open_model(name, features_only=True, out_indices=(2, 3)).model.eval()
+    images = torch.randn(1, 3, 64, 64)
+    maps = teacher.grid.model.forward_intermediates(images, intermediates_only=True)
+    for one, other in zip(pyramid(images), maps[2:4], strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("random:resnet81", StudentError, "no architecture 'resnet81'; did you mean 'resnet18'"),
+        ("resnet81.a1_in1k", StudentError, "no architecture 'resnet81'"),
+        ("resnet18.a1_in1k", StudentError, "cannot load resnet18.a1_in1k .*random:resnet18 is it"),
+        ("resnet34.pcd", WeightError, "there is no weight resnet34.pcd"),
+        ("local-dir:/nowhere", StudentError, "cannot load local-dir:/nowhere .FileNotFoundError"),
+        ("org/resnet18.pcd", WeightError, "was not fetched"),
+    ],
+)
+def test_what_cannot_be_opened_says_why(name, error, message):
+    with pytest.raises(error, match=message):
+        open_model(name)
+
+
+@pytest.mark.parametrize(("name", "times"), [("random:test_resnet", 3), ("teacher:quickstart", 1)])
+def test_only_a_random_start_is_prepared_again(name, times):
+    prepared = []
+    seen = list(for_each_seed(name, (4, 5, 6), prepared.append, image_size=64))
+    assert len(prepared) == times
+    assert [seed for seed, _, _ in seen] == [4, 5, 6]
+
+
+def test_models_and_seeds_are_named_once():
+    check_models(("a", "b"), (0, 1))
+    for models, seeds in (((), (0,)), (("a", "a"), (0,)), (("a",), ()), (("a",), (1, 1))):
+        with pytest.raises(ConfigError, match="name at least one, and none twice"):
+            check_models(models, seeds)

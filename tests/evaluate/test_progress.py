@@ -1,0 +1,48 @@
+import io
+
+import pytest
+
+from pcd_hub.evaluate.progress import progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def seconds(monkeypatch):
+    """The clock of every bar; a test sets it forward."""
+    clock = [0.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
+    return clock
+
+
+def shown(monkeypatch, seconds, stderr, *, each: float, **how) -> str:
+    monkeypatch.setattr("sys.stderr", stderr)
+    for step, value in enumerate(progress(iter("abcde"), "reading", total=5, **how)):
+        assert value == "abcde"[step]
+        seconds[0] += each
+    return stderr.getvalue()
+
+
+def test_a_log_file_gets_a_line_now_and_then(monkeypatch, seconds):
+    lines = shown(monkeypatch, seconds, io.StringIO(), each=6).splitlines()
+    assert [line.split("|")[0][-5:] for line in lines] == ["  40%", "  80%", " 100%"]
+    assert "2/5 [00:12" in lines[0]
+    assert not any("\r" in line for line in lines)
+
+
+def test_what_is_soon_done_is_not_worth_a_line(monkeypatch, seconds):
+    assert shown(monkeypatch, seconds, io.StringIO(), each=1.5) == ""
+
+
+def test_a_terminal_gets_a_bar_that_goes_when_all_is_done(monkeypatch, seconds):
+    text = shown(monkeypatch, seconds, Terminal(), each=1.5)
+    assert "reading:  20%" in text
+    assert "\n" not in text
+    assert text.endswith("\r")
+
+
+def test_other_processes_show_nothing(monkeypatch, seconds):
+    assert shown(monkeypatch, seconds, Terminal(), each=6, disable=True) == ""

@@ -1,0 +1,128 @@
+"""What is typed wrong is one line: the option, the value, and what is expected."""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import compare
+import pytest
+
+import pcd_hub
+from pcd_hub.errors import ConfigError
+from pcd_hub.train.configs import command_line
+from pcd_hub.train.configs.command_line import override, parse
+from pcd_hub.train.configs.detection import DETECT
+from pcd_hub.train.configs.distill import DISTILL
+from pcd_hub.train.configs.probes import KNN, LINEAR_SEG, LOOK
+from pcd_hub.train.configs.segmentation import FINETUNE_SEG
+
+COUNT = "expected a whole number from 1 to 1000000000"
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("--optim.epochs=many", f"--optim.epochs many: {COUNT}, as 100"),
+        ("--optim.epochs many", f"--optim.epochs many: {COUNT}, as 100"),
+        ("--optim.epochs 3 4", f"--optim.epochs 3 4: {COUNT}, as 100"),
+        ("--optim.epochs", f"--optim.epochs: {COUNT}, as 100"),
+        ("--run.seed=1 --optim.epochs=1.5", f"--optim.epochs 1.5: {COUNT}, as 100"),
+        ("--optim.name sgd", "--optim.name sgd: expected one of lars, adamw, as lars"),
+        (
+            "--optim.clip-grad-norm=x",
+            "--optim.clip-grad-norm x: expected a finite number above 0 or",
+        ),
+        (
+            "--teacher.image-size -32",
+            "--teacher.image-size -32: expected a whole number from 8 to 16384 or match or None",
+        ),
+        ("--run.resume True", "--run.resume True: it takes no value; --run.resume or --run.no-res"),
+        ("--speed.compile=maybe", "--speed.compile maybe: expected True or False or None"),
+        ("--run.name", "--run.name: expected text or None"),
+        (f"--run.seed {'9' * 5000}", f"--run.seed {'9' * 80}...: expected a whole number from 0"),
+        ("many", "'many' belongs to no option; options start with --"),
+        ("-x", "'-x' belongs to no option; options start with --"),
+    ],
+)
+def test_a_value_that_an_option_cannot_have_is_one_line(typed, message, capfd):
+    with pytest.raises(ConfigError) as refused:
+        parse(DISTILL, "quickstart", ["quickstart", *typed.split()])
+    assert str(refused.value).startswith(message)
+    assert "\n" not in str(refused.value)
+    assert "".join(capfd.readouterr()) == ""
+
+
+def test_a_newline_in_a_value_leaves_one_line():
+    with pytest.raises(ConfigError, match=r"^--optim.epochs 'a\\nb': expected [^\n]*$"):
+        parse(DISTILL, "quickstart", ["--optim.epochs", "a\nb"])
+
+
+@pytest.mark.parametrize(
+    ("config", "typed", "meant"),
+    [
+        (DISTILL["pcd_r18"], "--optim.lr", "--optim.lr-per-256"),
+        (DISTILL["pcd_r18"], "--lr", "--optim.lr-per-256"),
+        (DISTILL["pcd_r18"], "--optim.learning-rate", "--optim.lr-per-256"),
+        (DISTILL["pcd_r18"], "--batch_size", "--optim.global-batch-size"),
+        (DISTILL["pcd_r18"], "--data.workers", "--data.num-workers"),
+        (DISTILL["pcd_r18"], "--data.sorce", "--data.source"),
+        (DISTILL["pcd_r18"], "--method.temp", "--method.temperature"),
+        (DISTILL["pcd_r18"], "--output", "--run.output-dir"),
+        (LINEAR_SEG["folder"], "--probe.lr", "--probe.learning-rate"),
+        (DETECT["small"], "--schedule.learning-rate", "--schedule.lr"),
+    ],
+)
+def test_an_unknown_option_suggests_the_nearest_by_meaning(config, typed, meant):
+    with pytest.raises(
+        ConfigError, match=rf"no option '{typed.replace('_', '-')}'; did you mean '{meant}'\? "
+    ):
+        override(config, [typed, "3"])
+
+
+@pytest.mark.parametrize("typed", ["--wibble", "--", "--1"])
+def test_an_option_like_no_other_suggests_nothing(typed):
+    with pytest.raises(ConfigError, match=rf"no option '{typed}' \(--help lists all\)"):
+        override(DISTILL["quickstart"], [typed])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *(named["folder"] for named in (KNN, LINEAR_SEG)),
+        *(named["small"] for named in (DETECT, FINETUNE_SEG)),
+        *(DISTILL["quickstart"], LOOK["quickstart"], compare.CompareConfig()),
+    ],
+    ids=lambda config: type(config).__name__,
+)
+def test_the_output_folder_has_one_name_and_the_old_one_is_still_taken(config, caplog):
+    asked = override(config, ["--run.output-dir", "a"])
+    assert asked.run.output_dir == Path("a")
+    with caplog.at_level(logging.WARNING, logger="pcd_hub"):
+        assert override(config, ["--output_dir=a"]) == asked
+    assert caplog.messages == ["--output-dir is now called --run.output-dir"]
+
+
+def test_the_version_is_said(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["distill.py", "--version"])
+    command_line.run(lambda arguments: pytest.fail("nothing runs"))
+    assert capsys.readouterr().out == f"pcd_hub {pcd_hub.__version__}\n"
+
+
+def test_help_shows_the_bounds(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(DISTILL, "quickstart", ["--help"])
+    assert ended.value.code == 0
+    assert "--optim.epochs INT>=1,<=1000000000" in capsys.readouterr().out
+
+
+def test_a_mistake_ends_a_recipe_with_code_2_and_one_line():
+    recipe = Path(__file__).parents[3] / "recipes" / "knn.py"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", recipe, "--k=x"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"error: --k x: {COUNT}, as 20\n"

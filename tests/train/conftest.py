@@ -1,0 +1,270 @@
+"""Tiny runs of the real recipes."""
+
+import errno
+import functools
+import gc
+import importlib
+import json
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import pytest
+import timm
+import torch
+import torch.multiprocessing as mp
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pcd_hub.errors import CheckpointError, ConfigError
+from pcd_hub.evaluate.results import Evaluation
+from pcd_hub.evaluate.segmentation import LinearProbe
+from pcd_hub.models.teachers import save_teacher
+from pcd_hub.train.loss_monitor import LossMonitor
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tmp_path_factory) -> Path:
+    """A teacher of 0.5 M parameters with a trained head's shape, at random start."""
+    torch.manual_seed(7)
+    backbone = timm.create_model("test_resnet", num_classes=0)
+    head = nn.Sequential(nn.Linear(96, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 16))
+    folder = tmp_path_factory.mktemp("teacher")
+    save_teacher(
+        folder, backbone.state_dict(), head, {"architecture": "test_resnet", "license": "mit"}
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_teacher) -> list[str]:
+    """Arguments of a run of seconds."""
+    return [
+        f"--teacher.source=local-dir:{tiny_teacher}",
+        "--teacher.image-size=None",
+        "--student.arch=test_resnet",
+        "--data.source=scenes:64",
+        "--data.image-size=32",
+        "--data.num-workers=0",
+        "--data.min-crop-area=0.2",
+        "--data.max-crop-area=1.0",
+        "--method.temperature=0.2",
+        "--method.head=mocov3",
+        "--method.queue-length=32",
+        "--method.head-width=24",
+        "--optim.name=adamw",
+        "--speed.precision=fp32",
+        "--optim.lr-per-256=0.02",
+        "--optim.global-batch-size=8",
+        "--run.max-steps=6",
+        "--run.log-every-steps=1",
+        "--run.checkpoint-every-steps=3",
+        "--probe-scenes=0",
+    ]
+
+
+@pytest.fixture
+def short_probe(monkeypatch):
+    """A closing table of seconds; what its numbers are worth is tested in tests/evaluate."""
+    short = functools.partialmethod(LinearProbe.run, steps=20)
+    monkeypatch.setattr(LinearProbe, "run", short)
+
+
+@pytest.fixture
+def passes(monkeypatch) -> list[str]:
+    """What each bar of a run shows, once it has reached its end."""
+    ended = []
+
+    def bar(steps, *, desc, **_):
+        yield from steps
+        ended.append(desc)
+
+    monkeypatch.setattr("pcd_hub.evaluate.progress.tqdm", bar)
+    return ended
+
+
+@pytest.fixture
+def bf16(monkeypatch):
+    """What ``accelerate launch --mixed_precision bf16`` sets; a process reads it once."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
+def trace(folder: Path) -> list[dict]:
+    """What metrics.jsonl holds, without the timings."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    timings = {"images_per_s", "data_wait"}
+    return [{key: value for key, value in line.items() if key not in timings} for line in lines]
+
+
+def check_a_resumed_run(
+    main: Callable[[list[str]], None],
+    arguments: list[str],
+    norm: str,
+    file: Path,
+    *,
+    of_both_splits: bool,
+) -> None:
+    """Four steps at once, and two after a checkpoint after two, are the same run.
+
+    On changed data it goes on only if that is accepted, here to a fifth step as well.
+
+    Args:
+        main: Of a recipe that trains on labels.
+        arguments: With the output folder last, and checkpoints every two steps.
+        norm: An option that may not change meanwhile.
+        file: Of the data; a json.
+        of_both_splits: Whether the test images depend on that file too.
+    """
+    folder = Path(arguments[-1].removeprefix("--run.output-dir="))
+    check_that_places_are_tried(main, arguments)
+    main(arguments)
+    check_that_a_lost_end_is_said(main, arguments, "pcd_hub.evaluate.results.Evaluation.save")
+    whole, scores = trace(folder), Evaluation.load(folder).scores
+    last = folder / "checkpoints" / "step_00000004.pt"
+    weights = torch.load(last, weights_only=True)["network"]
+    last.unlink()
+    main([*arguments, "--run.resume"])
+    assert trace(folder) == whole
+    assert len(whole) == 4
+    again = torch.load(last, weights_only=True)["network"]
+    assert all(torch.equal(value, again[name]) for name, value in weights.items())
+    assert Evaluation.load(folder).scores == scores
+    with pytest.raises(CheckpointError, match=f"written with another {norm}"):
+        main([*arguments, f"{norm}=frozen", "--run.resume"])
+    file.write_text(file.read_text().replace("moon", "mars") + " ")
+    longer = [*arguments, "--run.max-steps=5", "--run.resume"]
+    with pytest.raises(CheckpointError, match="the data changed after step 4: the run began with"):
+        main(longer)
+    assert trace(folder) == whole
+    main([*longer, "--run.accept-changed-data"])
+    assert trace(folder)[:4] == whole
+    assert [line["step"] for line in trace(folder)] == list(range(5))
+    found = Evaluation.load(folder)
+    changed = [change["what"] for change in found.details["changed_at_resume"]]
+    assert changed == ["--run.max-steps", "data", *(["test data"] if of_both_splits else [])]
+    assert "; resumed after step 4 with another --run.max-steps (4, now 5); res" in found.protocol
+
+
+def check_that_places_are_tried(main: Callable[[list[str]], None], arguments: list[str]) -> None:
+    """No run is begun when there is no room for temporary files."""
+    with (
+        mock.patch("tempfile.tempdir", __file__),
+        pytest.raises(ConfigError, match="the folder of temporary files .*: Not a directory"),
+    ):
+        main(arguments)
+
+
+def check_that_a_lost_end_is_said(
+    main: Callable[[list[str]], None], arguments: list[str], writes: str
+) -> None:
+    """A finished run whose result cannot be written says how to write it later."""
+    full = OSError(errno.ENOSPC, "No space left on device")
+    said = "the training is done, but its result .*No space left .*--run.resume --run.output-dir"
+    with mock.patch(writes, side_effect=full), pytest.raises(CheckpointError, match=said):
+        main([*arguments, "--run.resume"])
+
+
+class _Reads(TorchDispatchMode):
+    """Counts values that leave the device for Python: each would stop a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+class _EnoughError(Exception):
+    pass
+
+
+def check_that_no_step_reads_back(main: Callable[[list[str]], None], arguments: list[str]) -> None:
+    """Beside an accelerator, between two steps that are logged: the whole loop, six times.
+
+    Args:
+        main: Of a recipe that trains.
+        arguments: Of a tiny run.
+    """
+    note, counts = LossMonitor.note, []
+
+    def one_step_late(self, *args, **kwargs):
+        self._late = 1
+        counts.append(reads.count)
+        if len(counts) == 6:
+            raise _EnoughError
+        return note(self, *args, **kwargs)
+
+    rarely = ["--run.log-every-steps=100", "--run.checkpoint-every-steps=100"]
+    with pytest.MonkeyPatch.context() as patch, _Reads() as reads:
+        patch.setattr(LossMonitor, "note", one_step_late)
+        with pytest.raises(_EnoughError):
+            main([*arguments, "--run.max-steps=6", *rarely])
+        assert counts[1:] == [counts[1]] * 5
+        float(torch.ones(1))
+        assert reads.count == counts[-1] + 1, "the counter works"
+
+
+def run_in_two_processes(recipe: ModuleType, arguments: list[str], *, without: str) -> None:
+    """As ``accelerate launch --num_processes 2`` does, spawned.
+
+    Args:
+        recipe: Its module.
+        arguments: Of its command line.
+        without: The function of the module that draws, which takes longer than a tiny run.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mp.spawn(_one_process, (2, port, recipe.__name__, arguments, without), nprocs=2)
+
+
+def watch_the_end(*keep: tuple[ModuleType, str]) -> None:
+    """From now on a network that is still wrapped when its process group ends is an error.
+
+    So is a group that has not ended when the main process goes on alone.
+
+    Args:
+        keep: What the main process does alone: its module, its name there.
+    """
+    end = Accelerator.end_training
+
+    def watched(self: Accelerator) -> None:
+        left = [thing for thing in gc.get_objects() if type(thing) is DistributedDataParallel]
+        assert not left, "a wrapped network outlives its process group"
+        end(self)
+
+    Accelerator.end_training = watched
+    for module, name in keep:
+        setattr(module, name, _alone(getattr(module, name)))
+
+
+def _alone(keep: Callable[..., None]) -> Callable[..., None]:
+    def watched(*args: Any, **kwargs: Any) -> None:
+        assert not torch.distributed.is_initialized(), "the others wait for the main process"
+        keep(*args, **kwargs)
+
+    return watched
+
+
+def _one_process(
+    rank: int, world_size: int, port: int, recipe: str, arguments: list[str], without: str
+) -> None:
+    os.environ |= {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    module: Any = importlib.import_module(recipe)
+    setattr(module, without, lambda *_: None)
+    watch_the_end((module, "keep"))
+    module.main(arguments)
