@@ -521,7 +521,7 @@ def test_on_cpus_the_log_says_that_batch_statistics_are_local(caplog):
             "no architecture 'resnet81'; did you mean 'resnet",
         ),
         ("--data.sorce=x", ConfigError, "no option '--data.sorce'; did you mean '--data.source'"),
-        ("--run.name=resnet18", PCDHubError, "no weight's name"),
+        ("--run.name=resnet18", PCDHubError, "not a weight's name"),
         ("--run.name=resnet18.pcd", ConfigError, "names another architecture"),
         (
             "--optim.global-batch-size=65",
