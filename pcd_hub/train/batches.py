@@ -12,7 +12,8 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor
 
-from pcd_hub.data.loader import Batch, BatchPlan, training_batches
+from pcd_hub.data.batch_plan import BatchPlan
+from pcd_hub.data.loader import Batch, training_batches
 from pcd_hub.data.sources import ImageSource, ImageStream, open_source
 from pcd_hub.data.views import byol_views
 from pcd_hub.data.workers import default_workers

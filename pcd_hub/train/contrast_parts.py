@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from timm.models.resnet import ResNet
 from torch import nn
 
-from pcd_hub.data.loader import BatchPlan
+from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.sources import ImageSource, ImageStream
 from pcd_hub.errors import StudentError
 from pcd_hub.method.encoder import ProjectedEncoder
@@ -73,7 +73,7 @@ def move_to_device(p: Pretraining) -> None:
     accelerator, speed = p.accelerator, p.config.speed
     layout = memory_format(channels_last=speed.channels_last)
     for network in filter(None, (p.contrast, p.momentum_encoder)):
-        if p.config.run.sync_batch_norm:
+        if p.config.optim.sync_batch_norm:
             with_sync_batch_norm(network, accelerator)
         network.to(accelerator.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
     if wants_compile(speed, accelerator.device, steps=p.plan.total_steps):

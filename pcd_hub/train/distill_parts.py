@@ -8,7 +8,7 @@ from typing import cast
 from accelerate import Accelerator
 from torch import nn
 
-from pcd_hub.data.loader import BatchPlan
+from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.sources import ImageSource, ImageStream
 from pcd_hub.errors import ConfigError
 from pcd_hub.method.distiller import Distiller, PixelLoss
@@ -67,7 +67,7 @@ class Distillation:
 def move_to_device(d: Distillation) -> None:
     """Move the networks to the device, with SyncBatchNorm and compiled as configured."""
     accelerator, config = d.accelerator, d.config
-    if config.run.sync_batch_norm:
+    if config.optim.sync_batch_norm:
         d.distiller = cast("Distiller", with_sync_batch_norm(d.distiller, accelerator))
     layout = memory_format(channels_last=config.speed.channels_last)
     for network in (d.distiller, d.teacher):

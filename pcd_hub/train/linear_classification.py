@@ -20,8 +20,8 @@ from accelerate.utils import gather_object
 from jaxtyping import Int64, UInt8
 from torch import Tensor, nn
 
+from pcd_hub.data.batch_plan import BatchPlan, StepSampler
 from pcd_hub.data.labelled.classification import ClassifiedSet
-from pcd_hub.data.loader import BatchPlan, StepSampler
 from pcd_hub.data.reading import read_batches
 from pcd_hub.data.views import ViewPolicy, draw_view, render_view_with_pillow
 from pcd_hub.evaluate.feature_maps import Pixels, all_maps, pixels_of
@@ -86,8 +86,8 @@ def train(linear: LinearEvaluation) -> None:
     optimizer = torch.optim.SGD(
         layer.parameters(),
         lr=0.0,
-        momentum=config.schedule.momentum,
-        weight_decay=config.schedule.weight_decay,
+        momentum=config.optim.momentum,
+        weight_decay=config.optim.weight_decay,
     )
     wrapped, optimizer = accelerator.prepare(layer, optimizer)
     run = TrainingRun(
@@ -100,7 +100,7 @@ def train(linear: LinearEvaluation) -> None:
         optimizer=optimizer,
         state={"network": layer, "optimizer": optimizer},
         learning_rate=linear.schedule.learning_rate,
-        lr_option="--schedule.lr-per-256",
+        lr_option="--optim.lr-per-256",
     )
     wrapped.train()
     for _, (crops,) in run.steps():
@@ -121,16 +121,16 @@ def prepare(
     """Build everything; a mistake is found before the output folder is made."""
     train_set, test_set = open_labelled(config.data)
     schedule = epoch_schedule(
-        config.schedule, num_images=len(train_set), max_steps=config.run.max_steps
+        config.optim, num_images=len(train_set), max_steps=config.run.max_steps
     )
     plan = plan_batches(
         accelerator,
-        global_batch_size=config.schedule.global_batch_size,
+        global_batch_size=config.optim.global_batch_size,
         total_steps=schedule.steps,
         seed=config.run.seed,
         num_images=len(train_set),
         images=f"{train_set.name} has {len(train_set)} images",
-        option="--schedule.global-batch-size",
+        option="--optim.global-batch-size",
     )
     size, device = config.data.image_size, accelerator.device
     backbone = open_model(config.model, image_size=size, seed=config.run.seed)

@@ -505,7 +505,7 @@ def test_headless_teachers_and_other_students(tmp_path, tiny):
             "no architecture 'resnet81'; did you mean 'resnet",
         ),
         ("--data.sorce=x", ConfigError, "no option '--data.sorce'; did you mean '--data.source'"),
-        ("--run.name=resnet18", PCDHubError, "no weight's name"),
+        ("--run.name=resnet18", PCDHubError, "not a weight's name"),
         ("--run.name=resnet18.pcd", ConfigError, "names another architecture"),
         (
             "--optim.global-batch-size=65",

@@ -1,6 +1,6 @@
 """Object detection: Mask R-CNN or Faster R-CNN trained on a backbone, scored as COCO does.
 
-    python -m pcd_hub.train.detection.detect --data.root DATA --model resnet18.pcd
+    python -m pcd_hub.train.detection.detect --data.source DATA --model resnet18.pcd
 
 One run is one backbone at one seed. Protocol, hardware, time and result: recipes/detect.py.
 Reading order: this file -> run.py -> detection/detectors.py -> detection/batches.py.
@@ -17,8 +17,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.labelled.coco import CocoSplit
-from pcd_hub.data.loader import BatchPlan
 from pcd_hub.evaluate.models import EvaluatedModel, open_model
 from pcd_hub.evaluate.progress import progress
 from pcd_hub.train.batches import num_workers, plan_batches, shard
@@ -112,7 +112,7 @@ def main(arguments: list[str]) -> None:
 def train(detection: Detection) -> None:
     """Train backbone and detector on the sum of torchvision's losses."""
     config, accelerator, detector = detection.config, detection.accelerator, detection.detector
-    wrapped, optimizer = accelerator.prepare(detector, build_sgd(detector, config.schedule))
+    wrapped, optimizer = accelerator.prepare(detector, build_sgd(detector, config.optim))
     run = TrainingRun(
         accelerator=accelerator,
         folder=detection.folder,
@@ -123,7 +123,7 @@ def train(detection: Detection) -> None:
         optimizer=optimizer,
         state={"network": detector, "optimizer": optimizer},
         learning_rate=detection.schedule.learning_rate,
-        lr_option="--schedule.lr",
+        lr_option="--optim.lr",
     )
     # The network draws random numbers: dropout, sampled regions.
     torch.manual_seed(config.run.seed + accelerator.process_index)
@@ -139,18 +139,18 @@ def train(detection: Detection) -> None:
 
 def prepare(accelerator: Accelerator, config: DetectConfig, config_name: str) -> Detection:
     """Build everything; a mistake is found before the output folder is made."""
-    schedule = scaled_schedule(config.schedule, max_steps=config.run.max_steps)
+    schedule = scaled_schedule(config.optim, max_steps=config.run.max_steps)
     train_split, val_split = read_splits(config.data, read_masks=config.detector.masks != "no")
     masks = with_masks(config.detector.masks, train_split, val_split)
     num_images = len(train_split.with_objects())
     plan = plan_batches(
         accelerator,
-        global_batch_size=config.schedule.global_batch_size,
+        global_batch_size=config.optim.global_batch_size,
         total_steps=schedule.steps,
         seed=config.run.seed,
         num_images=num_images,
         images=f"{train_split.file} has {num_images} pictures with objects",
-        option="--schedule.global-batch-size",
+        option="--optim.global-batch-size",
     )
     backbone = open_model(config.model, seed=config.run.seed, features_only=True)
     torch.manual_seed(config.run.seed)  # the same new layers on every backbone of these widths

@@ -19,8 +19,8 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
+from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.labelled.sets import Mask, SegmentationSet
-from pcd_hub.data.loader import BatchPlan
 from pcd_hub.errors import DataError
 from pcd_hub.evaluate.models import EvaluatedModel
 from pcd_hub.evaluate.progress import progress
@@ -99,7 +99,7 @@ def main(arguments: list[str]) -> None:
 def train(finetuning: Finetuning) -> None:
     """Train backbone and head on the cross-entropy of all labelled pixels."""
     config, accelerator, model = finetuning.config, finetuning.accelerator, finetuning.model
-    wrapped, optimizer = accelerator.prepare(model, build_sgd(model, config.schedule))
+    wrapped, optimizer = accelerator.prepare(model, build_sgd(model, config.optim))
     run = TrainingRun(
         accelerator=accelerator,
         folder=finetuning.folder,
@@ -110,7 +110,7 @@ def train(finetuning: Finetuning) -> None:
         optimizer=optimizer,
         state={"network": model, "optimizer": optimizer},
         learning_rate=finetuning.schedule.learning_rate,
-        lr_option="--schedule.lr",
+        lr_option="--optim.lr",
     )
     torch.manual_seed(config.run.seed + accelerator.process_index)  # for dropout
     wrapped.train()
@@ -127,16 +127,16 @@ def train(finetuning: Finetuning) -> None:
 
 def prepare(accelerator: Accelerator, config: FinetuneSegConfig, config_name: str) -> Finetuning:
     """Build everything; a mistake is found before the output folder is made."""
-    schedule = scaled_schedule(config.schedule, max_steps=config.run.max_steps)
+    schedule = scaled_schedule(config.optim, max_steps=config.run.max_steps)
     train_set, test_set = open_splits(config.data)
     plan = plan_batches(
         accelerator,
-        global_batch_size=config.schedule.global_batch_size,
+        global_batch_size=config.optim.global_batch_size,
         total_steps=schedule.steps,
         seed=config.run.seed,
         num_images=len(train_set),
         images=f"{train_set.name} has {len(train_set)} images",
-        option="--schedule.global-batch-size",
+        option="--optim.global-batch-size",
     )
     backbone = open_backbone(
         config.model, output_stride=config.fcn.output_stride, seed=config.run.seed
