@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from pcd_hub.data.loader import Batch
 from pcd_hub.errors import ConfigError, StudentError
 from pcd_hub.evaluate.models import EvaluatedModel
-from pcd_hub.evaluate.scene_probe import probe_backbones
 from pcd_hub.method.encoder import ProjectedEncoder
 from pcd_hub.method.moco import MoCoV3, momentum_copy, momentum_update
 from pcd_hub.method.schedule import momentum_to_one
@@ -34,6 +33,7 @@ from pcd_hub.models.entries import entry_cfg
 from pcd_hub.models.grid import PixelGrid
 from pcd_hub.models.teachers import save_teacher
 from pcd_hub.models.writing import writing_tensors
+from pcd_hub.report.scene_probe import probe_backbones
 from pcd_hub.train.configs.command_line import parse, run
 from pcd_hub.train.configs.distill import CONTRAST, ContrastConfig
 from pcd_hub.train.launch import finish, start_accelerator

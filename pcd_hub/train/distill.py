@@ -28,7 +28,7 @@ from pcd_hub.data.loader import Batch
 from pcd_hub.data.sources import ImageSource, ImageStream
 from pcd_hub.errors import ConfigError, WeightError
 from pcd_hub.evaluate.models import EvaluatedModel
-from pcd_hub.evaluate.scene_probe import probe_backbones, scene_mosaics
+from pcd_hub.evaluate.scene_probe import scene_mosaics
 from pcd_hub.method.distiller import Distiller, PixelLoss, freeze_unreached
 from pcd_hub.method.heads import STUDENT_HEADS, HeadLayout, student_head
 from pcd_hub.method.loss import cosine_smooth_l1, pixel_info_nce, similarity_kl
@@ -37,7 +37,9 @@ from pcd_hub.method.queue import KeyQueue
 from pcd_hub.models.entries import STOCK_ARCHITECTURES, entry_cfg
 from pcd_hub.models.grid import PixelGrid, pixel_grid
 from pcd_hub.models.teachers import Teacher, load_matched_teacher
-from pcd_hub.report.pictures import save_pca, save_training_curve
+from pcd_hub.report.curves import save_training_curve
+from pcd_hub.report.features import save_pca
+from pcd_hub.report.scene_probe import probe_backbones
 from pcd_hub.train.collapse_monitor import CollapseMonitor
 from pcd_hub.train.configs.command_line import parse, run
 from pcd_hub.train.configs.distill import DISTILL, DistillConfig, PixelMethodConfig

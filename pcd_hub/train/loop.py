@@ -22,11 +22,11 @@ from pcd_hub.data.sources import ImageSource, ImageStream, open_source
 from pcd_hub.data.views import byol_views
 from pcd_hub.data.workers import default_workers
 from pcd_hub.errors import ConfigError, DataError, StudentError
-from pcd_hub.evaluate.scene_probe import save_views
 from pcd_hub.method.optim import LARS, decay_groups
 from pcd_hub.method.schedule import scaled_lr, warmup_cosine
 from pcd_hub.models.entries import build_arguments, check_architecture, entry_cfg
 from pcd_hub.models.grid import PixelGrid, pixel_grid
+from pcd_hub.report.png import save_views
 from pcd_hub.train.configs.distill import DataConfig, OptimConfig, RunConfig, SpeedConfig
 from pcd_hub.train.loss_monitor import LossMonitor, gradient_norm
 from pcd_hub.train.run_folder.folder import RunFolder
