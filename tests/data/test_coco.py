@@ -90,7 +90,7 @@ def test_three_ways_to_name_the_files(root):
 def test_a_missing_split_is_named_with_those_that_are_there(root):
     with pytest.raises(DataError, match=r"instances_test.json \(its folder holds instances_train"):
         read_splits(CocoDataConfig(root=root, val="test"))
-    with pytest.raises(DataError, match="there is no folder .*nowhere; name the pictures'"):
+    with pytest.raises(DataError, match="there is no folder .*nowhere; name the images' folder"):
         read_splits(CocoDataConfig(root=root, train_images=root / "nowhere"))
     with pytest.raises(ConfigError, match="no data: name its folder with --data.root"):
         read_splits(CocoDataConfig())
