@@ -61,7 +61,7 @@ def _check(config: KnnConfig) -> None:
             "name the images: --data.source DIR with SPLIT/CLASS/, or --report.source for images "
             "without labels"
         )
-    check_models(config.models, config.seeds)
+    check_models(config.models, config.run.seeds)
 
 
 def _open_shown(
@@ -91,7 +91,7 @@ def _with_labels(
         f"vectors, penalty {config.penalty:g}, L-BFGS, without augmentation",
         command=command,
         images=len(test),
-        seeds=config.seeds,
+        seeds=config.run.seeds,
         units={"k-NN top-1": "%", "linear top-1": "%"},
         scores={},
         details=surroundings(),
@@ -118,7 +118,7 @@ def _measured(
     """
     folder.mkdir()
     for name in config.models:
-        seen = list(for_each_seed(name, config.seeds, score, image_size=config.data.image_size))
+        seen = list(for_each_seed(name, config.run.seeds, score, image_size=config.data.image_size))
         by_metric = zip(*(scores for _, _, scores in seen), strict=True)
         evaluation = evaluation.with_model(
             name,
@@ -185,8 +185,8 @@ def _without_labels(
     config: KnnConfig, images: ImageSource, dataset: str, command: str, folder: Path
 ) -> Evaluation:
     size = config.data.image_size
-    rows = _some_rows(len(images), config.report.images)
-    teacher = load_teacher(config.report.teacher, image_size=size)
+    rows = _some_rows(len(images), config.report.num_images)
+    teacher = load_teacher(config.teacher.source, image_size=size)
 
     def maps_of(pixels: Pixels, name: str) -> Tensor:
         workers = reading_processes(config.data.num_workers)
@@ -202,12 +202,12 @@ def _without_labels(
         task="label-free report",
         dataset=dataset,
         protocol=f"frozen backbone, {_crops(config)}, pixels of the last map against "
-        f"those of the teacher {config.report.teacher}, both on the coarser grid; nearest by "
+        f"those of the teacher {config.teacher.source}, both on the coarser grid; nearest by "
         "cosine among the pixels of other images; linear CKA; effective rank: exp of the "
         "entropy of the pixels' singular values",
         command=command,
         images=len(rows),
-        seeds=config.seeds,
+        seeds=config.run.seeds,
         units={found: "%", "CKA with teacher": "%", "effective rank": ""},
         scores={},
         details=surroundings() | {"images": images.fingerprint()},

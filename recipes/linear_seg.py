@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> None:
     """Parse, probe every model, write and print the table."""
     _, config = parse(LINEAR_SEG, "folder", arguments)
     quiet_logs()
-    check_models(config.models, config.seeds)
+    check_models(config.models, config.run.seeds)
     train, test = open_splits(config.data)
     folder = new_folder(config.run.output_dir, "linear_seg")
     evaluation = Evaluation(
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> None:
         protocol=_protocol(config, train),
         command=shlex.join(["python", "recipes/linear_seg.py", *arguments]),
         images=len(test),
-        seeds=config.seeds,
+        seeds=config.run.seeds,
         units={"mean IoU": "%", "pixel accuracy": "%"},
         scores={},
         details=surroundings(),
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> None:
             evaluation, under_test, results, train.classes, time.monotonic() - started
         )
         evaluation.save(folder)
-        print(f"{name}: {100 * results[0].mean_iou:.1f} % mean IoU, seed {config.seeds[0]}")
+        print(f"{name}: {100 * results[0].mean_iou:.1f} % mean IoU, seed {config.run.seeds[0]}")
     _draw(folder / "pictures" / "overlays.png", test, shown)
     print(f"\n{evaluation.table()}\n\n{folder / 'evaluation.json'}")
 
@@ -74,6 +74,7 @@ def probe_model(
     """One result a seed."""
     size, settings = config.data.image_size, dataclasses.asdict(config.probe)
     num_stages, keep = settings.pop("num_stages"), settings.pop("keep_gigabytes")
+    settings["learning_rate"] = settings.pop("lr")
     workers = reading_processes(config.data.num_workers)
     train_images = squashed(train, size, masks_too=True, num_workers=workers)
     test_images = squashed(test, size, masks_too=False, num_workers=workers)
@@ -96,7 +97,7 @@ def probe_model(
     seen = [
         (under_test, probe.run(**settings, seed=seed))
         for seed, under_test, probe in for_each_seed(
-            name, config.seeds, with_features, image_size=size
+            name, config.run.seeds, with_features, image_size=size
         )
     ]
     return seen[0][0], [result for _, result in seen]
@@ -227,7 +228,7 @@ def _protocol(config: LinearSegConfig, train: SegmentationSet) -> str:
         "(statistics of the whole training set) and a 1x1 convolution on the last "
         f"{probe.num_stages} stages (of a ViT: blocks, through its final norm), bilinear to the "
         f"finest; trained on {train.name} ({len(train)} images) without augmentation for "
-        f"{probe.steps} steps of {probe.batch_size}, AdamW {probe.learning_rate:g} along half a "
+        f"{probe.steps} steps of {probe.batch_size}, AdamW {probe.lr:g} along half a "
         f"cosine without warm-up, weight decay {probe.weight_decay:g}, loss at 1 of "
         f"{probe.label_stride} x {probe.label_stride} pixels; one scale, no sliding window, logits "
         "bilinear to label size; mean over the classes in truth or prediction"

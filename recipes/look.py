@@ -1,6 +1,6 @@
 """Pictures of what backbones see: their pixels as colours, and how far each pixel looks.
 
-    python recipes/look.py --source IMAGES --models random:resnet18 resnet18.pcd resnet18_mhsa.pcd
+    python recipes/look.py --data.source IMAGES --models random:resnet18 resnet18.pcd
 
 ``pca.png``: images, the teacher's pixels, then each model's, the first three principal components
 as RGB. ``receptive_field.png``: which pixels of the image the middle pixel of the last map depends
@@ -28,15 +28,17 @@ def main(arguments: list[str]) -> None:
     """Parse, look, draw."""
     _, config = parse(LOOK, "quickstart", arguments)
     quiet_logs()
-    check_models(config.models, (config.seed,))
+    check_models(config.models, (config.run.seed,))
     images = _images(config)
     folder = new_folder(config.run.output_dir, "look")
-    teacher = load_teacher(config.teacher, image_size=config.image_size).to(compute_device())
-    maps = {config.teacher: teacher(images).cpu()}
+    teacher = load_teacher(config.teacher.source, image_size=config.data.image_size).to(
+        compute_device()
+    )
+    maps = {config.teacher.source: teacher(images).cpu()}
     fields, within = {}, {}
     for name in progress(config.models, "models", total=len(config.models)):
-        under_test = open_model(name, image_size=config.image_size, seed=config.seed)
-        pixels = pixels_of(under_test, config.image_size)
+        under_test = open_model(name, image_size=config.data.image_size, seed=config.run.seed)
+        pixels = pixels_of(under_test, config.data.image_size)
         with torch.inference_mode():
             maps[name] = pixels(images).cpu()
         fields[name] = effective_receptive_field(pixels, images)
@@ -52,12 +54,12 @@ def main(arguments: list[str]) -> None:
 
 
 def _images(config: LookConfig) -> Tensor:
-    source = open_source(config.source)
+    source = open_source(config.data.source)
     if not isinstance(source, ImageSource):
-        raise ConfigError(f"--source {config.source} is a stream; name a finite set")
-    count = min(config.images, len(source))
+        raise ConfigError(f"--data.source {config.data.source} is a stream; name a finite set")
+    count = min(config.data.num_images, len(source))
     rows = [number * len(source) // count for number in range(count)]
-    return torch.cat(list(centre_crops(source, rows, size=config.image_size, num_workers=0)))
+    return torch.cat(list(centre_crops(source, rows, size=config.data.image_size, num_workers=0)))
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def check_models(models: Sequence[str], seeds: Sequence[int]) -> None:
     Raises:
         ConfigError: If there is no model or seed, or one is named twice.
     """
-    for what, named in (("--models", models), ("--seeds", seeds)):
+    for what, named in (("--models", models), ("--run.seeds", seeds)):
         if not named or len(set(named)) < len(named):
             raise ConfigError(
                 f"{what} {' '.join(map(str, named))}: name at least one, and none twice"

@@ -67,7 +67,7 @@ def test_the_probe_of_every_model_is_written(segmentation, tmp_path, capsys, pas
             "--models",
             "random:test_resnet",
             f"local-dir:{export}",
-            "--seeds",
+            "--run.seeds",
             "0",
             "1",
             f"--run.output-dir={out}",
@@ -154,7 +154,7 @@ def test_what_is_missing_is_found_before_anything_is_computed(segmentation, tmp_
 
 def test_a_finished_model_is_kept_when_the_next_one_fails(segmentation, tmp_path):
     arguments = [f"--data.source={segmentation}", "--data.image-size=64", "--probe.steps=2"]
-    arguments += ["--seeds", "0", f"--run.output-dir={tmp_path / 'out'}"]
+    arguments += ["--run.seeds", "0", f"--run.output-dir={tmp_path / 'out'}"]
     with pytest.raises(Exception, match="resnet81"):
         linear_seg.main([*arguments, "--models", "random:test_resnet", "random:resnet81"])
     assert list(Evaluation.load(tmp_path / "out").scores) == ["random:test_resnet"]
@@ -169,11 +169,11 @@ def test_neighbours_and_a_linear_classifier(classes, tmp_path, tiny_teacher, cap
             "--models",
             "random:test_resnet",
             f"teacher:local-dir:{tiny_teacher}",
-            "--seeds",
+            "--run.seeds",
             "0",
             "1",
-            f"--report.teacher=local-dir:{tiny_teacher}",
-            "--report.images=7",
+            f"--teacher.source=local-dir:{tiny_teacher}",
+            "--report.num-images=7",
             f"--run.output-dir={out}",
         ]
     )
@@ -198,7 +198,7 @@ def test_neighbours_and_a_linear_classifier(classes, tmp_path, tiny_teacher, cap
 
 
 def test_a_model_that_was_scored_is_kept_when_the_next_is_unknown(classes, tmp_path):
-    arguments = [f"--data.source={classes}", "--data.image-size=64", "--seeds=0"]
+    arguments = [f"--data.source={classes}", "--data.image-size=64", "--run.seeds=0"]
     arguments += [f"--run.output-dir={tmp_path / 'out'}"]
     with pytest.raises(StudentError, match="resnet81"):
         knn.main([*arguments, "--models", "random:test_resnet", "random:resnet81"])
@@ -207,9 +207,9 @@ def test_a_model_that_was_scored_is_kept_when_the_next_is_unknown(classes, tmp_p
 
 
 def test_the_report_needs_no_labels(classes, tmp_path, tiny_teacher):
-    arguments = ["--models", "random:test_resnet", "--seeds", "0", "--data.image-size=64"]
+    arguments = ["--models", "random:test_resnet", "--run.seeds", "0", "--data.image-size=64"]
     arguments += [
-        f"--report.teacher=local-dir:{tiny_teacher}",
+        f"--teacher.source=local-dir:{tiny_teacher}",
         f"--run.output-dir={tmp_path / 'out'}",
     ]
     with pytest.raises(ConfigError, match="name the images"):
@@ -227,9 +227,9 @@ def test_a_headless_teacher_finds_all_its_own_pixels(classes, tmp_path, tiny_tea
             "--data.image-size=64",
             "--models",
             f"local-dir:{export}",
-            "--seeds",
+            "--run.seeds",
             "0",
-            f"--report.teacher=local-dir:{export}",
+            f"--teacher.source=local-dir:{export}",
             f"--run.output-dir={tmp_path / 'out'}",
         ]
     )
@@ -239,7 +239,11 @@ def test_a_headless_teacher_finds_all_its_own_pixels(classes, tmp_path, tiny_tea
 
 
 def test_stages_that_are_not_there_are_one_line(segmentation, tmp_path):
-    asked = [f"--data.source={segmentation}", f"--run.output-dir={tmp_path / 'out'}", "--seeds=0"]
+    asked = [
+        f"--data.source={segmentation}",
+        f"--run.output-dir={tmp_path / 'out'}",
+        "--run.seeds=0",
+    ]
     with pytest.raises(StudentError, match="cannot give these stages of .* pixels"):
         linear_seg.main([*asked, "--models=random:test_resnet", "--probe.num-stages=9"])
 
@@ -261,9 +265,9 @@ def test_pictures_of_what_models_see(tmp_path, tiny_teacher, capsys):
     out = tmp_path / "out"
     look.main(
         [
-            "--source=scenes:2",
-            "--image-size=64",
-            f"--teacher=local-dir:{tiny_teacher}",
+            "--data.source=scenes:2",
+            "--data.image-size=64",
+            f"--teacher.source=local-dir:{tiny_teacher}",
             "--models",
             "random:test_resnet",
             "random:resnet18_mhsa",
