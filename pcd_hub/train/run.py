@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.loader import Batch
-from pcd_hub.evaluate.scene_probe import save_views
+from pcd_hub.report.png import save_views
 from pcd_hub.train.monitors.broken_images import BrokenImages
 from pcd_hub.train.monitors.loss import LossMonitor
 from pcd_hub.train.monitors.progress import Progress

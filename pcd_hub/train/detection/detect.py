@@ -34,7 +34,7 @@ from pcd_hub.train.detection.batches import (
     training_batches,
 )
 from pcd_hub.train.detection.detectors import build_detector
-from pcd_hub.train.detection.pictures import save_detections
+from pcd_hub.train.detection.figures import save_detections
 from pcd_hub.train.detection.precise_bn import take_batch_norm_statistics
 from pcd_hub.train.detection.schedule import DetectionSchedule, scaled_schedule
 from pcd_hub.train.detection.scores import dataset_name, protocol, scored, shown_images

@@ -9,10 +9,12 @@ import torch
 
 from pcd_hub.errors import WeightError
 from pcd_hub.evaluate.models import EvaluatedModel
-from pcd_hub.evaluate.scene_probe import probe_backbones, scene_mosaics
+from pcd_hub.evaluate.scene_probe import scene_mosaics
 from pcd_hub.models.entries import STOCK_ARCHITECTURES, entry_cfg
 from pcd_hub.models.grid import pixel_grid
-from pcd_hub.report.pictures import save_pca, save_training_curve
+from pcd_hub.report.curves import save_training_curve
+from pcd_hub.report.features import save_pca
+from pcd_hub.report.scene_probe import probe_backbones
 from pcd_hub.train.batches import describe_data
 from pcd_hub.train.distill_parts import Distillation
 from pcd_hub.weights import store

@@ -1,7 +1,6 @@
 import json
 from types import SimpleNamespace
 
-import compare
 import numpy as np
 import pytest
 import torch
@@ -11,6 +10,7 @@ from pcd_hub.errors import ConfigError, DataError, StudentError
 from pcd_hub.evaluate.results import Evaluation
 from pcd_hub.train.configs.command_line import parse
 from pcd_hub.train.configs.segmentation import FINETUNE_SEG, FinetuneScheduleConfig, scaled_schedule
+from pcd_hub.train.frozen import compare
 from pcd_hub.train.segmentation import finetune as finetune_seg
 from tests.train.conftest import (
     check_a_resumed_run,
