@@ -35,10 +35,10 @@ from pcd_hub.train import distill
 from pcd_hub.train.configs.distill import (
     DataConfig,
     DistillConfig,
+    DistillRunConfig,
     ModelConfig,
     OptimConfig,
     PixelMethodConfig,
-    RunConfig,
     SpeedConfig,
     TeacherConfig,
 )
@@ -96,7 +96,7 @@ def recipe_step(case: StepCase, steps: int, folder: Path) -> tuple[Step, Iterato
             foreach="foreach" not in case.off,
             keep_memory="keep_memory" not in case.off,
         ),
-        run=RunConfig(max_steps=steps, output_dir=folder / "run", store=False),
+        run=DistillRunConfig(max_steps=steps, output_dir=folder / "run", store=False),
     )
     accelerator = start_accelerator(speed=config.speed, static_graph=True)
     prepared, take_step = distill.prepare(accelerator, config, "benchmark")

@@ -35,7 +35,7 @@ from pcd_hub.models.grid import PixelGrid
 from pcd_hub.models.teachers import save_teacher
 from pcd_hub.models.writing import writing_tensors
 from pcd_hub.train.configs.command_line import parse, run
-from pcd_hub.train.configs.distill import CONTRAST, ContrastConfig
+from pcd_hub.train.configs.contrast import CONTRAST, ContrastConfig
 from pcd_hub.train.launch import finish, start_accelerator
 from pcd_hub.train.loop import (
     Normalise,

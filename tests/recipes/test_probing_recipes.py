@@ -145,7 +145,7 @@ def test_what_is_missing_is_found_before_anything_is_computed(segmentation, tmp_
         linear_seg.main([f"--data.source={segmentation}", "--data.test-split=test", *asked])
     with pytest.raises(ConfigError, match="--data.test-split train is what is trained on"):
         linear_seg.main([f"--data.source={segmentation}", "--data.test-split=train", *asked])
-    with pytest.raises(ConfigError, match="--probe.label-stride 0: expected a whole number"):
+    with pytest.raises(ConfigError, match="--probe.label-stride 0: expected an integer"):
         linear_seg.main([f"--data.source={segmentation}", "--probe.label-stride=0", *asked])
     with pytest.raises(ConfigError, match="name at least one, and none twice"):
         linear_seg.main([f"--data.source={segmentation}", *asked, "random:test_resnet"])
