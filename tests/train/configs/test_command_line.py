@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import compare
 import pytest
 
 import pcd_hub
@@ -17,6 +16,7 @@ from pcd_hub.train.configs.distill import DISTILL
 from pcd_hub.train.configs.linear_classification import LINEAR_CLS
 from pcd_hub.train.configs.probes import KNN, LINEAR_SEG, LOOK
 from pcd_hub.train.configs.segmentation import FINETUNE_SEG
+from pcd_hub.train.frozen import compare
 
 COUNT = "expected an integer from 1 to 1000000000"
 

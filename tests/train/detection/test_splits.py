@@ -12,13 +12,13 @@ def root(tmp_path):
 
 
 def test_files_can_be_named_in_three_ways(root):
-    ours = read_splits(CocoDataConfig(root=root))
+    ours = read_splits(CocoDataConfig(source=root))
     explicit = read_splits(
         CocoDataConfig(
             train_images=root / "images" / "train",
             train_annotations=root / "annotations" / "instances_train.json",
-            val_images=root / "images" / "val",
-            val_annotations=root / "annotations" / "instances_val.json",
+            test_images=root / "images" / "val",
+            test_annotations=root / "annotations" / "instances_val.json",
         )
     )
     assert explicit == ours
@@ -27,17 +27,17 @@ def test_files_can_be_named_in_three_ways(root):
         (root / "annotations" / f"instances_{name}.json").rename(
             root / "annotations" / f"instances_{name}2017.json"
         )
-    own, _ = read_splits(CocoDataConfig(root=root, train="train2017", val="val2017"))
+    own, _ = read_splits(CocoDataConfig(source=root, train_split="train2017", test_split="val2017"))
     assert own.images[0].path == root / "train2017" / "0.png"
     assert own.truth() == ours[0].truth()
 
 
 def test_a_missing_split_is_named_with_the_existing_ones(root):
     with pytest.raises(DataError, match=r"instances_test.json \(its folder holds instances_train"):
-        read_splits(CocoDataConfig(root=root, val="test"))
-    with pytest.raises(DataError, match="there is no folder .*nowhere; name the pictures'"):
-        read_splits(CocoDataConfig(root=root, train_images=root / "nowhere"))
-    with pytest.raises(ConfigError, match="no data: name its folder with --data.root"):
+        read_splits(CocoDataConfig(source=root, test_split="test"))
+    with pytest.raises(DataError, match="there is no folder .*nowhere; name the images'"):
+        read_splits(CocoDataConfig(source=root, train_images=root / "nowhere"))
+    with pytest.raises(ConfigError, match="no data: name its folder with --data.source"):
         read_splits(CocoDataConfig())
 
 
@@ -46,18 +46,18 @@ def test_both_splits_need_the_same_categories(root):
     content["categories"][1]["name"] = "rod"
     write(root, "val", content)
     with pytest.raises(DataError, match=r"differ in category 17 \('(bar|rod)'\)"):
-        read_splits(CocoDataConfig(root=root))
+        read_splits(CocoDataConfig(source=root))
 
 
 def test_a_split_without_objects_is_rejected(root):
     write(root, "val", read(root, "val") | {"annotations": []})
     with pytest.raises(DataError, match="instances_val.json has no object"):
-        read_splits(CocoDataConfig(root=root))
+        read_splits(CocoDataConfig(source=root))
 
 
 def test_either_all_objects_have_masks_or_none(root, tmp_path):
-    both = read_splits(CocoDataConfig(root=root))
-    boxes = read_splits(CocoDataConfig(root=draw_coco(tmp_path / "boxes", masks=False)))
+    both = read_splits(CocoDataConfig(source=root))
+    boxes = read_splits(CocoDataConfig(source=draw_coco(tmp_path / "boxes", masks=False)))
     assert with_masks("auto", *both)
     assert not with_masks("no", *both)
     assert not with_masks("auto", *boxes)
