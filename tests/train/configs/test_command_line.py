@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import compare
 import pytest
 
 import pcd_hub
@@ -16,6 +15,7 @@ from pcd_hub.train.configs.detection import DETECT
 from pcd_hub.train.configs.distill import DISTILL
 from pcd_hub.train.configs.probes import KNN, LINEAR_SEG, LOOK
 from pcd_hub.train.configs.segmentation import FINETUNE_SEG
+from pcd_hub.train.frozen import compare
 
 COUNT = "expected a whole number from 1 to 1000000000"
 

@@ -15,7 +15,7 @@ CATEGORIES = {3: "square", 17: "bar"}
 
 
 def draw_coco(root: Path, *, train: int = 6, val: int = 4, masks: bool = True) -> Path:
-    """Two splits. The last picture of each is empty; the first holds a crowd beside its object."""
+    """Two splits. The last picture of each is empty; the first also holds a crowd."""
     for seed, (split, count) in enumerate({"train": train, "val": val}.items()):
         random = np.random.default_rng(seed)
         content: dict[str, Any] = {

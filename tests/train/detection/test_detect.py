@@ -75,8 +75,8 @@ def test_a_squeezed_schedule_keeps_its_shape():
     assert short.peak_lr == 0.02
 
 
-def test_a_drop_behind_the_end_is_refused():
-    with pytest.raises(ConfigError, match="lr-drops 80000 is not below .*iterations 100"):
+def test_a_drop_after_the_end_is_rejected():
+    with pytest.raises(ConfigError, match="lr-drops 80000: expected less than .*iterations 100"):
         scaled_schedule(ScheduleConfig(iterations=100))
 
 
@@ -111,7 +111,7 @@ def test_what_differs_from_detectron2_is_declared(name, changes, masks, expected
     config = DETECT[name]
     config = replace(config, detector=replace(config.detector, **changes))
     assert set(deviations(config, masks=masks)) == ALWAYS | expected
-    said = protocol(
+    text = protocol(
         config,
         scaled_schedule(config.optim),
         masks=masks,
@@ -120,10 +120,10 @@ def test_what_differs_from_detectron2_is_declared(name, changes, masks, expected
         num_processes=1,
         mixed_precision="no",
     )
-    assert all(each in said.partition("unlike detectron2: ")[2] for each in expected)
-    precise = "precise over 200 batches" in said
+    assert all(each in text.partition("unlike detectron2: ")[2] for each in expected)
+    precise = "precise over 200 batches" in text
     assert precise == (config.detector.kind == "c4" and not changes)
-    assert ("VOC's" in said) == name.startswith("voc")
+    assert ("VOC's" in text) == name.startswith("voc")
 
 
 def test_every_named_configuration_parses():

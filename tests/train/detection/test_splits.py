@@ -35,7 +35,7 @@ def test_files_can_be_named_in_three_ways(root):
 def test_a_missing_split_is_named_with_the_existing_ones(root):
     with pytest.raises(DataError, match=r"instances_test.json \(its folder holds instances_train"):
         read_splits(CocoDataConfig(source=root, test_split="test"))
-    with pytest.raises(DataError, match="there is no folder .*nowhere; name the pictures'"):
+    with pytest.raises(DataError, match="there is no folder .*nowhere; name the images'"):
         read_splits(CocoDataConfig(source=root, train_images=root / "nowhere"))
     with pytest.raises(ConfigError, match="no data: name its folder with --data.source"):
         read_splits(CocoDataConfig())
