@@ -31,7 +31,7 @@ from pcd_hub.evaluate.progress import progress, progress_of
 from pcd_hub.evaluate.results import Evaluation
 from pcd_hub.method.metrics import Watch, effective_rank, knn_vote, linear_cka, pixel_retrieval
 from pcd_hub.models.grid import Resample
-from pcd_hub.models.teachers import load_teacher
+from pcd_hub.models.teacher_loading import load_teacher
 from pcd_hub.train.configs.command_line import parse, run
 from pcd_hub.train.configs.probes import KNN, KnnConfig
 from pcd_hub.train.labelled_splits import open_labelled

@@ -32,8 +32,8 @@ from pcd_hub.method.schedule import momentum_to_one
 from pcd_hub.method.simclr import SimCLR
 from pcd_hub.models.entries import entry_cfg
 from pcd_hub.models.grid import PixelGrid
-from pcd_hub.models.teachers import save_teacher
-from pcd_hub.models.writing import writing_tensors
+from pcd_hub.models.teacher_folder import save_teacher
+from pcd_hub.models.tensor_files import writing_tensors
 from pcd_hub.train.configs.command_line import parse, run
 from pcd_hub.train.configs.distill import CONTRAST, ContrastConfig
 from pcd_hub.train.launch import finish, start_accelerator

@@ -36,7 +36,8 @@ from pcd_hub.method.moments import ChannelMoments
 from pcd_hub.method.queue import KeyQueue
 from pcd_hub.models.entries import STOCK_ARCHITECTURES, entry_cfg
 from pcd_hub.models.grid import PixelGrid, pixel_grid
-from pcd_hub.models.teachers import Teacher, load_matched_teacher
+from pcd_hub.models.teacher_loading import load_matched_teacher
+from pcd_hub.models.teachers import Teacher
 from pcd_hub.report.pictures import save_pca, save_training_curve
 from pcd_hub.train.collapse_monitor import CollapseMonitor
 from pcd_hub.train.configs.command_line import parse, run

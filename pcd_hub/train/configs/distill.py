@@ -29,7 +29,7 @@ class TeacherConfig:
     """Who is copied."""
 
     source: str = "quickstart"
-    """Where it comes from, as pcd_hub/models/teachers.py lists.
+    """Where it comes from, as pcd_hub/models/teacher_loading.py lists.
 
     quickstart, timm:NAME, hf-hub:ORG/NAME[@REV], local-dir:DIR, mocov3_r50:FILE,
     mocov3:ARCH:FILE, resnet:ARCH:FILE ...

@@ -140,7 +140,7 @@ class LabelFreeConfig:
     source: str = ""
     """Images, as pcd_hub/data/sources.py lists; the labelled test images if not given."""
     teacher: str = "quickstart"
-    """Whom the models are held against, as pcd_hub/models/teachers.py lists."""
+    """Whom the models are held against, as pcd_hub/models/teacher_loading.py lists."""
     images: Annotated[int, Bounds(int, 2, 10**9)] = 200
     """How many, drawn once."""
     retrieval_k: Count = 5
@@ -179,7 +179,7 @@ class LookConfig:
     source: str = "scenes:8:1000002"
     """Images, as pcd_hub/data/sources.py lists."""
     teacher: str = "quickstart"
-    """As pcd_hub/models/teachers.py lists."""
+    """As pcd_hub/models/teacher_loading.py lists."""
     image_size: ImageSide = 192
     """Height and width in pixels of the centre crops."""
     images: Count = 8
