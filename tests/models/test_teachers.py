@@ -431,8 +431,8 @@ def test_a_teacher_may_see_another_size_so_that_the_grids_agree(tmp_path, caplog
         larger = load_matched_teacher(
             source, student_grid(32), image_size=128, teacher_image_size=192
         )
-    assert "the teacher sees 192 px, the student 128 px" in caplog.text
-    assert "12 x 12 pixels are resampled to the student's 4 x 4" in caplog.text
+    assert "the teacher's input is 192 px, the student's 128 px" in caplog.text
+    assert "12 x 12 feature maps are resampled to the student's 4 x 4" in caplog.text
     large = nn.functional.interpolate(images, (192, 192), mode="bilinear", antialias=True)
     full = load_teacher(source, image_size=192)(large)
     torch.testing.assert_close(larger(images), nn.functional.avg_pool2d(full, 3))
