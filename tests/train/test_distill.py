@@ -513,7 +513,7 @@ def test_headless_teachers_and_other_students(tmp_path, tiny):
             ConfigError,
             "has 64 images, fewer than one batch of 65; lower --optim.global-batch-size",
         ),
-        ("--run.max-steps=0", ConfigError, "--run.max-steps 0: expected a whole number from 1 to"),
+        ("--run.max-steps=0", ConfigError, "--run.max-steps 0: expected an integer from 1 to"),
         (
             "--data.min-crop-area=0.9 --data.max-crop-area=0.2",
             ConfigError,
@@ -524,7 +524,7 @@ def test_headless_teachers_and_other_students(tmp_path, tiny):
         (
             "--student.arch=resnet18.pcd",
             ConfigError,
-            "--student.arch resnet18.pcd: expected an architecture, .*; give resnet18$",
+            "--student.arch resnet18.pcd: expected an architecture .*; use resnet18$",
         ),
         ("--run.resume", ConfigError, "contains no run"),
         ("--student.arch=coat_tiny --data.image-size=40", StudentError, "coat_tiny cannot take 40"),
@@ -825,7 +825,7 @@ def test_a_loader_process_that_dies_ends_as_one_line(capsys):
         command_line.run(die)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: DataLoader worker (pid 7) is killed by signal: Bus error; ")
-    assert "--data.num-workers 0, and go on with --run.resume" in line
+    assert "--data.num-workers 0, then continue with --run.resume" in line
 
 
 def test_the_queue_is_capped_at_half_the_data_set_and_it_is_said_once(tiny, tmp_path, caplog):
