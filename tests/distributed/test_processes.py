@@ -193,7 +193,7 @@ def test_a_launch_of_which_each_process_believes_it_is_alone_is_refused(
     monkeypatch.setattr(launch, "Accelerator", lambda **_: accelerate.Accelerator())
     for name, value in launched.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match=r"(2|several) processes were launched but each believes"):
+    with pytest.raises(ConfigError, match=r"(2|several) processes were launched, but each sees"):
         distill.main([*tiny, f"--run.output-dir={tmp_path / 'run'}"])
     assert not (tmp_path / "run").exists()
 

@@ -169,7 +169,9 @@ def check_that_a_lost_end_is_said(
 ) -> None:
     """A finished run whose result cannot be written says how to write it later."""
     full = OSError(errno.ENOSPC, "No space left on device")
-    said = "the training is done, but its result .*No space left .*--run.resume --run.output-dir"
+    said = (
+        "the training is complete, but its result .*No space left .*--run.resume --run.output-dir"
+    )
     with mock.patch(writes, side_effect=full), pytest.raises(CheckpointError, match=said):
         main([*arguments, "--run.resume"])
 

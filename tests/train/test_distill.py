@@ -415,7 +415,9 @@ def test_a_tracker_is_told_project_run_and_pictures_or_refuses_in_one_line(
     assert tracker.finished
     assert tracker.last[0] == 0
     assert sorted(tracker.artifacts) == ["pca.png", "training.png", "views.png"]
-    assert caplog.text.count("the tracker mlflow failed (OSError: no quota); the run goes on") == 1
+    assert (
+        caplog.text.count("the tracker mlflow failed (OSError: no quota); the run continues") == 1
+    )
     assert caplog.text.count("the tracker mlflow") == 1
     with pytest.raises(ConfigError, match=r"mlflow: cannot start \(RuntimeError: no API key\)"):
         run(tiny, tmp_path / "three", *short, "--run.project=refused")
@@ -566,7 +568,7 @@ def test_a_finished_run_goes_on_when_it_is_made_longer_and_in_no_other_way(tiny,
     six = trace(folder)
     with pytest.raises(CheckpointError, match=r"another --optim.lr-per-256 \(0.02, now 0.03\)"):
         run(by_epochs, folder, *end, "--optim.epochs=2", "--optim.lr-per-256=0.03")
-    with pytest.raises(CheckpointError, match="6 steps are done, and the run would end after 3;"):
+    with pytest.raises(CheckpointError, match="the checkpoint has 6 steps, expected at most 3,"):
         run(by_epochs, folder, *end, "--optim.epochs=1")
     assert trace(folder) == six
     assert not (folder / "changes.json").exists()
@@ -608,7 +610,9 @@ def test_a_resumed_run_notices_that_its_data_changed(tiny, tmp_path, queue):
     for number in range(16, 20):
         Image.new("RGB", (40, 40), (number, 9, 9)).save(images / f"{number:04}.png")
     resume = ["--run.no-store", "--run.resume"]
-    with pytest.raises(CheckpointError, match="began with 16 files, .* is 20 files, .*accept-ch"):
+    with pytest.raises(
+        CheckpointError, match="began with 16 files, .* found 20 files, .*accept-ch"
+    ):
         run(arguments, folder, *resume)
     assert trace(folder) == before, "nothing was trained or cut off"
 
@@ -782,7 +786,7 @@ def test_a_stopped_run_exits_as_the_shell_expects(monkeypatch, capsys):
     assert exited.value.code == 143
     assert capsys.readouterr().err == (
         "stopped by SIGTERM after step 7, which is saved; "
-        "go on with the same command and --run.resume --run.output-dir runs/x\n"
+        "continue with the same command and --run.resume --run.output-dir runs/x\n"
     )
 
 

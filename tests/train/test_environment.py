@@ -43,7 +43,7 @@ def environ(monkeypatch):
         ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "_BACKEND=INDUCTOR .*--speed.compile"),
         ({"ACCELERATE_MIXED_PRECISION": "fp8"}, "_PRECISION=fp8 .*--speed.precision"),
         ({"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "3"}, "8 copies were started.*Use srun"),
-        ({"SLURM_STEP_NUM_TASKS": "2", "WORLD_SIZE": "1"}, "2 copies .*one of 1: they would"),
+        ({"SLURM_STEP_NUM_TASKS": "2", "WORLD_SIZE": "1"}, "2 copies .*sees only 1: they would"),
         ({"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_SIZE=2: 2 copies .*Use torchrun"),
     ],
 )

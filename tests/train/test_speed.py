@@ -81,7 +81,7 @@ def test_without_a_compiler_one_line_says_so_and_the_run_goes_on(
 
 
 def test_it_compiles_by_itself_in_long_runs_on_gpus_only():
-    cpu, gpu, long = torch.device("cpu"), torch.device("cuda"), speed.FEWEST_STEPS
+    cpu, gpu, long = torch.device("cpu"), torch.device("cuda"), speed.MIN_STEPS_TO_COMPILE
     assert speed.wants_compile(SpeedConfig(), gpu, steps=long)
     assert not speed.wants_compile(SpeedConfig(), gpu, steps=long - 1)
     assert not speed.wants_compile(SpeedConfig(), cpu, steps=long)
@@ -96,7 +96,7 @@ def test_a_pass_to_compile_leaves_nothing_changed(trained):
     before = {key: value.clone() for key, value in network.state_dict().items()}
     images = torch.randn(2, 3, 8, 8)
     rng = torch.get_rng_state()
-    speed.pass_through(network, images, accelerator=Accelerator(cpu=True))
+    speed.run_once(network, images, accelerator=Accelerator(cpu=True))
     assert torch.equal(torch.get_rng_state(), rng)
     for key, value in network.state_dict().items():
         assert torch.equal(value, before[key]), key
@@ -168,15 +168,15 @@ def test_sync_batch_norm_is_left_uncompiled_and_it_is_logged(caplog):
         assert not speed.has_sync_batch_norm("student", nn.Sequential(nn.BatchNorm2d(3)))
         assert not caplog.text
         assert speed.has_sync_batch_norm("student", nn.Sequential(nn.SyncBatchNorm(3)))
-    assert "not compiled: student, as SyncBatchNorm" in caplog.text
+    assert "not compiled: student, because SyncBatchNorm" in caplog.text
 
 
 def test_if_another_process_cannot_compile_none_does(monkeypatch, caplog):
     monkeypatch.setattr(speed, "gather_object", lambda mine: [*mine, "no C++ compiler"])
     network = nn.Linear(2, 2)
     one: Any = None
-    assert not speed.compile_or_say_why_not({"student": network}, lambda: None, one)
-    assert "not compiled (student): no C++ compiler. The run goes on without" in caplog.text
+    assert not speed.compile_networks({"student": network}, lambda: None, one)
+    assert "not compiled (student): no C++ compiler. The run continues uncompiled" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_precision_is_the_fastest_the_device_has_unless_it_is_told(
     monkeypatch, asked, told, units, expected
 ):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", told)
-    monkeypatch.setattr(speed, "multiplies_bfloat16", lambda: units)
+    monkeypatch.setattr(speed, "has_bfloat16_units", lambda: units)
     found = speed.mixed_precision(SpeedConfig(precision=asked))
     assert (found or told) == expected
 
@@ -237,7 +237,7 @@ def test_bfloat16_units_are_those_that_the_processor_names(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for flags, expected in (("fpu avx2 avx512f", False), ("fpu avx512_bf16 x", True)):
         monkeypatch.setattr(Path, "read_text", lambda self, flags=flags: f"flags\t: {flags}\n")
-        assert speed.multiplies_bfloat16() is expected
+        assert speed.has_bfloat16_units() is expected
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
