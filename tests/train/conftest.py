@@ -19,6 +19,7 @@ import torch
 import torch.multiprocessing as mp
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from PIL import Image
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -27,6 +28,7 @@ from pcd_hub.errors import CheckpointError, ConfigError
 from pcd_hub.evaluate.results import Evaluation
 from pcd_hub.evaluate.segmentation import LinearProbe
 from pcd_hub.models.teachers import save_teacher
+from pcd_hub.train import distill
 from pcd_hub.train.monitors.loss import LossMonitor
 
 
@@ -270,3 +272,36 @@ def _one_process(
     setattr(module, without, lambda *_: None)
     watch_the_end((module, "save_result"))
     module.main(arguments)
+
+
+def run(arguments: list[str], folder: Path, *more: str) -> Path:
+    """Distil into ``folder``, and return it."""
+    distill.main([*arguments, f"--run.output-dir={folder}", *more])
+    return folder
+
+
+def assert_same(one: Any, other: Any) -> None:
+    """Compare two checkpoints bit by bit."""
+    assert type(one) is type(other)
+    match one:
+        case torch.Tensor():
+            assert torch.equal(one, other)
+        case dict():
+            assert one.keys() == other.keys()
+            for key in one:
+                assert_same(one[key], other[key])
+        case list() | tuple():
+            for a, b in zip(one, other, strict=True):
+                assert_same(a, b)
+        case _:
+            assert one == other
+
+
+def image_folder(path: Path, count: int, broken: int) -> Path:
+    """Write PNG images, the first of them broken."""
+    path.mkdir()
+    for number in range(count):
+        Image.new("RGB", (40, 40), (number % 255, 80, 40)).save(path / f"{number:04}.png")
+    for number in range(broken):
+        (path / f"{number:04}.png").write_bytes(b"<html>")
+    return path
