@@ -157,8 +157,8 @@ def test_a_full_disk_is_reported_and_keeps_the_last_checkpoint(tiny, tmp_path, m
     assert [line["step"] for line in trace(folder)] == list(range(6))
 
 
-def ask_to_stop(patch: pytest.MonkeyPatch, signum: int, *, at: int) -> None:
-    """While step ``at`` goes on."""
+def raise_signal_at(patch: pytest.MonkeyPatch, signum: int, *, at: int) -> None:
+    """Raise a signal during step ``at``."""
     rate = distill.learning_rate
 
     def received(step, *arguments):
@@ -176,7 +176,7 @@ def test_a_signal_saves_the_step_and_a_resumed_run_equals_an_uninterrupted_one(
     whole = trace(run(tiny, tmp_path / "whole", "--run.no-store"))
     folder, handler = tmp_path / "stopped", signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patched:
-        ask_to_stop(patched, signal.SIGINT, at=at)
+        raise_signal_at(patched, signal.SIGINT, at=at)
         with pytest.raises(StoppedRun, match=f"stopped by SIGINT after step {at + 1}") as stopped:
             run(tiny, folder, "--run.no-store")
     assert f"--run.resume --run.output-dir {folder}" in str(stopped.value)
@@ -192,7 +192,7 @@ def test_a_damaged_checkpoint_does_not_count_as_kept(tiny, tmp_path, monkeypatch
     first, last = sorted((folder / "checkpoints").glob("*.pt"))
     os.truncate(last, 1000)
     (folder / "checkpoints" / "step_00000009.draft").write_bytes(b"of a write that was killed")
-    ask_to_stop(monkeypatch, signal.SIGTERM, at=3)
+    raise_signal_at(monkeypatch, signal.SIGTERM, at=3)
     with pytest.raises(StoppedRun, match="after step 4, which is saved"):
         run(tiny, folder, "--run.no-store", "--run.resume")
     left = {path.name for path in (folder / "checkpoints").iterdir() if path.suffix != ".sha256"}
@@ -241,7 +241,7 @@ def test_values_that_are_not_finite_stop_the_run_and_keep_batch_and_checkpoint(
 
 
 class _NaNGradient(torch.autograd.Function):
-    """A loss that looks right and a gradient that is none."""
+    """A finite loss with a gradient of NaN."""
 
     @staticmethod
     def forward(ctx, loss):

@@ -58,10 +58,10 @@ def test_a_signal_to_the_whole_group_saves_the_step(tiny, tmp_path, request, rec
         workers = psutil.Process(process.pid).children(recursive=True)
         assert len(workers) >= 2
         os.killpg(process.pid, signum)
-        _, said = process.communicate(timeout=60)
+        _, output = process.communicate(timeout=60)
     assert process.returncode == 128 + signum
-    assert "Traceback" not in said, said
-    (step,) = set(re.findall(rf"stopped by {name} after step (\d+), which is saved", said))
+    assert "Traceback" not in output, output
+    (step,) = set(re.findall(rf"stopped by {name} after step (\d+), which is saved", output))
     assert (folder / "checkpoints" / f"step_{int(step):08d}.pt").is_file()
     _, alive = psutil.wait_procs(workers, timeout=10)
     assert not alive
@@ -71,9 +71,9 @@ def test_a_signal_after_the_last_step_goes_to_the_previous_handler():
     received = []
     before = signal.signal(signal.SIGTERM, lambda signum, _: received.append(signum))
     try:
-        with stopping.StopRequest() as asked:
+        with stopping.StopRequest() as request:
             signal.raise_signal(signal.SIGTERM)
-            assert asked.signum == signal.SIGTERM
+            assert request.signum == signal.SIGTERM
             assert not received
         assert received == [signal.SIGTERM]
     finally:

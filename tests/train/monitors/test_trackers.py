@@ -37,7 +37,7 @@ def test_trackers_write_into_the_run_folder(tiny, tmp_path, monkeypatch):
 
 
 class _Tracker:
-    """What Accelerate's trackers have in common, and the pictures of one that takes files."""
+    """Tracker with Accelerate's interface that takes pictures as files."""
 
     name = "mlflow"
     requires_logging_directory = False

@@ -76,8 +76,8 @@ def test_a_full_disk_between_checkpoints_is_reported(
     checkpoints.save(1, {}, {})
     monkeypatch.setattr(Path, fails, full)
     monkeypatch.setattr("pcd_hub.train.run_folder.checkpoints.find_damage", lambda _: None)
-    said = r"metrics.jsonl \(.*No space left .*\); the last checkpoint is step_00000001.pt; free"
-    with pytest.raises(CheckpointError, match=f"cannot write .*{said} .*--run.resume"):
+    message = r"metrics.jsonl \(.*No space left .*\); the last checkpoint is step_00000001.pt; free"
+    with pytest.raises(CheckpointError, match=f"cannot write .*{message} .*--run.resume"):
         write(folder, checkpoints)
 
 
