@@ -1,6 +1,6 @@
 """Figures of features: feature maps as colours, and effective receptive fields.
 
-    python recipes/look.py --source IMAGES --models random:resnet18 resnet18.pcd resnet18_mhsa.pcd
+    python recipes/look.py --data.source IMAGES --models random:resnet18 resnet18.pcd
 
 ``pca.png`` shows the images, then the feature maps of the teacher and of each model, with their
 first three principal components as RGB. ``receptive_field.png`` shows how strongly the centre of

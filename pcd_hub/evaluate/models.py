@@ -111,7 +111,7 @@ def check_models(models: Sequence[str], seeds: Sequence[int]) -> None:
     Raises:
         ConfigError: If either is empty or has duplicates.
     """
-    for option, values in (("--models", models), ("--seeds", seeds)):
+    for option, values in (("--models", models), ("--run.seeds", seeds)):
         if not values or len(set(values)) < len(values):
             raise ConfigError(
                 f"{option} {' '.join(map(str, values))}: expected at least one, and none twice"

@@ -94,7 +94,7 @@ class LinearProbe:
         *,
         steps: int = 400,
         batch_size: int = 32,
-        learning_rate: float = 3e-3,
+        lr: float = 3e-3,
         weight_decay: float = 1e-3,
         label_stride: int = 1,
         seed: int = 0,
@@ -107,7 +107,7 @@ class LinearProbe:
         Args:
             steps: Number of optimizer steps.
             batch_size: Images per step.
-            learning_rate: Initial learning rate.
+            lr: Initial learning rate.
             weight_decay: Weight decay of the convolution, bias included.
             label_stride: Compute the loss at every ``label_stride``-th row and column, starting at
                 a random offset: the same expected value at a fraction of the cost.
@@ -120,9 +120,7 @@ class LinearProbe:
         probe = nn.Linear(self._train.num_channels, self._num_classes).to(self._device)
         for parameter in probe.parameters():
             nn.init.zeros_(parameter)  # the problem is convex: the start does not matter
-        optimizer = torch.optim.AdamW(
-            probe.parameters(), lr=learning_rate, weight_decay=weight_decay
-        )
+        optimizer = torch.optim.AdamW(probe.parameters(), lr=lr, weight_decay=weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         batch_rows = [
             torch.randint(len(self._train), (batch_size,), generator=generator).tolist()

@@ -34,7 +34,7 @@ class SegmentationProbe:
     """Number of stages, counted from the end, that are concatenated on the finest one's grid."""
     steps: int = 400
     batch_size: int = 32
-    learning_rate: float = 3e-3
+    lr: float = 3e-3
     weight_decay: float = 1e-3
     label_stride: int = 4
     """Compute the training loss at every ``label_stride``-th row and column."""
@@ -102,7 +102,7 @@ class SegmentationProbe:
             "(statistics of the whole training set) and a 1x1 convolution on the last "
             f"{self.num_stages} stages (of a ViT: blocks, through its final norm), bilinear to the "
             f"finest; trained on {self.train.name} ({len(self.train)} images) without augmentation "
-            f"for {self.steps} steps of {self.batch_size}, AdamW {self.learning_rate:g} along half "
+            f"for {self.steps} steps of {self.batch_size}, AdamW {self.lr:g} along half "
             f"a cosine without warm-up, weight decay {self.weight_decay:g}, loss at 1 of {stride} "
             f"x {stride} pixels; one scale, no sliding window, logits bilinear to label size; mean "
             "over the classes in truth or prediction"
@@ -113,7 +113,7 @@ class SegmentationProbe:
         return {
             "steps": self.steps,
             "batch_size": self.batch_size,
-            "learning_rate": self.learning_rate,
+            "lr": self.lr,
             "weight_decay": self.weight_decay,
             "label_stride": self.label_stride,
         }

@@ -110,7 +110,7 @@ def pretrain(accelerator: Accelerator, config: ContrastConfig, config_name: str)
     slow = None
     if method.loss == "mocov3":
         contrast = MoCoV3(encoder, hidden_width=width, dim=dim, temperature=method.temperature)
-        slow = with_sync_batch_norm(momentum_copy(encoder), config.run, accelerator)
+        slow = with_sync_batch_norm(momentum_copy(encoder), config.optim, accelerator)
         slow.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
     else:
         contrast = SimCLR(encoder, temperature=method.temperature)
@@ -118,7 +118,7 @@ def pretrain(accelerator: Accelerator, config: ContrastConfig, config_name: str)
     inputs = {"data": source.fingerprint()}
     folder = RunFolder.open(accelerator, config, default_name=config_name, inputs=inputs)
 
-    contrast = with_sync_batch_norm(contrast, config.run, accelerator)
+    contrast = with_sync_batch_norm(contrast, config.optim, accelerator)
     contrast.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
     normalise = Normalise(config.encoder.arch, device, channels_last=config.speed.channels_last)
     if wants_compile(config.speed, device, steps=plan.total_steps):

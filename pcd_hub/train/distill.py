@@ -177,7 +177,7 @@ def prepare(
     # The student and its head alone have gradients, hence they alone are wrapped.
     device, channels_last = accelerator.device, config.speed.channels_last
     layout = memory_format(channels_last=channels_last)
-    distiller = cast("Distiller", with_sync_batch_norm(distiller, config.run, accelerator))
+    distiller = cast("Distiller", with_sync_batch_norm(distiller, config.optim, accelerator))
     distiller.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
     teacher.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
     for part in beside.values():

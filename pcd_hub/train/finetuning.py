@@ -72,7 +72,7 @@ def train(
     torch.manual_seed(run.seed + accelerator.process_index)
     start = resume(folder, state, steps=schedule.steps) if run.resume else 0
     progress = Progress(accelerator, plan.global_batch_size, start=start, steps=schedule.steps)
-    watch = LossMonitor(accelerator, folder, lr_option="--schedule.lr")
+    watch = LossMonitor(accelerator, folder, lr_option="--optim.lr")
     wrapped.train()
     with StopRequest() as asked:
         batches = batches_of(dataclasses.replace(plan, start_step=start))
@@ -138,7 +138,7 @@ def plan_batches(
     if num_images < global_batch_size:
         raise ConfigError(
             f"{images}, fewer than one batch of {global_batch_size}; "
-            "lower --schedule.global-batch-size"
+            "lower --optim.global-batch-size"
         )
     return BatchPlan(
         global_batch_size=global_batch_size,

@@ -57,13 +57,13 @@ def main(arguments: list[str]) -> None:
     accelerator = start_accelerator(trackers=config.run.trackers)
     train_set, test_set = open_labelled(config.data)
     schedule = epoch_schedule(
-        config.schedule, num_images=len(train_set), max_steps=config.run.max_steps
+        config.optim, num_images=len(train_set), max_steps=config.run.max_steps
     )
     plan = plan_batches(
         schedule,
         config.run,
         accelerator,
-        global_batch_size=config.schedule.global_batch_size,
+        global_batch_size=config.optim.global_batch_size,
         num_images=len(train_set),
         images=f"{train_set.name} has {len(train_set)} images",
     )
@@ -156,8 +156,8 @@ def train_layer(linear: LinearEvaluation) -> None:
     optimizer = torch.optim.SGD(
         linear.layer.parameters(),
         lr=0.0,
-        momentum=config.schedule.momentum,
-        weight_decay=config.schedule.weight_decay,
+        momentum=config.optim.momentum,
+        weight_decay=config.optim.weight_decay,
     )
     wrapped, optimizer = accelerator.prepare(linear.layer, optimizer)
     linear.layer = accelerator.unwrap_model(wrapped)

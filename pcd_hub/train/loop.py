@@ -250,9 +250,11 @@ def update(
     return norm
 
 
-def with_sync_batch_norm(module: nn.Module, run: RunConfig, accelerator: Accelerator) -> nn.Module:
+def with_sync_batch_norm(
+    module: nn.Module, optim: OptimConfig, accelerator: Accelerator
+) -> nn.Module:
     """``module`` with batch statistics over all processes, where that exists."""
-    if accelerator.num_processes == 1 or not run.sync_batch_norm:
+    if accelerator.num_processes == 1 or not optim.sync_batch_norm:
         return module
     if accelerator.device.type != "cuda":
         log.info(

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pcd_hub.errors import WeightError
+from pcd_hub.files.strict_json import shown
 from pcd_hub.weights.layout import MANIFEST_FILE, MANIFEST_SCHEMA, WEIGHTS_FILE
 from pcd_hub.weights.safety import MAX_JSON_BYTES, check_manifest
-from pcd_hub.weights.strict_json import shown
 
 _REMEDY = "the copy is damaged: get it again, by `pcd-hub fetch` or from the run's export"
 

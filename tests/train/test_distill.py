@@ -490,7 +490,7 @@ def test_batch_statistics_over_all_processes_keep_timms_activations():
     with torch.no_grad():
         expected = model(images)
         gpus = types.SimpleNamespace(num_processes=2, device=torch.device("cuda"))
-        synced = training.with_sync_batch_norm(model, configs.RunConfig(), gpus)
+        synced = training.with_sync_batch_norm(model, configs.OptimConfig(), gpus)
         assert any(isinstance(m, torch.nn.SyncBatchNorm) for m in synced.modules())
         torch.testing.assert_close(synced.eval()(images), expected)
 
@@ -499,7 +499,7 @@ def test_on_cpus_the_log_says_that_batch_statistics_are_local(caplog):
     model = timm.create_model("test_resnet", num_classes=0)
     cpus = types.SimpleNamespace(num_processes=2, device=torch.device("cpu"))
     with caplog.at_level("INFO"):
-        assert training.with_sync_batch_norm(model, configs.RunConfig(), cpus) is model
+        assert training.with_sync_batch_norm(model, configs.OptimConfig(), cpus) is model
     assert "SyncBatchNorm exists on GPUs only" in caplog.text
 
 
@@ -521,7 +521,7 @@ def test_on_cpus_the_log_says_that_batch_statistics_are_local(caplog):
             "no architecture 'resnet81'; did you mean 'resnet",
         ),
         ("--data.sorce=x", ConfigError, "no option '--data.sorce'; did you mean '--data.source'"),
-        ("--run.name=resnet18", PCDHubError, "no weight's name"),
+        ("--run.name=resnet18", PCDHubError, "not a weight's name"),
         ("--run.name=resnet18.pcd", ConfigError, "names another architecture"),
         (
             "--optim.global-batch-size=65",

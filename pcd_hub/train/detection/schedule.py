@@ -39,8 +39,8 @@ def scaled_schedule(config: ScheduleConfig, *, max_steps: int | None = None) -> 
     peak_lr, steps = scaled(config, max_steps=max_steps)
     if any(drop >= config.iterations for drop in config.lr_drops):
         raise ConfigError(
-            f"--schedule.lr-drops {max(config.lr_drops)}: expected less than "
-            f"--schedule.iterations {config.iterations}; set both, or set --run.max-steps, which "
+            f"--optim.lr-drops {max(config.lr_drops)}: expected less than "
+            f"--optim.iterations {config.iterations}; set both, or set --run.max-steps, which "
             "compresses the whole schedule"
         )
     squeeze = steps / config.iterations

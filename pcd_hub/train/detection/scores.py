@@ -55,9 +55,9 @@ def shown_images(split: CocoSplit, count: int = 4) -> list[CocoImage]:
 
 def dataset_name(data: CocoDataConfig) -> str:
     """Return e.g. "coco val2017", or the json's name if there is no root."""
-    if data.val_annotations is not None or data.root is None:
-        return data.val if data.val_annotations is None else data.val_annotations.stem
-    return f"{data.root.resolve().name} {data.val}"
+    if data.test_annotations is not None or data.source is None:
+        return data.test_split if data.test_annotations is None else data.test_annotations.stem
+    return f"{data.source.resolve().name} {data.test_split}"
 
 
 def protocol(
@@ -71,7 +71,7 @@ def protocol(
     mixed_precision: str,
 ) -> str:
     """Return one sentence with every choice that affects the scores."""
-    detector, stated, sides = config.detector, config.schedule, config.detector.short_sides
+    detector, stated, sides = config.detector, config.optim, config.detector.short_sides
     drops = ", ".join(map(str, schedule.drops)) or "none"
     parts = [
         f"{'Mask' if masks else 'Faster'} R-CNN {detector.kind.upper()}",

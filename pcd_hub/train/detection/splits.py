@@ -21,8 +21,10 @@ def read_splits(config: CocoDataConfig, *, read_masks: bool = True) -> tuple[Coc
             annotations, images, bad_annotations=config.bad_annotations, read_masks=read_masks
         )
         for images, annotations in (
-            _places(config, config.train, config.train_images, config.train_annotations, "train"),
-            _places(config, config.val, config.val_images, config.val_annotations, "val"),
+            _places(
+                config, config.train_split, config.train_images, config.train_annotations, "train"
+            ),
+            _places(config, config.test_split, config.test_images, config.test_annotations, "test"),
         )
     )
     if train.categories != val.categories:
@@ -42,10 +44,10 @@ def read_splits(config: CocoDataConfig, *, read_masks: bool = True) -> tuple[Coc
 def _places(
     config: CocoDataConfig, name: str, images: Path | None, annotations: Path | None, which: str
 ) -> tuple[Path, Path]:
-    root = config.root
+    root = config.source
     if root is None and (images is None or annotations is None):
         raise ConfigError(
-            f"no data: name its folder with --data.root, or both --data.{which}-images "
+            f"no data: name its folder with --data.source, or both --data.{which}-images "
             f"and --data.{which}-annotations"
         )
     root = root or Path()
@@ -57,7 +59,7 @@ def _places(
         found = ", ".join(path.name for path in sorted(others))
         raise DataError(
             f"there is no {annotations} (its folder holds {found or 'no json'}); "
-            f"name the split with --data.{which}, or the file with --data.{which}-annotations"
+            f"name the split with --data.{which}-split, or the file with --data.{which}-annotations"
         )
     if not is_dir(images):
         raise DataError(

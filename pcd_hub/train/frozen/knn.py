@@ -1,8 +1,6 @@
 """Command line of k-NN, linear classification and the label-free report (``recipes/knn.py``)."""
 
 import shlex
-from collections.abc import Sequence
-from pathlib import Path
 
 from pcd_hub.data.labelled.classification import ClassifiedSet
 from pcd_hub.data.sources import ImageSource, open_source
@@ -22,12 +20,16 @@ def main(arguments: list[str]) -> None:
     """Score every model with and without labels, save and print the tables."""
     _, config = parse(KNN, "folder", arguments)
     quiet_logs()
-    check_models(config.models, config.seeds)
+    check_models(config.models, config.run.seeds)
     benchmarks = build_benchmarks(config)
     folder = new_folder(config.run.output_dir, "knn")
     command = shlex.join(["python", "recipes/knn.py", *arguments])
     for name, benchmark in benchmarks.items():
-        print_table(benchmark, config.models, config.seeds, command=command, folder=folder / name)
+        table = benchmark.empty_table(config.run.seeds, command=command, details=surroundings())
+        for model in config.models:
+            table = table.with_scores(benchmark.score(model, config.run.seeds))
+            table.save(folder / name)
+        print(f"\n{table.table()}\n\n{folder / name}")
 
 
 def build_benchmarks(config: KnnConfig) -> dict[str, Benchmark]:
@@ -56,24 +58,13 @@ def build_benchmarks(config: KnnConfig) -> dict[str, Benchmark]:
     benchmarks["label_free_report"] = LabelFreeReport(
         images,
         dataset=dataset,
-        teacher=config.report.teacher,
-        num_images=config.report.images,
+        teacher=config.teacher.source,
+        num_images=config.report.num_images,
         k=config.report.retrieval_k,
         image_size=config.data.image_size,
         num_workers=config.data.num_workers,
     )
     return benchmarks
-
-
-def print_table(
-    benchmark: Benchmark, models: Sequence[str], seeds: Sequence[int], *, command: str, folder: Path
-) -> None:
-    """Score the models, saving the table after each one, and print it."""
-    table = benchmark.empty_table(seeds, command=command, details=surroundings())
-    for name in models:
-        table = table.with_scores(benchmark.score(name, seeds))
-        table.save(folder)
-    print(f"\n{table.table()}\n\n{folder}")
 
 
 def _unlabelled_images(

@@ -22,21 +22,21 @@ def main(arguments: list[str]) -> None:
     """Probe every model, save and print the table, and draw predictions."""
     _, config = parse(LINEAR_SEG, "folder", arguments)
     quiet_logs()
-    check_models(config.models, config.seeds)
+    check_models(config.models, config.run.seeds)
     probe = build_probe(config)
     folder = new_folder(config.run.output_dir, "linear_seg")
     table = probe.empty_table(
-        config.seeds,
+        config.run.seeds,
         command=shlex.join(["python", "recipes/linear_seg.py", *arguments]),
         details=surroundings(),
     )
     predicted = {}
     for name in config.models:
-        scores = probe.score(name, config.seeds)
+        scores = probe.score(name, config.run.seeds)
         table = table.with_scores(scores)
         table.save(folder)
         predicted[name] = partial(_prediction, scores)
-        print(f"{name}: {scores.metrics['mean IoU'][0]:.1f} % mean IoU, seed {config.seeds[0]}")
+        print(f"{name}: {scores.metrics['mean IoU'][0]:.1f} % mean IoU, seed {config.run.seeds[0]}")
     save_some_overlays(folder / "pictures" / "overlays.png", probe.test, predicted)
     print(f"\n{table.table()}\n\n{folder / FILE}")
 

@@ -13,7 +13,7 @@ been run.
 
 The schedules are ours, after what is common: 40k steps of 16 crops, SGD with momentum 0.9, learning
 rate 0.01 falling to 0 with power 0.9, no warm-up. Fewer images a step scale it by rule,
-``--schedule.global-batch-size 4``: a quarter of the learning rate, four times the iterations, so
+``--optim.global-batch-size 4``: a quarter of the learning rate, four times the iterations, so
 that as many pictures are seen. ``--run.max-steps`` squeezes a schedule into fewer steps, which is
 another protocol, and evaluation.json says so.
 
@@ -75,14 +75,14 @@ from pcd_hub.train.segmentation.fcn import FCN, open_backbone, pixel_cross_entro
 def main(arguments: list[str]) -> None:
     """Everything that can be wrong is found before the output folder is made; then train, score."""
     config_name, config = parse(FINETUNE_SEG, "small", arguments)
-    schedule = scaled_schedule(config.schedule, max_steps=config.run.max_steps)
+    schedule = scaled_schedule(config.optim, max_steps=config.run.max_steps)
     accelerator = start_accelerator(trackers=config.run.trackers)
     train_set, test_set = open_splits(config.data)
     plan = plan_batches(
         schedule,
         config.run,
         accelerator,
-        global_batch_size=config.schedule.global_batch_size,
+        global_batch_size=config.optim.global_batch_size,
         num_images=len(train_set),
         images=f"{train_set.name} has {len(train_set)} images",
     )
@@ -140,9 +140,7 @@ class Finetuning:
 def train_fcn(finetuning: Finetuning) -> None:
     """With the cross-entropy of all labelled pixels; the loop is in finetuning.py."""
     config, accelerator = finetuning.config, finetuning.accelerator
-    wrapped, optimizer = accelerator.prepare(
-        finetuning.model, sgd(finetuning.model, config.schedule)
-    )
+    wrapped, optimizer = accelerator.prepare(finetuning.model, sgd(finetuning.model, config.optim))
     finetuning.model = accelerator.unwrap_model(wrapped)
 
     def batches_of(plan: BatchPlan) -> Iterator[Crops]:

@@ -35,8 +35,8 @@ from pcd_hub.errors import (
     HubUnreachableError,
     PCDHubError,
 )
+from pcd_hub.files.strict_json import printable, shown
 from pcd_hub.weights.hub.address import check_endpoint, check_token, is_commit, is_offline, redacted
-from pcd_hub.weights.strict_json import printable, shown
 
 log = logging.getLogger("pcd_hub")
 

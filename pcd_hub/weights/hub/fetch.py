@@ -27,6 +27,7 @@ from urllib.parse import quote
 from huggingface_hub import try_to_load_from_cache
 
 from pcd_hub.errors import HubUnreachableError, WeightError
+from pcd_hub.files.writable import writing
 from pcd_hub.weights import store
 from pcd_hub.weights.hub.address import is_commit, is_offline, split_reference
 from pcd_hub.weights.hub.client import Hub, RepoState, check_total
@@ -35,7 +36,6 @@ from pcd_hub.weights.layout import CARD_FILE, MANIFEST_FILE
 from pcd_hub.weights.load import read_weight
 from pcd_hub.weights.manifest import read_manifest, read_plain, sha256
 from pcd_hub.weights.safety import MAX_JSON_BYTES, check_file_names
-from pcd_hub.weights.writable import writing
 
 log = logging.getLogger("pcd_hub")
 

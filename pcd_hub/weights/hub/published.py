@@ -6,10 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from pcd_hub.errors import WeightError
-from pcd_hub.weights.hub.address import split_reference
-from pcd_hub.weights.manifest import read_plain
-from pcd_hub.weights.store import check_name
-from pcd_hub.weights.strict_json import (
+from pcd_hub.files.strict_json import (
     COUNT,
     FINITE,
     SHA256,
@@ -19,6 +16,9 @@ from pcd_hub.weights.strict_json import (
     parse_json,
     several,
 )
+from pcd_hub.weights.hub.address import split_reference
+from pcd_hub.weights.manifest import read_plain
+from pcd_hub.weights.store import check_name
 
 _LIST = Path(__file__).with_name("published.json")
 _MAX_BYTES = 10_000_000

@@ -69,8 +69,8 @@ def test_a_newline_in_a_value_leaves_one_line():
         (DISTILL["pcd_r18"], "--data.sorce", "--data.source"),
         (DISTILL["pcd_r18"], "--method.temp", "--method.temperature"),
         (DISTILL["pcd_r18"], "--output", "--run.output-dir"),
-        (LINEAR_SEG["folder"], "--probe.lr", "--probe.learning-rate"),
-        (DETECT["small"], "--schedule.learning-rate", "--schedule.lr"),
+        (LINEAR_SEG["folder"], "--probe.learn", "--probe.lr"),
+        (DETECT["small"], "--optim.learning-rate", "--optim.lr"),
     ],
 )
 def test_an_unknown_option_suggests_the_nearest_by_meaning(config, typed, meant):

@@ -10,9 +10,9 @@ def test_feature_maps_and_receptive_fields_are_drawn(tmp_path, tiny_teacher, cap
     out = tmp_path / "out"
     feature_figures.main(
         [
-            "--source=scenes:2",
-            "--image-size=64",
-            f"--teacher=local-dir:{tiny_teacher}",
+            "--data.source=scenes:2",
+            "--data.image-size=64",
+            f"--teacher.source=local-dir:{tiny_teacher}",
             "--models",
             "random:test_resnet",
             "random:resnet18_mhsa",

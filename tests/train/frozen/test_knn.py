@@ -16,11 +16,11 @@ def test_neighbours_and_a_linear_classifier(classes, tmp_path, tiny_teacher, cap
             "--models",
             "random:test_resnet",
             f"teacher:local-dir:{tiny_teacher}",
-            "--seeds",
+            "--run.seeds",
             "0",
             "1",
-            f"--report.teacher=local-dir:{tiny_teacher}",
-            "--report.images=7",
+            f"--teacher.source=local-dir:{tiny_teacher}",
+            "--report.num-images=7",
             f"--run.output-dir={out}",
         ]
     )
@@ -45,7 +45,7 @@ def test_neighbours_and_a_linear_classifier(classes, tmp_path, tiny_teacher, cap
 
 
 def test_finished_models_are_saved_when_the_next_one_is_unknown(classes, tmp_path):
-    arguments = [f"--data.source={classes}", "--data.image-size=64", "--seeds=0"]
+    arguments = [f"--data.source={classes}", "--data.image-size=64", "--run.seeds=0"]
     arguments += [f"--run.output-dir={tmp_path / 'out'}"]
     with pytest.raises(StudentError, match="resnet81"):
         knn.main([*arguments, "--models", "random:test_resnet", "random:resnet81"])
@@ -54,9 +54,9 @@ def test_finished_models_are_saved_when_the_next_one_is_unknown(classes, tmp_pat
 
 
 def test_the_report_needs_no_labels(classes, tmp_path, tiny_teacher):
-    arguments = ["--models", "random:test_resnet", "--seeds", "0", "--data.image-size=64"]
+    arguments = ["--models", "random:test_resnet", "--run.seeds", "0", "--data.image-size=64"]
     arguments += [
-        f"--report.teacher=local-dir:{tiny_teacher}",
+        f"--teacher.source=local-dir:{tiny_teacher}",
         f"--run.output-dir={tmp_path / 'out'}",
     ]
     with pytest.raises(ConfigError, match="no images: expected --data.source"):

@@ -23,7 +23,7 @@ def test_the_probe_of_every_model_is_written(segmentation, tmp_path, capsys, pas
             "--models",
             "random:test_resnet",
             f"local-dir:{export}",
-            "--seeds",
+            "--run.seeds",
             "0",
             "1",
             f"--run.output-dir={out}",
@@ -75,7 +75,7 @@ def test_mistakes_are_found_before_anything_is_computed(segmentation, tmp_path):
 
 def test_finished_models_are_saved_when_the_next_one_fails(segmentation, tmp_path):
     arguments = [f"--data.source={segmentation}", "--data.image-size=64", "--probe.steps=2"]
-    arguments += ["--seeds", "0", f"--run.output-dir={tmp_path / 'out'}"]
+    arguments += ["--run.seeds", "0", f"--run.output-dir={tmp_path / 'out'}"]
     with pytest.raises(StudentError, match="resnet81"):
         segmentation_probe.main([*arguments, "--models", "random:test_resnet", "random:resnet81"])
     assert list(Evaluation.load(tmp_path / "out").scores) == ["random:test_resnet"]

@@ -2,7 +2,6 @@
 
 import errno
 import tempfile
-from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
@@ -51,10 +50,6 @@ def no_temporary_files(monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile._get_default_tempdir", no_folder)
 
 
-def no_links(monkeypatch, tmp_path):
-    monkeypatch.setattr(Path, "symlink_to", no_right)
-
-
 def no_room_in_the_store(monkeypatch, tmp_path):
     class Usage:
         def __init__(self, path):
@@ -69,12 +64,15 @@ def no_room_in_the_store(monkeypatch, tmp_path):
     [
         (None, "file/run", "the run's folder .*file/run: Not a directory; name another --run.out"),
         (store_below_a_file, "run", "the store .*: Not a directory; set PCD_HUB_HOME .*no-store"),
-        (name_held_by_a_folder, "run", "is a plain folder, not made by the store; move it away"),
-        (no_home, "run", "store lies in ~/.cache, and this user has no home .* set PCD_HUB_HOME"),
+        (name_held_by_a_folder, "run", "is a plain folder .*; move it away"),
+        (no_home, "run", "the store .* ~/.cache, but this user has no home .* set PCD_HUB_HOME"),
         (temporary_files_in_a_file, "run", "of temporary files .*file: Not a directory; .*TMPDIR"),
         (no_temporary_files, "run", "no folder for temporary files can be written .*; set TMPDIR"),
-        (no_links, "run", "the store .*: Operation not permitted; set PCD_HUB_HOME"),
-        (no_room_in_the_store, "run", "the store .* has 0 MB free, at least 1 MB .*PCD_HUB_HOME"),
+        (
+            no_room_in_the_store,
+            "run",
+            "the store .* has 0 MB free, .* at least 1 MB; .*PCD_HUB_HOME",
+        ),
     ],
 )
 def test_every_place_is_tried_before_the_first_step(
@@ -94,7 +92,7 @@ def test_every_place_is_tried_before_the_first_step(
 @pytest.mark.parametrize(
     ("name", "more", "message"),
     [
-        ("a\0b", [], r"the run's folder '.*a.x00b' holds a NUL character; name another --run.out"),
+        ("a\0b", [], r"the run's folder '.*a.x00b' contains a NUL character; name another --run.o"),
         ("a" * 300, [], "File name too long.*; name another"),
         ("a" * 300, ["--run.resume"], "holds no run; name its folder with --run.output-dir"),
     ],

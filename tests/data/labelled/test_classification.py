@@ -1,5 +1,3 @@
-"""Images with one class each."""
-
 import pytest
 from PIL import Image
 
@@ -7,7 +5,7 @@ from pcd_hub.data.labelled.classification import open_classified
 from pcd_hub.errors import DataError
 
 
-def picture(path, colour):
+def save_image(path, colour):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (8, 8), colour).save(path)
 
@@ -15,11 +13,11 @@ def picture(path, colour):
 @pytest.fixture
 def folder(tmp_path):
     for number, name in enumerate(["cat/1.png", "cat/deep/2.png", "dog/1.png"]):
-        picture(tmp_path / "train" / name, (number, 0, 0))
+        save_image(tmp_path / "train" / name, (number, 0, 0))
     return tmp_path
 
 
-def test_class_folders_at_any_depth(folder):
+def test_images_at_any_depth_have_the_class_of_their_folder(folder):
     found = open_classified(str(folder), "train")
     assert found.classes == ("cat", "dog")
     assert found.labels == [0, 0, 1]
@@ -27,18 +25,18 @@ def test_class_folders_at_any_depth(folder):
     assert found.name == f"{folder.name}/train"
 
 
-def test_what_is_wrong_is_named(folder):
-    with pytest.raises(DataError, match=r"there is no .*/val; .* has train"):
+def test_invalid_folders_are_named(folder):
+    with pytest.raises(DataError, match=r"no folder .*/val; .* has train"):
         open_classified(str(folder), "val")
-    picture(folder / "train" / "stray.png", "red")
-    with pytest.raises(DataError, match=r"train/stray.png lies in no class folder"):
+    save_image(folder / "train" / "stray.png", "red")
+    with pytest.raises(DataError, match=r"train/stray.png is not in a class folder"):
         open_classified(str(folder), "train")
-    picture(folder / "one" / "cat" / "1.png", "red")
-    with pytest.raises(DataError, match="holds 1 class folders; there must be at least 2"):
+    save_image(folder / "one" / "cat" / "1.png", "red")
+    with pytest.raises(DataError, match="has 1 class folders: expected at least 2"):
         open_classified(str(folder), "one")
 
 
-def test_a_dataset_with_a_label_column(tmp_path):
+def test_a_dataset_with_a_label_column_is_opened(tmp_path):
     datasets = pytest.importorskip("datasets")
     features = datasets.Features(
         img=datasets.Image(), label=datasets.ClassLabel(names=["cat", "dog"])
@@ -49,5 +47,5 @@ def test_a_dataset_with_a_label_column(tmp_path):
     found = open_classified(f"hf-disk:{tmp_path / 'saved'}", "train", image_column="img")
     assert (found.classes, found.labels) == (("cat", "dog"), [1, 0])
     assert found[1].getpixel((0, 0)) == (0, 0, 255)
-    with pytest.raises(DataError, match="no column 'image'; it has img, label"):
+    with pytest.raises(DataError, match="no column 'image', only img, label"):
         open_classified(f"hf-disk:{tmp_path / 'saved'}", "train")
