@@ -83,6 +83,6 @@ def test_finished_models_are_saved_when_the_next_one_fails(segmentation, tmp_pat
 
 def test_the_named_configurations_parse(tmp_path):
     for name in ("ade20k", "voc", "cityscapes"):
-        with pytest.raises(DataError, match="no folder"):
+        with pytest.raises(DataError, match="no (file|folder)"):
             segmentation_probe.main([name, f"--run.output-dir={tmp_path / 'out'}"])
     assert list(LINEAR_SEG) == ["folder", "ade20k", "voc", "cityscapes"]

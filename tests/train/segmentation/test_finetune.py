@@ -92,7 +92,7 @@ def test_every_named_configuration_parses():
     _, changed = parse(FINETUNE_SEG, "small", arguments)
     assert (changed.data.crop_size, changed.fcn.norm) == ((512, 1024), "frozen")
     for name in ("cityscapes_r18_fcn", "voc_r18_fcn", "ade20k_r18_fcn"):
-        with pytest.raises(DataError, match="no folder"):
+        with pytest.raises(DataError, match="no (file|folder)"):
             finetune_seg.main([name])
 
 
