@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from pcd_hub.errors import CheckpointError, ConfigError, StudentError
 from pcd_hub.method.moco import MoCoV3
 from pcd_hub.method.schedule import momentum_to_one
-from pcd_hub.models.teachers import load_teacher
+from pcd_hub.models.teacher_loading import load_teacher
 from pcd_hub.train import contrast as pretrain
 from tests.train.conftest import check_that_places_are_tried, trace
 
@@ -75,7 +75,7 @@ def test_a_full_disk_at_the_end_loses_nothing(tmp_path, monkeypatch, full):
 
     monkeypatch.setattr(torch, "save", save_if_there_is_room)
     if full == "teacher.safetensors":
-        monkeypatch.setattr("pcd_hub.models.writing.save_file", no_room)
+        monkeypatch.setattr("pcd_hub.models.tensor_files.save_file", no_room)
     said = f"done, but its result cannot be written: cannot write .*{full}: .*--run.resume"
     with pytest.raises(CheckpointError, match=said):
         pretrain.main(arguments)
@@ -126,13 +126,13 @@ def test_the_momentum_encoder_follows_slowly_and_at_last_not_at_all(tmp_path, mo
 
 
 def test_only_resnets(tmp_path):
-    with pytest.raises(StudentError, match="test_vit is no ResNet"):
+    with pytest.raises(StudentError, match="test_vit: expected a timm ResNet"):
         pretrain.main([*TINY, "--encoder.arch=test_vit", f"--run.output-dir={tmp_path / 'run'}"])
     assert not (tmp_path / "run").exists()
 
 
 def test_accumulation_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="accumulation-steps 2: the contrast is within a batch"):
+    with pytest.raises(ConfigError, match="accumulation-steps 2: expected 1, as the loss"):
         pretrain.main(
             [*TINY, "--optim.accumulation-steps=2", f"--run.output-dir={tmp_path / 'run'}"]
         )

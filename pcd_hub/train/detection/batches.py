@@ -15,10 +15,10 @@ from pycocotools import mask as mask_codes
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from pcd_hub.data.batch_plan import BatchPlan, StepSampler
 from pcd_hub.data.decoding import BrokenImageError, as_rgb, decode
 from pcd_hub.data.labelled.coco import CocoImage, Segmentation, mask_code
 from pcd_hub.data.labelled.coco_checks import clipped_box
-from pcd_hub.data.loader import BatchPlan, StepSampler
 from pcd_hub.data.reading import read_batches
 from pcd_hub.errors import DataError
 from pcd_hub.train.detection.orientation_batches import OrientationSampler

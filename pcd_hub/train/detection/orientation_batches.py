@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch.utils.data import Sampler
 
-from pcd_hub.data.loader import BatchPlan
+from pcd_hub.data.batch_plan import BatchPlan
 
 
 class OrientationSampler(Sampler[list[tuple[int, int]]]):

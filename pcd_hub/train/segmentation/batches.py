@@ -11,8 +11,8 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from pcd_hub.data.batch_plan import BatchPlan, StepSampler
 from pcd_hub.data.labelled.sets import IGNORE, Mask, SegmentationSet
-from pcd_hub.data.loader import BatchPlan, StepSampler
 from pcd_hub.data.reading import read_batches
 from pcd_hub.train.configs.segmentation import FinetuneDataConfig
 

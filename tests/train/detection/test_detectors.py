@@ -13,7 +13,7 @@ from pcd_hub.evaluate.models import EvaluatedModel, open_model
 from pcd_hub.train.configs.detection import DETECT, DetectorConfig
 from pcd_hub.train.detection.detectors import build_detector
 from pcd_hub.train.detection.roi_heads import mask_loss, mask_targets
-from pcd_hub.train.finetuning import parameter_groups
+from pcd_hub.train.optimizers import parameter_groups
 
 FPN = DetectorConfig(
     norm="batch",

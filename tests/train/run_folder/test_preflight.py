@@ -10,7 +10,8 @@ import pcd_hub
 from pcd_hub import cli
 from pcd_hub.errors import CheckpointError, ConfigError, PCDHubError, WeightError
 from pcd_hub.train import distill
-from pcd_hub.train import loop as training
+from pcd_hub.train.monitors.progress import Progress
+from pcd_hub.train.results import weight
 from pcd_hub.weights import store
 from tests.weights.making import exported
 
@@ -81,7 +82,7 @@ def test_every_place_is_tried_before_the_first_step(
     (tmp_path / "file").write_text("")
     if prepare:
         prepare(monkeypatch, tmp_path)
-    monkeypatch.setattr(training, "open_batches", no_step)
+    monkeypatch.setattr(distill, "open_batches", no_step)
     with pytest.raises(PCDHubError, match=message) as caught:
         distill.main([*tiny, f"--run.output-dir={tmp_path / folder}"])
     assert "\n" not in str(caught.value)
@@ -94,7 +95,7 @@ def test_every_place_is_tried_before_the_first_step(
     [
         ("a\0b", [], r"the run's folder '.*a.x00b' contains a NUL character; name another --run.o"),
         ("a" * 300, [], "File name too long.*; name another"),
-        ("a" * 300, ["--run.resume"], "holds no run; name its folder with --run.output-dir"),
+        ("a" * 300, ["--run.resume"], "contains no run; name its folder with --run.output-dir"),
     ],
 )
 def test_a_run_folder_of_an_impossible_name_is_refused(tiny, tmp_path, name, more, message):
@@ -122,8 +123,8 @@ def test_a_weight_that_cannot_be_stored_stays_in_the_run_and_is_added_later(
     export = exported(tmp_path / "run" / "export")
     with monkeypatch.context() as patched:
         patched.setattr("shutil.copyfile", no_right)
-        with pytest.raises(WeightError, match=f"is finished and lies in {export}, ") as caught:
-            distill.add_to_store("test_resnet.pcd_mine", export)
+        with pytest.raises(WeightError, match=f"is complete in {export}, ") as caught:
+            weight.add_to_store("test_resnet.pcd_mine", export)
     words = str(caught.value).partition("`pcd-hub ")[2].partition("`")[0].split()
     cli.main(words)
     assert capsys.readouterr().out.split() == [words[-1], str(store.home() / words[-1])]
@@ -140,10 +141,10 @@ def test_a_result_that_cannot_be_written_is_written_by_a_resumed_run(tiny, tmp_p
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     with monkeypatch.context() as patched:
-        patched.setattr("pcd_hub.models.writing.save_file", full)
+        patched.setattr("pcd_hub.models.tensor_files.save_file", full)
         patched.setattr(distill, "check_exportable", lambda *_, **__: None)
         with pytest.raises(CheckpointError, match=rf"No space left .*--run.output-dir {folder}"):
             distill.main(arguments)
-    monkeypatch.setattr(training.Progress, "measure", no_step)
+    monkeypatch.setattr(Progress, "measure", no_step)
     distill.main([*arguments, "--run.resume"])
     assert pcd_hub.where("test_resnet.pcd")

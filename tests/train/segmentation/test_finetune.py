@@ -202,12 +202,12 @@ def test_a_broken_image_is_named(data, tmp_path):
 
 def test_scores_are_those_of_a_confusion_matrix_written_out():
     names = SimpleNamespace(classes=("a", "b", "c"), name="set/val")
-    row, by_class = finetune_seg.scored(torch.tensor([[6, 2, 0], [1, 3, 0], [0, 0, 0]]), names)
+    row, by_class = finetune_seg.iou_scores(torch.tensor([[6, 2, 0], [1, 3, 0], [0, 0, 0]]), names)
     assert by_class == pytest.approx({"a": 6 / 9, "b": 3 / 6}), "c occurs nowhere"
     assert row["mean IoU"] == pytest.approx(100 * (6 / 9 + 3 / 6) / 2)
     assert row["pixel accuracy"] == pytest.approx(100 * 9 / 12)
     with pytest.raises(DataError, match="no pixel of set/val has a label"):
-        finetune_seg.scored(torch.zeros(3, 3, dtype=torch.long), names)
+        finetune_seg.iou_scores(torch.zeros(3, 3, dtype=torch.long), names)
 
 
 @pytest.mark.usefixtures("no_picture")

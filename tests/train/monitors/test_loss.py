@@ -1,4 +1,4 @@
-"""The watch beside an accelerator; the recipes' own tests see it on the CPU."""
+"""The loss monitor on an accelerator; the recipes' own tests run it on the CPU."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 from pcd_hub.data.loader import Batch
 from pcd_hub.data.workers import STOP_SIGNALS
 from pcd_hub.errors import ConfigError
-from pcd_hub.train.loss_monitor import HostCopy, LossMonitor, gradient_norm
+from pcd_hub.train.monitors.loss import HostCopy, LossMonitor
 
 NAN = float("nan")
 
@@ -21,14 +21,16 @@ def watch(folder, other_process=0.0):
         reduce=lambda values, _: values + other_process,
     )
     watched = LossMonitor(accelerator, SimpleNamespace(path=folder), lr_option="--lr")  # type: ignore
-    watched._late = 1
+    watched._delay = 1
     return watched
 
 
 def note(watch, step, *, loss=1.0, norm=1.0, signum=0):
     views = torch.full((1, 2, 3, 4, 4), step, dtype=torch.uint8)
     batch = [Batch(views=views, indices=torch.tensor([step]))]
-    return watch.note(step, 0.1, batch, torch.tensor(loss), torch.tensor(norm), signum=signum)
+    return watch.record_step(
+        step, 0.1, batch, torch.tensor(loss), torch.tensor(norm), signum=signum
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,10 +57,10 @@ def test_an_accelerator_is_looked_at_one_step_late_and_the_batch_is_still_there(
 def test_the_last_step_is_looked_at_before_it_is_saved(tmp_path):
     watched = watch(tmp_path)
     note(watched, 0)
-    watched.check(torch.nn.Linear(2, 2))
+    watched.check_weights(torch.nn.Linear(2, 2))
     note(watched, 1, norm=NAN)
     with pytest.raises(ConfigError, match="gradient is nan at step 1"):
-        watched.check(torch.nn.Linear(2, 2))
+        watched.check_weights(torch.nn.Linear(2, 2))
 
 
 def test_a_full_disk_does_not_hide_the_bad_number(tmp_path, monkeypatch):
@@ -68,7 +70,7 @@ def test_a_full_disk_does_not_hide_the_bad_number(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "save", full)
     watched = watch(tmp_path)
     note(watched, 0)
-    said = r"the loss is nan at step 1; lower --lr .*; .*bad_batch_0.pt \(\[enforce fail .* stands"
+    said = r"the loss is nan at step 1; lower --lr .*; .*bad_batch_0.pt \(\[enforce fail .* good"
     note(watched, 1, loss=NAN)
     with pytest.raises(ConfigError, match=said):
         note(watched, 2)
@@ -78,9 +80,9 @@ def test_a_full_disk_does_not_hide_the_bad_number(tmp_path, monkeypatch):
 def test_a_signal_to_any_process_is_known_to_all_a_step_later_or_at_a_checkpoint(tmp_path, signum):
     watched = watch(tmp_path)
     assert [note(watched, 0), note(watched, 1, signum=signum), note(watched, 2)] == [0, 0, signum]
-    assert watched.check(torch.nn.Linear(2, 2)) == 0
+    assert watched.check_weights(torch.nn.Linear(2, 2)) == 0
     assert note(watched, 3, signum=signum) == 0
-    assert watched.check(torch.nn.Linear(2, 2)) == signum
+    assert watched.check_weights(torch.nn.Linear(2, 2)) == signum
     others = torch.tensor([0.0, 0.0, *(float(each == signum) for each in STOP_SIGNALS)])
     other = watch(tmp_path, other_process=others)
     assert [note(other, 0), note(other, 1)] == [0, signum]
@@ -101,17 +103,3 @@ def test_beside_cuda_values_are_copied_as_they_come_and_waited_for_when_they_are
     assert asked == [("cpu", {"non_blocking": True}), "record"]
     assert copy.tolist() == [1.0]
     assert asked[2:] == ["wait", "read"]
-
-
-def test_the_norm_is_that_of_all_gradients_and_float16_is_left_to_its_scaler():
-    layer = torch.nn.Linear(3, 2)
-    layer(torch.randn(5, 3)).square().sum().backward()
-    layer.weight.grad[0, 0] = float("inf")  # type: ignore
-    at: Any = SimpleNamespace(scaler=None, device=torch.device("cpu"))
-    assert gradient_norm(layer.parameters(), at) == float("inf")
-    layer.weight.grad[0, 0] = 3.0  # type: ignore
-    flat = torch.cat([p.grad.flatten() for p in layer.parameters()])  # type: ignore
-    torch.testing.assert_close(gradient_norm(layer.parameters(), at), flat.norm())
-    at.scaler = object()
-    layer.weight.grad[0, 0] = float("inf")  # type: ignore
-    assert gradient_norm(layer.parameters(), at) == 0
