@@ -37,10 +37,10 @@ from pcd_hub.train.batches import open_batches
 from pcd_hub.train.configs.distill import (
     DataConfig,
     DistillConfig,
+    DistillRunConfig,
     ModelConfig,
     OptimConfig,
     PixelMethodConfig,
-    RunConfig,
     SpeedConfig,
     TeacherConfig,
 )
@@ -99,7 +99,7 @@ def recipe_step(case: StepCase, steps: int, folder: Path) -> tuple[Step, Iterato
             foreach="foreach" not in case.off,
             keep_memory="keep_memory" not in case.off,
         ),
-        run=RunConfig(max_steps=steps, output_dir=folder / "run", store=False),
+        run=DistillRunConfig(max_steps=steps, output_dir=folder / "run", store=False),
     )
     accelerator = start_accelerator(speed=config.speed, static_graph=True)
     prepared = distill.prepare(accelerator, config, "benchmark")

@@ -95,7 +95,7 @@ def test_every_place_is_tried_before_the_first_step(
     [
         ("a\0b", [], r"the run's folder '.*a.x00b' contains a NUL character; name another --run.o"),
         ("a" * 300, [], "File name too long.*; name another"),
-        ("a" * 300, ["--run.resume"], "holds no run; name its folder with --run.output-dir"),
+        ("a" * 300, ["--run.resume"], "contains no run; name its folder with --run.output-dir"),
     ],
 )
 def test_a_run_folder_of_an_impossible_name_is_refused(tiny, tmp_path, name, more, message):
