@@ -31,16 +31,16 @@ from pcd_hub.method.heads import STUDENT_HEADS, student_head
 from pcd_hub.method.optim import LARS, decay_groups
 from pcd_hub.method.queue import KeyQueue
 from pcd_hub.models.grid import PixelGrid
-from pcd_hub.models.teachers import load_matched_teacher
+from pcd_hub.models.teacher_loading import load_matched_teacher
 from pcd_hub.train import distill
 from pcd_hub.train.batches import open_batches
 from pcd_hub.train.configs.distill import (
     DataConfig,
     DistillConfig,
+    DistillRunConfig,
     ModelConfig,
     OptimConfig,
     PixelMethodConfig,
-    RunConfig,
     SpeedConfig,
     TeacherConfig,
 )
@@ -98,7 +98,7 @@ def recipe_step(case: StepCase, steps: int, folder: Path) -> tuple[Step, Iterato
             foreach="foreach" not in case.off,
             keep_memory="keep_memory" not in case.off,
         ),
-        run=RunConfig(max_steps=steps, output_dir=folder / "run", store=False),
+        run=DistillRunConfig(max_steps=steps, output_dir=folder / "run", store=False),
     )
     accelerator = start_accelerator(speed=config.speed, static_graph=True)
     prepared = distill.prepare(accelerator, config, "benchmark")

@@ -15,7 +15,7 @@ from pcd_hub.method.encoder import ProjectedEncoder
 from pcd_hub.method.moco import MoCoV3, momentum_copy
 from pcd_hub.method.simclr import SimCLR
 from pcd_hub.train.batches import Normalise
-from pcd_hub.train.configs.distill import ContrastConfig
+from pcd_hub.train.configs.contrast import ContrastConfig
 from pcd_hub.train.networks import build_backbone, memory_format, with_sync_batch_norm
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.speed import (

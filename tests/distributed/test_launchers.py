@@ -1,6 +1,7 @@
 """Launched as the README says: two machines on the loopback; a rank that dies, or is stopped."""
 
 import contextlib
+import os
 import re
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from pcd_hub.errors import CheckpointError, ConfigError
 from pcd_hub.train import distill
+from pcd_hub.train.run_folder import checkpoints
 from pcd_hub.train.run_folder import folder as run_folder
 from tests.distributed.test_processes import free_ports
 from tests.stress import kill_campaign
@@ -23,6 +25,34 @@ from tests.train.conftest import tiny, tiny_teacher, trace  # noqa: F401
 DISTILL = str(Path(__file__).parents[2] / "recipes" / "distill.py")
 OPTIONS = ["--student.arch=test_vit", "--method.head=linear", "--run.no-store"]
 """Without BatchNorm, which on CPUs looks at each process's part of the batch."""
+
+
+LAUNCHES = {
+    "script": [DISTILL],
+    "accelerate launch": ["-m", "accelerate.commands.launch", DISTILL],
+    "accelerate launch -m": ["-m", "accelerate.commands.launch", "-m", "pcd_hub.train.distill"],
+    "pcd-hub": ["-m", "pcd_hub", "distill"],
+}
+
+
+@pytest.mark.timeout(600)
+def test_every_way_to_start_is_the_same_run(tiny, tmp_path):  # noqa: F811
+    environ = os.environ | {"OMP_NUM_THREADS": "2"}  # other threads sum in another order
+    arguments = [*tiny, "--run.max-steps=2", "--run.no-store", "--run.output-dir=run"]
+    for name, command in LAUNCHES.items():
+        (tmp_path / name).mkdir()
+        done = subprocess.run(
+            [sys.executable, *command, *arguments],
+            cwd=tmp_path / name,
+            env=environ,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    script, *others = (trace(tmp_path / name / "run") for name in LAUNCHES)
+    assert len(script) == 2
+    assert others == [script] * 3
 
 
 @pytest.mark.timeout(600)
@@ -56,7 +86,7 @@ def test_two_machines_give_what_one_process_gives(tiny, tmp_path):  # noqa: F811
 def test_a_checkpoint_on_another_machines_disk_is_said(tiny, tmp_path, monkeypatch):  # noqa: F811
     arguments = [*tiny, *OPTIONS, "--run.max-steps=1", f"--run.output-dir={tmp_path / 'run'}"]
     distill.main(arguments)
-    monkeypatch.setattr(run_folder.RunFolder, "_last_whole", lambda _: tmp_path / "elsewhere.pt")
+    monkeypatch.setattr(checkpoints, "last_undamaged", lambda _: tmp_path / "elsewhere.pt")
     with pytest.raises(CheckpointError, match=r"elsewhere.pt is not on this machine; to resume"):
         distill.main([*arguments, "--run.resume"])
 
@@ -92,7 +122,7 @@ def test_a_rank_that_dies_ends_the_others_with_its_reason(tiny, tmp_path):  # no
     folder = tmp_path / "run"
     arguments = [*tiny, *OPTIONS, "--run.max-steps=100000", f"--run.output-dir={folder}"]
     with two_ranks_at_work(arguments) as ranks:
-        with pytest.raises(ConfigError, match=r"another process goes on in .*run; wait for it, or"):
+        with pytest.raises(ConfigError, match=r"another process is running in .*run; wait for it"):
             distill.main([*arguments, "--run.resume", "--run.max-steps=1"])
         ranks.second.kill()
         said = ranks.last_words()
@@ -100,7 +130,7 @@ def test_a_rank_that_dies_ends_the_others_with_its_reason(tiny, tmp_path):  # no
     assert "Signal 9 (SIGKILL) received by PID" in said
     _, alive = psutil.wait_procs(ranks.all, timeout=30)
     assert all(child.status() == psutil.STATUS_ZOMBIE for child in alive)
-    run_folder._hold(folder / "config.json")  # free again
+    run_folder._lock(folder / "config.json")  # free again
 
 
 def to_one_rank(ranks: TwoRanks) -> None:

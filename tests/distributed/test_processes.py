@@ -171,7 +171,7 @@ def test_one_process_goes_on_where_two_stopped_and_says_what_that_changes(
     hold_batch_norm(monkeypatch)
     with caplog.at_level("INFO", logger="pcd_hub"):
         runs.one("two, resumed by one", half_of="two")
-    said = "resumed by 1 processes, stopped with 2: the same images in the same order, sums round"
+    said = "resumed by 1 processes, stopped with 2: images and their order are the same, sums round"
     assert said in caplog.text
     check_equal_but_for_rounding(runs.root / "one", runs.root / "two, resumed by one")
 

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import types
 from pathlib import Path
 from typing import ClassVar
 
@@ -512,7 +511,7 @@ def test_headless_teachers_and_other_students(tmp_path, tiny):
             ConfigError,
             "has 64 images, fewer than one batch of 65; lower --optim.global-batch-size",
         ),
-        ("--run.max-steps=0", ConfigError, "--run.max-steps 0: expected a whole number from 1 to"),
+        ("--run.max-steps=0", ConfigError, "--run.max-steps 0: expected an integer from 1 to"),
         (
             "--data.min-crop-area=0.9 --data.max-crop-area=0.2",
             ConfigError,
@@ -523,9 +522,9 @@ def test_headless_teachers_and_other_students(tmp_path, tiny):
         (
             "--student.arch=resnet18.pcd",
             ConfigError,
-            "--student.arch resnet18.pcd: expected an architecture, .*; give resnet18$",
+            "--student.arch resnet18.pcd: expected an architecture .*; use resnet18$",
         ),
-        ("--run.resume", ConfigError, "holds no run"),
+        ("--run.resume", ConfigError, "contains no run"),
         ("--student.arch=coat_tiny --data.image-size=40", StudentError, "coat_tiny cannot take 40"),
     ],
 )
@@ -627,16 +626,6 @@ def test_a_resumed_run_notices_that_its_data_changed(tiny, tmp_path, queue):
     assert change["from"].startswith("16 files, ")
 
 
-def test_a_stream_goes_on_with_as_many_processes_alone(tmp_path):
-    two = types.SimpleNamespace(num_processes=2, process_index=1)
-    folder = run_folder.RunFolder(tmp_path, two, configs.DistillConfig(), inputs={})
-    mine = {0: {"done": 3}}
-    assert folder.stream_states({"per_process": [{"stream": {}}, {"stream": mine}]}) == mine
-    assert folder.stream_states({"per_process": [{"stream": {}}]}) == {}, "no stream"
-    with pytest.raises(CheckpointError, match="read by 1 processes, now there are 2; resume with"):
-        folder.stream_states({"per_process": [{"stream": mine}]})
-
-
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "no sum"])
 def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_the_same(
     tiny, tmp_path, damage, caplog
@@ -660,7 +649,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_the_same(
     _assert_same(torch.load(last, weights_only=True), state)
     for path in (first, last):
         os.truncate(path, 1000)
-    with pytest.raises(CheckpointError, match="holds no whole checkpoint"):
+    with pytest.raises(CheckpointError, match="has no undamaged checkpoint"):
         run(tiny, folder, "--run.no-store", "--run.resume")
 
 
@@ -676,41 +665,6 @@ def test_a_damaged_checkpoint_does_not_count_as_one_that_is_kept(tiny, tmp_path,
     assert left == {first.name, "step_00000004.pt", "step_00000006.damaged"}
 
 
-def test_dirty_means_the_code_and_a_run_hides_itself(tmp_path, monkeypatch):
-    def git(*arguments):
-        identity = ["-c", "user.name=x", "-c", "user.email=x@y"]
-        command = ["git", "-C", str(tmp_path), *identity, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-    def dirty_with(name, text="new"):
-        file = tmp_path / name
-        before = file.read_text() if file.exists() else None
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
-        dirty = run_folder._git()["dirty"]
-        file.unlink() if before is None else file.write_text(before)
-        return dirty
-
-    for name in ("recipes/distill.py", "pcd_hub/__init__.py", "pyproject.toml", "README.md"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("code")
-    git("init", "-q")
-    git("add", ".")
-    git("commit", "-qm", "one")
-    monkeypatch.setattr(
-        run_folder, "__file__", str(tmp_path / "pcd_hub" / "train" / "run_folder" / "folder.py")
-    )
-    assert run_folder._git() == {"commit": git("rev-parse", "HEAD").strip(), "dirty": False}
-    for name in ("recipes/distill.py", "recipes/mine.py", "pcd_hub/a/b.py", "pyproject.toml"):
-        assert dirty_with(name), name
-    for name in ("README.md", "wandb/run/x", "dry-run/x/README.md", "mine.txt"):
-        assert not dirty_with(name), name
-    folder = run_folder.new_folder(tmp_path / "recipes" / "out", "x")
-    (folder / "metrics.jsonl").write_text("")
-    assert not run_folder._git()["dirty"]
-    assert git("status", "--porcelain") == ""
-
-
 def test_two_runs_that_begin_in_one_folder_are_told_apart(tiny, tmp_path, monkeypatch):
     begin = run_folder.new_folder
 
@@ -720,7 +674,7 @@ def test_two_runs_that_begin_in_one_folder_are_told_apart(tiny, tmp_path, monkey
         return folder
 
     monkeypatch.setattr(run_folder, "new_folder", overtaken)
-    with pytest.raises(ConfigError, match="another run has just begun in .*run; name another"):
+    with pytest.raises(ConfigError, match="another run has just started in .*run; name another"):
         run(tiny, tmp_path / "run")
     assert (tmp_path / "run" / "config.json").read_text() == "of the other"
 
@@ -731,12 +685,6 @@ def test_a_folder_that_cannot_be_made_is_said_on_every_process(tiny, tmp_path):
         ConfigError, match=r"cannot write .*file/run: Not a directory; name another --run.output"
     ):
         run(tiny, tmp_path / "file" / "run")
-
-
-@pytest.mark.parametrize("place", ["/proc/foo", "/proc/self", "/dev/null/x", "a" * 300])
-def test_an_output_folder_that_cannot_be_is_one_line(place):
-    with pytest.raises(ConfigError, match=rf"(run's folder|output-dir) {place}: .*; name another"):
-        run_folder.new_folder(Path(place), "x")
 
 
 def test_the_sum_beside_a_checkpoint_is_that_of_sha256sum(tiny, tmp_path):
@@ -873,7 +821,7 @@ def test_a_loader_process_that_dies_ends_as_one_line(capsys):
         command_line.run(die)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: DataLoader worker (pid 7) is killed by signal: Bus error; ")
-    assert "--data.num-workers 0, and go on with --run.resume" in line
+    assert "--data.num-workers 0, then continue with --run.resume" in line
 
 
 def test_the_queue_is_capped_at_half_the_data_set_and_it_is_said_once(tiny, tmp_path, caplog):

@@ -64,7 +64,7 @@ def test_mistakes_are_found_before_anything_is_computed(segmentation, tmp_path):
         segmentation_probe.main(
             [f"--data.source={segmentation}", "--data.test-split=train", *arguments]
         )
-    with pytest.raises(ConfigError, match="--probe.label-stride 0: expected a whole number"):
+    with pytest.raises(ConfigError, match="--probe.label-stride 0: expected an integer"):
         segmentation_probe.main(
             [f"--data.source={segmentation}", "--probe.label-stride=0", *arguments]
         )

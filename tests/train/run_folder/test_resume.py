@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from pcd_hub.errors import CheckpointError
+from pcd_hub.train.configs.contrast import ContrastConfig
 from pcd_hub.train.configs.detection import DetectConfig
-from pcd_hub.train.configs.distill import ContrastConfig, DistillConfig
+from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.configs.segmentation import FinetuneSegConfig
 from pcd_hub.train.run_folder.resume import (
     LENGTH,
