@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def atomic_write(path: Path, content: str | bytes, *, mode: int | None = None) -> None:
-    """Write ``content`` (text as UTF-8, newlines as they are) to ``path``, whole or not at all.
+    """Write ``content`` (text as UTF-8, newlines as they are) to ``path``, complete or not at all.
 
     Args:
         path: The file to create or replace.

@@ -47,7 +47,7 @@ def pixel_grid(model: nn.Module, *, image_size: int | None = None) -> PixelGrid:
     name = architecture(model)
     if not hasattr(model, "forward_features"):
         raise StudentError(f"{name} is not a timm model: it has no forward_features")
-    size = image_size or own_image_size(model)
+    size = image_size or default_image_size(model)
     parameter = next(model.parameters())
     probe = torch.zeros(2, 3, size, size, device=parameter.device, dtype=parameter.dtype)
     was_training = model.training
@@ -57,7 +57,7 @@ def pixel_grid(model: nn.Module, *, image_size: int | None = None) -> PixelGrid:
     except Exception as error:
         raise StudentError(
             f"{name} cannot take {size} x {size} pixels ({first_line(error)}); "
-            f"its input size is {own_image_size(model)}, most CNNs take any multiple of 32"
+            f"its input size is {default_image_size(model)}, most CNNs take any multiple of 32"
         ) from error
     finally:
         model.train(was_training)
@@ -112,7 +112,7 @@ def architecture(model: nn.Module) -> str:
     return _pretrained_cfg(model).get("architecture") or type(model).__name__
 
 
-def own_image_size(model: nn.Module) -> int:
+def default_image_size(model: nn.Module) -> int:
     """Return the input height in the model's pretrained_cfg; 224 if it has none."""
     return int((_pretrained_cfg(model).get("input_size") or (3, 224, 224))[1])
 

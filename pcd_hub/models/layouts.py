@@ -27,7 +27,7 @@ class CheckpointLayout:
     unused: tuple[str, ...] = ()
     """Prefixes of the other branch, the predictor, prototypes."""
     published: str = ""
-    """Where to download such a file, for the error if it is missing."""
+    """Instructions to download such a file, for the error if it is missing."""
 
 
 _MOCOV3 = CheckpointLayout(
@@ -66,7 +66,7 @@ LAYOUTS: dict[str, CheckpointLayout] = {
     ),
     "dino_r50": _BACKBONE,
 }
-"""By the scheme of a teacher's source: ``mocov3_r50:FILE``.
+"""Layouts by the scheme of a teacher's source: ``mocov3_r50:FILE``.
 
 ``dino_r50`` is DINO's backbone file; its head (GELU, a normalisation) cannot work on feature maps.
 """
