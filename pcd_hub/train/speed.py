@@ -1,6 +1,7 @@
 """What makes a run faster and changes its numbers by rounding alone."""
 
 import ctypes
+import dataclasses
 import logging
 import os
 import platform
@@ -93,6 +94,14 @@ def wants_compile(speed: SpeedConfig, device: torch.device, *, steps: int) -> bo
     """As asked for, else on GPUs where a run is long enough; on CPUs it saves nothing."""
     long_enough = device.type == "cuda" and steps >= FEWEST_STEPS
     return long_enough if speed.compile is None else speed.compile
+
+
+def resolve_speed(speed: SpeedConfig, accelerator: Accelerator, *, steps: int) -> SpeedConfig:
+    """Return the settings in use: the Accelerator's precision, and whether to compile."""
+    mixed_precision = str(accelerator.mixed_precision)
+    precision = "fp32" if mixed_precision == "no" else mixed_precision
+    compiled = wants_compile(speed, accelerator.device, steps=steps)
+    return dataclasses.replace(speed, precision=precision, compile=compiled)  # pyright: ignore[reportArgumentType]
 
 
 def compiles_training(device: torch.device) -> bool:
