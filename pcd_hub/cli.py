@@ -23,13 +23,28 @@ Command = Callable[[argparse.Namespace], None]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; a user's mistake ends in one line and status 1, a mistyped one in 2."""
-    given = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words[:1] == ["distill"]:  # its options, --help too, are those of the recipe
+        _distill(words[1:])
+        return
+    given = _parser().parse_args(words)
     try:
         given.command(given)
     except PCDHubError as error:
         sys.exit(f"pcd-hub: {error}")
     except BrokenPipeError:  # `pcd-hub list | head`
         sys.stderr.close()
+
+
+def _distill(arguments: list[str]) -> None:
+    try:
+        from pcd_hub.train import distill  # noqa: PLC0415 - needs the extra
+        from pcd_hub.train.configs.command_line import run  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("pcd_hub"):
+            raise
+        sys.exit(f'pcd-hub: {error}; pip install "pcd_hub[train]"')
+    run(lambda _: distill.main(arguments))
 
 
 def _list(given: argparse.Namespace) -> None:
@@ -156,6 +171,9 @@ def _parser() -> argparse.ArgumentParser:
         one = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
         one.set_defaults(command=command)
         return one
+
+    summary = "train a backbone on your images (`pcd-hub distill --help` lists its options)"
+    commands.add_parser("distill", help=summary, add_help=False)
 
     one = add("list", _list, "weights that are local, fetched or published")
     one.add_argument("--license", metavar="ID", help="only weights under this licence")

@@ -17,7 +17,8 @@ from pcd_hub.method.loss import cosine_smooth_l1, pixel_info_nce, similarity_kl
 from pcd_hub.method.moments import ChannelMoments
 from pcd_hub.method.queue import KeyQueue
 from pcd_hub.models.grid import PixelGrid
-from pcd_hub.models.teachers import Teacher, load_matched_teacher
+from pcd_hub.models.teacher_loading import load_matched_teacher
+from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.batches import Normalise, count_images, num_workers
 from pcd_hub.train.configs.distill import DistillConfig, PixelMethodConfig, resolve_method
 from pcd_hub.train.configs.run import resolve_run
@@ -84,7 +85,7 @@ def resolve(
     """
     workers = num_workers(config.data.num_workers, accelerator.device)
     config = resolve_run(config, total_steps=plan.total_steps, num_workers=workers)
-    teacher_image_size = teacher._input_size or config.data.image_size
+    teacher_image_size = teacher.input_size or config.data.image_size
     return dataclasses.replace(
         config,
         teacher=dataclasses.replace(config.teacher, image_size=teacher_image_size),

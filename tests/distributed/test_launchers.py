@@ -1,6 +1,7 @@
 """Launched as the README says: two machines on the loopback; a rank that dies, or is stopped."""
 
 import contextlib
+import os
 import re
 import signal
 import subprocess
@@ -13,17 +14,45 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-import kill_campaign
 from pcd_hub.errors import CheckpointError, ConfigError
 from pcd_hub.train import distill
 from pcd_hub.train.run_folder import checkpoints
 from pcd_hub.train.run_folder import folder as run_folder
 from tests.distributed.test_processes import free_ports
+from tests.stress import kill_campaign
 from tests.train.conftest import tiny, tiny_teacher, trace  # noqa: F401
 
 DISTILL = str(Path(__file__).parents[2] / "recipes" / "distill.py")
 OPTIONS = ["--student.arch=test_vit", "--method.head=linear", "--run.no-store"]
 """Without BatchNorm, which on CPUs looks at each process's part of the batch."""
+
+
+LAUNCHES = {
+    "script": [DISTILL],
+    "accelerate launch": ["-m", "accelerate.commands.launch", DISTILL],
+    "accelerate launch -m": ["-m", "accelerate.commands.launch", "-m", "pcd_hub.train.distill"],
+    "pcd-hub": ["-m", "pcd_hub", "distill"],
+}
+
+
+@pytest.mark.timeout(600)
+def test_every_way_to_start_is_the_same_run(tiny, tmp_path):  # noqa: F811
+    environ = os.environ | {"OMP_NUM_THREADS": "2"}  # other threads sum in another order
+    arguments = [*tiny, "--run.max-steps=2", "--run.no-store", "--run.output-dir=run"]
+    for name, command in LAUNCHES.items():
+        (tmp_path / name).mkdir()
+        done = subprocess.run(
+            [sys.executable, *command, *arguments],
+            cwd=tmp_path / name,
+            env=environ,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    script, *others = (trace(tmp_path / name / "run") for name in LAUNCHES)
+    assert len(script) == 2
+    assert others == [script] * 3
 
 
 @pytest.mark.timeout(600)

@@ -18,12 +18,12 @@ import torch.multiprocessing as mp
 from accelerate.state import AcceleratorState
 from torch import nn
 
-import kill_campaign
 from pcd_hub.errors import ConfigError
 from pcd_hub.train import contrast as pretrain
 from pcd_hub.train import distill, launch
 from pcd_hub.train.batches import shard
 from pcd_hub.train.monitors.collapse import CollapseMonitor
+from tests.stress import kill_campaign
 from tests.train import test_contrast as test_pretrain
 from tests.train.conftest import tiny, tiny_teacher, trace, watch_the_end  # noqa: F401
 

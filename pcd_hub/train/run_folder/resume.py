@@ -27,7 +27,7 @@ MAY_CHANGE = frozenset(
 )
 
 FOLLOW_DATA = frozenset({"method.queue_length"})
-"""Settings that the number of images limits; when they do, the change of the data is what counts."""
+"""Settings that the number of images limits; then the change of the data is the one recorded."""
 
 _MAY_BE_ACCEPTED = ("data", "test data", "teacher")
 
