@@ -39,6 +39,7 @@ from pcd_hub.train.distill_parts import (
     build_teacher_statistics,
     load_teacher,
     move_to_device,
+    resolve,
 )
 from pcd_hub.train.launch import finish, start_accelerator
 from pcd_hub.train.monitors.collapse import CollapseMonitor
@@ -165,11 +166,14 @@ def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -
     check_exportable(random_start, config.student.arch, image_size=size)
     untrained = freeze_unreached(student, image_size=size)
     teacher = load_teacher(config, student)
+    requested = config
+    config = resolve(config, accelerator=accelerator, plan=plan, source=source, teacher=teacher)
     distiller = build_distiller(config, student, teacher)
-    queue, moments = build_teacher_statistics(config, source, teacher)
+    queue, moments = build_teacher_statistics(config, teacher)
     folder = RunFolder.open(
         accelerator,
         config,
+        requested=requested,
         default_name=config_name,
         inputs={"data": source.fingerprint(), "teacher": f"sha256 {teacher.facts.sha256}"},
     )

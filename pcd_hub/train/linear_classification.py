@@ -36,6 +36,7 @@ from pcd_hub.train.configs.linear_classification import (
     epoch_schedule,
     protocol,
 )
+from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.labelled_splits import open_labelled
 from pcd_hub.train.launch import finish, start_accelerator
 from pcd_hub.train.optimizers import optimizer_step
@@ -133,6 +134,8 @@ def prepare(
         option="--optim.global-batch-size",
     )
     size, device = config.data.image_size, accelerator.device
+    requested, workers = config, num_workers(config.data.num_workers, device)
+    config = resolve_run(config, total_steps=schedule.steps, num_workers=workers)
     backbone = open_model(config.model, image_size=size, seed=config.run.seed)
     feature_map = pixels_of(backbone, size, device=device)
     with torch.no_grad():
@@ -142,6 +145,7 @@ def prepare(
     folder = RunFolder.open(
         accelerator,
         config,
+        requested=requested,
         default_name=config_name,
         inputs=labelled_inputs(backbone, train_set, test_set),
     )

@@ -57,7 +57,7 @@ def test_loaders_of_both_keep_within_the_shared_memory(monkeypatch):
 def test_the_default_number_of_workers_is_the_documented_one(config, monkeypatch):
     monkeypatch.setattr("pcd_hub.data.workers.num_cores", lambda: 1000)
     on_cpu, most = re.findall(
-        r"Default: (\d+) on CPU, else up to (\d+)", inspect.getsource(config)
+        r"None: (\d+) on a CPU, up to (\d+) with a GPU", inspect.getsource(config)
     )[0]
     for device, expected in (("cpu", on_cpu), ("cuda", most)):
         assert num_workers(None, torch.device(device)) == int(expected)

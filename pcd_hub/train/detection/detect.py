@@ -25,6 +25,7 @@ from pcd_hub.train.batches import num_workers, plan_batches, shard
 from pcd_hub.train.configs.command_line import parse
 from pcd_hub.train.configs.command_line import run as run_main
 from pcd_hub.train.configs.detection import DETECT, DetectConfig
+from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.detection.batches import (
     Example,
     Labels,
@@ -69,10 +70,9 @@ class Detection:
     @property
     def loading(self) -> dict[str, Any]:
         """Return how images are loaded."""
-        device = self.accelerator.device
         return {
-            "num_workers": num_workers(self.config.data.num_workers, device),
-            "pin_memory": device.type == "cuda",
+            "num_workers": self.config.data.num_workers,
+            "pin_memory": self.accelerator.device.type == "cuda",
         }
 
     def open_batches(self, plan: BatchPlan, _: object = None) -> Iterator[list[Example]]:
@@ -152,6 +152,9 @@ def prepare(accelerator: Accelerator, config: DetectConfig, config_name: str) ->
         images=f"{train_split.file} has {num_images} pictures with objects",
         option="--optim.global-batch-size",
     )
+    requested, workers = config, num_workers(config.data.num_workers, accelerator.device)
+    config = resolve_run(config, total_steps=schedule.steps, num_workers=workers)
+    config = replace(config, detector=replace(config.detector, masks="yes" if masks else "no"))
     backbone = open_model(config.model, seed=config.run.seed, features_only=True)
     torch.manual_seed(config.run.seed)  # the same new layers on every backbone of these widths
     labels = Labels(train_split.categories)
@@ -164,6 +167,7 @@ def prepare(accelerator: Accelerator, config: DetectConfig, config_name: str) ->
     folder = RunFolder.open(
         accelerator,
         config,
+        requested=requested,
         default_name=config_name,
         inputs=labelled_inputs(backbone, train_split, val_split),
     )

@@ -30,6 +30,7 @@ from pcd_hub.report.overlays import save_some_overlays
 from pcd_hub.train.batches import num_workers, plan_batches, shard
 from pcd_hub.train.configs.command_line import parse
 from pcd_hub.train.configs.command_line import run as run_main
+from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.configs.segmentation import (
     FINETUNE_SEG,
     FinetuneSegConfig,
@@ -69,10 +70,9 @@ class Finetuning:
     @property
     def loading(self) -> dict[str, Any]:
         """Return how images are loaded."""
-        device = self.accelerator.device
         return {
-            "num_workers": num_workers(self.config.data.num_workers, device),
-            "pin_memory": device.type == "cuda",
+            "num_workers": self.config.data.num_workers,
+            "pin_memory": self.accelerator.device.type == "cuda",
         }
 
     def open_batches(self, plan: BatchPlan, _: object = None) -> Iterator[Crops]:
@@ -138,6 +138,8 @@ def prepare(accelerator: Accelerator, config: FinetuneSegConfig, config_name: st
         images=f"{train_set.name} has {len(train_set)} images",
         option="--optim.global-batch-size",
     )
+    requested, workers = config, num_workers(config.data.num_workers, accelerator.device)
+    config = resolve_run(config, total_steps=schedule.steps, num_workers=workers)
     backbone = open_backbone(
         config.model, output_stride=config.fcn.output_stride, seed=config.run.seed
     )
@@ -150,6 +152,7 @@ def prepare(accelerator: Accelerator, config: FinetuneSegConfig, config_name: st
     folder = RunFolder.open(
         accelerator,
         config,
+        requested=requested,
         default_name=config_name,
         inputs=labelled_inputs(backbone, train_set, test_set),
     )
