@@ -31,7 +31,7 @@ from pcd_hub.method.heads import STUDENT_HEADS, student_head
 from pcd_hub.method.optim import LARS, decay_groups
 from pcd_hub.method.queue import KeyQueue
 from pcd_hub.models.grid import PixelGrid
-from pcd_hub.models.teachers import load_matched_teacher
+from pcd_hub.models.teacher_loading import load_matched_teacher
 from pcd_hub.train import distill
 from pcd_hub.train.batches import open_batches
 from pcd_hub.train.configs.distill import (

@@ -15,8 +15,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from pcd_hub.errors import PCDHubError, TeacherError
-from pcd_hub.models.checkpoints import FAMILIES, LAYOUTS, layout_of, read_checkpoint
-from pcd_hub.models.teachers import TeacherFacts, load_teacher, save_teacher
+from pcd_hub.models.checkpoints import read_checkpoint
+from pcd_hub.models.layouts import FAMILIES, LAYOUTS, layout_of
+from pcd_hub.models.teacher_folder import save_teacher
+from pcd_hub.models.teacher_loading import load_teacher
+from pcd_hub.models.teachers import TeacherFacts
 
 
 def main(arguments: list[str] | None = None) -> int:

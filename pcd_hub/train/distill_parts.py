@@ -17,7 +17,8 @@ from pcd_hub.method.loss import cosine_smooth_l1, pixel_info_nce, similarity_kl
 from pcd_hub.method.moments import ChannelMoments
 from pcd_hub.method.queue import KeyQueue
 from pcd_hub.models.grid import PixelGrid
-from pcd_hub.models.teachers import Teacher, load_matched_teacher
+from pcd_hub.models.teacher_loading import load_matched_teacher
+from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.batches import Normalise, count_images
 from pcd_hub.train.configs.distill import DistillConfig, PixelMethodConfig
 from pcd_hub.train.networks import memory_format, with_sync_batch_norm

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pcd_hub.errors import StudentError, WeightError
 from pcd_hub.files.writable import temporary_folder
 from pcd_hub.models.entries import build_arguments, entry_cfg, size_argument
-from pcd_hub.models.writing import save_tensors
+from pcd_hub.models.tensor_files import save_tensors
 from pcd_hub.weights.card import render_card
 from pcd_hub.weights.layout import CARD_FILE, CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from pcd_hub.weights.load import read_weight

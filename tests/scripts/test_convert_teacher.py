@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import convert_teacher
-from pcd_hub.models.teachers import load_teacher
+from pcd_hub.models.teacher_loading import load_teacher
 from tests.models.test_teachers import moco_file, resnet50_file
 
 IMAGES = torch.rand(2, 3, 64, 64)
@@ -48,7 +48,7 @@ def test_a_wrong_file_is_a_one_line_error_and_leaves_nothing_behind(tmp_path, ca
     for layout, message in (
         ("mocov3_r50", "no entry 'state_dict'"),
         ("dino_r50", "does not fit resnet50: 0 keys missing"),
-        ("moco_r50", "no checkpoint layout 'moco_r50'; did you mean 'mocov3_r50'"),
+        ("moco_r50", "unknown checkpoint layout 'moco_r50'; did you mean 'mocov3_r50'"),
         ("resnet", "resnet needs an architecture, as in resnet:resnet50"),
     ):
         assert convert_teacher.main([layout, str(file), str(tmp_path / "out")]) == 2

@@ -5,7 +5,6 @@ import timm
 
 import sweep_students
 from sweep_students import Outcome, sweep, table, try_student
-from tests.versions import reads_safetensors_by_local_dir
 
 FAMILIES = [
     "convnext_atto",
@@ -23,7 +22,6 @@ FAMILIES = [
 ]
 
 
-@reads_safetensors_by_local_dir
 @pytest.mark.parametrize("arch", FAMILIES)
 @pytest.mark.usefixtures("jaxtyping_off")
 def test_twelve_families_live_a_whole_life(arch):
@@ -46,7 +44,6 @@ UNTRAINED = {
 """Layers behind the last map: a norm, or a convolution on the pooled vector."""
 
 
-@reads_safetensors_by_local_dir
 @pytest.mark.usefixtures("jaxtyping_off")
 def test_tensors_under_several_names_and_several_branches_are_exported():
     """CoaT has both; safetensors refuses the first, a plain comparison the second."""
@@ -67,7 +64,6 @@ def test_a_refusal_has_its_reason_and_a_crash_is_called_one(monkeypatch):
     assert (crashed.verdict, crashed.message) == ("crash", "IndexError: surprise")
 
 
-@reads_safetensors_by_local_dir
 @pytest.mark.timeout(600)
 def test_a_second_call_goes_on_and_the_page_counts(tmp_path):
     results = tmp_path / "results.jsonl"

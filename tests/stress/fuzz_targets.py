@@ -17,7 +17,8 @@ from torch import nn
 
 from pcd_hub.errors import PCDHubError
 from pcd_hub.files.strict_json import parse_json
-from pcd_hub.models.checkpoints import head_from_state, layout_of, read_checkpoint
+from pcd_hub.models.checkpoints import head_from_state, read_checkpoint
+from pcd_hub.models.layouts import layout_of
 from pcd_hub.train.configs import distill as configs
 from pcd_hub.train.configs.command_line import parse
 from pcd_hub.weights import catalogue, store

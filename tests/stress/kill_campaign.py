@@ -27,7 +27,7 @@ import timm
 import torch
 from torch import nn
 
-from pcd_hub.models.teachers import save_teacher
+from pcd_hub.models.teacher_folder import save_teacher
 
 ROOT = Path(__file__).parents[2]
 

@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pcd_hub.errors import CheckpointError, ConfigError
 from pcd_hub.evaluate.results import Evaluation
 from pcd_hub.evaluate.segmentation import LinearProbe
-from pcd_hub.models.teachers import save_teacher
+from pcd_hub.models.teacher_folder import save_teacher
 from pcd_hub.train import distill
 from pcd_hub.train.monitors.loss import LossMonitor
 

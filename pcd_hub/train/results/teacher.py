@@ -13,8 +13,8 @@ from pcd_hub.evaluate.models import EvaluatedModel
 from pcd_hub.method.encoder import ProjectedEncoder
 from pcd_hub.models.entries import entry_cfg
 from pcd_hub.models.grid import PixelGrid
-from pcd_hub.models.teachers import save_teacher
-from pcd_hub.models.writing import writing_tensors
+from pcd_hub.models.teacher_folder import save_teacher
+from pcd_hub.models.tensor_files import writing_tensors
 from pcd_hub.report.scene_probe import probe_backbones
 from pcd_hub.train.batches import describe_data
 from pcd_hub.train.contrast_parts import Pretraining

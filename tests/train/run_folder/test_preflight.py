@@ -141,7 +141,7 @@ def test_a_result_that_cannot_be_written_is_written_by_a_resumed_run(tiny, tmp_p
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     with monkeypatch.context() as patched:
-        patched.setattr("pcd_hub.models.writing.save_file", full)
+        patched.setattr("pcd_hub.models.tensor_files.save_file", full)
         patched.setattr(distill, "check_exportable", lambda *_, **__: None)
         with pytest.raises(CheckpointError, match=rf"No space left .*--run.output-dir {folder}"):
             distill.main(arguments)
