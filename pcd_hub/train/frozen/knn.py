@@ -13,7 +13,8 @@ from pcd_hub.train.configs.command_line import parse, run
 from pcd_hub.train.configs.probes import KNN, KnnConfig
 from pcd_hub.train.labelled_splits import open_labelled
 from pcd_hub.train.launch import quiet_logs
-from pcd_hub.train.run_folder.folder import new_folder, surroundings
+from pcd_hub.train.run_folder.folder import new_folder
+from pcd_hub.train.run_folder.provenance import provenance
 
 
 def main(arguments: list[str]) -> None:
@@ -25,7 +26,7 @@ def main(arguments: list[str]) -> None:
     folder = new_folder(config.run.output_dir, "knn")
     command = shlex.join(["python", "recipes/knn.py", *arguments])
     for name, benchmark in benchmarks.items():
-        table = benchmark.empty_table(config.run.seeds, command=command, details=surroundings())
+        table = benchmark.empty_table(config.run.seeds, command=command, details=provenance())
         for model in config.models:
             table = table.with_scores(benchmark.score(model, config.run.seeds))
             table.save(folder / name)

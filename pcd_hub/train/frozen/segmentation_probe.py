@@ -15,7 +15,8 @@ from pcd_hub.train.configs.command_line import parse, run
 from pcd_hub.train.configs.probes import LINEAR_SEG, LinearSegConfig
 from pcd_hub.train.labelled_splits import open_splits
 from pcd_hub.train.launch import quiet_logs
-from pcd_hub.train.run_folder.folder import new_folder, surroundings
+from pcd_hub.train.run_folder.folder import new_folder
+from pcd_hub.train.run_folder.provenance import provenance
 
 
 def main(arguments: list[str]) -> None:
@@ -28,7 +29,7 @@ def main(arguments: list[str]) -> None:
     table = probe.empty_table(
         config.run.seeds,
         command=shlex.join(["python", "recipes/linear_seg.py", *arguments]),
-        details=surroundings(),
+        details=provenance(),
     )
     predicted = {}
     for name in config.models:

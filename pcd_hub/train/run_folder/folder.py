@@ -317,6 +317,3 @@ def _lock(file: Path) -> None:
         ) from None
     except OSError as error:  # a file system without locks
         log.warning("cannot lock %s (%s); start no other run in its folder", file, error)
-
-
-surroundings = provenance
