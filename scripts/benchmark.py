@@ -37,7 +37,7 @@ from pcd_hub.data.files import ImageFiles
 from pcd_hub.models.grid import pixel_grid
 from pcd_hub.models.teacher_folder import save_teacher
 from pcd_hub.models.teacher_loading import load_teacher
-from pcd_hub.train.run_folder.folder import surroundings
+from pcd_hub.train.run_folder.provenance import provenance
 
 _ADVICE = {
     "data wait": "more --data.num-workers, smaller files, or a faster disk",
@@ -292,7 +292,7 @@ def _parse_sizes(text: str) -> tuple[int, ...]:
 def main(arguments: list[str]) -> None:
     """Run the benchmarks, print tables and write JSON."""
     options = build_parser().parse_args(arguments)
-    results = surroundings()
+    results = provenance()
     results["hardware"]["capability"] = torch.backends.cpu.get_cpu_capability()
     print(json.dumps(results))
     with tempfile.TemporaryDirectory() as folder:

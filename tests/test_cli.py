@@ -69,7 +69,7 @@ def test_a_damaged_manifest_is_listed_and_verified_as_such(stored, capsys):
     cli.main(["list"])
     assert "unreadable" in capsys.readouterr().out
     assert "1 of 1 weights" in refused(capsys, "verify")
-    assert "no strict JSON" in capsys.readouterr().out
+    assert "not strict JSON" in capsys.readouterr().out
 
 
 def test_a_bundle_is_a_folder_in_store_layout(tmp_path, monkeypatch, capsys):

@@ -25,7 +25,7 @@ class Checkpoint(NamedTuple):
     """Under timm's names."""
     head: nn.Sequential | None
     sha256: str
-    """Of the bytes that were parsed."""
+    """Hash of the bytes that were parsed."""
 
 
 def read_checkpoint(file: Path, layout: CheckpointLayout) -> Checkpoint:

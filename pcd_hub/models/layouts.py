@@ -1,6 +1,6 @@
 """Layouts of self-supervised checkpoints: where the encoder and its trained head are in a file."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pcd_hub.errors import TeacherError, nearest
 
@@ -27,28 +27,27 @@ class CheckpointLayout:
     unused: tuple[str, ...] = ()
     """Prefixes of the other branch, the predictor, prototypes."""
     published: str = ""
-    """Where to download such a file, for the error if it is missing."""
+    """Instructions to download such a file, for the error if it is missing."""
 
 
-_MOCO_UNUSED = ("base_encoder.", "predictor.")
+_MOCOV3 = CheckpointLayout(
+    architecture="resnet50",
+    container="state_dict",
+    encoder="momentum_encoder.",
+    head="momentum_encoder.fc.",
+    unused=("base_encoder.", "predictor."),
+)
+_BACKBONE = CheckpointLayout(architecture="resnet50", container=None, encoder="", head=None)
 
 LAYOUTS: dict[str, CheckpointLayout] = {
-    "mocov3_r50": CheckpointLayout(
-        architecture="resnet50",
-        container="state_dict",
-        encoder="momentum_encoder.",
-        head="momentum_encoder.fc.",
-        unused=_MOCO_UNUSED,
+    "mocov3_r50": replace(
+        _MOCOV3,
         published="download r-50-1000ep.pth.tar of MoCo v3's release, "
         "https://dl.fbaipublicfiles.com/moco-v3/r-50-1000ep/r-50-1000ep.pth.tar, and use it as "
         "mocov3_r50:FILE",
     ),
-    "mocov3_vit_b": CheckpointLayout(
-        architecture="vit_base_patch16_224",
-        container="state_dict",
-        encoder="momentum_encoder.",
-        head="momentum_encoder.head.",
-        unused=_MOCO_UNUSED,
+    "mocov3_vit_b": replace(
+        _MOCOV3, architecture="vit_base_patch16_224", head="momentum_encoder.head."
     ),
     "byol_r50": CheckpointLayout(
         architecture="resnet50",
@@ -57,13 +56,7 @@ LAYOUTS: dict[str, CheckpointLayout] = {
         head="target_encoder.fc.",
         unused=("online_encoder.", "predictor."),
     ),
-    "swav_r50": CheckpointLayout(
-        architecture="resnet50",
-        container=None,
-        encoder="",
-        head="projection_head.",
-        unused=("prototypes.",),
-    ),
+    "swav_r50": replace(_BACKBONE, head="projection_head.", unused=("prototypes.",)),
     "barlow_twins_r50": CheckpointLayout(
         architecture="resnet50",
         container="model",
@@ -71,11 +64,9 @@ LAYOUTS: dict[str, CheckpointLayout] = {
         head="projector.",
         unused=("bn.",),
     ),
-    "dino_r50": CheckpointLayout(
-        architecture="resnet50", container=None, encoder="", head=None, unused=()
-    ),
+    "dino_r50": _BACKBONE,
 }
-"""By the scheme of a teacher's source: ``mocov3_r50:FILE``.
+"""Layouts by the scheme of a teacher's source: ``mocov3_r50:FILE``.
 
 ``dino_r50`` is DINO's backbone file; its head (GELU, a normalisation) cannot work on feature maps.
 """
@@ -97,17 +88,9 @@ def layout_of(name: str, architecture: str = "") -> CheckpointLayout:
         raise TeacherError(f"{name} needs an architecture, as in {name}:resnet50")
     match name:
         case "mocov3":
-            return CheckpointLayout(
-                architecture=architecture,
-                container="state_dict",
-                encoder="momentum_encoder.",
-                head="momentum_encoder.fc.",
-                unused=_MOCO_UNUSED,
-            )
+            return replace(_MOCOV3, architecture=architecture)
         case "resnet":
-            return CheckpointLayout(
-                architecture=architecture, container=None, encoder="", head=None, unused=("fc.",)
-            )
+            return replace(_BACKBONE, architecture=architecture, unused=("fc.",))
     if name not in LAYOUTS:
         known = (*LAYOUTS, *(f"{family}:ARCH" for family in FAMILIES))
         raise TeacherError(

@@ -28,7 +28,7 @@ from torch import nn
 from pcd_hub.errors import StudentError, TeacherError, first_line, nearest
 from pcd_hub.method.heads import spatial_mean_error, to_pixel_head
 from pcd_hub.models.checkpoints import read_checkpoint
-from pcd_hub.models.grid import own_image_size, pixel_grid
+from pcd_hub.models.grid import default_image_size, pixel_grid
 from pcd_hub.models.layouts import FAMILIES, LAYOUTS, CheckpointLayout, layout_of
 from pcd_hub.models.teacher_folder import TEACHER_FACTS, format_layers, read_teacher_folder
 from pcd_hub.models.teachers import MEAN_TOLERANCE, Teacher, TeacherFacts, grid_size, noise_images
@@ -270,7 +270,7 @@ def _assemble(parts: _Parts, source: str, image_size: int | None) -> Teacher:
     )
     teacher = Teacher(grid, pixel_head, facts)
     if parts.head is not None and pixel_head is not None:
-        _check_head(teacher, parts.head.eval(), pixel_head, image_size or own_image_size(model))
+        _check_head(teacher, parts.head.eval(), pixel_head, image_size or default_image_size(model))
     return teacher
 
 

@@ -102,7 +102,7 @@ def check_tensors(state: State, file: Path, *, size: int) -> None:
 
 
 def save_tensors(tensors: State, file: Path) -> None:
-    """Write a safetensors file, whole or not at all, that every user may read.
+    """Write a safetensors file, complete or not at all, that every user may read.
 
     Raises:
         OSError: If it cannot be written.

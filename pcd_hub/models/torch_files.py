@@ -35,7 +35,7 @@ _OPCODES = (
     *(pickle.EMPTY_TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.TUPLE),
     *(pickle.EMPTY_LIST, pickle.APPEND, pickle.APPENDS, pickle.EMPTY_DICT),
 )
-"""What ``torch.save`` writes, but for BUILD, SETITEM and SETITEMS, which are defined below."""
+"""Opcodes of ``torch.save``, except BUILD, SETITEM and SETITEMS, which are defined below."""
 
 
 class _Storage(NamedTuple):
@@ -51,7 +51,7 @@ def read_torch_file(file: Path) -> tuple[Any, bytes]:
         Exception: Whatever a damaged or hostile file leads to.
     """
     with file.open("rb") as opened:
-        start = opened.read(14)  # before the whole file is in memory
+        start = opened.read(14)  # before the rest is read into memory
     is_archive = start.startswith(b"PK\3\4")
     if not is_archive and start[2:] != _OLD_FORMAT_START:
         raise ValueError(f"it begins with {start[:8]!r}, expected what torch.save writes")
@@ -187,7 +187,7 @@ class _Unpickler(pickle._Unpickler):
 def _rebuild_tensor_v2(
     storage: _Storage, offset: int, size: Sequence[int], stride: Sequence[int], *_: object
 ) -> Tensor:
-    return _tensor(storage, storage.dtype, offset, size, stride)
+    return _rebuild_tensor_v3(storage, offset, size, stride, False, None, storage.dtype)  # noqa: FBT003
 
 
 def _rebuild_tensor_v3(
@@ -199,12 +199,6 @@ def _rebuild_tensor_v3(
     _hooks: object,
     dtype: torch.dtype,
     *_: object,
-) -> Tensor:
-    return _tensor(storage, dtype, offset, size, stride)
-
-
-def _tensor(
-    storage: _Storage, dtype: torch.dtype, offset: int, size: Sequence[int], stride: Sequence[int]
 ) -> Tensor:
     """Return a view of the storage; ``as_strided`` checks that it is within it."""
     if not isinstance(storage, _Storage):

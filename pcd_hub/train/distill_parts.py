@@ -26,11 +26,11 @@ from pcd_hub.train.networks import memory_format, with_sync_batch_norm
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.speed import (
     Compilable,
-    compile_or_say_why_not,
+    compile_networks,
     compiles_training,
     has_sync_batch_norm,
-    pass_through,
     resolve_speed,
+    run_once,
 )
 
 log = logging.getLogger("pcd_hub")
@@ -120,9 +120,9 @@ def compile_distillation(d: Distillation) -> None:
             target = d.teacher(images)
         if "student" in parts:
             negatives = () if d.queue is None else (d.queue.keys,)
-            pass_through(d.distiller, images, target, *negatives, accelerator=d.accelerator)
+            run_once(d.distiller, images, target, *negatives, accelerator=d.accelerator)
 
-    compile_or_say_why_not(parts, one_pass, d.accelerator)
+    compile_networks(parts, one_pass, d.accelerator)
 
 
 def load_teacher(config: DistillConfig, student: PixelGrid) -> Teacher:

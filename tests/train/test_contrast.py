@@ -76,8 +76,8 @@ def test_a_full_disk_at_the_end_loses_nothing(tmp_path, monkeypatch, full):
     monkeypatch.setattr(torch, "save", save_if_there_is_room)
     if full == "teacher.safetensors":
         monkeypatch.setattr("pcd_hub.models.tensor_files.save_file", no_room)
-    said = f"done, but its result cannot be written: cannot write .*{full}: .*--run.resume"
-    with pytest.raises(CheckpointError, match=said):
+    message = f"complete, but its result cannot be written: cannot write .*{full}: .*--run.resume"
+    with pytest.raises(CheckpointError, match=message):
         pretrain.main(arguments)
 
 

@@ -17,7 +17,7 @@ from pcd_hub.errors import CheckpointError, ConfigError, first_line
 from pcd_hub.files.write import atomic_write
 from pcd_hub.train.configs.files import recorded
 from pcd_hub.train.launch import from_main_process
-from pcd_hub.train.monitors.trackers import log_pictures, start_trackers, tell
+from pcd_hub.train.monitors.trackers import for_each_tracker, log_pictures, start_trackers
 from pcd_hub.train.run_folder.preflight import check_run_folder
 from pcd_hub.train.run_folder.provenance import git_state, provenance
 from pcd_hub.train.run_folder.resume import Change
@@ -182,7 +182,7 @@ class RunFolder:
     def end_trackers(self) -> None:
         """Give the trackers the last pictures and end them; call it on the main process."""
         self.log_pictures()
-        tell(self._accelerator, lambda tracker: tracker.finish())
+        for_each_tracker(self._accelerator, lambda tracker: tracker.finish())
 
     def write_metrics(self, **metrics: float) -> None:
         """Append one line to metrics.jsonl, and log it to the trackers.
@@ -195,7 +195,7 @@ class RunFolder:
             with self.writing(path), path.open("a") as file:
                 file.write(json.dumps(metrics) + "\n")
             self._step = step = int(metrics["step"])
-            tell(self._accelerator, lambda tracker: tracker.log(metrics, step=step))
+            for_each_tracker(self._accelerator, lambda tracker: tracker.log(metrics, step=step))
 
     def rewind(self, step: int) -> None:
         """Remove the metrics from ``step`` on, and write what changed to changes.json.

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from pcd_hub.errors import CheckpointError
 from pcd_hub.train.configs.distill import DistillConfig, RunConfig
 from pcd_hub.train.run_folder.checkpoints import Checkpoints
 from pcd_hub.train.run_folder.folder import RunFolder
+from tests.train.conftest import assert_same, run, trace
 
 
 @pytest.fixture
@@ -74,8 +76,8 @@ def test_a_full_disk_between_checkpoints_is_reported(
     checkpoints.save(1, {}, {})
     monkeypatch.setattr(Path, fails, full)
     monkeypatch.setattr("pcd_hub.train.run_folder.checkpoints.find_damage", lambda _: None)
-    said = r"metrics.jsonl \(.*No space left .*\); the last checkpoint is step_00000001.pt; free"
-    with pytest.raises(CheckpointError, match=f"cannot write .*{said} .*--run.resume"):
+    message = r"metrics.jsonl \(.*No space left .*\); the last checkpoint is step_00000001.pt; free"
+    with pytest.raises(CheckpointError, match=f"cannot write .*{message} .*--run.resume"):
         write(folder, checkpoints)
 
 
@@ -107,3 +109,41 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name_and_has_it_before_th
     ]
     seen = [each for each in done if each in order]
     assert seen[-4:] == order, "before these, the folder with the sha256 is flushed"
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "no sum"])
+def test_a_damaged_checkpoint_is_skipped_and_the_run_ends_the_same(tiny, tmp_path, damage, caplog):
+    folder = run(tiny, tmp_path / "run", "--run.no-store")
+    whole = trace(folder)
+    first, last = sorted((folder / "checkpoints").glob("*.pt"))
+    state = torch.load(last, weights_only=True)
+    match damage:
+        case "truncated":
+            os.truncate(last, 1000)
+        case "flipped":
+            data = bytearray(last.read_bytes())
+            data[len(data) // 2] ^= 1
+            last.write_bytes(data)
+        case "no sum":
+            last.with_suffix(".pt.sha256").unlink()
+    run(tiny, folder, "--run.no-store", "--run.resume")
+    assert f"{last} is damaged" in caplog.text
+    assert trace(folder) == whole
+    assert_same(torch.load(last, weights_only=True), state)
+    for path in (first, last):
+        os.truncate(path, 1000)
+    with pytest.raises(CheckpointError, match="has no undamaged checkpoint"):
+        run(tiny, folder, "--run.no-store", "--run.resume")
+
+
+def test_sha256sum_can_check_a_checkpoint(tiny, tmp_path):
+    folder = run(tiny, tmp_path / "run", "--run.no-store", "--run.keep-checkpoints=1")
+    names = {path.name for path in (folder / "checkpoints").iterdir()}
+    assert names == {"step_00000006.pt", "step_00000006.pt.sha256"}
+    checked = subprocess.run(
+        ["sha256sum", "--check", "step_00000006.pt.sha256"],
+        cwd=folder / "checkpoints",
+        capture_output=True,
+        check=False,
+    )
+    assert checked.returncode == 0

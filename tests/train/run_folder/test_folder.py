@@ -3,10 +3,42 @@ from pathlib import Path
 import pytest
 
 from pcd_hub.errors import ConfigError
+from pcd_hub.train.run_folder import folder as run_folder
 from pcd_hub.train.run_folder.folder import new_folder
+from tests.train.conftest import run
 
 
 @pytest.mark.parametrize("place", ["/proc/foo", "/proc/self", "/dev/null/x", "a" * 300])
 def test_an_output_folder_that_cannot_be_is_one_line(place):
     with pytest.raises(ConfigError, match=rf"(run's folder|output-dir) {place}: .*; name another"):
         new_folder(Path(place), "x")
+
+
+def test_another_run_is_not_overwritten(tiny, tmp_path):
+    folder = run(tiny, tmp_path / "run", "--run.no-store")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with pytest.raises(ConfigError, match="is not empty; add --run.resume"):
+        run(tiny, folder)
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_two_runs_that_start_in_one_folder_at_the_same_time(tiny, tmp_path, monkeypatch):
+    begin = run_folder.new_folder
+
+    def overtaken(*arguments):
+        folder = begin(*arguments)
+        (folder / "config.json").write_text("of the other")
+        return folder
+
+    monkeypatch.setattr(run_folder, "new_folder", overtaken)
+    with pytest.raises(ConfigError, match="another run has just started in .*run; name another"):
+        run(tiny, tmp_path / "run")
+    assert (tmp_path / "run" / "config.json").read_text() == "of the other"
+
+
+def test_a_folder_that_cannot_be_made_is_reported(tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        ConfigError, match=r"cannot write .*file/run: Not a directory; name another --run.output"
+    ):
+        run(tiny, tmp_path / "file" / "run")
