@@ -20,7 +20,7 @@ from torch.profiler import record_function
 
 from pcd_hub.data.loader import Batch
 from pcd_hub.errors import ConfigError
-from pcd_hub.method.distiller import freeze_unreached
+from pcd_hub.method.distiller import freeze_unused_parameters
 from pcd_hub.method.moments import ChannelMoments
 from pcd_hub.train.batches import (
     Normalise,
@@ -164,7 +164,7 @@ def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -
         stored_as=check_weight_name(config) if config.run.store else None,
     )
     check_exportable(random_start, config.student.arch, image_size=size)
-    untrained = freeze_unreached(student, image_size=size)
+    untrained = freeze_unused_parameters(student, image_size=size)
     teacher = load_teacher(config, student)
     requested = config
     config = resolve(config, accelerator=accelerator, plan=plan, source=source, teacher=teacher)

@@ -2,7 +2,7 @@ import numpy as np
 from PIL import Image
 
 from pcd_hub.data.labelled.segmentation import open_segmentation
-from pcd_hub.report.overlays import class_colours, save_some_overlays
+from pcd_hub.report.overlays import class_colours, save_sample_overlays
 from tests.evaluate.drawn_sets import draw_segmentation
 
 
@@ -14,7 +14,7 @@ def test_predictions_are_drawn_for_evenly_spaced_images(tmp_path):
         requested.append(row)
         return np.full(image.size[::-1], 255, np.uint8)
 
-    save_some_overlays(tmp_path / "new" / "a.png", images, {"net": predict}, count=3)
+    save_sample_overlays(tmp_path / "new" / "a.png", images, {"net": predict}, count=3)
     assert requested == [0, 2, 4]
     with Image.open(tmp_path / "new" / "a.png") as figure:
         assert figure.size[0] > 300

@@ -30,16 +30,16 @@ from pcd_hub.train.detection.batches import (
     Example,
     Labels,
     coco_results,
-    on_device,
+    detection_batches,
+    move_to_device,
     read_images,
-    training_batches,
 )
 from pcd_hub.train.detection.detectors import build_detector
 from pcd_hub.train.detection.figures import save_detections
-from pcd_hub.train.detection.precise_bn import take_batch_norm_statistics
+from pcd_hub.train.detection.precise_bn import recompute_batch_norm_statistics
 from pcd_hub.train.detection.schedule import DetectionSchedule, scaled_schedule
-from pcd_hub.train.detection.scores import dataset_name, protocol, scored, shown_images
-from pcd_hub.train.detection.splits import read_splits, with_masks
+from pcd_hub.train.detection.scores import dataset_name, protocol, sample_images, score_detections
+from pcd_hub.train.detection.splits import read_splits, use_masks
 from pcd_hub.train.launch import finish, start_accelerator
 from pcd_hub.train.networks import broadcast_buffers, with_sync_batch_norm
 from pcd_hub.train.optimizers import build_sgd, optimizer_step
@@ -77,7 +77,7 @@ class Detection:
 
     def open_batches(self, plan: BatchPlan, _: object = None) -> Iterator[list[Example]]:
         """Open this process's batches, from ``plan.start_step`` on."""
-        return training_batches(
+        return detection_batches(
             self.train_split.with_objects(),
             self.labels,
             plan,
@@ -88,7 +88,7 @@ class Detection:
 
     def losses(self, detector: nn.Module, examples: list[Example]) -> dict[str, Tensor]:
         """Compute the losses of torchvision's detectors, by name."""
-        images, targets = on_device(examples, self.accelerator.device)
+        images, targets = move_to_device(examples, self.accelerator.device)
         with self.accelerator.autocast():
             return detector(images, targets)
 
@@ -141,7 +141,7 @@ def prepare(accelerator: Accelerator, config: DetectConfig, config_name: str) ->
     """Build everything; a mistake is found before the output folder is made."""
     schedule = scaled_schedule(config.optim, max_steps=config.run.max_steps)
     train_split, val_split = read_splits(config.data, read_masks=config.detector.masks != "no")
-    masks = with_masks(config.detector.masks, train_split, val_split)
+    masks = use_masks(config.detector.masks, train_split, val_split)
     num_images = len(train_split.with_objects())
     plan = plan_batches(
         accelerator,
@@ -195,7 +195,9 @@ def take_precise_statistics(detection: Detection) -> None:
     # Image sizes and regions are drawn; a finished run that is resumed must draw the same.
     torch.manual_seed(plan.seed + detection.accelerator.process_index)
     batches = detection.open_batches(replace(plan, start_step=plan.total_steps, total_steps=end))
-    take_batch_norm_statistics(detection.detector, batches, detection.losses, detection.accelerator)
+    recompute_batch_norm_statistics(
+        detection.detector, batches, detection.losses, detection.accelerator
+    )
 
 
 @torch.no_grad()
@@ -231,7 +233,9 @@ def save_result(detection: Detection, predictions: list[dict[str, Any]], *, comm
     """Save the detections (a COCO results file), their scores and a picture."""
     config, folder, split = detection.config, detection.folder, detection.val_split
     (folder.path / "detections.json").write_text(json.dumps(predictions) + "\n")
-    scores, details = scored(split, predictions, masks=detection.masks, voc=config.data.voc_scores)
+    scores, details = score_detections(
+        split, predictions, masks=detection.masks, voc=config.data.voc_scores
+    )
     save_evaluation(
         scores,
         task="object detection" + " and instance segmentation" * detection.masks,
@@ -253,7 +257,7 @@ def save_result(detection: Detection, predictions: list[dict[str, Any]], *, comm
         details=details,
     )
     path = folder.path / "pictures" / "detections.png"
-    save_detections(path, shown_images(split), predictions, split.categories)
+    save_detections(path, sample_images(split), predictions, split.categories)
 
 
 if __name__ == "__main__":
