@@ -232,7 +232,7 @@ def tensor_parsers(anything: st.SearchStrategy[bytes]) -> dict[str, Parser]:
 def place_parsers(home: Path) -> dict[str, Parser]:
     """Of names, references, and the files that remember where a weight is."""
     commit, repo = "0" * 40, "org/x.pcd"
-    lock = home / ".hub" / repo / "refs" / "main"
+    lock = home / "pins" / f"{repo}@main"
     lock.parent.mkdir(parents=True)
     entry = {"name": "x.pcd", "repo": repo, "commit": commit, "manifest_sha256": "0" * 64}
     entry |= {"weights_sha256": "0" * 64, "license": "mit", "parameters": 1, "features": [0.5]}

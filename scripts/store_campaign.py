@@ -194,8 +194,8 @@ def _campaign(processes: int, seconds: float, place: Path, hub: LoopbackHub) -> 
 def unfinished() -> list[str]:
     """What neither a weight nor the store's own folders are."""
     home = store.home()
-    odd = [path for path in home.iterdir() if path.name not in {*NAMES, ".versions", ".hub"}]
-    odd += [*home.glob(".hub/*/*/.*"), *home.glob(".hub/*/*/refs/.*")]
+    odd = [path for path in home.iterdir() if path.name not in {*NAMES, ".versions", "pins"}]
+    odd += home.glob("pins/*/.*")
     return [str(path.relative_to(home)) for path in odd]
 
 

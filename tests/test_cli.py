@@ -83,11 +83,11 @@ def test_a_bundle_is_a_folder_in_store_layout(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fetch", "a/../b"], "no repository of a Hub"),
+        (["fetch", "a/../b"], "not a Hub repository"),
         (["fetch", "resnet18.pcd"], "not among the published weights"),
         (["show", "resnet18.pcd"], "is not on this machine"),
         (["show", "resnet18"], "no weight's name"),
-        (["publish", "resnet18.pcd", "org/x"], "no run's folder"),
+        (["publish", "resnet18.pcd", "org/x"], "neither the folder of a run"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, message, capsys):
@@ -99,7 +99,7 @@ def test_a_mistake_is_one_line(arguments, message, capsys):
 
 def test_fetch_offline_names_the_way_out(capsys):
     """The tests run with HF_HUB_OFFLINE=1."""
-    assert "was not fetched to" in refused(capsys, "fetch", "org/resnet18.pcd")
+    assert "was not fetched (" in refused(capsys, "fetch", "org/resnet18.pcd")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""All weights that can be loaded from here: local, fetched, published."""
+"""List and find weights: local, fetched and published."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,25 +14,25 @@ from pcd_hub.weights.record import NOT_STATED, WeightRecord
 
 @dataclass(frozen=True, kw_only=True)
 class ListedWeight:
-    """One weight, without its tensors."""
+    """A weight, without its tensors."""
 
     name: str
-    """What ``create_model`` takes."""
+    """The name to pass to ``create_model``."""
     origin: Literal["local", "fetched", "published"]
     license: str
-    """Of the weights; "unreadable" if the manifest is damaged."""
+    """Licence of the weights; "unreadable" if the manifest is damaged."""
     parameters: int | None
     folder: Path | None
-    """None for a published weight that was not fetched."""
+    """None if the weight was not fetched yet."""
 
 
 def list_weights(*, license: str | None = None) -> list[ListedWeight]:  # noqa: A002
-    """Every weight of the local store, every fetched one, and the package's published ones.
+    """List the weights of the local store, the fetched ones, and the package's published ones.
 
-    Nothing is verified and nobody is asked.
+    Nothing is verified, and no request is made.
 
     Args:
-        license: Only weights under this licence, as ``apache-2.0``.
+        license: Only list weights with this licence, such as ``apache-2.0``.
     """
     found = [_from_folder(name, "local", store.home() / name) for name in store.names()]
     found += [_from_folder(name, "fetched", folder) for name, folder in fetched_folders().items()]
@@ -52,14 +52,14 @@ def list_weights(*, license: str | None = None) -> list[ListedWeight]:  # noqa: 
 
 
 def find(name: str) -> Path | None:
-    """Where a weight lies on this machine, local or fetched; None if it does not.
+    """Return the folder of a local or fetched weight; None if it is not on this machine.
 
     Args:
-        name: ``resnet18.pcd`` or ``ORG/NAME[@REVISION]``. A local weight goes before a fetched one
-            that is published under its name.
+        name: ``resnet18.pcd`` or ``ORG/NAME[@REVISION]``. A local weight takes precedence over a
+            fetched one of the same name.
 
     Raises:
-        WeightError: If it is neither, or not what was fetched.
+        WeightError: If the name is neither, or the manifest is not the one that was fetched.
     """
     if store.is_name(name) and (folder := store.where(name)):
         return folder
@@ -68,18 +68,18 @@ def find(name: str) -> Path | None:
 
 
 def has_weight(name: str) -> bool:
-    """Whether ``name`` (``resnet18.pcd``) can be loaded: local, fetched, or on the package's list.
+    """Return whether ``name`` (``resnet18.pcd``) is local, fetched, or on the package's list.
 
-    Nobody is asked; an organisation in ``PCD_HUB_ORG`` counts for what was fetched from it.
+    No request is made; of ``PCD_HUB_ORG`` only fetched weights count.
     """
     try:
         return find(name) is not None or name in published_weights()
-    except PCDHubError:  # a store that cannot be read, a fetched folder that was changed
+    except PCDHubError:  # an unreadable store, a fetched manifest that changed
         return False
 
 
 def record_of(folder: Path) -> dict[str, Any]:
-    """The record of the weight in ``folder``."""
+    """Return the record of the weight in ``folder``, as plain containers."""
     return read_manifest(folder)["record"]
 
 

@@ -267,6 +267,7 @@ def _copied(export: Path, versions: Path) -> Path:
 
 def _copy_at_once(source: Path, target: Path) -> None:
     """Copy a file, which gets its name when all of it is on the disk."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(".draft")
     shutil.copyfile(source, draft)
     draft.chmod(0o644)  # whatever the umask: who may enter the store may read it
