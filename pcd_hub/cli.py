@@ -10,13 +10,13 @@ from typing import NoReturn
 
 import pcd_hub
 from pcd_hub.errors import PCDHubError, WeightError
+from pcd_hub.files.strict_json import printable
 from pcd_hub.weights import store
 from pcd_hub.weights.catalogue import find, list_weights, record_of
 from pcd_hub.weights.hub.fetch import fetch
 from pcd_hub.weights.hub.publish import finished_export, publish
 from pcd_hub.weights.load import read_weight
 from pcd_hub.weights.record import WeightRecord
-from pcd_hub.weights.strict_json import printable
 
 Command = Callable[[argparse.Namespace], None]
 

@@ -1,19 +1,19 @@
-"""The exceptions a user may meet.
+"""Exceptions for mistakes that a user can correct.
 
 ::
 
-    PCDHubError(ValueError)  a mistake that a user can mend
-    |-- TeacherError         a teacher that cannot load whole, or whose head cannot work on pixels
-    |-- StudentError         a student without a spatial grid, or an image size it cannot take
-    |-- DataError            images that are missing, unreadable, or too many of them broken
-    |-- ConfigError          a recipe's settings contradict each other or the machine
-    |-- CheckpointError      a checkpoint that is damaged or belongs to another run
-    |-- WeightError          a weight that is missing, damaged, or not the one that was meant
-    `-- HubError             the Hub refuses: no right, a malformed token, a repository changed
-        |-- HubNotFoundError     no such repository, as far as this token can see
-        `-- HubUnreachableError  nobody answers, or HF_HUB_OFFLINE is set
+    PCDHubError(ValueError)
+    |-- TeacherError
+    |-- StudentError
+    |-- DataError
+    |-- ConfigError
+    |-- CheckpointError
+    |-- WeightError
+    `-- HubError
+        |-- HubNotFoundError
+        `-- HubUnreachableError
 
-Each message says what is wrong, the bound, and the remedy.
+Each message names what was found, what was expected, and the remedy.
 """
 
 import difflib
@@ -21,51 +21,51 @@ from collections.abc import Iterable
 
 
 class PCDHubError(ValueError):
-    """Base of every error that pcd_hub raises for a mistake of its caller."""
+    """Base class of the errors that pcd_hub raises for a user's mistake."""
 
 
 class TeacherError(PCDHubError):
-    """A teacher that cannot be loaded whole, or whose head cannot work on pixels."""
+    """A teacher does not load completely, or its head cannot be applied to feature maps."""
 
 
 class StudentError(PCDHubError):
-    """A student without a spatial grid, or an image size it cannot take."""
+    """A student has no spatial feature map, or does not accept the image size."""
 
 
 class DataError(PCDHubError):
-    """Images that are missing, unreadable, or too many of them broken."""
+    """Images or annotations are missing, unreadable or inconsistent."""
 
 
 class ConfigError(PCDHubError):
-    """A recipe's settings contradict each other or the machine."""
+    """Settings contradict each other or do not fit the machine."""
 
 
 class CheckpointError(PCDHubError):
-    """A training checkpoint that is damaged or belongs to another run."""
+    """A training checkpoint is damaged or belongs to another run."""
 
 
 class WeightError(PCDHubError):
-    """A weight that is missing, damaged, or not the one that was meant."""
+    """A weight is missing, damaged, or not the expected one."""
 
 
 class HubError(PCDHubError):
-    """The Hub refuses: no right, a malformed token or endpoint, a repository that changed."""
+    """A Hub request fails: no permission, a malformed token or endpoint, a changed repository."""
 
 
 class HubNotFoundError(HubError):
-    """There is no such repository, as far as this token can see."""
+    """The repository does not exist, or the token has no access to it."""
 
 
 class HubUnreachableError(HubError):
-    """The Hub does not answer, or ``HF_HUB_OFFLINE`` is set."""
+    """The Hub does not respond, or ``HF_HUB_OFFLINE`` is set."""
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without the rest; its type if it says nothing."""
+    """Return the first line of an error message, or the error's type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the known name closest to ``name``, or nothing."""
+    """Return ``"; did you mean 'x'?"`` for the closest known name, or an empty string."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean '{matches[0]}'?" if matches else ""

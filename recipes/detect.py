@@ -2,9 +2,9 @@ r"""Detection: Mask R-CNN or Faster R-CNN trained on a backbone, scored as COCO 
 
 One run is one backbone at one seed, in the folder with evaluation.json:
 
-    python recipes/detect.py --data.root DATA --model resnet18.pcd        # config small, a CPU
+    python recipes/detect.py --data.source DATA --model resnet18.pcd        # config small, a CPU
     accelerate launch --multi_gpu --num_processes 8 recipes/detect.py coco_r18_fpn_1x \
-        --data.root COCO --model resnet18.pcd
+        --data.source COCO --model resnet18.pcd
 
 The first, on 205 blood smears (BCCD at 320 x 240), took 6 to 14 minutes on one busy core and gave
 on 87 others, three seeds: box AP 44.9 +- 0.9 at random start, 46.5 +- 0.4 with the quickstart
@@ -12,7 +12,7 @@ student. The second has not been run.
 
 The schedules are detectron2's: batches of 16, learning rate 0.02, 90k iterations (1x) or 180k (2x),
 a tenth of the learning rate after six and again after eight ninths, 1000 iterations of warm-up.
-Fewer images a step scale it by rule, ``--schedule.global-batch-size 4``: a quarter of the learning
+Fewer images a step scale it by rule, ``--optim.global-batch-size 4``: a quarter of the learning
 rate, four times the iterations, so that as many pictures are seen. ``--run.max-steps`` squeezes a
 schedule into fewer steps, which is another protocol, and evaluation.json says so.
 

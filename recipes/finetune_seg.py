@@ -13,7 +13,7 @@ been run.
 
 The schedules are ours, after what is common: 40k steps of 16 crops, SGD with momentum 0.9, learning
 rate 0.01 falling to 0 with power 0.9, no warm-up. Fewer images a step scale it by rule,
-``--schedule.global-batch-size 4``: a quarter of the learning rate, four times the iterations, so
+``--optim.global-batch-size 4``: a quarter of the learning rate, four times the iterations, so
 that as many pictures are seen. ``--run.max-steps`` squeezes a schedule into fewer steps, which is
 another protocol, and evaluation.json says so.
 

@@ -19,9 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark_step import plain_view
 from measuring import DEVICE, peak_bytes, print_table, seconds
-from pcd_hub.data.loader import DrawnFromFile
+from pcd_hub.data.files import ImageFiles
+from pcd_hub.data.loader import DecodeForViews
 from pcd_hub.data.scenes import render_scene
-from pcd_hub.data.sources import ImageFiles
 from pcd_hub.data.views import byol_views
 from pcd_hub.method.loss import bank_log_sum_exp
 from pcd_hub.models.entries import STOCK_ARCHITECTURES
@@ -179,7 +179,7 @@ def _both(opened: Image.Image, first: Any, second: Any) -> tuple[Tensor, Tensor]
 
 def _our_pair(source: ImageFiles, size: int, renderer: Any) -> Callable[[int], object]:
     views = byol_views(size, seed=0, renderer=renderer)
-    return lambda index: views.render(*source.read(index, DrawnFromFile(views, 0, index)))
+    return lambda index: views.render(*source.read(index, DecodeForViews(views, 0, index)))
 
 
 def benchmark_models(options: argparse.Namespace, folder: Path) -> dict[str, Any]:

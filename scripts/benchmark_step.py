@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from measuring import DEVICE, peak_bytes, synchronize
+from pcd_hub.data.loader import Batch
 from pcd_hub.data.workers import default_workers
 from pcd_hub.method.heads import STUDENT_HEADS, student_head
 from pcd_hub.method.optim import LARS, decay_groups
@@ -32,6 +33,7 @@ from pcd_hub.method.queue import KeyQueue
 from pcd_hub.models.grid import PixelGrid
 from pcd_hub.models.teachers import load_matched_teacher
 from pcd_hub.train import distill
+from pcd_hub.train.batches import open_batches
 from pcd_hub.train.configs.distill import (
     DataConfig,
     DistillConfig,
@@ -43,7 +45,8 @@ from pcd_hub.train.configs.distill import (
     TeacherConfig,
 )
 from pcd_hub.train.launch import start_accelerator
-from pcd_hub.train.loop import build_backbone, open_batches
+from pcd_hub.train.networks import build_backbone
+from pcd_hub.train.optimizers import build_optimizer
 
 STAGES = ("data wait", "teacher", "student", "loss", "backward", "optimizer")
 SWITCHES = ("fold", "compile", "channels_last", "foreach", "keep_memory", "opencv", "flash", "bf16")
@@ -99,11 +102,17 @@ def recipe_step(case: StepCase, steps: int, folder: Path) -> tuple[Step, Iterato
         run=RunConfig(max_steps=steps, output_dir=folder / "run", store=False),
     )
     accelerator = start_accelerator(speed=config.speed, static_graph=True)
-    prepared, take_step = distill.prepare(accelerator, config, "benchmark")
-    for group in prepared.training.optimizer.param_groups:
+    prepared = distill.prepare(accelerator, config, "benchmark")
+    optimizer = build_optimizer(prepared.distiller, config.optim, config.speed)
+    wrapped, optimizer = accelerator.prepare(prepared.distiller.train(), optimizer)
+    for group in optimizer.param_groups:
         group["lr"] = 0.1
-    batches = open_batches(prepared.training, 0, {})
-    return lambda batch: take_step([batch], 0)[0], batches
+    batches = open_batches(prepared.source, config.data, accelerator.device, prepared.plan, {})
+
+    def take_step(batch: Batch) -> Tensor:
+        return distill.training_step(prepared, wrapped, optimizer, [batch])[0]
+
+    return take_step, batches
 
 
 class _TwoTransforms(Dataset[tuple[Tensor, Tensor]]):

@@ -34,6 +34,7 @@ from torch import nn
 
 from measuring import process_peak_bytes
 from pcd_hub.errors import PCDHubError
+from pcd_hub.files.strict_json import parse_json
 from pcd_hub.models.checkpoints import head_from_state, layout_of, read_checkpoint
 from pcd_hub.train.configs import distill as configs
 from pcd_hub.train.configs.command_line import parse
@@ -44,7 +45,6 @@ from pcd_hub.weights.hub import address, published
 from pcd_hub.weights.manifest import file_entries
 from pcd_hub.weights.record import Measurement, WeightRecord
 from pcd_hub.weights.safety import check_config, check_file_names, check_manifest
-from pcd_hub.weights.strict_json import parse_json
 from pcd_hub.weights.tensors import check_header, load_tensors
 
 MAX_SECONDS = 10.0

@@ -36,7 +36,8 @@ from pcd_hub.method.heads import HeadLayout, student_head
 from pcd_hub.method.loss import pixel_info_nce
 from pcd_hub.models.entries import build_skeleton
 from pcd_hub.train.configs.distill import OptimConfig, SpeedConfig
-from pcd_hub.train.loop import build_backbone, build_optimizer
+from pcd_hub.train.networks import build_backbone
+from pcd_hub.train.optimizers import build_optimizer
 from pcd_hub.weights.export import export_weight
 from pcd_hub.weights.record import WeightRecord
 

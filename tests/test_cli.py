@@ -86,7 +86,7 @@ def test_a_bundle_is_a_folder_in_store_layout(tmp_path, monkeypatch, capsys):
         (["fetch", "a/../b"], "not a Hub repository"),
         (["fetch", "resnet18.pcd"], "not among the published weights"),
         (["show", "resnet18.pcd"], "is not on this machine"),
-        (["show", "resnet18"], "no weight's name"),
+        (["show", "resnet18"], "not a weight's name"),
         (["publish", "resnet18.pcd", "org/x"], "neither the folder of a run"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Images: where they come from, and the views a network sees of them."""
+"""Image sources, decoding, augmented views and data loading."""

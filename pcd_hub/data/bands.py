@@ -1,9 +1,9 @@
-"""Refuses images whose bands are not gray, RGB or CMYK with at most one declared alpha channel.
+"""Reject TIFF files whose bands are not gray, RGB or CMYK with at most one declared alpha channel.
 
-Pillow takes a fourth band for alpha, or drops it, where the file declares it as neither: measured
-bands (near infrared, a second stain) would be shown as transparency. A measured band that the file
-declares to be alpha cannot be told from alpha; GDAL declares the fourth band of 8-bit files so
-unless it is told otherwise (``-colorinterp_4 undefined``).
+Pillow reads an undeclared fourth band as alpha, or drops it: measured bands (near infrared, a
+second stain) would become transparency. A measured band that the file declares as alpha cannot be
+detected; GDAL declares the fourth band of 8-bit files as alpha by default (``-colorinterp_4
+undefined`` avoids it).
 """
 
 from collections.abc import Mapping
@@ -17,15 +17,15 @@ _BITS, _PHOTOMETRIC, _SAMPLES, _INK_SET, _EXTRA, _FORMAT = 258, 262, 277, 332, 3
 _COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
 """Bands of each photometric interpretation (TIFF 6.0): gray, RGB, palette, CMYK, YCbCr, Lab."""
 _ALPHA = frozenset({1, 2, 999})
-"""ExtraSamples: premultiplied, straight, and as CorelDRAW writes it."""
+"""ExtraSamples: premultiplied alpha, straight alpha, and CorelDRAW's value."""
 _KINDS = {1: "unsigned", 2: "signed", 3: "float", 5: "complex", 6: "complex"}
 
 
 def check_bands(image: Image.Image) -> None:
-    """Refuse an opened image with bands that would be dropped, misread or taken for alpha.
+    """Check that no band of an opened image would be dropped, misread or used as alpha.
 
     Raises:
-        ValueError: With the bands found and the remedy.
+        ValueError: If there is such a band; the message names the bands and the remedy.
     """
     tags = getattr(image, "tag_v2", None)
     if image.format != "TIFF" or tags is None:
@@ -34,29 +34,31 @@ def check_bands(image: Image.Image) -> None:
     extra = tuple(tags.get(_EXTRA, ()))
     if colours and samples > colours and (samples > colours + 1 or not _ALPHA & set(extra)):
         raise ValueError(
-            f"a TIFF of {_described(tags)}, {samples - colours} of them beyond its {colours} for "
-            f"colour and not declared alpha (ExtraSamples {extra or 'missing'}); {_remedy(tags)}"
+            f"a TIFF of {_describe_bands(tags)}: expected {colours} for colour and at most one "
+            f"declared as alpha (ExtraSamples {extra or 'missing'}); {_remedy(tags)}"
         )
     if tags.get(_PHOTOMETRIC) == 5 and tags.get(_INK_SET, 1) != 1:
-        raise ValueError(f"a TIFF of {samples} inks that are not CMYK; {_remedy(tags)}")
+        raise ValueError(f"a TIFF of {samples} inks: expected CMYK; {_remedy(tags)}")
     if _first(tags, _FORMAT) == 2 and _first(tags, _BITS) == 8:
-        raise ValueError(f"a TIFF of {_described(tags)}; {_remedy(tags)}")
+        raise ValueError(
+            f"a TIFF of {_describe_bands(tags)}: expected unsigned values; {_remedy(tags)}"
+        )
 
 
-def described_tiff(file: Path | BytesIO) -> str | None:
-    """Describe a TIFF that Pillow does not identify; None for what is no TIFF."""
+def describe_unreadable_tiff(file: Path | BytesIO) -> str | None:
+    """Describe a TIFF that Pillow does not identify; None for other files."""
     try:
         with file.open("rb") if isinstance(file, Path) else BytesIO(file.getvalue()) as opened:
             tags = TiffImagePlugin.ImageFileDirectory_v2(opened.read(8))
             opened.seek(tags.next)
             tags.load(opened)
-            described = f"a TIFF of {_described(tags)} cannot be read; {_remedy(tags)}"
-    except Exception:  # cut short or hostile: Pillow's own error stands
+            description = f"a TIFF of {_describe_bands(tags)} cannot be read; {_remedy(tags)}"
+    except Exception:  # truncated or hostile: Pillow's own error is reported
         return None
-    return described if _PHOTOMETRIC in tags else None
+    return description if _PHOTOMETRIC in tags else None
 
 
-def _described(tags: Mapping[int, Any]) -> str:
+def _describe_bands(tags: Mapping[int, Any]) -> str:
     samples, bits = _samples(tags), _first(tags, _BITS) or 1
     kind = _KINDS.get(_first(tags, _FORMAT) or 1, "untyped")
     return f"{samples} band{'s' if samples > 1 else ''} ({bits}-bit {kind})"
@@ -64,13 +66,13 @@ def _described(tags: Mapping[int, Any]) -> str:
 
 def _remedy(tags: Mapping[int, Any]) -> str:
     if _samples(tags) == 1:
-        return "write it as 32-bit float, as gdal_translate -ot Float32 IN OUT does"
+        return "convert it to 32-bit float: gdal_translate -ot Float32 IN OUT"
     if _samples(tags) == 2:
-        return "write the one to be shown, as gdal_translate -b 1 IN OUT does"
+        return "extract one band: gdal_translate -b 1 IN OUT"
     scale = "" if _first(tags, _BITS) == 8 else "-ot Byte -scale "
     return (
-        "choose the three to be shown and write them as 8-bit RGB, as "
-        f"gdal_translate {scale}-b 1 -b 2 -b 3 -colorinterp red,green,blue IN OUT does"
+        "convert three bands to 8-bit RGB: "
+        f"gdal_translate {scale}-b 1 -b 2 -b 3 -colorinterp red,green,blue IN OUT"
     )
 
 

@@ -1,15 +1,16 @@
-"""Finds image files: below a folder or in a list, by one rule for every recipe.
+"""Find and fingerprint image files below a folder or in a list, the same way for every command.
 
-Linked folders are followed, each folder is read once (so links may lead round in a circle), names
+Symbolic links to folders are followed, each folder is read once (so links may form a cycle), names
 that begin with a dot are skipped (``.ipynb_checkpoints``, ``._a.jpg``), and a folder that cannot be
 listed is an error.
 """
 
 import codecs
+import hashlib
 import io
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,7 +18,6 @@ import numpy as np
 from PIL import Image
 
 from pcd_hub.data.decoding import ResultT, as_rgb, decode
-from pcd_hub.data.fingerprint import names_digest, sizes_digest
 from pcd_hub.data.uris import is_dir, is_file
 from pcd_hub.errors import DataError
 
@@ -28,7 +28,7 @@ IMAGE_SUFFIXES = frozenset(
 )
 _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF32_LE: "utf-32",  # begins like the next
+    codecs.BOM_UTF32_LE: "utf-32",  # starts with the UTF-16 mark
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -47,21 +47,22 @@ class ImageFiles:
         """Open every image below ``folder``, sorted by path."""
         if not is_dir(folder):
             raise DataError(
-                f"no folder {folder}; give a folder of images, a .txt list, "
-                "or one of scenes: hf-disk: hf:"
+                f"no folder {folder}: expected a folder of images, a .txt list, or a source that "
+                "starts with scenes: hf-disk: hf: or hf-stream:"
             )
-        return cls(image_paths(folder), root=folder)
+        return cls(find_image_paths(folder), root=folder)
 
     @classmethod
     def from_list(cls, file: Path) -> "ImageFiles":
-        """Open the paths in ``file``, one a line, in its order."""
+        """Open the paths listed in ``file``, one per line, in its order."""
         if not is_file(file):
             raise DataError(
-                f"no list {file}; write one image path a line, relative to the list's folder"
+                f"no list {file}: expected a text file with one image path per line, relative to "
+                "the list's folder"
             )
         paths = [os.path.expanduser(line) for line in read_lines(file)]
         if not paths:
-            raise DataError(f"{file} names no image; write one path a line")
+            raise DataError(f"{file} lists no image: expected one path per line")
         return cls(paths, root=file.parent)
 
     def __len__(self) -> int:
@@ -71,18 +72,18 @@ class ImageFiles:
         return self.read(index, as_rgb)
 
     def read(self, index: int, to_image: Callable[[Image.Image], ResultT]) -> ResultT:
-        """See ``ImageSource.read``."""
+        """Decode image ``index`` by ``to_image``; see ``ImageSource.read``."""
         path = self._root / _text(self._paths[index])
         return decode(path, str(path), to_image)
 
     def paths(self) -> list[str]:
-        """Relative to the folder."""
+        """Return all paths, relative to the folder."""
         return [_text(path) for path in self._paths]
 
     def fingerprint(self) -> str:
-        """Over all paths, and the sizes of a sample; the pixels are not read."""
-        sizes = sizes_digest(len(self), lambda index: self._root / _text(self._paths[index]))
-        paths = names_digest(map(_text, self._paths))
+        """Fingerprint all paths and the sizes of a sample of files, without reading any file."""
+        sizes = hash_sizes(len(self), lambda index: self._root / _text(self._paths[index]))
+        paths = hash_names(map(_text, self._paths))
         return f"{len(self)} files, paths sha256 {paths}, sizes sha256 {sizes}"
 
 
@@ -90,93 +91,92 @@ def _text(path: bytes | str) -> str:
     return path.decode() if isinstance(path, bytes) else str(path)
 
 
-def image_paths(folder: Path) -> list[str]:
+def find_image_paths(folder: Path) -> list[str]:
     """Find the images below ``folder``, at any depth.
 
     Returns:
-        Sorted paths relative to ``folder``, with ``/``.
+        Sorted paths relative to ``folder``, with ``/`` as separator.
 
     Raises:
-        DataError: If there is none, or a folder cannot be listed.
+        DataError: If there is no image, or a folder cannot be listed.
     """
     paths = sorted(_walk(folder))
     if not paths:
         raise DataError(
-            f"{folder} holds no image ({' '.join(sorted(IMAGE_SUFFIXES))}), at any depth"
+            f"{folder} has no image at any depth: expected a file with one of the suffixes "
+            f"{' '.join(sorted(IMAGE_SUFFIXES))}"
         )
     return paths
 
 
 def _walk(folder: Path) -> Iterator[str]:
-    seen: set[tuple[int, int]] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_cannot_list):
-        status = _status(parent)
-        folders[:] = [] if status in seen else sorted(filter(_is_visible, folders))
-        if status in seen:
+    visited: set[tuple[int, int]] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_raise_cannot_list):
+        inode = _inode(parent)
+        folders[:] = [] if inode in visited else sorted(filter(_is_visible, folders))
+        if inode in visited:
             continue
-        seen.add(status)
+        visited.add(inode)
         below = os.path.relpath(parent, folder).replace(os.sep, "/")
         for name in filter(_is_visible, files):
             if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
                 yield name if below == "." else f"{below}/{name}"
             elif not os.path.exists(path := os.path.join(parent, name)):
-                log.warning("%s links to nothing; if it was a folder, its images are missing", path)
+                log.warning("%s is a broken link; the images behind it, if any, are missing", path)
 
 
 def _is_visible(name: str) -> bool:
     return not name.startswith(".")
 
 
-def _status(folder: str) -> tuple[int, int]:
+def _inode(folder: str) -> tuple[int, int]:
     try:
         status = os.stat(folder)
     except OSError as error:
-        _cannot_list(error)
+        _raise_cannot_list(error)
     return status.st_dev, status.st_ino
 
 
-def _cannot_list(error: OSError) -> NoReturn:
+def _raise_cannot_list(error: OSError) -> NoReturn:
     raise DataError(
         f"the folder {error.filename} cannot be listed ({error.strerror or error}); make it "
-        "readable, or move it away"
+        "readable or move it"
     ) from error
 
 
-def subfolders(folder: Path) -> list[str]:
-    """Names of the visible folders in ``folder``, sorted; links count.
+def list_subfolders(folder: Path) -> list[str]:
+    """Return the sorted names of the visible folders and links to folders in ``folder``.
 
     Raises:
-        DataError: If it cannot be listed.
+        DataError: If ``folder`` cannot be listed.
     """
     try:
         with os.scandir(folder) as entries:
             return sorted(each.name for each in entries if each.is_dir() and _is_visible(each.name))
     except OSError as error:
-        _cannot_list(error)
+        _raise_cannot_list(error)
 
 
-def split_folder(parent: Path, split: str) -> Path:
+def find_split_folder(parent: Path, split: str) -> Path:
     """Return the folder of a split.
 
     Raises:
-        DataError: If it is not there; the message lists those that are.
+        DataError: If it does not exist; the message lists the existing splits.
     """
     folder = parent / split
     if not is_dir(folder):
-        there = subfolders(parent) if is_dir(parent) else []
-        raise DataError(
-            f"there is no {folder}; {parent} has {', '.join(there[:10]) or 'no splits'}"
-        )
+        splits = list_subfolders(parent) if is_dir(parent) else []
+        raise DataError(f"no folder {folder}; {parent} has {', '.join(splits[:10]) or 'no splits'}")
     return folder
 
 
 def read_lines(file: Path) -> list[str]:
     """Read the lines of a text file that are not blank.
 
-    It is UTF-8, or what its byte order mark says (UTF-8, UTF-16, UTF-32).
+    The encoding is UTF-8, or that of its byte order mark (UTF-8, UTF-16, UTF-32).
 
     Raises:
-        DataError: If it cannot be read, or is neither; then the message names the line.
+        DataError: If it cannot be read or decoded; the message names the line.
     """
     try:
         content = file.read_bytes()
@@ -190,12 +190,46 @@ def read_lines(file: Path) -> list[str]:
         lines = list(io.StringIO(content.decode(encoding), newline=None))
     except UnicodeDecodeError as error:
         line = error.object[: error.start].decode(encoding, "ignore").count("\n") + 1
-        raise _not_text(file, line, f"is not {encoding.removesuffix('-sig').upper()}") from error
+        expected = encoding.removesuffix("-sig").upper()
+        raise _encoding_error(file, line, f"is not {expected}") from error
     for number, line in enumerate(lines, 1):
-        if "\0" in line:  # as UTF-16 without a mark has
-            raise _not_text(file, number, "holds a NUL character")
+        if "\0" in line:  # UTF-16 without a mark
+            raise _encoding_error(file, number, "contains a NUL character")
     return [line.removesuffix("\n") for line in lines if line.strip()]
 
 
-def _not_text(file: Path, line: int, fault: str) -> DataError:
-    return DataError(f"{file}, line {line} {fault}; save the list as UTF-8")
+def _encoding_error(file: Path, line: int, fault: str) -> DataError:
+    return DataError(f"{file}, line {line} {fault}: expected UTF-8; save the list as UTF-8")
+
+
+MAX_STATS = 4096
+"""Files whose size a fingerprint reads: milliseconds on a disk, seconds over a network."""
+
+
+def hash_names(names: Iterable[str]) -> str:
+    """Return the first half of the SHA-256 over all names, in their order."""
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(name.encode(errors="surrogateescape") + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def hash_sizes(count: int, path_of: Callable[[int], str | os.PathLike[str]]) -> str:
+    """Hash the sizes in bytes of at most ``MAX_STATS`` files, spread evenly.
+
+    Sizes rather than times, so a copy on another machine has the same hash. A file that changes
+    without changing its size, or that is not among those read, is not noticed.
+
+    Args:
+        count: Number of files.
+        path_of: Returns the path of a file, given its index.
+    """
+    indices = np.linspace(0, count - 1, min(count, MAX_STATS)).round().astype(np.int64)
+    return hash_names(str(_file_size(path_of(index))) for index in indices.tolist())
+
+
+def _file_size(path: str | os.PathLike[str]) -> int:
+    try:
+        return Path(path).stat().st_size
+    except OSError:  # broken images are counted when they are read
+        return -1

@@ -1,12 +1,12 @@
-"""Opens Hugging Face datasets: saved on disk, on the Hub, in a local folder, or streamed.
+"""Open Hugging Face datasets: saved on disk, on the Hub, in a local folder, or streamed.
 
 ========================================  ======================================================
-``hf-disk:DIR[/SPLIT]``                   what ``datasets.save_to_disk`` wrote
-``hf:ORG/NAME[/CONFIG][:SPLIT]``          downloaded whole; ``DIR[/CONFIG][:SPLIT]`` works too
-``hf-stream:ORG/NAME[/CONFIG][:SPLIT]``   the same, read as it arrives
+``hf-disk:DIR[/SPLIT]``                   a dataset saved by ``datasets.save_to_disk``
+``hf:ORG/NAME[/CONFIG][:SPLIT]``          downloaded first, or a local folder ``DIR``
+``hf-stream:ORG/NAME[/CONFIG][:SPLIT]``   the same, streamed
 ========================================  ======================================================
 
-The split is ``train`` where none is named.
+The default split is ``train``.
 """
 
 import copy
@@ -19,33 +19,39 @@ from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
-from pcd_hub.data.decoding import BrokenImageError, ResultT, as_rgb, decode, reason
+from pcd_hub.data.decoding import BrokenImageError, ResultT, as_rgb, decode, describe_error
 from pcd_hub.data.uris import is_dir, local_path
 from pcd_hub.errors import DataError
 
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
-"""Last bytes of an Arrow stream that was written to its end."""
+"""Last bytes of a complete Arrow stream."""
 
 
 @runtime_checkable
-class Encoded(Protocol):
-    """One image of a stream, not yet opened."""
+class EncodedImage(Protocol):
+    """An image of a stream, not yet opened."""
 
     def __call__(self, to_image: Callable[[Image.Image], ResultT]) -> ResultT:
-        """As ``ImageSource.read``."""
+        """Decode the image by ``to_image``; see ``ImageSource.read``."""
         ...
 
 
 class HFImages:
-    """The image column of a Hugging Face dataset on disk."""
+    """One image column of a Hugging Face dataset on disk.
 
-    def __init__(self, dataset: Any, *, uri: str) -> None:
-        self._column = _image_column(dataset, uri)
-        self._dataset = _undecoded(dataset, self._column)
+    Args:
+        dataset: The dataset.
+        uri: Name in errors.
+        column: Name of the column; the only image column if not given.
+    """
+
+    def __init__(self, dataset: Any, *, uri: str, column: str | None = None) -> None:
+        self._column = column or _find_image_column(dataset, uri)
+        self._dataset = _select_encoded(dataset, self._column)
         self._fingerprint = f"{len(dataset)} rows, datasets fingerprint {dataset._fingerprint}"
         self._uri = uri
         if not len(dataset):
-            raise DataError(f"{uri} holds no row")
+            raise DataError(f"{uri} has 0 rows: expected at least 1")
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -54,42 +60,47 @@ class HFImages:
         return self.read(index, as_rgb)
 
     def read(self, index: int, to_image: Callable[[Image.Image], ResultT]) -> ResultT:
-        """See ``ImageSource.read``; errors name the row, as rows may share a path."""
-        name = f"{self._uri}[{index}]"
+        """Decode row ``index`` by ``to_image``; errors name the row, as rows may share a path."""
+        name = self.name(index)
         try:
             cell = self._dataset[int(index)][self._column]
         except Exception as error:  # a damaged table
-            raise BrokenImageError(name, reason(error)) from error
+            raise BrokenImageError(name, describe_error(error)) from error
         return decode(cell, name, to_image)
 
+    def name(self, index: int) -> str:
+        """Return the name of row ``index`` in errors."""
+        return f"{self._uri}[{index}]"
+
     def fingerprint(self) -> str:
-        """The library's own fingerprint of the table."""
+        """Return the fingerprint of the table that ``datasets`` computes."""
         return self._fingerprint
 
 
 class HFStream:
-    """The image column of a streamed Hugging Face dataset, split by process and by worker."""
+    """The image column of a streamed Hugging Face dataset, split by process and worker."""
 
     def __init__(self, dataset: Any, *, uri: str, rank: int, world_size: int) -> None:
         from datasets.distributed import split_dataset_by_node
 
-        self._column = _image_column(dataset, uri)
+        self._column = _find_image_column(dataset, uri)
         self._dataset = split_dataset_by_node(
-            _undecoded(dataset, self._column), rank=rank, world_size=world_size
+            _select_encoded(dataset, self._column), rank=rank, world_size=world_size
         )
         self._uri = uri
         self._fingerprint = f"stream {uri}, {dataset.num_shards} files"
         self.num_parts = int(self._dataset.num_shards)
 
-    def read(self, *, state: Mapping[str, Any] | None) -> Iterator[tuple[Encoded, dict[str, Any]]]:
-        """See ``ImageStream.read``.
+    def read(
+        self, *, state: Mapping[str, Any] | None
+    ) -> Iterator[tuple[EncodedImage, dict[str, Any]]]:
+        """Read the images from ``state`` on in the stored order; see ``ImageStream.read``.
 
-        The order is the stored one, in every epoch. Each reading has a copy of its own: a loaded
-        state would stick to the next epoch too, and ``set_epoch`` does not help, as all workers
-        share that number in memory and would change it under each other.
+        Each call reads from a copy of the dataset, because a loaded state would persist into the
+        next epoch, and ``set_epoch`` changes a number that all workers share in memory.
 
         Raises:
-            DataError: If the rows end in an error, as a damaged file or a lost connection does.
+            DataError: If reading fails, for example at a damaged file or a lost connection.
         """
         dataset = copy.deepcopy(self._dataset)
         if state is not None:
@@ -102,87 +113,88 @@ class HFStream:
         try:
             yield from dataset
         except Exception as error:
-            raise DataError(f"{self._uri} cannot be read to its end: {reason(error)}") from error
+            raise DataError(
+                f"{self._uri} cannot be read completely: {describe_error(error)}"
+            ) from error
 
     def fingerprint(self) -> str:
-        """The URI and the number of files: a stream is not read ahead to be hashed."""
+        """Return the URI and the number of files; the content is not hashed."""
         return self._fingerprint
 
 
-def _undecoded(dataset: Any, column: str) -> Any:
-    """Rows hold encoded bytes, of one column.
-
-    One broken image must not end the iteration, and unused columns cost nothing.
-    """
-    return dataset.select_columns([column]).cast_column(column, _datasets().Image(decode=False))
+def _select_encoded(dataset: Any, column: str) -> Any:
+    """Select one image column, not decoded: a broken image must not end the iteration."""
+    images = dataset.select_columns([column])
+    return images.cast_column(column, _import_datasets().Image(decode=False))
 
 
-def _image_column(dataset: Any, uri: str) -> str:
+def _find_image_column(dataset: Any, uri: str) -> str:
     features = dataset.features or {}
     columns = [name for name, kind in features.items() if type(kind).__name__ == "Image"]
     if len(columns) != 1:
-        these = f" ({', '.join(columns)})" if columns else ""
+        names = f" ({', '.join(columns)})" if columns else ""
         raise DataError(
-            f"{uri} has {len(columns)} image columns{these} among its columns "
-            f"{', '.join(features) or '(unknown)'}; exactly one is needed: save it with one, as "
-            "dataset.select_columns(['image']).save_to_disk(DIR) does"
+            f"{uri} has {len(columns)} image columns{names} among its columns "
+            f"{', '.join(features) or '(unknown)'}: expected exactly 1; save it with one by "
+            "dataset.select_columns(['image']).save_to_disk(DIR)"
         )
     return columns[0]
 
 
-def _datasets() -> Any:
+def _import_datasets() -> Any:
     try:
         import datasets
     except ImportError as error:
         raise DataError(
-            "hf: sources need the library `datasets`; pip install 'pcd_hub[train]'"
+            "the library `datasets`, which hf: sources need, is not installed; pip install "
+            "'pcd_hub[train]'"
         ) from error
     return datasets
 
 
 def load_from_disk(place: str) -> Any:
-    """Load one split of what ``datasets.save_to_disk`` wrote.
+    """Load one split of a dataset saved by ``datasets.save_to_disk``.
 
     Raises:
-        DataError: If it is not there or damaged, or holds several splits.
+        DataError: If it does not exist, is damaged, or contains several splits.
     """
-    library, folder = _datasets(), local_path(place)
+    library, folder = _import_datasets(), local_path(place)
     if not is_dir(folder):
         raise DataError(
-            f"no folder {folder}{_splits_beside(folder)}; hf-disk: takes what "
-            "datasets.save_to_disk wrote"
+            f"no folder {folder}{_list_sibling_splits(folder)}: expected a dataset saved by "
+            "datasets.save_to_disk"
         )
     try:
         loaded = library.load_from_disk(str(folder))
     except Exception as error:
         raise DataError(
-            f"{folder} is no dataset that datasets.save_to_disk wrote to its end "
-            f"({reason(error)}); save it again"
+            f"{folder} is not a complete dataset saved by datasets.save_to_disk "
+            f"({describe_error(error)}); save it again"
         ) from error
     if isinstance(loaded, library.DatasetDict):
         raise DataError(
-            f"{folder} holds the splits {', '.join(loaded)}; name one, "
-            f"as hf-disk:{place}/{next(iter(loaded))}"
+            f"{folder} has the splits {', '.join(loaded)}; choose one, "
+            f"for example hf-disk:{place}/{next(iter(loaded))}"
         )
     for file in loaded.cache_files:
-        _check_written_to_its_end(Path(file["filename"]))
+        _check_complete(Path(file["filename"]))
     return loaded
 
 
-def _splits_beside(folder: Path) -> str:
-    """List the splits if the missing ``folder`` should be one of a saved ``DatasetDict``."""
+def _list_sibling_splits(folder: Path) -> str:
+    """List the splits of a saved ``DatasetDict`` that lacks the split ``folder``."""
     if not is_dir(folder.parent):
         return ""
     splits = sorted(file.parent.name for file in folder.parent.glob("*/state.json"))
-    return f" ({folder.parent} holds the splits {', '.join(splits)})" if splits else ""
+    return f" ({folder.parent} has the splits {', '.join(splits)})" if splits else ""
 
 
-def _check_written_to_its_end(table: Path) -> None:
-    """A stream cut between two of its batches opens as a shorter one."""
+def _check_complete(table: Path) -> None:
+    """Check the end of a table: a stream truncated between two batches opens without an error."""
     with table.open("rb") as file:
         file.seek(-len(_END_OF_STREAM), 2)
         if file.read() != _END_OF_STREAM:
-            raise DataError(f"{table} is cut short; save the dataset again")
+            raise DataError(f"{table} is truncated; save the dataset again")
 
 
 def load_dataset(text: str, *, streaming: bool) -> Any:
@@ -192,23 +204,26 @@ def load_dataset(text: str, *, streaming: bool) -> Any:
         DataError: If it cannot be opened; the message lists the configurations or splits if one
             must be chosen.
     """
-    library = _datasets()
-    name, config, split = _parsed(text)
+    library = _import_datasets()
+    name, config, split = _parse_name(text)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return library.load_dataset(name, config, split=split, streaming=streaming)
     except Exception as error:
-        choices = _choices(library, name, config, split) if isinstance(error, ValueError) else ""
-        which = f"{name}, configuration {config}" if config else name
+        choices = ""
+        if isinstance(error, ValueError):
+            choices = _list_choices(library, name, config, split)
+        full_name = f"{name}, configuration {config}" if config else name
         raise DataError(
-            f"cannot open the dataset {which}, split {split}: {choices or reason(error)}"
+            f"cannot open the dataset {full_name}, split {split}: "
+            f"{choices or describe_error(error)}"
         ) from error
 
 
-def _parsed(text: str) -> tuple[str, str | None, str]:
-    """Split ``NAME[/CONFIG][:SPLIT]``; a local path may hold colons and slashes itself."""
-    for end in (len(text), *(found.start() for found in reversed([*re.finditer(":", text)]))):
+def _parse_name(text: str) -> tuple[str, str | None, str]:
+    """Split ``NAME[/CONFIG][:SPLIT]``; a local path may contain colons and slashes."""
+    for end in (len(text), *(colon.start() for colon in reversed([*re.finditer(":", text)]))):
         name, split = text[:end], text[end + 1 :] or "train"
         parent, _, config = name.rpartition("/")
         if is_dir(local_path(name)):
@@ -222,23 +237,24 @@ def _parsed(text: str) -> tuple[str, str | None, str]:
     return name, None, split or "train"
 
 
-def _choices(library: Any, name: str, config: str | None, split: str) -> str:
-    """List the configurations or splits, if it is one of these that has to be chosen."""
+def _list_choices(library: Any, name: str, config: str | None, split: str) -> str:
+    """List the configurations or splits if one of them must be chosen."""
     place = f"{name}/{config}" if config else name
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             configs = library.get_dataset_config_names(name)
             splits = _splits(library, name, config)
-    except Exception:  # then the first error says more
+    except Exception:  # the original error is more useful
         return ""
     if not splits:
         return (
-            f"it has the configurations {', '.join(configs)}; name one, as hf:{name}/{configs[0]}"
+            f"it has the configurations {', '.join(configs)}; choose one, for example "
+            f"hf:{name}/{configs[0]}"
         )
     if split.partition("[")[0] in splits:
         return ""
-    return f"it has the splits {', '.join(splits)}; name one, as hf:{place}:{splits[0]}"
+    return f"it has the splits {', '.join(splits)}; choose one, for example hf:{place}:{splits[0]}"
 
 
 def _splits(library: Any, name: str, config: str | None) -> list[str]:
@@ -249,12 +265,12 @@ def _splits(library: Any, name: str, config: str | None) -> list[str]:
 
 
 def load_split(uri: str, split: str, *, columns: Mapping[str, str]) -> Any:
-    """Load one split of ``hf-disk:DIR`` or ``hf:ORG/NAME[/CONFIG]``, which has these columns.
+    """Load one split of ``hf-disk:DIR`` or ``hf:ORG/NAME[/CONFIG]`` and check its columns.
 
     Args:
-        uri: Of the whole dataset.
-        split: Its name.
-        columns: What must be there, by the option that names it.
+        uri: URI of the whole dataset.
+        split: Name of the split.
+        columns: Required column for each command-line option that sets one.
 
     Raises:
         DataError: If it cannot be opened, or a column is missing.
@@ -268,7 +284,7 @@ def load_split(uri: str, split: str, *, columns: Mapping[str, str]) -> Any:
     for column in columns.values():
         if column not in dataset.features:
             raise DataError(
-                f"{uri} has no column '{column}'; it has {', '.join(dataset.features)}; "
-                f"name them with {' and '.join(columns)}"
+                f"{uri} has no column '{column}', only {', '.join(dataset.features)}; "
+                f"set {' and '.join(columns)}"
             )
     return dataset

@@ -1,4 +1,4 @@
-"""Images read and decoded by worker processes, in a given order."""
+"""Read and decode images in worker processes, in a given order."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
@@ -26,23 +26,23 @@ def read_batches(
 ) -> Iterator[BatchT]:
     """Yield ``collate([read(key) for key in batch])`` for every batch of ``keys``, in order.
 
-    The result does not depend on ``num_workers``. Nothing is drawn from torch's random state.
+    The result does not depend on ``num_workers``, and torch's random state does not change.
 
     Args:
         read: Reads one item; must be picklable if there are workers.
         keys: The keys of each batch, taken a few batches ahead of what is yielded.
-        num_workers: Processes that read; 0 to read in this process. Fewer are started where their
-            batches would not fit into the shared memory.
+        num_workers: Number of worker processes; 0 reads in this process. Fewer are started if
+            their batches would not fit into the shared memory.
         batch_bytes: Size of the largest batch.
-        collate: Makes a batch of the items, in the worker; must be picklable.
-        pin_memory: Whether the tensors of a batch are page-locked, for asynchronous copies to CUDA.
-            A batch of a class of its own needs a method ``pin_memory``.
+        collate: Combines the items to a batch, in the worker; must be picklable.
+        pin_memory: Copy the tensors of each batch into page-locked memory, for asynchronous copies
+            to CUDA. A custom batch class needs a method ``pin_memory``.
 
     Raises:
-        DataError: As ``read`` raised it, when its batch is reached.
+        DataError: If ``read`` raised it, when its batch is reached.
     """
     batches = load_batches(
-        _Items(read),
+        _ItemDataset(read),
         workers=fit_workers(num_workers, prefetch=2, batch_bytes=max(1, batch_bytes)),
         batch_sampler=keys,
         collate_fn=_Collate(collate),
@@ -55,8 +55,8 @@ def read_batches(
         yield batch
 
 
-class _Items(Dataset[ItemT | DataError], Generic[KeyT, ItemT]):
-    """Hands an error over instead of raising it: a worker's traceback says nothing to a user."""
+class _ItemDataset(Dataset[ItemT | DataError], Generic[KeyT, ItemT]):
+    """Return an error instead of raising it, so that users do not get a worker's traceback."""
 
     def __init__(self, read: Callable[[KeyT], ItemT]) -> None:
         self._read = read
@@ -73,5 +73,5 @@ class _Collate(Generic[ItemT, BatchT]):
         self._collate = collate
 
     def __call__(self, items: list[ItemT | DataError]) -> BatchT | DataError:
-        broken = [item for item in items if isinstance(item, DataError)]
-        return broken[0] if broken else self._collate(items)  # pyright: ignore[reportArgumentType]
+        errors = [item for item in items if isinstance(item, DataError)]
+        return errors[0] if errors else self._collate(items)  # pyright: ignore[reportArgumentType]

@@ -1,11 +1,10 @@
-"""Generated, labelled scenes, the recipes' offline default: patterned objects before a ground.
+"""Synthetic labelled scenes, the default data set without a download: textured objects on a ground.
 
-The class of an object is the pattern of its surface, never its colour, shape or size, so that a
-backbone must look at the pattern itself. The world is upright: patterns lean a little, they do not
-turn. Most objects of a scene are of the same material (a class with its own proportions), as in
-real pictures (a herd, a street); without that, learning from two crops of a picture would have
-nothing to find but colour. A scene is a pure function of (seed, index): nothing is stored, and
-there are as many as you like.
+The class of an object is the pattern of its texture, never its colour, shape or size, so a backbone
+must recognise the pattern. Patterns are tilted slightly but keep their orientation. Most objects of
+a scene share one material (a class with its own proportions), as in real images (a herd, a street);
+otherwise two crops of a scene would have only colour in common. A scene is a pure function of
+(seed, index): nothing is stored, and the number of scenes is not limited.
 """
 
 from collections.abc import Callable
@@ -31,25 +30,25 @@ CLASSES = (
 )
 
 _THEME_SHARE = 0.8
-"""Probability that an object is of its scene's own material instead of any."""
+"""Probability that an object has the material of its scene instead of a random one."""
 _PERIOD = (7.0, 13.0)
-"""Pixels between two lines of a pattern, least and most."""
-_LEAN = 0.25
-"""Largest rotation of a pattern, in radians."""
+"""Smallest and largest distance in pixels between two lines of a pattern."""
+_MAX_TILT = 0.25
+"""Largest rotation of a pattern in radians."""
 _SHADOW = np.float32(0.6)
-"""Share of the light that is left in a shadow."""
+"""Brightness factor in a shadow."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """One generated picture with its labels."""
+    """A generated image with its labels."""
 
     image: NDArray[np.uint8]
     """``(size, size, 3)`` RGB."""
     mask: NDArray[np.uint8]
-    """``(size, size)``, the index into ``CLASSES`` of every pixel."""
+    """``(size, size)``, index into ``CLASSES`` of every pixel."""
     boxes: NDArray[np.float32]
-    """``(n, 4)`` x0, y0, x1, y1 in pixels, around the visible part of each object."""
+    """``(n, 4)`` x0, y0, x1, y1 in pixels of the visible part of each object."""
     labels: NDArray[np.int64]
     """``(n,)`` class index of each object."""
 
@@ -58,39 +57,39 @@ class Scene:
 class _Material:
     label: int
     period: float
-    """In pixels."""
+    """Period of the pattern in pixels."""
     share: float
-    """Of the light colour, from thin lines (0) to thick (1)."""
+    """Share of the light colour, from thin lines (0) to thick lines (1)."""
     aspect: float
-    """How much wider than high the pattern's cell is."""
+    """Width of the pattern's cell relative to its height."""
 
 
 def render_scene(seed: int, index: int, *, size: int = 96) -> Scene:
-    """Draw scene number ``index`` of the endless series ``seed`` as ``size`` x ``size`` pixels."""
+    """Render scene ``index`` of the series ``seed`` at ``size`` x ``size`` pixels."""
     rng = np.random.default_rng((seed, index))
-    image = _ground(rng, size)
+    image = _background(rng, size)
     owner = np.zeros((size, size), np.int64)
-    theme = _material(rng)
+    theme = _draw_material(rng)
     labels = [0]
     for number in range(1, int(rng.integers(3, 7))):
-        window, inside = _silhouette(rng, size)
-        material = theme if rng.random() < _THEME_SHARE else _material(rng)
+        window, inside = _draw_outline(rng, size)
+        material = theme if rng.random() < _THEME_SHARE else _draw_material(rng)
         labels.append(material.label)
         _cast_shadow(rng, image, window, inside)
-        pattern = _textured(rng, material, inside.shape)
+        pattern = _render_pattern(rng, material, inside.shape)
         np.copyto(image[window], pattern, where=inside[..., None])
         np.copyto(owner[window], number, where=inside)
     mask = np.asarray(labels, np.uint8)[owner]
-    boxes, kept = _visible_boxes(owner, len(labels))
+    boxes, visible = _visible_boxes(owner, len(labels))
     return Scene(
-        image=_lit(rng, image),
+        image=_apply_light_and_noise(rng, image),
         mask=mask,
         boxes=boxes,
-        labels=np.asarray([labels[number] for number in kept], np.int64),
+        labels=np.asarray([labels[number] for number in visible], np.int64),
     )
 
 
-def _material(rng: np.random.Generator) -> _Material:
+def _draw_material(rng: np.random.Generator) -> _Material:
     return _Material(
         label=int(rng.integers(1, len(CLASSES))),
         period=float(rng.uniform(*_PERIOD)),
@@ -100,20 +99,20 @@ def _material(rng: np.random.Generator) -> _Material:
 
 
 def _visible_boxes(owner: NDArray[np.int64], count: int) -> tuple[NDArray[np.float32], list[int]]:
-    boxes, kept = [], []
+    boxes, visible = [], []
     for number in range(1, count):
-        visible = owner == number
-        rows, columns = np.flatnonzero(visible.any(1)), np.flatnonzero(visible.any(0))
+        inside = owner == number
+        rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
         if rows.size:
             boxes.append((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
-            kept.append(number)
-    return np.asarray(boxes, np.float32).reshape(-1, 4), kept
+            visible.append(number)
+    return np.asarray(boxes, np.float32).reshape(-1, 4), visible
 
 
-def _silhouette(
+def _draw_outline(
     rng: np.random.Generator, size: int
 ) -> tuple[tuple[slice, slice], NDArray[np.bool_]]:
-    """A random polygon or ellipse: its window, and which pixels of the window are inside."""
+    """Draw a random polygon or ellipse: its window in the image, and the mask inside the window."""
     radius = size * rng.uniform(0.2, 0.45)
     centre = rng.uniform(0.1, 0.9, 2) * size
     flat = rng.uniform(0.7, 1.0)
@@ -138,7 +137,7 @@ def _cast_shadow(
     window: tuple[slice, slice],
     inside: NDArray[np.bool_],
 ) -> None:
-    """Darken what lies a few pixels right of and below the object."""
+    """Darken the image in the object's shape, shifted a few pixels to the right and down."""
     shift = int(rng.integers(1, 5))
     rows, columns = (slice(side.start + shift, side.stop + shift) for side in window)
     below = image[rows, columns]
@@ -146,19 +145,19 @@ def _cast_shadow(
     below *= np.where(shadow, _SHADOW, np.float32(1))
 
 
-def _textured(rng: np.random.Generator, material: _Material, shape: tuple[int, ...]) -> Plane:
-    """The pattern of ``material`` between two random colours, ``(*shape, 3)``."""
-    u, v = _coordinates(rng, material, shape)
+def _render_pattern(rng: np.random.Generator, material: _Material, shape: tuple[int, ...]) -> Plane:
+    """Render the pattern of ``material`` in two random colours, ``(*shape, 3)``."""
+    u, v = _pattern_coordinates(rng, material, shape)
     pattern = _PATTERNS[CLASSES[material.label]](rng, u, v, material.share)[..., None]
-    dark, light = _two_colours(rng)
+    dark, light = _draw_two_colours(rng)
     return dark + (light - dark) * np.clip(pattern, 0, 1)
 
 
-def _coordinates(
+def _pattern_coordinates(
     rng: np.random.Generator, material: _Material, shape: tuple[int, ...]
 ) -> tuple[Plane, Plane]:
-    """The axes of the pattern in units of its period, each object at its own scale and lean."""
-    angle = rng.uniform(-_LEAN, _LEAN)
+    """Return the pattern's axes in units of its period, at a random scale, tilt and offset."""
+    angle = rng.uniform(-_MAX_TILT, _MAX_TILT)
     period = material.period * rng.uniform(0.85, 1.2)
     y, x = np.ogrid[: shape[0], : shape[1]]
     u = (np.cos(angle) * x + np.sin(angle) * y) / (period * material.aspect) + rng.uniform(0, 9)
@@ -166,8 +165,8 @@ def _coordinates(
     return u.astype(np.float32), v.astype(np.float32)
 
 
-def _two_colours(rng: np.random.Generator) -> tuple[Plane, Plane]:
-    """Two RGB colours that differ by at least 60 levels in mean brightness, in random order."""
+def _draw_two_colours(rng: np.random.Generator) -> tuple[Plane, Plane]:
+    """Draw two RGB colours, in random order, at least 60 levels apart in mean brightness."""
     first = rng.uniform(0, 255, 3)
     second = rng.uniform(0, 255, 3)
     gap = second.mean() - first.mean()
@@ -177,18 +176,18 @@ def _two_colours(rng: np.random.Generator) -> tuple[Plane, Plane]:
     return first.clip(0, 255).astype(np.float32), second.clip(0, 255).astype(np.float32)
 
 
-def _ground(rng: np.random.Generator, size: int) -> Plane:
-    """A soft cloud between two colours."""
+def _background(rng: np.random.Generator, size: int) -> Plane:
+    """Render a smooth cloud in two colours."""
     cloud = np.zeros((size, size), np.float32)
     for cells, weight in ((3, 0.6), (7, 0.4)):
         coarse = Image.fromarray(rng.random((cells, cells), np.float32))
         cloud += weight * np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC))
-    dark, light = _two_colours(rng)
+    dark, light = _draw_two_colours(rng)
     return dark + (light - dark) * np.clip(cloud[..., None] * 1.6 - 0.3, 0, 1)
 
 
-def _lit(rng: np.random.Generator, image: Plane) -> NDArray[np.uint8]:
-    """A slanting light, and the noise of a camera."""
+def _apply_light_and_noise(rng: np.random.Generator, image: Plane) -> NDArray[np.uint8]:
+    """Apply a linear light gradient and uniform sensor noise."""
     size = image.shape[0]
     slope = rng.uniform(-0.35, 0.35, 2)
     axis = np.linspace(-1, 1, size, dtype=np.float32)
@@ -198,7 +197,7 @@ def _lit(rng: np.random.Generator, image: Plane) -> NDArray[np.uint8]:
 
 
 def _lines(phase: Plane, share: float) -> Plane:
-    """1 on lines at whole numbers of ``phase``, 0 between them, soft over a pixel or so."""
+    """Return 1 on lines at integers of ``phase`` and 0 between them, with soft edges."""
     return (0.15 + 0.2 * share - np.abs(phase - np.round(phase))) * 7 + 0.5
 
 

@@ -1,7 +1,7 @@
-"""Keeps loader processes within ``/dev/shm``, through which they hand batches over.
+"""Keep the batches of loader processes within the shared memory in ``/dev/shm``.
 
-Docker gives a container 64 MB of it. A batch that does not fit is lost in a thread of the worker,
-and the training process would wait for it for ever.
+Docker gives a container 64 MB of it. The error of a batch that does not fit would be lost in a
+thread of the worker, and the training process would wait forever.
 """
 
 import dataclasses
@@ -26,63 +26,63 @@ class Workers(NamedTuple):
     """Loader processes of one training process."""
 
     processes: int
-    """0: the training process reads by itself."""
+    """Number of processes; with 0, the training process reads."""
     prefetch: int
-    """Batches that each prepares ahead."""
+    """Number of batches that each process prepares ahead."""
 
 
 def fit_workers(
     num_workers: int, *, prefetch: int, batch_bytes: int, batches_held: int = 3
 ) -> Workers:
-    """Loader processes whose batches fit into the free shared memory; a smaller number is logged.
+    """Reduce the number of loader processes so that their batches fit the free shared memory.
 
-    The batches ahead are cut first, then the processes. Processes on one machine
-    (``LOCAL_WORLD_SIZE``) share the memory.
+    Prefetched batches are reduced first, then processes; a reduction is logged. The training
+    processes of one machine (``LOCAL_WORLD_SIZE``) share the memory.
 
     Args:
-        num_workers: How many are wanted; 0 for none.
-        prefetch: Batches that each should prepare ahead, at least 1.
+        num_workers: Requested number of processes.
+        prefetch: Requested number of batches that each process prepares ahead, at least 1.
         batch_bytes: Size of the largest batch.
-        batches_held: Batches that the training process still uses.
+        batches_held: Number of batches that the training process uses at once.
     """
     free = _free_bytes()
-    wanted = Workers(num_workers, prefetch)
+    requested = Workers(num_workers, prefetch)
     if not num_workers or free is None:
-        return wanted
+        return requested
     free = int(_USABLE_SHARE * free / max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1)))
     fitting = max(0, free // max(1, batch_bytes) - batches_held)
     if fitting >= num_workers * prefetch:
-        return wanted
+        return requested
     count = min(num_workers, fitting)
     fitted = Workers(count, fitting // count if count else prefetch)
     needed = batch_bytes * (num_workers * prefetch + batches_held)
     log.warning(
-        "%s has room for %s, and %d workers with %d batches of %s each need %s: %s. "
-        "Make it larger (docker run --shm-size 32g), or ask for --data.num-workers 0",
-        *(_FOLDER, _in_words(free), num_workers, prefetch, _in_words(batch_bytes)),
-        _in_words(needed),
-        f"{count} with {fitted.prefetch} instead" if count else "the training process reads alone",
+        "%s has %s free, but %d workers with %d batches of %s each need %s: using %s. "
+        "Increase it (docker run --shm-size 32g), or set --data.num-workers 0",
+        *(_FOLDER, _format_bytes(free), num_workers, prefetch, _format_bytes(batch_bytes)),
+        _format_bytes(needed),
+        f"{count} workers with {fitted.prefetch} batches" if count else "no workers",
     )
     return fitted
 
 
 def _free_bytes() -> int | None:
-    """Free shared memory; None where the system has no such folder."""
+    """Return the free shared memory; None if the system has no such folder."""
     try:
         return shutil.disk_usage(_FOLDER).free
     except OSError:
         return None
 
 
-def _in_words(size: int) -> str:
+def _format_bytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 @dataclasses.dataclass(frozen=True)
-class ToSharedMemory:
-    """A ``collate_fn`` that moves its batch into shared memory, if a worker calls it.
+class CollateToSharedMemory:
+    """A ``collate_fn`` that moves its batch into shared memory if a worker calls it.
 
-    The worker's queue would do so as well, but in a thread whose errors reach nobody.
+    The worker's queue would do so too, but in a thread whose errors are lost.
     """
 
     collate: Callable[[Any], Any]
@@ -94,31 +94,31 @@ class ToSharedMemory:
                 for tensor in _tensors(batch):
                     tensor.share_memory_()
             except RuntimeError as error:
-                return _NoRoom(first_line(error))
+                return _OutOfSharedMemory(first_line(error))
         return batch
 
 
-def received(batch: Any) -> Any:
-    """``batch``, as it arrives in the training process.
+def check_received(batch: Any) -> Any:
+    """Return ``batch`` as it arrives in the training process.
 
     Raises:
-        DataError: If its worker found no room for it.
+        DataError: If it did not fit into the shared memory of its worker.
     """
-    if isinstance(batch, _NoRoom):
+    if isinstance(batch, _OutOfSharedMemory):
         raise DataError(
-            f"a loader process finds no room in {_FOLDER} ({batch.reason}); make it larger (docker "
-            "run --shm-size 32g) or use --data.num-workers 0, and go on with --run.resume"
+            f"a loader process ran out of shared memory in {_FOLDER} ({batch.reason}); increase it "
+            "(docker run --shm-size 32g) or set --data.num-workers 0, and go on with --run.resume"
         )
     return batch
 
 
 @dataclasses.dataclass(frozen=True)
-class _NoRoom:
+class _OutOfSharedMemory:
     reason: str
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors in nested containers and dataclasses."""
+    """Yield all tensors in nested containers and dataclasses."""
     parts: Any = ()
     match value:
         case Tensor():

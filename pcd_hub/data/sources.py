@@ -1,18 +1,17 @@
-"""Where images come from: one URI each.
+"""Open sources of unlabelled images by URI.
 
 ========================================  ======================================================
-``DIR``                                   every image below a folder, at any depth; no class
-                                          folders needed (``files.py``)
-``FILE.txt``                              one path a line, relative to the list's own folder
-``scenes:[COUNT[:SEED]]``                 generated scenes (``scenes.py``)
+``DIR``                                   every image below a folder, at any depth
+                                          (``files.py``)
+``FILE.txt``                              a list, one path per line, relative to its folder
+``scenes:[COUNT[:SEED]]``                 synthetic scenes (``scenes.py``)
 ``hf-disk:DIR[/SPLIT]``                   a Hugging Face dataset saved by ``save_to_disk``
-``hf:ORG/NAME[/CONFIG][:SPLIT]``          a Hugging Face dataset, downloaded whole (a local folder
-                                          works too); see ``hf_datasets.py``
-``hf-stream:ORG/NAME[/CONFIG][:SPLIT]``   the same, read as it arrives, for sets larger than the
-                                          disk
+``hf:ORG/NAME[/CONFIG][:SPLIT]``          a Hugging Face dataset, downloaded first, or a local
+                                          folder (``hf_datasets.py``)
+``hf-stream:ORG/NAME[/CONFIG][:SPLIT]``   the same, streamed, for sets larger than the disk
 ========================================  ======================================================
 
-Anything else is a path, which may hold colons. Every image is decoded as ``decoding.py`` lists.
+Anything else is a path, which may contain colons. ``decoding.py`` lists how images are decoded.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,18 +19,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
-from pcd_hub.data.decoding import (
-    BrokenImageError,
-    ResultT,
-    as_rgb,
-    decode,
-    is_jpeg,
-    shrink_jpeg,
-    upright_jpeg_size,
-)
-from pcd_hub.data.files import IMAGE_SUFFIXES, ImageFiles
+from pcd_hub.data.decoding import ResultT, as_rgb
+from pcd_hub.data.files import ImageFiles
 from pcd_hub.data.hf_datasets import (
-    Encoded,
+    EncodedImage,
     HFImages,
     HFStream,
     load_dataset,
@@ -41,25 +32,6 @@ from pcd_hub.data.scenes import render_scene
 from pcd_hub.data.uris import is_dir, local_path, split_uri
 from pcd_hub.errors import DataError
 
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "BrokenImageError",
-    "Encoded",
-    "HFImages",
-    "HFStream",
-    "ImageFiles",
-    "ImageSource",
-    "ImageStream",
-    "ResultT",
-    "Scenes",
-    "as_rgb",
-    "decode",
-    "is_jpeg",
-    "open_source",
-    "shrink_jpeg",
-    "upright_jpeg_size",
-]
-
 DEFAULT_SCENE_COUNT = 20_000
 MAX_SCENES = 10**9
 SCENE_SIZE = 96
@@ -68,55 +40,58 @@ _SCHEMES = ("scenes", "hf-disk", "hf", "hf-stream")
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """A finite, indexable set of images. Must be picklable: workers get a copy."""
+    """A finite, indexable set of images; picklable, as workers get a copy."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Image.Image:
-        """Image ``index`` as RGB; raises :class:`BrokenImageError` if it cannot be decoded."""
+        """Decode image ``index`` to upright RGB; raises :class:`BrokenImageError` if it fails."""
         ...
 
     def read(self, index: int, to_image: Callable[[Image.Image], ResultT]) -> ResultT:
-        """What ``to_image`` makes of image ``index``, opened but not yet decoded.
+        """Apply ``to_image`` to image ``index``, opened but not yet decoded.
 
-        Whatever it raises is a :class:`BrokenImageError`.
+        Raises:
+            BrokenImageError: If opening the image or ``to_image`` fails.
         """
         ...
 
     def fingerprint(self) -> str:
-        """A short text that changes when the set of images does."""
+        """Return a short text that changes when the set of images changes."""
         ...
 
 
 @runtime_checkable
 class ImageStream(Protocol):
-    """An endless or finite sequence of images that can only be read in order."""
+    """A sequence of images that can only be read in order."""
 
     num_parts: int
-    """How many workers can read it at once."""
+    """Number of workers that can read it at once."""
 
-    def read(self, *, state: Mapping[str, Any] | None) -> Iterator[tuple[Encoded, dict[str, Any]]]:
-        """Images from ``state`` on, each with the state that continues after it.
+    def read(
+        self, *, state: Mapping[str, Any] | None
+    ) -> Iterator[tuple[EncodedImage, dict[str, Any]]]:
+        """Yield images from ``state`` on, each with the state that continues after it.
 
-        Inside a DataLoader's worker it is that worker's share.
+        Inside a DataLoader worker, only the worker's share is read.
         """
         ...
 
     def fingerprint(self) -> str:
-        """A short text that changes when the set of images does."""
+        """Return a short text that changes when the set of images changes."""
         ...
 
 
 def open_source(uri: str, *, rank: int = 0, world_size: int = 1) -> ImageSource | ImageStream:
-    """Open the images that ``uri`` names (the table at the top of this file).
+    """Open the image source that ``uri`` names (see the table at the top of this file).
 
     Args:
-        uri: Where the images are.
-        rank: This process, for streams, which are split by process.
-        world_size: How many processes share a stream.
+        uri: URI or path of the source.
+        rank: Rank of this process; streams are split by process.
+        world_size: Number of processes that share a stream.
 
     Raises:
-        DataError: If there is no such place, it holds no image, or a needed library is missing.
+        DataError: If the source does not exist, has no image, or needs a library that is missing.
     """
     scheme, rest = split_uri(uri, _SCHEMES)
     match scheme:
@@ -137,7 +112,7 @@ def open_source(uri: str, *, rank: int = 0, world_size: int = 1) -> ImageSource 
 
 
 class Scenes:
-    """Generated scenes as images."""
+    """Synthetic scenes as an image source."""
 
     def __init__(self, count: int, *, seed: int) -> None:
         self.count = count
@@ -151,11 +126,11 @@ class Scenes:
             source = cls(int(count or DEFAULT_SCENE_COUNT), seed=int(seed or 0))
         except ValueError:
             raise DataError(
-                f"scenes:{text} is not scenes:[COUNT[:SEED]], as in scenes:20000:7"
+                f"scenes:{text}: expected scenes:[COUNT[:SEED]], for example scenes:20000:7"
             ) from None
         if not 1 <= source.count <= MAX_SCENES or source.seed < 0:
             raise DataError(
-                f"scenes:{text}: COUNT is 1 to {MAX_SCENES} and SEED at least 0, as in "
+                f"scenes:{text}: COUNT is 1 to {MAX_SCENES} and SEED at least 0, for example "
                 "scenes:20000:7"
             )
         return source
@@ -167,9 +142,9 @@ class Scenes:
         return self.read(index, as_rgb)
 
     def read(self, index: int, to_image: Callable[[Image.Image], ResultT]) -> ResultT:
-        """See :class:`ImageSource`."""
+        """Apply ``to_image`` to scene ``index``; see :class:`ImageSource`."""
         return to_image(Image.fromarray(render_scene(self.seed, index, size=SCENE_SIZE).image))
 
     def fingerprint(self) -> str:
-        """Seed and count: the scenes are a function of them."""
+        """Return count and seed, which determine the scenes."""
         return f"{self.count} generated scenes of {SCENE_SIZE} px, seed {self.seed}"

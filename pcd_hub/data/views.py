@@ -1,11 +1,11 @@
 """Two augmented views of an image, each a pure function of (seed, epoch, index, view).
 
-The random numbers are drawn first, into a :class:`ViewParameters`; rendering then needs no
-randomness. So neither the number of workers nor the order of work changes a pixel. As they are
-drawn before the image is decoded, a large JPEG is decoded no larger than its views need.
+The random parameters of a view are drawn first (:class:`ViewParameters`), and rendering is
+deterministic, so views do not depend on the number of workers. Because the parameters are drawn
+before the image is decoded, a large JPEG is decoded no larger than its views need.
 
-Pillow crops and resizes; OpenCV does the colours and the blur, several times faster than Pillow,
-which stays as the slow twin (``renderer="pillow"``) and needs nothing to be installed.
+Pillow crops and resizes. OpenCV, several times faster than Pillow, does colours and blur; the
+reference implementation (``renderer="pillow"``) needs no OpenCV.
 """
 
 import dataclasses
@@ -28,35 +28,32 @@ from pcd_hub.errors import DataError
 Renderer = Literal["opencv", "pillow"]
 Pixels = UInt8[np.ndarray, "height width 3"]
 
-_GRAY = np.asarray([0.299, 0.587, 0.114])  # ITU-R 601, as Pillow and OpenCV weigh
+_GRAY = np.asarray([0.299, 0.587, 0.114])  # ITU-R 601, as in Pillow and OpenCV
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewPolicy:
-    """The distribution one view is drawn from.
-
-    The defaults are those of BYOL, MoCo v3 and the released PCD code.
-    """
+    """Distribution of one view; the defaults are those of BYOL, MoCo v3 and PCD's released code."""
 
     crop_area: tuple[float, float] = (0.08, 1.0)
-    """Least and largest share of the image's area."""
+    """Smallest and largest crop, as a fraction of the image's area."""
     jitter_probability: float = 0.8
     brightness: float = 0.4
     contrast: float = 0.4
     saturation: float = 0.2
     hue: float = 0.1
-    """Share of the colour circle."""
+    """Largest shift, as a fraction of the colour circle."""
     gray_probability: float = 0.2
     blur_probability: float = 1.0
     blur_sigma: tuple[float, float] = (0.1, 2.0)
-    """In pixels at 224; scaled with the image size."""
+    """Range of the standard deviation in pixels at image size 224; scaled with the image size."""
     solarize_probability: float = 0.0
     flip_probability: float = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class TwoViews:
-    """What to make of one image: two views of ``image_size`` pixels."""
+class TwoViewTransform:
+    """Transform of an image to two augmented views of ``image_size`` pixels."""
 
     image_size: int
     first: ViewPolicy
@@ -70,29 +67,33 @@ class TwoViews:
     def __call__(
         self, image: Image.Image, *, epoch: int, index: int
     ) -> UInt8[Tensor, "2 3 size size"]:
-        """The two views of ``image``, which is number ``index`` of its source, in ``epoch``."""
+        """Return the two views of ``image``, number ``index`` of its source, in ``epoch``."""
         return self.render(image, self.draw(image.size, epoch=epoch, index=index))
 
-    def draw(self, size: tuple[int, int], *, epoch: int, index: int) -> "DrawnViews":
-        """Everything random about the views of an image of ``size`` (width, height)."""
+    def draw(self, size: tuple[int, int], *, epoch: int, index: int) -> "PairParameters":
+        """Draw the parameters of both views of an image of ``size`` (width, height)."""
         width, height = size
         views = []
         for number, policy in enumerate((self.first, self.second)):
             rng = np.random.default_rng((self.seed, epoch, index, number))
             views.append(draw_view(policy, rng, width=width, height=height))
         sides = [side for view in views for side in view.crop_size]
-        return DrawnViews(views=views, size=size, largest_shrink=min(sides) / self.image_size)
+        return PairParameters(views=views, size=size, max_shrink=min(sides) / self.image_size)
 
-    def render(self, image: Image.Image, drawn: "DrawnViews") -> UInt8[Tensor, "2 3 size size"]:
-        """The drawn views of an RGB image, which may be smaller than ``drawn.size``."""
-        scale = image.width / drawn.size[0], image.height / drawn.size[1]
-        how = render_view if self.renderer == "opencv" else render_view_with_pillow
-        views = [how(image, view.scaled(*scale), size=self.image_size) for view in drawn.views]
-        return stacked([view[None] for view in views])
+    def render(
+        self, image: Image.Image, parameters: "PairParameters"
+    ) -> UInt8[Tensor, "2 3 size size"]:
+        """Render both views of an RGB image, which may be smaller than ``parameters.size``."""
+        scale = image.width / parameters.size[0], image.height / parameters.size[1]
+        render = render_view if self.renderer == "opencv" else render_view_with_pillow
+        views = [
+            render(image, view.scaled(*scale), size=self.image_size) for view in parameters.views
+        ]
+        return concatenate_views([view[None] for view in views])
 
 
-def stacked(views: list[Tensor]) -> Tensor:
-    """``torch.cat`` of maps ``(..., C, H, W)``, all laid out channels last."""
+def concatenate_views(views: list[Tensor]) -> Tensor:
+    """Concatenate images ``(..., C, H, W)`` and keep the channels-last memory format."""
     return torch.cat([view.movedim(-3, -1) for view in views]).movedim(-1, -3)
 
 
@@ -104,35 +105,37 @@ def byol_views(
     hue: float = 0.1,
     gray_probability: float = 0.2,
     renderer: Renderer = "opencv",
-) -> TwoViews:
-    """BYOL's asymmetric pair: first always blurred, second rarely, but sometimes solarized."""
+) -> TwoViewTransform:
+    """Build BYOL's asymmetric pair: only the first always blurred, only the second solarized."""
     first = ViewPolicy(crop_area=crop_area, hue=hue, gray_probability=gray_probability)
     second = dataclasses.replace(first, blur_probability=0.1, solarize_probability=0.2)
-    return TwoViews(image_size=image_size, first=first, second=second, seed=seed, renderer=renderer)
+    return TwoViewTransform(
+        image_size=image_size, first=first, second=second, seed=seed, renderer=renderer
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewParameters:
-    """Everything random about one view, drawn."""
+    """The random parameters of one view."""
 
     box: tuple[float, float, float, float]
-    """left, top, right, bottom of the crop in pixels of the source image."""
+    """Left, top, right, bottom of the crop in pixels of the source image."""
     flip: bool
     jitter: tuple[tuple[str, float], ...]
-    """(operation, factor) in the order of application; empty for none."""
+    """(operation, factor) in the order of application; may be empty."""
     gray: bool
     blur_sigma: float
-    """In pixels at 224; 0 for none."""
+    """Standard deviation in pixels at image size 224; 0 for no blur."""
     solarize: bool
 
     @property
     def crop_size(self) -> tuple[float, float]:
-        """Width and height of the crop."""
+        """Width and height of the crop in pixels."""
         left, top, right, bottom = self.box
         return right - left, bottom - top
 
     def scaled(self, x: float, y: float) -> "ViewParameters":
-        """The same view of an image that is ``x`` times as wide and ``y`` times as high."""
+        """Return the same view for the image scaled by ``x`` in width and ``y`` in height."""
         if x == y == 1:
             return self
         left, top, right, bottom = self.box
@@ -140,20 +143,20 @@ class ViewParameters:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawnViews:
-    """The views of one image, before it is decoded."""
+class PairParameters:
+    """The random parameters of both views of one image."""
 
     views: list[ViewParameters]
     size: tuple[int, int]
-    """Width and height of the image that the boxes are measured in."""
-    largest_shrink: float
-    """How many times smaller the image may be and no crop has fewer pixels than its view."""
+    """Width and height of the image to which the boxes refer."""
+    max_shrink: float
+    """Largest factor by which the image may shrink without a crop smaller than its view."""
 
 
 def draw_view(
     policy: ViewPolicy, rng: np.random.Generator, *, width: int, height: int
 ) -> ViewParameters:
-    """Draw the parameters of one view of a ``width`` x ``height`` image."""
+    """Draw the parameters of one view of an image of ``width`` x ``height`` pixels."""
     return ViewParameters(
         box=_draw_box(policy.crop_area, rng, width, height),
         flip=bool(rng.random() < policy.flip_probability),
@@ -169,7 +172,7 @@ def draw_view(
 def _draw_box(
     area: tuple[float, float], rng: np.random.Generator, width: int, height: int
 ) -> tuple[float, float, float, float]:
-    """RandomResizedCrop's box: aspect log-uniform in 3/4..4/3; after ten misses a centre crop."""
+    """Draw torchvision's RandomResizedCrop: aspect 3/4..4/3, a centre crop after ten misses."""
     for _ in range(10):
         pixels = width * height * rng.uniform(*area)
         aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
@@ -197,7 +200,7 @@ def _draw_jitter(policy: ViewPolicy, rng: np.random.Generator) -> tuple[tuple[st
     return tuple(factors[place] for place in rng.permutation(4))
 
 
-def _cropped(image: Image.Image, parameters: ViewParameters, size: int) -> Image.Image:
+def _crop(image: Image.Image, parameters: ViewParameters, size: int) -> Image.Image:
     view = image.resize(
         (size, size), Image.Resampling.BICUBIC, box=parameters.box, reducing_gap=2.0
     )
@@ -207,65 +210,62 @@ def _cropped(image: Image.Image, parameters: ViewParameters, size: int) -> Image
 def render_view(
     image: Image.Image, parameters: ViewParameters, *, size: int
 ) -> UInt8[Tensor, "3 size size"]:
-    """Apply drawn ``parameters`` to an RGB image.
-
-    Every step rounds to 8 bits, as Pillow's do.
-    """
-    view: Pixels = np.array(_cropped(image, parameters, size))
+    """Render one view of an RGB image with OpenCV; every step rounds to 8 bits, as in Pillow."""
+    view: Pixels = np.array(_crop(image, parameters, size))
     for name, factor in parameters.jitter:
-        view = _COLOURS[name](view, factor)
+        view = _COLOUR_JITTER[name](view, factor)
     if parameters.gray:
-        view = _saturate(view, 0.0)
+        view = _adjust_saturation(view, 0.0)
     if parameters.blur_sigma:
         sigma = parameters.blur_sigma * size / 224
         view = _cv2().GaussianBlur(view, (0, 0), sigma, borderType=_cv2().BORDER_REPLICATE)
     if parameters.solarize:
         view = np.where(view < 128, view, 255 - view)
-    return _as_tensor(view)
+    return _to_tensor(view)
 
 
-def _as_tensor(view: Pixels) -> UInt8[Tensor, "3 size size"]:
-    """Laid out as it is, channels last, which is also what convolutions like best."""
+def _to_tensor(view: Pixels) -> UInt8[Tensor, "3 size size"]:
+    """Convert without a copy; channels last is also the fastest format for convolutions."""
     return torch.from_numpy(view).permute(2, 0, 1)
 
 
-def _mix(view: Pixels, weights: Float[np.ndarray, "3 3"], offset: float) -> Pixels:
-    """``weights (3, 3) @ pixel + offset``, rounded and cut to 8 bits."""
+def _mix_channels(view: Pixels, weights: Float[np.ndarray, "3 3"], offset: float) -> Pixels:
+    """Compute ``weights (3, 3) @ pixel + offset``, rounded and clipped to 8 bits."""
     matrix = np.column_stack((weights, np.full(3, offset)))
     return _cv2().transform(view, matrix)
 
 
-def _brighten(view: Pixels, factor: float) -> Pixels:
-    return _mix(view, factor * np.eye(3), 0.0)
+def _adjust_brightness(view: Pixels, factor: float) -> Pixels:
+    return _mix_channels(view, factor * np.eye(3), 0.0)
 
 
-def _contrast(view: Pixels, factor: float) -> Pixels:
+def _adjust_contrast(view: Pixels, factor: float) -> Pixels:
     mean = round(float(np.dot(_cv2().mean(view)[:3], _GRAY)))
-    return _mix(view, factor * np.eye(3), (1 - factor) * mean)
+    return _mix_channels(view, factor * np.eye(3), (1 - factor) * mean)
 
 
-def _saturate(view: Pixels, factor: float) -> Pixels:
-    return _mix(view, factor * np.eye(3) + (1 - factor) * _GRAY, 0.0)
+def _adjust_saturation(view: Pixels, factor: float) -> Pixels:
+    return _mix_channels(view, factor * np.eye(3) + (1 - factor) * _GRAY, 0.0)
 
 
-def _turn_hue(view: Pixels, factor: float) -> Pixels:
-    """By ``factor`` of the colour circle, which 8 bits divide into 256."""
+def _adjust_hue(view: Pixels, factor: float) -> Pixels:
+    """Rotate the hue by ``factor`` of the colour circle, in steps of 1/256."""
     hsv = _cv2().cvtColor(view, _cv2().COLOR_RGB2HSV_FULL)
     hsv[..., 0] += np.uint8(round(256 * factor) % 256)
     return _cv2().cvtColor(hsv, _cv2().COLOR_HSV2RGB_FULL)
 
 
-_COLOURS: dict[str, Callable[[Pixels, float], Pixels]] = {
-    "brightness": _brighten,
-    "contrast": _contrast,
-    "saturation": _saturate,
-    "hue": _turn_hue,
+_COLOUR_JITTER: dict[str, Callable[[Pixels, float], Pixels]] = {
+    "brightness": _adjust_brightness,
+    "contrast": _adjust_contrast,
+    "saturation": _adjust_saturation,
+    "hue": _adjust_hue,
 }
 
 
 @functools.cache
 def _cv2() -> Any:
-    """OpenCV, with one thread: the loader's processes are the parallel part."""
+    """Import OpenCV and set it to one thread, as loader processes already run in parallel."""
     import cv2
 
     cv2.setNumThreads(0)
@@ -275,28 +275,28 @@ def _cv2() -> Any:
 def _check_renderer(renderer: Renderer) -> None:
     if renderer == "opencv" and importlib.util.find_spec("cv2") is None:
         raise DataError(
-            "views are rendered with OpenCV, which is not installed; pip install "
-            "'pcd_hub[train]', or take the slower --data.renderer pillow"
+            "OpenCV, which renders the views, is not installed; pip install 'pcd_hub[train]', or "
+            "use the slower --data.renderer pillow"
         )
 
 
 def render_view_with_pillow(
     image: Image.Image, parameters: ViewParameters, *, size: int
 ) -> UInt8[Tensor, "3 size size"]:
-    """The slow twin of :func:`render_view`; its blur is three box filters, its hue truncated."""
-    view = _cropped(image, parameters, size)
+    """Reference implementation of :func:`render_view`; Pillow's blur is three box filters."""
+    view = _crop(image, parameters, size)
     for name, factor in parameters.jitter:
-        view = _adjust(view, name, factor)
+        view = _jitter_with_pillow(view, name, factor)
     if parameters.gray:
         view = view.convert("L").convert("RGB")
     if parameters.blur_sigma:
         view = view.filter(ImageFilter.GaussianBlur(parameters.blur_sigma * size / 224))
     if parameters.solarize:
         view = ImageOps.solarize(view)
-    return _as_tensor(np.array(view))
+    return _to_tensor(np.array(view))
 
 
-def _adjust(view: Image.Image, name: str, factor: float) -> Image.Image:
+def _jitter_with_pillow(view: Image.Image, name: str, factor: float) -> Image.Image:
     match name:
         case "brightness":
             return ImageEnhance.Brightness(view).enhance(factor)
@@ -305,4 +305,4 @@ def _adjust(view: Image.Image, name: str, factor: float) -> Image.Image:
         case "saturation":
             return ImageEnhance.Color(view).enhance(factor)
         case _:
-            return cast("Any", tvf.adjust_hue)(view, factor)  # its annotation knows tensors only
+            return cast("Any", tvf.adjust_hue)(view, factor)  # annotated for tensors only

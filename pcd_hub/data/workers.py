@@ -1,8 +1,8 @@
-"""Starts a DataLoader that fits into the shared memory and outlives a request to stop.
+"""Start a DataLoader that fits into the shared memory and keeps running during a stop request.
 
-Containers, SLURM, torchrun and a terminal signal a whole process group. The training process
-finishes its step and saves; until then it needs its loader's processes, so these ignore what it
-does not send them itself.
+Containers, SLURM, torchrun and terminals signal a whole process group. The training process
+finishes its step and saves; until then it needs its loader processes, so these ignore all signals
+that it does not send itself.
 """
 
 import contextlib
@@ -17,48 +17,48 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from pcd_hub.data.shared_memory import ToSharedMemory, Workers, received
+from pcd_hub.data.shared_memory import CollateToSharedMemory, Workers, check_received
 
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
 )
-"""What asks a training run to stop."""
+"""Signals that request a training run to stop."""
 
 
 def load_batches(
     dataset: Dataset[Any], *, workers: Workers, collate_fn: Callable[[Any], Any], **options: Any
 ) -> Iterator[Any]:
-    """Start a ``DataLoader``, whose processes ignore :data:`STOP_SIGNALS` from their first moment.
+    """Start a ``DataLoader`` whose processes ignore :data:`STOP_SIGNALS` from the start.
 
-    They still end with their parent, at once when it asks them to: torch and Python end them by
-    SIGTERM. On systems without ``sigwaitinfo`` (macOS, Windows) SIGTERM from anyone ends them.
+    They still end with their parent, and at once when it sends SIGTERM, as torch and Python do. On
+    systems without ``sigwaitinfo`` (macOS, Windows) SIGTERM from any process ends them.
 
     Args:
-        dataset: As the DataLoader takes it.
-        workers: Processes, as :func:`fit_workers` allows them.
-        collate_fn: Samples to batch.
-        options: Others of the DataLoader.
+        dataset: The DataLoader's dataset.
+        workers: Number of processes and prefetched batches (see :func:`fit_workers`).
+        collate_fn: Combines samples to a batch.
+        options: Further options of the DataLoader.
 
     Raises:
-        DataError: While it is read, if shared memory becomes too small for a batch.
+        DataError: During iteration, if a batch does not fit into the shared memory.
     """
     loader = DataLoader(
         dataset,
         num_workers=workers.processes,
         prefetch_factor=workers.prefetch if workers.processes else None,
-        collate_fn=ToSharedMemory(collate_fn),
+        collate_fn=CollateToSharedMemory(collate_fn),
         worker_init_fn=_ignore_stop_signals,
         **options,
     )
     context = multiprocessing.get_context(options.get("multiprocessing_context"))
     if workers.processes and context.get_start_method() != "fork":
-        resource_tracker.ensure_running()  # it would unblock signals when it starts below
-    with _stop_signals_blocked():  # a new process inherits what is blocked
-        return map(received, iter(loader))
+        resource_tracker.ensure_running()  # started below, it would unblock the signals
+    with _block_stop_signals():  # new processes inherit the mask
+        return map(check_received, iter(loader))
 
 
 @contextlib.contextmanager
-def _stop_signals_blocked() -> Iterator[None]:
+def _block_stop_signals() -> Iterator[None]:
     if not hasattr(signal, "sigwaitinfo"):
         yield
         return
@@ -70,18 +70,18 @@ def _stop_signals_blocked() -> Iterator[None]:
 
 
 def _ignore_stop_signals(worker: int) -> None:
-    """In a worker, whose signals are blocked already unless its start method lost the mask."""
+    """Ignore stop signals in a worker; it inherits their mask, except under some start methods."""
     del worker
     for signum in STOP_SIGNALS:
         if signum != signal.SIGTERM:
             signal.signal(signum, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_the_parent_asks, daemon=True).start()
+        threading.Thread(target=_exit_on_parent_sigterm, daemon=True).start()
 
 
-def _end_when_the_parent_asks() -> None:
-    """As torch's own handler of SIGTERM, except that others' signals are ignored."""
+def _exit_on_parent_sigterm() -> None:
+    """Exit on SIGTERM as torch's handler does, but only if the parent sent it."""
     parent = multiprocessing.parent_process()
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != getattr(parent, "pid", None):
         pass
@@ -89,16 +89,16 @@ def _end_when_the_parent_asks() -> None:
 
 
 def default_workers(device: torch.device) -> int:
-    """Loader processes: on CPUs the cores compute; beside an accelerator they have nothing else."""
+    """Return the default number of loader processes: 1 on CPUs, where the cores also train."""
     return 1 if device.type == "cpu" else min(16, max(1, num_cores() - 1))
 
 
 def num_cores(environ: Mapping[str, str] | None = None, *, usable: int | None = None) -> int:
-    """Cores for one process of a launch; at least 1.
+    """Return the number of cores for one process of a launch; at least 1.
 
     Args:
-        environ: Of this process; ``os.environ`` if not given.
-        usable: Cores on which this process may run; asked of the system if not given.
+        environ: The process environment; ``os.environ`` if not given.
+        usable: Number of cores on which this process may run; the system's answer if not given.
     """
     environ = os.environ if environ is None else environ
     usable = _usable_cores() if usable is None else usable
@@ -106,7 +106,7 @@ def num_cores(environ: Mapping[str, str] | None = None, *, usable: int | None = 
     if per_task := count_of(environ, "SLURM_CPUS_PER_TASK", default=0):
         usable = min(usable, per_task)
         if count_of(environ, "SLURM_STEP_NUM_TASKS") >= count_of(environ, "WORLD_SIZE"):
-            sharing = 1  # each process is a task, with these cores for itself
+            sharing = 1  # each process is a task that does not share its cores
     return max(1, usable // sharing)
 
 
@@ -115,6 +115,6 @@ def _usable_cores() -> int:
 
 
 def count_of(environ: Mapping[str, str], name: str, *, default: int = 1) -> int:
-    """A count that a launcher left in the environment; ``default`` if there is none."""
+    """Return a count that a launcher set in the environment; ``default`` if it did not."""
     value = environ.get(name, "")
     return max(default, int(value)) if value.isdecimal() else default

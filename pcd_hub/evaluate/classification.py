@@ -1,13 +1,119 @@
-"""A linear classifier on the pooled vectors of a frozen backbone."""
+"""Classification of whole images from a frozen backbone: k-NN and a linear classifier."""
 
 import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from pcd_hub.evaluate.segmentation import Progress, silent
+from pcd_hub.data.labelled.classification import ClassifiedSet
+from pcd_hub.evaluate.benchmark import DEFAULT_COMMAND, scores_by_seed
+from pcd_hub.evaluate.feature_maps import Pixels, all_maps, num_reading_workers, pixels_of
+from pcd_hub.evaluate.models import EvaluatedModel
+from pcd_hub.evaluate.progress import Progress, progress, progress_of, silent
+from pcd_hub.evaluate.results import Evaluation, ModelScores
+from pcd_hub.method.metrics import Watch, knn_vote
+
+
+@dataclass(frozen=True)
+class ClassificationProbe:
+    """Benchmark: top-1 accuracy by k-NN and by a linear classifier on average-pooled embeddings."""
+
+    train: ClassifiedSet
+    test: ClassifiedSet
+    _: KW_ONLY
+    image_size: int = 224
+    """Height and width of the centre crops in pixels."""
+    k: int = 20
+    temperature: float = 0.07
+    """Temperature of the k-NN's weights ``exp(cosine / temperature)``."""
+    penalty: float = 1e-3
+    """L2 penalty of the linear classifier's weights."""
+    num_workers: int | None = None
+    """Processes that read images. Default: 1 on CPUs, up to 16 with a GPU."""
+
+    def empty_table(
+        self,
+        seeds: Sequence[int] = (0,),
+        *,
+        command: str = DEFAULT_COMMAND,
+        details: Mapping[str, Any] | None = None,
+    ) -> Evaluation:
+        """Return the results table without a model."""
+        return Evaluation(
+            task="image classification",
+            dataset=self.test.name,
+            protocol=self.protocol,
+            command=command,
+            images=len(self.test),
+            seeds=tuple(seeds),
+            units={"k-NN top-1": "%", "linear top-1": "%"},
+            scores={},
+            details=dict(details or {}),
+        )
+
+    def score(self, name: str, seeds: Sequence[int] = (0,)) -> ModelScores:
+        """Open a model by name (:func:`~pcd_hub.evaluate.models.open_model`) and score it."""
+        return scores_by_seed(name, seeds, self._measure, image_size=self.image_size)
+
+    @property
+    def protocol(self) -> str:
+        """One sentence with every choice that affects the scores."""
+        return (
+            f"frozen backbone, {crop_protocol(self.image_size)}, mean of the last map (of a ViT's "
+            f"patches, not its class token); {self.k} nearest of {self.train.name} "
+            f"({len(self.train)} images) by cosine, weights exp(cos / {self.temperature:g}); "
+            f"logistic regression on standardised vectors, penalty {self.penalty:g}, L-BFGS, "
+            "without augmentation"
+        )
+
+    def _measure(self, model: EvaluatedModel) -> dict[str, float]:
+        extract = pixels_of(model, self.image_size)
+        train, test = (
+            self._embeddings(extract, images, f"{model.name}: {images.name}")
+            for images in (self.train, self.test)
+        )
+        labels, expected = (torch.tensor(images.labels) for images in (self.train, self.test))
+        num_classes = len(self.train.classes)
+        by_knn = knn_vote(
+            train,
+            labels,
+            test,
+            num_classes=num_classes,
+            k=self.k,
+            temperature=self.temperature,
+            watch=watch(f"{model.name}: neighbours"),
+        )
+        by_linear = linear_classifier(
+            train,
+            labels,
+            test,
+            num_classes=num_classes,
+            penalty=self.penalty,
+            progress=progress_of(model.name),
+        )
+        return {
+            metric: 100 * float((predicted == expected).float().mean())
+            for metric, predicted in (("k-NN top-1", by_knn), ("linear top-1", by_linear))
+        }
+
+    def _embeddings(
+        self, extract: Pixels, images: ClassifiedSet, what: str
+    ) -> Float[Tensor, "n c"]:
+        """Average-pool the feature map of every image."""
+        batches = all_maps(
+            extract,
+            images,
+            range(len(images)),
+            size=self.image_size,
+            num_workers=num_reading_workers(self.num_workers),
+            what=what,
+        )
+        return torch.cat([maps.mean((2, 3)) for maps in batches])
 
 
 def linear_classifier(
@@ -20,16 +126,16 @@ def linear_classifier(
     steps: int = 200,
     progress: Progress = silent,
 ) -> Int64[Tensor, " m"]:
-    """Class of each test vector by multinomial logistic regression on standardised vectors.
+    """Predict the test classes by multinomial logistic regression on standardised embeddings.
 
     Args:
-        train: One vector an image.
-        labels: Its class.
-        test: Vectors to classify.
-        num_classes: How many classes there are.
-        penalty: Of the squared weights, halved, beside the mean cross-entropy.
-        steps: Of L-BFGS at most; the problem is convex and has one solution.
-        progress: Shows how often the loss was evaluated.
+        train: Training embeddings, one per image.
+        labels: Class of each training image.
+        test: Test embeddings.
+        num_classes: Number of classes.
+        penalty: ``penalty / 2`` times the squared weights is added to the mean cross-entropy.
+        steps: Maximum number of L-BFGS iterations. The problem is convex and has one solution.
+        progress: Shows the number of loss evaluations.
     """
     deviation, mean = torch.std_mean(train, 0, correction=0)
     train, test = ((vectors - mean) / (deviation + 1e-5) for vectors in (train, test))
@@ -37,8 +143,8 @@ def linear_classifier(
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=steps, line_search_fn="strong_wolfe")
-    most = optimizer.param_groups[0]["max_eval"]
-    evaluations = progress(itertools.count(), "fitting, evaluations at most", total=most)
+    limit = optimizer.param_groups[0]["max_eval"]
+    evaluations = progress(itertools.count(), "fitting, evaluations at most", total=limit)
 
     def loss() -> Tensor:
         next(evaluations)
@@ -50,3 +156,17 @@ def linear_classifier(
     optimizer.step(loss)
     with torch.no_grad():
         return layer(test).argmax(1)
+
+
+def crop_protocol(image_size: int) -> str:
+    """Describe the centre crops in a protocol."""
+    return f"centre crops (7/8 of the shorter side, at {image_size} x {image_size}, bicubic)"
+
+
+def watch(what: str) -> Watch:
+    """Return a progress bar for the parts of a long computation."""
+
+    def watched(parts: Sequence[Tensor]) -> Iterator[Tensor]:
+        return progress(parts, what, total=len(parts))
+
+    return watched

@@ -1,4 +1,4 @@
-"""The last map of a model under test, for images as they come."""
+"""Extract the last feature map of a frozen model from any set of images."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -19,21 +19,21 @@ from pcd_hub.evaluate.progress import progress
 from pcd_hub.models.grid import pixel_grid
 
 Pixels = Callable[[Tensor], Tensor]
-"""Images ``(b, 3, S, S)`` in [0, 1] -> ``(b, c, h, w)``."""
+"""Images ``(b, 3, S, S)`` in [0, 1] -> feature maps ``(b, c, h, w)``."""
 
-_SHARE = 7 / 8
-_AT_ONCE = 64
+_CROP_FRACTION = 7 / 8
+_BATCH_SIZE = 64
 
 
 def pixels_of(
     under_test: EvaluatedModel, image_size: int, *, device: torch.device | str | None = None
 ) -> Pixels:
-    """The model in eval mode on ``device``, its own normalisation applied.
+    """Return the model's feature extractor, in eval mode and with its own input normalisation.
 
     Args:
-        under_test: The model.
-        image_size: Height and width of the images.
-        device: The GPU if there is one, if not given.
+        under_test: The model, which is moved to ``device``.
+        image_size: Height and width of the images in pixels.
+        device: Default: the GPU if there is one.
     """
     device = device or compute_device()
     grid = pixel_grid(under_test.model, image_size=image_size).to(device).eval()
@@ -44,7 +44,6 @@ def pixels_of(
     return lambda images: grid((images - mean) / std)
 
 
-@torch.inference_mode()
 def all_maps(
     pixels: Pixels,
     images: ImageSource | ClassifiedSet,
@@ -55,15 +54,25 @@ def all_maps(
     what: str,
     disable: bool = False,
     device: torch.device | str | None = None,
-) -> Iterator[Tensor]:
-    """The maps of these images, in order, some at a time, on the CPU.
+) -> Iterator[Float[Tensor, "b c h w"]]:
+    """Yield the feature maps of the centre crops of some images, batch by batch, on the CPU.
 
-    ``what`` names the bar, unless that is disabled; ``device`` is that of ``pixels``.
+    Args:
+        pixels: The feature extractor.
+        images: Any finite set of images.
+        rows: Indices of the images, in the order of the result.
+        size: Height and width of the centre crops in pixels.
+        num_workers: Processes that read images; 0 for none.
+        what: Label of the progress bar.
+        disable: Show no progress bar.
+        device: Device of ``pixels``. Default: the GPU if there is one.
     """
     batches = centre_crops(images, rows, size=size, num_workers=num_workers, device=device)
-    total = math.ceil(len(rows) / _AT_ONCE)
+    total = math.ceil(len(rows) / _BATCH_SIZE)
     for batch in progress(batches, what, total=total, disable=disable):
-        yield pixels(batch).float().cpu()
+        with torch.inference_mode():
+            maps = pixels(batch).float().cpu()
+        yield maps
 
 
 def centre_crops(
@@ -73,14 +82,17 @@ def centre_crops(
     size: int,
     num_workers: int,
     device: torch.device | str | None = None,
-) -> Iterator[Tensor]:
-    """The middle of each image, 7/8 of its shorter side as ImageNet is evaluated, in [0, 1]."""
+) -> Iterator[Float[Tensor, "b 3 size size"]]:
+    """Yield batches of centre crops in [0, 1].
+
+    As in ImageNet evaluation, a crop covers 7/8 of the image's shorter side.
+    """
     device = torch.device(device or compute_device())
     batches = read_batches(
         partial(_centre_crop, images, size),
-        [list(rows[start : start + _AT_ONCE]) for start in range(0, len(rows), _AT_ONCE)],
+        [list(rows[start : start + _BATCH_SIZE]) for start in range(0, len(rows), _BATCH_SIZE)],
         num_workers=num_workers,
-        batch_bytes=_AT_ONCE * 3 * size**2,
+        batch_bytes=_BATCH_SIZE * 3 * size**2,
         collate=torch.stack,
         pin_memory=device.type == "cuda",
     )
@@ -89,20 +101,20 @@ def centre_crops(
 
 
 def compute_device() -> str:
-    """Where the models run."""
+    """Return "cuda" if a GPU is available, otherwise "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def reading_processes(asked: int | None) -> int:
-    """How many processes read images: as asked, or 1 on CPUs and at most 16 beside a GPU."""
-    return default_workers(torch.device(compute_device())) if asked is None else asked
+def num_reading_workers(requested: int | None) -> int:
+    """Return the requested number of workers; by default 1 on CPUs, up to 16 with a GPU."""
+    return default_workers(torch.device(compute_device())) if requested is None else requested
 
 
 def _centre_crop(
     images: ImageSource | ClassifiedSet, size: int, row: int
 ) -> UInt8[Tensor, "size size 3"]:
     image = images[row]
-    side = _SHARE * min(image.size)
+    side = _CROP_FRACTION * min(image.size)
     left, top = ((length - side) / 2 for length in image.size)
     box = (left, top, left + side, top + side)
     return torch.from_numpy(np.array(image.resize((size, size), Image.Resampling.BICUBIC, box=box)))

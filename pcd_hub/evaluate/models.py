@@ -1,12 +1,12 @@
-"""A model under test, named by one string.
+"""Open any timm model for evaluation by one string.
 
 ==============================  ====================================================================
-``resnet18.pcd``                one of our weights: from the local store, or published; verified
-``ORG/NAME[@REV]``              the same from the Hub
-``local-dir:DIR``               an export, verified; or any folder in timm's layout
-``resnet18.a1_in1k``            any other name of timm's, with its pretrained weights
-``hf-hub:ORG/NAME[@REV]``       the same from a Hub repository, as timm loads it
-``random:ARCH``                 any architecture of timm's at random start, drawn from the seed
+``resnet18.pcd``                a pcd_hub weight, from the local store or published; verified
+``ORG/NAME[@REV]``              a pcd_hub weight in a Hub repository
+``local-dir:DIR``               an exported weight, verified; or any folder in timm's layout
+``resnet18.a1_in1k``            any other timm model with its pretrained weights
+``hf-hub:ORG/NAME[@REV]``       a timm model in a Hub repository, loaded by timm
+``random:ARCH``                 a timm architecture with random weights, drawn from the seed
 ``teacher:SOURCE``              the backbone of a teacher (``pcd_hub/models/teachers.py``)
 ==============================  ====================================================================
 """
@@ -41,47 +41,48 @@ Prepared = TypeVar("Prepared")
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatedModel:
-    """A timm model without a head, and the pixel values it expects."""
+    """A headless timm model and its input normalisation."""
 
     name: str
-    """As it was asked for; the row of tables."""
+    """The string it was opened by; its row label in results tables."""
     model: nn.Module
     mean: tuple[float, ...]
-    """Of pixel values in [0, 1], per channel."""
+    """Mean of the pixel values in [0, 1] per channel."""
     std: tuple[float, ...]
+    """Standard deviation of the pixel values in [0, 1] per channel."""
     weights_sha256: str | None = None
-    """Of the weights file, if it is one of ours."""
+    """sha256 of the weights file if this is a pcd_hub weight, otherwise None."""
 
 
 def open_model(
     name: str, *, image_size: int = 224, seed: int = 0, **timm_arguments: Any
 ) -> EvaluatedModel:
-    """Build a model under test.
+    """Build a model and load its weights.
 
     Args:
-        name: One of the forms at the top of this file.
-        image_size: Height and width in pixels of what it will see; matters only to architectures
-            of a fixed size.
-        seed: Of a random start. Anything else is the same for every seed.
-        **timm_arguments: As ``features_only`` or ``out_indices``, for ``timm.create_model``.
+        name: One of the forms in the table at the top of this file.
+        image_size: Height and width of the images in pixels; matters only to architectures with a
+            fixed input size.
+        seed: Seed of ``random:`` weights; everything else ignores it.
+        **timm_arguments: Passed to ``timm.create_model``, e.g. ``features_only``.
 
     Raises:
-        StudentError: If there is no such model, or no weights of it.
+        StudentError: If the model or its pretrained weights do not exist.
         TeacherError: If ``teacher:SOURCE`` cannot be loaded.
-        WeightError: If a weight of ours is missing or damaged.
-        HubError: If the Hub refuses it or cannot be reached.
+        WeightError: If a pcd_hub weight is missing or damaged.
+        HubError: If the Hub denies access or cannot be reached.
     """
     arguments = {"num_classes": 0, **timm_arguments}
     kind, colon, rest = name.partition(":")
     if colon and kind == "random":
-        return _random_start(name, rest, image_size, seed, arguments)
+        return _with_random_weights(name, rest, image_size, seed, arguments)
     if colon and kind == "teacher":
         return _teacher(name, rest, image_size, arguments)
-    ours = _is_ours(name)
+    is_pcd_weight = _is_pcd_weight(name)
     if architecture := _architecture(name):
         check_architecture(architecture)
         arguments = {**build_arguments(architecture, image_size), **arguments}
-    return _ours(name, arguments) if ours else _of_timm(name, arguments)
+    return _pcd_weight(name, arguments) if is_pcd_weight else _timm_model(name, arguments)
 
 
 def for_each_seed(
@@ -91,9 +92,9 @@ def for_each_seed(
     *,
     image_size: int,
 ) -> Iterator[tuple[int, EvaluatedModel, Prepared]]:
-    """The model and what ``prepare`` makes of it, by seed.
+    """Yield seed, model and ``prepare(model)`` for each seed.
 
-    A random start is drawn and prepared anew for every seed, anything else once.
+    ``random:`` models are built and prepared again for every seed, all others once.
     """
     under_test = open_model(name, image_size=image_size, seed=seeds[0])
     prepared = prepare(under_test)
@@ -105,19 +106,19 @@ def for_each_seed(
 
 
 def check_models(models: Sequence[str], seeds: Sequence[int]) -> None:
-    """Check what an evaluation was asked for.
+    """Check the models and seeds of an evaluation.
 
     Raises:
-        ConfigError: If there is no model or seed, or one is named twice.
+        ConfigError: If either is empty or has duplicates.
     """
-    for what, named in (("--models", models), ("--seeds", seeds)):
-        if not named or len(set(named)) < len(named):
+    for option, values in (("--models", models), ("--run.seeds", seeds)):
+        if not values or len(set(values)) < len(values):
             raise ConfigError(
-                f"{what} {' '.join(map(str, named))}: name at least one, and none twice"
+                f"{option} {' '.join(map(str, values))}: expected at least one, and none twice"
             )
 
 
-def _random_start(
+def _with_random_weights(
     name: str, architecture: str, image_size: int, seed: int, arguments: dict[str, Any]
 ) -> EvaluatedModel:
     check_architecture(architecture)
@@ -147,53 +148,53 @@ def _teacher(name: str, source: str, image_size: int, arguments: dict[str, Any])
     return EvaluatedModel(name=name, model=forget_tensors(model), mean=facts.mean, std=facts.std)
 
 
-def _is_ours(name: str) -> bool:
+def _is_pcd_weight(name: str) -> bool:
     if name.startswith("local-dir:"):
         return exists(local_path(name.removeprefix("local-dir:")) / MANIFEST_FILE)
     return ":" not in name and ("/" in name or store.is_name(name.partition("@")[0]))
 
 
-def _ours(name: str, arguments: dict[str, Any]) -> EvaluatedModel:
+def _pcd_weight(name: str, arguments: dict[str, Any]) -> EvaluatedModel:
     model = pcd_hub.create_model(name, **arguments)
     local = name.removeprefix("local-dir:")
     folder = local_path(local) if local != name else pcd_hub.where(name)
-    return _described(name, model, weights_sha256(folder) if folder else None)
+    return _evaluated(name, model, weights_sha256(folder) if folder else None)
 
 
 def _architecture(name: str) -> str | None:
-    """As far as it can be told without loading: not of a repository under a free name."""
+    """Return the architecture if ``name`` reveals it; None e.g. for a freely named repository."""
     if name.startswith("local-dir:"):
         config = local_path(name.removeprefix("local-dir:")) / "config.json"
         try:
             return str(json.loads(config.read_text())["architecture"])
         except (OSError, ValueError, KeyError, TypeError):
-            return None  # whoever loads it says what is wrong
+            return None  # loading it raises the error
     last = name.partition(":")[2] or name
     plain = last.rpartition("/")[2].partition("@")[0].partition(".")[0]
     known = timm.is_model(plain) or not {":", "/"} & set(name)
     return plain if known else None
 
 
-def _of_timm(name: str, arguments: dict[str, Any]) -> EvaluatedModel:
-    with cache_alone_if_unreachable(name) as silence:
+def _timm_model(name: str, arguments: dict[str, Any]) -> EvaluatedModel:
+    with cache_alone_if_unreachable(name) as unreachable:
         try:
             model = create_pretrained(name, **arguments)
-        except Exception as error:  # whatever timm, the Hub's client or a file says
-            why = silence or first_line(error)[:200]
+        except Exception as error:  # timm, the Hub client and broken files raise anything
+            why = unreachable or first_line(error)[:200]
             plain = name.partition(".")[0]
-            without = "" if ":" in name else f"; random:{plain} is it without weights"
+            remedy = "" if ":" in name else f"; use random:{plain} for random weights"
             raise StudentError(
-                f"timm cannot load {name} ({type(error).__name__}: {why}){without}"
+                f"timm cannot load {name} ({type(error).__name__}: {why}){remedy}"
             ) from error
-    return _described(name, model, None)
+    return _evaluated(name, model, None)
 
 
-def _described(name: str, model: nn.Module, weights_sha256: str | None) -> EvaluatedModel:
-    expected = resolve_model_data_config(model)
+def _evaluated(name: str, model: nn.Module, weights_sha256: str | None) -> EvaluatedModel:
+    data_config = resolve_model_data_config(model)
     return EvaluatedModel(
         name=name,
         model=model,
-        mean=tuple(expected["mean"]),
-        std=tuple(expected["std"]),
+        mean=tuple(data_config["mean"]),
+        std=tuple(data_config["std"]),
         weights_sha256=weights_sha256,
     )

@@ -1,33 +1,44 @@
-"""Progress on standard error: a bar on a terminal; now and then a line in a log file."""
+"""Progress on standard error: a bar on a terminal, an occasional line in a log file."""
 
 import io
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from tqdm import tqdm
 
-from pcd_hub.evaluate.segmentation import Progress
-
 StepT = TypeVar("StepT")
+
+
+@runtime_checkable
+class Progress(Protocol):
+    """Iterate over ``steps`` unchanged, optionally showing the progress."""
+
+    def __call__(self, steps: Iterable[StepT], what: str, *, total: int) -> Iterator[StepT]: ...
+
+
+def silent(steps: Iterable[StepT], what: str, *, total: int) -> Iterator[StepT]:
+    """Show nothing."""
+    del what, total
+    return iter(steps)
 
 
 def progress(
     steps: Iterable[StepT], what: str, *, total: int, disable: bool = False
 ) -> Iterator[StepT]:
-    """Iterate over ``steps`` and show how far it is, from the second second on.
+    """Iterate over ``steps`` and show the progress if it takes longer than a second.
 
     Args:
-        steps: What is iterated over.
-        what: What is done, for the beginning of the line.
-        total: How many steps there are.
-        disable: Whether to show nothing, as on all processes but the main one.
+        steps: Any iterable.
+        what: Label at the start of the line.
+        total: Number of steps.
+        disable: Show nothing, e.g. on all processes but the main one.
     """
     return iter(tqdm(steps, desc=what, total=total, disable=disable, delay=1, **_style()))
 
 
 def progress_of(name: str) -> Progress:
-    """The same, with ``name`` before what is done, as of the model that does it."""
+    """Return :func:`progress` with labels that start with ``name``, e.g. a model's."""
 
     def named(steps: Iterable[StepT], what: str, *, total: int) -> Iterator[StepT]:
         return progress(steps, f"{name}: {what}", total=total)
@@ -42,7 +53,7 @@ def _style() -> dict[str, Any]:
 
 
 class _Lines(io.TextIOBase):
-    """Standard error, with a line for each state of a bar instead of one that is overwritten."""
+    """Standard error with one line per state of the bar, instead of overwriting it."""
 
     def write(self, text: str, /) -> int:
         if line := text.strip():

@@ -1,4 +1,4 @@
-"""How much of the image one pixel of a backbone really looks at."""
+"""Effective receptive field: which part of the image one feature-map location depends on."""
 
 from collections.abc import Callable
 
@@ -8,29 +8,31 @@ from torch import Tensor
 
 
 def effective_receptive_field(
-    pixels: Callable[[Tensor], Float[Tensor, "b c h w"]],
+    extract: Callable[[Tensor], Float[Tensor, "b c h w"]],
     images: Float[Tensor, "b 3 height width"],
 ) -> Float[Tensor, "height width"]:
-    """How strongly the middle pixel of the map depends on each pixel of the image; sums to 1.
+    """Measure how strongly the centre of the feature map depends on each image pixel.
 
-    Mean absolute gradient over images and colours (Luo et al., arXiv:1701.04128).
+    Mean absolute gradient over images and colour channels, normalised to sum to 1 (Luo et al.,
+    arXiv:1701.04128).
 
     Args:
-        pixels: The backbone, in eval mode.
-        images: As the backbone expects them.
+        extract: The backbone in eval mode, images to feature maps.
+        images: In the range that ``extract`` expects.
     """
-    given = images.detach().requires_grad_()
-    maps = pixels(given)
-    middle = maps[:, :, maps.shape[2] // 2, maps.shape[3] // 2].sum()
-    (gradient,) = torch.autograd.grad(middle, given)
+    leaf = images.detach().requires_grad_()
+    maps = extract(leaf)
+    centre = maps[:, :, maps.shape[2] // 2, maps.shape[3] // 2].sum()
+    (gradient,) = torch.autograd.grad(centre, leaf)
     field = gradient.abs().mean((0, 1))
     return field / field.sum()
 
 
 def side_of_half(field: Float[Tensor, "height width"]) -> float:
-    """Side of the smallest square around the field's median row and column that holds half of it.
+    """Return the side of the smallest square that holds half of the receptive field.
 
-    As a share of the image's side.
+    The square is centred on the field's median row and column. Its side is given as a fraction of
+    the image's longer side.
     """
     row, column = (int((field.sum(axis).cumsum(0) < field.sum() / 2).sum()) for axis in (1, 0))
     longest = max(field.shape)

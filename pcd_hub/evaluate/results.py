@@ -1,4 +1,4 @@
-"""What an evaluation measured: the scores of several models on the same data, seed by seed."""
+"""Results tables: scores of several models on the same data, seed by seed."""
 
 import dataclasses
 import hashlib
@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import UInt8
+from torch import Tensor
+
 from pcd_hub.data.uris import is_dir
 from pcd_hub.errors import DataError
 from pcd_hub.weights.card import results_table
@@ -20,33 +23,49 @@ FILE = "evaluation.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """One table: models by metrics. Of every metric more is better.
+class ModelScores:
+    """The scores of one model."""
 
-    Written into a run's folder; ``recipes/compare.py`` joins several.
+    name: str
+    metrics: dict[str, tuple[float, ...]]
+    """By metric, one value per seed."""
+    weights_sha256: str | None = None
+    """sha256 of the weights file if this is a pcd_hub weight, otherwise None."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """Scores that are stored outside the table, e.g. per class."""
+    predictions: tuple[UInt8[Tensor, "_ _"], ...] = ()
+    """Predicted classes of every test image at the first seed; empty unless per pixel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One table, models by metrics. Higher is better for every metric.
+
+    Stored as ``evaluation.json`` in a run's folder; :func:`join` merges several.
     """
 
     task: str
-    """As "linear segmentation probe"."""
+    """Name of the evaluation, e.g. "linear segmentation probe"."""
     dataset: str
     protocol: str
-    """One sentence with every choice that changes the numbers."""
+    """One sentence with every choice that affects the scores."""
     command: str
-    """What gives this table again."""
+    """The command that reproduces this table."""
     images: int
-    """How many images the scores were taken on."""
+    """Number of images that were scored."""
     seeds: tuple[int, ...]
     units: dict[str, str]
-    """By metric; the one to judge by comes first."""
+    """Unit by metric; the primary metric comes first."""
     scores: dict[str, dict[str, tuple[float, ...]]]
-    """By model and metric, one number a seed."""
+    """By model and metric, one number per seed."""
     weights_sha256: dict[str, str] = field(default_factory=dict)
-    """Of the weights file of a model, if it is one of ours."""
+    """By model, the sha256 of its weights file; pcd_hub weights only."""
     details: dict[str, Any] = field(default_factory=dict)
-    """Beside the table: times, hardware, versions, scores by class."""
+    """Facts outside the table: times, hardware, versions, scores per class."""
 
     def save(self, folder: Path) -> Path:
-        """Write ``evaluation.json``, whole or not at all."""
+        """Write ``evaluation.json`` atomically; the folder is made if it does not exist."""
+        folder.mkdir(parents=True, exist_ok=True)
         path = folder / FILE
         draft = path.with_suffix(".draft")
         draft.write_text(json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False) + "\n")
@@ -54,29 +73,45 @@ class Evaluation:
 
     @classmethod
     def load(cls, path: Path) -> "Evaluation":
-        """Read one, from its file or the folder it lies in.
+        """Load a table from its file or its folder.
 
         Raises:
-            DataError: If there is none, or it is not whole.
+            DataError: If there is none, or a score is missing or not finite.
         """
         file = path / FILE if is_dir(path) else path
         try:
-            found = cls(**json.loads(file.read_text()))
-            models = {
-                model: {metric: tuple(map(float, found.scores[model][metric])) for metric in row}
-                for model, row in found.scores.items()
+            raw = json.loads(file.read_text())
+            scores = {
+                model: {metric: tuple(map(float, values)) for metric, values in row.items()}
+                for model, row in raw["scores"].items()
             }
-            whole = all(
-                set(row) == set(found.units)
-                and all(len(values) == len(found.seeds) for values in row.values())
-                and all(math.isfinite(value) for values in row.values() for value in values)
-                for row in models.values()
+            table = cls(**{**raw, "scores": scores, "seeds": tuple(map(int, raw["seeds"]))})
+            complete = bool(scores) and all(table._is_complete(row) for row in scores.values())
+        except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
+            raise DataError(
+                f"{file} is not an evaluation ({type(error).__name__}: {error})"
+            ) from error
+        if not complete:
+            raise DataError(
+                f"{file} is incomplete: expected a finite score of every model for every metric "
+                "and seed"
             )
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise DataError(f"{file} is no evaluation ({type(error).__name__}: {error})") from error
-        if not models or not whole:
-            raise DataError(f"{file} is not whole: every model needs every metric at every seed")
-        return dataclasses.replace(found, scores=models, seeds=tuple(found.seeds))
+        return table
+
+    def _is_complete(self, row: Mapping[str, tuple[float, ...]]) -> bool:
+        return set(row) == set(self.units) and all(
+            len(values) == len(self.seeds) and all(map(math.isfinite, values))
+            for values in row.values()
+        )
+
+    def with_scores(self, scores: ModelScores) -> "Evaluation":
+        """Return the table with the scores of one more model."""
+        return self.with_model(
+            scores.name,
+            scores.metrics,
+            weights_sha256=scores.weights_sha256,
+            details=scores.details,
+        )
 
     def with_model(
         self,
@@ -86,7 +121,7 @@ class Evaluation:
         weights_sha256: str | None,
         details: dict[str, Any],
     ) -> "Evaluation":
-        """The same with one more row."""
+        """Return the table with one more row."""
         known = {name: weights_sha256} if weights_sha256 else {}
         return dataclasses.replace(
             self,
@@ -96,11 +131,12 @@ class Evaluation:
         )
 
     def measurements(self, subject: str, name: str) -> dict[str, Measurement]:
-        """One for each metric, as a weight's record holds them.
+        """Return one measurement per metric, by a short name, for a weight's record.
 
         Args:
-            subject: The row of that weight; it may be called by a folder of this machine.
-            name: What the record calls it. Another weight of that name gets its hash beside it.
+            subject: The row of that weight, which may be labelled by a local folder.
+            name: The weight's name. The hash is appended to the label of any other weight of that
+                name.
         """
         other = f"{name} (weights {self.weights_sha256.get(name, 'unknown')[:8]})"
         named = {model: other if model == name else model for model in self.scores}
@@ -108,7 +144,7 @@ class Evaluation:
         return {_short_name(column): column for column in columns}
 
     def _columns(self, named: Mapping[str, str], subject: str) -> list[Measurement]:
-        """One for each metric, models called as in ``named``."""
+        """Return one measurement per metric, with models labelled as in ``named``."""
         rows = {named[model]: row for model, row in self.scores.items()}
         return [
             Measurement(
@@ -130,26 +166,26 @@ class Evaluation:
         ]
 
     def table(self) -> str:
-        """As Markdown: a row a model, the best of every metric in bold, protocol and command."""
+        """Format as Markdown: a row per model, the best score in bold, protocol and command."""
         return results_table(self._columns({model: model for model in self.scores}, ""))
 
 
 def join(tables: Sequence[Evaluation]) -> Evaluation:
-    """Several runs of the same evaluation as one table: other models, or other seeds.
+    """Merge runs of the same evaluation with other models or other seeds into one table.
 
     Raises:
-        DataError: If they were not measured alike, a model was scored twice at a seed, or the
-            models' seeds differ.
+        DataError: If the runs differ in more than that, a model was scored twice at the same seed,
+            or the models' seeds differ.
     """
     first = tables[0]
-    _check_alike(tables)
+    _check_comparable(tables)
     by_seed = _rows_by_seed(tables)
     seeds = sorted(by_seed[next(iter(by_seed))])
     for model, rows in by_seed.items():
         if sorted(rows) != seeds:
             raise DataError(
-                f"{first.task}: {model} has the seeds {sorted(rows)}, another model {seeds}; "
-                "run the missing ones"
+                f"{first.task}: {model} has seeds {sorted(rows)}, expected {seeds} as of the first "
+                "model; run the missing ones"
             )
     return dataclasses.replace(
         first,
@@ -164,12 +200,12 @@ def join(tables: Sequence[Evaluation]) -> Evaluation:
     )
 
 
-def _check_alike(tables: Sequence[Evaluation]) -> None:
+def _check_comparable(tables: Sequence[Evaluation]) -> None:
     for what in ("task", "dataset", "protocol", "images", "units"):
         one = getattr(tables[0], what)
         for table in tables[1:]:
             if (two := getattr(table, what)) != one:
-                raise DataError(f"two tables of {table.task} differ in {what}: {one!r} and {two!r}")
+                raise DataError(f"tables of {table.task} differ in {what}: {one!r} and {two!r}")
 
 
 def _rows_by_seed(tables: Sequence[Evaluation]) -> dict[str, dict[int, dict[str, float]]]:
@@ -179,34 +215,36 @@ def _rows_by_seed(tables: Sequence[Evaluation]) -> dict[str, dict[int, dict[str,
         sha256 = table.weights_sha256.get(model)
         if weights.setdefault(model, sha256) != sha256:
             raise DataError(
-                f"{model} in two tables of {table.task} is two weights (sha256 "
+                f"{model} is not the same weight in all tables of {table.task} (sha256 "
                 f"{str(weights[model])[:12]} and {str(sha256)[:12]}); measure one of them again"
             )
         rows = by_seed.setdefault(model, {})
         for number, seed in enumerate(table.seeds):
             if seed in rows:
-                raise DataError(f"{model} stands twice in {table.task} at seed {seed}")
+                raise DataError(
+                    f"{model} was scored twice in {table.task} at seed {seed}; leave one run out"
+                )
             rows[seed] = {name: values[number] for name, values in table.scores[model].items()}
     return by_seed
 
 
 def mean(values: tuple[float, ...]) -> float:
-    """Rounded to the two digits that the tables show."""
+    """Return the mean, rounded to the two digits that tables show."""
     return round(statistics.fmean(values), 2)
 
 
 def deviation(values: tuple[float, ...]) -> float:
-    """Of the sample; 0 for a single value."""
+    """Return the sample standard deviation, rounded to two digits; 0 for a single value."""
     return round(statistics.stdev(values), 2) if len(values) > 1 else 0.0
 
 
 def finite_scores(scores: Mapping[str, float]) -> dict[str, float]:
-    """``scores`` without those that are no number, as of a class that does not occur."""
+    """Drop scores that are not finite, e.g. of a class that does not occur."""
     return {name: value for name, value in scores.items() if math.isfinite(value)}
 
 
 def _short_name(column: Measurement) -> str:
-    """Readable, and another one for everything else that is measured."""
+    """Return a readable name that is unique to task, data set and metric."""
     words = (column.task[:40], column.dataset[-30:], column.metric)
     digest = hashlib.sha256(repr((column.task, column.dataset, column.metric)).encode()).hexdigest()
     readable = re.sub(r"[^a-z0-9]+", "_", " ".join(words).lower()).strip("_")

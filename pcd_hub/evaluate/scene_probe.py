@@ -1,45 +1,27 @@
-"""The closing table of a run: a linear probe of each backbone on held-out generated scenes."""
+"""Linear segmentation probe on generated scenes that no training uses."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from jaxtyping import UInt8
 from torch import Tensor
 
 from pcd_hub.data.scenes import CLASSES, render_scene
 from pcd_hub.data.sources import SCENE_SIZE
 from pcd_hub.evaluate.models import EvaluatedModel
 from pcd_hub.evaluate.progress import progress, progress_of
-from pcd_hub.evaluate.segmentation import LabelledImages, LinearProbe, ProbeResult, StageFeatures
+from pcd_hub.evaluate.segmentation import LabelledImages, LinearProbe, ProbeResult
+from pcd_hub.evaluate.stage_features import StageFeatures
 from pcd_hub.weights.record import Measurement
 
 TRAIN_SEED, TEST_SEED = 1_000_001, 1_000_002
-"""Series of scenes that no training uses by default."""
-
-_PALETTE = np.asarray(
-    [
-        (40, 40, 40),
-        (230, 60, 60),
-        (60, 200, 80),
-        (70, 110, 240),
-        (240, 210, 60),
-        (200, 80, 220),
-        (70, 210, 220),
-        (245, 245, 245),
-        (250, 130, 30),
-        (130, 200, 130),
-    ],
-    np.uint8,
-)
+"""Seeds of the scenes; training uses others by default."""
 
 
 def labelled_scenes(seed: int, count: int) -> LabelledImages:
-    """The first ``count`` scenes of a series."""
+    """Render the first ``count`` scenes of a seed."""
     indices = progress(range(count), "drawing scenes", total=count)
     scenes = [render_scene(seed, index, size=SCENE_SIZE) for index in indices]
     images = torch.from_numpy(np.stack([scene.image for scene in scenes]))
@@ -49,10 +31,15 @@ def labelled_scenes(seed: int, count: int) -> LabelledImages:
     )
 
 
-def scene_mosaics(count: int, *, tiles: int, size: int | None = None) -> Tensor:
-    """Held-out scenes, ``tiles`` x ``tiles`` to an image: ``(count, 3, S, S)`` uint8.
+def scene_mosaics(
+    count: int, *, tiles: int, size: int | None = None
+) -> UInt8[Tensor, "count 3 side side"]:
+    """Render test scenes, ``tiles`` x ``tiles`` per image.
 
-    ``size`` is S; the scenes' own, side by side, if not given.
+    Args:
+        count: Number of images.
+        tiles: Scenes per side of an image.
+        size: Height and width of the images in pixels. Default: ``tiles`` times a scene's.
     """
     scenes = labelled_scenes(TEST_SEED, count * tiles**2).images[:]
     rows = scenes.unflatten(0, (count, tiles, tiles)).permute(0, 3, 1, 4, 2, 5)
@@ -63,20 +50,11 @@ def scene_mosaics(count: int, *, tiles: int, size: int | None = None) -> Tensor:
     return resized.round().clamp(0, 255).byte()
 
 
-def probe_backbones(
-    backbones: Sequence[EvaluatedModel],
-    *,
-    subject: str,
-    num_scenes: int,
-    picture: Path,
-    command: str,
-) -> dict[str, Any]:
-    """Probe each backbone on the same scenes, and return the record's entry.
-
-    The table is printed and the picture written.
-    """
-    train, test = labelled_scenes(TRAIN_SEED, num_scenes), labelled_scenes(TEST_SEED, num_scenes)
-    results = {
+def probe_on_scenes(
+    backbones: Sequence[EvaluatedModel], train: LabelledImages, test: LabelledImages
+) -> dict[str, ProbeResult]:
+    """Probe each backbone on the same scenes, and return the results by model name."""
+    return {
         backbone.name: LinearProbe(
             StageFeatures(backbone.model, mean=backbone.mean, std=backbone.std),
             train,
@@ -86,9 +64,20 @@ def probe_backbones(
         ).run()
         for backbone in backbones
     }
-    _print_table(results, num_scenes)
-    _draw(picture, test, results)
-    measured = Measurement(
+
+
+def scene_measurement(
+    results: Mapping[str, ProbeResult], *, subject: str, num_scenes: int, command: str
+) -> Measurement:
+    """Return the results as a measurement for a weight's record.
+
+    Args:
+        results: Results of :func:`probe_on_scenes`.
+        subject: The model whose record it is.
+        num_scenes: Number of training and of test scenes.
+        command: The command that reproduces it.
+    """
+    return Measurement(
         task="linear segmentation probe",
         dataset=f"generated scenes, {len(CLASSES)} classes",
         metric="mean IoU",
@@ -102,40 +91,17 @@ def probe_backbones(
         subject=subject,
         means={label: round(100 * result.mean_iou, 2) for label, result in results.items()},
     )
-    return dataclasses.asdict(measured)
 
 
-def _print_table(results: Mapping[str, ProbeResult], num_scenes: int) -> None:
+def scene_table(results: Mapping[str, ProbeResult], num_scenes: int) -> str:
+    """Format the results as plain text."""
     width = max(map(len, results))
-    print(f"\nlinear probe on {num_scenes} held-out scenes, {len(CLASSES)} classes")
-    print(f"{'':{width}}  mean IoU  pixel accuracy")
-    for label, result in results.items():
-        print(
-            f"{label:{width}}  {100 * result.mean_iou:7.1f}%  {100 * result.pixel_accuracy:13.1f}%"
-        )
-
-
-def _draw(
-    path: Path, test: LabelledImages, results: Mapping[str, ProbeResult], count: int = 8
-) -> None:
-    """Rows: images, truth, then each backbone's prediction in the order of the table."""
-    count = min(count, len(test.masks))
-    rows = [
-        test.images[range(count)].permute(0, 2, 3, 1).numpy(),
-        _PALETTE[np.stack([test.masks[row].numpy() for row in range(count)])],
+    lines = [
+        f"linear probe on {num_scenes} held-out scenes, {len(CLASSES)} classes",
+        f"{'':{width}}  mean IoU  pixel accuracy",
     ]
-    rows += [_PALETTE[np.stack(result.predictions[:count])] for result in results.values()]
-    save_tiles(path, np.stack(rows))
-
-
-def save_tiles(path: Path, tiles: "np.ndarray[Any, np.dtype[np.uint8]]") -> None:
-    """Write ``(rows, columns, height, width, 3)`` as one PNG."""
-    rows, columns, height, width, _ = tiles.shape
-    sheet = tiles.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, 3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet).save(path)
-
-
-def save_views(path: Path, views: Tensor, count: int = 8) -> None:
-    """Write the two views of the first images, one above the other: ``(B, 2, 3, S, S)`` uint8."""
-    save_tiles(path, views[:count].permute(1, 0, 3, 4, 2).numpy())
+    lines += [
+        f"{label:{width}}  {100 * result.mean_iou:7.1f}%  {100 * result.pixel_accuracy:13.1f}%"
+        for label, result in results.items()
+    ]
+    return "\n".join(lines)

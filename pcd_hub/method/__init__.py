@@ -1,1 +1,1 @@
-"""The paper: everything here knows torch and nothing else."""
+"""The method of the paper: loss, queue, heads, optimizer. Depends on torch alone."""

@@ -1,4 +1,4 @@
-"""The plug-in self-attention over the pixels of the last feature map."""
+"""Self-attention over the positions of the last feature map."""
 
 import torch
 import torch.nn.functional as F
@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 
 class SelfAttention2d(nn.Module):
-    """``x + Proj(MHSA(Norm(x)))`` over the ``h * w`` positions of a map, for any ``h`` and ``w``.
+    """Residual self-attention, ``x + Proj(MHSA(Norm(x)))``, over the positions of a feature map.
 
-    PCD plugs multi-head self-attention into the student to widen its effective receptive field;
-    where and how is not public. Ours is a pre-norm residual block after the last stage. The
-    projection starts at zero, so that a new block is the identity. The number of heads changes no
-    shape: it is part of an architecture's name, not of its weights.
+    PCD adds multi-head self-attention to the student to widen its effective receptive field; its
+    position and form are not public. This is a pre-norm residual block after the last stage, for
+    any grid size. The projection starts at zero, so a new block is the identity. The number of
+    heads changes no parameter's shape: it belongs to the architecture, not to the weights.
 
     Raises:
         ValueError: If ``dim`` is not a multiple of ``num_heads``.
@@ -29,7 +29,7 @@ class SelfAttention2d(nn.Module):
         super().__init__()
         if dim % num_heads:
             raise ValueError(
-                f"{dim} channels do not divide into {num_heads} heads; use a divisor of {dim}"
+                f"num_heads={num_heads} does not divide dim={dim}; use a divisor of {dim}"
             )
         self.num_heads = num_heads
         self.norm = nn.BatchNorm2d(dim, device=device, dtype=dtype)

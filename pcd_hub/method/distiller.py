@@ -1,4 +1,4 @@
-"""Exactly what has gradients, hence exactly what DistributedDataParallel wraps."""
+"""The trained module of a distillation: student, head and loss."""
 
 from collections.abc import Callable
 
@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 PixelLoss = Callable[..., Tensor]
-"""Student pixels, teacher pixels and, if it contrasts, negatives -> a scalar."""
+"""Student map, teacher map and, for a contrastive loss, negatives -> a scalar."""
 
 
 class Distiller(nn.Module):
-    """Student and head, with the loss against a frozen teacher's pixels.
+    """Student and head, with the loss against a frozen teacher's feature map.
 
-    The teacher and the key queue stay outside: inside they would be broadcast at every step and
-    saved in every checkpoint.
+    It holds exactly the parameters with gradients, so DistributedDataParallel wraps it. The teacher
+    and the key queue stay outside: DDP would broadcast their buffers at every step.
     """
 
     def __init__(
@@ -23,44 +23,46 @@ class Distiller(nn.Module):
     ) -> None:
         super().__init__()
         self.student = student
-        """images ``(B, 3, H, W)`` -> ``(B, C, h, w)``; what is exported in the end."""
+        """Images ``(B, 3, H, W)`` -> feature map ``(B, C, h, w)``; the part that is exported."""
         self.head = head
         self.loss = loss
         self.pooled = pooled
-        """Image-level distillation, to compare with: one mean vector an image on both sides."""
+        """Distil one mean vector per image instead of the map, as an image-level baseline."""
         self.last_pixels = (torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))
-        """The student's and the teacher's ``(B, C, h, w)`` of the last pass, for who watches."""
+        """Student and teacher maps ``(B, C, h, w)`` of the last forward pass, for monitors."""
 
     def forward(
         self,
         views: Float[Tensor, "b 3 height width"],
-        teacher_pixels: Float[Tensor, "b d h w"],
+        teacher_map: Float[Tensor, "b d h w"],
         *negatives: Float[Tensor, "k d"],
     ) -> Float[Tensor, ""]:
-        """The loss of one batch: student pixels against ``teacher_pixels`` (and ``negatives``)."""
+        """Return the loss of one batch of normalised views against the teacher's feature map."""
         with record_function("student"):
-            student_pixels = self.student(views)
-            self.last_pixels = (student_pixels.detach(), teacher_pixels)
+            student_map = self.student(views)
+            self.last_pixels = (student_map.detach(), teacher_map)
             if self.pooled:
-                student_pixels = student_pixels.mean((2, 3), keepdim=True)
-                teacher_pixels = teacher_pixels.mean((2, 3), keepdim=True)
-            student_pixels = self.head(student_pixels)
+                student_map = student_map.mean((2, 3), keepdim=True)
+                teacher_map = teacher_map.mean((2, 3), keepdim=True)
+            student_map = self.head(student_map)
         with record_function("loss"):
-            return self.loss(student_pixels, teacher_pixels, *negatives)
+            return self.loss(student_map, teacher_map, *negatives)
 
 
 def freeze_unreached(student: nn.Module, *, image_size: int) -> tuple[str, ...]:
-    """Freeze the parameters that the pixels do not depend on, and name them.
+    """Freeze the parameters that the last feature map does not depend on, and return their names.
 
-    Some backbones carry layers behind the last map (MobileNetV3's ``conv_head``, ConvNeXt's head
-    norm). They would get no gradient, which DistributedDataParallel takes for a mistake, and must
-    be told of in the record.
+    Some backbones have layers after the last map (MobileNetV3's ``conv_head``, ConvNeXt's head
+    norm). They get no gradient, which DistributedDataParallel treats as an error; the record lists
+    them.
     """
     parameters = {name: p for name, p in student.named_parameters() if p.requires_grad}
     was_training = student.training
     with torch.enable_grad():
-        pixels = student.eval()(torch.zeros(2, 3, image_size, image_size))
-        gradients = torch.autograd.grad(pixels.sum(), list(parameters.values()), allow_unused=True)
+        feature_map = student.eval()(torch.zeros(2, 3, image_size, image_size))
+        gradients = torch.autograd.grad(
+            feature_map.sum(), list(parameters.values()), allow_unused=True
+        )
     student.train(was_training)
     unreached = tuple(
         name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None

@@ -1,4 +1,4 @@
-"""What contrastive pre-training trains: a backbone with a projection head on its pooled map."""
+"""Encoder for contrastive pre-training: a backbone with a projection head on its pooled map."""
 
 from typing import Any, cast
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class ProjectedEncoder(nn.Module):
-    """Backbone, mean over positions, projection head ``fc``: images -> ``(B, D)``."""
+    """Backbone, global average pooling and projection head ``fc``: images -> ``(B, D)``."""
 
     def __init__(self, pixels: nn.Module, in_channels: int, *, hidden_width: int, dim: int) -> None:
         super().__init__()
@@ -21,9 +21,9 @@ class ProjectedEncoder(nn.Module):
 
 
 def projector(in_channels: int, *, hidden_width: int, dim: int) -> nn.Sequential:
-    """Linear-BN-ReLU-Linear-BN, as MoCo v3 and SimCLR have it for ResNets.
+    """Build the projection head of MoCo v3 and SimCLR for ResNets: Linear-BN-ReLU-Linear-BN.
 
-    Without biases and with an affine-free last BN.
+    The linear layers have no bias; the last BN has no affine parameters.
     """
     return nn.Sequential(
         nn.Linear(in_channels, hidden_width, bias=False),
@@ -35,7 +35,7 @@ def projector(in_channels: int, *, hidden_width: int, dim: int) -> nn.Sequential
 
 
 class _AllGather(torch.autograd.Function):
-    """Concatenates the rows of all processes; each process's gradient is the sum over all."""
+    """Concatenate the rows of all processes; the gradient is summed over all processes."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
@@ -51,8 +51,11 @@ class _AllGather(torch.autograd.Function):
 
 
 def gathered(rows: Float[Tensor, "b d"]) -> tuple[Float[Tensor, "all d"], int]:
-    """The rows of all processes in rank order, and where ours begin; gradients flow back to all."""
+    """Return the rows of all processes in rank order, and the offset of this process's rows.
+
+    Gradients flow back to every process.
+    """
     if not (dist.is_available() and dist.is_initialized()):
         return rows, 0
-    everything = cast("Tensor", _AllGather.apply(rows.contiguous()))
-    return everything, dist.get_rank() * len(rows)
+    all_rows = cast("Tensor", _AllGather.apply(rows.contiguous()))
+    return all_rows, dist.get_rank() * len(rows)

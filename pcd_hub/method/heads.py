@@ -1,4 +1,4 @@
-"""Projection heads: a trained one put to work on pixels (SpatialAdaptor), the student's own."""
+"""Projection heads: the teacher's, applied to feature maps (SpatialAdaptor), and the student's."""
 
 import copy
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from pcd_hub.errors import TeacherError
 
 
 class SpatialReLU(nn.Module):
-    """``x * 1[sum_hw x > 0]`` per sample and channel: the ReLU that commutes with mean pooling.
+    """The ReLU that commutes with mean pooling: ``x * 1[sum_hw x > 0]`` per sample and channel.
 
-    Facts of PCD's SpatialAdaptor: a whole channel map is passed or blocked by the sign of its sum.
-    The sum and the mask are computed in at least float32 and carry no gradient. On ``1 x 1`` maps
-    it is the ordinary ReLU.
+    As in PCD's SpatialAdaptor, the sign of a channel's sum passes or blocks the whole channel. The
+    sum is computed in at least float32 and carries no gradient. On ``1 x 1`` maps it is the
+    ordinary ReLU.
     """
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -25,12 +25,12 @@ class SpatialReLU(nn.Module):
 
 
 def to_pixel_head(vector_head: nn.Sequential) -> nn.Sequential:
-    """Reshape a trained head on vectors into the same head on maps.
+    """Convert a trained head on vectors to the same head on feature maps.
 
-    ``(B, C) -> (B, D)`` turns into ``(B, C, h, w) -> (B, D, h, w)``. Linear becomes a 1x1
-    convolution, BatchNorm1d a BatchNorm2d with the same statistics, ReLU a :class:`SpatialReLU`.
-    THE LAW, in eval mode: ``mean_hw(pixel_head(x)) == vector_head(mean_hw(x))`` (SpatialAdaptor,
-    arXiv:2211.00218).
+    ``(B, C) -> (B, D)`` becomes ``(B, C, h, w) -> (B, D, h, w)``: Linear becomes a 1x1 convolution,
+    BatchNorm1d a BatchNorm2d with the same statistics, ReLU a :class:`SpatialReLU`. In eval mode
+    the head commutes with spatial mean pooling, ``mean_hw(pixel_head(x)) ==
+    vector_head(mean_hw(x))`` (SpatialAdaptor, arXiv:2211.00218).
 
     Args:
         vector_head: An ``nn.Sequential`` (nesting allowed) of ``Linear``, ``BatchNorm1d`` with
@@ -40,8 +40,8 @@ def to_pixel_head(vector_head: nn.Sequential) -> nn.Sequential:
         The pixel head in eval mode.
 
     Raises:
-        TeacherError: For any other layer, by name: GELU, LayerNorm and L2 normalisation do not
-            commute with the mean.
+        TeacherError: If there is another layer, which the message names: GELU, LayerNorm and L2
+            normalisation do not commute with the mean.
     """
     return nn.Sequential(*_convert(vector_head, "head")).eval()
 
@@ -51,9 +51,12 @@ def spatial_mean_error(
     pixel_head: Callable[[Tensor], Tensor],
     maps: Float[Tensor, "b c h w"],
 ) -> float:
-    """How far THE LAW is broken on ``maps``.
+    """Measure how far ``mean_hw(pixel_head(maps))`` is from ``vector_head(mean_hw(maps))``.
 
-    The largest deviation over the largest value of the vector head.
+    The two are equal for a correct conversion (see :func:`to_pixel_head`).
+
+    Returns:
+        The largest absolute difference, relative to the largest output of the vector head.
     """
     with torch.no_grad():
         expected = vector_head(maps.mean((2, 3)))
@@ -76,7 +79,7 @@ def _convert(head: nn.Sequential, path: str) -> list[nn.Module]:
 
 
 def _convert_layer(layer: nn.Module, path: str) -> nn.Module:
-    # Exact types: a subclass (a normalised or weight-normed Linear) may compute something else.
+    # Exact types: a subclass (a cosine or weight-normalised Linear) may compute something else.
     kind = type(layer)
     if kind is nn.Linear:
         return _as_conv(layer)
@@ -86,11 +89,11 @@ def _convert_layer(layer: nn.Module, path: str) -> nn.Module:
         return SpatialReLU()
     if kind is nn.Identity:
         return nn.Identity()
-    what = "BatchNorm1d without running statistics" if kind is nn.BatchNorm1d else kind.__name__
+    found = "BatchNorm1d without running statistics" if kind is nn.BatchNorm1d else kind.__name__
     raise TeacherError(
-        f"{path} is {what}, which does not commute with mean pooling, "
-        "so the head cannot work on pixels; "
-        "heads of Linear, BatchNorm1d and ReLU can. Use the teacher without its head instead"
+        f"{path} is {found}, which does not commute with mean pooling, so the head cannot be "
+        "applied to feature maps: expected Linear, BatchNorm1d and ReLU. Use the teacher without "
+        "its head instead"
     )
 
 
@@ -129,10 +132,10 @@ def _as_batch_norm_2d(layer: nn.Module) -> nn.BatchNorm2d:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadLayout:
-    """The MLPs of a teacher's projector and predictor, which a student head stacks."""
+    """Widths and biases of the MLPs (projector and predictor) that a student head stacks."""
 
     mlps: tuple[tuple[int, ...], ...]
-    """Widths of each after its input."""
+    """Layer widths of each MLP, without its input width."""
     hidden_bias: bool
     output_bias: bool
 
@@ -146,15 +149,13 @@ STUDENT_HEADS = {
     ),
     "linear": HeadLayout(mlps=((256,),), hidden_bias=True, output_bias=True),
 }
-"""Layouts of the released PCD code, by teacher family; and a single layer, as feature regression
-has it."""
+"""Layouts of the released PCD code by teacher family, and a linear layer for regression losses."""
 
 
 def student_head(in_channels: int, layout: HeadLayout) -> nn.Sequential:
-    """A student head of 1x1 convolutions ``(B, in_channels, h, w) -> (B, D, h, w)``.
+    """Build a student head of 1x1 convolutions ``(B, in_channels, h, w) -> (B, D, h, w)``.
 
-    Each MLP is Conv-BN-ReLU per hidden width and a last Conv without either; the MLPs follow each
-    other directly.
+    Each MLP is Conv-BN-ReLU for every hidden width and a final Conv.
     """
     layers: list[nn.Module] = []
     width = in_channels
@@ -165,11 +166,11 @@ def student_head(in_channels: int, layout: HeadLayout) -> nn.Sequential:
             width = next_width
         layers.append(nn.Conv2d(width, out, 1, bias=layout.output_bias))
         width = out
-    return _Layers(*layers)
+    return _UnrolledSequential(*layers)
 
 
-class _Layers(nn.Sequential):
-    """Layers one after the other. PyTorch 2.6 leaves a plain ``nn.Sequential`` uncompiled."""
+class _UnrolledSequential(nn.Sequential):
+    """``nn.Sequential`` that PyTorch 2.6 compiles, which it does not do for the plain class."""
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:  # pyright: ignore[reportIncompatibleMethodOverride]
         for layer in self:

@@ -1,9 +1,9 @@
-"""What a student's pixels are held to: PCD's contrastive loss, and two for teachers without a head.
+"""Dense distillation losses: PCD's contrastive loss, and two without negatives.
 
-``pixel_info_nce`` needs memory that does not grow with pixels x negatives. ``cosine_smooth_l1`` and
-``similarity_kl`` need no negatives. All give gradients to the student alone.
+The memory of ``pixel_info_nce`` does not grow with pixels x negatives. ``cosine_smooth_l1`` and
+``similarity_kl`` suit teachers without a projection head. Only the student receives gradients.
 
-Shapes: N pixels, K negatives, C channels.
+Shapes: N pixels (batch x height x width), K negatives, C channels.
 """
 
 import torch
@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
-# Rows x keys that stay in the last-level cache: among the fastest of six sizes on 2 cores.
-_CPU_TILE = (1024, 1024)
+# Tiles are (rows, keys).
+_CPU_TILE = (1024, 1024)  # fits the last-level cache; among the fastest of six sizes on 2 cores
 _DEVICE_TILE = (8192, 2048)  # fewer, larger kernels for accelerators; 64 MiB in float32
-_FLASH_CHANNELS, _FLASH_BLOCK = 256, 128  # of CUDA's kernel: widest head; rows of a block
-_FLASH_KEYS = 16_384
+_FLASH_CHANNELS, _FLASH_BLOCK = 256, 128  # CUDA's kernel: largest head dimension, rows per block
+_FLASH_KEYS = 16_384  # smallest part of the bank on CPUs
 
 
 def pixel_info_nce(
@@ -29,29 +29,29 @@ def pixel_info_nce(
 ) -> Float[Tensor, ""]:
     """Score each student pixel against its teacher pixel and ``k`` negatives (arXiv:2211.00218).
 
-    With s, t the L2-normalised pixels at one position, n_k the normalised negatives and T the
-    temperature, the mean over all pixels of
+    With s, t the L2-normalised vectors at one position, n_k the normalised negatives and T the
+    temperature, the loss is the mean over all pixels of
     ``-log(exp(s.t / T) / (exp(s.t / T) + sum_k exp(s.n_k / T)))``.
 
-    Only the student receives a gradient. Peak memory is O((N + K) C): no N x K matrix is ever
-    stored. Sums are kept in float32 (float64 for float64 inputs); under autocast the N x K
-    products run in its dtype.
+    Only the student receives a gradient. Peak memory is O((N + K) C): no N x K matrix is stored.
+    Sums are accumulated in float32 (float64 for float64 inputs); under autocast the N x K products
+    use its dtype.
 
     Args:
-        student: Student pixels, of any length.
-        teacher: Teacher pixels at the same positions.
-        negatives: One vector a row, usually ``KeyQueue.keys``.
+        student: Student feature map; it is normalised here.
+        teacher: Teacher feature map on the same grid; it is normalised here.
+        negatives: One vector per row, usually ``KeyQueue.keys``.
         temperature: T > 0; the released PCD code uses 0.2.
 
     Raises:
-        ValueError: If the maps differ in shape, the channels differ, or ``temperature`` is not
+        ValueError: If the maps or the numbers of channels differ, or ``temperature`` is not
             positive.
     """
     _check_same_shape(student, teacher)
     if negatives.shape[1] != student.shape[1]:
         raise ValueError(
-            f"negatives have {negatives.shape[1]} channels, the maps {student.shape[1]}: "
-            "they must agree"
+            f"negatives have {negatives.shape[1]} channels: expected {student.shape[1]}, as the "
+            "feature maps have"
         )
     _check_temperature(temperature)
     student_NC = _unit_pixels(student)
@@ -67,16 +67,16 @@ def cosine_smooth_l1(
     *,
     cosine_weight: float = 0.9,
 ) -> Float[Tensor, ""]:
-    """Regress each teacher pixel: its direction, and a little its length.
+    """Regress each teacher pixel by a weighted sum of cosine distance and smooth L1.
 
-    With s, t the pixels at one position, the mean over all pixels of
+    With s, t the vectors at one position, the loss is the mean over all pixels of
     ``w (1 - cos(s, t)) + (1 - w) mean_c smooth_l1(s_c - t_c)``, where ``smooth_l1(x)`` is
     ``x^2 / 2`` below 1 and ``|x| - 1/2`` above. AM-RADIO, UNIC and DUNE use w = 0.5, EUPE 0.9.
 
     Args:
-        student: Student pixels.
-        teacher: Teacher pixels at the same positions, each channel of about unit variance
-            (``ChannelMoments.standardise``), else a few large channels are all that counts.
+        student: Student feature map.
+        teacher: Teacher feature map on the same grid, standardised to unit variance per channel
+            (``ChannelMoments.standardise``); otherwise a few large channels dominate the loss.
         cosine_weight: w in [0, 1].
 
     Raises:
@@ -84,7 +84,7 @@ def cosine_smooth_l1(
     """
     _check_same_shape(student, teacher)
     if not 0 <= cosine_weight <= 1:
-        raise ValueError(f"cosine_weight is {cosine_weight}, it must be in 0 .. 1")
+        raise ValueError(f"cosine_weight={cosine_weight}: expected a value in [0, 1]")
     student_NC, teacher_NC = _pixels(student), _pixels(teacher.detach())
     cosine_N = F.cosine_similarity(student_NC, teacher_NC, dim=1)
     return cosine_weight * (1 - cosine_N).mean() + (1 - cosine_weight) * F.smooth_l1_loss(
@@ -95,16 +95,16 @@ def cosine_smooth_l1(
 def similarity_kl(
     student: Float[Tensor, "b c h w"], teacher: Float[Tensor, "b d h w"], *, temperature: float
 ) -> Float[Tensor, ""]:
-    """Copy which pixels of an image resemble which, whatever the channels mean.
+    """Match the similarities between the pixels of each image (KL divergence).
 
-    With p_ij the softmax over j of ``cos(t_i, t_j) / T`` within one image and q_ij likewise from
-    the student, the mean over all pixels i of ``sum_j p_ij log(p_ij / q_ij)``. A pixel's similarity
-    to itself, always 1, stays in: it ties the others to an absolute scale. LightlyTrain's third
-    distillation uses such a term with T = 0.07.
+    With p_ij the softmax over j of ``cos(t_i, t_j) / T`` within one image and q_ij the same for the
+    student, the loss is the mean over all pixels i of ``sum_j p_ij log(p_ij / q_ij)``. The
+    similarity of a pixel to itself, always 1, is included: it fixes the scale of the others.
+    LightlyTrain's third distillation method uses such a term with T = 0.07.
 
     Args:
-        student: Student pixels, of any length.
-        teacher: Teacher pixels at the same positions; their channels need not be as many.
+        student: Student feature map.
+        teacher: Teacher feature map on the same grid; its number of channels may differ.
         temperature: T > 0.
 
     Raises:
@@ -113,29 +113,28 @@ def similarity_kl(
     """
     if student.shape[0] != teacher.shape[0] or student.shape[2:] != teacher.shape[2:]:
         raise ValueError(
-            f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} maps "
-            "must agree in batch and grid"
+            f"student map {tuple(student.shape)} and teacher map {tuple(teacher.shape)}: expected "
+            "the same batch size and grid"
         )
     if student[0, 0].numel() < 2:
-        raise ValueError("a grid of one pixel has no similarities; use larger images")
+        raise ValueError("the feature map has one pixel: expected at least 2; use larger images")
     _check_temperature(temperature)
-    wanted = _similarity_log_softmax(teacher.detach(), temperature)
+    target = _similarity_log_softmax(teacher.detach(), temperature)
     actual = _similarity_log_softmax(student, temperature)
-    return F.kl_div(actual, wanted, reduction="batchmean", log_target=True)
+    return F.kl_div(actual, target, reduction="batchmean", log_target=True)
 
 
 def bank_log_sum_exp(
     query: Float[Tensor, "n c"], bank: Float[Tensor, "k c"], *, temperature: float
 ) -> Float[Tensor, " n"]:
-    """``log(sum_k exp(query . unit(bank_k) / temperature))`` for each row of ``query``.
+    """Compute ``log(sum_k exp(query . unit(bank_k) / temperature))`` for each row of ``query``.
 
     Differentiable in ``query``.
 
-    Attention in disguise: with keys = values = bank, the softmax denominator is this sum and the
-    attention output is its gradient times the temperature. Both come from one pass over tiles of
-    the bank (online softmax), so the backward pass costs nothing. Where PyTorch has a kernel of
-    flash attention for it, that is the pass: on CPUs, and on GPUs in half precision up to 256
-    channels.
+    This is attention with keys = values = bank: the softmax denominator is the sum, and the
+    attention output is its gradient times the temperature. One pass over tiles of the bank (online
+    softmax) gives both, so the backward pass is free. PyTorch's flash attention does this pass on
+    CPUs, and on GPUs in half precision for up to 256 channels.
     """
     return _BankLogSumExp.apply(query, bank, temperature)  # pyright: ignore[reportReturnType]
 
@@ -164,7 +163,7 @@ class _BankLogSumExp(Function):
 def _attend(
     query_NC: Tensor, bank_KC: Tensor, temperature: float, product_dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Online softmax: log-sum-exp (N) and softmax-weighted mean of the unit bank rows (N, C)."""
+    """Return log-sum-exp (N) and softmax-weighted mean (N, C) of the unit bank rows."""
     largest_N1 = query_NC.new_full((len(query_NC), 1), -torch.inf)
     sum_N1 = query_NC.new_zeros((len(query_NC), 1))
     attended_NC = torch.zeros_like(query_NC)
@@ -187,7 +186,7 @@ def _attend(
 
 
 def _flash_takes(query_NC: Tensor, product_dtype: torch.dtype) -> bool:
-    """Whether this device has a flash-attention kernel for these vectors."""
+    """Check whether this device has a flash-attention kernel for these vectors."""
     if query_NC.device.type == "cpu":
         return product_dtype in {torch.float32, torch.bfloat16}
     if query_NC.device.type != "cuda" or product_dtype not in {torch.bfloat16, torch.float16}:
@@ -195,17 +194,17 @@ def _flash_takes(query_NC: Tensor, product_dtype: torch.dtype) -> bool:
     if query_NC.shape[1] > _FLASH_CHANNELS or query_NC.shape[1] % 8:
         return False
     example = query_NC.detach()[None, None].to(product_dtype)
-    asked = torch.backends.cuda.SDPAParams(example, example, example, None, 0.0, False, False)  # noqa: FBT003
-    return torch.backends.cuda.can_use_flash_attention(asked)
+    params = torch.backends.cuda.SDPAParams(example, example, example, None, 0.0, False, False)  # noqa: FBT003
+    return torch.backends.cuda.can_use_flash_attention(params)
 
 
 def _attend_by_flash(
     query_NC: Tensor, bank_KC: Tensor, temperature: float, product_dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """What :func:`_attend` gives, from flash attention over parts of the bank side by side.
+    """Compute the same as :func:`_attend` by flash attention over parts of the bank.
 
-    One head with one sequence is too little for a large GPU; parts of the bank are as good as
-    heads, and are put together by their log-sum-exps.
+    One head with one sequence does not fill a large GPU, so parts of the bank take the place of
+    heads; their log-sum-exps weight them in the result.
     """
     unit_KC = F.normalize(bank_KC.to(query_NC.dtype), dim=1).to(product_dtype)
     parts = _bank_parts(len(query_NC), len(unit_KC), query_NC.device)
@@ -225,18 +224,18 @@ def _attend_by_flash(
 
 
 def _bank_parts(num_rows: int, num_keys: int, device: torch.device) -> int:
-    """A power of two that divides the bank.
+    """Choose the number of parts of the bank: a power of two that divides it.
 
-    CPUs: parts of at least 16,384 keys, up to a fifth faster than one. GPUs: until two
-    blocks of rows wait for every processor.
+    On CPUs, parts of at least 16,384 keys are up to a fifth faster than one part. On GPUs, there
+    are enough parts for two blocks of rows per multiprocessor.
     """
     if device.type == "cuda":
         processors = torch.cuda.get_device_properties(device).multi_processor_count
-        wanted = 2 * processors / -(-num_rows // _FLASH_BLOCK)
+        target = 2 * processors / -(-num_rows // _FLASH_BLOCK)
     else:
-        wanted = num_keys / _FLASH_KEYS
+        target = num_keys / _FLASH_KEYS
     parts = 1
-    while parts < wanted and num_keys % (2 * parts) == 0:
+    while parts < target and num_keys % (2 * parts) == 0:
         parts *= 2
     return parts
 
@@ -244,7 +243,7 @@ def _bank_parts(num_rows: int, num_keys: int, device: torch.device) -> int:
 def _similarity_log_softmax(maps: Tensor, temperature: float) -> Tensor:
     """``(B, C, H, W)`` -> ``(B*H*W, H*W)``: each pixel's log-softmax over its image's pixels."""
     rows_BNC = _unit_pixels(maps).unflatten(0, (len(maps), -1))
-    with torch.autocast(maps.device.type, enabled=False):  # C products a pair: cheap, and exact
+    with torch.autocast(maps.device.type, enabled=False):  # cheap, and exact
         logits_BNN = rows_BNC @ rows_BNC.mT / temperature
     return logits_BNN.log_softmax(2).flatten(0, 1)
 
@@ -263,11 +262,11 @@ def _pixels(maps: Tensor) -> Tensor:
 def _check_same_shape(student: Tensor, teacher: Tensor) -> None:
     if student.shape != teacher.shape:
         raise ValueError(
-            f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} maps "
-            "must agree in shape"
+            f"student map {tuple(student.shape)} and teacher map {tuple(teacher.shape)}: expected "
+            "the same shape"
         )
 
 
 def _check_temperature(temperature: float) -> None:
     if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}, it must be greater than 0")
+        raise ValueError(f"temperature={temperature}: expected a value > 0")

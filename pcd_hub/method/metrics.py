@@ -1,4 +1,4 @@
-"""Scores: tensors in, tensors out."""
+"""Evaluation metrics on tensors."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -8,15 +8,15 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 Watch = Callable[[Sequence[Tensor]], Iterator[Tensor]]
-"""Iterates over the parts of a long calculation unchanged, and may show how far it is."""
+"""Wraps an iterable of chunks, as ``tqdm`` does, to show progress."""
 
 
 def confusion_matrix(
     predicted: Int64[Tensor, "*shape"], truth: Int64[Tensor, "*shape"], *, num_classes: int
 ) -> Int64[Tensor, "classes classes"]:
-    """Counts of (truth, predicted) pairs.
+    """Count (truth, predicted) pairs.
 
-    Pixels whose truth is outside ``0..num_classes - 1`` are ignored.
+    Pixels with a label outside ``0..num_classes - 1`` are ignored.
     """
     known = (truth >= 0) & (truth < num_classes)
     pairs = truth[known] * num_classes + predicted[known]
@@ -24,9 +24,9 @@ def confusion_matrix(
 
 
 def class_iou(confusion: Int64[Tensor, "classes classes"]) -> Float[Tensor, " classes"]:
-    """Intersection over union of each class in [0, 1].
+    """Compute the intersection over union of each class, in [0, 1].
 
-    NaN for a class that occurs in neither truth nor prediction.
+    A class that occurs in neither truth nor prediction is NaN.
     """
     counts = confusion.double()
     overlap = counts.diagonal()
@@ -34,12 +34,12 @@ def class_iou(confusion: Int64[Tensor, "classes classes"]) -> Float[Tensor, " cl
 
 
 def mean_iou(confusion: Int64[Tensor, "classes classes"]) -> Float[Tensor, ""]:
-    """Mean of :func:`class_iou` over the classes that occur."""
+    """Compute the mean of :func:`class_iou` over the classes that occur."""
     return class_iou(confusion).nanmean()
 
 
 def pixel_accuracy(confusion: Int64[Tensor, "classes classes"]) -> Float[Tensor, ""]:
-    """Share of the labelled pixels whose class is right; NaN if there are none."""
+    """Compute the fraction of labelled pixels classified correctly; NaN if there are none."""
     return confusion.diagonal().sum() / confusion.sum()
 
 
@@ -53,26 +53,36 @@ def knn_vote(
     temperature: float = 0.07,
     watch: Watch = iter,
 ) -> Int64[Tensor, " m"]:
-    """Class of each test vector: its ``k`` nearest by cosine vote with weight ``exp(cos / T)``.
+    """Classify each test vector by the vote of its ``k`` nearest neighbours in cosine similarity.
 
-    The weighted vote of Wu et al. (arXiv:1805.01978), k and T as DINO's (arXiv:2104.14294).
+    A neighbour's vote weighs ``exp(cos / T)`` (Wu et al., arXiv:1805.01978); the defaults of k and
+    T are DINO's (arXiv:2104.14294).
+
+    Args:
+        train: Vectors with known classes.
+        labels: Class of each train vector.
+        test: Vectors to classify.
+        num_classes: Number of classes.
+        k: Number of neighbours; at most all train vectors are used.
+        temperature: T > 0.
+        watch: Progress wrapper around the chunks of test vectors.
     """
     keys = F.normalize(train, dim=1)
     votes = []
     for queries in watch(F.normalize(test, dim=1).split(1024)):
         similar, nearest = (queries @ keys.T).topk(min(k, len(keys)), dim=1)
-        weights = ((similar - 1) / temperature).exp()  # shifted: no overflow at a small T
+        weights = ((similar - 1) / temperature).exp()  # shifted to avoid overflow at a small T
         counted = weights.new_zeros(len(queries), num_classes)
         votes.append(counted.scatter_add_(1, labels[nearest], weights).argmax(1))
     return torch.cat(votes)
 
 
 def effective_rank(vectors: Float[Tensor, "n c"]) -> float:
-    """How many directions the vectors really use: 1 to C (Roy and Vetterli, EUSIPCO 2007).
+    """Compute the effective rank of the centred vectors, 1 to C (Roy and Vetterli, EUSIPCO 2007).
 
-    The exponential of the entropy of their singular values, after the mean is taken off. A
-    collapsed student's is near 1. The singular values are taken from the smaller Gram matrix in
-    float64: to five digits those of an SVD, in a tenth to a third of the time.
+    It is the exponential of the entropy of the normalised singular values; near 1 for a collapsed
+    student. The singular values come from the smaller Gram matrix in float64, which agrees with an
+    SVD to five digits and takes a tenth to a third of the time.
     """
     centred = vectors.double() - vectors.double().mean(0)
     wide = centred if len(centred) <= centred.shape[1] else centred.T
@@ -84,14 +94,14 @@ def effective_rank(vectors: Float[Tensor, "n c"]) -> float:
 
 
 def mean_cosine(vectors: Float[Tensor, "n c"]) -> float:
-    """Mean cosine over all pairs, each with itself too: 1 if all point the same way."""
+    """Compute the mean cosine similarity over all pairs, each vector with itself included."""
     return float(F.normalize(vectors.double(), dim=1).mean(0).square().sum())
 
 
 def linear_cka(one: Float[Tensor, "n c"], other: Float[Tensor, "n d"]) -> float:
-    """How alike two descriptions of the same things are, in [0, 1] (arXiv:1905.00414, eq. 7).
+    """Compute linear CKA, a similarity of representations in [0, 1] (arXiv:1905.00414, eq. 7).
 
-    Rotating or scaling either changes nothing. 0 if all vectors of one are alike.
+    It is invariant to rotation and isotropic scaling, and 0 if either representation is constant.
     """
     a, b = (vectors.double() - vectors.double().mean(0) for vectors in (one, other))
     both = torch.linalg.norm(a.T @ b) ** 2
@@ -106,20 +116,25 @@ def pixel_retrieval(
     k: int = 5,
     watch: Watch = iter,
 ) -> float:
-    """Share of pixels whose nearest one in the teacher's eyes is among the student's ``k`` nearest.
+    """Measure how often the teacher's nearest neighbour is among the student's ``k`` nearest.
 
-    Nearest by cosine among the pixels of all other images, so the two need no common space.
+    Neighbours of a pixel are searched by cosine similarity among the pixels of all other images,
+    separately for student and teacher, so their numbers of channels may differ.
+
+    Returns:
+        The fraction of pixels for which it is, in [0, 1].
     """
     count, _, pixels = student.shape
     images = torch.arange(count).repeat_interleave(pixels)
-    mine, theirs = (
+    student_unit, teacher_unit = (
         F.normalize(maps.transpose(1, 2).flatten(0, 1).float(), dim=1)
         for maps in (student, teacher)
     )
-    found = 0
+    hits = 0
     for rows in watch(torch.arange(len(images)).split(1024)):
-        own = images[rows, None] == images
-        wanted = (theirs[rows] @ theirs.T).masked_fill(own, -2).argmax(1)
-        nearest = (mine[rows] @ mine.T).masked_fill(own, -2).topk(k, dim=1).indices
-        found += int((nearest == wanted[:, None]).any(1).sum())
-    return found / len(images)
+        same_image = images[rows, None] == images
+        target = (teacher_unit[rows] @ teacher_unit.T).masked_fill(same_image, -2).argmax(1)
+        similarity = (student_unit[rows] @ student_unit.T).masked_fill(same_image, -2)
+        nearest = similarity.topk(k, dim=1).indices
+        hits += int((nearest == target[:, None]).any(1).sum())
+    return hits / len(images)

@@ -1,4 +1,4 @@
-"""MoCo v3 (arXiv:2104.02057): how a teacher with a trained projection head is made."""
+"""MoCo v3 (arXiv:2104.02057), which trains a teacher with a projection head."""
 
 import copy
 
@@ -11,9 +11,9 @@ from pcd_hub.method.encoder import ProjectedEncoder, gathered
 
 
 class MoCoV3(nn.Module):
-    """The online branch and its loss; what DistributedDataParallel wraps.
+    """Online encoder, predictor and loss, for DistributedDataParallel to wrap.
 
-    The momentum encoder stays beside it.
+    The momentum encoder, which has no gradients, stays outside.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class MoCoV3(nn.Module):
         key_first: Float[Tensor, "b d"],
         key_second: Float[Tensor, "b d"],
     ) -> Float[Tensor, ""]:
-        """The symmetric loss: each view's prediction against the momentum key of the other view."""
+        """Return the symmetric loss of each view's prediction and the other view's momentum key."""
         query_first = self.predictor(self.base_encoder(first))
         query_second = self.predictor(self.base_encoder(second))
         return info_nce(query_first, key_second, temperature=self.temperature) + info_nce(
@@ -47,20 +47,20 @@ class MoCoV3(nn.Module):
 def info_nce(
     query: Float[Tensor, "b d"], key: Float[Tensor, "b d"], *, temperature: float
 ) -> Float[Tensor, ""]:
-    """``2 T`` times the cross-entropy of each query against all images' keys, of all processes."""
+    """Compute ``2 T`` times the cross-entropy of each query against the keys of all processes."""
     keys, offset = gathered(F.normalize(key.float(), dim=1))
     logits = F.normalize(query.float(), dim=1) @ keys.T / temperature
-    own = torch.arange(offset, offset + len(query), device=query.device)
-    return 2 * temperature * F.cross_entropy(logits, own)
+    labels = torch.arange(offset, offset + len(query), device=query.device)
+    return 2 * temperature * F.cross_entropy(logits, labels)
 
 
 def momentum_copy(encoder: nn.Module) -> nn.Module:
-    """A copy of ``encoder`` that receives no gradient."""
+    """Copy ``encoder`` without gradients."""
     return copy.deepcopy(encoder).requires_grad_(False)  # noqa: FBT003
 
 
 @torch.no_grad()
 def momentum_update(momentum_encoder: nn.Module, encoder: nn.Module, *, momentum: float) -> None:
-    """``w' = momentum * w' + (1 - momentum) * w`` for every parameter."""
+    """Update every momentum parameter: ``w' = momentum * w' + (1 - momentum) * w``."""
     for slow, fast in zip(momentum_encoder.parameters(), encoder.parameters(), strict=True):
         slow.lerp_(fast, 1 - momentum)

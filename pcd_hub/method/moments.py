@@ -1,4 +1,4 @@
-"""The teacher's scale: mean and variance of each channel over all pixels seen so far."""
+"""Running mean and variance of the teacher's channels, to standardise its feature maps."""
 
 import torch
 from jaxtyping import Float
@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 
 class ChannelMoments(nn.Module):
-    """Running mean and variance per channel; a frozen teacher's soon stand still.
+    """Mean and variance per channel over all batches so far.
 
     Batches are merged by count, mean and squared deviation (Chan, Golub, LeVeque 1979), which stays
-    exact in float32 where sums of squares would cancel. Like ``KeyQueue``, a module only for its
-    state: keep it beside the wrapped model.
+    exact in float32 where sums of squares would cancel. Like ``KeyQueue``, it is a module only for
+    its ``state_dict``: keep it outside the model that DistributedDataParallel wraps.
     """
 
     merged: Float[Tensor, "3 c"]
@@ -22,7 +22,7 @@ class ChannelMoments(nn.Module):
 
     @staticmethod
     def of(pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "3 c"]:
-        """Count, mean and sum of squared deviations of one batch."""
+        """Compute count, mean and sum of squared deviations of one batch."""
         values = pixels.transpose(0, 1).flatten(1).float()
         mean = values.mean(1)
         count = torch.full_like(mean, values.shape[1])
@@ -30,7 +30,7 @@ class ChannelMoments(nn.Module):
 
     @torch.no_grad()
     def add(self, batches: Float[Tensor, "n 3 c"]) -> None:
-        """Merge what :meth:`of` gave for ``n`` batches, as those of all processes, in order."""
+        """Merge the results of :meth:`of` for ``n`` batches, such as those of all processes."""
         for count, mean, squares in batches:
             before, old_mean, old_squares = self.merged
             total, step = before + count, mean - old_mean
@@ -39,9 +39,9 @@ class ChannelMoments(nn.Module):
             self.merged.copy_(torch.stack((total, new_mean, new_squares)))
 
     def standardise(self, pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """``pixels`` with mean 0 and variance 1 in each channel, by all that was added.
+        """Standardise each channel to mean 0 and variance 1 over all batches so far.
 
-        A constant channel is only moved to 0.
+        A constant channel becomes 0.
         """
         count, mean, squares = self.merged
         variance = squares / count

@@ -1,4 +1,4 @@
-"""The optimizer of the method, and the split of parameters by weight decay."""
+"""LARS, and parameter groups with and without weight decay."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -9,22 +9,21 @@ from torch.optim.optimizer import Optimizer
 
 
 class LARS(Optimizer):
-    """SGD with momentum whose step is scaled per layer by ``eta * |w| / |g|``.
+    """LARS (arXiv:1708.03888) as in MoCo v3: SGD with momentum and a layer-wise step size.
 
-    LARS (arXiv:1708.03888), as in MoCo v3.
-
-    For parameters of more than one dimension the decayed gradient ``g = grad + weight_decay * w``
-    is multiplied by the trust ratio before it enters the momentum. Biases and norm parameters (one
-    dimension or none) get neither.
+    For parameters of two or more dimensions, the gradient with weight decay,
+    ``g = grad + weight_decay * w``, is multiplied by the trust ratio ``eta * |w| / |g|`` before it
+    enters the momentum. Biases and norm parameters (at most one dimension) get neither.
 
     Args:
-        params: Parameters or groups.
-        lr: Learning rate > 0 (0 is allowed, as a schedule may start there).
-        momentum: In [0, 1).
-        weight_decay: At least 0.
-        trust_coefficient: eta.
-        eps: Added to ``|g|``, so that a zero gradient does no harm.
-        foreach: All weights at once, in a few kernels each; False is the slow twin.
+        params: Parameters or parameter groups.
+        lr: Learning rate >= 0 (a schedule may start at 0).
+        momentum: Momentum in [0, 1).
+        weight_decay: Weight decay >= 0.
+        trust_coefficient: eta > 0.
+        eps: Added to ``|g|`` to avoid a division by zero.
+        foreach: Update all weights together, in a few kernels; False is the reference
+            implementation.
     """
 
     def __init__(
@@ -46,9 +45,9 @@ class LARS(Optimizer):
             or eps <= 0
         ):
             raise ValueError(
-                f"lr={lr} and weight_decay={weight_decay} must be at least 0, "
-                f"momentum={momentum} in [0, 1), "
-                f"trust_coefficient={trust_coefficient} and eps={eps} greater than 0"
+                f"lr={lr}, weight_decay={weight_decay}, momentum={momentum}, "
+                f"trust_coefficient={trust_coefficient}, eps={eps}: expected lr and weight_decay "
+                ">= 0, momentum in [0, 1), trust_coefficient and eps > 0"
             )
         defaults = {
             "lr": lr,
@@ -68,13 +67,13 @@ class LARS(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            moved = [weight for weight in group["params"] if weight.grad is not None]
-            scaled = [weight for weight in moved if weight.ndim > 1]
-            plain = [weight for weight in moved if weight.ndim <= 1]
+            updated = [weight for weight in group["params"] if weight.grad is not None]
+            scaled = [weight for weight in updated if weight.ndim > 1]
+            plain = [weight for weight in updated if weight.ndim <= 1]
             for weights in (scaled, plain):
-                for together in [weights] if group["foreach"] else [[w] for w in weights]:
-                    if together:
-                        self._update(together, group, scaled=weights is scaled)
+                for batch in [weights] if group["foreach"] else [[w] for w in weights]:
+                    if batch:
+                        self._update(batch, group, scaled=weights is scaled)
         return loss
 
     def _update(self, weights: list[Tensor], group: dict[str, Any], *, scaled: bool) -> None:
@@ -95,24 +94,24 @@ class LARS(Optimizer):
 def _trust_ratios(
     weights: list[Tensor], updates: Sequence[Tensor], trust_coefficient: float, eps: float
 ) -> list[Tensor]:
-    """``eta * |w| / |g|`` of each weight; 1 where either is zero. No value leaves the device."""
+    """Compute ``eta * |w| / |g|`` of each weight, 1 where either is zero, without a device sync."""
     weight_norms = torch.stack(torch._foreach_norm(weights))
     update_norms = torch.stack(torch._foreach_norm(list(updates)))
     ratios = trust_coefficient * weight_norms / (update_norms + eps)
-    both = (weight_norms > 0) & (update_norms > 0)
-    return list(torch.where(both, ratios, 1.0).to(updates[0].dtype).unbind())
+    nonzero = (weight_norms > 0) & (update_norms > 0)
+    return list(torch.where(nonzero, ratios, 1.0).to(updates[0].dtype).unbind())
 
 
 def decay_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
-    """Two parameter groups: weights of two or more dimensions decay, biases and norms do not.
+    """Split parameters into two groups: two or more dimensions with weight decay, others without.
 
-    Every parameter of ``module`` that requires a gradient is in exactly one group, whatever layer
-    owns it; shared parameters appear once.
+    Every parameter of ``module`` that requires a gradient is in exactly one group; shared
+    parameters appear once.
     """
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     decayed = [parameter for parameter in trainable if parameter.ndim > 1]
-    spared = [parameter for parameter in trainable if parameter.ndim <= 1]
+    not_decayed = [parameter for parameter in trainable if parameter.ndim <= 1]
     return [
         {"params": decayed, "weight_decay": weight_decay},
-        {"params": spared, "weight_decay": 0.0},
+        {"params": not_decayed, "weight_decay": 0.0},
     ]

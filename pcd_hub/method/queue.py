@@ -1,4 +1,4 @@
-"""A ring of negative keys."""
+"""Queue of negative keys."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 
 class KeyQueue(nn.Module):
-    """The last ``length`` keys that were pushed, L2-normalised; random unit vectors before that.
+    """Ring buffer of the last ``length`` keys, L2-normalised; it starts with random unit vectors.
 
-    It is a module only for its ``state_dict`` and ``.to``: keep it beside the wrapped model, not
-    inside, or DistributedDataParallel sends it over the wire at every step.
+    It is a module only for ``state_dict`` and ``.to``. Keep it outside the wrapped model: inside,
+    DistributedDataParallel would broadcast it at every step.
     """
 
     keys: Float[Tensor, "k c"]
@@ -23,16 +23,17 @@ class KeyQueue(nn.Module):
         super().__init__()
         if length < 1 or dim < 1:
             raise ValueError(
-                f"a queue of {length} keys with {dim} channels is empty; both must be at least 1"
+                f"length={length}, dim={dim}: expected a queue of at least 1 key and 1 channel"
             )
         noise = torch.randn(length, dim, generator=torch.Generator().manual_seed(seed))
         self.register_buffer("keys", F.normalize(noise, dim=1))
         self.register_buffer("cursor", torch.zeros((), dtype=torch.int64))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
-        """As of every module; of a queue of another length the newest keys are taken.
+        """Load the state of a queue of any length.
 
-        Where that one was shorter, random unit vectors stay in the places of the oldest keys.
+        From a longer queue, the newest keys are kept; from a shorter one, the remaining places keep
+        their random unit vectors and count as the oldest keys.
         """
         keys = state_dict["keys"]
         if len(keys) == len(self.keys):
@@ -42,7 +43,7 @@ class KeyQueue(nn.Module):
         return None
 
     def newest(self, count: int) -> Float[Tensor, "n c"]:
-        """The last ``count`` keys that were pushed, the newest first; at most all there are."""
+        """Return the last ``count`` keys, newest first; at most all keys."""
         back = torch.arange(1, min(count, len(self.keys)) + 1, device=self.keys.device)
         return self.keys[(self.cursor - back) % len(self.keys)]
 
@@ -50,7 +51,7 @@ class KeyQueue(nn.Module):
     def push(self, keys: Float[Tensor, "b c"]) -> None:
         """Overwrite the oldest keys with ``keys``, in order.
 
-        Any batch size; of more than ``length`` the last stay.
+        The batch may have any size; if it exceeds ``length``, its last ``length`` keys remain.
         """
         newest = F.normalize(keys.to(self.keys.dtype), dim=1)[-len(self.keys) :]
         skipped = len(keys) - len(newest)

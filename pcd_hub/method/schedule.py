@@ -1,27 +1,24 @@
-"""Schedules: pure functions of the step, so that a resumed run needs no scheduler state."""
+"""Schedules as pure functions of the step, so a resumed run needs no scheduler state."""
 
 import math
 
 
 def warmup_cosine(step: int, *, warmup_steps: int, total_steps: int) -> float:
-    """The factor in (0, 1] on the peak learning rate at ``step`` (0-based).
+    """Return the factor in (0, 1] on the peak learning rate: linear warm-up, then half a cosine.
 
-    Linear warm-up, then half a cosine.
-
-    The first step is never at 0 and the last never at exactly 0: warm-up reaches 1 at
-    ``step == warmup_steps``, the cosine would reach 0 at ``step == total_steps``, one past the
-    last.
+    No step has a factor of 0: warm-up reaches 1 at ``step == warmup_steps``, and the cosine would
+    reach 0 at ``step == total_steps``, one past the last step.
 
     Raises:
-        ValueError: If ``step`` is not in ``[0, total_steps)`` or the warm-up is not shorter than
-            the whole.
+        ValueError: If ``step`` is not in ``[0, total_steps)`` or ``warmup_steps`` is not less than
+            ``total_steps``.
     """
     if not 0 <= step < total_steps:
-        raise ValueError(f"step {step} is outside 0..{total_steps - 1}")
+        raise ValueError(f"step={step}: expected 0 to {total_steps - 1}")
     if not 0 <= warmup_steps < total_steps:
         raise ValueError(
-            f"warmup_steps={warmup_steps} must be at least 0 "
-            f"and less than total_steps={total_steps}"
+            f"warmup_steps={warmup_steps}: expected at least 0 and less than "
+            f"total_steps={total_steps}"
         )
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
@@ -29,13 +26,13 @@ def warmup_cosine(step: int, *, warmup_steps: int, total_steps: int) -> float:
 
 
 def scaled_lr(base_lr: float, *, global_batch_size: int, reference: int = 256) -> float:
-    """``base_lr * global_batch_size / reference``: the linear scaling rule.
+    """Apply the linear scaling rule: ``base_lr * global_batch_size / reference``.
 
-    The batch is that of ALL processes together.
+    The global batch is that of all processes together.
     """
     return base_lr * global_batch_size / reference
 
 
 def momentum_to_one(step: int, *, start: float, total_steps: int) -> float:
-    """A momentum encoder's momentum, from ``start`` to 1 along half a cosine (BYOL, MoCo v3)."""
+    """Return the encoder momentum, which rises from ``start`` to 1 as half a cosine (BYOL)."""
     return 1 - (1 - start) * 0.5 * (1 + math.cos(math.pi * step / total_steps))

@@ -18,8 +18,8 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from pcd_hub.errors import TeacherError, first_line, nearest
-from pcd_hub.models.pickles import read_saved
-from pcd_hub.models.reading import MAX_FILE_BYTES, read_bounded
+from pcd_hub.files.read import read_bounded
+from pcd_hub.models.pickles import MAX_FILE_BYTES, read_saved
 
 State = dict[str, Tensor]
 

@@ -11,9 +11,11 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from pcd_hub.models.reading import MAX_FILE_BYTES, read_bounded
+from pcd_hub.files.read import read_bounded
 from pcd_hub.models.unpickling import Storage, follow
 
+MAX_FILE_BYTES = 16 * 1024**3
+"""Of a teacher's weights."""
 _LEGACY_START = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 _END = struct.Struct("<4s4H2IH")  # of an archive (APPNOTE.TXT 4.3.16)
 _LOCATOR_64 = struct.Struct("<4sIQI")  # 4.3.15

@@ -34,6 +34,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from pcd_hub.errors import StudentError, TeacherError, first_line, nearest
+from pcd_hub.files.read import read_bounded
 from pcd_hub.method.heads import spatial_mean_error, to_pixel_head
 from pcd_hub.models.checkpoints import (
     FAMILIES,
@@ -47,7 +48,6 @@ from pcd_hub.models.checkpoints import (
 )
 from pcd_hub.models.folding import fold_batch_norms
 from pcd_hub.models.grid import PixelGrid, Resample, own_image_size, pixel_grid
-from pcd_hub.models.reading import read_bounded
 from pcd_hub.models.timm_loading import (
     PROCESS_STATE,
     cache_alone_if_unreachable,

@@ -19,8 +19,8 @@ from timm.models._hub import download_from_hf
 from torch import nn
 
 from pcd_hub.errors import first_line
+from pcd_hub.files.read import check_is_file, read_bounded
 from pcd_hub.models.pickles import read_saved
-from pcd_hub.models.reading import check_is_file, read_bounded
 
 log = logging.getLogger("pcd_hub")
 

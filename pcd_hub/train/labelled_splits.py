@@ -1,4 +1,4 @@
-"""Open the two splits of a labelled set that a configuration names."""
+"""Open the training and test split of a labelled set that a configuration names."""
 
 from pcd_hub.data.labelled.classification import ClassifiedSet, open_classified
 from pcd_hub.data.labelled.segmentation import Columns, open_segmentation
@@ -8,13 +8,13 @@ from pcd_hub.train.configs.probes import ClassificationDataConfig, SegmentationS
 
 
 def open_splits(data: SegmentationSetConfig) -> tuple[SegmentationSet, SegmentationSet]:
-    """The images to train on and the images to score."""
-    if not data.source:
-        raise ConfigError("name the images: --data.source DIR, ade20k:DIR, voc:DIR ...")
-    if data.train_split == data.test_split:
-        raise ConfigError(
-            f"--data.test-split {data.test_split} is what is trained on; name another"
-        )
+    """Open the training and the test split.
+
+    Raises:
+        ConfigError: If no data set is named, or both splits are the same.
+        DataError: If the data set or a split does not exist.
+    """
+    _check_different(data, "--data.source DIR, ade20k:DIR, voc:DIR ...")
     columns = Columns(
         image=data.image_column,
         mask=data.mask_column,
@@ -30,28 +30,32 @@ def open_splits(data: SegmentationSetConfig) -> tuple[SegmentationSet, Segmentat
 
 
 def open_labelled(data: ClassificationDataConfig) -> tuple[ClassifiedSet, ClassifiedSet]:
-    """The images to train on and the images to score.
+    """Open the training and the test split.
 
     Raises:
-        ConfigError: If no images are named, or both are the same.
-        DataError: If there are no such images, or the two differ in their classes.
+        ConfigError: If no data set is named, or both splits are the same.
+        DataError: If the data set or a split does not exist, or the splits' classes differ.
     """
-    if not data.source:
-        raise ConfigError("name the images: --data.source DIR with SPLIT/CLASS/")
+    _check_different(data, "--data.source DIR with SPLIT/CLASS/")
     train, test = (
         open_classified(
             data.source, split, image_column=data.image_column, label_column=data.label_column
         )
         for split in (data.train_split, data.test_split)
     )
-    if data.train_split == data.test_split:
-        raise ConfigError(
-            f"--data.test-split {data.test_split} is what is trained on; name another"
-        )
     if train.classes != test.classes:
         odd = min(set(train.classes) ^ set(test.classes), default=train.classes[0])
         raise DataError(
-            f"{train.name} and {test.name} differ in class '{odd}', or in the order of classes; "
-            "both need the same"
+            f"{train.name} and {test.name} differ in class '{odd}' or in the order of classes; "
+            "expected the same classes in both"
         )
     return train, test
+
+
+def _check_different(data: SegmentationSetConfig | ClassificationDataConfig, sources: str) -> None:
+    if not data.source:
+        raise ConfigError(f"name the images: {sources}")
+    if data.train_split == data.test_split:
+        raise ConfigError(
+            f"--data.test-split {data.test_split} is the training split; expected another one"
+        )

@@ -21,8 +21,8 @@ from pcd_hub.train.environment import (
     check_processes_are_joined,
     num_threads,
 )
+from pcd_hub.train.monitors.trackers import check_trackers
 from pcd_hub.train.speed import check_precision, keep_freed_memory, mixed_precision
-from pcd_hub.train.trackers import check_trackers
 
 log = logging.getLogger("pcd_hub")
 

@@ -34,7 +34,7 @@ def list_weights(*, license: str | None = None) -> list[ListedWeight]:  # noqa: 
     Args:
         license: Only list weights with this licence, such as ``apache-2.0``.
     """
-    found = [_from_folder(name, "local", store.home() / name) for name in store.names()]
+    found = [_from_folder(name, "local", store.folder_of(name)) for name in store.names()]
     found += [_from_folder(name, "fetched", folder) for name, folder in fetched_folders().items()]
     known = {weight.name for weight in found}
     found += [

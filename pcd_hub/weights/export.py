@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pcd_hub.errors import StudentError, WeightError
+from pcd_hub.files.writable import temporary_folder
 from pcd_hub.models.entries import build_arguments, entry_cfg, size_argument
 from pcd_hub.models.writing import save_tensors
 from pcd_hub.weights.card import render_card
@@ -29,7 +30,6 @@ from pcd_hub.weights.manifest import (
     write_manifest,
 )
 from pcd_hub.weights.record import NOT_STATED, Measurement, WeightRecord
-from pcd_hub.weights.writable import temporary_folder
 
 
 def export_weight(

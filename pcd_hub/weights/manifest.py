@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pcd_hub.errors import WeightError
+from pcd_hub.files.read import read_bounded
+from pcd_hub.files.strict_json import shown
+from pcd_hub.files.write import atomic_write
 from pcd_hub.weights.layout import MANIFEST_FILE, MANIFEST_SCHEMA, WEIGHTS_FILE
 from pcd_hub.weights.safety import MAX_JSON_BYTES, check_manifest
-from pcd_hub.weights.strict_json import shown
 
 _REMEDY = "the copy is damaged: get it again with `pcd-hub fetch`, or from the run's export"
 
@@ -24,7 +26,7 @@ def write_manifest(folder: Path, record: dict[str, Any]) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write ``value`` as strict, indented JSON."""
-    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    atomic_write(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def files_in(folder: Path) -> dict[str, Path]:
@@ -65,27 +67,17 @@ def read_manifest(folder: Path, *, pinned: str | None = None) -> dict[str, Any]:
     """
     path = folder / MANIFEST_FILE
     try:
-        raw = read_plain(path, most=MAX_JSON_BYTES)
+        raw = read_bounded(path, MAX_JSON_BYTES)
     except OSError as error:
         raise _unreadable(shown(str(path)), error, "export the weight again") from error
+    except ValueError as error:
+        raise WeightError(str(error)) from error
     if pinned and pinned != (found := hashlib.sha256(raw).hexdigest()):
         raise WeightError(
             f"{path} has sha256 {found[:12]}, expected {pinned[:12]}, which was pinned; it is not "
             "the weight you mean, or was changed after it was fetched"
         )
     return check_manifest(raw, what=str(path))
-
-
-def read_plain(path: Path, *, most: int) -> bytes:
-    """Read a regular file of at most ``most`` bytes; return one byte more of a longer one.
-
-    Raises:
-        OSError: If it is missing, unreadable or not a regular file.
-    """
-    if not path.is_file():  # a pipe would block, a device never end
-        raise FileNotFoundError(f"{path} is not a regular file")
-    with path.open("rb") as file:
-        return file.read(most + 1)
 
 
 def weights_sha256(folder: Path) -> str:

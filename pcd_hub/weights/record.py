@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pcd_hub.errors import WeightError
+from pcd_hub.files.strict_json import COUNT, FINITE, TEXT, Field, check_fields, optional
 from pcd_hub.weights.safety import unknown_fields
-from pcd_hub.weights.strict_json import COUNT, FINITE, TEXT, Field, check_fields, optional
 
 NOT_STATED = "not stated"
 LICENSED = ("code", "weights", "teacher", "data")

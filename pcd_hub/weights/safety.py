@@ -18,8 +18,7 @@ import timm
 from timm.models import PretrainedCfg
 
 from pcd_hub.errors import WeightError, nearest
-from pcd_hub.weights.layout import CONFIG_FILE, MANIFEST_FILE, MANIFEST_SCHEMA, WEIGHTS_FILE
-from pcd_hub.weights.strict_json import (
+from pcd_hub.files.strict_json import (
     OBJECT,
     SHA256,
     TEXT,
@@ -35,6 +34,7 @@ from pcd_hub.weights.strict_json import (
     shown,
     whole,
 )
+from pcd_hub.weights.layout import CONFIG_FILE, MANIFEST_FILE, MANIFEST_SCHEMA, WEIGHTS_FILE
 
 MAX_JSON_BYTES = 1_000_000
 """Limit for ``config.json`` and ``pcd_manifest.json``."""

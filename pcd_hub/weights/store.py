@@ -6,10 +6,12 @@
                                        model.safetensors  config.json  README.md  *.png
                                        pcd_manifest.json
 
-A weight is written beside the others and appears under its name by one atomic rename of a link, so
-that readers see the old one or the new one, whole; a crash at any moment leaves the old one. Its
-manifest is written last and at once: a version that has one is whole. A plain folder under a name
-works too (a bundle that was copied there). Every load checks size and sha256 against the manifest.
+A name is a symbolic link to one version, which plain timm follows; on Windows, and on file systems
+without links, it is a text file with the same path (as git stores links there). Either is replaced
+by one atomic rename after the new version is complete: readers get the old weight or the new one,
+and a process killed at any moment leaves the old one. The manifest is written last, so a version
+that has one is complete. A plain folder under a name (a copied bundle) works too. Every load
+verifies size and sha256 against the manifest.
 """
 
 import errno
@@ -24,25 +26,28 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pcd_hub.errors import WeightError
+from pcd_hub.files.read import read_bounded
+from pcd_hub.files.strict_json import shown
+from pcd_hub.files.writable import check_writable
+from pcd_hub.files.write import atomic_file, atomic_write
 from pcd_hub.weights.layout import MANIFEST_FILE, WEIGHTS_FILE
 from pcd_hub.weights.load import read_weight
 from pcd_hub.weights.manifest import read_manifest, verify
-from pcd_hub.weights.strict_json import shown
-from pcd_hub.weights.writable import check_writable
 
 _NAME = re.compile(r"[a-z0-9_]{1,100}\.pcd(_[a-z0-9_]{1,60})?")
 _VERSIONS = ".versions"
+_MAX_POINTER_BYTES = 1000
 _KEPT_VERSIONS = 3
 _GRACE_SECONDS = 600
 
 
 def home() -> Path:
-    """The store's folder.
+    """Return the store's folder.
 
     ``PCD_HUB_HOME``; else ``pcd_hub`` in ``HF_HOME`` if that is set, or in the user's cache folder.
 
     Raises:
-        WeightError: If it lies in a home folder that is not known.
+        WeightError: If it is in a home folder that is not known.
     """
     if named := os.environ.get("PCD_HUB_HOME"):
         return expanded(named)
@@ -51,16 +56,15 @@ def home() -> Path:
         return expanded(cache) / "pcd_hub"
     except WeightError as error:
         raise WeightError(
-            f"the store lies in {cache}, and this user has no home folder; set PCD_HUB_HOME to a "
-            "folder for it"
+            f"the store would be in {cache}, but this user has no home folder; set PCD_HUB_HOME"
         ) from error
 
 
 def expanded(path: str) -> Path:
-    """``path`` with the home folder that a ``~`` stands for.
+    """Return ``path`` with a leading ``~`` replaced by the home folder.
 
     Raises:
-        WeightError: If nobody has that home folder.
+        WeightError: If there is no such home folder.
     """
     try:
         return Path(path).expanduser()
@@ -71,12 +75,12 @@ def expanded(path: str) -> Path:
 
 
 def enabled() -> bool:
-    """False if ``PCD_HUB_LOCAL=0``: then no local weight is ever used."""
+    """Return False if ``PCD_HUB_LOCAL=0``, which turns the local store off."""
     return os.environ.get("PCD_HUB_LOCAL", "1") != "0"
 
 
 def where(name: str) -> Path | None:
-    """The folder of the local weight ``name`` (``resnet18.pcd``) as it stands now, or None.
+    """Return the folder of the current version of ``name`` (``resnet18.pcd``), or None.
 
     Raises:
         WeightError: If ``name`` is not ``ARCH.pcd`` or ``ARCH.pcd_WHAT``, or the store cannot be
@@ -86,12 +90,22 @@ def where(name: str) -> Path | None:
     if not enabled():
         return None
     with reading():
-        folder = _led_to(home() / name)
+        folder = _resolved(folder_of(name))
         return folder if folder and (folder / WEIGHTS_FILE).is_file() else None
 
 
+def folder_of(name: str) -> Path:
+    """Return the path that leads to the files of ``name``, which need not exist."""
+    path = home() / name
+    with suppress(OSError, ValueError):  # a link, a folder, nothing, or another kind of file
+        target = read_bounded(path, _MAX_POINTER_BYTES).decode()
+        if re.fullmatch(rf"{re.escape(f'{_VERSIONS}/{name}')}/[\w-]+", target):
+            return path.parent / target
+    return path
+
+
 def names() -> list[str]:
-    """The names of all local weights, whole or not.
+    """Return the names of all local weights, complete or not.
 
     Raises:
         WeightError: If the store cannot be read.
@@ -105,27 +119,31 @@ def names() -> list[str]:
 
 
 def add(name: str, export: Path) -> Path:
-    """Copy the finished export folder into the store under ``name``.
+    """Copy a finished export folder into the store under ``name`` and return the new folder.
 
-    Returns the folder a reader will see. The weight that had the name before is kept as a version,
-    of which the last three stay.
+    The weight that had the name before is kept as a version; the last three are.
 
     Raises:
-        WeightError: If the name is malformed, the export is damaged, a plain folder or another
-            user's link in a sticky store holds the name, or the disk refuses it; then nothing has
-            changed.
+        WeightError: If the name is malformed or held by a plain folder or by another user's weight
+            in a sticky store, if the export is damaged, or if writing fails; nothing has changed
+            then.
     """
     read_weight(export)
-    link = _checked_link(name)
+    path = _checked_path(name)
     versions = home() / _VERSIONS / name
     try:
-        folder = _placed(export, versions, link)
+        make_folder(versions)
+        folder = _copied(export, versions)
+        try:
+            _touch(folder_of(name))
+            _point(path, folder)
+        except OSError:  # only: an interrupt may come when the name already leads to the folder
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
     except OSError as error:
-        stands = (
-            f"the weight {name} stands as it was" if link.exists() else "nothing has that name yet"
-        )
+        state = f"the weight {name} is unchanged" if path.exists() else "no weight has that name"
         raise WeightError(
-            f"cannot save {export} as {link}: {error.strerror or error}; {stands}. Free some room, "
+            f"cannot save {export} as {path}: {error.strerror or error}; {state}. Free some space, "
             "or set PCD_HUB_HOME to a folder on another disk, and add it again"
         ) from error
     _sweep(versions, current=folder)
@@ -136,27 +154,26 @@ def check_can_add(name: str, *, num_bytes: int = 0) -> None:
     """Check that :func:`add` will be able to write, and leave nothing behind.
 
     Args:
-        name: Of the weight.
+        name: The weight's name.
         num_bytes: Its size.
 
     Raises:
-        WeightError: If the name is malformed, or held by a plain folder or by a link that only
+        WeightError: If the name is malformed, or held by a plain folder or by a weight that only
             another user may replace.
-        ConfigError: If the store cannot be written, or has less room.
+        ConfigError: If the store cannot be written, or has less free space.
     """
-    link = _checked_link(name)
-    for folder in (link.parent, link.parent / _VERSIONS / name):
+    path = _checked_path(name)
+    for folder in (path.parent, path.parent / _VERSIONS / name):
         check_writable(
             folder,
             what="the store",
-            remedy="set PCD_HUB_HOME to another folder, or do without the store (--run.no-store)",
+            remedy="set PCD_HUB_HOME to another folder, or turn the store off (--run.no-store)",
             num_bytes=num_bytes,
-            with_links=True,
         )
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder inside the store, as open to others as the store itself is."""
+    """Create a folder inside the store, with the permissions of the store itself."""
     top = home()
     top.mkdir(parents=True, exist_ok=True)
     if folder == top or folder.is_dir():
@@ -168,7 +185,7 @@ def make_folder(folder: Path) -> None:
 
 
 def is_name(name: str) -> bool:
-    """Whether ``name`` may name a weight."""
+    """Return whether ``name`` may name a weight."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -180,7 +197,7 @@ def check_name(name: str) -> str:
     """
     if not is_name(name):
         raise WeightError(
-            f"{shown(name)} is no weight's name; use ARCH.pcd or ARCH.pcd_WHAT, "
+            f"{shown(name)} is not a weight's name, expected ARCH.pcd or ARCH.pcd_WHAT, "
             "as resnet18.pcd_mydata"
         )
     return name
@@ -188,7 +205,7 @@ def check_name(name: str) -> str:
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """Turn the system's refusal to read the store into one line.
+    """Turn any OSError inside the block into a WeightError of one line.
 
     Raises:
         WeightError: For any OSError inside the block.
@@ -197,67 +214,55 @@ def reading() -> Iterator[None]:
         yield
     except OSError as error:
         raise WeightError(
-            f"the store {home()} cannot be read: {error.strerror or error}; "
+            f"cannot read the store {home()}: {error.strerror or error}; "
             "set PCD_HUB_HOME to a folder of your own"
         ) from error
 
 
-def _led_to(link: Path) -> Path | None:
-    """Where a link, or a plain folder, leads; None if nothing is there."""
+def _resolved(path: Path) -> Path | None:
     try:
-        return Path(os.path.realpath(link, strict=True))
+        return Path(os.path.realpath(path, strict=True))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise WeightError(f"the link {link} leads to itself; remove it") from error
+            raise WeightError(f"the link {path} leads to itself; remove it") from error
         raise
 
 
-def _checked_link(name: str) -> Path:
-    """The link that leads to a weight, if this user may make or replace it."""
-    link = home() / check_name(name)
+def _checked_path(name: str) -> Path:
+    """Return the path of a name that this user may create or replace."""
+    path = home() / check_name(name)
     with reading():
-        if link.is_dir() and not link.is_symlink():
+        if path.is_dir() and not path.is_symlink():
             raise WeightError(
-                f"{link} is a plain folder, not made by the store; move it away to save {name} "
-                "there"
+                f"{path} is a plain folder that the store did not create; move it away to save "
+                f"{name} there"
             )
-        if link.is_symlink() and not _may_replace(link):
+        if os.path.lexists(path) and not _may_replace(path):
             raise WeightError(
-                f"{link} belongs to another user, and nobody else may replace it in a sticky "
+                f"{path} belongs to another user, and nobody else may replace it in a sticky "
                 "folder (mode 1777); choose another name, or set PCD_HUB_HOME to another folder"
             )
-    return link
+    return path
 
 
-def _may_replace(link: Path) -> bool:
-    """Whether the sticky bit of its folder, if that has one, lets this user replace a link."""
-    folder = link.parent.stat()
+def _may_replace(path: Path) -> bool:
+    folder = path.parent.stat()
     sticky = folder.st_mode & stat.S_ISVTX
-    return not sticky or os.geteuid() in {0, folder.st_uid, link.lstat().st_uid}
-
-
-def _placed(export: Path, versions: Path, link: Path) -> Path:
-    """A copy to which ``link`` leads; after an error none."""
-    make_folder(versions)
-    folder = _copied(export, versions)
-    try:
-        _touch(link)
-        _point(link, folder)
-    except OSError:  # nothing else: an interrupt may come when the link leads there already
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    return folder
+    return not sticky or os.geteuid() in {0, folder.st_uid, path.lstat().st_uid}
 
 
 def _copied(export: Path, versions: Path) -> Path:
-    """A complete copy, on disk, under a name that nobody else uses; after an error none."""
+    """Return a complete copy, flushed to disk, in a new folder; leave none after an error."""
     folder = Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=versions))
     try:
         folder.chmod(0o755)
         for name in [*(entry["path"] for entry in read_manifest(export)["files"]), MANIFEST_FILE]:
-            _copy_at_once(export / name, folder / name)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            # Whatever the umask: every user of the store may read it.
+            with atomic_file(folder / name, mode=0o644) as draft:
+                shutil.copyfile(export / name, draft)
         verify(folder)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -265,50 +270,48 @@ def _copied(export: Path, versions: Path) -> Path:
     return folder
 
 
-def _copy_at_once(source: Path, target: Path) -> None:
-    """Copy a file, which gets its name when all of it is on the disk."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(".draft")
-    shutil.copyfile(source, draft)
-    draft.chmod(0o644)  # whatever the umask: who may enter the store may read it
-    with draft.open("rb") as file:
-        os.fsync(file.fileno())
-    draft.replace(target)
-
-
-def _point(link: Path, folder: Path) -> None:
-    """Make ``link`` lead to ``folder``, atomically."""
-    temporary = link.with_name(f".{link.name}.{folder.name}")
-    temporary.symlink_to(folder.relative_to(link.parent))
+def _point(path: Path, folder: Path) -> None:
+    """Make ``path`` lead to ``folder`` by one atomic rename."""
+    draft = path.with_name(f".{path.name}.{folder.name}")
     try:
-        temporary.replace(link)
+        _write_pointer(draft, folder.relative_to(path.parent).as_posix())
+        draft.replace(path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         raise
 
 
-def _touch(link: Path) -> None:
-    """Note when the present version was superseded, for the grace period of readers."""
-    with suppress(OSError):  # no link yet, or another user's: readers then have less grace
-        os.utime(link)
+def _write_pointer(draft: Path, target: str) -> None:
+    if os.name != "nt":  # where links need a right, and none to a folder can be replaced
+        with suppress(PermissionError):  # a file system without links, as FAT
+            os.symlink(target, draft)  # noqa: PTH211 - the target is relative to the link
+            return
+    atomic_write(draft, target, mode=0o644)
+
+
+def _touch(version: Path) -> None:
+    """Record when the version was superseded, for the grace period of readers."""
+    with suppress(OSError):  # no version yet, or another user's: readers then have less grace
+        os.utime(version)
 
 
 def _sweep(versions: Path, *, current: Path) -> None:
-    """Remove versions beyond the last few, but none that a reader may just have been pointed to.
+    """Remove versions beyond the last few, after a grace period for readers.
 
-    Half copies, which a kill leaves, count for nothing, and go once nobody can be writing them.
+    Incomplete copies, which a kill leaves, are not counted, and are removed once nobody can be
+    writing them.
     """
     others = [path for path in versions.iterdir() if path != current]
-    whole = sorted((p for p in others if (p / MANIFEST_FILE).is_file()), key=_superseded)
-    ends = {version: _superseded(version) for version in whole[:-_KEPT_VERSIONS]}
-    ends |= {version: _last_written(version) for version in others if version not in whole}
+    complete = sorted((p for p in others if (p / MANIFEST_FILE).is_file()), key=_superseded)
+    ends = {version: _superseded(version) for version in complete[:-_KEPT_VERSIONS]}
+    ends |= {version: _last_written(version) for version in others if version not in complete}
     for old, end in ends.items():
         if time.time() - end > _GRACE_SECONDS:
             shutil.rmtree(old, ignore_errors=True)
 
 
 def _superseded(version: Path) -> float:
-    """When it was last the present one; 0 if another writer has just removed it."""
+    """Return when it was last the current version; 0 if another writer has just removed it."""
     try:
         return version.stat().st_mtime
     except FileNotFoundError:
@@ -316,7 +319,7 @@ def _superseded(version: Path) -> float:
 
 
 def _last_written(version: Path) -> float:
-    """When the copy last went on; 0 if another writer has just removed it."""
+    """Return when a file in it was last written; 0 if another writer has just removed it."""
     last = _superseded(version)
     with suppress(OSError):
         for path in version.iterdir():

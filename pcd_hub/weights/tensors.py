@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from pcd_hub.errors import WeightError
+from pcd_hub.files.strict_json import check_fields, one_of, parse_json, several, shown, whole
 from pcd_hub.models.entries import build_skeleton
 from pcd_hub.weights.safety import MAX_FILE_BYTES, check_buildable
-from pcd_hub.weights.strict_json import check_fields, one_of, parse_json, several, shown, whole
 
 _MAX_HEADER_BYTES = 1024**2
 _MAX_METADATA_CHARACTERS = 64_000

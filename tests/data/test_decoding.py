@@ -1,4 +1,4 @@
-"""One rule for every mode and bit depth: the table of decoding.py, row by row."""
+"""Every row of the table in decoding.py."""
 
 import io
 import struct
@@ -19,7 +19,7 @@ def encoded(image: Image.Image, kind="TIFF", **options) -> bytes:
     return file.getvalue()
 
 
-def shown(content: bytes) -> np.ndarray:
+def to_array(content: bytes) -> np.ndarray:
     return decode(
         {"bytes": content, "path": None}, "x", lambda i: np.asarray(as_rgb(i)).astype(int)
     )
@@ -30,7 +30,7 @@ def gray(values) -> Image.Image:
 
 
 def tagged(image: Image.Image, **tags) -> bytes:
-    """A TIFF with more tags, named ``tag_NUMBER``."""
+    """Encode a TIFF with further tags, named ``tag_NUMBER``."""
     info = TiffImagePlugin.ImageFileDirectory_v2()
     for name, value in tags.items():
         info[int(name.removeprefix("tag_"))] = value
@@ -38,7 +38,7 @@ def tagged(image: Image.Image, **tags) -> bytes:
 
 
 def patched(tiff: bytes, tag: int, value: int | None) -> bytes:
-    """Another value of a SHORT tag; None takes the tag away."""
+    """Replace the value of a SHORT tag; None removes the tag."""
     content = bytearray(tiff)
     start = struct.unpack_from("<I", content, 4)[0]
     for number in range(struct.unpack_from("<H", content, start)[0]):
@@ -50,7 +50,7 @@ def patched(tiff: bytes, tag: int, value: int | None) -> bytes:
 
 
 def png(pixels: np.ndarray, *, bits: int, colour: int) -> bytes:
-    """A PNG of 16-bit samples, or of one row of packed ones."""
+    """Encode a PNG of 16-bit samples, or of one row of packed samples."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         checked = kind + content
@@ -88,7 +88,7 @@ PALETTE.putpalette([0, 0, 0, 10, 20, 30])
         (Image.new("CMYK", (2, 2), (0, 255, 255, 0)), (255, 0, 0)),
         (Image.new("YCbCr", (2, 2), (76, 85, 255)), (254, 0, 0)),
         (Image.new("HSV", (2, 2), (0, 255, 255)), (255, 0, 0)),
-        # L 54.3 %, a 80.8, b 69.9 is the red of sRGB under D50; kept as a + 128 and b + 128.
+        # L 54.3 %, a 80.8, b 69.9 is sRGB red under D50; a and b are stored plus 128.
         (Image.new("LAB", (2, 2), (138, 209, 198)), (255, 0, 0)),
         *((Image.new(f"I;16{order}", (2, 2), 32896), (128,) * 3) for order in ("", "B", "L", "N")),
         (Image.new("I", (2, 2), 65535), (255, 255, 255)),
@@ -96,10 +96,10 @@ PALETTE.putpalette([0, 0, 0, 10, 20, 30])
     ],
     ids=lambda value: value.mode if isinstance(value, Image.Image) else "",
 )
-def test_every_mode_is_shown(image, colour):
+def test_every_mode_is_converted_to_rgb(image, colour):
     found = as_rgb(image)
     assert (found.mode, found.size) == ("RGB", (2, 2))
-    assert np.abs(np.subtract(found.getpixel((0, 0)), colour)).max() <= 5  # of LAB, else 0
+    assert np.abs(np.subtract(found.getpixel((0, 0)), colour)).max() <= 5  # LAB; otherwise 0
 
 
 # Depth.
@@ -107,29 +107,29 @@ def test_every_mode_is_shown(image, colour):
 
 @pytest.mark.parametrize("top", [255, 4095, 65535])
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PGM"])
-def test_sixteen_bits_are_scaled_by_their_depth_whatever_they_hold(kind, top):
+def test_sixteen_bits_are_scaled_by_bit_depth_not_by_value(kind, top):
     values = np.array([[0, top // 2, top, 0]], np.uint16)
     expected = np.rint(values / 257)
     pgm = b"P5 4 1 65535\n" + values.astype(">u2").tobytes()  # which Pillow 10.1 does not write
     content = pgm if kind == "PGM" else encoded(gray(values), kind)
-    assert (shown(content)[..., 0] == expected).all()
+    assert (to_array(content)[..., 0] == expected).all()
 
 
-def test_a_tiff_of_twelve_bits_has_its_own_white():
+def test_the_white_of_a_twelve_bit_tiff_is_4095():
     three_bytes = np.array([0xFFF000, 0x800FFF], ">u4").view(np.uint8).reshape(2, 4)[:, 1:]
     tiff = encoded(Image.fromarray(three_bytes.reshape(1, 6).copy()))
     tiff = patched(patched(tiff, 256, 4), 258, 12)  # four values instead of six bytes
-    assert shown(tiff)[0, :, 0].tolist() == [255, 0, 128, 255]
+    assert to_array(tiff)[0, :, 0].tolist() == [255, 0, 128, 255]
 
 
-def test_white_may_be_zero():
+def test_a_tiff_with_white_as_zero_is_inverted():
     tiff = encoded(gray(np.array([[0, 65535, 257]], np.uint16)))
-    assert shown(patched(tiff, 262, 0))[0, :, 0].tolist() == [255, 0, 254]
+    assert to_array(patched(tiff, 262, 0))[0, :, 0].tolist() == [255, 0, 254]
 
 
-def test_sixteen_bit_colour_loses_its_lower_byte():
+def test_sixteen_bit_colour_keeps_its_upper_byte():
     values = np.arange(0, 65536, 7)[:9360].reshape(-1, 3)[None].astype(np.uint16)
-    assert np.abs(shown(png(values, bits=16, colour=2)) - values / 257).max() <= 1
+    assert np.abs(to_array(png(values, bits=16, colour=2)) - values / 257).max() <= 1
 
 
 # Floats and signed integers.
@@ -143,29 +143,29 @@ def test_sixteen_bit_colour_loses_its_lower_byte():
         (None, 257),
     ],
 )  # fmt: skip
-def test_no_single_pixel_scales_a_float_image(stray, scale):
+def test_a_single_outlier_does_not_change_the_scale_of_a_float_image(stray, scale):
     values = RAMP * np.float32(scale)
     if stray is not None:
         values[0, 0] = stray
     white = 200 if scale == 1 / 200 else 255
     expected = np.rint(RAMP * 255 / white)
-    found = shown(encoded(gray(values)))[..., 0]
+    found = to_array(encoded(gray(values)))[..., 0]
     assert np.abs(found - expected).ravel()[1:].max() <= 1
 
 
 @pytest.mark.parametrize("nodata", [-9999, -32768, np.nan, -3.4e38, 1e38])
-def test_pixels_without_a_value_are_black_however_many(nodata):
+def test_any_number_of_pixels_without_data_are_black(nodata):
     values = RAMP.copy()
     values[:40] = nodata
-    found = shown(encoded(gray(values)))[..., 0]
+    found = to_array(encoded(gray(values)))[..., 0]
     assert (found[:40] == 0).all()
     assert np.abs(found[40:] - RAMP[40:]).max() <= 1
 
 
-def test_a_tiff_may_state_its_value_for_none():
+def test_the_no_data_value_of_a_tiff_is_black():
     values = RAMP.copy()
     values[:40] = 9999
-    found = shown(tagged(gray(values), tag_42113="9999"))[..., 0]
+    found = to_array(tagged(gray(values), tag_42113="9999"))[..., 0]
     assert (found[:40] == 0).all()
     assert np.abs(found[40:] - RAMP[40:]).max() <= 1
 
@@ -173,23 +173,23 @@ def test_a_tiff_may_state_its_value_for_none():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (RAMP * 50 - 1000, r"go from -1000 to 9000, and neither 0..1, 0..255 nor 0..65535 is"),
-        (RAMP / 100 - 1, r"go from -1 to 1"),
-        (RAMP / 20, r"go from 0 to 10"),
-        (RAMP * 20, r"go from 0 to 4000"),
-        (RAMP * 1000, r"go from 0 to 200000"),
-        (RAMP * np.nan, r"no pixel holds a finite value"),
-        ((RAMP * 20).astype(np.int32), r"go from 0 to 4000"),
+        (RAMP * 50 - 1000, r"range from -1000 to 9000: expected 0..1, 0..255 or 0..65535"),
+        (RAMP / 100 - 1, r"range from -1 to 1"),
+        (RAMP / 20, r"range from 0 to 10"),
+        (RAMP * 20, r"range from 0 to 4000"),
+        (RAMP * 1000, r"range from 0 to 200000"),
+        (RAMP * np.nan, r"no pixel has a finite value"),
+        ((RAMP * 20).astype(np.int32), r"range from 0 to 4000"),
     ],
 )
-def test_a_range_that_fits_no_convention_is_refused(values, message):
+def test_an_unknown_range_is_rejected(values, message):
     with pytest.raises(BrokenImageError, match=rf"^x: ValueError: .*{message}"):
-        shown(encoded(gray(values)))
+        to_array(encoded(gray(values)))
 
 
 @pytest.mark.parametrize("values", [RAMP * 0, RAMP * 1.4 - 10])
-def test_dark_and_overshot_images_keep_their_range(values):
-    found = shown(encoded(gray(values)))[..., 0]
+def test_dark_images_and_overshoot_are_scaled_from_255(values):
+    found = to_array(encoded(gray(values)))[..., 0]
     assert (found == np.rint(values).clip(0, 255)).all()
 
 
@@ -202,27 +202,30 @@ CLEAR = Image.merge("RGBA", [*COLOUR.split(), Image.new("L", (8, 6), 0)])
 @pytest.mark.parametrize(
     ("tiff", "message"),
     [
-        (patched(encoded(CLEAR), 338, 0), r"4 bands \(8-bit unsigned\), 1 of them beyond its 3"),
-        (patched(encoded(CLEAR), 338, None), r"not declared alpha \(ExtraSamples missing\)"),
+        (
+            patched(encoded(CLEAR), 338, 0),
+            r"4 bands \(8-bit unsigned\): expected 3 for colour and at most one",
+        ),
+        (patched(encoded(CLEAR), 338, None), r"declared as alpha \(ExtraSamples missing\)"),
         (patched(patched(encoded(CLEAR), 338, 0), 262, 1), r"4 bands .*-b 1 -b 2 -b 3"),
         (patched(encoded(CLEAR.convert("LA")), 338, 0), r"2 bands .*gdal_translate -b 1 IN OUT"),
-        (tagged(COLOUR.convert("CMYK"), tag_332=2), r"4 inks that are not CMYK"),
+        (tagged(COLOUR.convert("CMYK"), tag_332=2), r"4 inks: expected CMYK"),
         (patched(tagged(gray(RAMP.astype(np.uint8)), tag_339=1), 339, 2), r"1 band \(8-bit signed"),
         (patched(encoded(gray(RAMP)), 258, 64), r"1 band \(64-bit float\) .*-ot Float32 IN OUT"),
     ],
 )
-def test_bands_that_would_be_lost_or_taken_for_alpha_are_refused(tiff, message):
+def test_bands_that_would_be_dropped_or_used_as_alpha_are_rejected(tiff, message):
     with pytest.raises(BrokenImageError, match=rf"^x: ValueError: a TIFF of .*{message}"):
-        shown(tiff)
+        to_array(tiff)
 
 
-def test_declared_alpha_is_laid_on_white_and_true_cmyk_is_shown():
-    assert (shown(encoded(CLEAR)) == 255).all()
-    assert (shown(patched(encoded(CLEAR), 338, 999)) == 255).all()
-    assert np.abs(shown(encoded(COLOUR.convert("CMYK"))) - np.asarray(COLOUR)).max() <= 1
+def test_declared_alpha_is_composited_on_white_and_cmyk_is_converted():
+    assert (to_array(encoded(CLEAR)) == 255).all()
+    assert (to_array(patched(encoded(CLEAR), 338, 999)) == 255).all()
+    assert np.abs(to_array(encoded(COLOUR.convert("CMYK"))) - np.asarray(COLOUR)).max() <= 1
     opaque = encoded(COLOUR.convert("RGBA"))
     for kind in (1, 2):  # premultiplied and straight
-        assert (shown(patched(opaque, 338, kind)) == np.asarray(COLOUR)).all()
+        assert (to_array(patched(opaque, 338, kind)) == np.asarray(COLOUR)).all()
 
 
 # Masks.
@@ -232,7 +235,7 @@ def stored(content: bytes) -> list[list[int]]:
     return decode({"bytes": content, "path": None}, "x", lambda i: np.asarray(as_mask(i)).tolist())
 
 
-def test_a_mask_keeps_the_values_it_was_stored_with():
+def test_a_mask_keeps_its_stored_values():
     assert stored(png(np.array([[0b00011011]]), bits=2, colour=0)) == [[0, 1, 2, 3]]
     assert stored(png(np.array([[0x3A]]), bits=4, colour=0)) == [[3, 10]]
     tiff = encoded(gray(np.array([[0, 1, 255]], np.uint8)))
@@ -243,10 +246,10 @@ def test_a_mask_keeps_the_values_it_was_stored_with():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (encoded(Image.new("L", (8, 8)), "JPEG"), "JPEG changes the values of a mask"),
-        (b"P5\n3 1\n20\n\0\1\2", "a PGM with the maximum 20 is stretched to 255"),
+        (encoded(Image.new("L", (8, 8)), "JPEG"), "the mask is a JPEG, which changes its values"),
+        (b"P5\n3 1\n20\n\0\1\2", "a PGM mask with maximum 20: expected 255"),
     ],
 )
-def test_a_mask_that_cannot_keep_its_values_is_refused(content, message):
+def test_a_mask_format_that_changes_values_is_rejected(content, message):
     with pytest.raises(BrokenImageError, match=message):
         stored(content)

@@ -1,5 +1,3 @@
-"""One rule finds images for every recipe, in folders and lists; what it cannot read is named."""
-
 import errno
 import json
 import os
@@ -7,7 +5,7 @@ import os
 import pytest
 from PIL import Image
 
-from pcd_hub.data.files import image_paths, read_lines
+from pcd_hub.data.files import find_image_paths, read_lines
 from pcd_hub.data.labelled.classification import open_classified
 from pcd_hub.data.labelled.segmentation import open_segmentation
 from pcd_hub.data.sources import open_source
@@ -23,7 +21,7 @@ def save(path, mode="RGB"):
 
 @pytest.fixture
 def tree(tmp_path):
-    """Images and masks of a split, part of it behind links, with what editors leave beside them."""
+    """Images and masks of a split, partly behind links, with the hidden files of editors."""
     for kind, mode in (("images", "RGB"), ("masks", "L")):
         split = tmp_path / "data" / kind / "val"
         save(split / "a" / "0.png", mode)
@@ -39,12 +37,12 @@ def tree(tmp_path):
     return tmp_path / "data"
 
 
-def test_every_recipe_finds_the_same_images(tree):
+def test_all_kinds_of_data_sets_find_the_same_images(tree):
     split = tree / "images" / "val"
-    assert image_paths(split) == ["a/0.png", "b/1.png"]
+    assert find_image_paths(split) == ["a/0.png", "b/1.png"]
     assert len(open_source(str(split))) == 2
     assert len(open_segmentation(str(tree), "val")) == 2
-    with pytest.raises(DataError, match=r"there is no .*test; .*images has val"):
+    with pytest.raises(DataError, match=r"no folder .*test; .*images has val"):
         open_segmentation(str(tree), "test")
     (split / "c").unlink()
     save(split / ".hidden" / "2.png")
@@ -56,12 +54,12 @@ def test_every_recipe_finds_the_same_images(tree):
 def test_a_folder_that_cannot_be_listed_is_an_error(tree, monkeypatch, name):
     scandir = os.scandir
 
-    def refuse(path):
+    def fail(path):
         if os.fspath(path) == str(tree / name):
             raise PermissionError(13, "Permission denied", os.fspath(path))
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(os, "scandir", fail)
     message = rf"^the folder {tree / name} cannot be listed \(Permission denied\); make it readable"
     with pytest.raises(DataError, match=message):
         open_segmentation(str(tree), "val")
@@ -75,12 +73,10 @@ def classified(tree):
     return open_classified(str(tree / "images"), "val")
 
 
-def test_a_link_to_nothing_is_named(tree, caplog):
+def test_a_broken_link_is_logged(tree, caplog):
     (tree / "images" / "val" / "unmounted").symlink_to("/no/such/disk")
-    assert len(image_paths(tree / "images" / "val")) == 2
-    assert "val/unmounted links to nothing; if it was a folder, its images are missing" in (
-        caplog.text
-    )
+    assert len(find_image_paths(tree / "images" / "val")) == 2
+    assert "val/unmounted is a broken link; the images behind it, if any" in caplog.text
 
 
 # Lists.
@@ -92,7 +88,7 @@ NAMES = ["a.png", "größe/b.png", " c d.png"]
     "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]
 )
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_a_list_is_read_as_its_byte_order_mark_says(tmp_path, encoding, end):
+def test_a_list_is_decoded_by_its_byte_order_mark(tmp_path, encoding, end):
     marked = encoding in {"utf-16-le", "utf-16-be"}
     content = ("\ufeff" if marked else "") + end.join([*NAMES, "", ""])
     (tmp_path / "list.txt").write_bytes(content.encode(encoding))
@@ -102,12 +98,15 @@ def test_a_list_is_read_as_its_byte_order_mark_says(tmp_path, encoding, end):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a.png\r\n\xe9.png".encode("latin-1"), r"line 2 is not UTF-8; save the list as UTF-8"),
-        ("a.png\nb.png\n".encode("utf-16-le"), r"line 1 holds a NUL character; save the list"),
-        ("a.png\nb.png\n".encode("utf-16")[:-1], r"line 2 is not UTF-16; save the list as UTF-8"),
+        (
+            "a.png\r\n\xe9.png".encode("latin-1"),
+            r"line 2 is not UTF-8: expected UTF-8; save the list as UTF-8",
+        ),
+        ("a.png\nb.png\n".encode("utf-16-le"), r"line 1 contains a NUL character: expected UTF-8"),
+        ("a.png\nb.png\n".encode("utf-16")[:-1], r"line 2 is not UTF-16: expected UTF-8"),
     ],
 )
-def test_a_list_of_another_encoding_is_refused_by_line(tmp_path, content, message):
+def test_a_list_in_another_encoding_is_rejected_with_its_line(tmp_path, content, message):
     (tmp_path / "list.txt").write_bytes(content)
     with pytest.raises(DataError, match=rf"^{tmp_path}/list.txt, {message}"):
         open_source(str(tmp_path / "list.txt"))
@@ -117,7 +116,7 @@ def test_a_list_of_another_encoding_is_refused_by_line(tmp_path, content, messag
         open_segmentation(f"voc:{tmp_path}", "val")
 
 
-def test_a_list_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
+def test_an_unreadable_list_is_a_one_line_error(tmp_path, monkeypatch):
     def no_right(path, *_):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
@@ -127,7 +126,7 @@ def test_a_list_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
         open_source(str(tmp_path / "list.txt"))
 
 
-def test_a_list_may_name_absolute_paths_and_the_home(tmp_path, monkeypatch):
+def test_a_list_may_contain_absolute_and_home_paths(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for name in ("home/a.png", "far/b.png", "lists/c.png"):
         save(tmp_path / name)
@@ -137,7 +136,7 @@ def test_a_list_may_name_absolute_paths_and_the_home(tmp_path, monkeypatch):
     assert [source[row].size for row in range(4)] == [(4, 4)] * 4
 
 
-# Names that the system refuses.
+# Invalid names.
 
 
 def open_val(uri: str):
@@ -161,7 +160,7 @@ OPENERS = {
 @pytest.mark.parametrize(
     ("opener", "scheme"), [(opener, scheme) for opener in OPENERS for scheme in OPENERS[opener]]
 )
-def test_a_name_too_long_for_the_system_is_one_line(opener, scheme, name):
+def test_a_name_too_long_for_the_system_is_a_one_line_error(opener, scheme, name):
     with pytest.raises(PCDHubError, match="^.+$") as caught:
         opener(scheme + name)
     assert "\n" not in str(caught.value)
@@ -173,36 +172,36 @@ def test_a_name_too_long_for_the_system_is_one_line(opener, scheme, name):
 )
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("", "^name the images: "), ("~a\0b", "'.*~a.x00b' holds a NUL character")],
+    [("", "' names no folder or data set"), ("~a\0b", "'.*~a.x00b' contains a NUL character")],
 )
-def test_no_name_and_no_possible_name_are_refused(tree, monkeypatch, opener, scheme, name, message):
+def test_empty_and_impossible_names_are_rejected(tree, monkeypatch, opener, scheme, name, message):
     monkeypatch.chdir(tree)
     with pytest.raises(DataError, match=message):
         opener(scheme + name)
 
 
 @pytest.mark.parametrize("uri", [" ", "hf::train", "hf: ", "hf-disk:", "hf-stream::"])
-def test_an_empty_variable_is_not_the_working_folder(tree, monkeypatch, uri):
+def test_an_empty_name_is_not_the_working_folder(tree, monkeypatch, uri):
     monkeypatch.chdir(tree)
-    with pytest.raises(DataError, match="^name the images: "):
+    with pytest.raises(DataError, match="names no folder or data set .is a shell variable unset"):
         open_source(uri)
 
 
 # Colons.
 
 
-def test_only_known_schemes_are_told_from_paths(tmp_path, monkeypatch):
+def test_only_known_schemes_are_split_from_paths(tmp_path, monkeypatch):
     assert split_uri("hf:a/b:c", ("hf",)) == ("hf", "a/b:c")
     for path in ("2026-11-26T10:30", "/a:b", "D:/images", "./hf:x", "x/hf:y", "images"):
         assert split_uri(path, ("hf",)) == ("", path)
     (tmp_path / "hf2:x").mkdir()
     monkeypatch.chdir(tmp_path)
     assert split_uri("hf2:x", ("hf",)) == ("", "hf2:x")
-    with pytest.raises(DataError, match="no kind of data set 'hf2'; did you mean 'hf'"):
+    with pytest.raises(DataError, match="unknown kind of data set 'hf2'; did you mean 'hf'"):
         split_uri("hf2:y", ("hf",))
 
 
-def test_a_path_may_hold_a_colon(tree):
+def test_a_path_may_contain_a_colon(tree):
     place = tree.rename(tree.with_name("2026-11-26T10:30"))
     for source in (str(place), os.path.relpath(place)):
         assert len(open_source(f"{source}/images/val")) == 2
@@ -210,6 +209,6 @@ def test_a_path_may_hold_a_colon(tree):
         assert open_classified(f"{source}/images", "val").labels == [0, 1]
 
 
-def test_a_user_who_is_not_there_is_no_home(tmp_path):
+def test_the_home_of_an_unknown_user_is_not_expanded(tmp_path):
     with pytest.raises(DataError, match="no folder ~nobody-of-this-name/images"):
         open_source("~nobody-of-this-name/images")

@@ -7,19 +7,21 @@ import pytest
 import torch
 from PIL import Image
 
-from pcd_hub.data.loader import BatchPlan, training_batches
-from pcd_hub.data.sources import BrokenImageError, open_source
+from pcd_hub.data.batch_plan import BatchPlan
+from pcd_hub.data.decoding import BrokenImageError
+from pcd_hub.data.loader import training_batches
+from pcd_hub.data.sources import open_source
 from pcd_hub.data.views import byol_views
 from pcd_hub.errors import DataError
 
 VIEWS = byol_views(16, seed=0)
 
-# torch advises against more workers than cores; the result must not depend on it.
+# torch warns if there are more workers than cores.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
 
 class Shades:
-    """Image ``i`` is of one shade; some are broken."""
+    """A source whose image ``i`` has the gray value ``i``; some are broken."""
 
     def __init__(self, count: int, broken: tuple[int, ...] = ()):
         self.count, self.broken = count, broken
@@ -54,24 +56,24 @@ def batches(source, *, num_workers=0, context=None, states=None, shuffle_buffer=
     )
 
 
-@pytest.mark.parametrize(("num_workers", "context"), [(1, "fork"), (3, "fork"), (2, "spawn")])
-def test_the_number_of_workers_changes_no_pixel(num_workers, context):
-    alone = batches(Shades(10))
-    together = batches(Shades(10), num_workers=num_workers, context=context)
-    assert len(alone) == len(together) == 5
-    for one, other in zip(alone, together, strict=True):
+@pytest.mark.parametrize(("num_workers", "context"), [(1, "fork"), (3, "fork"), (1, "spawn")])
+def test_views_do_not_depend_on_the_number_of_workers(num_workers, context):
+    without_workers = batches(Shades(10))
+    with_workers = batches(Shades(10), num_workers=num_workers, context=context)
+    assert len(without_workers) == len(with_workers) == 5
+    for one, other in zip(without_workers, with_workers, strict=True):
         assert torch.equal(one.views, other.views)
         assert torch.equal(one.indices, other.indices)
 
 
-def test_every_image_once_an_epoch_in_a_new_order():
+def test_every_epoch_has_each_image_once_in_a_new_order():
     seen = torch.cat([batch.indices for batch in batches(Shades(12), total_steps=6)]).tolist()
     first, second = seen[:12], seen[12:]
     assert sorted(first) == sorted(second) == list(range(12))
     assert first != second
 
 
-def test_a_resumed_run_sees_what_it_would_have_seen():
+def test_a_resumed_run_continues_with_the_same_batches():
     whole = batches(Shades(10), total_steps=8)
     rest = batches(Shades(10), total_steps=8, start_step=3)
     assert len(rest) == 5
@@ -80,7 +82,7 @@ def test_a_resumed_run_sees_what_it_would_have_seen():
 
 
 @pytest.mark.parametrize("accumulation_steps", [1, 2])
-def test_processes_see_the_parts_of_one_global_batch(accumulation_steps):
+def test_processes_load_the_parts_of_one_global_batch(accumulation_steps):
     plan = {"global_batch_size": 8, "accumulation_steps": accumulation_steps}
     whole = batches(Shades(20), **plan)
     parts = [batches(Shades(20), **plan, rank=rank, world_size=2) for rank in range(2)]
@@ -88,7 +90,7 @@ def test_processes_see_the_parts_of_one_global_batch(accumulation_steps):
         assert torch.equal(one.views, torch.cat([half.views for half in halves]))
 
 
-def test_a_broken_image_is_replaced_by_its_neighbour_and_named():
+def test_a_broken_image_is_named_and_replaced_by_the_next():
     found = batches(Shades(8, broken=(2, 3)), total_steps=2)
     names = {name for batch in found for name, _ in batch.broken}
     assert names == {"image 2", "image 3"}
@@ -96,8 +98,8 @@ def test_a_broken_image_is_replaced_by_its_neighbour_and_named():
     assert sorted(indices) == [0, 1, 4, 4, 4, 5, 6, 7]
 
 
-def test_nothing_but_broken_images_is_an_error():
-    with pytest.raises(DataError, match="8 images in a row|32 images in a row"):
+def test_only_broken_images_is_an_error():
+    with pytest.raises(DataError, match="32 images in a row cannot be decoded, from image"):
         batches(Shades(8, broken=tuple(range(8))))
 
 
@@ -107,11 +109,11 @@ def test_nothing_but_broken_images_is_an_error():
         ({"global_batch_size": 11}, "10 images are fewer than one global batch of 11"),
         (
             {"world_size": 3},
-            "global batch 4 does not divide into 3 processes x 1 accumulation steps",
+            "global batch size 4: expected a multiple of 3 .3 processes x 1 accumulation steps",
         ),
     ],
 )
-def test_plans_that_cannot_work_are_refused(plan, message):
+def test_an_impossible_plan_is_rejected(plan, message):
     with pytest.raises(DataError, match=message):
         batches(Shades(10), **plan)
 
@@ -158,8 +160,8 @@ def test_a_stream_resumes_exactly_in_the_middle_of_an_epoch(stream_uri, num_work
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_stream_is_shuffled_in_blocks_anew_in_every_epoch(stream_uri, num_workers):
-    """24 images; the first reader of two has those of files 0 and 2, 12 an epoch."""
+def test_a_stream_is_shuffled_within_blocks_differently_in_every_epoch(stream_uri, num_workers):
+    """There are 24 images; the first of two workers reads files 0 and 2, 12 images per epoch."""
     epochs = []
     readers = max(1, num_workers)
     found = batches(open_source(stream_uri), total_steps=12, num_workers=num_workers)
@@ -175,13 +177,13 @@ def test_a_stream_is_shuffled_in_blocks_anew_in_every_epoch(stream_uri, num_work
     assert len(epochs) == len(set(epochs)) == 2
 
 
-def test_what_a_shuffled_stream_shows_is_what_its_numbers_say(stream_uri, monkeypatch):
+def test_the_indices_of_a_shuffled_stream_match_its_images(stream_uri, monkeypatch):
     """The colour of each image is its place in the stored order."""
 
-    def as_it_is(_, image, __):
+    def unchanged(_, image, __):
         return torch.tensor(np.array(image)).permute(2, 0, 1).expand(2, 3, -1, -1)
 
-    monkeypatch.setattr(type(VIEWS), "render", as_it_is)
+    monkeypatch.setattr(type(VIEWS), "render", unchanged)
     (batch,) = batches(
         open_source(stream_uri), global_batch_size=24, total_steps=1, shuffle_buffer=10
     )
@@ -193,11 +195,11 @@ def test_what_a_shuffled_stream_shows_is_what_its_numbers_say(stream_uri, monkey
 def test_a_buffer_of_one_keeps_the_stored_order(stream_uri):
     found = batches(open_source(stream_uri), total_steps=6, shuffle_buffer=1)
     assert torch.cat([batch.indices for batch in found]).tolist() == list(range(24))
-    with pytest.raises(DataError, match="--data.shuffle-buffer 0 holds no image"):
+    with pytest.raises(DataError, match="--data.shuffle-buffer 0: expected an integer >= 1"):
         batches(open_source(stream_uri), shuffle_buffer=0)
 
 
-def test_no_two_readers_of_a_stream_draw_the_same_views(stream_uri):
+def test_all_workers_of_a_stream_have_different_indices(stream_uri):
     found = [
         batches(
             open_source(stream_uri, rank=rank, world_size=2), rank=rank, world_size=2, num_workers=2
@@ -208,39 +210,39 @@ def test_no_two_readers_of_a_stream_draw_the_same_views(stream_uri):
     assert len(set(indices)) == len(indices) == 2 * 5 * 2
 
 
-def test_a_stream_resumed_with_other_workers_is_refused(stream_uri):
+def test_resuming_a_stream_with_another_number_of_workers_is_rejected(stream_uri):
     states = dict(batch.stream_state for batch in batches(open_source(stream_uri), num_workers=2))
-    with pytest.raises(DataError, match="read by 2 workers, now there are 1"):
+    with pytest.raises(DataError, match="1 workers per process: expected 2, as before"):
         batches(open_source(stream_uri), start_step=5, total_steps=6, num_workers=1, states=states)
 
 
-def test_an_interrupted_iteration_ends_its_workers():
+def test_closing_the_iterator_ends_the_workers():
     plan = BatchPlan(global_batch_size=4, total_steps=100)
     iterator = training_batches(Shades(10), VIEWS, plan, num_workers=2)
     assert len(list(itertools.islice(iterator, 3))) == 3
     iterator.close()
 
 
-def test_broken_images_of_a_stream_are_named_apart(stream_of_broken):
+def test_broken_images_of_a_stream_have_unique_names(stream_of_broken):
     found = batches(open_source(stream_of_broken(3)), total_steps=4)
     names = [name for batch in found for name, _ in batch.broken]
-    assert len(names) > 3, "again in the next epoch"
+    assert len(names) > 3, "they are counted again in the next epoch"
     assert len(set(names)) == len(names)
 
 
-def test_a_stream_of_nothing_but_broken_images_is_an_error(stream_of_broken):
-    with pytest.raises(DataError, match="32 images in a row cannot be read, from .*row 0"):
+def test_a_stream_of_only_broken_images_is_an_error(stream_of_broken):
+    with pytest.raises(DataError, match="32 images in a row cannot be decoded, from .*row 0"):
         batches(open_source(stream_of_broken(8)))
 
 
 @pytest.fixture
 def stream_of_broken(tmp_path):
-    """Given how many of its eight images are broken."""
+    """Make a stream of eight images, of which the first ``count`` are broken."""
 
     import datasets
 
-    def made(count: int) -> str:
-        images = [saved(index) if index >= count else b"no image" for index in range(8)]
+    def make(count: int) -> str:
+        images = [encoded(index) if index >= count else b"no image" for index in range(8)]
         feature = datasets.Features({"image": datasets.Image()})
         rows = [{"bytes": image, "path": None} for image in images]
         datasets.Dataset.from_dict({"image": rows}, features=feature).to_parquet(
@@ -248,10 +250,10 @@ def stream_of_broken(tmp_path):
         )
         return f"hf-stream:{tmp_path}"
 
-    return made
+    return make
 
 
-def saved(value: int) -> bytes:
+def encoded(value: int) -> bytes:
     written = io.BytesIO()
     Image.new("RGB", (40, 40), (value, 0, 0)).save(written, "PNG")
     return written.getvalue()

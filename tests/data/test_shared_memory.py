@@ -1,5 +1,3 @@
-"""Loader processes within /dev/shm; its size is that of the tests' own argument."""
-
 import os
 import signal
 from types import SimpleNamespace
@@ -7,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pcd_hub.data.loader import BatchPlan, training_batches
+from pcd_hub.data.batch_plan import BatchPlan
+from pcd_hub.data.loader import training_batches
 from pcd_hub.data.shared_memory import fit_workers
 from pcd_hub.data.sources import Scenes
 from pcd_hub.data.views import byol_views
@@ -18,7 +17,9 @@ MB = 10**6
 
 @pytest.fixture
 def free(monkeypatch):
-    def setting(size: int | None) -> None:
+    """Set the free shared memory; None if there is no such folder."""
+
+    def set_free(size: int | None) -> None:
         def usage(_):
             if size is None:
                 raise FileNotFoundError
@@ -27,7 +28,7 @@ def free(monkeypatch):
         monkeypatch.setattr("shutil.disk_usage", usage)
         monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
 
-    return setting
+    return set_free
 
 
 @pytest.mark.parametrize(
@@ -46,29 +47,29 @@ def free(monkeypatch):
         (64 * MB, 0, (0, 4)),
     ],
 )
-def test_a_batch_of_1024_takes_308_mb_of_it(free, caplog, size, workers, fitted):
+def test_batches_of_308_mb_fit_the_free_memory(free, caplog, size, workers, fitted):
     free(size)
     batch = 1024 * 2 * 3 * 224 * 224
     assert fit_workers(workers, prefetch=4, batch_bytes=batch) == fitted
     assert ("docker run --shm-size" in caplog.text) == (fitted != (workers, 4))
 
 
-def test_what_does_not_fit_is_said_with_numbers(free, caplog):
+def test_a_reduction_is_logged_with_numbers(free, caplog):
     free(64 * MB)
     assert fit_workers(2, prefetch=4, batch_bytes=10 * MB) == (2, 1)
-    (said,) = caplog.messages
-    assert said.startswith(
-        "/dev/shm has room for 57.6 MB, and 2 workers with 4 batches of 10.0 MB each need 110.0 "
-        "MB: 2 with 1 instead."
+    (message,) = caplog.messages
+    assert message.startswith(
+        "/dev/shm has 57.6 MB free, but 2 workers with 4 batches of 10.0 MB each need 110.0 MB: "
+        "using 2 workers with 1 batches."
     )
 
 
-def test_nothing_to_read_needs_no_room(free):
+def test_empty_batches_need_no_memory(free):
     free(64 * MB)
     assert fit_workers(2, prefetch=4, batch_bytes=0) == (2, 4)
 
 
-def test_processes_on_one_machine_share_it(free, monkeypatch):
+def test_processes_on_one_machine_share_the_memory(free, monkeypatch):
     free(64 * MB)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert fit_workers(2, prefetch=4, batch_bytes=5 * MB) == (2, 1)
@@ -80,25 +81,27 @@ def batches(num_workers: int, total_steps: int):
     return training_batches(Scenes(8, seed=0), views, plan, num_workers=num_workers)
 
 
-def test_without_room_the_training_process_reads_the_same_by_itself(free, caplog):
-    alone = list(batches(0, 2))
+def test_without_free_memory_the_training_process_reads_the_same_batches(free, caplog):
+    expected = list(batches(0, 2))
     free(64_000)
-    found = list(batches(1, 2))
-    assert all(torch.equal(one.views, other.views) for one, other in zip(alone, found, strict=True))
-    assert "the training process reads alone" in caplog.text
+    for one, other in zip(expected, batches(1, 2), strict=True):
+        assert torch.equal(one.views, other.views)
+    assert "using no workers" in caplog.text
 
 
-def test_memory_that_becomes_too_small_ends_the_run_in_one_line(monkeypatch):
+def test_running_out_of_shared_memory_is_a_one_line_error(monkeypatch):
     def full(_):
         raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2_3>\nmore")
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
-    with pytest.raises(DataError, match=r"finds no room in /dev/shm \(unable to .*--shm-size") as e:
+    with pytest.raises(
+        DataError, match=r"out of shared memory in /dev/shm \(unable to .*--shm-size"
+    ) as e:
         list(batches(1, 2))
     assert "\n" not in str(e.value)
 
 
-def test_a_worker_that_dies_of_a_bus_error_is_an_error_and_not_a_wait(monkeypatch):
+def test_a_worker_killed_by_a_bus_error_is_an_error(monkeypatch):
     def die(*_):
         os.kill(os.getpid(), signal.SIGBUS)
 

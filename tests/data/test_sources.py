@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pcd_hub.data.fingerprint import sizes_digest
-from pcd_hub.data.hf_datasets import _parsed
-from pcd_hub.data.sources import BrokenImageError, ImageSource, ImageStream, as_rgb, open_source
+from pcd_hub.data.decoding import BrokenImageError, as_rgb
+from pcd_hub.data.files import hash_sizes
+from pcd_hub.data.hf_datasets import _parse_name
+from pcd_hub.data.sources import ImageSource, ImageStream, open_source
 from pcd_hub.errors import DataError
 
 
@@ -19,7 +20,7 @@ def save(path: Path, colour=(200, 30, 30), size=(20, 16)) -> Path:
     return path
 
 
-def test_a_folder_is_read_at_any_depth_without_class_folders(tmp_path):
+def test_images_at_any_depth_of_a_folder_are_found(tmp_path):
     for name in ("a.jpg", "x/b.PNG", "x/y/z/c.webp", "ü.jpeg"):
         save(tmp_path / name)
     save(tmp_path / ".hidden" / "d.jpg")
@@ -32,7 +33,7 @@ def test_a_folder_is_read_at_any_depth_without_class_folders(tmp_path):
     assert source[0].size == (20, 16)
 
 
-def test_a_list_keeps_its_order_and_is_relative_to_itself(tmp_path):
+def test_a_list_keeps_its_order_and_its_paths_are_relative_to_it(tmp_path):
     save(tmp_path / "images" / "b.png", (0, 0, 255))
     save(tmp_path / "images" / "a.png", (0, 255, 0))
     (tmp_path / "list.txt").write_text("images/b.png\nimages/a.png\n\n")
@@ -40,7 +41,7 @@ def test_a_list_keeps_its_order_and_is_relative_to_itself(tmp_path):
     assert [source[i].getpixel((0, 0)) for i in range(len(source))] == [(0, 0, 255), (0, 255, 0)]
 
 
-def test_the_fingerprint_follows_the_files(tmp_path):
+def test_the_fingerprint_changes_with_the_files_not_their_place(tmp_path):
     save(tmp_path / "a.png")
     one = open_source(str(tmp_path)).fingerprint()
     assert open_source(str(tmp_path)).fingerprint() == one
@@ -55,19 +56,19 @@ def test_the_fingerprint_follows_the_files(tmp_path):
     assert open_source(str(tmp_path / "elsewhere" / "copy")).fingerprint() == four
 
 
-def test_a_fingerprint_asks_a_few_thousand_files_for_their_size_at_most():
-    asked = []
+def test_a_fingerprint_reads_the_size_of_at_most_4096_files():
+    indices = []
 
     def path_of(index):
-        asked.append(index)
+        indices.append(index)
         return "/no/such"
 
-    assert sizes_digest(1_300_000, path_of) == sizes_digest(4096, str)
-    assert len(asked) == 4096
-    assert (asked[0], asked[-1]) == (0, 1_299_999)
+    assert hash_sizes(1_300_000, path_of) == hash_sizes(4096, str)
+    assert len(indices) == 4096
+    assert (indices[0], indices[-1]) == (0, 1_299_999)
 
 
-def test_scenes_count_and_seed():
+def test_a_scenes_uri_sets_count_and_seed():
     source = open_source("scenes:12:7")
     assert len(source) == 12
     assert "seed 7" in source.fingerprint()
@@ -79,7 +80,7 @@ def test_scenes_count_and_seed():
     [
         ("/no/such/folder", "no folder /no/such/folder"),
         ("/no/such/list.txt", "no list /no/such/list.txt"),
-        ("scenes:many", r"scenes:many is not scenes:\[COUNT\[:SEED\]\]"),
+        ("scenes:many", r"scenes:many: expected scenes:\[COUNT\[:SEED\]\]"),
         ("/proc/1/root/x", "no folder /proc/1/root/x"),
         ("~nobody-of-this-name/x", "no folder ~nobody-of-this-name/x"),
         ("scenes:0", "scenes:0: COUNT is 1 to 1000000000"),
@@ -88,17 +89,17 @@ def test_scenes_count_and_seed():
         ("hf:/no/such/dataset", "cannot open the dataset /no/such/dataset"),
     ],
 )
-def test_what_is_not_there_is_named(uri, message):
+def test_a_missing_source_is_named(uri, message):
     with pytest.raises(DataError, match=message):
         open_source(uri)
 
 
-def test_a_folder_without_images_is_refused(tmp_path):
+def test_a_folder_or_list_without_images_is_rejected(tmp_path):
     (tmp_path / "readme.md").write_text("x")
-    with pytest.raises(DataError, match="holds no image"):
+    with pytest.raises(DataError, match="has no image at any depth"):
         open_source(str(tmp_path))
     (tmp_path / "empty.txt").write_text("\n")
-    with pytest.raises(DataError, match="names no image"):
+    with pytest.raises(DataError, match="lists no image"):
         open_source(str(tmp_path / "empty.txt"))
 
 
@@ -113,7 +114,7 @@ def test_a_broken_image_is_named_with_its_reason(tmp_path, content):
     assert pickle.loads(pickle.dumps(caught.value)).name == str(path)
 
 
-# Hugging Face datasets, from local folders: the library is the same.
+# Hugging Face datasets, in local folders.
 
 
 @pytest.fixture
@@ -135,21 +136,21 @@ def shade(image) -> int:
     return image.getpixel((0, 0))[0] // 10
 
 
-def test_a_dataset_on_disk(dataset):
+def test_a_saved_dataset_is_opened_and_pickled(dataset):
     source = open_source(f"hf-disk:{dataset / 'disk'}")
     assert [shade(source[i]) for i in range(len(source))] == list(range(12))
     again = pickle.loads(pickle.dumps(source))
     assert shade(again[5]) == 5
 
 
-def test_a_dataset_by_name(dataset):
+def test_a_dataset_in_a_local_folder_is_opened(dataset):
     source = open_source(f"hf:{dataset / 'hub'}:train")
     assert sorted(shade(source[i]) for i in range(len(source))) == list(range(12))
     with pytest.raises(DataError, match="split nowhere"):
         open_source(f"hf:{dataset / 'hub'}:nowhere")
 
 
-def test_a_stream_is_split_by_process_and_goes_on_from_its_state(dataset):
+def test_a_stream_is_split_by_process_and_resumes_from_its_state(dataset):
     parts = []
     for rank in range(2):
         stream = open_source(f"hf-stream:{dataset / 'hub'}", rank=rank, world_size=2)
@@ -182,7 +183,7 @@ def test_a_broken_row_does_not_end_a_stream(tmp_path):
 
 
 def broken_rows(count):
-    """Rows of one path, as pushing ``a/image.png``, ``b/image.png`` ... to the Hub leaves them."""
+    """Make broken rows that share a path, as pushing ``a/x.png``, ``b/x.png`` to the Hub does."""
     import datasets
 
     rows = [{"bytes": b"rubbish", "path": "image.png"}] * count
@@ -213,28 +214,28 @@ def test_a_row_without_an_image_is_named(tmp_path):
     rows.cast_column("image", datasets.Image()).save_to_disk(tmp_path / "disk")
     source = open_source(f"hf-disk:{tmp_path / 'disk'}")
     for row in range(2):
-        with pytest.raises(BrokenImageError, match=r"\[\d\]: ValueError: the row holds no image"):
+        with pytest.raises(BrokenImageError, match=r"\[\d\]: ValueError: the row has no image"):
             source[row]
 
 
-def cut_in(folder, share):
+def truncate(folder, share):
     table = next(folder.glob("*.arrow"))
     table.write_bytes(table.read_bytes()[:share])
 
 
-NO_DATASET = "is no dataset that datasets.save_to_disk wrote to its end"
+INCOMPLETE = "is not a complete dataset saved by datasets.save_to_disk"
 DAMAGES = {
-    "empty": (lambda folder: shutil.rmtree(folder) or folder.mkdir(), NO_DATASET),
-    "no table": (lambda folder: next(folder.glob("*.arrow")).unlink(), NO_DATASET),
-    "a piece": (lambda folder: cut_in(folder, 100), NO_DATASET),
-    "between batches": (lambda folder: cut_in(folder, -8), r"\.arrow is cut short; save the"),
-    "its state": (lambda folder: (folder / "state.json").write_text("{"), NO_DATASET),
-    "its columns": (lambda folder: (folder / "dataset_info.json").write_text("[]"), NO_DATASET),
+    "empty": (lambda folder: shutil.rmtree(folder) or folder.mkdir(), INCOMPLETE),
+    "no table": (lambda folder: next(folder.glob("*.arrow")).unlink(), INCOMPLETE),
+    "a piece": (lambda folder: truncate(folder, 100), INCOMPLETE),
+    "between batches": (lambda folder: truncate(folder, -8), r"\.arrow is truncated; save the"),
+    "its state": (lambda folder: (folder / "state.json").write_text("{"), INCOMPLETE),
+    "its columns": (lambda folder: (folder / "dataset_info.json").write_text("[]"), INCOMPLETE),
 }
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_a_damaged_dataset_on_disk_is_one_line(tmp_path, name):
+def test_a_damaged_dataset_is_a_one_line_error(tmp_path, name):
     broken_rows(3).save_to_disk(tmp_path / "disk")
     damage, message = DAMAGES[name]
     damage(tmp_path / "disk")
@@ -242,20 +243,17 @@ def test_a_damaged_dataset_on_disk_is_one_line(tmp_path, name):
         open_source(f"hf-disk:{tmp_path / 'disk'}")
 
 
-def test_a_stream_that_ends_in_an_error_is_one_line(dataset):
+def test_an_error_while_streaming_is_a_one_line_error(dataset):
     stream = open_source(f"hf-stream:{dataset / 'hub'}")
     for file in (dataset / "hub").glob("*.parquet"):
         file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(DataError, match=r"^hf-stream:[^\n]*hub cannot be read to its end: [^\n]*$"):
+    with pytest.raises(DataError, match=r"^hf-stream:[^\n]*hub cannot be read completely: [^\n]*$"):
         list(stream.read(state=None))
-
-
-# What has to be chosen is listed.
 
 
 @pytest.fixture
 def choices(tmp_path):
-    """Two configurations, whose one split is ``test``, in a folder with a colon in its path."""
+    """Two configurations with the split ``test``, in a folder with a colon in its path."""
     folder = tmp_path / "10:30"
     for config in ("left", "right"):
         (folder / config).mkdir(parents=True)
@@ -267,13 +265,17 @@ def choices(tmp_path):
 
 
 @pytest.mark.parametrize("scheme", ["hf", "hf-stream"])
-def test_configurations_and_splits_are_listed_and_can_be_named(choices, scheme):
-    with pytest.raises(DataError, match=r"configurations left, right; name one, as hf:.*30/left"):
+def test_configurations_and_splits_are_listed_if_one_must_be_chosen(choices, scheme):
+    with pytest.raises(
+        DataError, match=r"configurations left, right; choose one, for example hf:.*30/left"
+    ):
         open_source(f"{scheme}:{choices}:test")
     with pytest.raises(DataError, match=r"configuration middle.* configurations left, right; "):
         open_source(f"{scheme}:{choices}/middle:test")
-    shutil.rmtree(choices / "right")  # where there is a folder of the name, that is opened
-    with pytest.raises(DataError, match=r"split train: it has the splits test; name one, as hf:"):
+    shutil.rmtree(choices / "right")
+    with pytest.raises(
+        DataError, match=r"split train: it has the splits test; choose one, for example hf:"
+    ):
         open_source(f"{scheme}:{choices}/left")
     assert open_source(f"{scheme}:{choices}/left:test")
 
@@ -290,16 +292,18 @@ def test_configurations_and_splits_are_listed_and_can_be_named(choices, scheme):
     ],
 )
 def test_a_name_on_the_hub_is_split_at_its_first_colon(text, parts):
-    assert _parsed(text) == parts
+    assert _parse_name(text) == parts
 
 
 def test_the_splits_of_a_saved_dataset_are_listed(tmp_path):
     import datasets
 
     datasets.DatasetDict(test=broken_rows(2), val=broken_rows(2)).save_to_disk(tmp_path / "d")
-    with pytest.raises(DataError, match=r"splits test, val; name one, as hf-disk:.*d/test"):
+    with pytest.raises(
+        DataError, match=r"splits test, val; choose one, for example hf-disk:.*d/test"
+    ):
         open_source(f"hf-disk:{tmp_path / 'd'}")
-    with pytest.raises(DataError, match=r"no folder .*d/train .*d holds the splits test, val\)"):
+    with pytest.raises(DataError, match=r"no folder .*d/train .*d has the splits test, val\)"):
         open_source(f"hf-disk:{tmp_path / 'd'}/train")
     assert len(open_source(f"hf-disk:{tmp_path / 'd'}/val")) == 2
 
@@ -309,15 +313,16 @@ def test_several_image_columns_are_listed(tmp_path):
 
     mask = broken_rows(1).rename_column("image", "mask")
     datasets.concatenate_datasets([broken_rows(1), mask], axis=1).save_to_disk(tmp_path / "d")
-    with pytest.raises(DataError, match=r"2 image columns \(image, mask\).*; exactly one is"):
+    with pytest.raises(DataError, match=r"2 image columns \(image, mask\).*: expected exactly 1"):
         open_source(f"hf-disk:{tmp_path / 'd'}")
 
 
-def test_a_dataset_without_an_image_column_is_refused(tmp_path):
+def test_a_dataset_without_an_image_column_is_rejected(tmp_path):
     import datasets
 
     datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "d")
     with pytest.raises(
-        DataError, match=r"has 0 image columns among its columns text;.*select_columns"
+        DataError,
+        match=r"has 0 image columns among its columns text: expected exactly 1;.*select_columns",
     ):
         open_source(f"hf-disk:{tmp_path / 'd'}")

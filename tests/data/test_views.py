@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop, v2
 
-from pcd_hub.data.loader import DrawnFromFile
+from pcd_hub.data.decoding import as_rgb, upright_jpeg_size
+from pcd_hub.data.loader import DecodeForViews
 from pcd_hub.data.scenes import render_scene
-from pcd_hub.data.sources import as_rgb, upright_jpeg_size
 from pcd_hub.data.views import (
     ViewParameters,
     ViewPolicy,
@@ -46,14 +46,12 @@ PLAIN = {
 }
 
 
-def test_with_everything_off_a_view_is_the_resized_image():
+def test_without_augmentation_a_view_is_the_resized_image():
     policy = ViewPolicy(crop_area=(1.0, 1.0), **PLAIN)
-    square = IMAGE.resize((64, 64))
-    parameters = draw_view(policy, np.random.default_rng(0), width=64, height=64)
-    if parameters.box != (0, 0, 64, 64):
-        parameters = draw_view(policy, np.random.default_rng(0), width=64, height=64)
-    view = render_view(square, parameters, size=64)
-    assert view.shape == (3, 64, 64)
+    parameters = draw_view(policy, np.random.default_rng(0), width=120, height=120)
+    assert parameters.box == (0, 0, 120, 120)
+    view = render_view(IMAGE, parameters, size=120)
+    assert torch.equal(view, torch.from_numpy(np.array(IMAGE)).permute(2, 0, 1))
 
 
 def draws(policy, count=4000, width=500, height=375):
@@ -62,7 +60,7 @@ def draws(policy, count=4000, width=500, height=375):
 
 
 def torchvision_boxes(count):
-    """Areas and aspect ratios of torchvision's RandomResizedCrop."""
+    """Sample areas and aspect ratios from torchvision's RandomResizedCrop."""
     image = torch.empty(3, 375, 500)
     boxes = [RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(count)]
     return (
@@ -71,7 +69,7 @@ def torchvision_boxes(count):
     )
 
 
-def test_the_draws_have_the_distribution_they_are_named_for():
+def test_drawn_parameters_have_the_distribution_of_the_policy():
     first = byol_views(224, seed=0).first
     drawn = draws(first)
     areas = np.asarray(
@@ -113,20 +111,20 @@ def test_the_draws_have_the_distribution_they_are_named_for():
     }
 
 
-def test_the_second_view_is_the_asymmetric_one():
+def test_only_the_second_view_is_solarized_and_rarely_blurred():
     second = draws(byol_views(224, seed=0).second)
     assert np.mean([d.blur_sigma > 0 for d in second]) == pytest.approx(0.1, abs=0.02)
     assert np.mean([d.solarize for d in second]) == pytest.approx(0.2, abs=0.02)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 500), (500, 3), (7, 7)])
-def test_tiny_and_oblong_images_give_views(size):
+def test_tiny_and_oblong_images_have_views(size):
     views = byol_views(32, seed=0)
     for index in range(20):
         assert views(Image.new("RGB", size, "red"), epoch=0, index=index).shape == (2, 3, 32, 32)
 
 
-def test_flip_and_gray_do_what_they_say():
+def test_flip_gray_solarize_and_blur_have_their_effect():
     drawn = draw_view(
         ViewPolicy(crop_area=(1.0, 1.0), **PLAIN), np.random.default_rng(1), width=120, height=120
     )
@@ -164,27 +162,24 @@ WHOLE = ViewParameters(
     ids=str,
 )
 def test_opencv_and_pillow_give_the_same_colours(change, most):
-    """Pillow cuts fractions off, OpenCV rounds; hue in 8 bits is coarse in both."""
+    """Pillow truncates and OpenCV rounds; hue in 8 bits is coarse in both."""
     parameters = dataclasses.replace(WHOLE, **change)
     for scene in range(4):
         image = Image.fromarray(render_scene(5, scene, size=96).image)
-        ours, theirs = (how(image, parameters, size=96).float() for how in RENDERERS)
+        ours, theirs = (render(image, parameters, size=96).float() for render in RENDERERS)
         assert (ours - theirs).abs().max() <= most
         assert (ours - theirs).abs().mean() <= (2 if most > 1 else 0.6)
         if not change.get("flip"):
             plain = render_view(image, WHOLE, size=96).float()
-            assert (ours - plain).abs().mean() > 1, "nothing was done"
+            assert (ours - plain).abs().mean() > 1, "no effect"
 
 
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 2.0])
-def test_the_blur_is_a_gaussian_of_the_stated_width_at_224(sigma):
-    """The response to a single bright pixel has variance sigma squared in both directions."""
-    dot = Image.new("RGB", (224, 224))
-    dot.putpixel((100, 120), (255, 255, 255))
-    grown = np.zeros((224, 224, 3), np.uint8)
-    grown[116:125, 96:105] = 255  # 9 x 9, of variance 20 / 3, so that 8 bits resolve the rim
+def test_blur_adds_the_variance_of_its_gaussian_at_224(sigma):
+    square = np.zeros((224, 224, 3), np.uint8)
+    square[116:125, 96:105] = 255  # variance 20 / 3; large enough for 8 bits to resolve the edge
     parameters = dataclasses.replace(WHOLE, box=(0.0, 0.0, 224.0, 224.0), blur_sigma=sigma)
-    view = render_view(Image.fromarray(grown), parameters, size=224)[0].double()
+    view = render_view(Image.fromarray(square), parameters, size=224)[0].double()
     share = view / view.sum()
     places = torch.arange(224.0, dtype=torch.float64)
     for axis, centre in ((0, 120), (1, 100)):
@@ -196,7 +191,7 @@ def test_the_blur_is_a_gaussian_of_the_stated_width_at_224(sigma):
 
 
 def torchvision_views(image_size, blur, solarize):
-    """BYOL's pair as torchvision's own transforms have it."""
+    """Build a view of BYOL from torchvision's transforms."""
     return v2.Compose(
         [
             v2.RandomResizedCrop(
@@ -213,7 +208,7 @@ def torchvision_views(image_size, blur, solarize):
 
 
 def statistics(view):
-    """Of one view: brightness, contrast, colourfulness, sharpness."""
+    """Compute brightness, contrast, colourfulness and sharpness of a view."""
     values = view.float()
     gray = values.mean(0)
     return [
@@ -224,14 +219,14 @@ def statistics(view):
     ]
 
 
-def test_views_have_the_distribution_of_torchvisions():
-    """Means and spreads within four standard errors; the same 400 scenes through both."""
-    size, count = 48, 400
+def test_views_have_the_distribution_of_torchvisions_transforms():
+    """Means and standard deviations agree within four standard errors on the same scenes."""
+    size, count = 48, 200
     views, references = (
         byol_views(size, seed=0),
         [torchvision_views(size, 1.0, 0.0), torchvision_views(size, 0.1, 0.2)],
     )
-    # torchvision's blur is in pixels; ours is scaled from 224.
+    # torchvision's sigma is in pixels of the view, ours in pixels at 224.
     for reference in references:
         reference.transforms[4].transforms[0].sigma = [0.1 * size / 224, 2.0 * size / 224]
     ours, theirs = [], []
@@ -242,7 +237,7 @@ def test_views_have_the_distribution_of_torchvisions():
     ours, theirs = np.asarray(ours), np.asarray(theirs)  # scenes, views, statistics
     standard_error = np.sqrt((ours.var(0) + theirs.var(0)) / count)
     assert (np.abs(ours.mean(0) - theirs.mean(0)) < 4 * standard_error).all()
-    # Of a standard deviation: about 1 / sqrt(2 n), twice that for the heavier tails.
+    # Relative error of a standard deviation: about 1 / sqrt(2 n); twice that for heavy tails.
     assert np.abs(np.log(ours.std(0) / theirs.std(0))).max() < 4 * 2 / np.sqrt(count)
 
 
@@ -270,7 +265,7 @@ def test_a_large_jpeg_is_decoded_no_larger_than_its_views_need(size, least, shru
     drawn_sizes = []
     for index in range(6):
         with Image.open(jpeg(size)) as opened:
-            small, drawn = DrawnFromFile(views, 0, index)(opened)
+            small, drawn = DecodeForViews(views, 0, index)(opened)
         with Image.open(jpeg(size)) as opened:
             whole = as_rgb(opened)
         drawn_sizes.append(round(size[0] / small.width))
@@ -282,18 +277,18 @@ def test_a_large_jpeg_is_decoded_no_larger_than_its_views_need(size, least, shru
         error = views.render(small, drawn).float() - views.render(whole, drawn).float()
         assert error.abs().mean() < 1.5
         assert torch.equal(views.render(whole, drawn), views(whole, epoch=0, index=index)), (
-            "the same crops, however large it was decoded"
+            "the crops do not depend on the decoded size"
         )
     assert max(drawn_sizes) == shrunk
 
 
-def test_views_of_a_turned_jpeg_are_those_of_the_upright_image():
+def test_views_of_a_rotated_jpeg_equal_those_of_the_upright_image():
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees
+    exif[0x0112] = 6  # rotate by 90 degrees
     views = byol_views(64, seed=0, crop_area=(0.9, 1.0))
     with Image.open(jpeg((800, 400), exif=exif)) as opened:
         assert upright_jpeg_size(opened) == (400, 800)
-        small, drawn = DrawnFromFile(views, 0, 0)(opened)
+        small, drawn = DecodeForViews(views, 0, 0)(opened)
     assert small.size == (100, 200)
     with Image.open(jpeg((800, 400), exif=exif)) as opened:
         whole = as_rgb(opened)
@@ -304,24 +299,26 @@ def test_views_of_a_turned_jpeg_are_those_of_the_upright_image():
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "GIF"])
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_views_are_drawn_on_the_upright_image_whoever_turns_it(kind, orientation):
-    """Pillow turns some formats when it opens them, and leaves others to us."""
+def test_views_are_drawn_on_the_upright_image_in_every_format(kind, orientation):
+    """Pillow rotates some formats when it opens them, others not."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     file = io.BytesIO()
-    how = {"tiffinfo": {274: orientation}} if kind == "TIFF" else {"exif": exif}
-    Image.fromarray(render_scene(3, 0, size=96).image).resize((640, 320)).save(file, kind, **how)
+    options = {"tiffinfo": {274: orientation}} if kind == "TIFF" else {"exif": exif}
+    Image.fromarray(render_scene(3, 0, size=96).image).resize((640, 320)).save(
+        file, kind, **options
+    )
     with Image.open(file) as opened:
-        image, drawn = DrawnFromFile(byol_views(32, seed=0, crop_area=(0.9, 1.0)), 0, 0)(opened)
+        image, drawn = DecodeForViews(byol_views(32, seed=0, crop_area=(0.9, 1.0)), 0, 0)(opened)
     with Image.open(file) as opened:
         upright = as_rgb(opened).size
     assert drawn.size == upright
     assert upright == ((320, 640) if orientation in {6, 8} and kind != "GIF" else (640, 320))
-    assert (image.size == upright) == (kind != "JPEG"), "JPEGs alone are decoded smaller"
+    assert (image.size == upright) == (kind != "JPEG"), "only JPEGs are decoded smaller"
     assert image.width * upright[1] == image.height * upright[0]
 
 
-def test_without_opencv_the_way_out_is_named(monkeypatch):
+def test_without_opencv_the_error_names_the_pillow_renderer(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(DataError, match="--data.renderer pillow"):
         byol_views(32, seed=0)

@@ -1,5 +1,3 @@
-"""Loader processes ignore the signals of others, and end when their parent asks or is gone."""
-
 import os
 import signal
 import subprocess
@@ -10,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-LOADS = """
+LOADING = """
 import time
 from pcd_hub.data.shared_memory import Workers
 from pcd_hub.data.workers import load_batches
@@ -26,17 +24,17 @@ if __name__ == "__main__":
     )
     for number in range(4):
         assert next(batches) == number
-        print("at work", flush=True)
+        print("working", flush=True)
     input()
-    raise ValueError("while both read something slow")
+    raise ValueError("while both workers read")
 """
 
 
 @pytest.fixture
-def loads(tmp_path):
-    """A process whose two workers sit in a read that takes ten minutes."""
-    script = tmp_path / "loads.py"
-    script.write_text(LOADS)
+def loading(tmp_path):
+    """A process whose two workers are in a read of ten minutes."""
+    script = tmp_path / "loading.py"
+    script.write_text(LOADING)
     process = subprocess.Popen(
         [sys.executable, str(script)],
         stdin=subprocess.PIPE,
@@ -46,22 +44,22 @@ def loads(tmp_path):
         start_new_session=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
-    assert process.stdout.readline() == "at work\n"
+    assert process.stdout.readline() == "working\n"
     yield process, psutil.Process(process.pid).children(recursive=True)
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 
-def test_they_ignore_signals_and_end_when_their_parent_asks(loads):
-    process, children = loads
+def test_workers_ignore_signals_and_end_with_their_parent(loading):
+    process, children = loading
     for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
         for child in children:
             child.send_signal(getattr(signal, name))
     for _ in range(3):
-        assert process.stdout.readline() == "at work\n", "none has gone"
+        assert process.stdout.readline() == "working\n", "no worker ended"
     time.sleep(0.5)
-    _, said = process.communicate("\n", timeout=60)
-    assert "ValueError: while both read something slow" in said
+    _, stderr = process.communicate("\n", timeout=60)
+    assert "ValueError: while both workers read" in stderr
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive

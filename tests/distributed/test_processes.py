@@ -22,8 +22,8 @@ import kill_campaign
 from pcd_hub.errors import ConfigError
 from pcd_hub.train import contrast as pretrain
 from pcd_hub.train import distill, launch
-from pcd_hub.train.collapse_monitor import CollapseMonitor
-from pcd_hub.train.finetuning import shard
+from pcd_hub.train.batches import shard
+from pcd_hub.train.monitors.collapse import CollapseMonitor
 from tests.train import test_contrast as test_pretrain
 from tests.train.conftest import tiny, tiny_teacher, trace, watch_the_end  # noqa: F401
 
@@ -92,9 +92,9 @@ def _one_process(rank: int, world_size: int, ports: list[int], runs: Runs) -> No
         return start(**options)
 
     distill.start_accelerator = pretrain.start_accelerator = start_anew
-    watch_the_end((distill, "keep"), (pretrain, "_keep"))
+    watch_the_end((distill, "save_weight"), (pretrain, "save_pretrained"))
     if rank:
-        CollapseMonitor.look = None  # what costs time and is only logged: the main process alone
+        CollapseMonitor.measure = None  # what costs time and is only logged: the main process alone
     runs.of_two() if world_size == 2 else runs.of_four()
 
 

@@ -12,7 +12,7 @@ def test_separable_classes_are_separated_at_any_scale():
 
 
 def test_the_solution_has_no_gradient():
-    """A slow twin: the same problem in float64 by plain gradient descent."""
+    """Reference implementation: the same problem in float64 by plain gradient descent."""
     train, labels = torch.randn(40, 3, dtype=torch.float64), torch.randint(0, 2, (40,))
     test = torch.randn(200, 3, dtype=torch.float64)
     guessed = linear_classifier(train, labels, test, num_classes=2, penalty=0.1)

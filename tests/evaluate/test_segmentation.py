@@ -5,13 +5,8 @@ import torch.nn.functional as F
 
 from pcd_hub.data.labelled.sets import IGNORE
 from pcd_hub.errors import DataError
-from pcd_hub.evaluate.segmentation import (
-    KeptMaps,
-    LabelledImages,
-    LinearProbe,
-    StageFeatures,
-    _upsampled,
-)
+from pcd_hub.evaluate.segmentation import LabelledImages, LinearProbe, _upsampled
+from pcd_hub.evaluate.stage_features import FeatureCache, StageFeatures
 
 
 def halves(count: int, contrast: int = 150) -> LabelledImages:
@@ -90,21 +85,21 @@ def small(images):
     return F.avg_pool2d(images.float() / 255, 4)
 
 
-def test_maps_that_do_not_fit_are_computed_anew_and_score_the_same():
+def test_maps_that_do_not_fit_are_recomputed_and_score_the_same():
     train, test = halves(20, contrast=3), halves(10, contrast=3)
-    kept, anew = (
-        LinearProbe(small, train, test, num_classes=2, keep_bytes=budget) for budget in (10**9, 1)
+    cached, recomputed = (
+        LinearProbe(small, train, test, num_classes=2, cache_bytes=budget) for budget in (10**9, 1)
     )
-    one, other = kept.run(steps=50), anew.run(steps=50)
+    one, other = cached.run(steps=50), recomputed.run(steps=50)
     assert one.mean_iou == pytest.approx(other.mean_iou, abs=1e-6)
     assert 0.5 < one.mean_iou < 1
-    assert KeptMaps(small, train.images, keep_bytes=20 * 3 * 4 * 4 * 4).are_kept
-    assert not KeptMaps(small, train.images, keep_bytes=20 * 3 * 4 * 4 * 4 - 1).are_kept
+    assert FeatureCache(small, train.images, cache_bytes=20 * 3 * 4 * 4 * 4).is_cached
+    assert not FeatureCache(small, train.images, cache_bytes=20 * 3 * 4 * 4 * 4 - 1).is_cached
 
 
 def test_standardised_features_have_mean_0_and_deviation_1():
     images = halves(20).images
-    maps = KeptMaps(small, images, keep_bytes=1)
+    maps = FeatureCache(small, images, cache_bytes=1)
     mean, deviation = maps.statistics()
     assert mean.flatten() == pytest.approx(small(images).mean((0, 2, 3)))
     maps.standardise(mean, deviation)
@@ -113,26 +108,26 @@ def test_standardised_features_have_mean_0_and_deviation_1():
     assert everything.std((0, 2, 3), correction=0) == pytest.approx(torch.ones(3), abs=1e-4)
 
 
-def test_what_else_is_tested_changes_no_prediction():
+def test_other_test_images_do_not_change_a_prediction():
     """The statistics are the training set's: those of the test set would see the outliers."""
     train, test = halves(20, contrast=3), halves(4, contrast=3)
     outliers = LabelledImages(
         images=torch.cat([test.images, torch.full_like(test.images, 255)]),
         masks=torch.cat([test.masks, test.masks]),
     )
-    alone, beside = (
+    alone, together = (
         LinearProbe(small, train, tested, num_classes=2).run(steps=5).predictions[:4]
         for tested in (test, outliers)
     )
     assert torch.stack(alone).float().mean() == pytest.approx(0.5, abs=0.3), "both classes"
-    assert torch.equal(torch.stack(alone), torch.stack(beside))
+    assert torch.equal(torch.stack(alone), torch.stack(together))
 
 
 class Ahead:
-    """Images that note which rows were asked for."""
+    """Images that record which rows were requested."""
 
     def __init__(self, images):
-        self.images, self.asked = images, []
+        self.images, self.requested = images, []
 
     def __len__(self):
         return len(self.images)
@@ -141,24 +136,26 @@ class Ahead:
         return self.images[rows]
 
     def batches(self, rows):
-        self.asked += [list(rows)]
-        return map(self.images.__getitem__, self.asked[-1])
+        self.requested += [list(rows)]
+        return map(self.images.__getitem__, self.requested[-1])
 
 
-@pytest.mark.parametrize("keep_bytes", [1, 10**9])
-def test_images_that_can_be_are_read_ahead_and_score_the_same(keep_bytes):
+@pytest.mark.parametrize("cache_bytes", [1, 10**9])
+def test_images_that_can_be_are_read_ahead_and_score_the_same(cache_bytes):
     train, test = halves(20, contrast=3), halves(10, contrast=3)
     ahead = [
         LabelledImages(images=Ahead(split.images), masks=split.masks) for split in (train, test)
     ]
     one, other = (
-        LinearProbe(small, *splits, num_classes=2, keep_bytes=keep_bytes).run(steps=7, batch_size=4)
+        LinearProbe(small, *splits, num_classes=2, cache_bytes=cache_bytes).run(
+            steps=7, batch_size=4
+        )
         for splits in ((train, test), ahead)
     )
     assert one.mean_iou == other.mean_iou
     assert torch.equal(torch.stack(one.predictions), torch.stack(other.predictions))
-    passes = [len(rows) for rows in ahead[0].images.asked]
-    assert passes == ([1] if keep_bytes > 1 else [1, 7]), "features or statistics; steps"
+    passes = [len(rows) for rows in ahead[0].images.requested]
+    assert passes == ([1] if cache_bytes > 1 else [1, 7]), "features or statistics; steps"
 
 
 def test_the_progress_of_every_pass_is_shown():

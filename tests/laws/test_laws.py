@@ -1,4 +1,4 @@
-"""Laws that hold for any input, sought out by hypothesis."""
+"""Laws that hold for all inputs, checked by hypothesis."""
 
 import itertools
 
@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from pcd_hub.data.loader import BatchPlan, StepSampler
+from pcd_hub.data.batch_plan import BatchPlan, StepSampler
 from pcd_hub.method.heads import spatial_mean_error, to_pixel_head
 from pcd_hub.method.loss import pixel_info_nce
 from pcd_hub.method.queue import KeyQueue
@@ -50,7 +50,9 @@ def test_mean_of_the_pixel_head_is_the_head_of_the_mean(head_and_width, height, 
 
 @few
 @given(st.integers(1, 5), st.integers(1, 40), st.floats(0.01, 5), st.floats(0.1, 10))
-def test_the_loss_does_not_see_lengths_nor_the_order_of_negatives(pixels, k, temperature, scale):
+def test_the_loss_is_invariant_to_lengths_and_to_the_order_of_negatives(
+    pixels, k, temperature, scale
+):
     student, teacher, negatives = (
         torch.randn(2, 4, pixels, 1),
         torch.randn(2, 4, pixels, 1),
@@ -72,7 +74,7 @@ def test_a_queue_holds_exactly_the_last_keys(length, batches):
         pushed.append(torch.nn.functional.normalize(torch.randn(size, 2), dim=1))
         queue.push(pushed[-1])
     last = torch.cat(pushed)[-length:]
-    distance = (last[:, None] - queue.keys).abs().amax(2)  # (pushed, held)
+    distance = (last[:, None] - queue.keys).abs().amax(2)  # (pushed, stored)
     assert distance.amin(1).max() < 1e-5
 
 
@@ -90,7 +92,7 @@ def test_processes_and_accumulation_share_the_same_global_batches(
     batch, (start, seed) = 12 * size, start_and_seed
     images = batch + extra
 
-    def seen(world_size: int, accumulation: int) -> list[list[int]]:
+    def global_batches(world_size: int, accumulation: int) -> list[list[int]]:
         plans = [
             BatchPlan(
                 global_batch_size=batch,
@@ -110,4 +112,4 @@ def test_processes_and_accumulation_share_the_same_global_batches(
             steps.append([index for row in rows for _, index in row])
         return steps
 
-    assert seen(world, parts) == seen(1, 1)
+    assert global_batches(world, parts) == global_batches(1, 1)

@@ -15,7 +15,7 @@ def test_a_new_block_is_the_identity():
     assert torch.equal(SelfAttention2d(16, num_heads=4).eval()(x), x)
 
 
-def test_equals_torch_multi_head_attention():
+def test_block_equals_torch_multi_head_attention():
     block = trained()
     reference = torch.nn.MultiheadAttention(16, 4, bias=True, batch_first=True).eval()
     with torch.no_grad():
@@ -29,12 +29,12 @@ def test_equals_torch_multi_head_attention():
     torch.testing.assert_close(block(x), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_every_pixel_sees_every_other():
+def test_every_position_attends_to_every_other():
     x = torch.randn(1, 16, 4, 4, requires_grad=True)
     trained()(x)[0, :, 0, 0].sum().backward()
     assert (x.grad.abs().sum(1) > 0).all()
 
 
-def test_heads_must_divide_the_channels():
-    with pytest.raises(ValueError, match="10 channels do not divide into 4 heads"):
+def test_number_of_heads_must_divide_the_channels():
+    with pytest.raises(ValueError, match="num_heads=4 does not divide dim=10"):
         SelfAttention2d(10, num_heads=4)

@@ -1,5 +1,3 @@
-"""What is compared with what: pixel by pixel, or one vector an image."""
-
 import pytest
 import torch
 from torch import nn
@@ -10,27 +8,31 @@ from pcd_hub.method.distiller import Distiller
 class Square(nn.Module):
     """A head that does not commute with the mean."""
 
-    def forward(self, pixels):
-        return pixels**2
+    def forward(self, feature_map):
+        return feature_map**2
 
 
 @pytest.mark.parametrize("pooled", [False, True])
-def test_pooled_vectors_are_means_before_the_head(pooled):
-    seen = []
+def test_pooled_distillation_compares_means_taken_before_the_head(pooled):
+    loss_arguments = []
 
     def loss(*arguments):
-        seen.extend(arguments)
+        loss_arguments.extend(arguments)
         return arguments[0].sum()
 
-    images, theirs, negatives = torch.randn(2, 3, 4, 4), torch.randn(2, 5, 2, 2), torch.ones(7, 5)
+    images, teacher_map, negatives = (
+        torch.randn(2, 3, 4, 4),
+        torch.randn(2, 5, 2, 2),
+        torch.ones(7, 5),
+    )
     distiller = Distiller(nn.AvgPool2d(2), Square(), loss=loss, pooled=pooled)
-    distiller(images, theirs, negatives)
-    student, teacher, contrast = seen
+    distiller(images, teacher_map, negatives)
+    student, teacher, passed_negatives = loss_arguments
     if pooled:
         assert torch.allclose(student, images.mean((2, 3), keepdim=True) ** 2)
-        assert torch.allclose(teacher, theirs.mean((2, 3), keepdim=True))
+        assert torch.allclose(teacher, teacher_map.mean((2, 3), keepdim=True))
     else:
         assert torch.equal(student, nn.AvgPool2d(2)(images) ** 2)
-        assert torch.equal(teacher, theirs)
-    assert contrast is negatives
+        assert torch.equal(teacher, teacher_map)
+    assert passed_negatives is negatives
     assert torch.equal(distiller.last_pixels[0], nn.AvgPool2d(2)(images))

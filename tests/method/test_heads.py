@@ -37,7 +37,7 @@ LAYOUTS = {
 
 
 def calibrated(head: nn.Sequential, dtype: torch.dtype) -> nn.Sequential:
-    """Statistics and affine parameters that are not the identity, and an eps that is felt."""
+    """Set statistics and affine parameters away from the identity, and an eps that matters."""
     for layer in head.modules():
         if isinstance(layer, nn.BatchNorm1d):
             layer.eps = 0.1
@@ -56,12 +56,12 @@ def features(head: nn.Sequential, dtype: torch.dtype) -> torch.Tensor:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-def test_the_law_holds(layout, dtype, bound):
+def test_pixel_head_commutes_with_the_spatial_mean(layout, dtype, bound):
     head = calibrated(LAYOUTS[layout], dtype)
     assert spatial_mean_error(head, to_pixel_head(head), features(head, dtype)) <= bound
 
 
-def test_the_law_breaks_with_a_plain_relu():
+def test_a_plain_relu_does_not_commute_with_the_spatial_mean():
     head = calibrated(LAYOUTS["mocov3_r50"], torch.float64)
     plain = nn.Sequential(
         *[nn.ReLU() if isinstance(m, SpatialReLU) else m for m in to_pixel_head(head)]
@@ -69,51 +69,51 @@ def test_the_law_breaks_with_a_plain_relu():
     assert spatial_mean_error(head, plain, features(head, torch.float64)) > 0.01
 
 
-def test_the_law_breaks_with_batch_norm_in_train_mode():
+def test_batch_norm_in_train_mode_does_not_commute_with_the_spatial_mean():
     head = calibrated(LAYOUTS["mocov3_r50"], torch.float64)
     assert (
         spatial_mean_error(head, to_pixel_head(head).train(), features(head, torch.float64)) > 0.1
     )
 
 
-def test_on_a_single_pixel_spatial_relu_is_relu():
+def test_spatial_relu_is_relu_on_a_single_pixel():
     x = torch.randn(3, 5, 1, 1)
     assert torch.equal(SpatialReLU()(x), x.relu())
 
 
-class _SumTypes(TorchDispatchMode):
-    """Records the types that sums are taken in."""
+class _RecordSumDtypes(TorchDispatchMode):
+    """Records the result dtypes of sums and means."""
 
     def __init__(self):
         super().__init__()
-        self.found = set()
+        self.dtypes = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         if func in {torch.ops.aten.sum.dim_IntList, torch.ops.aten.mean.dim}:
-            self.found.add(result.dtype)
+            self.dtypes.add(result.dtype)
         return result
 
 
 @pytest.mark.parametrize(
     ("dtype", "row", "expected"),
     [
-        # The sum of each row is rounded to the same number in half precision, and their sum is 0.
+        # In half precision the sum of each row rounds to the same number, so the total is 0.
         (torch.float16, [2048.0, 1.0], torch.float32),
         (torch.bfloat16, [256.0, 1.0], torch.float32),
-        # The sum of all is 0 in float32.
+        # In float32 the total is 0.
         (torch.float64, [1.0, 2.0**-40], torch.float64),
     ],
 )
-def test_spatial_relu_takes_the_sum_in_float32_at_least(dtype, row, expected):
+def test_spatial_relu_sums_in_at_least_float32(dtype, row, expected):
     x = torch.tensor([row, [-row[0], 0.0]], dtype=dtype)[None, None]
-    with _SumTypes() as types:
-        assert torch.equal(SpatialReLU()(x), x), "the sum is the small one of the values, above 0"
+    with _RecordSumDtypes() as record:
+        assert torch.equal(SpatialReLU()(x), x), "the sum is small but positive"
         assert torch.equal(SpatialReLU()(-x), torch.zeros_like(x))
-    assert types.found == {expected}
+    assert record.dtypes == {expected}
 
 
-def test_the_head_is_copied_not_shared():
+def test_the_converted_head_is_a_copy():
     head = calibrated(mlp(8, 8, 4), torch.float32)
     pixel_head = to_pixel_head(head)
     before = pixel_head(torch.ones(1, 8, 2, 2))
@@ -136,7 +136,7 @@ class _CosineLinear(nn.Linear):
         (nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)), "Parametrized"),
     ],
 )
-def test_what_cannot_be_converted_exactly_is_refused_by_name(layer, name):
+def test_layers_that_cannot_be_converted_exactly_are_rejected_by_name(layer, name):
     with pytest.raises(TeacherError, match=rf"head\.1 is {name}|head\.1 is .*{name}"):
         to_pixel_head(nn.Sequential(nn.Linear(8, 8), layer))
 
@@ -150,7 +150,7 @@ def test_what_cannot_be_converted_exactly_is_refused_by_name(layer, name):
         ("barlow_twins", 340.0, [False] * 6),
     ],
 )
-def test_student_heads_have_the_size_of_the_released_code(layout, millions, biases):
+def test_student_heads_have_the_sizes_of_the_released_code(layout, millions, biases):
     with torch.device("meta"):
         head = student_head(512, STUDENT_HEADS[layout])
     count = sum(parameter.numel() for parameter in head.parameters())
@@ -159,6 +159,6 @@ def test_student_heads_have_the_size_of_the_released_code(layout, millions, bias
     assert [layer.bias is not None for layer in convolutions] == biases
 
 
-def test_student_head_works_on_maps():
+def test_student_head_maps_feature_maps():
     head = student_head(16, STUDENT_HEADS["swav"])
     assert head(torch.randn(2, 16, 3, 4)).shape == (2, 128, 3, 4)

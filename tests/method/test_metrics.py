@@ -17,7 +17,7 @@ from pcd_hub.method.metrics import (
 )
 
 
-def test_iou_by_hand():
+def test_iou_of_a_hand_computed_example():
     truth = torch.tensor([[0, 0, 1], [1, 1, 255]])
     predicted = torch.tensor([[0, 1, 1], [1, 1, 0]])
     confusion = confusion_matrix(predicted, truth, num_classes=3)
@@ -35,25 +35,23 @@ def test_a_perfect_prediction_scores_one():
     assert mean_iou(confusion_matrix(truth, truth, num_classes=5)) == 1
 
 
-def test_the_accuracy_is_the_share_of_labelled_pixels_that_are_right():
-    """The slow twin: pixel by pixel."""
+def test_pixel_accuracy_equals_the_fraction_counted_pixel_by_pixel():
     truth, predicted = torch.randint(0, 5, (3, 9, 7)), torch.randint(0, 4, (3, 9, 7))
     truth[truth == 4] = 255
     pairs = list(zip(truth.flatten().tolist(), predicted.flatten().tolist(), strict=True))
     labelled = [(true, guess) for true, guess in pairs if true != 255]
-    share = sum(true == guess for true, guess in labelled) / len(labelled)
-    found = pixel_accuracy(confusion_matrix(predicted, truth, num_classes=4))
-    assert 0 < share < 1
+    expected = sum(true == guess for true, guess in labelled) / len(labelled)
+    accuracy = pixel_accuracy(confusion_matrix(predicted, truth, num_classes=4))
+    assert 0 < expected < 1
     assert len(labelled) < len(pairs)
-    assert float(found) == pytest.approx(share, rel=1e-6)
+    assert float(accuracy) == pytest.approx(expected, rel=1e-6)
     assert pixel_accuracy(torch.zeros(4, 4, dtype=torch.long)).isnan()
 
 
 # Nearest neighbours.
 
 
-def test_the_vote_is_the_sum_of_exponentials_of_cosines():
-    """The slow twin: every test vector by itself, in float64."""
+def test_knn_vote_equals_the_reference_per_vector_in_float64():
     train, labels, test = torch.randn(30, 5), torch.randint(0, 4, (30,)), torch.randn(7, 5)
     voted = knn_vote(train, labels, test, num_classes=4, k=6, temperature=0.1)
     for vector, guess in zip(test.double(), voted, strict=True):
@@ -65,33 +63,33 @@ def test_the_vote_is_the_sum_of_exponentials_of_cosines():
         assert votes.index(max(votes)) == guess
 
 
-def test_one_near_neighbour_outvotes_two_far_ones():
+def test_temperature_weighs_near_neighbours_against_many():
     train = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.6, 0.8]])
     labels, test = torch.tensor([0, 1, 1]), torch.tensor([[2.0, 0.1]])
     assert knn_vote(train, labels, test, num_classes=2, k=3, temperature=0.07).tolist() == [0]
     assert knn_vote(train, labels, test, num_classes=2, k=3, temperature=10.0).tolist() == [1]
-    assert knn_vote(train, labels, test, num_classes=2, k=99).tolist() == [0], "k above n is n"
+    assert knn_vote(train, labels, test, num_classes=2, k=99).tolist() == [0], "k is capped at n"
     sharp = torch.tensor([[0.9, 0.3], [1.0, 0.0], [1.0, 0.0]])
     labels, test = torch.tensor([0, 1, 1]), torch.tensor([[1.0, 0.0]])
     assert knn_vote(sharp, labels, test, num_classes=2, k=3, temperature=0.01).tolist() == [1]
 
 
-# Spectra.
+# Effective rank and CKA.
 
 
-def test_the_effective_rank_counts_directions():
+def test_effective_rank_counts_directions():
     basis = torch.eye(8)
     even = torch.cat([basis, -basis])
     assert effective_rank(even) == pytest.approx(8)
-    assert effective_rank(even + 5.0) == pytest.approx(8), "the mean does not count"
+    assert effective_rank(even + 5.0) == pytest.approx(8), "the mean is subtracted"
     line = torch.linspace(-1, 1, 16)[:, None] * torch.ones(8)
     assert effective_rank(line) == pytest.approx(1)
-    assert effective_rank(torch.ones(16, 8)) == pytest.approx(1), "all alike"
+    assert effective_rank(torch.ones(16, 8)) == pytest.approx(1), "constant"
 
 
 @pytest.mark.parametrize("shape", [(40, 12), (12, 40)])
 @pytest.mark.parametrize("noise", [1.0, 1e-3])
-def test_the_effective_rank_is_that_of_the_singular_values(shape, noise):
+def test_effective_rank_equals_the_reference_from_singular_values(shape, noise):
     rows, columns = shape
     vectors = torch.randn(rows, 3) @ torch.randn(3, columns) + noise * torch.randn(shape)
     values = torch.linalg.svdvals(vectors.double() - vectors.double().mean(0))
@@ -100,12 +98,12 @@ def test_the_effective_rank_is_that_of_the_singular_values(shape, noise):
     assert effective_rank(vectors) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_cka_is_one_for_rotated_and_scaled_and_small_for_unrelated():
+def test_cka_is_one_after_rotation_and_scaling_and_small_for_unrelated_vectors():
     vectors = torch.randn(400, 6)
     rotation = torch.linalg.qr(torch.randn(6, 6)).Q
     assert linear_cka(vectors, 3 * vectors @ rotation + 1) == pytest.approx(1)
     assert linear_cka(vectors, torch.randn(400, 9)) < 0.1
-    assert linear_cka(vectors, torch.ones(400, 3)) == 0, "a collapsed student"
+    assert linear_cka(vectors, torch.ones(400, 3)) == 0, "constant vectors"
     wide, narrow = vectors @ torch.randn(6, 20), vectors
     assert linear_cka(wide, narrow) == pytest.approx(linear_cka(narrow, wide))
 
@@ -113,25 +111,25 @@ def test_cka_is_one_for_rotated_and_scaled_and_small_for_unrelated():
 # Retrieval.
 
 
-def test_a_student_that_equals_the_teacher_finds_every_pixel():
+def test_a_rotated_copy_of_the_teacher_has_retrieval_one():
     teacher = torch.randn(5, 8, 6)
     rotation = torch.linalg.qr(torch.randn(8, 8)).Q
     student = 2 * torch.einsum("ncp,cd->ndp", teacher, rotation)
     assert pixel_retrieval(student, teacher, k=1) == 1
     assert pixel_retrieval(torch.randn(5, 8, 6), teacher, k=1) < 0.3
-    assert pixel_retrieval(torch.randn(5, 8, 6), teacher, k=24) == 1, "k of all others"
+    assert pixel_retrieval(torch.randn(5, 8, 6), teacher, k=24) == 1, "k covers all other pixels"
 
 
-def test_pixels_of_the_same_image_are_no_neighbours():
-    """Those of image 0 are most like each other; what counts is whom they resemble in image 1."""
+def test_pixels_of_the_same_image_are_not_neighbours():
+    """The pixels of image 0 are closest to each other, but only those of image 1 count."""
     one = torch.tensor([[[1.0, 1.0], [0.0, 0.01]], [[0.9, 0.0], [0.3, 1.0]]])
     assert pixel_retrieval(one, one, k=1) == 1
     swapped = one.clone()
     swapped[1] = one[1].flip(-1)
-    assert pixel_retrieval(swapped, one, k=1) == 0.5, "image 1's still find theirs in image 0"
+    assert pixel_retrieval(swapped, one, k=1) == 0.5, "only the pixels of image 1 still agree"
 
 
-def test_mean_cosine_is_the_mean_over_all_pairs():
+def test_mean_cosine_equals_the_mean_over_all_pairs():
     vectors = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
     pairs = torch.nn.functional.cosine_similarity(vectors[:, None], vectors[None], dim=2)
     assert mean_cosine(vectors) == pytest.approx(float(pairs.mean()), rel=1e-5)

@@ -3,8 +3,8 @@ import torch
 from pcd_hub.method.moments import ChannelMoments
 
 
-def test_parts_give_the_moments_of_the_whole():
-    """Far from zero, where float32 sums of squares would cancel."""
+def test_merged_batches_have_the_moments_of_all_values():
+    """The mean is large, where float32 sums of squares would cancel."""
     whole = 1000 + torch.randn(12, 5, 3, 4) * torch.tensor([0.1, 1, 2, 3, 4]).view(5, 1, 1)
     moments = ChannelMoments(5)
     for part in whole.split([1, 4, 7]):
@@ -18,7 +18,7 @@ def test_parts_give_the_moments_of_the_whole():
     torch.testing.assert_close(squares / (12 * 3 * 4), expected, rtol=1e-3, atol=0)
 
 
-def test_standardised_pixels_have_unit_channels():
+def test_standardised_maps_have_unit_variance_per_channel():
     pixels = 3 + 2 * torch.randn(6, 4, 5, 5)
     pixels[:, 1] = 7.0
     moments = ChannelMoments(4)
@@ -29,7 +29,7 @@ def test_standardised_pixels_have_unit_channels():
     torch.testing.assert_close(standard.std((0, 2, 3), correction=0), expected, atol=1e-3, rtol=0)
 
 
-def test_the_state_goes_on():
+def test_moments_go_through_a_state_dict():
     one, other = ChannelMoments(2), ChannelMoments(2)
     one.add(ChannelMoments.of(torch.randn(2, 2, 3, 3))[None])
     other.load_state_dict(one.state_dict())

@@ -7,8 +7,8 @@ from torch import nn
 from pcd_hub.method.optim import LARS, decay_groups
 
 
-def slow_lars(weight, gradients, *, lr, momentum, weight_decay, trust_coefficient, eps):
-    """The update of MoCo v3's LARS, in float64, one step after the other."""
+def reference_lars(weight, gradients, *, lr, momentum, weight_decay, trust_coefficient, eps):
+    """Apply the update of MoCo v3's LARS step by step in float64."""
     weight, velocity = weight.double().clone(), torch.zeros_like(weight, dtype=torch.float64)
     for gradient in gradients:
         update = gradient.double()
@@ -23,7 +23,7 @@ def slow_lars(weight, gradients, *, lr, momentum, weight_decay, trust_coefficien
 
 @pytest.mark.parametrize("foreach", [True, False])
 @pytest.mark.parametrize("shape", [(4, 3, 3, 3), (7, 5), (6,), ()])
-def test_equals_its_slow_twin(shape, foreach):
+def test_lars_equals_the_reference(shape, foreach):
     settings = {
         "lr": 0.7,
         "momentum": 0.9,
@@ -40,16 +40,16 @@ def test_equals_its_slow_twin(shape, foreach):
         optimizer.step()
         assert torch.equal(weight.grad, gradient), "the gradient must not be changed in place"
     torch.testing.assert_close(
-        weight.data, slow_lars(start, gradients, **settings), rtol=1e-12, atol=1e-12
+        weight.data, reference_lars(start, gradients, **settings), rtol=1e-12, atol=1e-12
     )
 
 
-def test_all_weights_at_once_equal_one_after_the_other():
-    """Of every number of dimensions, a zero among them, and one without a gradient."""
+def test_foreach_equals_the_update_of_single_weights():
+    """Weights have 0 to 4 dimensions; one is zero and one has no gradient."""
     torch.manual_seed(1)
     start = [torch.randn(shape) for shape in [(4, 3, 3, 3), (7, 5), (6,), (), (3, 3), (2, 2)]]
     start[4].zero_()
-    found = []
+    results = []
     for foreach in (True, False):
         weights = [nn.Parameter(value.clone()) for value in start]
         optimizer = LARS(decay_list(weights), lr=0.3, weight_decay=0.1, foreach=foreach)
@@ -57,9 +57,9 @@ def test_all_weights_at_once_equal_one_after_the_other():
             for number, weight in enumerate(weights[:-1]):
                 weight.grad = torch.full_like(weight, 0.1 * (step + number))
             optimizer.step()
-        found.append(weights)
-    for together, apart, before in zip(*found, start, strict=True):
-        torch.testing.assert_close(together, apart, rtol=1e-6, atol=1e-7)
+        results.append(weights)
+    for together, single, before in zip(*results, start, strict=True):
+        torch.testing.assert_close(together, single, rtol=1e-6, atol=1e-7)
         assert torch.equal(together, before) == (before is start[-1])
 
 
@@ -67,7 +67,7 @@ def decay_list(weights):
     return [{"params": weights[:3], "weight_decay": 0.2}, {"params": weights[3:]}]
 
 
-def test_zero_weights_and_zero_gradients_do_no_harm():
+def test_zero_weights_and_zero_gradients_stay_finite():
     weights = [nn.Parameter(torch.zeros(3, 3)), nn.Parameter(torch.ones(3, 3))]
     weights[0].grad, weights[1].grad = torch.ones(3, 3), torch.zeros(3, 3)
     LARS(weights, lr=0.1).step()
@@ -75,7 +75,7 @@ def test_zero_weights_and_zero_gradients_do_no_harm():
     torch.testing.assert_close(weights[0].data, torch.full((3, 3), -0.1))
 
 
-def test_state_goes_through_a_checkpoint():
+def test_momentum_goes_through_a_state_dict():
     def steps(optimizer, weight, count):
         for number in range(count):
             weight.grad = torch.full_like(weight, 0.1 * (number + 1))
@@ -95,13 +95,13 @@ def test_state_goes_through_a_checkpoint():
 @pytest.mark.parametrize(
     "wrong", [{"lr": -1.0}, {"momentum": 1.0}, {"weight_decay": -1.0}, {"eps": 0.0}]
 )
-def test_wrong_settings_are_refused(wrong):
-    with pytest.raises(ValueError, match="must be at least 0"):
+def test_invalid_settings_are_rejected(wrong):
+    with pytest.raises(ValueError, match="expected lr and weight_decay >= 0"):
         LARS([nn.Parameter(torch.ones(1))], **({"lr": 0.1} | wrong))
 
 
-class _Odd(nn.Module):
-    """Parameters of every kind that a list of layer types would miss."""
+class _UnusualLayers(nn.Module):
+    """A module with parameters that a list of layer types would miss."""
 
     def __init__(self):
         super().__init__()
@@ -117,7 +117,7 @@ class _Odd(nn.Module):
 
 
 def test_every_trainable_parameter_is_in_exactly_one_group():
-    module = _Odd()
+    module = _UnusualLayers()
     groups = decay_groups(module, weight_decay=0.3)
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
     trainable = [id(p) for p in module.parameters() if p.requires_grad]

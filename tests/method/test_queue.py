@@ -6,12 +6,12 @@ from pcd_hub.method.queue import KeyQueue
 
 
 def numbered(count: int, start: int = 0) -> torch.Tensor:
-    """Unit keys in the plane that can be told apart."""
+    """Make distinct unit keys in the plane."""
     angle = torch.arange(start, start + count) * 0.1
     return torch.stack([angle.cos(), angle.sin()], 1)
 
 
-def test_starts_as_random_unit_vectors_of_its_seed():
+def test_a_new_queue_holds_random_unit_vectors_of_its_seed():
     keys = KeyQueue(100, 8, seed=3).keys
     torch.testing.assert_close(keys.norm(dim=1), torch.ones(100))
     assert torch.equal(keys, KeyQueue(100, 8, seed=3).keys)
@@ -38,7 +38,7 @@ def test_keys_are_normalised_when_pushed():
     torch.testing.assert_close(queue.keys[0], torch.tensor([0.6, 0.0, 0.8]))
 
 
-def test_state_goes_through_a_checkpoint():
+def test_queue_goes_through_a_state_dict():
     queue, again = KeyQueue(6, 2, seed=1), KeyQueue(6, 2, seed=2)
     queue.push(numbered(4))
     again.load_state_dict(queue.state_dict())
@@ -48,29 +48,30 @@ def test_state_goes_through_a_checkpoint():
 
 
 @pytest.mark.parametrize("length", [3, 6, 8])
-def test_the_state_of_a_queue_of_another_length_leaves_the_newest_keys(length):
+def test_loading_a_queue_of_another_length_keeps_the_newest_keys(length):
     queue, again = KeyQueue(6, 2, seed=1), KeyQueue(length, 2, seed=2)
     queue.push(numbered(9))
     again.load_state_dict(queue.state_dict())
-    kept = min(length, 6)
-    torch.testing.assert_close(again.newest(kept), numbered(9).flip(0)[:kept])
-    again.push(numbered(length - kept, 9))
-    torch.testing.assert_close(again.newest(length)[length - kept :], numbered(9).flip(0)[:kept])
+    shared = min(length, 6)
+    torch.testing.assert_close(again.newest(shared), numbered(9).flip(0)[:shared])
+    again.push(numbered(length - shared, 9))
+    oldest = again.newest(length)[length - shared :]
+    torch.testing.assert_close(oldest, numbered(9).flip(0)[:shared])
 
 
-def test_half_precision_keys_are_kept_in_float32():
+def test_half_precision_keys_are_stored_in_float32():
     queue = KeyQueue(4, 8)
     keys = torch.randn(2, 8).to(torch.bfloat16)
     queue.push(keys)
     torch.testing.assert_close(queue.keys[:2], F.normalize(keys.float(), dim=1))
 
 
-def test_an_empty_queue_is_refused():
-    with pytest.raises(ValueError, match="at least 1"):
+def test_an_empty_queue_is_rejected():
+    with pytest.raises(ValueError, match="length=0, dim=8: expected a queue of at least 1 key"):
         KeyQueue(0, 8)
 
 
-def test_the_newest_keys_come_first_and_wrap():
+def test_newest_returns_the_last_keys_first_across_the_end():
     queue = KeyQueue(5, 2)
     queue.push(numbered(7, 0))
     torch.testing.assert_close(queue.newest(3), numbered(7, 0).flip(0)[:3])

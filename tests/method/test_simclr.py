@@ -6,7 +6,7 @@ from pcd_hub.method.encoder import ProjectedEncoder, gathered
 from pcd_hub.method.simclr import SimCLR, nt_xent
 
 
-def test_equals_the_definition():
+def test_nt_xent_equals_the_definition():
     first, second = torch.randn(4, 8), torch.randn(4, 8)
     views = [v / v.norm() for pair in zip(first, second, strict=True) for v in pair]
     terms = []
@@ -17,7 +17,7 @@ def test_equals_the_definition():
     torch.testing.assert_close(loss, torch.stack(terms).mean(), rtol=1e-5, atol=0)
 
 
-def test_both_views_learn():
+def test_both_views_receive_gradients():
     first, second = torch.randn(4, 8, requires_grad=True), torch.randn(4, 8, requires_grad=True)
     nt_xent(first, second, temperature=0.1).backward()
     assert first.grad is not None
@@ -26,24 +26,24 @@ def test_both_views_learn():
     assert second.grad.abs().sum() > 0
 
 
-def test_gathering_calls_nothing_deprecated_and_has_the_gradient_of_the_rows():
-    """Of one process; tests/distributed trains in two."""
+def test_gathering_in_one_process_returns_the_rows_with_their_gradient():
+    """No deprecated call is made (warnings are errors); tests/distributed uses two processes."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         rows = torch.randn(3, 2, requires_grad=True)
-        everything, start = gathered(rows)
-        (everything * torch.arange(6.0).view(3, 2)).sum().backward()
+        all_rows, offset = gathered(rows)
+        (all_rows * torch.arange(6.0).view(3, 2)).sum().backward()
     finally:
         dist.destroy_process_group()
-    assert start == 0
-    assert torch.equal(everything, rows)
+    assert offset == 0
+    assert torch.equal(all_rows, rows)
     assert torch.equal(rows.grad, torch.arange(6.0).view(3, 2))
 
 
-def test_batch_statistics_are_those_of_both_views_together():
+def test_both_views_share_batch_statistics():
     encoder = ProjectedEncoder(nn.Conv2d(3, 4, 1), 4, hidden_width=6, dim=5)
-    contrast = SimCLR(encoder, temperature=0.5)
+    model = SimCLR(encoder, temperature=0.5)
     first, second = torch.rand(4, 3, 2, 2), 5 + torch.rand(4, 3, 2, 2)
-    loss = contrast(first, second)
+    loss = model(first, second)
     vectors = encoder(torch.cat((first, second)))
     torch.testing.assert_close(loss, nt_xent(vectors[:4], vectors[4:], temperature=0.5))

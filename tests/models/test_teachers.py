@@ -548,5 +548,5 @@ def test_facts_of_a_teacher_are_read_to_a_bound(tmp_path):
         None,
         {"architecture": "test_resnet", "note": "x" * 10**6},
     )
-    with pytest.raises(TeacherError, match=r"no whole teacher .*at most 1000000 are read"):
+    with pytest.raises(TeacherError, match=r"no whole teacher .*expected at most 1000000"):
         load_teacher(f"local-dir:{tmp_path}")

@@ -125,7 +125,7 @@ def huge(file: Path) -> None:
 def test_a_configuration_that_never_ends_is_not_waited_for(tmp_path, spoil):
     folder = timm_folder(tmp_path / "t")
     spoil(folder / "config.json")
-    with pytest.raises(TeacherError, match="should be a file|at most 1000000 are read"):
+    with pytest.raises(TeacherError, match="expected a regular file|expected at most 1000000"):
         load_teacher(f"local-dir:{folder}")
 
 
@@ -159,7 +159,7 @@ def test_weights_that_never_end_are_not_waited_for(tmp_path, monkeypatch, name, 
     (folder / "model.safetensors").rename(folder / name)
     spoil(folder / name)
     monkeypatch.setattr(timm, "create_model", None)
-    with pytest.raises(TeacherError, match=f"{name} should be a file, and it is a folder, a pipe"):
+    with pytest.raises(TeacherError, match=f"{name} is a folder, a pipe"):
         load_teacher(f"local-dir:{folder}")
 
 

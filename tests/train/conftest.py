@@ -27,7 +27,7 @@ from pcd_hub.errors import CheckpointError, ConfigError
 from pcd_hub.evaluate.results import Evaluation
 from pcd_hub.evaluate.segmentation import LinearProbe
 from pcd_hub.models.teachers import save_teacher
-from pcd_hub.train.loss_monitor import LossMonitor
+from pcd_hub.train.monitors.loss import LossMonitor
 
 
 @pytest.fixture(scope="session")
@@ -197,20 +197,20 @@ def check_that_no_step_reads_back(main: Callable[[list[str]], None], arguments: 
         main: Of a recipe that trains.
         arguments: Of a tiny run.
     """
-    note, counts = LossMonitor.note, []
+    record_step, counts = LossMonitor.record_step, []
 
     def one_step_late(self, *args, **kwargs):
-        self._late = 1
+        self._delay = 1
         counts.append(reads.count)
         if len(counts) == 6:
             raise _EnoughError
-        return note(self, *args, **kwargs)
+        return record_step(self, *args, **kwargs)
 
     rarely = ["--run.log-every-steps=100", "--run.checkpoint-every-steps=100"]
     with pytest.MonkeyPatch.context() as patch, _Reads() as reads:
-        patch.setattr(LossMonitor, "note", one_step_late)
+        patch.setattr(LossMonitor, "record_step", one_step_late)
         with pytest.raises(_EnoughError):
-            main([*arguments, "--run.max-steps=6", *rarely])
+            main([*arguments, "--run.max-steps=7", *rarely])  # the last is logged
         assert counts[1:] == [counts[1]] * 5
         float(torch.ones(1))
         assert reads.count == counts[-1] + 1, "the counter works"
@@ -266,5 +266,5 @@ def _one_process(
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     module: Any = importlib.import_module(recipe)
     setattr(module, without, lambda *_: None)
-    watch_the_end((module, "keep"))
+    watch_the_end((module, "save_result"))
     module.main(arguments)

@@ -126,13 +126,13 @@ def test_the_momentum_encoder_follows_slowly_and_at_last_not_at_all(tmp_path, mo
 
 
 def test_only_resnets(tmp_path):
-    with pytest.raises(StudentError, match="test_vit is no ResNet"):
+    with pytest.raises(StudentError, match="test_vit: expected a timm ResNet"):
         pretrain.main([*TINY, "--encoder.arch=test_vit", f"--run.output-dir={tmp_path / 'run'}"])
     assert not (tmp_path / "run").exists()
 
 
 def test_accumulation_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="accumulation-steps 2: the contrast is within a batch"):
+    with pytest.raises(ConfigError, match="accumulation-steps 2: expected 1, as the loss"):
         pretrain.main(
             [*TINY, "--optim.accumulation-steps=2", f"--run.output-dir={tmp_path / 'run'}"]
         )

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-import timm
 import torch
 import yaml
 from accelerate.utils import LoggerType
@@ -20,11 +19,12 @@ import pcd_hub
 from pcd_hub.data.workers import STOP_SIGNALS
 from pcd_hub.errors import CheckpointError, ConfigError, DataError, PCDHubError, StudentError
 from pcd_hub.models.timm_loading import create_pretrained
-from pcd_hub.train import distill, trackers
-from pcd_hub.train import loop as training
+from pcd_hub.train import distill, distill_parts, optimizers
+from pcd_hub.train import run as training
 from pcd_hub.train import signals as stopping
 from pcd_hub.train.configs import command_line
 from pcd_hub.train.configs import distill as configs
+from pcd_hub.train.monitors import trackers
 from pcd_hub.train.run_folder import folder as run_folder
 from pcd_hub.train.run_folder import preflight as places
 from pcd_hub.train.signals import StoppedRun
@@ -120,7 +120,8 @@ def test_distillation_moves_the_student_and_not_the_teacher(tiny, tmp_path):
     )
     from pcd_hub.train.launch import start_accelerator
 
-    finished = distill.distill(start_accelerator(), config, "test")
+    finished = distill.prepare(start_accelerator(), config, "test")
+    distill.train(finished)
     again = pcd_hub.load_teacher(config.teacher.source, image_size=32)
     again.fold_batch_norms(32)
     for key, value in finished.teacher.state_dict().items():
@@ -179,7 +180,7 @@ def test_the_loss_is_the_one_that_was_asked_for(tiny, tmp_path):
         return cosine_smooth_l1(student, teacher)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distill, "cosine_smooth_l1", spy)
+        patch.setattr(distill_parts, "cosine_smooth_l1", spy)
         run([*tiny, "--method.loss=cosine_smooth_l1"], tmp_path / "run", "--run.no-store")
     shape, first = seen[0]
     assert shape == (16, 16, 1, 1)
@@ -189,7 +190,7 @@ def test_the_loss_is_the_one_that_was_asked_for(tiny, tmp_path):
     pooled = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            distill,
+            distill_parts,
             "cosine_smooth_l1",
             lambda s, t: pooled.append(s.shape) or (s - t).square().mean(),
         )
@@ -209,7 +210,7 @@ def test_the_loss_is_the_one_that_was_asked_for(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--method.loss=similarity_kl"], "on a 1 x 1 grid there is one"),
+        (["--method.loss=similarity_kl"], "found 1 with --method.targets pixels on a 1 x 1"),
         (["--method.loss=similarity_kl", "--method.targets=pooled"], "--method.targets pooled"),
     ],
 )
@@ -224,7 +225,9 @@ def test_similarities_of_a_single_pixel_are_refused_before_anything_is_made(
 @pytest.mark.parametrize("options", [["--teacher.image-size=64"], ["--teacher.source=quickstart"]])
 def test_the_random_start_does_not_depend_on_the_teacher(tiny, tmp_path, monkeypatch, options):
     seen = []
-    monkeypatch.setattr(distill, "keep", lambda finished, name: seen.append(finished.random_start))
+    monkeypatch.setattr(
+        distill, "save_weight", lambda finished, name: seen.append(finished.random_start)
+    )
     run([*tiny, "--run.max-steps=1"], tmp_path / "one")
     run([*tiny, *options, "--run.max-steps=1"], tmp_path / "other")
     one, other = (model.state_dict()["layer1.0.conv1.weight"] for model in seen)
@@ -435,8 +438,8 @@ def test_a_tracker_that_is_not_there_is_named(tiny, tmp_path, monkeypatch, track
 def test_cross_views_pair_the_other_view_by_grid_index():
     pixels = torch.arange(8.0).reshape(4, 2, 1, 1)
     config = configs.DistillConfig(method=configs.PixelMethodConfig(views="cross"))
-    assert distill._targets(pixels, config).flatten().tolist() == [4, 5, 6, 7, 0, 1, 2, 3]
-    assert distill._targets(pixels, configs.DistillConfig()) is pixels
+    assert distill.pair_views(pixels, config).flatten().tolist() == [4, 5, 6, 7, 0, 1, 2, 3]
+    assert distill.pair_views(pixels, configs.DistillConfig()) is pixels
 
 
 def test_bfloat16_autocast_takes_effect_on_the_cpu(tiny, tmp_path, monkeypatch):
@@ -484,25 +487,6 @@ def test_headless_teachers_and_other_students(tmp_path, tiny):
     assert model(torch.rand(1, 3, 64, 64)).shape == (1, 4)
 
 
-def test_batch_statistics_over_all_processes_keep_timms_activations():
-    model = timm.create_model("mobilenetv3_small_050", num_classes=0).eval()
-    images = torch.rand(1, 3, 64, 64)
-    with torch.no_grad():
-        expected = model(images)
-        gpus = types.SimpleNamespace(num_processes=2, device=torch.device("cuda"))
-        synced = training.with_sync_batch_norm(model, configs.RunConfig(), gpus)
-        assert any(isinstance(m, torch.nn.SyncBatchNorm) for m in synced.modules())
-        torch.testing.assert_close(synced.eval()(images), expected)
-
-
-def test_on_cpus_the_log_says_that_batch_statistics_are_local(caplog):
-    model = timm.create_model("test_resnet", num_classes=0)
-    cpus = types.SimpleNamespace(num_processes=2, device=torch.device("cpu"))
-    with caplog.at_level("INFO"):
-        assert training.with_sync_batch_norm(model, configs.RunConfig(), cpus) is model
-    assert "SyncBatchNorm exists on GPUs only" in caplog.text
-
-
 # What users get wrong. Nothing is written before it is found.
 
 
@@ -521,12 +505,12 @@ def test_on_cpus_the_log_says_that_batch_statistics_are_local(caplog):
             "no architecture 'resnet81'; did you mean 'resnet",
         ),
         ("--data.sorce=x", ConfigError, "no option '--data.sorce'; did you mean '--data.source'"),
-        ("--run.name=resnet18", PCDHubError, "no weight's name"),
+        ("--run.name=resnet18", PCDHubError, "not a weight's name"),
         ("--run.name=resnet18.pcd", ConfigError, "names another architecture"),
         (
             "--optim.global-batch-size=65",
-            DataError,
-            "64 images are fewer than one global batch of 65",
+            ConfigError,
+            "has 64 images, fewer than one batch of 65; lower --optim.global-batch-size",
         ),
         ("--run.max-steps=0", ConfigError, "--run.max-steps 0: expected a whole number from 1 to"),
         (
@@ -592,7 +576,7 @@ def test_a_finished_run_goes_on_when_it_is_made_longer_and_in_no_other_way(tiny,
     twelve = trace(folder)
     assert twelve[:6] == six
     optim = configs.OptimConfig(lr_per_256=0.02, global_batch_size=8, warmup_share=0.05)
-    expected = [training.learning_rate(step, optim, 12) for step in range(6, 12)]
+    expected = [optimizers.learning_rate(step, optim, 12) for step in range(6, 12)]
     assert [line["lr"] for line in twelve[6:]] == expected
     changes = [
         {"after_step": 6, "what": "--run.keep-checkpoints", "from": 2, "to": 9},
@@ -800,14 +784,14 @@ def test_a_full_disk_is_said_and_the_last_checkpoint_stands(tiny, tmp_path, monk
 
 def ask_to_stop(patch: pytest.MonkeyPatch, signum: int, *, at: int) -> None:
     """While step ``at`` goes on."""
-    rate = training.learning_rate
+    rate = distill.learning_rate
 
     def received(step, *arguments):
         if step == at:
             signal.raise_signal(signum)
         return rate(step, *arguments)
 
-    patch.setattr(training, "learning_rate", received)
+    patch.setattr(distill, "learning_rate", received)
 
 
 @pytest.mark.parametrize("at", [3, 5], ids=["in between", "at the end"])
@@ -915,13 +899,13 @@ def test_broken_images_are_skipped_counted_and_named(tiny, tmp_path, caplog):
     )
     assert caplog.text.count("skipped a broken image") == 1
     assert "0000.png" in caplog.text
-    assert "1 broken images were skipped in all" in caplog.text
+    assert "skipped 1 broken images in total" in caplog.text
     assert (folder / "record.json").exists()
 
 
 def test_more_than_one_percent_broken_is_an_error(tiny, tmp_path):
     images = image_folder(tmp_path / "images", 120, broken=3)
-    with pytest.raises(DataError, match=r"of 120 images cannot be read, more than 1%"):
+    with pytest.raises(DataError, match=r"of 120 images cannot be read, expected at most 1%"):
         run(
             tiny,
             tmp_path / "run",
@@ -951,7 +935,7 @@ def test_bad_numbers_stop_the_run_with_the_batch_and_the_last_checkpoint(
 ):
     """At step 4 of 6; nothing is logged in between, and a checkpoint is due every third."""
     at = 3 if moment == "gradient after a checkpoint" else 4
-    loss_of, count = distill.pixel_info_nce, iter(range(100))
+    loss_of, count = distill_parts.pixel_info_nce, iter(range(100))
 
     def bad(*args, **kwargs):
         loss = loss_of(*args, **kwargs)
@@ -970,10 +954,10 @@ def test_bad_numbers_stop_the_run_with_the_batch_and_the_last_checkpoint(
         if moment == "weights":
             at = 5
             patched.setattr(
-                "pcd_hub.train.loop.learning_rate", lambda step, *_: 0.1 if step < 5 else 1e300
+                "pcd_hub.train.distill.learning_rate", lambda step, *_: 0.1 if step < 5 else 1e300
             )
         else:
-            patched.setattr("pcd_hub.train.distill.pixel_info_nce", bad)
+            patched.setattr("pcd_hub.train.distill_parts.pixel_info_nce", bad)
         with pytest.raises(ConfigError, match=message):
             run(tiny, folder, "--run.log-every-steps=100")
     assert store.where("test_resnet.pcd") is None

@@ -18,8 +18,8 @@ TINY = [
     "--model=random:test_resnet",
     "--data.image-size=32",
     "--data.num-workers=0",
-    "--schedule.global-batch-size=4",
-    "--schedule.lr-per-256=30",
+    "--optim.global-batch-size=4",
+    "--optim.lr-per-256=30",
     "--run.max-steps=12",
     "--run.log-every-steps=1",
     "--run.checkpoint-every-steps=6",
@@ -42,7 +42,7 @@ def data(tmp_path) -> str:
 
 
 def rates(name: str, epochs: tuple[int, ...]) -> list[float]:
-    schedule = epoch_schedule(LINEAR_CLS[name].schedule, num_images=1_281_167, max_steps=None)
+    schedule = epoch_schedule(LINEAR_CLS[name].optim, num_images=1_281_167, max_steps=None)
     per_epoch = schedule.steps // schedule.epochs
     return [schedule.learning_rate(epoch * per_epoch) for epoch in epochs]
 
@@ -50,7 +50,7 @@ def rates(name: str, epochs: tuple[int, ...]) -> list[float]:
 def test_the_learning_rates_are_those_of_moco():
     assert rates("imagenet_mocov3", (0, 45, 89)) == pytest.approx([0.4, 0.2, 0.4 * 3.046e-4], 1e-3)
     assert rates("imagenet_mocov2", (0, 59, 60, 80)) == pytest.approx([30, 30, 3, 0.3])
-    schedule = epoch_schedule(LINEAR_CLS["imagenet_mocov3"].schedule, num_images=4096, max_steps=90)
+    schedule = epoch_schedule(LINEAR_CLS["imagenet_mocov3"].optim, num_images=4096, max_steps=90)
     assert schedule.learning_rate(44) > schedule.learning_rate(45) == pytest.approx(0.2)
 
 
@@ -85,7 +85,7 @@ def test_it_learns_and_a_resumed_run_is_the_same_run(data, tmp_path, passes, cap
         (["--data.source="], ConfigError, "name the images: --data.source DIR"),
         (["--data.test-split=train"], ConfigError, "--data.test-split train is what is trained"),
         (["--data.test-split=test"], DataError, "there is no .*test; .* has train, val"),
-        (["--schedule.global-batch-size=17"], ConfigError, "has 16 images, fewer than one batch"),
+        (["--optim.global-batch-size=17"], ConfigError, "has 16 images, fewer than one batch"),
     ],
 )
 def test_mistakes_are_found_before_the_folder_is_made(data, tmp_path, arguments, error, message):

@@ -15,9 +15,9 @@ from torch import nn
 
 from pcd_hub.errors import ConfigError
 from pcd_hub.train import contrast as pretrain
-from pcd_hub.train import distill, speed
-from pcd_hub.train import loss_monitor as loss_watch
+from pcd_hub.train import distill, distill_parts, speed
 from pcd_hub.train.configs.distill import SpeedConfig
+from pcd_hub.train.monitors.loss import LossMonitor
 from tests.train.conftest import check_that_no_step_reads_back, trace
 from tests.train.test_contrast import TINY as CONTRAST
 
@@ -120,8 +120,8 @@ def test_what_is_said_to_be_compiled_is_what_every_step_runs(
     """Each part once, before the first step, and never again for another shape or mode."""
     counter, torch_compile = _Counter(), torch.compile
     monkeypatch.setattr(torch, "compile", lambda *a, **k: torch_compile(*a, backend=counter))
-    monkeypatch.setattr(distill, "compiles_training", lambda device: True)
-    seen, note = [], loss_watch.LossMonitor.note
+    monkeypatch.setattr(distill_parts, "compiles_training", lambda device: True)
+    seen, record_step = [], LossMonitor.record_step
     inside_autocast, backward = [], Accelerator.backward
 
     def watched(self, loss):
@@ -132,9 +132,9 @@ def test_what_is_said_to_be_compiled_is_what_every_step_runs(
 
     def count(self, *args, **kwargs):
         seen.append((counter.graphs, counter.calls))
-        return note(self, *args, **kwargs)
+        return record_step(self, *args, **kwargs)
 
-    monkeypatch.setattr(loss_watch.LossMonitor, "note", count)
+    monkeypatch.setattr(LossMonitor, "record_step", count)
     arguments = [*(tiny if recipe is distill else CONTRAST), *options, "--run.max-steps=3"]
     with caplog.at_level(logging.INFO, logger="pcd_hub"):
         arguments += ["--speed.compile=True", "--speed.precision=bf16"]

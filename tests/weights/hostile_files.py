@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import safetensors.torch
 import torch
 
-from pcd_hub.weights import safety, strict_json, tensors
+from pcd_hub.files import strict_json
+from pcd_hub.weights import safety, tensors
 
 
 class Valid(NamedTuple):

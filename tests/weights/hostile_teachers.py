@@ -584,14 +584,14 @@ def odd_file_cases() -> list[Case]:
         "teacher.safetensors": save(ours),
     }
     cases: dict[str, tuple[dict[str, bytes], Callable[[Path], None], str]] = {
-        "config is a pipe": (timms, pipe("config.json"), "should be a file"),
-        "config is endless": (timms, endless("config.json"), "should be a file"),
+        "config is a pipe": (timms, pipe("config.json"), "expected a regular file"),
+        "config is endless": (timms, endless("config.json"), "expected a regular file"),
         "config of 3 GiB": (timms, sparse("config.json"), "at most 1000000"),
         "facts of 3 GiB": (converted, sparse("teacher.json"), "at most 1000000"),
         "facts are a pipe": (converted, pipe("teacher.json"), "cannot load"),
         "converted weights are a pipe": (converted, pipe("teacher.safetensors"), "no teacher file"),
-        "weights are a pipe": (timms, pipe("model.safetensors"), "should be a file"),
-        "weights are endless": (timms, endless("model.safetensors"), "should be a file"),
+        "weights are a pipe": (timms, pipe("model.safetensors"), "expected a regular file"),
+        "weights are endless": (timms, endless("model.safetensors"), "expected a regular file"),
         "width of 60,000, of a pickle": (
             {"config.json": wide, "pytorch_model.bin": saved(state)},
             lambda _: None,

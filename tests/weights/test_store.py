@@ -101,7 +101,7 @@ def test_a_save_that_finds_no_room_leaves_nothing_and_says_what_stands(tmp_path,
 
     monkeypatch.setattr("shutil.copyfile", full)
     with pytest.raises(
-        WeightError, match="No space left on device; nothing has that name yet.*PCD_HUB_HOME"
+        WeightError, match="No space left on device; no weight has that name.*PCD_HUB_HOME"
     ):
         store.add(NAME, export)
     assert versions() == []
@@ -111,7 +111,7 @@ def test_a_save_that_finds_no_room_leaves_nothing_and_says_what_stands(tmp_path,
     monkeypatch.setattr("shutil.copyfile", full)
     for _ in range(3):
         with pytest.raises(
-            WeightError, match=r"cannot save .*test_resnet.pcd: No space left.*stands as it was"
+            WeightError, match=r"cannot save .*test_resnet.pcd: No space left.*is unchanged"
         ):
             store.add(NAME, export)
     assert versions() == sorted(folders)
@@ -130,19 +130,19 @@ def test_a_save_that_is_interrupted_leaves_nothing(tmp_path, monkeypatch):
     assert versions() == []
 
 
-@pytest.mark.parametrize("step", ["symlink_to", "replace"])
+@pytest.mark.parametrize("step", ["symlink", "replace"])
 def test_a_name_that_cannot_be_set_leaves_the_weight_that_had_it(tmp_path, monkeypatch, step):
     first = store.add(NAME, filled(1.0, tmp_path / "one"))
     second = filled(2.0, tmp_path / "two")
-    done = getattr(Path, step)
+    done = getattr(os, step)
 
-    def full(self, target, *rest):
-        if Path(self).parent == store.home():
+    def full(source, target):
+        if Path(target).parent == store.home():
             raise OSError(errno.EDQUOT, "Disk quota exceeded")
-        return done(self, target, *rest)
+        return done(source, target)
 
-    monkeypatch.setattr(Path, step, full)
-    with pytest.raises(WeightError, match="Disk quota exceeded; .* stands as it was"):
+    monkeypatch.setattr(os, step, full)
+    with pytest.raises(WeightError, match="Disk quota exceeded; .* is unchanged"):
         store.add(NAME, second)
     assert versions() == [first]
     assert store.where(NAME) == first
@@ -171,6 +171,40 @@ def test_another_users_weight_in_a_sticky_store_is_refused_at_once(tmp_path, mon
     assert versions() == [first]
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     store.check_can_add(NAME)
+
+
+def no_right_to_link(source, target):
+    raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
+def test_without_links_a_name_is_a_text_file_that_leads_to_the_weight(tmp_path, monkeypatch):
+    linked = store.add(NAME, filled(1.0, tmp_path / "one"))
+    assert (store.home() / NAME).is_symlink()
+    monkeypatch.setattr(os, "symlink", no_right_to_link)
+    store.check_can_add(NAME)
+    second = store.add(NAME, filled(2.0, tmp_path / "two"))
+    assert (store.home() / NAME).read_text() == f".versions/{NAME}/{second.name}"
+    assert pcd_hub.where(NAME) == second.resolve()
+    assert read_by_name(NAME)
+    [listed] = pcd_hub.list_weights()
+    assert (listed.name, listed.license, listed.folder) == (NAME, "apache-2.0", second)
+    third = store.add(NAME, filled(3.0, tmp_path / "three"))
+    assert store.where(NAME) == third
+    monkeypatch.undo()
+    monkeypatch.setenv("PCD_HUB_HOME", str(linked.parents[2]))
+    fourth = store.add(NAME, filled(4.0, tmp_path / "four"))
+    assert (store.home() / NAME).is_symlink()
+    assert store.where(NAME) == fourth
+
+
+@pytest.mark.parametrize(
+    "text", ["", "/etc", "../x", ".versions/other.pcd/1", ".versions/test_resnet.pcd/../..", "\xff"]
+)
+def test_a_text_file_that_leads_elsewhere_is_no_weight(text):
+    store.home().mkdir()
+    (store.home() / NAME).write_text(text, encoding="latin-1")
+    assert store.where(NAME) is None
+    assert [weight.license for weight in pcd_hub.list_weights()] == ["unreadable"]
 
 
 def test_a_link_that_leads_to_itself_is_one_line():
@@ -273,7 +307,7 @@ def test_a_manifest_may_not_point_outside(tmp_path):
     "name", ["resnet18", "../x.pcd", "a/b.pcd", "resnet18.pcd-2", "Resnet.pcd", ""]
 )
 def test_odd_names_are_refused(name):
-    with pytest.raises(WeightError, match="no weight's name"):
+    with pytest.raises(WeightError, match="not a weight's name"):
         store.where(name)
 
 
@@ -294,7 +328,7 @@ def test_a_kill_between_write_and_rename_leaves_the_old_weight(tmp_path):
 
 
 def _die_before_rename(export: Path) -> None:
-    store._point = lambda link, folder: os._exit(9)
+    store._point = lambda path, folder: os._exit(9)
     store.add(NAME, export)
 
 

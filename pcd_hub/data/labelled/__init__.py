@@ -1,1 +1,1 @@
-"""Labelled images: classification, segmentation and COCO-format sets."""
+"""Labelled data sets: classification, segmentation and COCO format."""

@@ -1,9 +1,9 @@
-"""Images with one class each: where they come from, one URI each.
+"""Open classification data sets by URI.
 
 ==========================  ====================================================================
 ``DIR``                     ``SPLIT/CLASS/``, images at any depth below
 ``hf-disk:DIR``             a Hugging Face dataset saved by ``save_to_disk``, with its splits
-``hf:ORG/NAME``             a Hugging Face dataset, downloaded whole (a local folder works too)
+``hf:ORG/NAME``             a Hugging Face dataset, downloaded first, or a local folder
 ==========================  ====================================================================
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from pcd_hub.data.decoding import ResultT
-from pcd_hub.data.files import ImageFiles, split_folder, subfolders
+from pcd_hub.data.files import ImageFiles, find_split_folder, list_subfolders
 from pcd_hub.data.hf_datasets import HFImages, load_split
 from pcd_hub.data.sources import ImageSource
 from pcd_hub.data.uris import local_path, split_uri
@@ -22,13 +22,13 @@ from pcd_hub.errors import DataError
 
 
 class ClassifiedSet:
-    """One split of a data set: images, and the class of each.
+    """One split of a classification data set.
 
     Args:
-        images: RGB.
-        labels: Class of every image.
-        classes: Names, by class.
-        name: How results call it.
+        images: Source of the images.
+        labels: Class index of every image.
+        classes: Name of every class.
+        name: Name of the data set and split in results.
     """
 
     def __init__(
@@ -43,25 +43,25 @@ class ClassifiedSet:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> Image.Image:
-        """Image ``index`` as upright RGB; raises ``BrokenImageError`` if it cannot be decoded."""
+        """Decode image ``index`` to upright RGB; raises ``BrokenImageError`` if it fails."""
         return self._images[index]
 
     def read(self, index: int, to_image: Callable[[Image.Image], ResultT]) -> ResultT:
-        """As ``ImageSource.read``."""
+        """Apply ``to_image`` to image ``index``; see ``ImageSource.read``."""
         return self._images.read(index, to_image)
 
     def fingerprint(self) -> str:
-        """Of the images."""
+        """Return the fingerprint of the images."""
         return self._images.fingerprint()
 
 
 def open_classified(
     uri: str, split: str, *, image_column: str = "image", label_column: str = "label"
 ) -> ClassifiedSet:
-    """Open one split of the data set that ``uri`` names (the table at the top of this file).
+    """Open one split of the data set that ``uri`` names (see the table at the top of this file).
 
     Raises:
-        DataError: If there is no such place or split, or fewer than two classes.
+        DataError: If the data set or split does not exist, or has fewer than two classes.
     """
     scheme, _ = split_uri(uri, ("hf-disk", "hf"))
     if scheme:
@@ -70,20 +70,19 @@ def open_classified(
 
 
 def _from_folder(folder: Path, split: str) -> ClassifiedSet:
-    parent = split_folder(folder, split)
-    classes = tuple(subfolders(parent))
+    parent = find_split_folder(folder, split)
+    classes = tuple(list_subfolders(parent))
     if len(classes) < 2:
         raise DataError(
-            f"{parent} holds {len(classes)} class folders; there must be at least 2: SPLIT/CLASS/"
+            f"{parent} has {len(classes)} class folders: expected at least 2, as SPLIT/CLASS/"
         )
-    found = ImageFiles.from_folder(parent)
-    of_class = {name: number for number, name in enumerate(classes)}
-    labels = [of_class.get(path.partition("/")[0], -1) for path in found.paths()]
+    images = ImageFiles.from_folder(parent)
+    class_index = {name: index for index, name in enumerate(classes)}
+    labels = [class_index.get(path.partition("/")[0], -1) for path in images.paths()]
     if -1 in labels:
-        raise DataError(
-            f"{parent / found.paths()[labels.index(-1)]} lies in no class folder; move or remove it"
-        )
-    return ClassifiedSet(found, labels, classes=classes, name=f"{folder.resolve().name}/{split}")
+        stray = parent / images.paths()[labels.index(-1)]
+        raise DataError(f"{stray} is not in a class folder; move or remove it")
+    return ClassifiedSet(images, labels, classes=classes, name=f"{folder.resolve().name}/{split}")
 
 
 def _from_rows(uri: str, split: str, image_column: str, label_column: str) -> ClassifiedSet:
@@ -91,7 +90,10 @@ def _from_rows(uri: str, split: str, image_column: str, label_column: str) -> Cl
     dataset = load_split(uri, split, columns=columns)
     labels = np.asarray(dataset[label_column])
     if labels.dtype.kind not in "iu" or labels.ndim != 1 or not len(labels) or labels.min() < 0:
-        raise DataError(f"{uri}, {split}: '{label_column}' holds no class numbers from 0 on")
+        raise DataError(
+            f"{uri}, {split}: expected class indices >= 0 in column '{label_column}'; set "
+            "--data.label-column"
+        )
     count = int(labels.max()) + 1
     names = getattr(dataset.features[label_column], "names", None) or map(str, range(count))
     return ClassifiedSet(

@@ -1,4 +1,4 @@
-"""COCO-format data: one json, every entry of it checked, and the pictures it names."""
+"""Read and check data sets in COCO format."""
 
 import hashlib
 import json
@@ -11,15 +11,15 @@ from typing import Any, Literal
 
 from pycocotools import mask as mask_codes
 
-from pcd_hub.data.fingerprint import sizes_digest
+from pcd_hub.data.files import hash_sizes
 from pcd_hub.data.labelled.coco_checks import (
-    MOST_PIXELS,
-    MOST_SIDE,
+    MAX_PIXELS,
+    MAX_SIDE,
     Box,
     Number,
-    annotation_fault,
-    is_whole,
-    shown,
+    find_annotation_error,
+    format_value,
+    is_integer,
 )
 from pcd_hub.data.uris import is_file
 from pcd_hub.errors import DataError
@@ -27,32 +27,33 @@ from pcd_hub.errors import DataError
 log = logging.getLogger("pcd_hub")
 
 Segmentation = list[list[Number]] | dict[str, Any]
-"""Polygons ``[x0, y0, x1, y1, ...]`` in pixels, or a run-length code of the picture's size."""
+"""Polygons ``[x0, y0, x1, y1, ...]`` in pixels, or a run-length code of the image's size."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CocoObject:
-    """One annotation."""
+    """An annotated object."""
 
     annotation_id: int
     category_id: int
     box: Box
-    """Left, top, width, height in pixels, as the file has it."""
+    """Left, top, width, height in pixels, as in the file."""
     area: Number
-    """Of the mask, if there is one, else of the box; decides what counts as small."""
+    """Area of the mask, or of the box if there is no mask; it defines small, medium and large."""
     is_crowd: bool
-    """A region of many: not trained on, and no false alarm in the test."""
+    """A region with many objects; excluded from training and neutral in the evaluation."""
     is_difficult: bool = False
-    """Marked ``difficult`` or ``ignore``, as converters of Pascal VOC do; VOC's scores ignore it.
+    """Marked ``difficult`` or ``ignore``, as in Pascal VOC.
 
-    It is trained on, as detectron2 does, and an object as any other to COCO's scores.
+    VOC's metrics ignore it. Training and COCO's metrics treat it as any other object, as in
+    detectron2.
     """
     segmentation: Segmentation | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CocoImage:
-    """One picture and all that is known of it."""
+    """An image and its annotated objects."""
 
     image_id: int
     path: Path
@@ -63,28 +64,28 @@ class CocoImage:
 
 @dataclass(frozen=True, kw_only=True)
 class CocoSplit:
-    """A checked split."""
+    """One split, after all checks."""
 
     file: Path
     images: tuple[CocoImage, ...]
     categories: dict[int, str]
-    """Names by the file's category id, which may have gaps."""
+    """Name for each category id; the ids may have gaps."""
 
     def with_objects(self) -> tuple[CocoImage, ...]:
-        """The pictures to train on: those with an object that is no crowd."""
+        """Return the images to train on: those with an object that is not a crowd."""
         return tuple(
             image for image in self.images if any(not each.is_crowd for each in image.objects)
         )
 
     def fingerprint(self) -> str:
-        """A short text that changes when the json does, or the size of a picture."""
+        """Return a short text that changes when the JSON or the size of an image file changes."""
         with self.file.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-        sizes = sizes_digest(len(self.images), lambda index: self.images[index].path)
+        sizes = hash_sizes(len(self.images), lambda index: self.images[index].path)
         return f"{len(self.images)} pictures, json sha256 {digest}, sizes sha256 {sizes}"
 
     def truth(self) -> dict[str, Any]:
-        """The file again, as the evaluator wants it; pictures without objects included."""
+        """Return the annotations in COCO format for the evaluator, all images included."""
         return {
             "images": [
                 {"id": image.image_id, "width": image.width, "height": image.height}
@@ -114,127 +115,126 @@ def read_split(
     bad_annotations: Literal["error", "drop"] = "error",
     read_masks: bool = True,
 ) -> CocoSplit:
-    """Read and check one json.
+    """Read and check one JSON file.
 
     Args:
-        file: The json.
+        file: The JSON file.
         images: Folder to which its file names are relative.
-        bad_annotations: What becomes of impossible boxes and masks.
-        read_masks: False leaves all masks unread, so that nothing is asked of them.
+        bad_annotations: Raise an error for invalid boxes and masks, or drop their annotations.
+        read_masks: Read and check masks; if False, they are ignored.
 
     Raises:
-        DataError: With the file and the entry that is wrong.
+        DataError: If an entry is invalid; the message names the file and the entry.
     """
-    content = _content(file)
+    content = _read_json(file)
     names = [
-        (_whole(entry, "id", file, "'categories'"), str(entry.get("name", entry["id"])))
+        (_integer(entry, "id", file, "'categories'"), str(entry.get("name", entry["id"])))
         for entry in content["categories"]
     ]
     _check_unique([key for key, _ in names], file, "category")
     categories = dict(names)
-    frames = [_frame(entry, file, images) for entry in content["images"]]
-    _check_unique([image.image_id for image in frames], file, "image")
-    if not frames:
-        raise DataError(f"{file} lists no image")
-    by_id = {image.image_id: image for image in frames}
+    empty_images = [_parse_image(entry, file, images) for entry in content["images"]]
+    _check_unique([image.image_id for image in empty_images], file, "image")
+    if not empty_images:
+        raise DataError(f"{file} lists no image: expected at least 1 in 'images'")
+    by_id = {image.image_id: image for image in empty_images}
     objects: dict[int, list[CocoObject]] = {key: [] for key in by_id}
     dropped: list[str] = []
     for entry in content["annotations"]:
-        image = _image_of(entry, by_id, categories, file)
-        outcome = _object(entry, image, read_masks=read_masks)
-        if isinstance(outcome, CocoObject):
-            objects[image.image_id].append(outcome)
+        image = _find_image(entry, by_id, categories, file)
+        parsed = _parse_object(entry, image, read_masks=read_masks)
+        if isinstance(parsed, CocoObject):
+            objects[image.image_id].append(parsed)
         else:
-            dropped.append(f"annotation {shown(entry.get('id'))}: {outcome}")
-    _report(dropped, file, bad_annotations)
-    whole = (replace(image, objects=tuple(objects[image.image_id])) for image in frames)
-    return CocoSplit(file=file, images=tuple(whole), categories=categories)
+            dropped.append(f"annotation {format_value(entry.get('id'))}: {parsed}")
+    _raise_or_log(dropped, file, bad_annotations)
+    complete = (replace(image, objects=tuple(objects[image.image_id])) for image in empty_images)
+    return CocoSplit(file=file, images=tuple(complete), categories=categories)
 
 
-def _content(file: Path) -> dict[str, list[dict[str, Any]]]:
+def _read_json(file: Path) -> dict[str, list[dict[str, Any]]]:
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(
-            f"{file} cannot be read as json ({type(error).__name__}: {error}); export it again"
+            f"{file} cannot be read as JSON ({type(error).__name__}: {error}); export it again"
         ) from error
     for name in ("images", "annotations", "categories"):
         entries = content.get(name) if isinstance(content, dict) else None
         if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):
-            raise DataError(
-                f"{file} has no list of '{name}'; COCO's instances_SPLIT.json is expected"
-            )
+            raise DataError(f"{file} has no list '{name}': expected COCO's instances_SPLIT.json")
     return content
 
 
-def _whole(
+def _integer(
     entry: dict[str, Any],
     name: str,
     file: Path,
     where: str,
     *,
-    least: int = -(2**63),
-    most: int = 2**63 - 1,
+    minimum: int = -(2**63),
+    maximum: int = 2**63 - 1,
 ) -> int:
     value = entry.get(name)
-    if not is_whole(value, least, most):
+    if not is_integer(value, minimum, maximum):
         raise DataError(
-            f"{file}: in {where}, '{name}' of {shown(entry)} is no whole number from {least} to "
-            f"{most}; mend the file"
+            f"{file}: '{name}' in {where}: expected an integer from {minimum} to {maximum}, found "
+            f"{format_value(entry)}; correct the file"
         )
     return int(value)  # pyright: ignore[reportArgumentType]
 
 
-def _check_unique(ids: Sequence[int], file: Path, what: str) -> None:
-    if twice := [key for key, count in Counter(ids).items() if count > 1]:
-        raise DataError(f"{file} has two entries for {what} {twice[0]}; leave one")
+def _check_unique(ids: Sequence[int], file: Path, kind: str) -> None:
+    if repeated := [key for key, count in Counter(ids).items() if count > 1]:
+        raise DataError(f"{file} has several entries for {kind} {repeated[0]}: expected 1")
 
 
-def _frame(entry: dict[str, Any], file: Path, images: Path) -> CocoImage:
-    """A picture, still without objects."""
-    key = _whole(entry, "id", file, "'images'")
+def _parse_image(entry: dict[str, Any], file: Path, images: Path) -> CocoImage:
+    """Parse the entry of an image, without its objects."""
+    image_id = _integer(entry, "id", file, "'images'")
     width, height = (
-        _whole(entry, name, file, "'images'", least=1, most=MOST_SIDE)
+        _integer(entry, name, file, "'images'", minimum=1, maximum=MAX_SIDE)
         for name in ("width", "height")
     )
-    if width * height > MOST_PIXELS:
+    if width * height > MAX_PIXELS:
         raise DataError(
-            f"{file}: image {key} has {width} x {height} pixels, more than {MOST_PIXELS}; "
-            "mend its size, or cut the image into parts"
+            f"{file}: image {image_id} has {width} x {height} pixels: expected at most "
+            f"{MAX_PIXELS}; correct its size, or split the image"
         )
     path = images / str(entry.get("file_name"))
     if not is_file(path):
-        name = str(path) if str(path).isprintable() else shown(entry["file_name"])
-        raise DataError(f"{file}: image {key}: there is no {name}; fetch it, or remove the entry")
-    return CocoImage(image_id=key, path=path, width=width, height=height, objects=())
+        name = str(path) if str(path).isprintable() else format_value(entry["file_name"])
+        raise DataError(f"{file}: image {image_id}: no file {name}; add it, or remove the entry")
+    return CocoImage(image_id=image_id, path=path, width=width, height=height, objects=())
 
 
-def _image_of(
+def _find_image(
     entry: dict[str, Any], images: dict[int, CocoImage], categories: dict[int, str], file: Path
 ) -> CocoImage:
-    name = f"annotation {shown(entry.get('id'))}"
-    image = images.get(_whole(entry, "image_id", file, name))
+    name = f"annotation {format_value(entry.get('id'))}"
+    image = images.get(_integer(entry, "image_id", file, name))
     if image is None:
         raise DataError(
-            f"{file}: {name} is of image {entry['image_id']}, which 'images' does not list; "
-            "add the image, or remove the annotation"
+            f"{file}: {name} refers to image {entry['image_id']}, which is not in 'images'; add "
+            "the image, or remove the annotation"
         )
-    if _whole(entry, "category_id", file, name) not in categories:
+    if _integer(entry, "category_id", file, name) not in categories:
         raise DataError(
-            f"{file}: {name} has category {entry['category_id']}, which 'categories' does not "
-            f"list ({len(categories)} do: {', '.join(map(str, sorted(categories)[:10]))} ...); "
-            "add the category, or remove the annotation"
+            f"{file}: {name} has category {entry['category_id']}: expected one of the "
+            f"{len(categories)} in 'categories' "
+            f"({', '.join(map(str, sorted(categories)[:10]))} ...); add the category, or remove "
+            "the annotation"
         )
     return image
 
 
-def _object(entry: dict[str, Any], image: CocoImage, *, read_masks: bool) -> CocoObject | str:
-    """The object, or what is wrong with it."""
-    fault = annotation_fault(entry, image.width, image.height, read_mask=read_masks)
-    if fault:
-        return f"{fault} (image {image.image_id})"
+def _parse_object(entry: dict[str, Any], image: CocoImage, *, read_masks: bool) -> CocoObject | str:
+    """Parse an annotation, or describe what is wrong with it."""
+    error = find_annotation_error(entry, image.width, image.height, read_mask=read_masks)
+    if error:
+        return f"{error} (image {image.image_id})"
     segmentation = entry.get("segmentation") if read_masks else None
-    if isinstance(segmentation, dict):  # nothing else, and whole numbers, whatever equals them
+    if isinstance(segmentation, dict):  # integers of type int, and no other keys
         size = [image.height, image.width]
         segmentation = {"size": size, "counts": segmentation["counts"]}
     left, top, width, height = entry["bbox"]
@@ -242,14 +242,14 @@ def _object(entry: dict[str, Any], image: CocoImage, *, read_masks: bool) -> Coc
         annotation_id=int(entry.get("id", 0)),
         category_id=int(entry["category_id"]),
         box=(left, top, width, height),
-        area=_area(entry, segmentation, image),
+        area=_find_area(entry, segmentation, image),
         is_crowd=bool(entry.get("iscrowd", 0)),
         is_difficult=bool(entry.get("difficult", 0) or entry.get("ignore", 0)),
         segmentation=segmentation or None,
     )
 
 
-def _area(entry: dict[str, Any], segmentation: Segmentation | None, image: CocoImage) -> float:
+def _find_area(entry: dict[str, Any], segmentation: Segmentation | None, image: CocoImage) -> float:
     if "area" in entry:
         return float(entry["area"])
     if not segmentation:
@@ -258,18 +258,18 @@ def _area(entry: dict[str, Any], segmentation: Segmentation | None, image: CocoI
 
 
 def mask_code(segmentation: Segmentation, height: int, width: int) -> Any:
-    """Polygons or any run-length code as one compressed run-length code."""
+    """Convert polygons or any run-length code to one compressed run-length code."""
     codes: Any = segmentation
     if isinstance(codes, list) or isinstance(codes["counts"], list):
         codes = mask_codes.frPyObjects(codes, height, width)
     return mask_codes.merge(codes) if isinstance(codes, list) else codes
 
 
-def _report(faults: list[str], file: Path, bad_annotations: Literal["error", "drop"]) -> None:
-    if faults and bad_annotations == "error":
+def _raise_or_log(errors: list[str], file: Path, bad_annotations: Literal["error", "drop"]) -> None:
+    if errors and bad_annotations == "error":
         raise DataError(
-            f"{file}: {faults[0]} ({len(faults)} bad annotations in all); "
-            "mend them, or leave them out with --data.bad-annotations drop"
+            f"{file}: {errors[0]} (1 of {len(errors)} invalid annotations); correct them, or use "
+            "--data.bad-annotations drop"
         )
-    if faults:
-        log.warning("%s: %d bad annotations left out, first %s", file, len(faults), faults[0])
+    if errors:
+        log.warning("%s: dropped %d invalid annotations, first %s", file, len(errors), errors[0])

@@ -1,4 +1,4 @@
-"""Images with a class for every pixel."""
+"""Semantic segmentation data set: images with a class for every pixel."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -9,35 +9,35 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from pcd_hub.data.fingerprint import names_digest, sizes_digest
+from pcd_hub.data.files import hash_names, hash_sizes
 from pcd_hub.errors import DataError
 
 IGNORE = 255
-"""The class of a pixel without a label."""
+"""Class index of a pixel without a label."""
 
 MAX_CLASSES = 254
-_UNKNOWN = 254  # of the table: a value that names no class
+_INVALID = 254  # entry of the class table for a mask value without a class
 
 Table = UInt8[np.ndarray, " 256"]
 Mask = UInt8[np.ndarray, "height width"]
-Opener = Callable[[], Image.Image]
+LoadImage = Callable[[], Image.Image]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledImage:
-    """Where one image and its mask come from."""
+    """Names and loaders of an image and its mask."""
 
     name: str
-    image: Opener
-    """RGB, upright."""
+    image: LoadImage
+    """Loads the image as upright RGB."""
     mask_name: str
-    mask: Opener
-    """As stored."""
+    mask: LoadImage
+    """Loads the mask with its stored values."""
 
 
 @runtime_checkable
 class Rows(Protocol):
-    """As a list of :class:`LabelledImage`."""
+    """A sequence of :class:`LabelledImage`."""
 
     def __len__(self) -> int: ...
 
@@ -45,22 +45,22 @@ class Rows(Protocol):
 
 
 @runtime_checkable
-class Fingerprinted(Protocol):
-    """Rows that are no files know by themselves when they change."""
+class HasFingerprint(Protocol):
+    """Rows with their own fingerprint, because they are not files."""
 
     def fingerprint(self) -> str:
-        """A short text that changes when the rows do."""
+        """Return a short text that changes when the rows change."""
         ...
 
 
 class SegmentationSet:
-    """One split of a data set: images, and the class of every pixel.
+    """One split of a semantic segmentation data set.
 
     Args:
         rows: Images and masks.
-        name: How results and errors call it.
-        classes: Names, by class.
-        table: Class of every value that a mask may hold; ``IGNORE`` for those without a label.
+        name: Name of the data set and split in results and errors.
+        classes: Name of every class.
+        table: Class for every mask value (see :func:`class_table`).
     """
 
     def __init__(self, rows: Rows, *, name: str, classes: Sequence[str], table: Table) -> None:
@@ -73,20 +73,20 @@ class SegmentationSet:
         return len(self._rows)
 
     def fingerprint(self) -> str:
-        """A short text that changes when the set of images and masks does, or its classes."""
-        if isinstance(self._rows, Fingerprinted):
+        """Return a short text that changes when images, masks or classes change."""
+        if isinstance(self._rows, HasFingerprint):
             rows = self._rows.fingerprint()
         else:
-            found = [self._rows[index] for index in range(len(self))]
-            names = [name for row in found for name in (row.name, row.mask_name)]
+            images = [self._rows[index] for index in range(len(self))]
+            names = [name for image in images for name in (image.name, image.mask_name)]
             root = os.path.commonpath(names)
-            paths = names_digest(os.path.relpath(name, root) for name in names)
-            sizes = sizes_digest(len(names), names.__getitem__)
-            rows = f"{len(found)} images, paths sha256 {paths}, sizes sha256 {sizes}"
-        return f"{rows}, classes sha256 {names_digest([*self.classes, *map(str, self._table)])}"
+            paths = hash_names(os.path.relpath(name, root) for name in names)
+            sizes = hash_sizes(len(names), names.__getitem__)
+            rows = f"{len(images)} images, paths sha256 {paths}, sizes sha256 {sizes}"
+        return f"{rows}, classes sha256 {hash_names([*self.classes, *map(str, self._table)])}"
 
     def image(self, index: int) -> Image.Image:
-        """Image ``index`` as upright RGB.
+        """Load image ``index`` as upright RGB.
 
         Raises:
             BrokenImageError: If it cannot be decoded.
@@ -94,34 +94,34 @@ class SegmentationSet:
         return self._rows[index].image()
 
     def mask(self, index: int) -> Mask:
-        """The class of every pixel of image ``index``.
+        """Load the class of every pixel of image ``index``.
 
         Raises:
-            DataError: If the mask cannot be decoded, is no map of indices, or holds a value that
-                names no class.
+            DataError: If the mask cannot be decoded, has no class indices, or has a value without a
+                class.
         """
         row = self._rows[index]
         values = np.asarray(stored := row.mask())
         if values.ndim != 2 or stored.mode not in {"L", "P", "I", "I;16"}:
             raise DataError(
-                f"{row.mask_name} is an image of mode {stored.mode}; a mask is a PNG of one "
-                "channel or palette whose values are classes"
+                f"{row.mask_name} is an image of mode {stored.mode}: expected a mask of class "
+                "indices, a PNG with one channel or a palette"
             )
-        outside = values[(values < 0) | (values > 255)]
-        known = outside.size == 0 and not (self._table[values] == _UNKNOWN).any()
-        if not known:
-            found = outside if outside.size else values[self._table[values] == _UNKNOWN]
+        invalid = values[(values < 0) | (values > 255)]
+        if not invalid.size:
+            invalid = values[self._table[values] == _INVALID]
+        if invalid.size:
             raise DataError(
-                f"{row.mask_name} holds the value {int(found.flat[0])}, and there are "
-                f"{len(self.classes)} classes; mend it, or name the value as what to ignore"
+                f"{row.mask_name} has the value {int(invalid.flat[0])}: expected one of "
+                f"{len(self.classes)} classes; correct the mask, or set the value to ignore"
             )
         return self._table[values]
 
     def pair(self, index: int) -> tuple[Image.Image, Mask]:
-        """Image and mask.
+        """Load image and mask.
 
         Raises:
-            DataError: As :meth:`image` and :meth:`mask`, or if they differ in size.
+            DataError: If one of them cannot be loaded, or they differ in size.
         """
         image, mask = self.image(index), self.mask(index)
         if image.size != mask.shape[::-1]:
@@ -134,8 +134,8 @@ class SegmentationSet:
 
 
 def class_table(num_classes: int, *, ignore: int | None, reduce_zero_label: bool = False) -> Table:
-    """Class of every value of a mask, for :class:`SegmentationSet`."""
-    table = np.full(256, _UNKNOWN, np.uint8)
+    """Build the class for every mask value: a class index, ``IGNORE``, or invalid."""
+    table = np.full(256, _INVALID, np.uint8)
     first = 1 if reduce_zero_label else 0
     table[first : first + num_classes] = range(num_classes)
     if reduce_zero_label:

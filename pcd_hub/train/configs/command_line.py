@@ -21,7 +21,32 @@ log = logging.getLogger("pcd_hub")
 
 ConfigT = TypeVar("ConfigT")
 
-OLD_NAMES = {"--output-dir": "--run.output-dir"}
+_SCHEDULE = (
+    *("reference-batch-size", "global-batch-size", "lr", "lr-per-256", "lr-drops", "epochs"),
+    *("iterations", "momentum", "weight-decay", "warmup-iterations", "warmup-factor", "power"),
+)
+
+OLD_NAMES = {
+    "--output-dir": "--run.output-dir",
+    "--run.sync-batch-norm": "--optim.sync-batch-norm",
+    "--run.no-sync-batch-norm": "--optim.no-sync-batch-norm",
+    "--seed": "--run.seed",
+    "--seeds": "--run.seeds",
+    "--source": "--data.source",
+    "--image-size": "--data.image-size",
+    "--images": "--data.num-images",
+    "--teacher": "--teacher.source",
+    "--report.teacher": "--teacher.source",
+    "--report.images": "--report.num-images",
+    "--probe.learning-rate": "--probe.lr",
+    "--data.root": "--data.source",
+    "--data.train": "--data.train-split",
+    "--data.val": "--data.test-split",
+    "--data.val-images": "--data.test-images",
+    "--data.val-annotations": "--data.test-annotations",
+    "--schedule.drops": "--optim.lr-drops",
+    **{f"--schedule.{name}": f"--optim.{name}" for name in _SCHEDULE},
+}
 """Options of the release before, which are still taken."""
 
 

@@ -28,20 +28,20 @@ from pcd_hub.train.configs.finetune import FinetuneRunConfig, SGDScheduleConfig
 class CocoDataConfig:
     """Pictures and boxes in COCO's format."""
 
-    root: Path | None = None
+    source: Path | None = None
     """Folder with annotations/instances_SPLIT.json, and the pictures in images/SPLIT or SPLIT."""
-    train: str = "train"
+    train_split: str = "train"
     """Name of the training split; COCO's own is train2017."""
-    val: str = "val"
+    test_split: str = "val"
     """Name of the held-out split; COCO's own is val2017."""
     train_images: Path | None = None
-    """Folder of the training pictures, if not in root's layout."""
+    """Folder of the training pictures, if not in the layout of source."""
     train_annotations: Path | None = None
-    """The json of the training split, if not in root's layout."""
-    val_images: Path | None = None
-    """Folder of the held-out pictures, if not in root's layout."""
-    val_annotations: Path | None = None
-    """The json of the held-out split, if not in root's layout."""
+    """The json of the training split, if not in the layout of source."""
+    test_images: Path | None = None
+    """Folder of the held-out pictures, if not in the layout of source."""
+    test_annotations: Path | None = None
+    """The json of the held-out split, if not in the layout of source."""
     bad_annotations: Literal["error", "drop"] = "error"
     """What becomes of a box without size or outside its picture, and of a malformed mask.
 
@@ -148,12 +148,12 @@ class DetectConfig:
     """The backbone, as recipes/models_under_test.py lists: resnet18.pcd, random:resnet18 ..."""
     data: CocoDataConfig = field(default_factory=CocoDataConfig)
     detector: DetectorConfig = field(default_factory=DetectorConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    optim: ScheduleConfig = field(default_factory=ScheduleConfig)
     run: DetectRunConfig = field(default_factory=DetectRunConfig)
 
 
 _COCO = CocoDataConfig(
-    train="train2017", val="val2017", bad_annotations="drop", group_by_orientation=True
+    train_split="train2017", test_split="val2017", bad_annotations="drop", group_by_orientation=True
 )
 _C4 = DetectorConfig(kind="c4", train_proposals=2000, precise_bn_batches=200)
 _2X = ScheduleConfig(iterations=180_000, lr_drops=(120_000, 160_000))
@@ -169,7 +169,7 @@ DETECT: dict[str, DetectConfig] = {
             test_proposals=100,
             head_samples=64,
         ),
-        schedule=ScheduleConfig(
+        optim=ScheduleConfig(
             reference_batch_size=4,
             global_batch_size=4,
             iterations=300,
@@ -179,17 +179,18 @@ DETECT: dict[str, DetectConfig] = {
         run=DetectRunConfig(log_every_steps=10, checkpoint_every_steps=150),
     ),
     "coco_r18_fpn_1x": DetectConfig(data=_COCO),
-    "coco_r18_fpn_2x": DetectConfig(data=_COCO, schedule=_2X),
+    "coco_r18_fpn_2x": DetectConfig(data=_COCO, optim=_2X),
     "coco_r18_c4_1x": DetectConfig(data=_COCO, detector=_C4),
-    "coco_r18_c4_2x": DetectConfig(data=_COCO, detector=_C4, schedule=_2X),
+    "coco_r18_c4_2x": DetectConfig(data=_COCO, detector=_C4, optim=_2X),
     "voc_r18_c4_24k": DetectConfig(
         data=CocoDataConfig(
-            train="trainval0712", val="test2007", group_by_orientation=True, voc_scores=True
+            train_split="trainval0712",
+            test_split="test2007",
+            group_by_orientation=True,
+            voc_scores=True,
         ),
         detector=replace(_C4, masks="no", short_sides=tuple(range(480, 801, 32))),
-        schedule=ScheduleConfig(
-            iterations=24_000, lr_drops=(18_000, 22_000), warmup_iterations=100
-        ),
+        optim=ScheduleConfig(iterations=24_000, lr_drops=(18_000, 22_000), warmup_iterations=100),
     ),
 }
 """small: for a CPU, minutes.

@@ -163,6 +163,8 @@ class OptimConfig:
     warmup_share: Share = 0.1
     """Share of all steps in which the learning rate rises."""
     clip_grad_norm: Positive | None = None
+    sync_batch_norm: bool = True
+    """Batch statistics over all processes; exists on GPUs only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,8 +194,6 @@ class RunConfig:
     """Under which the trackers file the run."""
     run_name: str | None = None
     """Of the run in the trackers. Default: the name of its folder."""
-    sync_batch_norm: bool = True
-    """Batch statistics over all processes; exists on GPUs only."""
     store: bool = True
     """Put the finished weight into the local store, where timm.create_model finds it."""
 
@@ -282,7 +282,7 @@ DISTILL: dict[str, DistillConfig] = {
         teacher=TeacherConfig(source=_MOCO_TEACHER, keep_last_norm=False),
         method=PixelMethodConfig(views="cross"),
         speed=SpeedConfig(precision="fp32"),
-        run=RunConfig(sync_batch_norm=False),
+        optim=OptimConfig(sync_batch_norm=False),
     ),
 }
 """quickstart: offline, CPU, minutes.

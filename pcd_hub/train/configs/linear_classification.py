@@ -25,7 +25,7 @@ class LinearClsScheduleConfig:
     lr_per_256: Positive = 0.1
     """At the first epoch, for 256 images a step; proportional to ``global_batch_size``."""
     epochs: Count = 90
-    drops: tuple[Count, ...] = ()
+    lr_drops: tuple[Count, ...] = ()
     """Epochs after which the learning rate is divided by 10. If empty: half a cosine to 0."""
     momentum: Share = 0.9
     weight_decay: NotNegative = 0.0
@@ -46,21 +46,21 @@ class LinearClsConfig:
     model: str = "resnet18.pcd"
     """The backbone, as recipes/models_under_test.py lists: resnet18.pcd, random:resnet18 ..."""
     data: LinearClsDataConfig = field(default_factory=LinearClsDataConfig)
-    schedule: LinearClsScheduleConfig = field(default_factory=LinearClsScheduleConfig)
+    optim: LinearClsScheduleConfig = field(default_factory=LinearClsScheduleConfig)
     run: LinearClsRunConfig = field(default_factory=LinearClsRunConfig)
 
 
 LINEAR_CLS: dict[str, LinearClsConfig] = {
     "small": LinearClsConfig(
         data=LinearClsDataConfig(image_size=112),
-        schedule=LinearClsScheduleConfig(global_batch_size=32, lr_per_256=3.0, epochs=10),
+        optim=LinearClsScheduleConfig(global_batch_size=32, lr_per_256=3.0, epochs=10),
         run=LinearClsRunConfig(log_every_steps=10),
     ),
     "imagenet_mocov3": LinearClsConfig(data=LinearClsDataConfig(source="imagenet")),
     "imagenet_mocov2": LinearClsConfig(
         data=LinearClsDataConfig(source="imagenet"),
-        schedule=LinearClsScheduleConfig(
-            global_batch_size=256, lr_per_256=30.0, epochs=100, drops=(60, 80)
+        optim=LinearClsScheduleConfig(
+            global_batch_size=256, lr_per_256=30.0, epochs=100, lr_drops=(60, 80)
         ),
     ),
 }
@@ -103,7 +103,7 @@ def epoch_schedule(
         peak_lr=config.lr_per_256 * config.global_batch_size / 256,
         steps=config.epochs * per_epoch if max_steps is None else max_steps,
         epochs=config.epochs,
-        drops=config.drops,
+        drops=config.lr_drops,
     )
 
 
@@ -111,10 +111,10 @@ def protocol(
     config: LinearClsConfig, schedule: EpochSchedule, *, training_set: str, mixed_precision: str
 ) -> str:
     """One sentence with every choice that changes the numbers."""
-    data, stated, size = config.data, config.schedule, config.data.image_size
+    data, stated, size = config.data, config.optim, config.data.image_size
     falling = (
-        f"a tenth after epochs {', '.join(map(str, stated.drops))}"
-        if stated.drops
+        f"a tenth after epochs {', '.join(map(str, stated.lr_drops))}"
+        if stated.lr_drops
         else "along half a cosine by epoch"
     )
     precision = f", mixed precision {mixed_precision}" if mixed_precision != "no" else ""

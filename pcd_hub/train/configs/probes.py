@@ -57,7 +57,7 @@ class SegmentationProbeConfig:
     """How many stages from the end are concatenated, on the finest's grid."""
     steps: Count = 400
     batch_size: Count = 32
-    learning_rate: Positive = 3e-3
+    lr: Positive = 3e-3
     weight_decay: NotNegative = 1e-3
     label_stride: Annotated[int, Bounds(int, 1, 8)] = 4
     """A step's loss is taken at every so many-th row and column, from a random one on."""
@@ -70,10 +70,20 @@ class SegmentationProbeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ResultsConfig:
-    """Where the results go."""
+    """Where the results go, and the seeds."""
 
     output_dir: Path | None = None
     """Default: runs/ and the recipe's name, numbered if taken."""
+    seeds: tuple[Seed, ...] = (0, 1, 2)
+    """Of the probe's batches, and of a random start."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherSourceConfig:
+    """The teacher that the models are compared with."""
+
+    source: str = "quickstart"
+    """As pcd_hub/models/teachers.py lists."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +94,6 @@ class LinearSegConfig:
     """Any number, as recipes/models_under_test.py lists."""
     data: SegmentationDataConfig = field(default_factory=SegmentationDataConfig)
     probe: SegmentationProbeConfig = field(default_factory=SegmentationProbeConfig)
-    seeds: tuple[Seed, ...] = (0, 1, 2)
-    """Of the probe's batches, and of a random start."""
     run: ResultsConfig = field(default_factory=ResultsConfig)
 
 
@@ -98,15 +106,15 @@ LINEAR_SEG: dict[str, LinearSegConfig] = {
             test_split="validation",
             image_size=512,
         ),
-        probe=SegmentationProbeConfig(steps=40_000, batch_size=16, learning_rate=1e-3),
+        probe=SegmentationProbeConfig(steps=40_000, batch_size=16, lr=1e-3),
     ),
     "voc": LinearSegConfig(
         data=SegmentationDataConfig(source="voc:VOCdevkit/VOC2012", image_size=512),
-        probe=SegmentationProbeConfig(steps=10_000, batch_size=16, learning_rate=1e-3),
+        probe=SegmentationProbeConfig(steps=10_000, batch_size=16, lr=1e-3),
     ),
     "cityscapes": LinearSegConfig(
         data=SegmentationDataConfig(source="cityscapes:cityscapes", image_size=768),
-        probe=SegmentationProbeConfig(steps=20_000, batch_size=8, learning_rate=1e-3),
+        probe=SegmentationProbeConfig(steps=20_000, batch_size=8, lr=1e-3),
     ),
 }
 """folder: minutes on a CPU for some hundred images.
@@ -139,9 +147,7 @@ class LabelFreeConfig:
 
     source: str = ""
     """Images, as pcd_hub/data/sources.py lists; the labelled test images if not given."""
-    teacher: str = "quickstart"
-    """Whom the models are held against, as pcd_hub/models/teachers.py lists."""
-    images: Annotated[int, Bounds(int, 2, 10**9)] = 200
+    num_images: Annotated[int, Bounds(int, 2, 10**9)] = 200
     """How many, drawn once."""
     retrieval_k: Count = 5
 
@@ -153,13 +159,12 @@ class KnnConfig:
     models: tuple[str, ...] = MODELS
     """Any number, as recipes/models_under_test.py lists."""
     data: ClassificationDataConfig = field(default_factory=ClassificationDataConfig)
+    teacher: TeacherSourceConfig = field(default_factory=TeacherSourceConfig)
     report: LabelFreeConfig = field(default_factory=LabelFreeConfig)
     k: Count = 20
     temperature: Positive = 0.07
     penalty: NotNegative = 1e-3
     """Of the linear classifier's squared weights."""
-    seeds: tuple[Seed, ...] = (0, 1, 2)
-    """Of a random start; of anything else all are alike."""
     run: ResultsConfig = field(default_factory=ResultsConfig)
 
 
@@ -171,21 +176,35 @@ KNN: dict[str, KnnConfig] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class LookDataConfig:
+    """The images to draw."""
+
+    source: str = "scenes:8:1000002"
+    """Images, as pcd_hub/data/sources.py lists."""
+    image_size: ImageSide = 192
+    """Height and width in pixels of the centre crops."""
+    num_images: Count = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookRunConfig:
+    """Where the pictures go, and the seed."""
+
+    output_dir: Path | None = None
+    """Default: runs/look, numbered if taken."""
+    seed: Seed = 0
+    """Of a random start."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LookConfig:
     """recipes/look.py."""
 
     models: tuple[str, ...] = ("random:resnet18", "resnet18.pcd")
     """Any number, as recipes/models_under_test.py lists."""
-    source: str = "scenes:8:1000002"
-    """Images, as pcd_hub/data/sources.py lists."""
-    teacher: str = "quickstart"
-    """As pcd_hub/models/teachers.py lists."""
-    image_size: ImageSide = 192
-    """Height and width in pixels of the centre crops."""
-    images: Count = 8
-    seed: Seed = 0
-    """Of a random start."""
-    run: ResultsConfig = field(default_factory=ResultsConfig)
+    data: LookDataConfig = field(default_factory=LookDataConfig)
+    teacher: TeacherSourceConfig = field(default_factory=TeacherSourceConfig)
+    run: LookRunConfig = field(default_factory=LookRunConfig)
 
 
 LOOK: dict[str, LookConfig] = {"quickstart": LookConfig()}

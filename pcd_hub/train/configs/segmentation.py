@@ -92,7 +92,7 @@ class FinetuneSegConfig:
     """The backbone, as recipes/models_under_test.py lists: resnet18.pcd, random:resnet18 ..."""
     data: FinetuneDataConfig = field(default_factory=FinetuneDataConfig)
     fcn: FCNConfig = field(default_factory=FCNConfig)
-    schedule: FinetuneScheduleConfig = field(default_factory=FinetuneScheduleConfig)
+    optim: FinetuneScheduleConfig = field(default_factory=FinetuneScheduleConfig)
     run: FinetuneSegRunConfig = field(default_factory=FinetuneSegRunConfig)
 
 
@@ -100,9 +100,7 @@ FINETUNE_SEG: dict[str, FinetuneSegConfig] = {
     "small": FinetuneSegConfig(
         data=FinetuneDataConfig(crop_size=(128, 128)),
         fcn=FCNConfig(norm="batch"),
-        schedule=FinetuneScheduleConfig(
-            reference_batch_size=8, global_batch_size=8, iterations=150
-        ),
+        optim=FinetuneScheduleConfig(reference_batch_size=8, global_batch_size=8, iterations=150),
         run=FinetuneSegRunConfig(log_every_steps=10, checkpoint_every_steps=75),
     ),
     "cityscapes_r18_fcn": FinetuneSegConfig(
@@ -159,7 +157,7 @@ def protocol(
 ) -> str:
     """One sentence with every choice that changes the numbers."""
     fcn, (height, width), (low, high) = config.fcn, config.data.crop_size, config.data.scales
-    size = config.schedule.global_batch_size
+    size = config.optim.global_batch_size
     together = size if fcn.norm == "sync" else batch_size_per_process
     precision = f", mixed precision {mixed_precision}" if mixed_precision != "no" else ""
     backbone_norm = ", the backbone's frozen" if fcn.norm == "frozen" else ""
@@ -170,7 +168,7 @@ def protocol(
         f"crops of {height} x {width} at scales {low:g} to {high:g}, padded with the mean colour, "
         "mirrored by half, no other augmentation, no auxiliary head; SGD "
         f"{schedule.peak_lr:g} falling to 0 with power {schedule.power:g}, momentum "
-        f"{config.schedule.momentum:g}, weight decay {config.schedule.weight_decay:g} but on "
+        f"{config.optim.momentum:g}, weight decay {config.optim.weight_decay:g} but on "
         f"norms, no warm-up{precision}; whole images at one scale, no sliding window, mean IoU of "
         "the classes in truth or prediction"
     )

@@ -1,4 +1,4 @@
-"""From checked pictures to batches for torchvision's detectors, and back to COCO results."""
+"""Batches of images and targets for torchvision's detectors, and detections as COCO results."""
 
 import heapq
 import warnings
@@ -15,44 +15,44 @@ from pycocotools import mask as mask_codes
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from pcd_hub.data.batch_plan import BatchPlan, StepSampler
 from pcd_hub.data.decoding import BrokenImageError, as_rgb, decode
 from pcd_hub.data.labelled.coco import CocoImage, Segmentation, mask_code
 from pcd_hub.data.labelled.coco_checks import clipped_box
-from pcd_hub.data.loader import BatchPlan, StepSampler
 from pcd_hub.data.reading import read_batches
 from pcd_hub.errors import DataError
 from pcd_hub.train.detection.orientation_batches import OrientationSampler
 
 Target = dict[str, Tensor]
-"""``boxes`` (n 4: corners in pixels), ``labels`` (n, from 1), perhaps ``masks`` (n h w)."""
+"""``boxes`` (n 4, corners in pixels), ``labels`` (n, starting at 1), optional ``masks`` (n h w)."""
 
 
 @dataclass(kw_only=True)
 class Example:
-    """One picture and what is in it."""
+    """One image and its annotated objects."""
 
     image: UInt8[Tensor, "3 height width"]
     target: Target
 
     def pin_memory(self) -> "Example":
-        """Called by the DataLoader's pinning thread."""
+        """Return a page-locked copy; called by the DataLoader."""
         target = {name: value.pin_memory() for name, value in self.target.items()}
         return Example(image=self.image.pin_memory(), target=target)
 
 
 class Labels:
-    """The file's category ids, which may have gaps, as 1, 2, ... and back; 0 is the background."""
+    """Mapping between category ids, which may have gaps, and labels 1, 2, ...; 0 is background."""
 
     def __init__(self, categories: Mapping[int, str]) -> None:
         self.category_ids = tuple(sorted(categories))
         self._labels = {key: label for label, key in enumerate(self.category_ids, start=1)}
 
     def label(self, category_id: int) -> int:
-        """From 1."""
+        """Return the label of a category id."""
         return self._labels[category_id]
 
     def category_id(self, label: int) -> int:
-        """The inverse."""
+        """Return the category id of a label."""
         return self.category_ids[label - 1]
 
 
@@ -66,21 +66,21 @@ def training_batches(
     num_workers: int,
     pin_memory: bool = False,
 ) -> Iterator[list[Example]]:
-    """This process's part of every global batch; half of the pictures are mirrored.
+    """Yield this process's share of every global batch, each image flipped with probability 0.5.
 
-    Which ones, and which are mirrored, is a pure function of seed and step.
+    The images and flips are a pure function of seed and step.
 
     Args:
-        images: Those to train on.
-        labels: Of their objects.
-        plan: How the global batch is shared.
-        masks: Whether the objects' masks are read.
-        by_orientation: Whether a step's images are all wider than tall, or all not.
-        num_workers: Processes that read; 0 for none.
-        pin_memory: Page-locked examples, for CUDA.
+        images: Training images.
+        labels: Labels of the categories.
+        plan: How the global batch is split among processes.
+        masks: Read the objects' masks.
+        by_orientation: Make each step's images either all wider than tall or all not.
+        num_workers: Processes that read images; 0 for none.
+        pin_memory: Page-lock the examples, for CUDA.
 
     Raises:
-        DataError: If a picture cannot be read or has another size than its json says.
+        DataError: If an image cannot be read, or its size is not that of its annotation.
     """
     if by_orientation:
         wide = [image.width > image.height for image in images]
@@ -103,15 +103,15 @@ def _training_example(
     masks: bool,  # noqa: FBT001
     key: tuple[int, int],
 ) -> Example:
-    """By (epoch, index)."""
+    """Read the example of an (epoch, index) pair."""
     epoch, index = key
     example = read_example(images[index], labels, masks=masks)
-    mirror = np.random.default_rng((seed, epoch, index)).random() < 0.5
-    return mirrored(example) if mirror else example
+    flip = np.random.default_rng((seed, epoch, index)).random() < 0.5
+    return mirrored(example) if flip else example
 
 
 def largest_batch(images: Sequence[CocoImage], batch_size: int, *, masks: bool) -> int:
-    """Bytes of the batch of the largest pictures, with the masks of all their objects."""
+    """Return the bytes of the batch of the largest images, with the masks of all objects."""
     sizes = (
         image.width * image.height * (3 + masks * len(image.objects)) + 64 * len(image.objects)
         for image in images
@@ -122,10 +122,10 @@ def largest_batch(images: Sequence[CocoImage], batch_size: int, *, masks: bool) 
 def read_images(
     images: Sequence[CocoImage], *, num_workers: int, pin_memory: bool = False
 ) -> Iterator[UInt8[Tensor, "3 _ _"]]:
-    """The pictures in their order, read ahead by workers.
+    """Yield the images in order, prefetched by workers.
 
     Raises:
-        DataError: As :func:`read_image`, when its turn comes.
+        DataError: If an image cannot be read, when it is reached; see :func:`read_image`.
     """
     return read_batches(
         read_image,
@@ -138,8 +138,8 @@ def read_images(
 
 
 def read_example(image: CocoImage, labels: Labels, *, masks: bool) -> Example:
-    """A picture and its objects; crowds are left out, as detectron2 does in training."""
-    pixels = read_image(image)  # first, as it tells whether the masks have a size to trust
+    """Read an image and its objects without crowds, as detectron2 does in training."""
+    pixels = read_image(image)  # first: it checks the size that the masks are decoded at
     objects = [each for each in image.objects if not each.is_crowd]
     boxes = [clipped_box(each.box, image.width, image.height) for each in objects]
     target = {
@@ -154,38 +154,41 @@ def read_example(image: CocoImage, labels: Labels, *, masks: bool) -> Example:
 
 
 def read_image(image: CocoImage) -> UInt8[Tensor, "3 height width"]:
-    """RGB, decoded as for every recipe, so upright.
+    """Read an image as upright RGB.
 
     Raises:
-        DataError: If it is broken, or of another size than its json says.
+        DataError: If it is broken, or its size is not that of its annotation.
     """
     try:
         pixels = decode(image.path, str(image.path), lambda file: np.array(as_rgb(file)))
     except BrokenImageError as error:
         raise DataError(
-            f"{error.name} cannot be read ({error.reason}); mend or remove it"
+            f"{error.name} cannot be read ({error.reason}); repair or remove it"
         ) from error
     if pixels.shape[:2] != (image.height, image.width):
         height, width = pixels.shape[:2]
         raise DataError(
             f"{image.path} has {width} x {height} pixels, its json says {image.width} x "
-            f"{image.height}, so its boxes do not fit; mend the json's image {image.image_id}"
+            f"{image.height}; correct image {image.image_id} in the json, or its boxes do not fit"
         )
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def decoded_mask(segmentation: Segmentation | None, image: CocoImage) -> UInt8[Tensor, "h w"]:
-    """0 and 1, from polygons or any run-length code."""
+    """Decode a mask of 0 and 1 from polygons or a run-length code."""
     if segmentation is None:
-        raise DataError(f"{image.path} has an object without a mask; use --detector.masks no")
+        raise DataError(
+            f"{image.path} has an object without a mask, expected one for every object; add it or "
+            "use --detector.masks no"
+        )
     code = mask_code(segmentation, image.height, image.width)
-    with warnings.catch_warnings():  # pycocotools 2.0.11 does not know numpy 2's `copy`
+    with warnings.catch_warnings():  # pycocotools 2.0.11 lacks NumPy 2's `copy` argument
         warnings.simplefilter("ignore", DeprecationWarning)
         return torch.from_numpy(mask_codes.decode(code))
 
 
 def mirrored(example: Example) -> Example:
-    """Left and right exchanged."""
+    """Flip an example horizontally."""
     left, top, right, bottom = example.target["boxes"].unbind(1)
     width = example.image.shape[2]
     target = {**example.target, "boxes": torch.stack([width - right, top, width - left, bottom], 1)}
@@ -197,7 +200,7 @@ def mirrored(example: Example) -> Example:
 def on_device(
     examples: list[Example], device: torch.device
 ) -> tuple[list[Float[Tensor, "3 _ _"]], list[Target]]:
-    """As torchvision's detectors take them: pixels in [0, 1]."""
+    """Move examples to the device as torchvision's detectors take them: pixels in [0, 1]."""
     images = [example.image.to(device, non_blocking=True) / 255 for example in examples]
     targets = [
         {name: value.to(device, non_blocking=True) for name, value in example.target.items()}
@@ -209,7 +212,7 @@ def on_device(
 def coco_results(
     image: CocoImage, output: Mapping[str, Tensor], labels: Labels
 ) -> list[dict[str, Any]]:
-    """A detector's output for one picture as entries of a COCO results file."""
+    """Convert a detector's output for one image to entries of a COCO results file."""
     boxes = output["boxes"].float().cpu()
     sizes = boxes[:, 2:] - boxes[:, :2]
     results: list[dict[str, Any]] = [
@@ -234,6 +237,6 @@ def coco_results(
 
 
 def encoded_mask(inside: Bool[Tensor, "h w"]) -> dict[str, Any]:
-    """A compressed run-length code that json can hold."""
+    """Encode a mask as a compressed run-length code that JSON can hold."""
     code: Any = mask_codes.encode(np.asfortranarray(inside.numpy().astype(np.uint8)))
     return {"size": code["size"], "counts": code["counts"].decode("ascii")}

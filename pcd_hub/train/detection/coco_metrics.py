@@ -1,4 +1,4 @@
-"""COCO's average precision, by pycocotools, without what it prints."""
+"""COCO's average precision by pycocotools, without its output."""
 
 import contextlib
 import io
@@ -24,7 +24,7 @@ STATISTICS = (
     "ARm",
     "ARl",
 )
-"""In COCOeval's order. -1 where there is nothing to find, as of a size that does not occur."""
+"""In COCOeval's order. -1 where there is no object, e.g. of a size that does not occur."""
 
 
 def coco_scores(
@@ -32,18 +32,18 @@ def coco_scores(
     predictions: Iterable[Mapping[str, Any]],
     kind: Literal["bbox", "segm"],
 ) -> tuple[dict[str, float], dict[int, float]]:
-    """Score predictions on every picture of ``truth``, those without objects included.
+    """Score predictions on every image of ``truth``, including those without objects.
 
     Args:
-        truth: A COCO json. Crowds are handled as COCO does: a match is neither right nor wrong.
+        truth: A COCO json. As in COCO, a match with a crowd counts neither way.
         predictions: COCO results: image_id, category_id, score, bbox and, for ``segm``, a
             compressed run-length mask.
-        kind: What overlaps are measured on.
+        kind: Measure overlaps of boxes or of masks.
 
     Returns:
         COCO's twelve statistics in [0, 1], and the AP of each category that occurs.
     """
-    # Numbered anew: COCOeval takes an object of id 0 for none.
+    # Renumbered from 1: COCOeval takes an object with id 0 for no match.
     objects = [{**entry, "id": n} for n, entry in enumerate(truth["annotations"], start=1)]
     results = [_result(entry, n, kind) for n, entry in enumerate(predictions, start=1)]
     with contextlib.redirect_stdout(io.StringIO()):
@@ -56,9 +56,9 @@ def coco_scores(
 
 
 def _result(entry: Mapping[str, Any], number: int, kind: str) -> dict[str, Any]:
-    """One prediction as COCO.loadRes makes it; that fails on an empty list.
+    """Complete a prediction as COCO.loadRes does, which fails on an empty list.
 
-    Its area decides of which size a false alarm is: the mask's where masks are scored.
+    The area determines the size class of a false positive; of the mask, if masks are scored.
     """
     result = {**entry, "id": number, "iscrowd": 0}
     if kind == "bbox":

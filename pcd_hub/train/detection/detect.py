@@ -1,29 +1,9 @@
-r"""Detection: Mask R-CNN or Faster R-CNN trained on a backbone, scored as COCO does.
+"""Object detection: Mask R-CNN or Faster R-CNN trained on a backbone, scored as COCO does.
 
-One run is one backbone at one seed, in the folder with evaluation.json:
+    python -m pcd_hub.train.detection.detect --data.source DATA --model resnet18.pcd
 
-    python recipes/detect.py --data.root DATA --model resnet18.pcd        # config small, a CPU
-    accelerate launch --multi_gpu --num_processes 8 recipes/detect.py coco_r18_fpn_1x \
-        --data.root COCO --model resnet18.pcd
-
-The first, on 205 blood smears (BCCD at 320 x 240), took 6 to 14 minutes on one busy core and gave
-on 87 others, three seeds: box AP 44.9 +- 0.9 at random start, 46.5 +- 0.4 with the quickstart
-student. The second has not been run.
-
-The schedules are detectron2's: batches of 16, learning rate 0.02, 90k iterations (1x) or 180k (2x),
-a tenth of the learning rate after six and again after eight ninths, 1000 iterations of warm-up.
-Fewer images a step scale it by rule, ``--schedule.global-batch-size 4``: a quarter of the learning
-rate, four times the iterations, so that as many pictures are seen. ``--run.max-steps`` squeezes a
-schedule into fewer steps, which is another protocol, and evaluation.json says so.
-
-Everything is trained, batch norm too, and there is batch norm in the pyramid or behind the C4 head:
-the protocol for backbones trained without labels, and the one under which a random start can learn.
-``--detector.norm frozen --detector.frozen-stages 2`` is that of supervised ImageNet backbones.
-Pictures without objects are left out of training, not of the test; crowds likewise.
-``--run.resume`` goes on from the last checkpoint, or scores a finished run again.
-
-Reading order: this file -> finetuning.py -> detectors.py -> detection_batches.py -> coco_data.py.
-Results: recipes/README.md.
+One run is one backbone at one seed. Protocol, hardware, time and result: recipes/detect.py.
+Reading order: this file -> run.py -> detection/detectors.py -> detection/batches.py.
 """
 
 import json
@@ -37,12 +17,13 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.labelled.coco import CocoSplit
-from pcd_hub.data.loader import BatchPlan
 from pcd_hub.evaluate.models import EvaluatedModel, open_model
 from pcd_hub.evaluate.progress import progress
-from pcd_hub.evaluate.results import Evaluation
-from pcd_hub.train.configs.command_line import parse, run
+from pcd_hub.train.batches import num_workers, plan_batches, shard
+from pcd_hub.train.configs.command_line import parse
+from pcd_hub.train.configs.command_line import run as run_main
 from pcd_hub.train.configs.detection import DETECT, DetectConfig
 from pcd_hub.train.detection.batches import (
     Example,
@@ -53,79 +34,19 @@ from pcd_hub.train.detection.batches import (
     training_batches,
 )
 from pcd_hub.train.detection.detectors import build_detector
-from pcd_hub.train.detection.pictures import save_detections
+from pcd_hub.train.detection.figures import save_detections
 from pcd_hub.train.detection.precise_bn import take_batch_norm_statistics
 from pcd_hub.train.detection.schedule import DetectionSchedule, scaled_schedule
 from pcd_hub.train.detection.scores import dataset_name, protocol, scored, shown_images
 from pcd_hub.train.detection.splits import read_splits, with_masks
-from pcd_hub.train.finetuning import (
-    inputs_of,
-    num_workers,
-    plan_batches,
-    sgd,
-    shard,
-    train,
-    with_sync_batch_norm,
-)
 from pcd_hub.train.launch import finish, start_accelerator
-from pcd_hub.train.run_folder.folder import RunFolder, provenance
+from pcd_hub.train.networks import broadcast_buffers, with_sync_batch_norm
+from pcd_hub.train.optimizers import build_sgd, optimizer_step
+from pcd_hub.train.results.evaluation import save_evaluation
+from pcd_hub.train.run import TrainingRun
+from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.run_folder.preflight import check_places, finishing
-from pcd_hub.train.run_folder.resume import protocol_note
-
-
-def main(arguments: list[str]) -> None:
-    """Everything that can be wrong is found before the output folder is made; then train, score."""
-    config_name, config = parse(DETECT, "small", arguments)
-    schedule = scaled_schedule(config.schedule, max_steps=config.run.max_steps)
-    accelerator = start_accelerator(trackers=config.run.trackers)
-    train_split, val_split = read_splits(config.data, read_masks=config.detector.masks != "no")
-    masks = with_masks(config.detector.masks, train_split, val_split)
-    num_images = len(train_split.with_objects())
-    plan = plan_batches(
-        schedule,
-        config.run,
-        accelerator,
-        global_batch_size=config.schedule.global_batch_size,
-        num_images=num_images,
-        images=f"{train_split.file} has {num_images} pictures with objects",
-    )
-    under_test = open_model(config.model, seed=config.run.seed, features_only=True)
-    torch.manual_seed(
-        config.run.seed
-    )  # of the new layers: the same on every backbone of these widths
-    labels = Labels(train_split.categories)
-    detector: nn.Module = build_detector(
-        under_test, config.detector, num_classes=len(labels.category_ids), masks=masks
-    )
-    detector = with_sync_batch_norm(detector, config.detector.norm, "--detector.norm", accelerator)
-    check_places(accelerator, detector, output_dir=config.run.output_dir, stored_as=None)
-    detection = Detection(
-        config=config,
-        accelerator=accelerator,
-        folder=RunFolder.open(
-            accelerator,
-            config,
-            default_name=config_name,
-            inputs=inputs_of(config.model, under_test.weights_sha256, train_split, val_split),
-        ),
-        schedule=schedule,
-        plan=plan,
-        train_split=train_split,
-        val_split=val_split,
-        labels=labels,
-        masks=masks,
-        under_test=under_test,
-        detector=detector,
-    )
-    train_detector(detection)
-    command = shlex.join(["python", "recipes/detect.py", *arguments])
-    with finishing(detection.folder.path):
-        take_precise_statistics(detection)
-        predictions = predict(detection)
-        finish(accelerator)
-        if accelerator.is_main_process:
-            keep(detection, predictions, command=command)
-            detection.folder.end_trackers()
+from pcd_hub.train.run_folder.resume import labelled_inputs
 
 
 @dataclass(kw_only=True)
@@ -141,19 +62,21 @@ class Detection:
     val_split: CocoSplit
     labels: Labels
     masks: bool
-    under_test: EvaluatedModel
+    backbone: EvaluatedModel
     detector: nn.Module
+    """Not wrapped by the Accelerator."""
 
     @property
     def loading(self) -> dict[str, Any]:
-        """How pictures are read."""
+        """Return how images are loaded."""
+        device = self.accelerator.device
         return {
-            "num_workers": num_workers(self.config.data.num_workers, self.accelerator),
-            "pin_memory": self.accelerator.device.type == "cuda",
+            "num_workers": num_workers(self.config.data.num_workers, device),
+            "pin_memory": device.type == "cuda",
         }
 
-    def batches(self, plan: BatchPlan) -> Iterator[list[Example]]:
-        """This process's part of every global batch."""
+    def open_batches(self, plan: BatchPlan, _: object = None) -> Iterator[list[Example]]:
+        """Open this process's batches, from ``plan.start_step`` on."""
         return training_batches(
             self.train_split.with_objects(),
             self.labels,
@@ -164,84 +87,149 @@ class Detection:
         )
 
     def losses(self, detector: nn.Module, examples: list[Example]) -> dict[str, Tensor]:
-        """As torchvision's detectors give them in training."""
+        """Compute the losses of torchvision's detectors, by name."""
         images, targets = on_device(examples, self.accelerator.device)
-        return detector(images, targets)
+        with self.accelerator.autocast():
+            return detector(images, targets)
 
 
-def train_detector(detection: Detection) -> None:
-    """With the losses that torchvision's detectors give; the loop is in finetuning.py."""
-    config, accelerator = detection.config, detection.accelerator
-    wrapped, optimizer = accelerator.prepare(
-        detection.detector, sgd(detection.detector, config.schedule)
-    )
-    detection.detector = accelerator.unwrap_model(wrapped)
+def main(arguments: list[str]) -> None:
+    """Parse the command line, train, and score the detector on the held-out images."""
+    config_name, config = parse(DETECT, "small", arguments)
+    accelerator = start_accelerator(trackers=config.run.trackers)
+    detection = prepare(accelerator, config, config_name)
+    train(detection)
+    command = shlex.join(["python", "-m", "pcd_hub.train.detection.detect", *arguments])
+    with finishing(detection.folder.path):
+        take_precise_statistics(detection)
+        predictions = detect_objects(detection)
+        finish(accelerator)
+        if accelerator.is_main_process:
+            save_result(detection, predictions, command=command)
+            detection.folder.end_trackers()
 
-    train(
-        wrapped,
-        detection.batches,
-        detection.losses,
-        optimizer=optimizer,
-        schedule=detection.schedule,
-        plan=detection.plan,
-        run=config.run,
-        folder=detection.folder,
+
+def train(detection: Detection) -> None:
+    """Train backbone and detector on the sum of torchvision's losses."""
+    config, accelerator, detector = detection.config, detection.accelerator, detection.detector
+    wrapped, optimizer = accelerator.prepare(detector, build_sgd(detector, config.optim))
+    run = TrainingRun(
         accelerator=accelerator,
+        folder=detection.folder,
+        settings=config.run,
+        plan=detection.plan,
+        open_batches=detection.open_batches,
+        network=detector,
+        optimizer=optimizer,
+        state={"network": detector, "optimizer": optimizer},
+        learning_rate=detection.schedule.learning_rate,
+        lr_option="--optim.lr",
+    )
+    # The network draws random numbers: dropout, sampled regions.
+    torch.manual_seed(config.run.seed + accelerator.process_index)
+    wrapped.train()
+    for _, (examples,) in run.steps():
+        losses = detection.losses(wrapped, examples)
+        loss = torch.stack(list(losses.values())).sum()
+        accelerator.backward(loss)
+        norm = optimizer_step(wrapped, optimizer, accelerator)
+        run.end_step(loss, norm, metrics=losses)
+    broadcast_buffers(detector)
+
+
+def prepare(accelerator: Accelerator, config: DetectConfig, config_name: str) -> Detection:
+    """Build everything; a mistake is found before the output folder is made."""
+    schedule = scaled_schedule(config.optim, max_steps=config.run.max_steps)
+    train_split, val_split = read_splits(config.data, read_masks=config.detector.masks != "no")
+    masks = with_masks(config.detector.masks, train_split, val_split)
+    num_images = len(train_split.with_objects())
+    plan = plan_batches(
+        accelerator,
+        global_batch_size=config.optim.global_batch_size,
+        total_steps=schedule.steps,
+        seed=config.run.seed,
+        num_images=num_images,
+        images=f"{train_split.file} has {num_images} pictures with objects",
+        option="--optim.global-batch-size",
+    )
+    backbone = open_model(config.model, seed=config.run.seed, features_only=True)
+    torch.manual_seed(config.run.seed)  # the same new layers on every backbone of these widths
+    labels = Labels(train_split.categories)
+    detector: nn.Module = build_detector(
+        backbone, config.detector, num_classes=len(labels.category_ids), masks=masks
+    )
+    if config.detector.norm == "sync":
+        detector = with_sync_batch_norm(detector, accelerator, required_by="--detector.norm sync")
+    check_places(accelerator, detector, output_dir=config.run.output_dir, stored_as=None)
+    folder = RunFolder.open(
+        accelerator,
+        config,
+        default_name=config_name,
+        inputs=labelled_inputs(backbone, train_split, val_split),
+    )
+    return Detection(
+        config=config,
+        accelerator=accelerator,
+        folder=folder,
+        schedule=schedule,
+        plan=plan,
+        train_split=train_split,
+        val_split=val_split,
+        labels=labels,
+        masks=masks,
+        backbone=backbone,
+        detector=detector,
     )
 
 
 def take_precise_statistics(detection: Detection) -> None:
-    """PreciseBN, on the batches that would have come next."""
-    accelerator, plan = detection.accelerator, detection.plan
+    """Compute batch norm's statistics (PreciseBN) on the batches after the last step."""
+    plan = detection.plan
     end = plan.total_steps + detection.config.detector.precise_bn_batches
     if end == plan.total_steps or detection.config.detector.norm == "frozen":
         return
-    # Of the sizes and regions that are drawn, so that a finished run that is resumed agrees.
-    torch.manual_seed(plan.seed + accelerator.process_index)
-
-    def forward(detector: nn.Module, examples: list[Example]) -> None:
-        with accelerator.autocast():
-            detection.losses(detector, examples)
-
-    batches = detection.batches(replace(plan, start_step=plan.total_steps, total_steps=end))
-    take_batch_norm_statistics(detection.detector, batches, forward, accelerator)
+    # Image sizes and regions are drawn; a finished run that is resumed must draw the same.
+    torch.manual_seed(plan.seed + detection.accelerator.process_index)
+    batches = detection.open_batches(replace(plan, start_step=plan.total_steps, total_steps=end))
+    take_batch_norm_statistics(detection.detector, batches, detection.losses, detection.accelerator)
 
 
 @torch.no_grad()
-def predict(detection: Detection) -> list[dict[str, Any]]:
-    """COCO results for every held-out picture, each found by exactly one process.
+def detect_objects(detection: Detection) -> list[dict[str, Any]]:
+    """Detect objects in every held-out image, in COCO's results format.
 
-    One picture at a time, so that no other picture's size changes its padding: the results do not
-    depend on the number of processes.
+    Each image is processed by exactly one process, and is a batch of its own: no other image's size
+    changes its padding, so the results do not depend on the number of processes.
     """
     accelerator, detector = detection.accelerator, detection.detector.eval()
     images = detection.val_split.images
     indices = shard(len(images), accelerator.process_index, accelerator.num_processes)
-    read = read_images([images[index] for index in indices], **detection.loading)
-    mine: list[tuple[int, list[dict[str, Any]]]] = []
-    pictures = zip(indices, read, strict=True)
+    loaded = read_images([images[index] for index in indices], **detection.loading)
+    results: list[tuple[int, list[dict[str, Any]]]] = []
+    pairs = zip(indices, loaded, strict=True)
     hidden = not accelerator.is_main_process
-    for index, pixels in progress(pictures, "test images", total=len(indices), disable=hidden):
+    for index, image in progress(pairs, "test images", total=len(indices), disable=hidden):
         with accelerator.autocast():
-            (output,) = detector([pixels.to(accelerator.device, non_blocking=True) / 255])
-        mine.append((index, coco_results(images[index], output, detection.labels)))
-    return one_per_image(gather_object(mine), len(images))
+            (output,) = detector([image.to(accelerator.device, non_blocking=True) / 255])
+        results.append((index, coco_results(images[index], output, detection.labels)))
+    return one_per_image(gather_object(results), len(images))
 
 
 def one_per_image(
     gathered: list[tuple[int, list[dict[str, Any]]]], count: int
 ) -> list[dict[str, Any]]:
-    """The results in the order of the pictures; a picture seen twice or never is our mistake."""
+    """Order the results by image; an image that occurs twice or never is a bug."""
     assert sorted(index for index, _ in gathered) == list(range(count))
     return [each for _, results in sorted(gathered, key=lambda pair: pair[0]) for each in results]
 
 
-def keep(detection: Detection, predictions: list[dict[str, Any]], *, command: str) -> None:
-    """Write what was found (a COCO results file), score it, draw some."""
+def save_result(detection: Detection, predictions: list[dict[str, Any]], *, command: str) -> None:
+    """Save the detections (a COCO results file), their scores and a picture."""
     config, folder, split = detection.config, detection.folder, detection.val_split
     (folder.path / "detections.json").write_text(json.dumps(predictions) + "\n")
     scores, details = scored(split, predictions, masks=detection.masks, voc=config.data.voc_scores)
-    evaluation = Evaluation(
+    save_evaluation(
+        scores,
         task="object detection" + " and instance segmentation" * detection.masks,
         dataset=dataset_name(config.data),
         protocol=protocol(
@@ -252,29 +240,18 @@ def keep(detection: Detection, predictions: list[dict[str, Any]], *, command: st
             is_test_trained_on=detection.train_split.file == split.file,
             num_processes=detection.accelerator.num_processes,
             mixed_precision=str(detection.accelerator.mixed_precision),
-        )
-        + protocol_note(folder.changes),
+        ),
         command=command,
-        images=len(split.images),
-        seeds=(config.run.seed,),
-        units=dict.fromkeys(scores, "%"),
-        scores={},
-        details=provenance(detection.accelerator, folder) | folder.recorded_changes(),
-    ).with_model(
-        config.model,
-        {name: (value,) for name, value in scores.items()},
-        weights_sha256=detection.under_test.weights_sha256,
+        num_images=len(split.images),
+        seed=config.run.seed,
+        evaluated=detection.backbone,
+        folder=folder,
+        accelerator=detection.accelerator,
         details=details,
     )
-    evaluation.save(folder.path)
-    save_detections(
-        folder.path / "pictures" / "detections.png",
-        shown_images(split),
-        predictions,
-        split.categories,
-    )
-    print(f"\n{evaluation.table()}\n\nin {folder.path}")
+    path = folder.path / "pictures" / "detections.png"
+    save_detections(path, shown_images(split), predictions, split.categories)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -1,7 +1,7 @@
 """Detectors on a timm backbone: feature pyramid (FPN), or one map with the last stage as head (C4).
 
-Built from torchvision's parts, sized as detectron2's R50-FPN and R50-C4. What still differs is
-listed in detection_scores.py, and every evaluation says so.
+Built from torchvision's modules with the sizes of detectron2's R50-FPN and R50-C4. The remaining
+differences are listed in ``scores.deviations``, and every evaluation records them.
 """
 
 import math
@@ -30,24 +30,24 @@ _STRIDES = (4, 8, 16, 32)
 _ANCHOR_SIZES = (32, 64, 128, 256, 512)
 _ASPECT_RATIOS = (0.5, 1.0, 2.0)
 _BEFORE_SUPPRESSION = {"fpn": (2000, 1000), "c4": (12_000, 6000)}
-"""Proposals that enter non-maximum suppression, in training and test; per level of a pyramid."""
+"""Proposals before non-maximum suppression in training and testing; per level of a pyramid."""
 
 
 def build_detector(
     under_test: EvaluatedModel, config: DetectorConfig, *, num_classes: int, masks: bool
 ) -> GeneralizedRCNN:
-    """Faster R-CNN, or Mask R-CNN with ``masks``, on a backbone.
+    """Build Faster R-CNN, or Mask R-CNN with ``masks``, on a backbone.
 
-    The new layers are drawn from torch's random state.
+    The new layers are initialised from torch's random state.
 
     Args:
         under_test: A model built with ``features_only=True``.
-        config: What to build.
-        num_classes: Without the background.
-        masks: Whether there is a mask head.
+        config: The detector's configuration.
+        num_classes: Number of classes without the background.
+        masks: Build a mask head.
 
     Raises:
-        StudentError: If the backbone has no such strides or stages.
+        StudentError: If the backbone lacks the strides or stages that the detector needs.
     """
     features = under_test.model
     check_pyramidal(under_test)
@@ -68,7 +68,7 @@ def build_detector(
 
 
 def _resizing(under_test: EvaluatedModel, config: DetectorConfig) -> GeneralizedRCNNTransform:
-    """Normalise by the model's own values, resize, pad to one size with zeros."""
+    """Return the transform: the model's own normalisation, resizing, zero padding."""
     return GeneralizedRCNNTransform(
         min_size=config.short_sides,  # pyright: ignore[reportArgumentType]
         max_size=config.max_long_side,
@@ -78,24 +78,29 @@ def _resizing(under_test: EvaluatedModel, config: DetectorConfig) -> Generalized
 
 
 def check_pyramidal(under_test: EvaluatedModel) -> None:
-    """Refuse what is no pyramid of strides 4 to 32, or takes one size of image only."""
+    """Check that the backbone has strides 4 to 32 and takes images of any size.
+
+    Raises:
+        StudentError: If not.
+    """
     info: Any = under_test.model.feature_info
     fixed = (getattr(under_test.model, "pretrained_cfg", None) or {}).get("fixed_input_size")
     if fixed or not set(_STRIDES) <= set(info.reduction()):
         why = "takes images of one size only" if fixed else f"has strides {info.reduction()}"
         raise StudentError(
-            f"{under_test.name} {why}; these detectors need maps of strides "
-            f"{', '.join(map(str, _STRIDES))} of any size, as of ResNet, ConvNeXt or MobileNet"
+            f"{under_test.name} {why}; expected feature maps of strides "
+            f"{', '.join(map(str, _STRIDES))} for images of any size, as in ResNet, ConvNeXt or "
+            "MobileNet"
         )
 
 
 def freeze(features: nn.Module, *, stages: int, norm: bool) -> None:
-    """Freeze the first ``stages`` whole, and with ``norm`` every batch norm of the rest.
+    """Freeze the first ``stages`` completely, and with ``norm`` every other batch norm.
 
-    A frozen batch norm is a fixed affine map, whatever ``train()`` says.
+    A frozen batch norm is a fixed affine map, in training mode too.
 
     Raises:
-        StudentError: If the backbone has fewer stages, or timm does not list them apart.
+        StudentError: If the backbone has fewer stages, or they are not separate modules in timm.
     """
     if norm:
         freeze_batch_norm_2d(features)
@@ -104,8 +109,8 @@ def freeze(features: nn.Module, *, stages: int, norm: bool) -> None:
     ends = _stage_ends(features)
     if not 0 < stages <= len(ends):
         raise StudentError(
-            f"--detector.frozen-stages {stages}: this backbone has "
-            f"{len(ends) or 'no separable'} stages; use 0 to {len(ends)}"
+            f"--detector.frozen-stages {stages}: expected 0 to {len(ends)}, as this backbone has "
+            f"{len(ends) or 'no separable'} stages"
         )
     for name in list(features._modules)[: ends[stages - 1] + 1]:
         frozen = freeze_batch_norm_2d(features.get_submodule(name))
@@ -113,7 +118,7 @@ def freeze(features: nn.Module, *, stages: int, norm: bool) -> None:
 
 
 def _stage_ends(features: nn.Module) -> list[int]:
-    """The number of the child that ends each stage; empty if stages are no children."""
+    """Return the index of the last child of each stage; empty if stages are not children."""
     children = list(features._modules)
     info: Any = features.feature_info
     ends = [name.replace(".", "_") for name in info.module_name()]
@@ -121,16 +126,16 @@ def _stage_ends(features: nn.Module) -> list[int]:
 
 
 def split_last_stage(under_test: EvaluatedModel) -> tuple[nn.Sequential, int]:
-    """Take what follows stride 16 out of the backbone: the head of C4, and its channels.
+    """Remove the stage after stride 16 from the backbone; return it, the head of C4, and its width.
 
     Raises:
-        StudentError: If timm does not list the stages apart.
+        StudentError: If the stages are not separate modules in timm.
     """
     features, info = under_test.model, under_test.model.feature_info
     ends, strides = _stage_ends(features), info.reduction()  # pyright: ignore
     if not ends or strides[-2:] != [16, 32] or not isinstance(features, nn.ModuleDict):
         raise StudentError(
-            f"{under_test.name} has no last stage of its own that leads from stride 16 to 32; "
+            f"{under_test.name} has no separate last stage; expected one from stride 16 to 32, or "
             "use --detector.kind fpn"
         )
     names = list(features)[ends[-2] + 1 :]
@@ -138,7 +143,7 @@ def split_last_stage(under_test: EvaluatedModel) -> tuple[nn.Sequential, int]:
 
 
 class PyramidBackbone(nn.Module):
-    """Images -> maps "0" ... "3" of strides 4 to 32, and "pool" of stride 64."""
+    """Feature pyramid: maps "0" ... "3" of strides 4 to 32, and "pool" of stride 64."""
 
     def __init__(self, features: nn.Module, config: DetectorConfig) -> None:
         super().__init__()
@@ -160,7 +165,7 @@ class PyramidBackbone(nn.Module):
 
 
 class SingleMapBackbone(nn.Module):
-    """Images -> one map "0" of stride 16."""
+    """Backbone with one feature map "0" of stride 16."""
 
     def __init__(self, features: nn.Module) -> None:
         super().__init__()
@@ -175,10 +180,10 @@ class SingleMapBackbone(nn.Module):
 def _last_stage_heads(
     stage: nn.Module, channels: int, config: DetectorConfig, *, num_classes: int, masks: bool
 ) -> DetectionHeads:
-    """C4: the last stage on 14 x 14 regions; one more batch norm behind it, if norms are trained.
+    """Build C4's heads: the last stage on 14 x 14 regions, then a batch norm if norms are trained.
 
-    The extra norm is detectron2's Res5ROIHeadsExtraNorm, which MoCo's protocol brought: without
-    it the heads see activations of whatever scale the pre-training left.
+    The extra norm is detectron2's Res5ROIHeadsExtraNorm, from MoCo's protocol: without it the scale
+    of the heads' input depends on the pre-training.
     """
     extra_norm = nn.Identity() if config.norm == "frozen" else nn.BatchNorm2d(channels)
     heads = DetectionHeads(
@@ -193,7 +198,7 @@ def _last_stage_heads(
 
 
 def _pyramid_heads(config: DetectorConfig, *, num_classes: int, masks: bool) -> DetectionHeads:
-    """FPN: two layers of 1024 on 7 x 7 regions; for masks four convolutions on 14 x 14."""
+    """Build FPN's heads: an MLP of width 1024 on 7 x 7 regions; four convolutions for masks."""
     width = config.channels
     heads = DetectionHeads(
         _regions(_STRIDES, output_size=7),
@@ -209,10 +214,10 @@ def _pyramid_heads(config: DetectorConfig, *, num_classes: int, masks: bool) -> 
 
 
 def _regions(strides: Sequence[int], *, output_size: int) -> MultiScaleRoIAlign:
-    """RoIAlign with the strides it is told.
+    """Build RoIAlign with explicit strides.
 
-    torchvision's guesses them from the first batch it sees, padding included: wrong for small
-    pictures, and another guess in a resumed run.
+    torchvision's infers them from the first batch, padding included: wrong for small images, and
+    different in a resumed run.
     """
     names = [str(number) for number in range(len(strides))]
     align = MultiScaleRoIAlign(names, output_size, sampling_ratio=0)
@@ -223,7 +228,7 @@ def _regions(strides: Sequence[int], *, output_size: int) -> MultiScaleRoIAlign:
 
 
 def _box_predictor(channels: int, num_classes: int) -> FastRCNNPredictor:
-    """Started as small as detectron2's, or the first steps are spent on unlearning it."""
+    """Build the box predictor with detectron2's small initial weights."""
     predictor = FastRCNNPredictor(channels, num_classes + 1)
     for layer, deviation in ((predictor.cls_score, 0.01), (predictor.bbox_pred, 0.001)):
         nn.init.normal_(layer.weight, std=deviation)
@@ -232,7 +237,7 @@ def _box_predictor(channels: int, num_classes: int) -> FastRCNNPredictor:
 
 
 def _matching(config: DetectorConfig) -> dict[str, Any]:
-    """What counts as an object in training, and what is reported in the test."""
+    """Return the thresholds of matching in training and of detections in testing."""
     return {
         "fg_iou_thresh": 0.5,
         "bg_iou_thresh": 0.5,

@@ -1,4 +1,4 @@
-"""Training batches whose images are all wide or all tall, so that little of a batch is padding."""
+"""Training batches of one orientation, all wide or all tall, to reduce padding."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -6,21 +6,20 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch.utils.data import Sampler
 
-from pcd_hub.data.loader import BatchPlan
+from pcd_hub.data.batch_plan import BatchPlan
 
 
 class OrientationSampler(Sampler[list[tuple[int, int]]]):
-    """(epoch, index) pairs of each forward pass of this process; a step has one orientation.
+    """Sampler of (epoch, index) pairs for each forward pass; each step has one orientation.
 
-    As detectron2 groups, by width > height, but whole steps instead of each GPU's share, so that
-    the images of a step do not depend on the number of processes. The two kinds of step alternate
-    as evenly as their shares of the images allow; each kind goes through its own images, freshly
-    permuted for every pass through them, without a remainder. So everything is a pure function of
-    seed and step.
+    detectron2 groups by width > height too, but per GPU. Grouping whole steps makes the images of a
+    step independent of the number of processes. The two kinds of step are interleaved in proportion
+    to their numbers of images. Each kind cycles through its own images, permuted for every cycle,
+    without dropping a remainder. The pairs are a pure function of seed and step.
 
     Args:
-        is_wide: Of each image, whether it is wider than tall.
-        plan: How the global batch is shared. Process r takes the r-th contiguous part.
+        is_wide: For each image, whether it is wider than tall.
+        plan: How the global batch is split. Process r takes the r-th contiguous part.
     """
 
     def __init__(self, is_wide: Sequence[bool], plan: BatchPlan) -> None:
@@ -43,15 +42,15 @@ class OrientationSampler(Sampler[list[tuple[int, int]]]):
     def _global_batch(self, step: int) -> list[tuple[int, int]]:
         wide, size = len(self._groups[1]), self._plan.global_batch_size
         images = wide + len(self._groups[0])
-        # How many steps were wide before this one and before the next, rounded.
+        # Numbers of wide steps before this step and before the next one, rounded.
         before, after = ((2 * each * wide + images) // (2 * images) for each in (step, step + 1))
         kind = after - before
         group, number = self._groups[kind], before if kind else step - before
         pairs: list[tuple[int, int]] = []
         for position in range(number * size, (number + 1) * size):
-            epoch, place = divmod(position, len(group))
+            epoch, offset = divmod(position, len(group))
             order = _permutation(self._plan.seed, kind, epoch, len(group))
-            pairs.append((epoch, group[order[place]]))
+            pairs.append((epoch, group[order[offset]]))
         return pairs
 
 

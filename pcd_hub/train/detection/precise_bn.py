@@ -1,4 +1,4 @@
-"""Batch norm's statistics, taken anew with the weights that training ended with."""
+"""Precise batch norm: recompute the running statistics with the final weights."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -18,23 +18,23 @@ def take_batch_norm_statistics(
     forward: Callable[[nn.Module, BatchT], object],
     accelerator: Accelerator,
 ) -> None:
-    """Replace the running averages of every batch norm by the statistics of these batches.
+    """Replace the running statistics of every batch norm by those of the given batches.
 
-    The running averages lag behind the weights. Here mean and (biased) variance are those of all
-    values that a layer saw, in all batches and processes: with n_i values in pass i, of mean m_i
-    and variance v_i,
+    The running averages lag behind the weights. Here mean and (biased) variance are computed over
+    all values of a layer's input, in all batches and processes: with n_i values of mean m_i and
+    variance v_i in pass i,
 
         mean = sum(n_i m_i) / sum(n_i),    var = sum(n_i (v_i + m_i^2)) / sum(n_i) - mean^2.
 
-    That is detectron2's PreciseBN with fvcore's present estimator (fvcore/nn/precise_bn.py; Wu and
-    Johnson, "Rethinking 'Batch' in BatchNorm", arXiv:2105.07576, section 3). Frozen norms are left
-    alone. The network is left in training mode.
+    This is detectron2's PreciseBN with fvcore's current estimator (fvcore/nn/precise_bn.py; Wu and
+    Johnson, "Rethinking 'Batch' in BatchNorm", arXiv:2105.07576, section 3). Frozen norms do not
+    change. The network is left in training mode.
 
     Args:
-        network: Not wrapped, the same on every process.
-        batches: This process's part; every process must have as many.
+        network: The unwrapped network, the same on every process.
+        batches: This process's batches; every process must have the same number.
         forward: Runs the network on a batch.
-        accelerator: How many processes there are.
+        accelerator: The run's Accelerator, which sums over processes.
     """
     network.train()
     totals: dict[nn.Module, Tensor] = {
@@ -45,10 +45,10 @@ def take_batch_norm_statistics(
     if not totals:
         return
 
-    def note(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+    def accumulate(norm: nn.Module, inputs: tuple[Tensor]) -> None:
         totals[norm] += _moments(inputs[0])
 
-    hooks = [norm.register_forward_pre_hook(note) for norm in totals]
+    hooks = [norm.register_forward_pre_hook(accumulate) for norm in totals]
     for batch in batches:
         forward(network, batch)
     for hook in hooks:
@@ -64,7 +64,7 @@ def take_batch_norm_statistics(
 
 
 def _moments(values: Tensor) -> Tensor:
-    """Count, sum and sum of squares of each channel, as 3 x channels in float64."""
+    """Return count, sum and sum of squares of each channel, as 3 x channels in float64."""
     dims = [0, *range(2, values.ndim)]
     variance, mean = torch.var_mean(values.float(), dims, correction=0)
     count = values.numel() // values.shape[1]

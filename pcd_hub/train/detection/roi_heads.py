@@ -1,4 +1,4 @@
-"""The heads of a detector: classes, boxes and masks of proposed regions."""
+"""RoI heads of a detector: classes, boxes and masks of proposed regions."""
 
 import torch
 import torch.nn.functional as F
@@ -11,12 +11,11 @@ Boxes = Float[Tensor, "_ 4"]
 
 
 class DetectionHeads(RoIHeads):
-    """torchvision's RoI heads with detectron2's mask targets, for FPN and for C4.
+    """torchvision's RoI heads with detectron2's mask targets, for FPN and C4.
 
-    With a ``mask_roi_pool`` the masks read regions of their own (FPN). Without one they read the
-    very map that the boxes read (C4, as detectron2's Res5ROIHeads): torchvision would run the last
-    stage once for the boxes and once more for the masks, and its batch norm would see two kinds of
-    batches.
+    With a ``mask_roi_pool`` the mask head pools its own regions (FPN). Without one it shares the
+    box head's feature map (C4, as detectron2's Res5ROIHeads). torchvision would run the last stage
+    separately for boxes and masks, and its batch norm would see two kinds of batches.
     """
 
     def forward(
@@ -44,7 +43,7 @@ class DetectionHeads(RoIHeads):
         classifier, box_reg = fastrcnn_loss(logits, regression, labels, offsets)
         losses = {"loss_classifier": classifier, "loss_box_reg": box_reg}
         if self.mask_predictor is not None:
-            chosen = [label > 0 for label in labels]  # those that hold an object
+            chosen = [label > 0 for label in labels]  # regions with an object
             boxes = [each[one] for each, one in zip(proposals, chosen, strict=True)]
             if self.mask_roi_pool is None:
                 regions = regions[torch.cat(chosen)]
@@ -73,7 +72,7 @@ class DetectionHeads(RoIHeads):
             {"boxes": b, "scores": s, "labels": n}
             for b, s, n in zip(boxes, scores, labels, strict=True)
         ]
-        if self.mask_predictor is not None:  # of the final boxes, as detectron2 does
+        if self.mask_predictor is not None:  # masks of the final boxes, as in detectron2
             regions = self._mask_regions(features, boxes, image_shapes)
             masks = maskrcnn_inference(self.mask_predictor(regions), labels)
             for each, mask in zip(found, masks, strict=True):
@@ -83,7 +82,7 @@ class DetectionHeads(RoIHeads):
     def _regions(
         self, features: dict[str, Tensor], boxes: list[Boxes], image_shapes: list[tuple[int, int]]
     ) -> Tensor:
-        """For each box a vector (FPN) or a map of 7 x 7 (C4)."""
+        """Return an embedding (FPN) or a 7 x 7 feature map (C4) for each box."""
         return self.box_head(self.box_roi_pool(features, boxes, image_shapes))
 
     def _mask_regions(
@@ -105,17 +104,17 @@ def mask_loss(
     masks: list[UInt8[Tensor, "_ height width"]],
     matches: list[Int64[Tensor, " _"]],
 ) -> Float[Tensor, ""]:
-    """Binary cross-entropy of each region's mask of its own class, against binary targets.
+    """Compute the binary cross-entropy of each region's mask of its own class.
 
     Args:
-        logits: Of all regions that hold an object, image after image.
-        labels: Their classes.
-        boxes: The regions, image by image, in pixels.
-        masks: All objects of each image.
-        matches: Which of them each region holds.
+        logits: Mask logits of all regions with an object, concatenated over images.
+        labels: Classes of these regions.
+        boxes: The regions of each image, in pixels.
+        masks: Masks of all objects of each image.
+        matches: For each region, the index of its object.
     """
     if not len(labels):
-        return logits.sum() * 0  # a gradient of zero for every parameter
+        return logits.sum() * 0  # so that every parameter has a gradient
     side = logits.shape[-1]
     targets = torch.cat(
         [mask_targets(*each, side) for each in zip(masks, boxes, matches, strict=True)]
@@ -130,10 +129,10 @@ def mask_targets(
     matches: Int64[Tensor, " n"],
     side: int,
 ) -> Float[Tensor, "n side side"]:
-    """0 or 1: whether at least half of each cell of each box lies in the object.
+    """Return 1 for each cell of a box that is covered by the object by at least half, else 0.
 
-    As detectron2's ``BitMasks.crop_and_resize``: RoIAlign with the half-pixel shift, at 0.5.
-    torchvision's targets are the shares themselves, without the shift.
+    Same as detectron2's ``BitMasks.crop_and_resize``: RoIAlign with the half-pixel shift,
+    thresholded at 0.5. torchvision's targets are the coverages themselves, without the shift.
     """
     regions = torch.cat([matches[:, None].to(boxes), boxes], dim=1)
     shares = roi_align(masks[:, None].to(boxes), regions, side, aligned=True)[:, 0]

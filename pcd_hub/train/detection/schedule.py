@@ -1,4 +1,4 @@
-"""Learning rate by step: linear warm-up, then a tenth after every drop; scaled to the batch."""
+"""Learning rate schedule: linear warm-up, a tenth after every drop, scaled to the batch size."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from pcd_hub.train.configs.finetune import scaled
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionSchedule:
-    """A schedule in optimizer steps of this run."""
+    """A schedule in optimizer steps."""
 
     peak_lr: float
     steps: int
@@ -18,7 +18,7 @@ class DetectionSchedule:
     warmup_factor: float
 
     def learning_rate(self, step: int) -> float:
-        """Of ``step``, counted from 0."""
+        """Return the learning rate of ``step``, counted from 0."""
         lr = self.peak_lr * 0.1 ** sum(step >= drop for drop in self.drops)
         if step >= self.warmup_steps:
             return lr
@@ -27,21 +27,21 @@ class DetectionSchedule:
 
 
 def scaled_schedule(config: ScheduleConfig, *, max_steps: int | None = None) -> DetectionSchedule:
-    """The schedule for the batch that is used.
+    """Scale a schedule to the global batch size.
 
     Args:
-        config: Stated for its ``reference_batch_size``.
-        max_steps: If given, the schedule is squeezed into so many steps.
+        config: The schedule for its ``reference_batch_size``.
+        max_steps: If given, the schedule is compressed into this number of steps.
 
     Raises:
-        ConfigError: If a drop lies behind the end.
+        ConfigError: If a drop is not before the end.
     """
     peak_lr, steps = scaled(config, max_steps=max_steps)
     if any(drop >= config.iterations for drop in config.lr_drops):
         raise ConfigError(
-            f"--schedule.lr-drops {max(config.lr_drops)} is not below "
-            f"--schedule.iterations {config.iterations}; give both, or --run.max-steps, "
-            "which squeezes the whole schedule"
+            f"--optim.lr-drops {max(config.lr_drops)}: expected less than "
+            f"--optim.iterations {config.iterations}; set both, or set --run.max-steps, which "
+            "compresses the whole schedule"
         )
     squeeze = steps / config.iterations
     return DetectionSchedule(

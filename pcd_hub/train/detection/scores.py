@@ -1,4 +1,4 @@
-"""What an evaluation of detections says: the scores, on what, and by which protocol."""
+"""Scores, data set name and protocol of a detection evaluation."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,28 +11,28 @@ from pcd_hub.train.detection.schedule import DetectionSchedule
 from pcd_hub.train.detection.voc_metrics import Points, voc_scores
 
 KINDS: tuple[tuple[str, Literal["bbox", "segm"]], ...] = (("box", "bbox"), ("mask", "segm"))
-"""What is scored, and what COCOeval calls it."""
+"""What is scored, and its name in COCOeval."""
 
 METRICS = ("AP", "AP50", "AP75")
-"""The ones in the table; the other nine are in its details."""
+"""Metrics of the table; COCO's other nine are stored in its details."""
 
 VOC_YEARS: dict[str, Points] = {"VOC2007": "11", "VOC2010": "all"}
-"""Where the challenge took the precision: at 11 points of recall, then at all."""
+"""Points of recall at which each year's challenge measured the precision."""
 
 
 def scored(
     split: CocoSplit, predictions: Sequence[Mapping[str, Any]], *, masks: bool, voc: bool = False
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """The table's metrics in %, as "box AP50", and all of COCO's with the AP of each category.
+    """Return the table's metrics in %, e.g. "box AP50", and further scores as details.
 
-    With ``voc`` also Pascal VOC's, as "box AP50 VOC2007".
+    With ``voc`` the metrics include Pascal VOC's, e.g. "box AP50 VOC2007".
     """
     scores, details = {}, {}
     for word, kind in KINDS[: 1 + masks]:
         statistics, by_category = coco_scores(split.truth(), predictions, kind)
         scores |= {f"{word} {name}": 100 * statistics[name] for name in METRICS}
         details[word] = {
-            # Of a size that does not occur there is no score.
+            # -1: no object of this size
             name: round(100 * value, 3)
             for name, value in statistics.items()
             if value >= 0
@@ -48,16 +48,16 @@ def scored(
 
 
 def shown_images(split: CocoSplit, count: int = 4) -> list[CocoImage]:
-    """A few pictures with objects, from all over the split."""
+    """Return up to ``count`` evenly spaced images with objects."""
     images = split.with_objects()
     return list(images[:: math.ceil(len(images) / count)])
 
 
 def dataset_name(data: CocoDataConfig) -> str:
-    """As "coco val2017"; the json's own name where there is no root."""
-    if data.val_annotations is not None or data.root is None:
-        return data.val if data.val_annotations is None else data.val_annotations.stem
-    return f"{data.root.resolve().name} {data.val}"
+    """Return e.g. "coco val2017", or the json's name if there is no root."""
+    if data.test_annotations is not None or data.source is None:
+        return data.test_split if data.test_annotations is None else data.test_annotations.stem
+    return f"{data.source.resolve().name} {data.test_split}"
 
 
 def protocol(
@@ -70,8 +70,8 @@ def protocol(
     num_processes: int,
     mixed_precision: str,
 ) -> str:
-    """One sentence with every choice that changes the numbers."""
-    detector, stated, sides = config.detector, config.schedule, config.detector.short_sides
+    """Return one sentence with every choice that affects the scores."""
+    detector, stated, sides = config.detector, config.optim, config.detector.short_sides
     drops = ", ".join(map(str, schedule.drops)) or "none"
     parts = [
         f"{'Mask' if masks else 'Faster'} R-CNN {detector.kind.upper()}",
@@ -102,7 +102,7 @@ def protocol(
 
 
 def deviations(config: DetectConfig, *, masks: bool) -> list[str]:
-    """What detectron2, whose numbers papers state, does otherwise and no other choice tells."""
+    """List the differences from detectron2 that the rest of the protocol does not mention."""
     detector, data = config.detector, config.data
     bare_c4 = detector.kind == "c4" and detector.norm != "frozen" and not _is_precise(detector)
     found = [

@@ -1,12 +1,13 @@
-"""Pascal VOC's average precision of boxes, by its development kit's rules.
+"""Pascal VOC's average precision of boxes, by the rules of its development kit.
 
-Unlike COCO's: a detection belongs to the object of its class that it overlaps most, found already
-or not; what belongs to a difficult object counts neither way; and the precision is taken at 11
-points of recall (VOC2007) or at all (from VOC2010 on). M. Everingham et al., "The Pascal Visual
-Object Classes (VOC) Challenge", IJCV 2010, section 4.2; VOCdevkit, VOCevaldet.m.
+Differences from COCO's: a detection is matched with the object of its class that it overlaps most,
+even if that object is already detected; matches with difficult objects count neither way; and the
+precision is measured at 11 points of recall (VOC2007) or at all (since VOC2010). M. Everingham et
+al., "The Pascal Visual Object Classes (VOC) Challenge", IJCV 2010, section 4.2; VOCdevkit,
+VOCevaldet.m.
 
-Boxes are [left, top, width, height] with borders between pixels, so that a converted VOC box is as
-wide as the development kit makes it, xmax - xmin + 1.
+Boxes are [left, top, width, height] with edges between pixels, so that a converted VOC box has the
+development kit's width, xmax - xmin + 1.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,23 +30,23 @@ class Match(NamedTuple):
     """Intersection over union; 0 if its image has no object of its class."""
     image_id: int
     number: int
-    """Of the object in its image."""
+    """Index of the object in its image."""
     is_ignored: bool
 
 
 def voc_scores(
     split: CocoSplit, predictions: Iterable[Mapping[str, Any]], *, points: Points
 ) -> dict[str, float]:
-    """AP, AP50 and AP75 in [0, 1], each the mean over the classes that have an object to find.
+    """Compute AP, AP50 and AP75 in [0, 1], each the mean over the classes that occur.
 
     Args:
-        split: What is there. Objects marked difficult are ignored, crowds likewise.
+        split: The annotations. Difficult objects and crowds are ignored.
         predictions: COCO results.
-        points: Of recall at which the precision is taken.
+        points: Points of recall at which the precision is measured.
 
     Returns:
-        AP50 is the challenge's. AP, the mean over overlaps of 0.50, 0.55 ... 0.95, and AP75 are
-        what detectron2 adds and MoCo reports.
+        AP50 is the challenge's metric. AP, the mean over overlaps of 0.50, 0.55 ... 0.95, and AP75
+        are detectron2's additions, which MoCo reports.
     """
     found: dict[int, list[Mapping[str, Any]]] = {key: [] for key in split.categories}
     for each in predictions:
@@ -72,25 +73,28 @@ def _is_ignored(each: CocoObject) -> bool:
 def best_matches(
     results: Sequence[Mapping[str, Any]], objects: Mapping[int, Sequence[CocoObject]]
 ) -> list[Match]:
-    """Of one class, the surest detection first."""
+    """Match the detections of one class, in descending order of score."""
     matches: list[Match] = []
     for result in sorted(results, key=lambda each: -each["score"]):
         image_id = result["image_id"]
-        there = objects[image_id]
-        if not there:
+        candidates = objects[image_id]
+        if not candidates:
             matches.append(Match(0.0, image_id, 0, is_ignored=False))
             continue
-        boxes: Any = np.array([each.box for each in there], np.float64)
+        boxes: Any = np.array([each.box for each in candidates], np.float64)
         box: Any = np.array([result["bbox"]], np.float64)
-        overlaps = mask_codes.iou(box, boxes, [0] * len(there))[0]
+        overlaps = mask_codes.iou(box, boxes, [0] * len(candidates))[0]
         best = int(np.argmax(overlaps))
-        ignored = _is_ignored(there[best])
+        ignored = _is_ignored(candidates[best])
         matches.append(Match(float(overlaps[best]), image_id, best, is_ignored=ignored))
     return matches
 
 
 def outcomes(matches: Iterable[Match], threshold: float) -> list[bool]:
-    """Right or wrong, for each detection that counts: the first of an object is right."""
+    """Return for each detection that counts whether it is a true positive.
+
+    Only the first detection of an object is.
+    """
     taken: set[tuple[int, int]] = set()
     right: list[bool] = []
     for match in matches:
@@ -104,17 +108,17 @@ def outcomes(matches: Iterable[Match], threshold: float) -> list[bool]:
 
 
 def average_precision(right: Sequence[bool], count: int, *, points: Points) -> float:
-    """The mean of the best precision at each recall or more.
+    """Compute the mean over recalls of the best precision at that recall or a higher one.
 
     Args:
-        right: By falling score.
-        count: How many objects there are to find.
+        right: Whether each detection is a true positive, in descending order of score.
+        count: Number of objects.
         points: "11" for recalls of 0, 0.1 ... 1; "all" for the area under the curve.
     """
     hits = np.cumsum(np.asarray(right, np.int64))
     precision = hits / np.arange(1, len(hits) + 1)
     best = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
-    if points == "11":  # in whole numbers, as 3 of 10 must reach a recall of 0.3
+    if points == "11":  # in integers, so that 3 of 10 reach a recall of 0.3
         reached = np.searchsorted(10 * hits, np.arange(11) * count)
         return float(best[reached].mean())
     return float(np.sum(np.diff(hits, prepend=0) * best[:-1]) / count)

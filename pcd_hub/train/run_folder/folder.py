@@ -24,9 +24,9 @@ import pcd_hub
 from pcd_hub.data.uris import is_file
 from pcd_hub.errors import CheckpointError, ConfigError, first_line
 from pcd_hub.train.launch import from_main_process
+from pcd_hub.train.monitors.trackers import log_pictures, start_trackers, tell
 from pcd_hub.train.run_folder.preflight import check_run_folder
 from pcd_hub.train.run_folder.resume import Change, changed_inputs, changed_settings, check_length
-from pcd_hub.train.trackers import log_pictures, start_trackers, tell
 
 if sys.platform != "win32":
     import fcntl

@@ -8,10 +8,10 @@ from accelerate import Accelerator
 from torch import nn
 
 from pcd_hub.errors import CheckpointError, ConfigError, PCDHubError, first_line
+from pcd_hub.files.writable import check_temporary_folder, check_writable
 from pcd_hub.train.launch import from_main_process
 from pcd_hub.train.signals import stopping_at_once
 from pcd_hub.weights import store
-from pcd_hub.weights.writable import check_temporary_folder, check_writable
 
 
 def check_places(

@@ -5,9 +5,10 @@ change is written into the run's folder, its later checkpoints and its record.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from pcd_hub.errors import CheckpointError
+from pcd_hub.evaluate.models import EvaluatedModel
 
 LENGTH = ("run.max_steps", "optim.epochs")
 """How long the run is. Learning rate and momentum follow the new length from the next step on."""
@@ -28,6 +29,27 @@ _MAY_BE_ACCEPTED = ("data", "test data", "teacher")
 
 Change = dict[str, Any]
 """``after_step``, ``what``, ``from``, ``to``."""
+
+
+class LabelledSet(Protocol):
+    """Images with labels."""
+
+    def fingerprint(self) -> str:
+        """Return a short text that changes when the set does."""
+        ...
+
+
+def labelled_inputs(
+    backbone: EvaluatedModel, train_set: LabelledSet, test_set: LabelledSet
+) -> dict[str, str]:
+    """Return the fingerprints of a run on labels, for :meth:`RunFolder.open`."""
+    sha256 = backbone.weights_sha256
+    weights = f"weights sha256 {sha256}" if sha256 else "no stored weights"
+    return {
+        "backbone": f"{backbone.name}, {weights}",
+        "data": train_set.fingerprint(),
+        "test data": test_set.fingerprint(),
+    }
 
 
 def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any], *, step: int) -> list[Change]:

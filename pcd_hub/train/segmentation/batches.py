@@ -1,4 +1,4 @@
-"""Batches to fine-tune on: random scale, random crop, mirrored by half."""
+"""Training batches for segmentation: random scale, random crop, random horizontal flip."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,41 +11,41 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from pcd_hub.data.batch_plan import BatchPlan, StepSampler
 from pcd_hub.data.labelled.sets import IGNORE, Mask, SegmentationSet
-from pcd_hub.data.loader import BatchPlan, StepSampler
 from pcd_hub.data.reading import read_batches
 from pcd_hub.train.configs.segmentation import FinetuneDataConfig
 
 
 @dataclass(kw_only=True)
 class Crops:
-    """What one process sees in one step."""
+    """The crops of one process in one step."""
 
     images: UInt8[Tensor, "b 3 height width"]
     masks: UInt8[Tensor, "b height width"]
 
     def pin_memory(self) -> "Crops":
-        """Called by the DataLoader's pinning thread."""
+        """Return a page-locked copy; called by the DataLoader."""
         return Crops(images=self.images.pin_memory(), masks=self.masks.pin_memory())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Region:
-    """A part of an image, and what becomes of it."""
+    """A region of an image, and how it is resized and flipped."""
 
     box: tuple[float, float, float, float]
-    """Left, top, right, bottom in the image's own pixels."""
+    """Left, top, right, bottom in pixels of the image."""
     size: tuple[int, int]
-    """Width and height in pixels to which it is resized; at most the crop's."""
+    """Width and height in pixels after resizing; at most the crop's."""
     mirrored: bool
 
 
 class RandomCrop:
-    """A crop of one image and its mask; what lies outside the image is ``mean`` and unlabelled.
+    """Random crop of an image and its mask; padding has colour ``mean`` and no label.
 
     Args:
-        data: Size and scales.
-        mean: The colour of the padding, in [0, 1] per channel.
+        data: Size of the crop and range of scales.
+        mean: Colour of the padding, in [0, 1] per channel.
     """
 
     def __init__(self, data: FinetuneDataConfig, *, mean: Sequence[float]) -> None:
@@ -55,11 +55,11 @@ class RandomCrop:
 
     @property
     def num_bytes(self) -> int:
-        """Of an image and its mask."""
+        """Bytes of a crop and its mask."""
         return 4 * self._height * self._width
 
     def draw(self, image_size: tuple[int, int], rng: np.random.Generator) -> Region:
-        """Which part of an image of this width and height."""
+        """Draw a region of an image of this width and height."""
         scale = rng.uniform(*self._scales)
         spans, sides = [], []
         for pixels, wanted in zip(image_size, (self._width, self._height), strict=True):
@@ -76,18 +76,18 @@ class RandomCrop:
         )
 
     def cut(self, image: Image.Image, mask: Mask, region: Region) -> Crops:
-        """That part, resized and padded, as a batch of one."""
+        """Cut out a region, resize and pad it; return a batch of one."""
         pixels = np.empty((self._height, self._width, 3), np.uint8)
         pixels[:] = self._colour
         labels = np.full((self._height, self._width), IGNORE, np.uint8)
         width, height = region.size
-        # Only what the crop shows is resized: of a large image that is a small part.
-        seen = image.resize(region.size, Image.Resampling.BILINEAR, box=region.box)
-        seen_labels = Image.fromarray(mask).resize(
+        # Only the region is resized, which is a small part of a large image.
+        resized = image.resize(region.size, Image.Resampling.BILINEAR, box=region.box)
+        resized_labels = Image.fromarray(mask).resize(
             region.size, Image.Resampling.NEAREST, box=region.box
         )
-        pixels[:height, :width] = np.asarray(seen)
-        labels[:height, :width] = np.asarray(seen_labels)
+        pixels[:height, :width] = np.asarray(resized)
+        labels[:height, :width] = np.asarray(resized_labels)
         if region.mirrored:
             pixels, labels = pixels[:, ::-1], labels[:, ::-1]
         return Crops(
@@ -104,30 +104,30 @@ def training_batches(
     num_workers: int,
     pin_memory: bool = False,
 ) -> Iterator[Crops]:
-    """This process's part of every global batch: a pure function of seed and step.
+    """Yield this process's share of every global batch, a pure function of seed and step.
 
     Raises:
-        DataError: If an image or its mask cannot be read, or they do not agree.
+        DataError: If an image or its mask cannot be read, or their sizes differ.
     """
     return read_batches(
         partial(_cut, images, crop, plan.seed),
         StepSampler(len(images), plan),
         num_workers=num_workers,
         batch_bytes=plan.batch_size * crop.num_bytes,
-        collate=_together,
+        collate=_collate,
         pin_memory=pin_memory,
     )
 
 
 def _cut(images: SegmentationSet, crop: RandomCrop, seed: int, key: tuple[int, int]) -> Crops:
-    """By (epoch, index)."""
+    """Cut the crop of an (epoch, index) pair."""
     epoch, index = key
     image, mask = images.pair(index)
     rng = np.random.default_rng((seed, epoch, index))
     return crop.cut(image, mask, crop.draw(image.size, rng))
 
 
-def _together(crops: list[Crops]) -> Crops:
+def _collate(crops: list[Crops]) -> Crops:
     return Crops(
         images=torch.cat([each.images for each in crops]),
         masks=torch.cat([each.masks for each in crops]),
@@ -137,17 +137,17 @@ def _together(crops: list[Crops]) -> Crops:
 def whole_images(
     images: SegmentationSet, rows: Sequence[int], *, num_workers: int, pin_memory: bool = False
 ) -> Iterator[tuple[UInt8[Tensor, "height width 3"], UInt8[Tensor, "height width"]]]:
-    """Image and mask of each row, in order.
+    """Yield image and mask of each row, in order.
 
     Raises:
-        DataError: As :func:`training_batches`.
+        DataError: If an image or its mask cannot be read, or their sizes differ.
     """
     width, height = images.image(rows[0]).size if rows else (1, 1)
     return read_batches(
         partial(_whole_image, images),
         [[row] for row in rows],
         num_workers=num_workers,
-        batch_bytes=4 * width * height,  # of one; the others are about as large
+        batch_bytes=4 * width * height,  # of the first; the others are about as large
         collate=itemgetter(0),
         pin_memory=pin_memory,
     )

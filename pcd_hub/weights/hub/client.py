@@ -26,9 +26,9 @@ from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import close_session
 
 from pcd_hub.errors import HubError, HubUnreachableError, PCDHubError
+from pcd_hub.files.strict_json import shown
 from pcd_hub.weights.hub.address import check_endpoint, check_token, is_commit, is_offline
 from pcd_hub.weights.hub.explain import brief, explain, status_of
-from pcd_hub.weights.strict_json import shown
 
 log = logging.getLogger("pcd_hub")
 

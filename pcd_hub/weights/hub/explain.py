@@ -4,8 +4,8 @@ import errno
 from collections.abc import Iterator, Sequence
 
 from pcd_hub.errors import HubError, HubNotFoundError, HubUnreachableError, PCDHubError
+from pcd_hub.files.strict_json import printable
 from pcd_hub.weights.hub.address import redacted
-from pcd_hub.weights.strict_json import printable
 
 _LOCAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE}
 

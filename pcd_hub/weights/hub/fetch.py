@@ -12,7 +12,6 @@ files are written last, after all checks.
 """
 
 import logging
-import os
 import re
 import shutil
 import tempfile
@@ -27,22 +26,24 @@ from urllib.parse import quote
 from huggingface_hub import constants
 
 from pcd_hub.errors import HubUnreachableError, WeightError
+from pcd_hub.files.read import read_bounded
+from pcd_hub.files.writable import writing
+from pcd_hub.files.write import atomic_write
 from pcd_hub.weights import store
 from pcd_hub.weights.hub.address import is_commit, is_offline, split_reference
 from pcd_hub.weights.hub.client import Hub, RepoState, check_total
 from pcd_hub.weights.hub.published import reference_of
 from pcd_hub.weights.layout import CARD_FILE, MANIFEST_FILE
 from pcd_hub.weights.load import ReadWeight, read_weight
-from pcd_hub.weights.manifest import check_listed, read_manifest, read_plain, sha256
+from pcd_hub.weights.manifest import check_listed, read_manifest, sha256
 from pcd_hub.weights.safety import MAX_JSON_BYTES, check_listing
-from pcd_hub.weights.writable import writing
 
 log = logging.getLogger("pcd_hub")
 
 _DRAFT_SECONDS = 86_400
 _MAX_PIN_BYTES = 1000
 _CACHE_REMEDY = "free some room or fix its permissions, or set HF_HUB_CACHE to another folder"
-_PIN_REMEDY = "free some room or fix its permissions, or set PCD_HUB_HOME to another folder"
+_PIN_REMEDY = "fix its permissions or free some room, or set PCD_HUB_HOME to another folder"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,14 +315,13 @@ def _read_pin(repo: str, revision: str | None) -> FetchedWeight | None:
     """
     file = _pin_file(repo, revision)
     try:
-        raw = read_plain(file, most=_MAX_PIN_BYTES)
+        raw = read_bounded(file, _MAX_PIN_BYTES)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise WeightError(
-            f"{file} cannot be read: {error.strerror}; fix its permissions, or set PCD_HUB_HOME to "
-            "another folder"
-        ) from error
+        raise WeightError(f"{file} cannot be read: {error.strerror}; {_PIN_REMEDY}") from error
+    except ValueError:
+        raw = b""
     line = rb"%b@([0-9a-f]{40}) ([0-9a-f]{64})\n?" % re.escape(repo).encode()
     found = re.fullmatch(line, raw)
     if not found or (is_commit(revision) and found[1].decode() != revision):
@@ -333,16 +333,9 @@ def _read_pin(repo: str, revision: str | None) -> FetchedWeight | None:
 def _write_pin(fetched: FetchedWeight, revision: str | None) -> None:
     """Write a pin file at once, unless it is there already: the store may be read-only."""
     file, line = _pin_file(fetched.repo, revision), f"{fetched.lock_line}\n".encode()
-    with suppress(OSError):
-        if read_plain(file, most=_MAX_PIN_BYTES) == line:
+    with suppress(OSError, ValueError):
+        if read_bounded(file, _MAX_PIN_BYTES) == line:
             return
     with writing(file, remedy=_PIN_REMEDY):
         store.make_folder(file.parent)
-        handle, draft = tempfile.mkstemp(prefix=".", dir=file.parent)
-        try:
-            with os.fdopen(handle, "wb") as writer:
-                writer.write(line)
-            Path(draft).chmod(0o644)  # others may read the store
-            Path(draft).replace(file)
-        finally:
-            Path(draft).unlink(missing_ok=True)
+        atomic_write(file, line, mode=0o644)  # others may read the store

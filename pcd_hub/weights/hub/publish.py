@@ -12,6 +12,7 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, get_token
 
 from pcd_hub.errors import HubError, HubNotFoundError, HubUnreachableError, WeightError
+from pcd_hub.files.writable import temporary_folder, writing
 from pcd_hub.weights import store
 from pcd_hub.weights.card import HUB_LICENSES
 from pcd_hub.weights.create import build_model, golden_features
@@ -23,7 +24,6 @@ from pcd_hub.weights.layout import CARD_FILE, CONFIG_FILE, MANIFEST_FILE, WEIGHT
 from pcd_hub.weights.load import ReadWeight, read_weight
 from pcd_hub.weights.manifest import files_in, read_listed, read_manifest, sha256
 from pcd_hub.weights.record import NOT_STATED, WeightRecord
-from pcd_hub.weights.writable import temporary_folder, writing
 
 log = logging.getLogger("pcd_hub")
 

@@ -6,10 +6,8 @@ from functools import cache
 from pathlib import Path
 
 from pcd_hub.errors import WeightError
-from pcd_hub.weights.hub.address import split_reference
-from pcd_hub.weights.manifest import read_plain
-from pcd_hub.weights.store import check_name
-from pcd_hub.weights.strict_json import (
+from pcd_hub.files.read import read_bounded
+from pcd_hub.files.strict_json import (
     COUNT,
     FINITE,
     SHA256,
@@ -19,6 +17,8 @@ from pcd_hub.weights.strict_json import (
     parse_json,
     several,
 )
+from pcd_hub.weights.hub.address import split_reference
+from pcd_hub.weights.store import check_name
 
 _LIST = Path(__file__).with_name("published.json")
 _MAX_BYTES = 10_000_000
@@ -65,11 +65,11 @@ def read_list(path: Path) -> dict[str, PublishedWeight]:
         WeightError: If the file is not a valid list.
     """
     try:
-        found = parse_json(read_plain(path, most=_MAX_BYTES), what="it", max_bytes=_MAX_BYTES)
+        found = parse_json(read_bounded(path, _MAX_BYTES), what="it", max_bytes=_MAX_BYTES)
         for entry in found if isinstance(found, list) else [found]:
             check_fields(entry, _ENTRY, what="an entry")
         records = [PublishedWeight(**{**raw, "features": tuple(raw["features"])}) for raw in found]
-    except (OSError, WeightError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise WeightError(f"{path} is not a list of published weights: {error}") from error
     return {record.name: record for record in records}
 

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import compare
 import pytest
 
 import pcd_hub
@@ -16,6 +15,7 @@ from pcd_hub.train.configs.detection import DETECT
 from pcd_hub.train.configs.distill import DISTILL
 from pcd_hub.train.configs.probes import KNN, LINEAR_SEG, LOOK
 from pcd_hub.train.configs.segmentation import FINETUNE_SEG
+from pcd_hub.train.frozen import compare
 
 COUNT = "expected a whole number from 1 to 1000000000"
 
@@ -69,8 +69,8 @@ def test_a_newline_in_a_value_leaves_one_line():
         (DISTILL["pcd_r18"], "--data.sorce", "--data.source"),
         (DISTILL["pcd_r18"], "--method.temp", "--method.temperature"),
         (DISTILL["pcd_r18"], "--output", "--run.output-dir"),
-        (LINEAR_SEG["folder"], "--probe.lr", "--probe.learning-rate"),
-        (DETECT["small"], "--schedule.learning-rate", "--schedule.lr"),
+        (LINEAR_SEG["folder"], "--probe.learn", "--probe.lr"),
+        (DETECT["small"], "--optim.learning-rate", "--optim.lr"),
     ],
 )
 def test_an_unknown_option_suggests_the_nearest_by_meaning(config, typed, meant):

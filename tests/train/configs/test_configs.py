@@ -40,7 +40,7 @@ def test_pcd_has_the_settings_of_the_released_code():
     assert (data.hue, data.gray_probability, config.student.arch) == (0.1, 0.2, "resnet18")
     # pcd/pcd.py:51-53; the teacher files skip the last norm; no SyncBN and no autocast anywhere.
     assert (method.views, config.teacher.keep_last_norm) == ("cross", False)
-    assert (config.run.sync_batch_norm, config.speed.precision) == (False, "fp32")
+    assert (config.optim.sync_batch_norm, config.speed.precision) == (False, "fp32")
 
 
 def test_pcd_differs_from_the_released_code_in_what_is_said():
@@ -56,6 +56,6 @@ def test_pcd_differs_from_the_released_code_in_what_is_said():
     assert different == {
         "teacher.keep_last_norm",
         "method.views",
-        "run.sync_batch_norm",
+        "optim.sync_batch_norm",
         "speed.precision",
     }

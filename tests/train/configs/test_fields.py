@@ -7,7 +7,6 @@ import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import compare
 import pytest
 
 from pcd_hub.errors import ConfigError
@@ -18,6 +17,7 @@ from pcd_hub.train.configs.fields import Bounds, options
 from pcd_hub.train.configs.linear_classification import LINEAR_CLS
 from pcd_hub.train.configs.probes import KNN, LINEAR_SEG, LOOK
 from pcd_hub.train.configs.segmentation import FINETUNE_SEG
+from pcd_hub.train.frozen import compare
 
 MODULES = sorted(path.stem for path in Path(bounds.__file__).parent.glob("*.py"))
 GROUPS = {

@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pcd_hub.data.labelled.coco import CocoSplit, read_split
+
 WIDTH, HEIGHT = 64, 48
 CATEGORIES = {3: "square", 17: "bar"}
 """With a gap, as COCO's own."""
 
 
 def draw_coco(root: Path, *, train: int = 6, val: int = 4, masks: bool = True) -> Path:
-    """Two splits. The last picture of each is empty; the first holds a crowd beside its object."""
+    """Two splits. The last picture of each is empty; the first also holds a crowd."""
     for seed, (split, count) in enumerate({"train": train, "val": val}.items()):
         random = np.random.default_rng(seed)
         content: dict[str, Any] = {
@@ -42,6 +44,11 @@ def draw_coco(root: Path, *, train: int = 6, val: int = 4, masks: bool = True) -
 
 def read(root: Path, split: str = "train") -> dict[str, Any]:
     return json.loads((root / "annotations" / f"instances_{split}.json").read_text())
+
+
+def read_drawn(root: Path, split: str = "train", **options: Any) -> CocoSplit:
+    file = root / "annotations" / f"instances_{split}.json"
+    return read_split(file, root / "images" / split, **options)
 
 
 def write(root: Path, split: str, content: object) -> None:

@@ -32,8 +32,8 @@ TINY = [
     "--detector.train-proposals=20",
     "--detector.test-proposals=20",
     "--detector.head-samples=16",
-    "--schedule.global-batch-size=2",
-    "--schedule.reference-batch-size=2",
+    "--optim.global-batch-size=2",
+    "--optim.reference-batch-size=2",
     "--run.max-steps=4",
     "--run.log-every-steps=1",
     "--run.checkpoint-every-steps=2",
@@ -42,7 +42,7 @@ TINY = [
 
 @pytest.fixture
 def data(tmp_path) -> str:
-    return f"--data.root={draw_coco(tmp_path / 'drawn')}"
+    return f"--data.source={draw_coco(tmp_path / 'drawn')}"
 
 
 @pytest.fixture
@@ -52,14 +52,14 @@ def no_picture(monkeypatch):
 
 
 def test_the_schedules_are_detectron2s():
-    one, two = (scaled_schedule(DETECT[f"coco_r18_fpn_{n}x"].schedule) for n in (1, 2))
+    one, two = (scaled_schedule(DETECT[f"coco_r18_fpn_{n}x"].optim) for n in (1, 2))
     assert (one.steps, one.drops) == (90_000, (60_000, 80_000))
     assert (two.steps, two.drops) == (180_000, (120_000, 160_000))
     assert one.learning_rate(0) == pytest.approx(0.02 * 0.001)
     assert one.learning_rate(500) == pytest.approx(0.02 * (0.5 * 0.001 + 0.5))
     for step, lr in ((1000, 0.02), (59_999, 0.02), (60_000, 0.002), (80_000, 0.0002)):
         assert one.learning_rate(step) == pytest.approx(lr)
-    voc = scaled_schedule(DETECT["voc_r18_c4_24k"].schedule)
+    voc = scaled_schedule(DETECT["voc_r18_c4_24k"].optim)
     assert (voc.steps, voc.drops, voc.warmup_steps) == (24_000, (18_000, 22_000), 100)
 
 
@@ -75,8 +75,8 @@ def test_a_squeezed_schedule_keeps_its_shape():
     assert short.peak_lr == 0.02
 
 
-def test_a_drop_behind_the_end_is_refused():
-    with pytest.raises(ConfigError, match="lr-drops 80000 is not below .*iterations 100"):
+def test_a_drop_after_the_end_is_rejected():
+    with pytest.raises(ConfigError, match="lr-drops 80000: expected less than .*iterations 100"):
         scaled_schedule(ScheduleConfig(iterations=100))
 
 
@@ -111,19 +111,19 @@ def test_what_differs_from_detectron2_is_declared(name, changes, masks, expected
     config = DETECT[name]
     config = replace(config, detector=replace(config.detector, **changes))
     assert set(deviations(config, masks=masks)) == ALWAYS | expected
-    said = protocol(
+    text = protocol(
         config,
-        scaled_schedule(config.schedule),
+        scaled_schedule(config.optim),
         masks=masks,
         num_training_images=9,
         is_test_trained_on=False,
         num_processes=1,
         mixed_precision="no",
     )
-    assert all(each in said.partition("unlike detectron2: ")[2] for each in expected)
-    precise = "precise over 200 batches" in said
+    assert all(each in text.partition("unlike detectron2: ")[2] for each in expected)
+    precise = "precise over 200 batches" in text
     assert precise == (config.detector.kind == "c4" and not changes)
-    assert ("VOC's" in said) == name.startswith("voc")
+    assert ("VOC's" in text) == name.startswith("voc")
 
 
 def test_every_named_configuration_parses():
@@ -194,7 +194,7 @@ def test_a_run_leaves_scores_detections_and_a_picture(
 
 @pytest.mark.usefixtures("no_picture")
 def test_without_masks_it_is_faster_r_cnn(tmp_path):
-    data = f"--data.root={draw_coco(tmp_path / 'boxes', masks=False)}"
+    data = f"--data.source={draw_coco(tmp_path / 'boxes', masks=False)}"
     arguments = [*TINY, data, "--run.max-steps=1", "--data.voc-scores"]
     detect.main([*arguments, f"--run.output-dir={tmp_path / 'run'}"])
     evaluation = Evaluation.load(tmp_path / "run")
@@ -222,7 +222,7 @@ def test_a_resumed_run_is_the_same_run(data, tmp_path, grouped):
 
 @pytest.mark.usefixtures("no_picture")
 def test_it_learns(data, tmp_path):
-    arguments = ["--run.max-steps=60", "--schedule.lr=0.02", "--run.checkpoint-every-steps=60"]
+    arguments = ["--run.max-steps=60", "--optim.lr=0.02", "--run.checkpoint-every-steps=60"]
     detect.main([*TINY, data, *arguments, f"--run.output-dir={tmp_path / 'run'}"])
     losses = [line["loss"] for line in trace(tmp_path / "run")]
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
@@ -254,11 +254,11 @@ def test_mixed_precision(data, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (["--schedule.global-batch-size=6"], ConfigError, "5 pictures with objects, fewer than"),
-        (["--data.val=test"], DataError, "there is no .*instances_test.json"),
-        ([f"--data.root={'a' * 300}"], DataError, "there is no .*instances_train.json"),
+        (["--optim.global-batch-size=6"], ConfigError, "5 pictures with objects, fewer than"),
+        (["--data.test-split=test"], DataError, "there is no .*instances_test.json"),
+        ([f"--data.source={'a' * 300}"], DataError, "there is no .*instances_train.json"),
         (["--detector.kind=c4", "--model=random:test_efficientnet"], ValueError, "kind fpn"),
-        (["--data.rot=x"], ConfigError, "no option '--data.rot'; did you mean '--data.root'"),
+        (["--data.sorce=x"], ConfigError, "no option '--data.sorce'; did you mean '--data.source'"),
     ],
 )
 def test_mistakes_are_found_before_the_folder_is_made(data, tmp_path, arguments, error, message):
@@ -268,8 +268,8 @@ def test_mistakes_are_found_before_the_folder_is_made(data, tmp_path, arguments,
 
 
 def test_a_loss_that_is_no_number_is_said(data, tmp_path):
-    with pytest.raises(ConfigError, match="the loss is nan at step .*; lower --schedule.lr"):
-        detect.main([*TINY, data, "--schedule.lr=1e12", f"--run.output-dir={tmp_path / 'run'}"])
+    with pytest.raises(ConfigError, match="the loss is nan at step .*; lower --optim.lr"):
+        detect.main([*TINY, data, "--optim.lr=1e12", f"--run.output-dir={tmp_path / 'run'}"])
 
 
 def test_a_picture_that_comes_twice_or_never_is_caught():

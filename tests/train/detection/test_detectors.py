@@ -13,7 +13,7 @@ from pcd_hub.evaluate.models import EvaluatedModel, open_model
 from pcd_hub.train.configs.detection import DETECT, DetectorConfig
 from pcd_hub.train.detection.detectors import build_detector
 from pcd_hub.train.detection.roi_heads import mask_loss, mask_targets
-from pcd_hub.train.finetuning import parameter_groups
+from pcd_hub.train.optimizers import parameter_groups
 
 FPN = DetectorConfig(
     norm="batch",
@@ -374,11 +374,15 @@ def test_other_pyramids_work():
         (
             "random:test_resnet",
             dataclasses.replace(FPN, frozen_stages=9),
-            "9: .* 5 stages; use 0 to 5",
+            "9: expected 0 to 5, .* has 5 stages",
         ),
-        ("random:test_efficientnet", C4, "no last stage of its own .*; use --detector.kind fpn"),
+        (
+            "random:test_efficientnet",
+            C4,
+            "no separate last stage; expected .*, or use --detector.kind fpn",
+        ),
     ],
 )
-def test_backbones_that_do_not_fit_are_refused(name, config, message):
+def test_unsuitable_backbones_are_rejected(name, config, message):
     with pytest.raises(StudentError, match=message):
         build_detector(backbone(name), config, num_classes=2, masks=False)

@@ -68,7 +68,7 @@ def test_what_is_difficult_counts_neither_way():
     assert coco_scores(truth.truth(), [found(A, 0.5)], "bbox")[0]["AP50"] == pytest.approx(51 / 101)
 
 
-def test_the_second_detection_of_an_object_is_wrong_even_beside_another_object():
+def test_the_second_detection_of_an_object_is_wrong_even_next_to_another_object():
     """It belongs to what it overlaps most; COCO would give it to the other object."""
     near = (20, 10, 40, 40)
     predictions = [found(A, 0.9), found((11, 10, 40, 40), 0.8)]

@@ -102,11 +102,11 @@ def test_the_loss_is_the_mean_over_labelled_pixels():
     ("name", "stride", "message"),
     [
         ("random:densenet121", 16, "cannot build random:densenet121 at --fcn.output-stride 16"),
-        ("random:test_vit", 32, "needs a map of that stride for images of any size"),
+        ("random:test_vit", 32, "expected a feature map of that stride for images of any size"),
         ("random:resnet81", 16, "did you mean"),
     ],
 )
-def test_backbones_that_cannot_are_refused(name, stride, message):
+def test_unsuitable_backbones_are_rejected(name, stride, message):
     with pytest.raises(StudentError, match=message):
         open_backbone(name, output_stride=stride, seed=0)
 

@@ -1,7 +1,6 @@
 import json
 from types import SimpleNamespace
 
-import compare
 import numpy as np
 import pytest
 import torch
@@ -11,6 +10,7 @@ from pcd_hub.errors import ConfigError, DataError, StudentError
 from pcd_hub.evaluate.results import Evaluation
 from pcd_hub.train.configs.command_line import parse
 from pcd_hub.train.configs.segmentation import FINETUNE_SEG, FinetuneScheduleConfig, scaled_schedule
+from pcd_hub.train.frozen import compare
 from pcd_hub.train.segmentation import finetune as finetune_seg
 from tests.train.conftest import (
     check_a_resumed_run,
@@ -27,13 +27,13 @@ TINY = [
     "32",
     "40",
     "--fcn.channels=16",
-    "--schedule.global-batch-size=2",
-    "--schedule.reference-batch-size=2",
+    "--optim.global-batch-size=2",
+    "--optim.reference-batch-size=2",
     "--run.max-steps=4",
     "--run.log-every-steps=1",
     "--run.checkpoint-every-steps=2",
 ]
-LEARNING = ["--schedule.lr=0.05", "--fcn.output-stride=8", "--schedule.global-batch-size=4"]
+LEARNING = ["--optim.lr=0.05", "--fcn.output-stride=8", "--optim.global-batch-size=4"]
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_a_step_reads_nothing_back(data, tmp_path):
 
 
 def test_the_learning_rate_falls_to_nothing():
-    whole = scaled_schedule(FINETUNE_SEG["cityscapes_r18_fcn"].schedule)
+    whole = scaled_schedule(FINETUNE_SEG["cityscapes_r18_fcn"].optim)
     assert whole.steps == 40_000
     assert whole.learning_rate(0) == 0.01
     assert whole.learning_rate(20_000) == pytest.approx(0.01 * 0.5**0.9)
@@ -172,7 +172,7 @@ def test_mixed_precision(data, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (["--schedule.global-batch-size=7"], ConfigError, "has 6 images, fewer than one batch of"),
+        (["--optim.global-batch-size=7"], ConfigError, "has 6 images, fewer than one batch of"),
         (["--data.test-split=test"], DataError, "there is no .*images/test; .* has train, val"),
         (["--data.source="], ConfigError, "name the images: --data.source DIR"),
         (["--data.crop-size", "0", "9"], ConfigError, "--data.crop-size 0 9: expected 2 values"),
@@ -188,8 +188,8 @@ def test_mistakes_are_found_before_the_folder_is_made(data, tmp_path, arguments,
 
 
 def test_a_loss_that_is_no_number_is_said(data, tmp_path):
-    arguments = ["--schedule.lr=1e30", f"--run.output-dir={tmp_path / 'run'}"]
-    with pytest.raises(ConfigError, match="the loss is .* at step .*; lower --schedule.lr"):
+    arguments = ["--optim.lr=1e30", f"--run.output-dir={tmp_path / 'run'}"]
+    with pytest.raises(ConfigError, match="the loss is .* at step .*; lower --optim.lr"):
         finetune_seg.main([*TINY, data, *arguments])
 
 
@@ -202,12 +202,12 @@ def test_a_broken_image_is_named(data, tmp_path):
 
 def test_scores_are_those_of_a_confusion_matrix_written_out():
     names = SimpleNamespace(classes=("a", "b", "c"), name="set/val")
-    row, by_class = finetune_seg.scored(torch.tensor([[6, 2, 0], [1, 3, 0], [0, 0, 0]]), names)
+    row, by_class = finetune_seg.iou_scores(torch.tensor([[6, 2, 0], [1, 3, 0], [0, 0, 0]]), names)
     assert by_class == pytest.approx({"a": 6 / 9, "b": 3 / 6}), "c occurs nowhere"
     assert row["mean IoU"] == pytest.approx(100 * (6 / 9 + 3 / 6) / 2)
     assert row["pixel accuracy"] == pytest.approx(100 * 9 / 12)
     with pytest.raises(DataError, match="no pixel of set/val has a label"):
-        finetune_seg.scored(torch.zeros(3, 3, dtype=torch.long), names)
+        finetune_seg.iou_scores(torch.zeros(3, 3, dtype=torch.long), names)
 
 
 @pytest.mark.usefixtures("no_picture")

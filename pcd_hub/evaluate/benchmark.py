@@ -1,0 +1,50 @@
+"""What every evaluation of frozen backbones offers, and how it handles seeds."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from pcd_hub.evaluate.models import EvaluatedModel, for_each_seed
+from pcd_hub.evaluate.results import Evaluation, ModelScores
+
+DEFAULT_COMMAND = "pcd_hub.evaluate, from Python"
+
+
+@runtime_checkable
+class Benchmark(Protocol):
+    """An evaluation of frozen backbones on one set of images."""
+
+    def empty_table(
+        self,
+        seeds: Sequence[int] = (0,),
+        *,
+        command: str = DEFAULT_COMMAND,
+        details: Mapping[str, Any] | None = None,
+    ) -> Evaluation:
+        """Return the results table without a model.
+
+        Args:
+            seeds: Seeds at which the models will be scored.
+            command: The command that reproduces the table.
+            details: Facts to store with the table, e.g. versions and hardware.
+        """
+        ...
+
+    def score(self, name: str, seeds: Sequence[int] = (0,)) -> ModelScores:
+        """Open a model by name (:func:`~pcd_hub.evaluate.models.open_model`) and score it."""
+        ...
+
+
+def scores_by_seed(
+    name: str,
+    seeds: Sequence[int],
+    measure: Callable[[EvaluatedModel], dict[str, float]],
+    *,
+    image_size: int,
+) -> ModelScores:
+    """Measure a model at every seed; once for all seeds unless it has random weights."""
+    runs = list(for_each_seed(name, seeds, measure, image_size=image_size))
+    return ModelScores(
+        name=name,
+        metrics={metric: tuple(scores[metric] for _, _, scores in runs) for metric in runs[0][2]},
+        weights_sha256=runs[0][1].weights_sha256,
+    )

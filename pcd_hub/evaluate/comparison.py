@@ -1,0 +1,90 @@
+"""Join the tables of several runs, and add them to a weight's record and card."""
+
+import itertools
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from pcd_hub.data.uris import is_dir, is_file
+from pcd_hub.errors import DataError, WeightError
+from pcd_hub.evaluate.results import FILE, Evaluation, join
+from pcd_hub.weights import store
+from pcd_hub.weights.export import add_measurements
+from pcd_hub.weights.manifest import read_manifest, weights_sha256, write_json
+from pcd_hub.weights.record import Measurement
+
+
+def joined_tables(runs: Sequence[Path]) -> list[Evaluation]:
+    """Load the tables of some runs and join those of the same task and data set, in order.
+
+    Args:
+        runs: Files, or folders that contain ``evaluation.json`` at any depth.
+
+    Raises:
+        DataError: If there is no table, or tables of the same evaluation cannot be joined.
+    """
+    tables: dict[tuple[str, str], list[Evaluation]] = {}
+    for path in itertools.chain.from_iterable(map(_evaluation_files, runs)):
+        table = Evaluation.load(path)
+        tables.setdefault((table.task, table.dataset), []).append(table)
+    if not tables:
+        raise DataError(f"{', '.join(map(str, runs))}: there is no {FILE}; did the run finish?")
+    return [join(same) for same in tables.values()]
+
+
+def _evaluation_files(run: Path) -> list[Path]:
+    if is_file(run):
+        return [run]
+    return sorted(run.rglob(FILE)) if is_dir(run) else []
+
+
+def add_to_weight(weight: str, tables: Sequence[Evaluation]) -> Path:
+    """Add tables to a weight's record and card, atomically.
+
+    Args:
+        weight: A name in the local store, or the folder of an export.
+        tables: Tables in which this very weights file was measured.
+
+    Returns:
+        The weight's folder.
+
+    Raises:
+        WeightError: If the weight does not exist, is damaged, or is not what was measured.
+    """
+    stored = store.where(weight) if store.is_name(weight) else None
+    folder = stored or Path(weight)
+    sha256, name = weights_sha256(folder), read_manifest(folder)["record"]["name"]
+    measured = {
+        short_name: measurement
+        for table in tables
+        for short_name, measurement in _measurements(table, sha256, name, folder).items()
+    }
+    parent = None if stored else folder.parent
+    with tempfile.TemporaryDirectory(dir=parent, prefix=".compare-") as scratch:
+        new = add_measurements(folder, measured, Path(scratch) / "export")
+        if stored:
+            store.add(weight, new)
+            return store.where(weight) or stored
+        before = folder.rename(Path(scratch) / "before")
+        try:
+            new.rename(folder)
+        except BaseException:
+            before.rename(folder)
+            raise
+    run_record = folder.parent / "record.json"
+    if run_record.is_file():
+        write_json(run_record, read_manifest(folder)["record"])
+    return folder
+
+
+def _measurements(
+    table: Evaluation, sha256: str, name: str, folder: Path
+) -> dict[str, Measurement]:
+    subject = next((model for model, s in table.weights_sha256.items() if s == sha256), None)
+    if subject is None:
+        measured = ", ".join(f"{m} ({s[:12]})" for m, s in table.weights_sha256.items()) or "none"
+        raise WeightError(
+            f"{table.task} on {table.dataset} did not measure {folder} (weights sha256 "
+            f"{sha256[:12]}); the pcd_hub weights it measured: {measured}. Run it with this one"
+        )
+    return table.measurements(subject, name)

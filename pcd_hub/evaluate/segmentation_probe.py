@@ -1,0 +1,141 @@
+"""Linear segmentation probe of a model on a labelled data set."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
+from typing import Any
+
+from pcd_hub.data.labelled.sets import SegmentationSet
+from pcd_hub.evaluate.benchmark import DEFAULT_COMMAND
+from pcd_hub.evaluate.feature_maps import compute_device, num_reading_workers
+from pcd_hub.evaluate.models import EvaluatedModel, for_each_seed
+from pcd_hub.evaluate.progress import progress_of
+from pcd_hub.evaluate.resized_images import resized_images
+from pcd_hub.evaluate.results import Evaluation, ModelScores, finite_scores
+from pcd_hub.evaluate.segmentation import LabelledImages, LinearProbe
+from pcd_hub.evaluate.stage_features import StageFeatures
+
+
+@dataclass(frozen=True)
+class SegmentationProbe:
+    """Benchmark: mean IoU of a linear probe on frozen feature maps.
+
+    The features are computed once per model; a BatchNorm and a 1x1 convolution are trained on them
+    once per seed.
+    """
+
+    train: SegmentationSet
+    test: SegmentationSet
+    _: KW_ONLY
+    image_size: int = 192
+    """Height and width in pixels to which images are resized; scores are taken at label size."""
+    num_stages: int = 3
+    """Number of stages, counted from the end, that are concatenated on the finest one's grid."""
+    steps: int = 400
+    batch_size: int = 32
+    lr: float = 3e-3
+    weight_decay: float = 1e-3
+    label_stride: int = 4
+    """Compute the training loss at every ``label_stride``-th row and column."""
+    cache_gigabytes: float = 4.0
+    """Memory for cached feature maps, for training and test images each."""
+    num_workers: int | None = None
+    """Processes that read images. Default: 1 on CPUs, up to 16 with a GPU."""
+
+    def empty_table(
+        self,
+        seeds: Sequence[int] = (0,),
+        *,
+        command: str = DEFAULT_COMMAND,
+        details: Mapping[str, Any] | None = None,
+    ) -> Evaluation:
+        """Return the results table without a model."""
+        return Evaluation(
+            task="linear segmentation probe",
+            dataset=self.test.name,
+            protocol=self.protocol,
+            command=command,
+            images=len(self.test),
+            seeds=tuple(seeds),
+            units={"mean IoU": "%", "pixel accuracy": "%"},
+            scores={},
+            details=dict(details or {}),
+        )
+
+    def score(self, name: str, seeds: Sequence[int] = (0,)) -> ModelScores:
+        """Open a model by name (:func:`~pcd_hub.evaluate.models.open_model`) and probe it.
+
+        Raises:
+            StudentError: If it cannot compute these stages for images of this size.
+            DataError: If an image or mask cannot be read, or no test pixel has a label.
+        """
+        started = time.monotonic()
+        runs = [
+            (model, probe.run(**self._training, seed=seed))
+            for seed, model, probe in for_each_seed(
+                name, seeds, self._prepare, image_size=self.image_size
+            )
+        ]
+        results = [result for _, result in runs]
+        by_class = [
+            finite_scores(dict(zip(self.test.classes, result.class_iou, strict=True)))
+            for result in results
+        ]
+        return ModelScores(
+            name=name,
+            metrics={
+                "mean IoU": tuple(100 * result.mean_iou for result in results),
+                "pixel accuracy": tuple(100 * result.pixel_accuracy for result in results),
+            },
+            weights_sha256=runs[0][0].weights_sha256,
+            details={"class_iou": by_class, "seconds": round(time.monotonic() - started, 1)},
+            predictions=results[0].predictions,
+        )
+
+    @property
+    def protocol(self) -> str:
+        """One sentence with every choice that affects the scores."""
+        size, stride = self.image_size, self.label_stride
+        return (
+            f"frozen backbone, whole images squashed to {size} x {size} (bicubic); BatchNorm "
+            "(statistics of the whole training set) and a 1x1 convolution on the last "
+            f"{self.num_stages} stages (of a ViT: blocks, through its final norm), bilinear to the "
+            f"finest; trained on {self.train.name} ({len(self.train)} images) without augmentation "
+            f"for {self.steps} steps of {self.batch_size}, AdamW {self.lr:g} along half "
+            f"a cosine without warm-up, weight decay {self.weight_decay:g}, loss at 1 of {stride} "
+            f"x {stride} pixels; one scale, no sliding window, logits bilinear to label size; mean "
+            "over the classes in truth or prediction"
+        )
+
+    @property
+    def _training(self) -> dict[str, Any]:
+        return {
+            "steps": self.steps,
+            "batch_size": self.batch_size,
+            "lr": self.lr,
+            "weight_decay": self.weight_decay,
+            "label_stride": self.label_stride,
+        }
+
+    @cached_property
+    def _splits(self) -> tuple[LabelledImages, LabelledImages]:
+        workers = num_reading_workers(self.num_workers)
+        return (
+            resized_images(self.train, self.image_size, resize_masks=True, num_workers=workers),
+            resized_images(self.test, self.image_size, resize_masks=False, num_workers=workers),
+        )
+
+    def _prepare(self, model: EvaluatedModel) -> LinearProbe:
+        return LinearProbe(
+            StageFeatures(
+                model.model.to(compute_device()),
+                num_stages=self.num_stages,
+                mean=model.mean,
+                std=model.std,
+            ),
+            *self._splits,
+            num_classes=len(self.train.classes),
+            cache_bytes=int(self.cache_gigabytes * 1024**3),
+            progress=progress_of(model.name),
+        )

@@ -1,0 +1,1 @@
+"""Read and write files safely: bounded reads, atomic writes, strict JSON."""

@@ -1,0 +1,57 @@
+"""Atomic writes: readers see the old file or the new one, whole."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def atomic_write(path: Path, content: str | bytes, *, mode: int | None = None) -> None:
+    """Write ``content`` (text as UTF-8, newlines as they are) to ``path``, whole or not at all.
+
+    Args:
+        path: The file to create or replace.
+        content: What it will hold.
+        mode: Its permissions, whatever the umask; by the umask if not given.
+
+    Raises:
+        OSError: If the write fails; ``path`` is then unchanged.
+    """
+    with atomic_file(path, mode=mode) as draft:
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def atomic_file(path: Path, *, mode: int | None = None) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` for the block to write; rename it to ``path`` after.
+
+    The content is flushed to disk before the rename, and the rename before this returns. If the
+    block raises, ``path`` is unchanged. Only a killed process leaves its ``.*.draft`` file behind.
+
+    Args:
+        path: The file to create or replace.
+        mode: As for :func:`atomic_write`.
+    """
+    draft = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.draft")
+    try:
+        yield draft
+        if mode is not None:
+            draft.chmod(mode)
+        with draft.open("rb+") as file:
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    _flush_folder(path.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    if os.name == "nt":  # opens no folders
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

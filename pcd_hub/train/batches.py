@@ -1,0 +1,177 @@
+"""Batches of a training run: their number and division, and the images of recipes without labels.
+
+The order and the views of the images are in :mod:`pcd_hub.data.loader`.
+"""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from jaxtyping import Float
+from torch import Tensor
+
+from pcd_hub.data.batch_plan import BatchPlan
+from pcd_hub.data.loader import Batch, training_batches
+from pcd_hub.data.sources import ImageSource, ImageStream, open_source
+from pcd_hub.data.views import byol_views
+from pcd_hub.data.workers import default_workers
+from pcd_hub.errors import ConfigError
+from pcd_hub.models.entries import entry_cfg
+from pcd_hub.train.configs.distill import DataConfig, OptimConfig, RunConfig
+from pcd_hub.train.networks import memory_format
+
+log = logging.getLogger("pcd_hub")
+
+_STREAM_EPOCH = 100_000  # images
+
+
+def plan_batches(
+    accelerator: Accelerator,
+    *,
+    global_batch_size: int,
+    total_steps: int,
+    seed: int,
+    num_images: int | None,
+    images: str,
+    option: str,
+    accumulation_steps: int = 1,
+) -> BatchPlan:
+    """Plan how processes and accumulation steps share each global batch.
+
+    Args:
+        accelerator: The run's Accelerator.
+        global_batch_size: Images per step, over all processes.
+        total_steps: Optimizer steps of the whole run.
+        seed: Seed of the order of the images.
+        num_images: Images to train on; None for a stream.
+        images: The same in words, for the error message: "DIR has 5 images".
+        option: Option that sets ``global_batch_size``, for the error message.
+        accumulation_steps: Forward passes per step.
+
+    Raises:
+        ConfigError: If there are fewer images than one global batch.
+        DataError: If the global batch does not divide by processes and accumulation steps.
+    """
+    if num_images is not None and num_images < global_batch_size:
+        raise ConfigError(f"{images}, fewer than one batch of {global_batch_size}; lower {option}")
+    return BatchPlan(
+        global_batch_size=global_batch_size,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        accumulation_steps=accumulation_steps,
+        seed=seed,
+        total_steps=total_steps,
+    )
+
+
+def plan_epochs(
+    source: ImageSource | ImageStream, optim: OptimConfig, run: RunConfig, accelerator: Accelerator
+) -> BatchPlan:
+    """Plan the batches of ``--optim.epochs``, or of ``--run.max-steps`` if given.
+
+    Raises:
+        ConfigError: If a stream is used without ``--run.max-steps``, or there are too few images.
+        DataError: If the global batch does not divide by processes and accumulation steps.
+    """
+    if run.max_steps is None and isinstance(source, ImageStream):
+        raise ConfigError("the length of a stream is unknown; set --run.max-steps")
+    num_images = count_images(source)
+    return plan_batches(
+        accelerator,
+        global_batch_size=optim.global_batch_size,
+        total_steps=run.max_steps or optim.epochs * steps_per_epoch(source, optim),
+        seed=run.seed,
+        num_images=num_images,
+        images=f"--data.source has {num_images} images",
+        option="--optim.global-batch-size",
+        accumulation_steps=optim.accumulation_steps,
+    )
+
+
+def steps_per_epoch(source: ImageSource | ImageStream, optim: OptimConfig) -> int:
+    """Count the steps that see every image once, or 100,000 images of a stream."""
+    return (count_images(source) or _STREAM_EPOCH) // optim.global_batch_size
+
+
+def count_images(source: ImageSource | ImageStream) -> int | None:
+    """Count the images; None for a stream, whose length is unknown."""
+    return len(source) if isinstance(source, ImageSource) else None
+
+
+def open_training_source(data: DataConfig, accelerator: Accelerator) -> ImageSource | ImageStream:
+    """Open the images; a stream is split by process."""
+    return open_source(
+        data.source, rank=accelerator.process_index, world_size=accelerator.num_processes
+    )
+
+
+def open_batches(
+    source: ImageSource | ImageStream,
+    data: DataConfig,
+    device: torch.device,
+    plan: BatchPlan,
+    stream_states: dict[int, Any],
+) -> Iterator[Batch]:
+    """Open this process's batches of two views per image, from ``plan.start_step`` on."""
+    views = byol_views(
+        data.image_size,
+        seed=plan.seed,
+        crop_area=(data.min_crop_area, data.max_crop_area),
+        hue=data.hue,
+        gray_probability=data.gray_probability,
+        renderer=data.renderer,
+    )
+    return training_batches(
+        source,
+        views,
+        plan,
+        num_workers=num_workers(data.num_workers, device),
+        shuffle_buffer=data.shuffle_buffer,
+        stream_states=stream_states,
+        pin_memory=device.type == "cuda",
+    )
+
+
+def num_workers(requested: int | None, device: torch.device) -> int:
+    """Return the number of loader processes per training process."""
+    return default_workers(device) if requested is None else requested
+
+
+def shard(count: int, process_index: int, num_processes: int) -> range:
+    """Return the indices of one process; together the processes have each index once."""
+    return range(process_index, count, num_processes)
+
+
+def describe_data(
+    source: ImageSource | ImageStream, data: DataConfig, fingerprint: str
+) -> dict[str, Any]:
+    """Describe the images for a record."""
+    return {"source": data.source, "fingerprint": fingerprint, "images": count_images(source)}
+
+
+class Normalise:
+    """Conversion of batches to float images in [0, 1], and the student's normalisation."""
+
+    def __init__(self, arch: str, device: torch.device, *, channels_last: bool = True) -> None:
+        self._memory_format = memory_format(channels_last=channels_last)
+        cfg = entry_cfg(arch)
+        self._mean = torch.tensor(cfg.mean, device=device).view(3, 1, 1)
+        self._std = torch.tensor(cfg.std, device=device).view(3, 1, 1)
+        self._device = device
+
+    def images(self, batch: Batch) -> Float[Tensor, "two_b 3 size size"]:
+        """Return images in [0, 1]: the first view of every image, then every second view."""
+        views = batch.views.to(self._device, non_blocking=True).transpose(0, 1).flatten(0, 1)
+        return (views / 255).contiguous(memory_format=self._memory_format)
+
+    def example(self, count: int, size: int) -> Float[Tensor, "count 3 size size"]:
+        """Return black images in the memory format of a batch."""
+        images = torch.zeros(count, 3, size, size, device=self._device)
+        return images.contiguous(memory_format=self._memory_format)
+
+    def __call__(
+        self, images: Float[Tensor, "b 3 height width"]
+    ) -> Float[Tensor, "b 3 height width"]:
+        return (images - self._mean) / self._std

@@ -1,0 +1,97 @@
+"""Parts of a contrastive pre-training: encoder, momentum encoder, compilation."""
+
+import copy
+from dataclasses import dataclass
+from typing import cast
+
+from accelerate import Accelerator
+from timm.models.resnet import ResNet
+from torch import nn
+
+from pcd_hub.data.batch_plan import BatchPlan
+from pcd_hub.data.sources import ImageSource, ImageStream
+from pcd_hub.errors import StudentError
+from pcd_hub.method.encoder import ProjectedEncoder
+from pcd_hub.method.moco import MoCoV3, momentum_copy
+from pcd_hub.method.simclr import SimCLR
+from pcd_hub.train.batches import Normalise
+from pcd_hub.train.configs.distill import ContrastConfig
+from pcd_hub.train.networks import build_backbone, memory_format, with_sync_batch_norm
+from pcd_hub.train.run_folder.folder import RunFolder
+from pcd_hub.train.speed import (
+    compile_or_say_why_not,
+    has_sync_batch_norm,
+    pass_through,
+    wants_compile,
+)
+
+
+@dataclass(kw_only=True)
+class Pretraining:
+    """A pre-training that is ready to start, or finished."""
+
+    config: ContrastConfig
+    config_name: str
+    accelerator: Accelerator
+    folder: RunFolder
+    source: ImageSource | ImageStream
+    plan: BatchPlan
+    contrast: MoCoV3 | SimCLR
+    """Encoder, heads and loss, not wrapped by the Accelerator."""
+    momentum_encoder: ProjectedEncoder | None
+    """MoCo v3's."""
+    random_start: nn.Module
+    """A copy of the backbone before training."""
+    normalise: Normalise
+
+
+def build_contrast(
+    config: ContrastConfig,
+) -> tuple[MoCoV3 | SimCLR, ProjectedEncoder | None, nn.Module]:
+    """Build the network with its loss, the momentum encoder, and a copy of the random backbone.
+
+    Raises:
+        StudentError: If the architecture is not a timm ResNet.
+    """
+    backbone = build_backbone(config.encoder.arch, image_size=config.data.image_size)
+    if not isinstance(backbone.model, ResNet):
+        raise StudentError(
+            f"--encoder.arch {config.encoder.arch}: expected a timm ResNet (resnet50, resnet18 ...)"
+        )
+    random_start = copy.deepcopy(backbone.model)
+    method = config.method
+    width, dim, temperature = method.head_width, method.dim, method.temperature
+    encoder = ProjectedEncoder(backbone, backbone.num_channels, hidden_width=width, dim=dim)
+    if method.loss == "simclr":
+        return SimCLR(encoder, temperature=temperature), None, random_start
+    moco = MoCoV3(encoder, hidden_width=width, dim=dim, temperature=temperature)
+    return moco, cast("ProjectedEncoder", momentum_copy(encoder)), random_start
+
+
+def move_to_device(p: Pretraining) -> None:
+    """Move the networks to the device, with SyncBatchNorm and compiled as configured."""
+    accelerator, speed = p.accelerator, p.config.speed
+    layout = memory_format(channels_last=speed.channels_last)
+    for network in filter(None, (p.contrast, p.momentum_encoder)):
+        if p.config.optim.sync_batch_norm:
+            with_sync_batch_norm(network, accelerator)
+        network.to(accelerator.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
+    if wants_compile(speed, accelerator.device, steps=p.plan.total_steps):
+        compile_encoders(p)
+
+
+def compile_encoders(p: Pretraining) -> None:
+    """Compile the encoders; SimCLR's takes both views at once, MoCo v3's one after the other."""
+    if has_sync_batch_norm("encoder", p.contrast.base_encoder):
+        return
+    parts: dict[str, nn.Module] = {"encoder": p.contrast.base_encoder}
+    images = p.normalise.example(2 * p.plan.batch_size, p.config.data.image_size)
+    if p.momentum_encoder is not None:
+        parts["momentum encoder"] = p.momentum_encoder
+        images = images.chunk(2)[0]
+
+    def one_pass() -> None:
+        for encoder in parts.values():
+            pass_through(encoder, images, accelerator=p.accelerator)
+
+    compile_or_say_why_not(parts, one_pass, p.accelerator)

@@ -1,0 +1,175 @@
+"""Parts of a distillation: teacher, student with head and loss, negatives, compilation."""
+
+import dataclasses
+import functools
+import logging
+from typing import cast
+
+from accelerate import Accelerator
+from torch import nn
+
+from pcd_hub.data.batch_plan import BatchPlan
+from pcd_hub.data.sources import ImageSource, ImageStream
+from pcd_hub.errors import ConfigError
+from pcd_hub.method.distiller import Distiller, PixelLoss
+from pcd_hub.method.heads import STUDENT_HEADS, HeadLayout, student_head
+from pcd_hub.method.loss import cosine_smooth_l1, pixel_info_nce, similarity_kl
+from pcd_hub.method.moments import ChannelMoments
+from pcd_hub.method.queue import KeyQueue
+from pcd_hub.models.grid import PixelGrid
+from pcd_hub.models.teachers import Teacher, load_matched_teacher
+from pcd_hub.train.batches import Normalise, count_images
+from pcd_hub.train.configs.distill import DistillConfig, PixelMethodConfig
+from pcd_hub.train.networks import memory_format, with_sync_batch_norm
+from pcd_hub.train.run_folder.folder import RunFolder
+from pcd_hub.train.speed import (
+    Compilable,
+    compile_or_say_why_not,
+    compiles_training,
+    has_sync_batch_norm,
+    pass_through,
+    wants_compile,
+)
+
+log = logging.getLogger("pcd_hub")
+
+
+@dataclasses.dataclass(kw_only=True)
+class Distillation:
+    """A distillation that is ready to start, or finished."""
+
+    config: DistillConfig
+    config_name: str
+    accelerator: Accelerator
+    folder: RunFolder
+    source: ImageSource | ImageStream
+    plan: BatchPlan
+    teacher: Teacher
+    distiller: Distiller
+    """Student, head and loss, not wrapped by the Accelerator."""
+    student: nn.Module
+    """The timm model inside ``distiller``."""
+    random_start: nn.Module
+    """A copy of the student before training."""
+    untrained: tuple[str, ...]
+    """Parameters of the student that do not affect its feature map."""
+    queue: KeyQueue | None
+    moments: ChannelMoments | None
+    normalise: Normalise
+
+    @property
+    def teacher_statistics(self) -> dict[str, nn.Module]:
+        """Key queue or channel moments by name: part of the checkpoints, not of the network."""
+        parts = {"queue": self.queue, "moments": self.moments}
+        return {name: part for name, part in parts.items() if part is not None}
+
+
+def move_to_device(d: Distillation) -> None:
+    """Move the networks to the device, with SyncBatchNorm and compiled as configured."""
+    accelerator, config = d.accelerator, d.config
+    if config.optim.sync_batch_norm:
+        d.distiller = cast("Distiller", with_sync_batch_norm(d.distiller, accelerator))
+    layout = memory_format(channels_last=config.speed.channels_last)
+    for network in (d.distiller, d.teacher):
+        network.to(accelerator.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
+    for part in d.teacher_statistics.values():
+        part.to(accelerator.device)
+    if wants_compile(config.speed, accelerator.device, steps=d.plan.total_steps):
+        compile_distillation(d)
+
+
+def compile_distillation(d: Distillation) -> None:
+    """Compile the teacher, and on GPUs student and head; on CPUs these do not get faster."""
+    images = d.normalise.example(2 * d.plan.batch_size, d.config.data.image_size)
+    parts: dict[str, Compilable] = {"teacher": d.teacher}
+    if compiles_training(images.device) and not has_sync_batch_norm("student", d.distiller):
+        parts |= {"student": d.distiller.student, "head": d.distiller.head}
+
+    def one_pass() -> None:
+        with d.accelerator.autocast():
+            target = d.teacher(images)
+        if "student" in parts:
+            negatives = () if d.queue is None else (d.queue.keys,)
+            pass_through(d.distiller, images, target, *negatives, accelerator=d.accelerator)
+
+    compile_or_say_why_not(parts, one_pass, d.accelerator)
+
+
+def load_teacher(config: DistillConfig, student: PixelGrid) -> Teacher:
+    """Load the teacher with its feature map at the student's resolution.
+
+    Raises:
+        ConfigError: If the loss compares the locations of an image and there is only one.
+    """
+    teacher = load_matched_teacher(
+        config.teacher.source,
+        student,
+        image_size=config.data.image_size,
+        teacher_image_size=config.teacher.image_size,
+        keep_last_norm=config.teacher.keep_last_norm,
+        fold_batch_norms=config.teacher.fold_batch_norms,
+    )
+    height, width = teacher.grid_size(config.data.image_size)
+    one_location = config.method.targets == "pooled" or height * width < 2
+    if config.method.loss == "similarity_kl" and one_location:
+        raise ConfigError(
+            f"--method.loss similarity_kl compares the locations of an image; expected at least 2, "
+            f"found 1 with --method.targets {config.method.targets} on a {height} x {width} "
+            "feature map; use --method.targets pixels and a larger --data.image-size"
+        )
+    return teacher
+
+
+def build_distiller(config: DistillConfig, student: PixelGrid, teacher: Teacher) -> Distiller:
+    """Build student, head and loss: everything that has gradients."""
+    head = student_head(student.num_channels, head_layout(config, teacher.num_channels))
+    loss = build_loss(config.method)
+    return Distiller(student, head, loss=loss, pooled=config.method.targets == "pooled")
+
+
+def head_layout(config: DistillConfig, num_channels: int) -> HeadLayout:
+    """Return the layout of the student's head with ``num_channels`` outputs."""
+    layout = STUDENT_HEADS[config.method.head]
+    mlps = tuple(
+        (*(config.method.head_width or width for width in hidden), num_channels)
+        for *hidden, _ in layout.mlps
+    )
+    return dataclasses.replace(layout, mlps=mlps)
+
+
+def build_loss(method: PixelMethodConfig) -> PixelLoss:
+    """Return the loss with its temperature."""
+    temperature = method.temperature
+    match method.loss:
+        case "pixel_info_nce":
+            return functools.partial(pixel_info_nce, temperature=temperature or 0.2)
+        case "similarity_kl":
+            return functools.partial(similarity_kl, temperature=temperature or 0.07)
+        case "cosine_smooth_l1":
+            return cosine_smooth_l1
+
+
+def build_teacher_statistics(
+    config: DistillConfig, source: ImageSource | ImageStream, teacher: Teacher
+) -> tuple[KeyQueue | None, ChannelMoments | None]:
+    """Build what the loss needs besides the two feature maps: negatives, or channel statistics.
+
+    They are saved in checkpoints, and are not part of the wrapped network.
+    """
+    match config.method.loss:
+        case "pixel_info_nce":
+            length = queue_length(config, source)
+            return KeyQueue(length, teacher.num_channels, seed=config.run.seed), None
+        case "cosine_smooth_l1":
+            return None, ChannelMoments(teacher.num_channels)
+        case "similarity_kl":
+            return None, None
+
+
+def queue_length(config: DistillConfig, source: ImageSource | ImageStream) -> int:
+    """Cap the queue at half the data set, or an image would be its own negative."""
+    length, num_images = config.method.queue_length, count_images(source)
+    if num_images is None or length <= num_images // 2:
+        return length
+    log.warning("queue of %d keys capped at %d, half the data set", length, num_images // 2)
+    return max(1, num_images // 2)

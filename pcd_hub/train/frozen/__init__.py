@@ -1,0 +1,1 @@
+"""Command-line evaluations of frozen backbones; the measuring itself is ``pcd_hub.evaluate``."""

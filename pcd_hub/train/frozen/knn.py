@@ -1,0 +1,85 @@
+"""Command line of k-NN, linear classification and the label-free report (``recipes/knn.py``)."""
+
+import shlex
+
+from pcd_hub.data.labelled.classification import ClassifiedSet
+from pcd_hub.data.sources import ImageSource, open_source
+from pcd_hub.errors import ConfigError
+from pcd_hub.evaluate.benchmark import Benchmark
+from pcd_hub.evaluate.classification import ClassificationProbe
+from pcd_hub.evaluate.label_free import LabelFreeReport
+from pcd_hub.evaluate.models import check_models
+from pcd_hub.train.configs.command_line import parse, run
+from pcd_hub.train.configs.probes import KNN, KnnConfig
+from pcd_hub.train.labelled_splits import open_labelled
+from pcd_hub.train.launch import quiet_logs
+from pcd_hub.train.run_folder.folder import new_folder
+
+
+def main(arguments: list[str]) -> None:
+    """Score every model with and without labels, save and print the tables."""
+    _, config = parse(KNN, "folder", arguments)
+    quiet_logs()
+    check_models(config.models, config.run.seeds)
+    benchmarks = build_benchmarks(config)
+    folder = new_folder(config.run.output_dir, "knn")
+    command = shlex.join(["python", "recipes/knn.py", *arguments])
+    for name, benchmark in benchmarks.items():
+        table = benchmark.empty_table(config.run.seeds, command=command, details=surroundings())
+        for model in config.models:
+            table = table.with_scores(benchmark.score(model, config.run.seeds))
+            table.save(folder / name)
+        print(f"\n{table.table()}\n\n{folder / name}")
+
+
+def build_benchmarks(config: KnnConfig) -> dict[str, Benchmark]:
+    """Open the images and set up the evaluations, by the name of their folder.
+
+    Raises:
+        ConfigError: If no images are named.
+    """
+    if not config.data.source and not config.report.source:
+        raise ConfigError(
+            "no images: expected --data.source DIR with SPLIT/CLASS/, or --report.source for "
+            "images without labels"
+        )
+    benchmarks: dict[str, Benchmark] = {}
+    labelled = open_labelled(config.data) if config.data.source else None
+    if labelled:
+        benchmarks["image_classification"] = ClassificationProbe(
+            *labelled,
+            image_size=config.data.image_size,
+            k=config.k,
+            temperature=config.temperature,
+            penalty=config.penalty,
+            num_workers=config.data.num_workers,
+        )
+    dataset, images = _unlabelled_images(config, labelled)
+    benchmarks["label_free_report"] = LabelFreeReport(
+        images,
+        dataset=dataset,
+        teacher=config.teacher.source,
+        num_images=config.report.num_images,
+        k=config.report.retrieval_k,
+        image_size=config.data.image_size,
+        num_workers=config.data.num_workers,
+    )
+    return benchmarks
+
+
+def _unlabelled_images(
+    config: KnnConfig, labelled: tuple[ClassifiedSet, ClassifiedSet] | None
+) -> tuple[str, ImageSource | ClassifiedSet]:
+    """Return name and images of the label-free report; by default the labelled test images."""
+    if labelled and not config.report.source:
+        return labelled[1].name, labelled[1]
+    source = open_source(config.report.source)
+    if not isinstance(source, ImageSource):
+        raise ConfigError(
+            f"--report.source {config.report.source} is a stream: expected a finite set of images"
+        )
+    return config.report.source, source
+
+
+if __name__ == "__main__":
+    run(main)

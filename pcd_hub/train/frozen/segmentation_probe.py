@@ -1,0 +1,61 @@
+"""Command line of the linear segmentation probe (``recipes/linear_seg.py``)."""
+
+import dataclasses
+import shlex
+from functools import partial
+
+from PIL import Image
+
+from pcd_hub.data.labelled.sets import Mask
+from pcd_hub.evaluate.models import check_models
+from pcd_hub.evaluate.results import FILE, ModelScores
+from pcd_hub.evaluate.segmentation_probe import SegmentationProbe
+from pcd_hub.report.overlays import save_some_overlays
+from pcd_hub.train.configs.command_line import parse, run
+from pcd_hub.train.configs.probes import LINEAR_SEG, LinearSegConfig
+from pcd_hub.train.labelled_splits import open_splits
+from pcd_hub.train.launch import quiet_logs
+from pcd_hub.train.run_folder.folder import new_folder, surroundings
+
+
+def main(arguments: list[str]) -> None:
+    """Probe every model, save and print the table, and draw predictions."""
+    _, config = parse(LINEAR_SEG, "folder", arguments)
+    quiet_logs()
+    check_models(config.models, config.run.seeds)
+    probe = build_probe(config)
+    folder = new_folder(config.run.output_dir, "linear_seg")
+    table = probe.empty_table(
+        config.run.seeds,
+        command=shlex.join(["python", "recipes/linear_seg.py", *arguments]),
+        details=surroundings(),
+    )
+    predicted = {}
+    for name in config.models:
+        scores = probe.score(name, config.run.seeds)
+        table = table.with_scores(scores)
+        table.save(folder)
+        predicted[name] = partial(_prediction, scores)
+        print(f"{name}: {scores.metrics['mean IoU'][0]:.1f} % mean IoU, seed {config.run.seeds[0]}")
+    save_some_overlays(folder / "pictures" / "overlays.png", probe.test, predicted)
+    print(f"\n{table.table()}\n\n{folder / FILE}")
+
+
+def build_probe(config: LinearSegConfig) -> SegmentationProbe:
+    """Open the labelled set and set up the probe."""
+    settings = dataclasses.asdict(config.probe)
+    return SegmentationProbe(
+        *open_splits(config.data),
+        image_size=config.data.image_size,
+        num_workers=config.data.num_workers,
+        cache_gigabytes=settings.pop("keep_gigabytes"),
+        **settings,
+    )
+
+
+def _prediction(scores: ModelScores, row: int, _image: Image.Image) -> Mask:
+    return scores.predictions[row].numpy()
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,1 @@
+"""Monitors of a training run: loss, collapse, progress, broken images, trackers."""

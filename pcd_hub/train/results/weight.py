@@ -1,0 +1,163 @@
+"""Save a distilled weight: probe, figures, record, export and local store."""
+
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pcd_hub.errors import WeightError
+from pcd_hub.evaluate.models import EvaluatedModel
+from pcd_hub.evaluate.scene_probe import scene_mosaics
+from pcd_hub.models.entries import STOCK_ARCHITECTURES, entry_cfg
+from pcd_hub.models.grid import pixel_grid
+from pcd_hub.report.curves import save_training_curve
+from pcd_hub.report.features import save_pca
+from pcd_hub.report.scene_probe import probe_backbones
+from pcd_hub.train.batches import describe_data
+from pcd_hub.train.distill_parts import Distillation
+from pcd_hub.train.run_folder.folder import provenance
+from pcd_hub.weights import store
+from pcd_hub.weights.export import check_finite, export_weight
+from pcd_hub.weights.manifest import read_manifest, write_json
+from pcd_hub.weights.record import WeightRecord
+
+CARD_PICTURES = ("pca.png", "probe.png", "training.png")
+"""Pictures that are published with the weight; none of them shows a training image."""
+
+
+def save_weight(d: Distillation, weight_name: str) -> None:
+    """Probe, record, export and store the student, and print how to load it."""
+    with torch.compiler.set_stance("force_eager"):  # other shapes, a few times each
+        export = export_student(d, weight_name)
+    if not d.config.run.store:
+        print(f"\n{_create_model(f'local-dir:{export.absolute()}')}")
+        return
+    replaced = add_to_store(weight_name, export)
+    if replaced:
+        print(f"\nreplaced {weight_name} in the store; the previous weight is kept in {replaced}")
+    print("\nload it anywhere:\n")
+    if weight_name in {f"{arch}.pcd" for arch in (*STOCK_ARCHITECTURES, "resnet18_mhsa")}:
+        print(f"  import pcd_hub, timm; {_create_model(weight_name)}")
+    print(f"  {_create_model(f'local-dir:{store.home() / weight_name}')}")
+
+
+def _create_model(name: str) -> str:
+    return f'timm.create_model("{name}", pretrained=True, features_only=True)'
+
+
+def export_student(d: Distillation, weight_name: str) -> Path:
+    """Measure the student and export it into the run's folder; return the export's folder."""
+    folder = d.folder.path
+    pictures = folder / "pictures"
+    state = {key: value.cpu() for key, value in d.student.state_dict().items()}
+    check_finite(state)
+    metrics = probe(d, pictures / "probe.png") if d.config.probe_scenes else {}
+    draw_feature_maps(d, pictures / "pca.png")
+    save_training_curve(pictures / "training.png", folder / "metrics.jsonl")
+    export = export_weight(
+        state,
+        build_record(d, weight_name, metrics),
+        _new_export_folder(folder),
+        image_size=d.config.data.image_size,
+        pictures=[path for path in map(pictures.joinpath, CARD_PICTURES) if path.exists()],
+    )
+    write_json(folder / "record.json", read_manifest(export)["record"])
+    return export
+
+
+def add_to_store(weight_name: str, export: Path) -> Path | None:
+    """Add the weight to the local store; return the folder of the weight that it replaced, if any.
+
+    Raises:
+        WeightError: If the store rejects it; the weight is complete in ``export``.
+    """
+    try:
+        replaced = store.where(weight_name)
+        store.add(weight_name, export)
+    except WeightError as error:
+        raise WeightError(
+            f"the weight is complete in {export}, but cannot be added to the store: {error}; "
+            f"add it with `pcd-hub add {export} --name {weight_name}`"
+        ) from error
+    return replaced
+
+
+def _new_export_folder(folder: Path) -> Path:
+    """Return ``export``, or the next free ``export-2`` ...: a resumed run may finish twice."""
+    names = itertools.chain(["export"], (f"export-{number}" for number in itertools.count(2)))
+    return next(path for path in map(folder.joinpath, names) if not path.exists())
+
+
+def probe(d: Distillation, picture: Path) -> dict[str, Any]:
+    """Compare random start, student and teacher by a linear probe on generated scenes."""
+    cfg, facts = entry_cfg(d.config.student.arch), d.teacher.facts
+    backbones = [
+        EvaluatedModel(name=name, model=model, mean=normalisation.mean, std=normalisation.std)
+        for name, model, normalisation in (
+            ("random start", d.random_start, cfg),
+            ("distilled student", d.student, cfg),
+            ("teacher", d.teacher.grid.model, facts),
+        )
+    ]
+    return {
+        "scene_probe": probe_backbones(
+            backbones,
+            subject="distilled student",
+            num_scenes=d.config.probe_scenes,
+            picture=picture,
+            command=f"{recipe(d)}, with the configuration of the record",
+        )
+    }
+
+
+def recipe(d: Distillation) -> str:
+    """Return the command that an installed package runs, without a checkout."""
+    return f"pcd-hub distill {d.config_name}"
+
+
+@torch.inference_mode()
+def draw_feature_maps(d: Distillation, path: Path) -> None:
+    """Draw teacher and student feature maps of generated scenes, never of the user's images."""
+    teacher, cfg = d.teacher, entry_cfg(d.config.student.arch)
+    device = d.accelerator.device
+    teacher_cfg = getattr(teacher.grid.model, "pretrained_cfg", None) or {}
+    if cfg.fixed_input_size or teacher_cfg.get("fixed_input_size"):
+        images = scene_mosaics(8, tiles=1, size=d.config.data.image_size)
+    else:  # the feature map of a training view is too small to look at
+        images = scene_mosaics(2, tiles=4)
+        teacher.set_sizes(images.shape[-1])
+    student = pixel_grid(d.student, image_size=images.shape[-1])
+    mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (cfg.mean, cfg.std))
+    values = images.to(device).float() / 255
+    feature_maps = {
+        "teacher": teacher(values).float().cpu(),
+        "student": student.eval()((values - mean) / std).float().cpu(),
+    }
+    save_pca(path, images, feature_maps)
+
+
+def build_record(d: Distillation, weight_name: str, metrics: dict[str, Any]) -> WeightRecord:
+    """Build the record of the weight: where it comes from, and what was measured."""
+    config = d.config
+    return WeightRecord(
+        name=weight_name,
+        architecture=config.student.arch,
+        recipe=recipe(d),
+        config=d.folder.recorded_config(),
+        teacher=dataclasses.asdict(d.teacher.facts),
+        data=describe_data(d.source, config.data, d.folder.inputs["data"]),
+        steps=d.plan.total_steps,
+        images_seen=d.plan.total_steps * config.optim.global_batch_size,
+        seed=config.run.seed,
+        licenses={
+            "code": "apache-2.0",
+            "weights": "not stated",
+            "teacher": d.teacher.facts.license,
+            "data": "apache-2.0" if config.data.source.startswith("scenes:") else "not stated",
+        },
+        untrained=d.untrained,
+        metrics=metrics,
+        **provenance(d.accelerator, d.folder),
+    )

@@ -1,0 +1,200 @@
+"""The training loop that every recipe uses.
+
+    for step, batches in run.steps():
+        loss = ...
+        accelerator.backward(loss)
+        norm = optimizer_step(network, optimizer, accelerator)
+        run.end_step(loss, norm)
+
+``steps`` resumes, sets the learning rate and waits for the data. ``end_step`` monitors the values,
+logs, writes checkpoints and stops the run on a signal.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from pcd_hub.data.batch_plan import BatchPlan
+from pcd_hub.data.loader import Batch
+from pcd_hub.report.png import save_views
+from pcd_hub.train.monitors.broken_images import BrokenImages
+from pcd_hub.train.monitors.loss import LossMonitor
+from pcd_hub.train.monitors.progress import Progress
+from pcd_hub.train.run_folder.folder import RunFolder
+from pcd_hub.train.run_folder.resume import load_parts
+from pcd_hub.train.signals import StopRequest, stopped_run
+
+log = logging.getLogger("pcd_hub")
+
+BatchT = TypeVar("BatchT")
+
+
+class LoopSettings(Protocol):
+    """Fields of every recipe's ``config.run`` that the loop reads."""
+
+    @property
+    def resume(self) -> bool: ...
+    @property
+    def log_every_steps(self) -> int: ...
+    @property
+    def checkpoint_every_steps(self) -> int: ...
+
+
+class TrainingRun(Generic[BatchT]):
+    """The loop around the training step, the same for every recipe.
+
+    Args:
+        accelerator: Processes, device and precision.
+        folder: Folder for metrics, checkpoints and pictures.
+        settings: The recipe's ``config.run``.
+        plan: Steps, and how their batches are shared.
+        open_batches: Opens this process's batches from the start step of a plan on; its second
+            argument holds the positions in a stream, by loader process.
+        network: The unwrapped network, whose weights are checked before each checkpoint.
+        optimizer: Optimizer as prepared by the Accelerator.
+        state: Everything with ``state_dict`` that affects the next step, by name.
+        learning_rate: Learning rate by step.
+        lr_option: Learning-rate option, for the message if the loss is not finite.
+        num_images: Images in the source; None if unknown.
+    """
+
+    def __init__(
+        self,
+        *,
+        accelerator: Accelerator,
+        folder: RunFolder,
+        settings: LoopSettings,
+        plan: BatchPlan,
+        open_batches: Callable[[BatchPlan, dict[int, Any]], Iterator[BatchT]],
+        network: nn.Module,
+        optimizer: Any,
+        state: Mapping[str, Any],
+        learning_rate: Callable[[int], float],
+        lr_option: str,
+        num_images: int | None = None,
+    ) -> None:
+        self.folder = folder
+        self.plan = plan
+        self.open_batches = open_batches
+        self._accelerator = accelerator
+        self._settings = settings
+        self._network = network
+        self._optimizer = optimizer
+        self._state = dict(state)
+        if accelerator.scaler is not None:  # float16: its scale affects the next step
+            self._state["scaler"] = accelerator.scaler
+        self._stream_states: dict[int, Any] = {}
+        self._learning_rate = learning_rate
+        self._losses = LossMonitor(accelerator, folder, lr_option=lr_option)
+        self._broken_images = BrokenImages(accelerator, num_images=num_images)
+        self._stop_request = StopRequest()
+        self._first_step = self._step = self._done = plan.start_step
+        self._lr = 0.0
+        self._batches: list[BatchT] = []
+
+    def steps(self) -> Iterator[tuple[int, list[BatchT]]]:
+        """Iterate over (step, this process's batches of it: one per accumulation step).
+
+        Raises:
+            CheckpointError: If there is nothing to resume from, or the checkpoint does not fit.
+            DataError: If the images cannot be read.
+        """
+        self.folder.start_trackers()
+        if self._settings.resume:
+            self._resume()
+        total_steps = self.plan.total_steps
+        self._progress = Progress(
+            self._accelerator,
+            self.plan.global_batch_size,
+            start=self._first_step,
+            total_steps=total_steps,
+        )
+        with self._stop_request:
+            plan = dataclasses.replace(self.plan, start_step=self._first_step)
+            batches = self.open_batches(plan, self._stream_states)
+            for step in range(self._first_step, total_steps):
+                self._step, self._lr = step, self._learning_rate(step)
+                for group in self._optimizer.param_groups:
+                    group["lr"] = self._lr
+                self._batches = self._progress.wait_for(batches, plan.accumulation_steps)
+                yield step, self._batches
+                assert self._done == step + 1, "every step needs end_step"
+        self._progress.close()
+        self._broken_images.log_total()
+
+    def end_step(
+        self, loss: Tensor, norm: Tensor, *, metrics: Mapping[str, float | Tensor] | None = None
+    ) -> None:
+        """Monitor, log and save the step; call it on every process.
+
+        Args:
+            loss: Loss of this process.
+            norm: Gradient norm of this process, before clipping.
+            metrics: Logged next to the loss: tensors as their mean over all processes, numbers as
+                the main process has them.
+
+        Raises:
+            CheckpointError: If the run's folder cannot be written.
+            ConfigError: If loss, gradient or weights are not finite.
+            DataError: If too many images are broken.
+            StoppedRun: If a process has received a stop signal; the step is saved.
+        """
+        step, batches = self._step, self._batches
+        signum = self._losses.record_step(
+            step, self._lr, batches, loss, norm, signum=self._stop_request.signum
+        )
+        images = [batch for batch in batches if isinstance(batch, Batch)]
+        self._broken_images.add(images)
+        self._stream_states.update(each.stream_state for each in images if each.stream_state)
+        if step == self._first_step and images:
+            self._save_views(images[0])
+        if self._is_logged(step):
+            self._log(step, loss, metrics or {})
+        self._done = step + 1
+        if self._is_saved(step) or signum:
+            signum = self._losses.check_weights(self._network)
+            state = {name: part.state_dict() for name, part in self._state.items()}
+            self.folder.save_checkpoint(self._done, state, self._stream_states)
+        if signum:
+            raise stopped_run(signum, self._done, self.folder.path, self._accelerator)
+
+    def is_measured(self, step: int) -> bool:
+        """Return whether monitors measure this step: the first one, and those that are logged."""
+        return step == self._first_step or self._is_logged(step)
+
+    def _is_logged(self, step: int) -> bool:
+        done = step + 1
+        return done % self._settings.log_every_steps == 0 or done == self.plan.total_steps
+
+    def _is_saved(self, step: int) -> bool:
+        done = step + 1
+        return done % self._settings.checkpoint_every_steps == 0 or done == self.plan.total_steps
+
+    def _resume(self) -> None:
+        checkpoint = self.folder.load_checkpoint(steps=self.plan.total_steps)
+        load_parts(checkpoint, self._state)
+        self._first_step = int(checkpoint["step"])
+        self._stream_states = self.folder.stream_states(checkpoint)
+        log.info("resumed after step %d of %d", self._first_step, self.plan.total_steps)
+
+    def _save_views(self, batch: Batch) -> None:
+        if self._accelerator.is_main_process:
+            path = self.folder.path / "pictures" / "views.png"
+            with self.folder.writing(path):
+                save_views(path, batch.views)
+            self.folder.log_pictures()
+
+    def _log(self, step: int, loss: Tensor, metrics: Mapping[str, float | Tensor]) -> None:
+        self._broken_images.check()
+        tensors = {name: value for name, value in metrics.items() if isinstance(value, Tensor)}
+        local = torch.stack([loss.detach(), *(value.detach() for value in tensors.values())])
+        means: Any = self._accelerator.reduce(local, "mean")
+        mean_loss, *others = means.tolist()
+        speed = self._progress.measure(step, mean_loss)
+        logged = {**metrics, **dict(zip(tensors, others, strict=True))}
+        self.folder.write_metrics(step=step, loss=mean_loss, lr=self._lr, **speed, **logged)

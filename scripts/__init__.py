@@ -1,0 +1,1 @@
+"""Maintainer tools. Run them as files; the package marker is for import-linter."""

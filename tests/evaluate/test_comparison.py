@@ -1,0 +1,90 @@
+"""Joining runs, and adding their tables to a weight's record and card."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pcd_hub.errors import DataError, WeightError
+from pcd_hub.evaluate.comparison import add_to_weight, joined_tables
+from pcd_hub.weights import store
+from pcd_hub.weights.load import read_weight
+from pcd_hub.weights.manifest import weights_sha256
+from tests.evaluate.tables import table
+from tests.weights.making import exported, files_of, flip
+
+
+@pytest.fixture
+def measured(tmp_path):
+    """A run's export, and an evaluation of it."""
+    export = exported(tmp_path / "run" / "export")
+    folder = tmp_path / "eval"
+    folder.mkdir()
+    name = f"local-dir:{export}"
+    scores = dict(zip((name, "random:net"), table().scores.values(), strict=True))
+    table(scores=scores, weights_sha256={name: weights_sha256(export)}).save(folder)
+    return export, folder
+
+
+def named(record, start):
+    """The one measurement whose short name starts like this."""
+    (found,) = (m for name, m in record.measurements().items() if name.startswith(start))
+    return found
+
+
+def test_tables_are_added_to_the_record_and_the_card(measured, tmp_path):
+    export, folder = measured
+    weights = (export / "model.safetensors").read_bytes()
+    (tmp_path / "run" / "record.json").write_text("{}")
+    assert add_to_weight(str(export), joined_tables([folder])) == export
+    record = read_weight(export).record
+    measurement = named(record, "linear_segmentation_probe_streets_val_mean_iou")
+    assert (measurement.subject, measurement.means) == (
+        "test_resnet.pcd",
+        {"test_resnet.pcd": 12.0, "random:net": 30.5},
+    )
+    assert measurement.stds == {"test_resnet.pcd": 2.83, "random:net": 0.71}
+    assert "scene_probe" in record.metrics, "what was there before stays"
+    card = (export / "README.md").read_text()
+    assert "| **test_resnet.pcd** (this weight) | 12.00 ± 2.83 | **3.00 ± 0.00** |" in card
+    assert str(tmp_path) not in card.partition("## Provenance")[0]
+    assert (export / "model.safetensors").read_bytes() == weights
+    assert json.loads((tmp_path / "run" / "record.json").read_text()) == record.to_dict()
+    assert [p.name for p in (tmp_path / "run").iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_stored_weight_gets_a_new_version(measured):
+    export, folder = measured
+    store.add("test_resnet.pcd", export)
+    add_to_weight("test_resnet.pcd", joined_tables([folder.parent / "eval"]))
+    record = read_weight(store.where("test_resnet.pcd")).record
+    assert named(record, "linear_segmentation_probe_streets_val_mean_iou")
+    assert list(read_weight(export).record.metrics) == ["scene_probe"]
+
+
+def test_a_weight_that_was_not_measured_gets_nothing(measured, tmp_path):
+    export, folder = measured
+    other = exported(tmp_path / "other")
+    before = files_of(other)
+    with pytest.raises(
+        WeightError,
+        match=r"did not measure .*other .*weights it measured: local-dir:.*export",
+    ):
+        add_to_weight(str(other), joined_tables([folder]))
+    assert files_of(other) == before
+    (export / "NOTES.txt").write_text("mine")
+    with pytest.raises(WeightError, match=r"holds NOTES.txt, which is no part of it; move it"):
+        add_to_weight(str(export), joined_tables([folder]))
+    (export / "NOTES.txt").unlink()
+    flip(export / "model.safetensors")
+    before = files_of(export)
+    with pytest.raises(WeightError, match="sha256"):
+        add_to_weight(str(export), joined_tables([folder]))
+    assert files_of(export) == before, "a damaged one is not rewritten"
+
+
+def test_runs_without_an_evaluation_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"there is no evaluation.json; did the run finish"):
+        joined_tables([tmp_path])
+    with pytest.raises(DataError, match=r"aaa: there is no evaluation.json"):
+        joined_tables([Path("a" * 300)])  # longer than a file name may be
