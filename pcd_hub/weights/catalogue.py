@@ -8,8 +8,10 @@ from pcd_hub.errors import PCDHubError, WeightError
 from pcd_hub.weights import store
 from pcd_hub.weights.hub.fetch import fetched_folder, fetched_folders
 from pcd_hub.weights.hub.published import published_weights, reference_of
-from pcd_hub.weights.manifest import read_manifest
+from pcd_hub.weights.layout import CONFIG_FILE, MANIFEST_FILE
+from pcd_hub.weights.manifest import read_listed, read_manifest
 from pcd_hub.weights.record import NOT_STATED, WeightRecord
+from pcd_hub.weights.safety import check_config, unknown_files, unknown_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,25 @@ def has_weight(name: str) -> bool:
 def record_of(folder: Path) -> dict[str, Any]:
     """Return the record of the weight in ``folder``, as plain containers."""
     return read_manifest(folder)["record"]
+
+
+def unknown_parts(folder: Path) -> list[str]:
+    """List the fields and files of a weight that this version does not know.
+
+    Raises:
+        WeightError: If the manifest or the configuration is damaged.
+    """
+    manifest = read_manifest(folder)
+    entry = next(entry for entry in manifest["files"] if entry["path"] == CONFIG_FILE)
+    config = check_config(read_listed(folder, entry), what=str(folder / CONFIG_FILE))
+    fields = {
+        MANIFEST_FILE: unknown_keys(manifest, "manifest"),
+        "record": sorted(WeightRecord.from_dict(manifest["record"]).unknown),
+        CONFIG_FILE: unknown_keys(config, "config"),
+        "pretrained_cfg": unknown_keys(config["pretrained_cfg"], "pretrained_cfg"),
+    }
+    parts = [f"{place}: {key}" for place, keys in fields.items() for key in keys]
+    return [*parts, *(f"file {path}" for path in unknown_files(manifest))]
 
 
 def _from_folder(name: str, origin: Literal["local", "fetched"], folder: Path) -> ListedWeight:

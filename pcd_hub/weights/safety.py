@@ -106,6 +106,7 @@ _PRETRAINED_CFG = {
     "classifier": _MODULES,
     **dict.fromkeys(("license", "description", "paper_name", "paper_ids"), _PROSE),
 }
+_KNOWN = {"manifest": _MANIFEST, "config": _CONFIG, "pretrained_cfg": _PRETRAINED_CFG}
 
 
 def check_file_names(names: Iterable[str], *, what: str) -> None:
@@ -156,6 +157,11 @@ def check_listing(names: Iterable[str], *, what: str) -> None:
                 f"{what}: {shown(name)} differs from a file of a weight in case only; ask its "
                 "publisher to remove it"
             )
+
+
+def unknown_keys(found: Mapping[str, Any], kind: str) -> list[str]:
+    """Return the unknown keys of a checked ``manifest``, ``config`` or ``pretrained_cfg``."""
+    return sorted(found.keys() - _KNOWN[kind].keys())
 
 
 def unknown_files(manifest: Mapping[str, Any]) -> list[str]:

@@ -212,10 +212,10 @@ def _check_secrets(folder: Path) -> None:
     secrets = [rb"hf_[A-Za-z0-9]{20,}", rb"://[^/\s:@\"]+:[^/\s@\"]+@"]
     if token := get_token():
         secrets.append(re.escape(token.strip().encode()))
-    for path in folder.iterdir():
-        if path.name != WEIGHTS_FILE and re.search(b"|".join(secrets), path.read_bytes()):
+    for name, path in files_in(folder).items():
+        if name != WEIGHTS_FILE and re.search(b"|".join(secrets), path.read_bytes()):
             raise WeightError(
-                f"{path.name} contains what looks like a Hub token or a password, perhaps from the "
+                f"{name} contains what looks like a Hub token or a password, perhaps from the "
                 "run's settings; revoke it and run the recipe without it"
             )
 
