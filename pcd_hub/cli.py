@@ -21,13 +21,28 @@ from pcd_hub.weights.record import WeightRecord
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; exit with one line and status 1 after an error, 2 after a usage error."""
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words[:1] == ["distill"]:  # its options, --help included, are those of the recipe
+        _distill(words[1:])
+        return
+    options = _parser().parse_args(words)
     try:
         options.run(options)
     except PCDHubError as error:
         sys.exit(f"pcd-hub: {error}")
     except BrokenPipeError:  # `pcd-hub list | head`
         sys.stderr.close()
+
+
+def _distill(arguments: list[str]) -> None:
+    try:
+        from pcd_hub.train import distill  # noqa: PLC0415 - needs the extra
+        from pcd_hub.train.configs.command_line import run  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("pcd_hub"):
+            raise
+        sys.exit(f'pcd-hub: {error}; pip install "pcd_hub[train]"')
+    run(lambda _: distill.main(arguments))
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -218,6 +233,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _OneLineParser(prog="pcd-hub", description=__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"pcd_hub {pcd_hub.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    summary = "train a backbone on your images (options: `pcd-hub distill --help`)"
+    commands.add_parser("distill", help=summary, add_help=False)
     for name, (run, summary, add_options) in _COMMANDS.items():
         command = commands.add_parser(
             name,

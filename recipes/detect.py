@@ -1,29 +1,26 @@
-r"""Detection: Mask R-CNN or Faster R-CNN trained on a backbone, scored as COCO does.
+r"""Train Mask R-CNN or Faster R-CNN on a backbone, and score it as COCO does.
 
-One run is one backbone at one seed, in the folder with evaluation.json:
-
-    python recipes/detect.py --data.source DATA --model resnet18.pcd        # config small, a CPU
+    python recipes/detect.py --data.source DATA --model resnet18.pcd     # config small, on a CPU
     accelerate launch --multi_gpu --num_processes 8 recipes/detect.py coco_r18_fpn_1x \
         --data.source COCO --model resnet18.pcd
 
-The first, on 205 blood smears (BCCD at 320 x 240), took 6 to 14 minutes on one busy core and gave
-on 87 others, three seeds: box AP 44.9 +- 0.9 at random start, 46.5 +- 0.4 with the quickstart
-student. The second has not been run.
+One run trains one backbone at one seed and writes evaluation.json into its folder; compare.py joins
+models and seeds. ``--run.resume`` continues from the last checkpoint, or scores a finished run
+again. Without a checkout: ``python -m pcd_hub.train.detection.detect``.
 
-The schedules are detectron2's: batches of 16, learning rate 0.02, 90k iterations (1x) or 180k (2x),
-a tenth of the learning rate after six and again after eight ninths, 1000 iterations of warm-up.
-Fewer images a step scale it by rule, ``--optim.global-batch-size 4``: a quarter of the learning
-rate, four times the iterations, so that as many pictures are seen. ``--run.max-steps`` squeezes a
-schedule into fewer steps, which is another protocol, and evaluation.json says so.
+small: 205 blood smears (BCCD, 320 x 240), one CPU core (shared): 6 to 14 minutes. Box AP on 87 held
+out images, n = 3 seeds: random start 44.9 +- 0.9, quickstart student 46.5 +- 0.4. coco_* and voc_*
+have not been run. All results: recipes/RESULTS.md.
 
-Everything is trained, batch norm too, and there is batch norm in the pyramid or behind the C4 head:
-the protocol for backbones trained without labels, and the one under which a random start can learn.
-``--detector.norm frozen --detector.frozen-stages 2`` is that of supervised ImageNet backbones.
-Pictures without objects are left out of training, not of the test; crowds likewise.
-``--run.resume`` goes on from the last checkpoint, or scores a finished run again.
+Schedules are detectron2's: batches of 16, learning rate 0.02, 90k iterations (1x) or 180k (2x),
+divided by 10 after 6/9 and 8/9 of them, 1000 iterations of warm-up. ``--optim.global-batch-size 4``
+scales them: a quarter of the learning rate, four times the iterations, so the detector sees the
+same number of images. ``--run.max-steps`` compresses the schedule; evaluation.json records that.
 
-Reading order: this file -> finetuning.py -> detectors.py -> detection_batches.py -> coco_data.py.
-Results: recipes/README.md.
+All layers are trained, with batch norm in the backbone and in the pyramid or behind the C4 head:
+the protocol for backbones pre-trained without labels, under which a random start can learn.
+``--detector.norm frozen --detector.frozen-stages 2`` is the protocol for supervised ImageNet
+backbones. Training skips images without objects, and crowds; the test does not.
 """
 
 from pcd_hub.train.configs.command_line import run

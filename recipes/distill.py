@@ -1,13 +1,16 @@
-r"""PCD, pixel-wise contrastive distillation (arXiv:2211.00218): frozen teacher, small student.
+r"""Distil a teacher into a small backbone with PCD (arXiv:2211.00218); no labels are needed.
 
-No labels are needed. Two ways to start:
-
-    python recipes/distill.py              # config quickstart: offline, CPU, minutes
+    python recipes/distill.py              # config quickstart: offline, on a CPU
     accelerate launch recipes/distill.py pcd_r18 \
         --teacher.source mocov3_r50:r-50-1000ep.pth.tar --data.source IMAGES
 
-Reading order: this file -> pcd_hub/method/distiller.py -> pcd_hub/method/loss.py. Results:
-recipes/README.md.
+Without a checkout: ``pcd-hub distill`` and ``accelerate launch -m pcd_hub.train.distill``, with the
+same options, are the same run.
+
+quickstart: 500 steps of 16 generated scenes, 2 CPU cores (Intel Xeon, AVX-512): 3.5 minutes. Mean
+IoU of a linear probe on 400 held-out scenes, n = 3 seeds: random start 17.4 +- 0.3, student
+57.4 +- 0.3, teacher 85.8. pcd_r18 (100 epochs of ImageNet, GPUs) has not been run. All results:
+recipes/RESULTS.md.
 """
 
 from pcd_hub.train.configs.command_line import run

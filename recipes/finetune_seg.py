@@ -1,28 +1,25 @@
-r"""Segmentation, fine-tuned: an FCN head on a backbone, everything trained.
+r"""Fine-tune a backbone with an FCN head for semantic segmentation.
 
-One run is one backbone at one seed, in the folder with evaluation.json:
-
-    python recipes/finetune_seg.py --data.source DIR --model resnet18.pcd        # small, a CPU
+    python recipes/finetune_seg.py --data.source DIR --model resnet18.pcd    # small, on a CPU
     accelerate launch --multi_gpu --num_processes 8 recipes/finetune_seg.py cityscapes_r18_fcn \
         --data.source cityscapes:DIR --model resnet18.pcd
 
-DIR holds ``images/SPLIT``, ``masks/SPLIT`` and ``classes.json``. The first, on 418 photographs of
-facades at 192 x 192, takes 2 to 3 minutes on one core and gives on 90 others, one seed: mean IoU
-9.8 at random start, 15.5 with the quickstart student, 16.1 with its teacher. The second has not
-been run.
+DIR contains ``images/SPLIT``, ``masks/SPLIT`` and ``classes.json``. One run trains one backbone at
+one seed and writes evaluation.json into its folder; compare.py joins models and seeds.
+``--run.resume`` continues from the last checkpoint, or scores a finished run again. Without a
+checkout: ``python -m pcd_hub.train.segmentation.finetune``.
 
-The schedules are ours, after what is common: 40k steps of 16 crops, SGD with momentum 0.9, learning
-rate 0.01 falling to 0 with power 0.9, no warm-up. Fewer images a step scale it by rule,
-``--optim.global-batch-size 4``: a quarter of the learning rate, four times the iterations, so
-that as many pictures are seen. ``--run.max-steps`` squeezes a schedule into fewer steps, which is
-another protocol, and evaluation.json says so.
+small: 418 photographs of facades at 192 x 192, one CPU core: 2 to 3 minutes. Mean IoU on 90 others,
+n = 1 seed: random start 9.8, quickstart student 15.5, its teacher 16.1. cityscapes_*, voc_* and
+ade20k_* have not been run. All results: recipes/RESULTS.md.
 
-Everything is trained, batch norm too: the protocol under which a random start can learn. What
-frozen features separate is another question, and linear_seg.py answers it. ``--run.resume`` goes on
-from the last checkpoint, or scores a finished run again; ``compare.py`` joins models and seeds.
+The schedules are ours and follow common practice: 40k steps of 16 crops, SGD with momentum 0.9,
+learning rate 0.01 falling to 0 with power 0.9, no warm-up. ``--optim.global-batch-size 4`` scales
+them: a quarter of the learning rate, four times the iterations, so the model sees the same number
+of images. ``--run.max-steps`` compresses the schedule; evaluation.json records that.
 
-Reading order: this file -> finetuning.py -> fcn.py -> segmentation_batches.py. Results:
-recipes/README.md.
+All layers are trained, batch norm too, so a random start can learn. linear_seg.py measures frozen
+features instead.
 """
 
 from pcd_hub.train.configs.command_line import run

@@ -10,7 +10,7 @@ similar is among the model's nearest, linear CKA with the teacher, and the effec
 Hardware and time: one CPU core, 3 min for three models and three seeds on 600 + 593 images.
 Result on 30 classes of Caltech-101, n = 593, three seeds, with an earlier quickstart student: k-NN
 top-1 14.8 +- 1.2 with random weights, 27.5 with resnet18.pcd, 33.9 with its teacher.
-The configuration imagenet has not been run.
+The configuration imagenet has not been run. All results: recipes/RESULTS.md.
 
 From Python: ``pcd_hub.evaluate.ClassificationProbe`` and ``pcd_hub.evaluate.LabelFreeReport``.
 """

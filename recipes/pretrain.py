@@ -1,12 +1,16 @@
-"""A teacher with a trained head, for your own images: MoCo v3 or SimCLR for timm ResNets.
+"""Pre-train a teacher with a projection head on your own images: MoCo v3 or SimCLR, timm ResNets.
 
     accelerate launch recipes/pretrain.py mocov3_r50 --data.source IMAGES
     python recipes/distill.py --teacher.source local-dir:runs/mocov3_r50/teacher ...
 
-It writes a folder ``teacher/``: safetensors in half precision and their record, which
-``local-dir:`` reads. MoCo v3 (arXiv:2104.02057) writes its own checkpoint layout as well,
-``teacher.pth.tar``: ``mocov3_r50:FILE`` for a ResNet-50, ``mocov3:ARCH:FILE`` for others. SimCLR
-(arXiv:2002.05709) is the one for small batches and little time. Results: recipes/README.md.
+The folder ``teacher/`` holds safetensors in half precision and their record, for ``local-dir:``.
+MoCo v3 (arXiv:2104.02057) also writes ``teacher.pth.tar`` in its own layout: ``mocov3_r50:FILE``
+for a ResNet-50, ``mocov3:ARCH:FILE`` for others. Use SimCLR (arXiv:2002.05709) for small batches
+and short runs.
+
+quickstart_teacher: 1,500 steps of 128 generated scenes, 2 CPU cores (AMD EPYC, shared): 47 minutes.
+Mean IoU of a linear probe on 400 held-out scenes, n = 1: random start 20.9, pre-trained 85.8.
+mocov3_r50 and mocov3_r50_1000ep have not been run. All results: recipes/RESULTS.md.
 """
 
 from pcd_hub.train.configs.command_line import run

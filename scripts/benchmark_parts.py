@@ -1,4 +1,4 @@
-"""The benchmarks of single parts: the loss, the input pipeline, the models."""
+"""Benchmarks of the loss, the data pipeline and the models, which scripts/benchmark.py runs."""
 
 import argparse
 import json
@@ -29,8 +29,8 @@ from pcd_hub.models.entries import STOCK_ARCHITECTURES
 LOSS_CASES = [(576, 65_536, 256), (1568, 16_384, 256), (6272, 65_536, 256), (1568, 8192, 8192)]
 
 
-def synthetic_images(folder: Path, count: int = 64) -> Path:
-    """JPEGs of the size of ImageNet's, from generated scenes."""
+def save_synthetic_images(folder: Path, count: int = 64) -> Path:
+    """Save synthetic scenes as JPEGs of ImageNet's average size."""
     folder.mkdir()
     for number in range(count):
         scene = Image.fromarray(render_scene(0, number, size=128).image)
@@ -41,13 +41,12 @@ def synthetic_images(folder: Path, count: int = 64) -> Path:
 
 
 def benchmark_loss(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """(c): value, gradient, time and memory against cross-entropy on dense logits."""
+    """Compare value, gradient, time and memory of the loss with dense cross-entropy."""
     del folder
     results, rows = [], []
     for n, k, c in options.loss_cases:
-        found = {kind: _loss_in_a_process(kind, n, k, c) for kind in ("dense", "ours")}
-        dense, ours = found["dense"], found["ours"]
-        results.append({"n": n, "k": k, "c": c, **found})
+        dense, ours = (measure_loss_in_process(kind, n, k, c) for kind in ("dense", "ours"))
+        results.append({"n": n, "k": k, "c": c, "dense": dense, "ours": ours})
         memory = dense["peak_bytes"] / max(1, ours["peak_bytes"])
         rows.append(
             [
@@ -62,54 +61,53 @@ def benchmark_loss(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 f"{dense['gradient_error']:.0e} / {ours['gradient_error']:.0e}",
             ]
         )
-    header = ["N x K x C", "dense", "ours", "faster", "dense needs", "ours needs", "memory"]
+    header = ["N x K x C", "dense", "ours", "speed-up", "memory, dense", "memory, ours", "ratio"]
     print_table([*header, "value error, dense / ours", "gradient error, dense / ours"], rows)
     return {"cases": results}
 
 
-def _loss_in_a_process(kind: str, n: int, k: int, c: int) -> dict[str, float]:
-    code = f"import benchmark_parts; benchmark_parts.print_loss({kind!r}, {n}, {k}, {c})"
+def measure_loss_in_process(kind: str, n: int, k: int, c: int) -> dict[str, float]:
+    """Call :func:`measure_loss` in a new process, for its peak memory."""
+    call = f"measure_loss({kind!r}, {n}, {k}, {c})"
+    code = f"import json, benchmark_parts; print(json.dumps(benchmark_parts.{call}))"
     here = str(Path(__file__).parent)
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {here!r}); {code}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def print_loss(kind: str, n: int, k: int, c: int) -> None:
-    """Forward and backward of one case, as a line of JSON."""
+def measure_loss(kind: str, n: int, k: int, c: int) -> dict[str, float]:
+    """Measure forward and backward pass of one case."""
     query, bank, positive = _loss_inputs(n, k, c)
     autocast = torch.autocast(DEVICE.type, torch.bfloat16, enabled=DEVICE.type == "cuda")
-    of = _dense_loss if kind == "dense" else _our_loss
-    found: dict[str, Any] = {}
+    loss_function = _dense_loss if kind == "dense" else _our_loss
+    losses = torch.zeros(0)
 
     def forward_and_backward() -> None:
+        nonlocal losses
         query.grad = None
         with autocast:
-            found["losses"] = of(query, bank, positive)
-        found["losses"].mean().backward()
+            losses = loss_function(query, bank, positive)
+        losses.mean().backward()
 
     before = peak_bytes()
-    taken = seconds(forward_and_backward, 3)
+    times = seconds(forward_and_backward, 3)
     peak = peak_bytes() - before
-    # The reference, on some rows in float64.
-    some = slice(0, min(n, 256))
-    exact_query = query.detach()[some].double().requires_grad_()
-    exact = _dense_loss(exact_query, bank.double(), positive[some].double())
+    # Compare with the dense loss of some rows in float64.
+    rows = slice(0, min(n, 256))
+    exact_query = query.detach()[rows].double().requires_grad_()
+    exact = _dense_loss(exact_query, bank.double(), positive[rows].double())
     exact.sum().backward()
     assert query.grad is not None
     assert exact_query.grad is not None
-    error = (query.grad[some].double() * n - exact_query.grad).norm() / exact_query.grad.norm()
-    value_error = (found["losses"][some].double() - exact).abs().max()
-    print(
-        json.dumps(
-            {
-                "seconds": statistics.median(taken),
-                "peak_bytes": peak,
-                "value_error": float(value_error),
-                "gradient_error": float(error),
-            }
-        )
-    )
+    error = (query.grad[rows].double() * n - exact_query.grad).norm() / exact_query.grad.norm()
+    value_error = (losses[rows].double() - exact).detach().abs().max()
+    return {
+        "seconds": statistics.median(times),
+        "peak_bytes": peak,
+        "value_error": float(value_error),
+        "gradient_error": float(error),
+    }
 
 
 def _loss_inputs(n: int, k: int, c: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -133,28 +131,28 @@ def _our_loss(query: Tensor, bank: Tensor, positive: Tensor) -> Tensor:
 
 
 def benchmark_data(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """(d): images in two views per second of one core, against torchvision on Pillow images."""
-    source = ImageFiles.from_folder(options.images or synthetic_images(folder / "jpegs"))
+    """Measure images (in two views) per second and core, against torchvision on Pillow images."""
+    source = ImageFiles.from_folder(options.images or save_synthetic_images(folder / "jpegs"))
     torch.set_num_threads(1)
     results, rows = [], []
     for size in options.data_sizes:
-        kinds = {
+        pipelines = {
             "torchvision on Pillow": _torchvision_pair(source, size),
             "recipe, pillow": _our_pair(source, size, "pillow"),
             "recipe, opencv": _our_pair(source, size, "opencv"),
         }
-        taken: dict[str, list[float]] = {kind: [] for kind in kinds}
+        times: dict[str, list[float]] = {name: [] for name in pipelines}
         for _ in range(options.repeats):
-            for kind, read in kinds.items():
-                taken[kind].append(_core_seconds(read, min(len(source), 200)))
-        medians = {kind: statistics.median(values) for kind, values in taken.items()}
+            for name, read in pipelines.items():
+                times[name].append(_core_seconds(read, min(len(source), 200)))
+        medians = {name: statistics.median(values) for name, values in times.items()}
         results.append({"image_size": size, "core_seconds_per_image": medians})
         reference = medians["torchvision on Pillow"]
         rows += [
-            [f"{size} px", kind, f"{1 / value:.0f}", f"{reference / value:.2f} x"]
-            for kind, value in medians.items()
+            [f"{size} px", name, f"{1 / value:.0f}", f"{reference / value:.2f} x"]
+            for name, value in medians.items()
         ]
-    print_table(["views", "pipeline", "images/s per core", "against torchvision"], rows)
+    print_table(["views", "pipeline", "images/s per core", "speed-up over torchvision"], rows)
     return {"images": len(source), "results": results}
 
 
@@ -169,12 +167,12 @@ def _core_seconds(read: Callable[[int], object], count: int) -> float:
 
 def _torchvision_pair(source: ImageFiles, size: int) -> Callable[[int], object]:
     first, second = (plain_view(size, blur=b, solarize=s) for b, s in ((1.0, 0.0), (0.1, 0.2)))
-    return lambda index: source.read(index, lambda opened: _both(opened, first, second))
 
+    def two_views(opened: Image.Image) -> tuple[Tensor, Tensor]:
+        image = opened.convert("RGB")
+        return first(image), second(image)
 
-def _both(opened: Image.Image, first: Any, second: Any) -> tuple[Tensor, Tensor]:
-    image = opened.convert("RGB")
-    return first(image), second(image)
+    return lambda index: source.read(index, two_views)
 
 
 def _our_pair(source: ImageFiles, size: int, renderer: Any) -> Callable[[int], object]:
@@ -183,7 +181,7 @@ def _our_pair(source: ImageFiles, size: int, renderer: Any) -> Callable[[int], o
 
 
 def benchmark_models(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """(e): every ``pcd`` entry: size, multiply-adds, latency, throughput."""
+    """Measure parameters, multiply-adds, latency and throughput of every ``pcd`` entry."""
     del folder
     results, rows = [], []
     for arch in (*STOCK_ARCHITECTURES, "resnet18_mhsa"):
@@ -201,7 +199,7 @@ def benchmark_models(options: argparse.Namespace, folder: Path) -> dict[str, Any
                 model(one)
             latency = statistics.median(seconds(lambda: model(one), 5))  # noqa: B023
             batch = statistics.median(seconds(lambda: model(many), 3))  # noqa: B023
-        found = {
+        result = {
             "arch": arch,
             "image_size": size,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -209,17 +207,17 @@ def benchmark_models(options: argparse.Namespace, folder: Path) -> dict[str, Any
             "latency": latency,
             "images_per_s": options.batch_size / batch,
         }
-        results.append(found)
+        results.append(result)
         rows.append(
             [
                 f"`{arch}.pcd`",
                 f"{size}",
-                f"{found['parameters'] / 1e6:.1f} M",
-                f"{found['macs'] / 1e9:.2f}",
+                f"{result['parameters'] / 1e6:.1f} M",
+                f"{result['macs'] / 1e9:.2f}",
                 f"{1000 * latency:.1f} ms",
-                f"{found['images_per_s']:.0f}",
+                f"{result['images_per_s']:.0f}",
             ]
         )
-    header = ["entry", "px", "parameters", "GMAC", "latency of one", "images/s"]
-    print_table([*header[:-1], f"images/s in batches of {options.batch_size}"], rows)
+    header = ["entry", "px", "parameters", "GMAC", "latency, batch 1", "images/s"]
+    print_table([*header[:-1], f"images/s, batch {options.batch_size}"], rows)
     return {"results": results}

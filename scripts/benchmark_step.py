@@ -1,9 +1,9 @@
-"""One training step, timed in a process of its own: the recipe's, or the same written plainly.
+"""Measure the recipe's training step or a plain reference, in the current process.
 
-``scripts/benchmark.py step`` starts these. The plain step is what a careful reader of the paper
-writes first: float32, torchvision's transforms on Pillow images, ``cross_entropy`` on the logits of
-all negatives, the system's own memory allocator, nothing compiled or folded. Both learn the same
-thing from the same teacher, files, batch size and queue.
+``scripts/benchmark.py step`` starts one process of this script per measurement. The plain step is
+a straightforward implementation of the paper: float32, torchvision's transforms on Pillow images,
+``cross_entropy`` on the logits of all negatives, the default memory allocator, nothing compiled or
+folded. Both use the same teacher, files, batch size and queue.
 """
 
 import argparse
@@ -31,16 +31,16 @@ from pcd_hub.method.heads import STUDENT_HEADS, student_head
 from pcd_hub.method.optim import LARS, decay_groups
 from pcd_hub.method.queue import KeyQueue
 from pcd_hub.models.grid import PixelGrid
-from pcd_hub.models.teachers import load_matched_teacher
+from pcd_hub.models.teacher_loading import load_matched_teacher
 from pcd_hub.train import distill
 from pcd_hub.train.batches import open_batches
 from pcd_hub.train.configs.distill import (
     DataConfig,
     DistillConfig,
+    DistillRunConfig,
     ModelConfig,
     OptimConfig,
     PixelMethodConfig,
-    RunConfig,
     SpeedConfig,
     TeacherConfig,
 )
@@ -55,29 +55,28 @@ _WARM_UP = 2
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepCase:
-    """What a step is made of."""
+    """Settings of a measured step."""
 
     teacher: str
-    """A folder with ``teacher.json``."""
+    """Folder with ``teacher.json``."""
     images: str
-    """A list of files."""
+    """Text file with a list of images."""
     student: str
     image_size: int
     batch_size: int
-    """Images in two views each."""
+    """Number of images, each in two views."""
     queue_length: int
     temperature: float = 0.2
     compile: bool = DEVICE.type == "cuda"
-    """As a long run has it."""
     off: tuple[str, ...] = ()
-    """Of ``SWITCHES``: what the recipe's step does without."""
+    """Optimisations of the recipe, from ``SWITCHES``, that are switched off."""
 
 
 Step = Callable[[Any], Tensor]
 
 
 def recipe_step(case: StepCase, steps: int, folder: Path) -> tuple[Step, Iterator[Any]]:
-    """The step of ``recipes/distill.py``, as its own code prepares it."""
+    """Build the step of ``recipes/distill.py`` with the recipe's own code."""
     if "flash" in case.off:
         sys.modules["pcd_hub.method.loss"]._flash_takes = lambda *_: False  # pyright: ignore[reportAttributeAccessIssue]
     config = DistillConfig(
@@ -99,7 +98,7 @@ def recipe_step(case: StepCase, steps: int, folder: Path) -> tuple[Step, Iterato
             foreach="foreach" not in case.off,
             keep_memory="keep_memory" not in case.off,
         ),
-        run=RunConfig(max_steps=steps, output_dir=folder / "run", store=False),
+        run=DistillRunConfig(max_steps=steps, output_dir=folder / "run", store=False),
     )
     accelerator = start_accelerator(speed=config.speed, static_graph=True)
     prepared = distill.prepare(accelerator, config, "benchmark")
@@ -115,8 +114,8 @@ def recipe_step(case: StepCase, steps: int, folder: Path) -> tuple[Step, Iterato
     return take_step, batches
 
 
-class _TwoTransforms(Dataset[tuple[Tensor, Tensor]]):
-    """Two views of each file, as MoCo's and the authors' code make them."""
+class _TwoViewImages(Dataset[tuple[Tensor, Tensor]]):
+    """Two views of each image, as in MoCo's and PCD's released code."""
 
     def __init__(self, list_file: Path, size: int) -> None:
         self._paths = list_file.read_text().splitlines()
@@ -134,7 +133,7 @@ class _TwoTransforms(Dataset[tuple[Tensor, Tensor]]):
 
 
 def plain_view(size: int, *, blur: float, solarize: float) -> v2.Compose:
-    """BYOL's augmentation in torchvision's transforms."""
+    """Build BYOL's augmentation from torchvision's transforms."""
     return v2.Compose(
         [
             v2.RandomResizedCrop(size, (0.08, 1.0), interpolation=v2.InterpolationMode.BICUBIC),
@@ -150,7 +149,7 @@ def plain_view(size: int, *, blur: float, solarize: float) -> v2.Compose:
 
 
 def plain_network(student: PixelGrid, num_channels: int) -> nn.Sequential:
-    """The student with MoCo v3's projection and prediction on every pixel."""
+    """Build the student with MoCo v3's projection and prediction heads on every pixel."""
     layout = dataclasses.replace(
         STUDENT_HEADS["mocov3"], mlps=((4096, num_channels), (4096, num_channels))
     )
@@ -158,7 +157,7 @@ def plain_network(student: PixelGrid, num_channels: int) -> nn.Sequential:
 
 
 def plain_step(case: StepCase, steps: int, folder: Path) -> tuple[Step, Iterator[Any]]:
-    """The reference."""
+    """Build the plain reference step."""
     del folder
     device = DEVICE
     student = build_backbone(case.student, image_size=case.image_size)
@@ -169,7 +168,7 @@ def plain_step(case: StepCase, steps: int, folder: Path) -> tuple[Step, Iterator
     optimizer = LARS(decay_groups(network, weight_decay=1e-5), lr=0.1, foreach=False)
     queue = KeyQueue(case.queue_length, teacher.num_channels).to(device)
     loader = DataLoader(
-        _TwoTransforms(Path(case.images), case.image_size),
+        _TwoViewImages(Path(case.images), case.image_size),
         batch_size=case.batch_size,
         shuffle=True,
         drop_last=True,
@@ -182,9 +181,11 @@ def plain_step(case: StepCase, steps: int, folder: Path) -> tuple[Step, Iterator
         with torch.profiler.record_function("teacher"):
             target = teacher(images)
         with torch.profiler.record_function("student"):
-            pixels = network(normalise(images))
+            feature_map = network(normalise(images))
         with torch.profiler.record_function("loss"):
-            s, t = (F.normalize(m.flatten(2).mT.flatten(0, 1), dim=1) for m in (pixels, target))
+            s, t = (
+                F.normalize(m.flatten(2).mT.flatten(0, 1), dim=1) for m in (feature_map, target)
+            )
             logits = torch.cat([(s * t).sum(1, keepdim=True), s @ queue.keys.T], dim=1)
             labels = torch.zeros(len(logits), dtype=torch.int64, device=device)
             loss = F.cross_entropy(logits / case.temperature, labels)
@@ -202,11 +203,11 @@ def plain_step(case: StepCase, steps: int, folder: Path) -> tuple[Step, Iterator
 
 
 def measure(case: StepCase, kind: str, steps: int, timeline: Path | None) -> dict[str, Any]:
-    """Seconds of each step, the split of profiled ones, and the peak memory of this process."""
-    profiled = 3
+    """Measure the time of each step, its split over stages, and the peak memory."""
+    num_profiled = 3
     with tempfile.TemporaryDirectory() as folder:
-        make = recipe_step if kind == "recipe" else plain_step
-        take_step, batches = make(case, _WARM_UP + steps + profiled, Path(folder))
+        build = recipe_step if kind == "recipe" else plain_step
+        take_step, batches = build(case, _WARM_UP + steps + num_profiled, Path(folder))
         seconds, loss = [], torch.zeros(())
         for batch in itertools.islice(batches, _WARM_UP):
             loss = take_step(batch)
@@ -218,7 +219,7 @@ def measure(case: StepCase, kind: str, steps: int, timeline: Path | None) -> dic
             seconds.append(time.perf_counter() - before)
         return {
             "seconds": seconds,
-            "split": _split(take_step, batches, profiled, timeline),
+            "split": _split(take_step, batches, num_profiled, timeline),
             "peak_bytes": peak_bytes(),
             "loss": float(loss),
         }
@@ -227,7 +228,7 @@ def measure(case: StepCase, kind: str, steps: int, timeline: Path | None) -> dic
 def _split(
     take_step: Step, batches: Iterator[Any], steps: int, timeline: Path | None
 ) -> dict[str, float]:
-    """Seconds a step in each stage."""
+    """Profile the seconds per step in each stage."""
     with torch.profiler.profile() as profile:
         for _ in range(steps):
             with torch.profiler.record_function("data wait"):
@@ -237,19 +238,21 @@ def _split(
     if timeline is not None:
         profile.export_chrome_trace(str(timeline))
     on_gpu = torch.cuda.is_available()
-    found = {
+    seconds = {
         event.key: (event.device_time_total if on_gpu else event.cpu_time_total) / 1e6 / steps
         for event in profile.key_averages()
         if event.key in STAGES
     }
-    return {stage: found.get(stage, 0.0) for stage in STAGES}
+    return {stage: seconds.get(stage, 0.0) for stage in STAGES}
 
 
 def main() -> None:
-    """Measure one case and print it as a line of JSON, the last of the output."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measure one case and print the result as the last line, in JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("kind", choices=["recipe", "plain"])
-    parser.add_argument("case", type=json.loads)
+    parser.add_argument("case", type=json.loads, help="fields of StepCase in JSON")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--timeline", type=Path)
     arguments = parser.parse_args()

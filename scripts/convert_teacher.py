@@ -1,11 +1,11 @@
-"""A self-supervised checkpoint -> a folder that ``--teacher.source local-dir:OUT`` loads.
+"""Convert a self-supervised checkpoint to a folder that ``--teacher.source local-dir:OUT`` loads.
 
     python scripts/convert_teacher.py mocov3_r50 r-50-1000ep.pth.tar teachers/mocov3_r50 \
         --license cc-by-nc-4.0
 
-OUT holds ``teacher.safetensors`` and ``teacher.json``, the record: layout, head, source file with
-its sha256, licence as you give it. The pickle is opened once, here, as plain tensors, and never
-again. ``--help`` names the layouts.
+OUT contains ``teacher.safetensors`` and ``teacher.json`` with the layout, the head, the SHA-256 of
+the source file and the given licence. Only this script opens the pickle, and reads nothing but
+tensors from it. ``--help`` lists the layouts.
 """
 
 import argparse
@@ -15,46 +15,49 @@ from importlib.metadata import version
 from pathlib import Path
 
 from pcd_hub.errors import PCDHubError, TeacherError
-from pcd_hub.models.checkpoints import FAMILIES, LAYOUTS, layout_of, read_checkpoint
-from pcd_hub.models.teachers import TeacherFacts, load_teacher, save_teacher
+from pcd_hub.models.checkpoints import read_checkpoint
+from pcd_hub.models.layouts import FAMILIES, LAYOUTS, layout_of
+from pcd_hub.models.teacher_folder import save_teacher
+from pcd_hub.models.teacher_loading import load_teacher
+from pcd_hub.models.teachers import TeacherFacts
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Convert, or say in one line why not; exit code 0 or 2."""
-    known = ", ".join((*LAYOUTS, *(f"{family}:ARCH" for family in FAMILIES)))
+    """Convert, or print an error of one line; return the exit status 0 or 2."""
+    layouts = ", ".join((*LAYOUTS, *(f"{family}:ARCH" for family in FAMILIES)))
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("layout", help=known)
-    parser.add_argument("file", type=Path, help="the checkpoint: what torch saved, or .safetensors")
-    parser.add_argument("out", type=Path, help="the folder to make")
+    parser.add_argument("layout", help=f"one of {layouts}")
+    parser.add_argument("file", type=Path, help="checkpoint saved by torch, or .safetensors")
+    parser.add_argument("out", type=Path, help="new folder to write")
     parser.add_argument(
-        "--license", default="not stated", help="of the weights, as their source states it"
+        "--license", default="not stated", help="licence of the weights, as stated by their source"
     )
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        facts = convert(given.layout, given.file, given.out, license=given.license)
+        facts = convert(options.layout, options.file, options.out, license=options.license)
     except (PCDHubError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{facts.architecture}, head {facts.head}, license {facts.license}")
-    print(f"--teacher.source local-dir:{given.out}")
+    print(f"--teacher.source local-dir:{options.out}")
     return 0
 
 
 def convert(layout: str, file: Path, out: Path, *, license: str) -> TeacherFacts:  # noqa: A002
-    """Write the teacher in ``file`` to the new folder ``out``; whole, or not at all.
+    """Convert the teacher in ``file`` to the new folder ``out``, completely or not at all.
 
     Raises:
-        TeacherError: If ``out`` is there already, or the file is no whole teacher of ``layout``.
+        TeacherError: If ``out`` exists, or the file is not a complete teacher of ``layout``.
     """
     if out.exists():
-        raise TeacherError(f"{out} is there already; give a new folder, or remove it first")
+        raise TeacherError(f"{out} exists: expected a new folder; choose another, or remove it")
     name, _, architecture = layout.partition(":")
-    described = layout_of(name, architecture)
-    checkpoint = read_checkpoint(file.expanduser(), described)
+    layout_record = layout_of(name, architecture)
+    checkpoint = read_checkpoint(file.expanduser(), layout_record)
     record = {
-        "architecture": described.architecture,
+        "architecture": layout_record.architecture,
         "license": license,
         "layout": layout,
         "source_file": file.name,
@@ -66,7 +69,7 @@ def convert(layout: str, file: Path, out: Path, *, license: str) -> TeacherFacts
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
         folder = Path(scratch) / "teacher"
         save_teacher(folder, checkpoint.encoder, checkpoint.head, record)
-        facts = load_teacher(f"local-dir:{folder}").facts  # fits its architecture, keeps THE LAW
+        facts = load_teacher(f"local-dir:{folder}").facts  # checks architecture and head
         folder.replace(out)
     return facts
 

@@ -1,13 +1,13 @@
-"""Which timm architectures can be students: each one built, trained, exported and loaded again.
+"""Test which timm architectures can be students: build, train, export and load each of them.
 
     python scripts/sweep_students.py --out recipes/students.md
 
-Filter: every name of ``timm.list_models()`` with fewer than 30 M parameters without a classifier.
-Each is taken at 224 and at 96 px through the code that ``recipes/distill.py`` runs: build, pixel
-grid, freeze what the pixels do not reach, one training step, export, load from the export's folder,
-and as ``features_only`` where timm has it. It works, or is refused with a message; anything else is
-a crash. It took 73 minutes on two cores that did other work beside it. ``--results`` keeps every
-outcome, and a second call goes on.
+The sweep covers every name of ``timm.list_models()`` with fewer than 30 M parameters without the
+classifier, at 224 and 96 px. Each runs through the code of ``recipes/distill.py``: build the
+backbone and its feature map, freeze unused parameters, take one training step, export, and load the
+export, also with ``features_only`` if timm supports it. An architecture works, or is rejected with
+a message; anything else is a crash. The sweep took 73 minutes on two cores under other load.
+``--results`` saves every outcome, and a second call continues from it.
 """
 
 import argparse
@@ -43,33 +43,33 @@ from pcd_hub.weights.record import WeightRecord
 
 MAX_PARAMETERS = 30_000_000
 SIZES = (224, 96)
-_SECONDS = 900  # a case that takes longer hangs
+_TIMEOUT_SECONDS = 900
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of one architecture at one size."""
+    """Result for one architecture at one image size."""
 
     arch: str
     image_size: int
     parameters: int
     verdict: str
-    """works, refused, crash, or "too large": then at size 0."""
+    """works, refused, crash, or "too large" (with image size 0)."""
     message: str = ""
     grid: tuple[int, ...] = ()
-    """Channels, height, width of the pixels."""
+    """Channels, height, width of the last feature map."""
     features_only: str = ""
-    """works, "not in timm", or what is wrong."""
+    """works, "not in timm", or an error message."""
     untrained: int = 0
-    """Parameters behind the last map, which distillation does not reach."""
+    """Number of parameters after the last feature map, which distillation does not train."""
 
 
 def try_all_sizes(arch: str, sizes: tuple[int, ...]) -> list[Outcome]:
-    """``try_student`` at each size, or the one outcome that the architecture is too large."""
+    """Test an architecture at each size, or return one outcome if it is too large."""
     parameters = _count_parameters(arch)
     if parameters >= MAX_PARAMETERS:
         return [Outcome(arch=arch, image_size=0, parameters=parameters, verdict="too large")]
-    return [_in_time(arch, size, parameters) for size in sizes]
+    return [_try_with_timeout(arch, size, parameters) for size in sizes]
 
 
 def _count_parameters(arch: str) -> int:
@@ -77,33 +77,33 @@ def _count_parameters(arch: str) -> int:
 
 
 def try_student(arch: str, image_size: int, parameters: int) -> Outcome:
-    """Everything ``recipes/distill.py`` does with a student, once."""
+    """Run every step of ``recipes/distill.py`` on a student once."""
     outcome = partial(Outcome, arch=arch, image_size=image_size, parameters=parameters)
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            return outcome(verdict="works", **_life(arch, image_size, Path(scratch)))
+            return outcome(verdict="works", **_run_all_steps(arch, image_size, Path(scratch)))
     except PCDHubError as error:
         return outcome(verdict="refused", message=str(error))
-    except Exception as error:  # what else happens is what we look for
+    except Exception as error:  # any other error is a crash to report
         message = f"{type(error).__name__}: {first_line(error)[:200]}"
         return outcome(verdict="crash", message=message)
 
 
-def _life(arch: str, image_size: int, scratch: Path) -> dict[str, Any]:
+def _run_all_steps(arch: str, image_size: int, scratch: Path) -> dict[str, Any]:
     torch.manual_seed(0)
     student = build_backbone(arch, image_size=image_size)
-    unreached = freeze_unreached(student, image_size=image_size)
-    pixels = _train_once(student, image_size)
+    untrained = freeze_unreached(student, image_size=image_size)
+    feature_map = _train_once(student, image_size)
     record = WeightRecord.trial(arch)
     state = student.model.state_dict()
     folder = export_weight(state, record, scratch / record.name, image_size=image_size)
-    again = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    if any(not torch.equal(value, state[key]) for key, value in again.state_dict().items()):
-        raise AssertionError("local-dir: gave other weights")
-    counts = dict(student.named_parameters())
+    loaded = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    if any(not torch.equal(value, state[key]) for key, value in loaded.state_dict().items()):
+        raise AssertionError("local-dir: loaded other weights than were exported")
+    parameters = dict(student.named_parameters())
     return {
-        "grid": tuple(pixels.shape[1:]),
-        "untrained": sum(counts[name].numel() for name in unreached),
+        "grid": tuple(feature_map.shape[1:]),
+        "untrained": sum(parameters[name].numel() for name in untrained),
         "features_only": _features_only(folder, image_size),
     }
 
@@ -119,36 +119,37 @@ def _train_once(student: torch.nn.Module, image_size: int) -> torch.Tensor:
     for group in optimizer.param_groups:
         group["lr"] = 1e-4
     with torch.no_grad():
-        pixels = student.eval()(images)
+        feature_map = student.eval()(images)
     student.train()
-    teacher_pixels = torch.randn(2, 16, *pixels.shape[2:])
-    loss = distiller(images, teacher_pixels, torch.randn(8, 16))
+    teacher_map = torch.randn(2, 16, *feature_map.shape[2:])
+    loss = distiller(images, teacher_map, torch.randn(8, 16))
     loss.backward()
-    silent = [
+    without_gradient = [
         name for name, p in distiller.named_parameters() if p.requires_grad and p.grad is None
     ]
-    if silent:
-        raise AssertionError(f"{len(silent)} parameters without a gradient, first {silent[0]}")
+    if without_gradient:
+        count, first = len(without_gradient), without_gradient[0]
+        raise AssertionError(f"{count} parameters without a gradient, first {first}")
     optimizer.step()
-    return pixels
+    return feature_map
 
 
 def _features_only(folder: Path, image_size: int) -> str:
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True, features_only=True)
     except (RuntimeError, AttributeError, NotImplementedError, AssertionError, TypeError) as error:
-        return "not in timm" if _timm_lacks_it(folder) else first_line(error)
+        return "not in timm" if _is_unsupported_by_timm(folder) else first_line(error)
     maps = model.eval()(torch.rand(1, 3, image_size, image_size))
     return "works" if len(maps) else "no maps"
 
 
-def _timm_lacks_it(folder: Path) -> bool:
-    """Whether the architecture has no features_only at random start either."""
+def _is_unsupported_by_timm(folder: Path) -> bool:
+    """Check whether ``features_only`` fails for the randomly initialised architecture too."""
     config = json.loads((folder / "config.json").read_text())
     arguments = config.get("model_args", {})
     try:
         timm.create_model(config["architecture"], pretrained=False, features_only=True, **arguments)
-    except Exception:  # timm raises anything here
+    except Exception:  # timm raises various types here
         return True
     return False
 
@@ -159,12 +160,12 @@ def _prepare_worker() -> None:
     logging.disable(logging.CRITICAL)
 
 
-def _in_time(arch: str, image_size: int, parameters: int) -> Outcome:
+def _try_with_timeout(arch: str, image_size: int, parameters: int) -> Outcome:
     def stop(signum: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"longer than {_SECONDS} s")
+        raise TimeoutError(f"longer than {_TIMEOUT_SECONDS} s")
 
     signal.signal(signal.SIGALRM, stop)
-    signal.alarm(_SECONDS)
+    signal.alarm(_TIMEOUT_SECONDS)
     try:
         return try_student(arch, image_size, parameters)
     finally:
@@ -172,14 +173,14 @@ def _in_time(arch: str, image_size: int, parameters: int) -> Outcome:
 
 
 def sweep(archs: list[str], sizes: tuple[int, ...], results: Path, *, jobs: int) -> list[Outcome]:
-    """Try every architecture that ``results`` does not hold yet; all outcomes of small ones."""
-    known = _read(results)
+    """Test every architecture that is not in ``results``; return all outcomes at ``sizes``."""
+    known = _read_results(results)
     missing = [
         arch
         for arch in archs
         if (arch, 0) not in known and any((arch, size) not in known for size in sizes)
     ]
-    print(f"{len(archs)} architectures, {len(missing)} to do", flush=True)
+    print(f"{len(archs)} architectures, {len(missing)} to test", flush=True)
     with ProcessPoolExecutor(jobs, initializer=_prepare_worker) as pool, results.open("a") as log:
         for future in as_completed([pool.submit(try_all_sizes, arch, sizes) for arch in missing]):
             for outcome in future.result():
@@ -187,28 +188,34 @@ def sweep(archs: list[str], sizes: tuple[int, ...], results: Path, *, jobs: int)
                 log.write(json.dumps(asdict(outcome)) + "\n")
                 log.flush()
                 if outcome.verdict in {"refused", "crash"}:
-                    say = (outcome.arch, outcome.image_size, outcome.verdict, outcome.message)
-                    print(*say, flush=True)
+                    print(
+                        outcome.arch,
+                        outcome.image_size,
+                        outcome.verdict,
+                        outcome.message,
+                        flush=True,
+                    )
     return [known[arch, size] for arch in archs for size in sizes if (arch, size) in known]
 
 
-def _read(results: Path) -> dict[tuple[str, int], Outcome]:
+def _read_results(results: Path) -> dict[tuple[str, int], Outcome]:
     lines = results.read_text().splitlines() if results.exists() else []
     outcomes = (Outcome(**json.loads(line)) for line in lines)
     return {(outcome.arch, outcome.image_size): outcome for outcome in outcomes}
 
 
 def table(outcomes: Iterable[Outcome]) -> str:
-    """The Markdown page."""
+    """Format the Markdown page."""
     outcomes = list(outcomes)
     lines = [
         "# Students",
         "",
         (
-            "Written by `scripts/sweep_students.py`; do not edit. Every architecture of "
+            "Written by `scripts/sweep_students.py`; do not edit. Every architecture in "
             f"`timm.list_models()` with fewer than {MAX_PARAMETERS // 1_000_000} M parameters "
-            "(without a classifier), at random start: built, put on a pixel grid, trained one "
-            "step, exported, loaded from `local-dir:`, and as `features_only` where timm has it."
+            "(without its classifier) was tried as a student, at random initialisation: built, "
+            "checked for a spatial feature map, trained for one step, exported, loaded through "
+            "`local-dir:` and, where timm supports it, with `features_only`."
         ),
         f"pcd_hub {pcd_hub.__version__}, timm {timm.__version__}, torch {torch.__version__}.",
         "",
@@ -225,9 +232,9 @@ def table(outcomes: Iterable[Outcome]) -> str:
     lines += [
         "",
         (
-            "`untrained`: parameters behind the last map (MobileNetV3's `conv_head`, ConvNeXt's "
-            "head norm), which keep their random start; the weight's record names them. Use those "
-            "weights by `features_only` or `forward_features`."
+            "`untrained`: parameters after the last feature map (MobileNetV3's `conv_head`, "
+            "ConvNeXt's head norm). They keep their random initialisation, and the weight's record "
+            "lists them; use these weights with `features_only` or `forward_features`."
         ),
         "",
         "| architecture | M parameters | untrained | " + " | ".join(_columns(outcomes)) + " |",
@@ -242,7 +249,7 @@ def table(outcomes: Iterable[Outcome]) -> str:
 
 def _columns(outcomes: list[Outcome]) -> list[str]:
     sizes = sorted({outcome.image_size for outcome in outcomes}, reverse=True)
-    return [f"{size} px{what}" for size in sizes for what in (": pixels", ": features_only")]
+    return [f"{size} px: {kind}" for size in sizes for kind in ("feature map", "features_only")]
 
 
 def _row(arch: str, by_size: dict[int, Outcome]) -> str:
@@ -250,8 +257,8 @@ def _row(arch: str, by_size: dict[int, Outcome]) -> str:
     for size in sorted(by_size, reverse=True):
         outcome = by_size[size]
         channels, *grid = outcome.grid or (0,)
-        pixels = f"{channels} x {' x '.join(map(str, grid))}" if grid else ""
-        cells += [pixels or f"{outcome.verdict}: {outcome.message}", outcome.features_only]
+        shape = f"{channels} x {' x '.join(map(str, grid))}" if grid else ""
+        cells += [shape or f"{outcome.verdict}: {outcome.message}", outcome.features_only]
     any_outcome = next(iter(by_size.values()))
     untrained = max(outcome.untrained for outcome in by_size.values())
     share = f"{untrained / 1e6:.2f} M" if untrained else ""
@@ -260,21 +267,21 @@ def _row(arch: str, by_size: dict[int, Outcome]) -> str:
 
 
 def main() -> None:
-    """Sweep, write the page, and fail if anything crashed."""
+    """Run the sweep and write the page; the exit status is 1 if an architecture crashed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pattern", default="*", help="of timm.list_models")
+    parser.add_argument("--pattern", default="*", help="pattern for timm.list_models")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--results", type=Path, default=Path("runs/students.jsonl"))
-    parser.add_argument("--out", type=Path, help="the page to write; none if not given")
-    given = parser.parse_args()
-    given.results.parent.mkdir(parents=True, exist_ok=True)
-    archs = timm.list_models(given.pattern)
-    outcomes = sweep(archs, tuple(given.sizes), given.results, jobs=given.jobs)
-    if given.out:
-        given.out.write_text(table(outcomes))
+    parser.add_argument("--out", type=Path, help="Markdown page to write")
+    options = parser.parse_args()
+    options.results.parent.mkdir(parents=True, exist_ok=True)
+    archs = timm.list_models(options.pattern)
+    outcomes = sweep(archs, tuple(options.sizes), options.results, jobs=options.jobs)
+    if options.out:
+        options.out.write_text(table(outcomes))
     verdicts = [outcome.verdict for outcome in outcomes]
     print({verdict: verdicts.count(verdict) for verdict in ("works", "refused", "crash")})
     sys.exit(1 if "crash" in verdicts else 0)

@@ -1,5 +1,7 @@
-"""Peak memory of this process, on Linux."""
+"""Peak memory of this process."""
 
+import platform
+import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +9,12 @@ from pathlib import Path
 import pytest
 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+def process_peak_bytes() -> int:
+    """Return the peak memory of this process since its start, in bytes."""
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def peak_growth(function: Callable[[], object]) -> int:

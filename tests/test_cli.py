@@ -69,7 +69,7 @@ def test_a_damaged_manifest_is_listed_and_verified_as_such(stored, capsys):
     cli.main(["list"])
     assert "unreadable" in capsys.readouterr().out
     assert "1 of 1 weights" in refused(capsys, "verify")
-    assert "no strict JSON" in capsys.readouterr().out
+    assert "not strict JSON" in capsys.readouterr().out
 
 
 def test_a_bundle_is_a_folder_in_store_layout(tmp_path, monkeypatch, capsys):
@@ -129,3 +129,22 @@ def test_the_module_is_the_command(monkeypatch, capsys):
         runpy.run_module("pcd_hub")
     assert caught.value.code == 0
     assert capsys.readouterr().out == f"pcd_hub {pcd_hub.__version__}\n"
+
+
+def test_distill_has_the_options_of_the_recipe(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["distill", "--help"])
+    assert caught.value.code == 0
+    assert "--teacher.source" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["distill", "quickstrat"])
+    assert caught.value.code == 2
+    assert "did you mean 'quickstart'" in capsys.readouterr().err
+
+
+def test_distill_without_accelerate_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    for name in [name for name in sys.modules if name.startswith("pcd_hub.train")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(SystemExit, match=r'accelerate.*; pip install "pcd_hub\[train\]"'):
+        cli.main(["distill"])

@@ -166,7 +166,9 @@ def find_split_folder(parent: Path, split: str) -> Path:
     folder = parent / split
     if not is_dir(folder):
         splits = list_subfolders(parent) if is_dir(parent) else []
-        raise DataError(f"no folder {folder}; {parent} has {', '.join(splits[:10]) or 'no splits'}")
+        raise DataError(
+            f"there is no {folder}; {parent} has {', '.join(splits[:10]) or 'no splits'}"
+        )
     return folder
 
 

@@ -79,17 +79,15 @@ def training_batches(
         multiprocessing_context: "fork", "spawn" or "forkserver"; Python's default if not given.
 
     Raises:
-        DataError: If the source has fewer images than one global batch, ``shuffle_buffer`` is less
-            than 1, a stream is resumed with another number of workers, or the batches of its
-            workers do not fit into the shared memory.
+        DataError: If there are fewer images than one global batch, ``shuffle_buffer`` is less than
+            1, or a stream's number of workers changes or does not fit into shared memory.
     """
-    batch_bytes = 2 * 3 * views.image_size**2 * plan.batch_size
     is_indexed = isinstance(source, ImageSource)
     requested = num_workers if is_indexed else min(num_workers, source.num_parts)
     workers = fit_workers(
         requested,
         prefetch=4,
-        batch_bytes=batch_bytes,
+        batch_bytes=2 * 3 * views.image_size**2 * plan.batch_size,
         batches_held=3 * plan.accumulation_steps,
     )
     if isinstance(source, ImageSource):
@@ -99,12 +97,7 @@ def training_batches(
             "collate_fn": _collate,
         }
     else:
-        if workers.processes != requested:  # fewer would change the order of a stream
-            raise DataError(
-                f"the shared memory has room for {workers.processes} of {requested} processes that "
-                "read the stream; increase it (docker run --shm-size 32g), or start a new run with "
-                f"--data.num-workers {workers.processes}"
-            )
+        _check_stream_workers(workers.processes, requested)
         blocks = _ShuffledBlocks(
             source,
             plan,
@@ -120,6 +113,16 @@ def training_batches(
     options["generator"] = torch.Generator().manual_seed(plan.seed)
     batches = load_batches(dataset, workers=workers, pin_memory=pin_memory, **options)
     return (batch for batch in batches if batch is not None)
+
+
+def _check_stream_workers(fitting: int, requested: int) -> None:
+    """Check that all workers fit into shared memory: fewer would change the order of a stream."""
+    if fitting != requested:
+        raise DataError(
+            f"the shared memory has room for {fitting} of {requested} processes that read the "
+            "stream; increase it (docker run --shm-size 32g), or start a new run with "
+            f"--data.num-workers {fitting}"
+        )
 
 
 def _identity(batch: Batch | None) -> Batch | None:

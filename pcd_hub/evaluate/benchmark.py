@@ -1,4 +1,4 @@
-"""What every evaluation of frozen backbones offers, and how it handles seeds."""
+"""Common interface of the evaluations of frozen backbones, and their handling of seeds."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable

@@ -23,7 +23,7 @@ from pcd_hub.evaluate.models import EvaluatedModel
 from pcd_hub.evaluate.results import Evaluation, ModelScores
 from pcd_hub.method.metrics import Watch, effective_rank, linear_cka, pixel_retrieval
 from pcd_hub.models.grid import Resample
-from pcd_hub.models.teachers import load_teacher
+from pcd_hub.models.teacher_loading import load_teacher
 
 _CKA, _RANK = "CKA with teacher", "effective rank"
 
@@ -37,7 +37,7 @@ class LabelFreeReport:
     Args:
         images: Any finite set of images.
         dataset: Name of the images in results tables.
-        teacher: A teacher, as ``pcd_hub/models/teachers.py`` lists them.
+        teacher: A teacher, as ``pcd_hub/models/teacher_loading.py`` lists them.
         num_images: Number of images to compare; the same random subset every time.
         k: Number of nearest neighbours.
         image_size: Height and width of the centre crops in pixels.

@@ -7,7 +7,7 @@
 ``resnet18.a1_in1k``            any other timm model with its pretrained weights
 ``hf-hub:ORG/NAME[@REV]``       a timm model in a Hub repository, loaded by timm
 ``random:ARCH``                 a timm architecture with random weights, drawn from the seed
-``teacher:SOURCE``              the backbone of a teacher (``pcd_hub/models/teachers.py``)
+``teacher:SOURCE``              the backbone of a teacher (``pcd_hub/models/teacher_loading.py``)
 ==============================  ====================================================================
 """
 
@@ -30,7 +30,7 @@ from pcd_hub.models.entries import (
     entry_cfg,
     forget_tensors,
 )
-from pcd_hub.models.teachers import load_teacher
+from pcd_hub.models.teacher_loading import load_teacher
 from pcd_hub.models.timm_loading import cache_alone_if_unreachable, create_pretrained
 from pcd_hub.weights import store
 from pcd_hub.weights.layout import MANIFEST_FILE

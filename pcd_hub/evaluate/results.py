@@ -28,7 +28,7 @@ class ModelScores:
 
     name: str
     metrics: dict[str, tuple[float, ...]]
-    """By metric, one value per seed."""
+    """One value per seed, by metric."""
     weights_sha256: str | None = None
     """sha256 of the weights file if this is a pcd_hub weight, otherwise None."""
     details: dict[str, Any] = field(default_factory=dict)
@@ -57,9 +57,9 @@ class Evaluation:
     units: dict[str, str]
     """Unit by metric; the primary metric comes first."""
     scores: dict[str, dict[str, tuple[float, ...]]]
-    """By model and metric, one number per seed."""
+    """One number per seed, by model and metric."""
     weights_sha256: dict[str, str] = field(default_factory=dict)
-    """By model, the sha256 of its weights file; pcd_hub weights only."""
+    """sha256 of the weights file by model; pcd_hub weights only."""
     details: dict[str, Any] = field(default_factory=dict)
     """Facts outside the table: times, hardware, versions, scores per class."""
 

@@ -123,7 +123,7 @@ class FeatureCache:
 
     @property
     def is_cached(self) -> bool:
-        """Whether the maps are held in memory."""
+        """True if the maps are held in memory."""
         return self._maps is not None
 
     def batches(self, rows: Sequence[list[int]]) -> Iterator[list[Float[Tensor, "c h w"]]]:

@@ -1,4 +1,4 @@
-"""Strict JSON from elsewhere, and what its objects may hold."""
+"""Strict JSON of untrusted files, and checks of its objects."""
 
 import json
 import math
@@ -19,18 +19,18 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 def parse_json(raw: bytes, *, what: str, max_bytes: int) -> Any:
     """Parse strict JSON.
 
-    That is UTF-8 without a mark, no key twice, finite numbers of at most 20 digits, no lone
-    surrogates, at most 64 levels.
+    UTF-8 without a byte order mark, no repeated key, finite numbers, integers of at most 20
+    digits, no lone surrogates, at most 64 levels.
 
     Raises:
         WeightError: If it is anything else, or longer than ``max_bytes``.
     """
     if len(raw) > max_bytes:
-        raise WeightError(f"{what} has {len(raw)} bytes, at most {max_bytes} are allowed")
+        raise WeightError(f"{what} has {len(raw)} bytes, expected at most {max_bytes}")
     try:
         return _parsed(raw)
     except ValueError as error:
-        raise WeightError(f"{what} is no strict JSON: {error}") from error
+        raise WeightError(f"{what} is not strict JSON: {error}") from error
 
 
 def _parsed(raw: bytes) -> Any:
@@ -41,7 +41,7 @@ def _parsed(raw: bytes) -> Any:
         raise ValueError(f"it is nested deeper than {_MAX_DEPTH} levels")
     value = json.loads(
         text,
-        object_pairs_hook=_without_twins,
+        object_pairs_hook=_unique_keys,
         parse_int=_short_int,
         parse_float=_finite_float,
         parse_constant=_finite_float,
@@ -52,23 +52,23 @@ def _parsed(raw: bytes) -> Any:
 
 
 def _depth(raw: bytes) -> int:
-    """The deepest nesting of brackets outside strings; linear, whatever the bytes."""
+    """Return the deepest nesting of brackets outside strings, in linear time."""
     brackets = _STRING.sub(b"", raw).translate(None, _NOT_BRACKETS)
     return max(accumulate(1 if byte in b"[{" else -1 for byte in brackets), default=0)
 
 
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
-            raise ValueError(f"the key {shown(key)} stands twice")
-        found[key] = value
-    return found
+        if key in unique:
+            raise ValueError(f"the key {shown(key)} is repeated")
+        unique[key] = value
+    return unique
 
 
 def _short_int(text: str) -> int:
-    if len(text) > _MAX_DIGITS or text == "-0":  # safetensors takes -0 for a fraction
-        raise ValueError(f"{shown(text)} is no whole number of at most {_MAX_DIGITS} digits")
+    if len(text) > _MAX_DIGITS or text == "-0":  # which safetensors reads as a float
+        raise ValueError(f"{shown(text)} is not an integer of at most {_MAX_DIGITS} digits")
     return int(text)
 
 
@@ -78,11 +78,8 @@ def _finite_float(text: str) -> float:
     return value
 
 
-# What an object may hold.
-
-
 class Field(NamedTuple):
-    """A test of one value, and the bound that a message names."""
+    """A check of one value, and its description for error messages."""
 
     fits: Callable[[Any], bool]
     bound: str
@@ -90,26 +87,24 @@ class Field(NamedTuple):
 
 
 def whole(low: int, high: int) -> Field:
-    """A whole number; True is none."""
-    return Field(
-        lambda v: type(v) is int and low <= v <= high, f"a whole number from {low} to {high}"
-    )
+    """Return a check for integers, which True is not."""
+    return Field(lambda v: type(v) is int and low <= v <= high, f"an integer from {low} to {high}")
 
 
 def number(low: float, high: float) -> Field:
-    """A whole or broken number."""
+    """Return a check for numbers."""
     return Field(
         lambda v: type(v) in {int, float} and low <= v <= high, f"a number from {low} to {high}"
     )
 
 
 def matching(pattern: str, bound: str) -> Field:
-    """A string that the pattern matches from end to end."""
+    """Return a check for strings that the pattern matches from end to end."""
     return Field(lambda v: isinstance(v, str) and bool(re.fullmatch(pattern, v)), bound)
 
 
 def one_of(values: Collection[Any]) -> Field:
-    """One of these values, also in its type."""
+    """Return a check for these values, of the same type."""
     return Field(
         lambda v: any(type(v) is type(value) and v == value for value in values),
         " or ".join(map(str, values)),
@@ -117,12 +112,12 @@ def one_of(values: Collection[Any]) -> Field:
 
 
 def optional(field: Field) -> Field:
-    """The same, if it is there at all."""
+    """Return the check for a field that may be absent."""
     return field._replace(required=False)
 
 
 def several(item: Field, low: int, high: int) -> Field:
-    """A list of so many."""
+    """Return a check for lists of ``low`` to ``high`` items."""
     return Field(
         lambda v: isinstance(v, list) and low <= len(v) <= high and all(map(item.fits, v)),
         f"a list of {low if low == high else f'{low} to {high}'}, each {item.bound}",
@@ -130,7 +125,7 @@ def several(item: Field, low: int, high: int) -> Field:
 
 
 def or_null(*fields: Field) -> Field:
-    """One of several forms, or null, or absent."""
+    """Return a check for values that fit one of ``fields``, are null or absent."""
     return Field(
         lambda v: v is None or any(field.fits(v) for field in fields),
         " or ".join([*(field.bound for field in fields), "null"]),
@@ -139,7 +134,7 @@ def or_null(*fields: Field) -> Field:
 
 
 OBJECT = Field(lambda v: isinstance(v, dict), "an object")
-TEXT = Field(lambda v: isinstance(v, str), "a text")
+TEXT = Field(lambda v: isinstance(v, str), "a string")
 FINITE = number(-1e300, 1e300)
 COUNT = whole(0, 2**53)
 SHA256 = matching(r"[0-9a-f]{64}", "64 lower-case hex digits")
@@ -167,12 +162,12 @@ def check_fields(found: Any, fields: Mapping[str, Field], *, what: str) -> None:
 
 
 def printable(line: str) -> str:
-    """``line`` without characters that a terminal obeys."""
+    """Return ``line`` without characters that a terminal obeys."""
     return "".join(c if c.isprintable() else "?" for c in line)
 
 
 def shown(value: object) -> str:
-    """``value`` for a message: short, and in characters that no terminal obeys."""
+    """Return ``value`` for a message: short, in ASCII that no terminal obeys."""
     short = reprlib.Repr()
     short.maxlevel, short.maxstring, short.maxother = 1, 60, 60
     return short.repr(value).encode("ascii", "backslashreplace").decode()[:120]

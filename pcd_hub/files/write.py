@@ -1,14 +1,16 @@
-"""Atomic writes: readers see the old file or the new one, whole."""
+"""Atomic writes: readers see the old file or the new one, complete."""
 
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 def atomic_write(path: Path, content: str | bytes, *, mode: int | None = None) -> None:
-    """Write ``content`` (text as UTF-8, newlines as they are) to ``path``, whole or not at all.
+    """Write ``content`` (text as UTF-8, newlines as they are) to ``path``, complete or not at all.
 
     Args:
         path: The file to create or replace.
@@ -45,6 +47,22 @@ def atomic_file(path: Path, *, mode: int | None = None) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
         raise
     _flush_folder(path.parent)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder for the block to fill; rename it to ``folder``, a new one, after.
+
+    It is readable by every user. If the block raises, nothing is left.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        draft.chmod(0o755)
+        yield draft
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _flush_folder(folder: Path) -> None:

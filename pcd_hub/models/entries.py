@@ -1,10 +1,10 @@
-"""The timm entries: the tag ``pcd`` on stock architectures, and our own ``resnet18_mhsa``.
+"""Entries in timm: the tag ``pcd`` on stock architectures, and the model ``resnet18_mhsa``.
 
-Only timm's public names are used, but for its listing: a cfg is appended to the ``default_cfgs`` of
-the architecture's own module, and its entrypoint is registered again. No architecture's default tag
-changes. The entrypoint asks for a weight when a model is BUILT with ``pretrained=True``, not at
-import, so that a weight trained a moment ago counts; it hands timm the tensors themselves, already
-verified. timm's listing (``list_pretrained``, ``is_model_pretrained``) asks when it is called too.
+A cfg is appended to the ``default_cfgs`` of the architecture's module, and its entrypoint is
+registered again; only timm's listing needs a private name. No architecture's default tag changes.
+Weights are looked up when a model is built with ``pretrained=True``, not at import, so that newly
+trained ones are found, and timm gets the verified tensors. timm's listing (``list_pretrained``,
+``is_model_pretrained``) looks them up when it is called.
 """
 
 import functools
@@ -54,13 +54,13 @@ STOCK_ARCHITECTURES = (
     "edgenext_small",
     "vit_tiny_patch16_224",
 )
-"""timm's architectures that get the tag."""
+"""timm architectures that get the tag."""
 
 ReadByName = Callable[[str], Mapping[str, torch.Tensor]]
-"""Name of a weight, as ``resnet18.pcd``, -> its verified tensors, or an error that says why not."""
+"""Name of a weight, as ``resnet18.pcd`` -> its verified tensors."""
 
 HasWeight = Callable[[str], bool]
-"""Name of a weight, as ``resnet18.pcd`` -> whether it is found."""
+"""Name of a weight -> whether it is found."""
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
@@ -69,9 +69,9 @@ _SOURCES = ("file", "url", "state_dict", "source", "hf_hub_id")
 
 @dataclass
 class PcdCfg(PretrainedCfg):
-    """timm's description of a weight, for architectures with several first or last layers."""
+    """timm's PretrainedCfg, for architectures with several first or last layers."""
 
-    # timm says Optional[str] of both, and names several layers for RepViT and FastViT.
+    # timm annotates both as Optional[str], but uses tuples for RepViT and FastViT.
     first_conv: str | tuple[str, ...] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     classifier: str | tuple[str, ...] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
 
@@ -84,7 +84,7 @@ def pcd_cfg(
     input_size: tuple[int, int, int] = (3, 224, 224),
     fixed_input_size: bool = False,
 ) -> PcdCfg:
-    """The cfg of one entry: structural facts from timm, everything else ours."""
+    """Return the cfg of one entry from the architecture's structural fields."""
     return PcdCfg(
         input_size=input_size,
         fixed_input_size=fixed_input_size,
@@ -103,10 +103,10 @@ def pcd_cfg(
 
 
 def check_architecture(architecture: str) -> None:
-    """Check that timm knows it.
+    """Check that timm has the architecture.
 
     Raises:
-        StudentError: If not, with the nearest that it knows.
+        StudentError: If not, with the nearest that it has.
     """
     if not is_model(architecture):
         raise StudentError(
@@ -115,10 +115,10 @@ def check_architecture(architecture: str) -> None:
 
 
 def entry_cfg(architecture: str) -> PcdCfg:
-    """The cfg, without a source, under which a ``pcd`` weight of a timm model is published."""
+    """Return the cfg, without a source, of the ``pcd`` weight of a timm architecture."""
     base = get_pretrained_cfg(architecture)
     if base is None:
-        raise StudentError(f"timm has no description of {architecture}; is it an old alias?")
+        raise StudentError(f"timm has no pretrained_cfg for {architecture}; is it an old alias?")
     fixed = bool(base.fixed_input_size)
     return pcd_cfg(
         first_conv=base.first_conv,
@@ -130,32 +130,32 @@ def entry_cfg(architecture: str) -> PcdCfg:
 
 
 def size_argument(architecture: str, image_size: int) -> dict[str, Any]:
-    """What ``timm.create_model`` must be told of the image size: nothing, unless it is fixed."""
+    """Return ``img_size`` for ``timm.create_model`` if the input size is fixed, else nothing."""
     return {"img_size": image_size} if entry_cfg(architecture).fixed_input_size else {}
 
 
 def build_arguments(architecture: str, image_size: int) -> dict[str, Any]:
-    """How a random start is built that equals what ``pretrained=True`` builds, but for weights."""
-    # timm 1.0.31, efficientnet.py: fbnetc_100 has another epsilon if it is to be pretrained.
+    """Return arguments that build the model of ``pretrained=True``, up to its weights."""
+    # timm 1.0.31, efficientnet.py: fbnetc_100 has another epsilon if pretrained.
     extra = {"bn_eps": 1e-3} if architecture == "fbnetc_100" else {}
     return {**size_argument(architecture, image_size), **extra}
 
 
 def build_skeleton(architecture: str, **arguments: Any) -> torch.nn.Module:
-    """A headless model at random start for its names and shapes, without memory where possible."""
+    """Build a headless model for its names and shapes, on the meta device where possible."""
     build = functools.partial(timm.create_model, architecture, num_classes=0, **arguments)
     try:
         with torch.device("meta"):
             return build()
-    except (RuntimeError, NotImplementedError):  # computes with values, which meta tensors have not
+    except (RuntimeError, NotImplementedError):  # it computes with values, which meta tensors lack
         return build()
 
 
 class ResNetMhsa(ResNet):
-    """A ResNet whose last stage ends in self-attention over its pixels.
+    """A ResNet whose last stage ends in self-attention over all positions.
 
-    The block is the last child of the stage, so that whatever walks the stages (features_only,
-    forward_intermediates, pruning) sees it for free.
+    The block is the last child of the stage, so that features_only, forward_intermediates and
+    pruning include it.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ def resnet18_mhsa(pretrained: bool = False, **kwargs: Any) -> torch.nn.Module:  
 
 
 class PretrainedNames(set[str]):
-    """timm's names of models that have weights; ours count if a weight is found at that moment."""
+    """timm's set of models with weights; ``pcd`` entries are looked up when they are tested."""
 
     def __init__(self, timms: Iterable[str], has_weight: HasWeight) -> None:
         super().__init__(timms)
@@ -204,29 +204,27 @@ class PretrainedNames(set[str]):
         return weight is not None and self.has_weight(weight)
 
     def intersection(self, *others: Iterable[Any]) -> set[str]:
-        """The names in all of ``others`` that have weights."""
+        """Return the names in all of ``others`` that have weights."""
         return {name for name in set.intersection(*map(set, others)) if name in self}
 
 
 def register_entries(read_by_name: ReadByName, has_weight: HasWeight) -> None:
-    """Make the entries known to timm.
-
-    Safe to call any number of times.
+    """Register the entries with timm; safe to call any number of times.
 
     Args:
-        read_by_name: Asked whenever an entry is built with ``pretrained=True``.
-        has_weight: Asked whenever timm lists an entry among the pretrained ones.
+        read_by_name: Called when an entry is built with ``pretrained=True``.
+        has_weight: Called when timm lists pretrained models.
     """
     _register_quietly(_with_weights(resnet18_mhsa, "resnet18_mhsa", read_by_name))
     for architecture in filter(is_model, STOCK_ARCHITECTURES):
         _add_tag(architecture, read_by_name)
-    # timm writes down at registration who has weights, in a name that is not public.
+    # timm records at registration which models have weights, under a private name.
     if isinstance(known := getattr(timm_registry, "_model_has_pretrained", None), set):
         timm_registry._model_has_pretrained = PretrainedNames(known, has_weight)
 
 
 def _weight_of(name: str) -> str | None:
-    """The weight that a name of timm means, if it is one of ours."""
+    """Return the ``pcd`` weight of a timm model name, if it is one."""
     architecture, _, tag = name.partition(".")
     if tag == TAG or (architecture == "resnet18_mhsa" and not tag):  # its default
         return f"{architecture}.{TAG}"
@@ -234,7 +232,7 @@ def _weight_of(name: str) -> str | None:
 
 
 def forget_tensors(model: Model) -> Model:
-    """Drop the tensors that timm keeps in a built model's description of itself."""
+    """Remove the state dict that timm keeps in a built model's ``pretrained_cfg``."""
     for module in model.modules():
         if isinstance(cfg := getattr(module, "pretrained_cfg", None), dict):
             cfg.pop("state_dict", None)
@@ -246,7 +244,7 @@ def _add_tag(architecture: str, read_by_name: ReadByName) -> None:
     module_cfgs = getattr(sys.modules[entrypoint.__module__], "default_cfgs", {})
     known = module_cfgs[architecture]
     if type(known.cfgs.get(TAG)) is PretrainedCfg:
-        return  # timm ships this tag itself by now: theirs
+        return  # timm has this tag itself
     known.cfgs[TAG] = entry_cfg(architecture)
     if TAG not in known.tags:
         known.tags.append(TAG)  # the first is the default: append
@@ -256,11 +254,11 @@ def _add_tag(architecture: str, read_by_name: ReadByName) -> None:
 def _with_weights(
     entrypoint: Callable[..., torch.nn.Module], architecture: str, read_by_name: ReadByName
 ) -> Callable[..., torch.nn.Module]:
-    """The entrypoint, which gets our tensors where the tag ``pcd`` is to be loaded."""
+    """Wrap an entrypoint so that the tag ``pcd`` loads the tensors of ``read_by_name``."""
 
     @functools.wraps(entrypoint)
     def build(pretrained: bool = False, **arguments: Any) -> torch.nn.Module:  # noqa: FBT001, FBT002 - timm's signature
-        if not (pretrained and _asks_for_ours(architecture, arguments)):
+        if not (pretrained and _is_ours(architecture, arguments)):
             return entrypoint(pretrained=pretrained, **arguments)
         overlay = arguments.pop("pretrained_cfg_overlay", None) or {}
         tensors = read_by_name(f"{architecture}.{TAG}")
@@ -270,8 +268,8 @@ def _with_weights(
     return build
 
 
-def _asks_for_ours(architecture: str, arguments: Mapping[str, Any]) -> bool:
-    """Whether the tag ``pcd`` is meant and the caller names no source of their own."""
+def _is_ours(architecture: str, arguments: Mapping[str, Any]) -> bool:
+    """Return whether the tag is ``pcd`` and the caller passes no other source."""
     cfg = arguments.get("pretrained_cfg") or get_pretrained_cfg(architecture)
     facts = {"tag": cfg} if isinstance(cfg, str) else cfg if isinstance(cfg, dict) else vars(cfg)
     overlay = arguments.get("pretrained_cfg_overlay") or {}
@@ -281,7 +279,7 @@ def _asks_for_ours(architecture: str, arguments: Mapping[str, Any]) -> bool:
 
 def _register_quietly(entrypoint: Callable[..., Any]) -> None:
     name = entrypoint.__name__
-    with warnings.catch_warnings():  # registered anew under its own name, on purpose
+    with warnings.catch_warnings():  # registered again under its own name, on purpose
         warnings.filterwarnings(
             "ignore", message=f"Overwriting {name} in registry", category=UserWarning
         )

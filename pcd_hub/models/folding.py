@@ -1,6 +1,6 @@
-"""Batch norms of a frozen network folded into the convolutions before them.
+"""Fold the batch norms of a frozen network into the convolutions before them.
 
-In eval mode ``norm(conv(x))`` is one convolution with other weights: a pass less over every map.
+In eval mode ``norm(conv(x))`` is one convolution with other weights.
 """
 
 import contextlib
@@ -17,14 +17,14 @@ _NORMS = (nn.BatchNorm2d, BatchNormAct2d)  # and do more than normalise
 
 
 def fold_batch_norms(network: nn.Module, images: Tensor) -> int:
-    """Fold, in place, every batch norm that directly follows a convolution; return how many.
+    """Fold, in place, every batch norm that directly follows a convolution; return their number.
 
-    Which follow which is seen in one forward pass of ``images``. That nothing else reads between
-    the two is **not** seen: compare the outputs before and after.
+    The pairs are found in one forward pass. Whether anything else uses the convolution's output is
+    **not** detected: compare the network's outputs before and after.
 
     Args:
-        network: In eval mode, without gradients.
-        images: What it is called with.
+        network: A network in eval mode, without gradients.
+        images: Its input for the forward pass.
     """
     with _followers(network) as pairs, torch.no_grad():
         network(images)
@@ -40,48 +40,48 @@ def fold_batch_norms(network: nn.Module, images: Tensor) -> int:
 
 @contextlib.contextmanager
 def _followers(network: nn.Module) -> Iterator[dict[str, tuple[nn.Conv2d, nn.BatchNorm2d]]]:
-    """Name of a batch norm -> the convolution whose output it was given, and itself.
+    """Yield a dict: name of a batch norm -> the convolution whose output it received, and itself.
 
-    Filled by the forward passes inside the block. A module that was called twice is in no pair.
+    Forward passes inside the block fill it. A module that was called twice is in no pair.
     """
     pairs: dict[str, tuple[nn.Conv2d, nn.BatchNorm2d]] = {}
     outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # holds the tensors, so that no id comes back
     called: set[nn.Module] = set()
-    again: set[nn.Module] = set()
+    repeated: set[nn.Module] = set()
 
-    def note_output(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def record_output(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         del inputs
-        (again if module in called else called).add(module)
+        (repeated if module in called else called).add(module)
         assert isinstance(module, nn.Conv2d)
         outputs[id(output)] = module, output
 
-    def note_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        (again if module in called else called).add(module)
+    def record_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        (repeated if module in called else called).add(module)
         assert isinstance(module, nn.BatchNorm2d)
         if (found := outputs.get(id(inputs[0]))) is not None:
             pairs[names[module]] = found[0], module
 
     names = {module: name for name, module in network.named_modules()}
-    hooks = [m.register_forward_hook(note_output) for m in names if type(m) in _CONVOLUTIONS]
+    hooks = [m.register_forward_hook(record_output) for m in names if type(m) in _CONVOLUTIONS]
     hooks += [
-        m.register_forward_pre_hook(note_input)
+        m.register_forward_pre_hook(record_input)
         for m in names
         if type(m) in _NORMS and m.running_mean is not None  # pyright: ignore[reportAttributeAccessIssue]
     ]
     yield pairs
     for hook in hooks:
         hook.remove()
-    for name in [name for name, pair in pairs.items() if again & set(pair)]:
+    for name in [name for name, pair in pairs.items() if repeated & set(pair)]:
         del pairs[name]
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    """Compute in float64: the quotients of small variances lose digits."""
+    """Compute in float64, as quotients of small variances lose digits."""
 
     def exact(value: Tensor | None) -> Tensor | None:
         return None if value is None else value.detach().double()
 
-    kept, dtype = conv.weight.requires_grad, conv.weight.dtype
+    requires_grad, dtype = conv.weight.requires_grad, conv.weight.dtype
     assert norm.running_mean is not None
     assert norm.running_var is not None
     weight, bias = fuse_conv_bn_weights(
@@ -93,5 +93,5 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
         exact(norm.weight),
         exact(norm.bias),
     )
-    conv.weight = nn.Parameter(weight.to(dtype), requires_grad=kept)
-    conv.bias = nn.Parameter(bias.to(dtype), requires_grad=kept)
+    conv.weight = nn.Parameter(weight.to(dtype), requires_grad=requires_grad)
+    conv.bias = nn.Parameter(bias.to(dtype), requires_grad=requires_grad)

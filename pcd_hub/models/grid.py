@@ -1,4 +1,4 @@
-"""Any timm CNN or ViT as a grid of pixels, and pixels on another grid."""
+"""Feature maps of any timm CNN or ViT, and their resampling."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,10 +12,9 @@ from pcd_hub.errors import StudentError, first_line
 
 
 class PixelGrid(nn.Module):
-    """A timm model as ``images (B, 3, H, W) -> pixels (B, num_channels, h, w)``.
+    """A timm model as ``images (B, 3, H, W) -> last feature map (B, num_channels, h, w)``.
 
-    The pixels are its last map before pooling. Made by :func:`pixel_grid`, which finds out by a
-    probe how the model lays out its features.
+    Built by :func:`pixel_grid`, which probes how the model arranges its features.
     """
 
     def __init__(
@@ -24,10 +23,7 @@ class PixelGrid(nn.Module):
         super().__init__()
         self.model = model
         self.num_channels = num_channels
-        """C, read from a probe tensor.
-
-        ``num_features`` names another layer in MobileNetV2/3, GhostNet, Swin ...
-        """
+        """C of the probed map; ``num_features`` is another layer's in MobileNetV3, GhostNet ..."""
         self._to_map = to_map
 
     def forward(self, images: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b c h w"]:
@@ -36,23 +32,22 @@ class PixelGrid(nn.Module):
 
 
 def pixel_grid(model: nn.Module, *, image_size: int | None = None) -> PixelGrid:
-    """Wrap ``model`` (a timm model) so that it returns its last feature map as ``(B, C, h, w)``.
+    """Wrap a timm model so that it returns its last feature map as ``(B, C, h, w)``.
 
-    Prefix tokens of ViTs are dropped, channels-last maps turned. The model is probed once, in eval
-    mode and without gradients, with black images; its own mode is restored.
+    Prefix tokens of ViTs are dropped, channels-last maps permuted. The model is probed once, in
+    eval mode and without gradients, with black images; its mode is restored.
 
     Args:
         model: Any timm model with ``forward_features``.
-        image_size: Height and width of the probe in pixels; the model's own input size if not
-            given.
+        image_size: Height and width of the probe in pixels; the model's input size if not given.
 
     Raises:
-        StudentError: If the model has no spatial grid, or cannot take ``image_size``.
+        StudentError: If the model has no feature map, or cannot take ``image_size``.
     """
     name = architecture(model)
     if not hasattr(model, "forward_features"):
-        raise StudentError(f"{name} is no timm model: it has no forward_features")
-    size = image_size or own_image_size(model)
+        raise StudentError(f"{name} is not a timm model: it has no forward_features")
+    size = image_size or default_image_size(model)
     parameter = next(model.parameters())
     probe = torch.zeros(2, 3, size, size, device=parameter.device, dtype=parameter.dtype)
     was_training = model.training
@@ -62,7 +57,7 @@ def pixel_grid(model: nn.Module, *, image_size: int | None = None) -> PixelGrid:
     except Exception as error:
         raise StudentError(
             f"{name} cannot take {size} x {size} pixels ({first_line(error)}); "
-            f"its own size is {own_image_size(model)}, most CNNs take any multiple of 32"
+            f"its input size is {default_image_size(model)}, most CNNs take any multiple of 32"
         ) from error
     finally:
         model.train(was_training)
@@ -71,16 +66,16 @@ def pixel_grid(model: nn.Module, *, image_size: int | None = None) -> PixelGrid:
 
 
 class Resample(nn.Module):
-    """Maps ``(B, C, h, w)`` on another grid, with the mean of each channel unchanged.
+    """Resample feature maps ``(B, C, h, w)``, with the mean of each channel unchanged.
 
-    The mean over the pixels stays the teacher's own vector (THE LAW, ``pcd_hub.to_pixel_head``)
-    whether or not the grids divide. Along each axis, a cell of the new grid is the mean over its
-    exact footprint: of the old cells where the new grid is coarser, of the linear interpolation
-    between them where it is finer. The result is float32 (float64 of float64).
+    So the mean remains the output of the teacher's vector head (``pcd_hub.to_pixel_head``), whether
+    or not one size divides the other. Along each axis, a new cell is the mean over its exact
+    footprint: of the old cells where the new map is coarser, of the linear interpolation between
+    them where it is finer. The result is float32 (float64 for float64).
 
     Args:
-        old: Height and width of the maps.
-        new: Height and width of the result.
+        old: Height and width of the input.
+        new: Height and width of the output.
     """
 
     rows: Tensor
@@ -99,7 +94,7 @@ class Resample(nn.Module):
 
 
 def _axis_weights(old: int, new: int) -> Float[Tensor, "new old"]:
-    """What each old cell of an axis gives to each new one; rows sum to 1, columns to new / old.
+    """Return the weight of each old cell in each new one; rows sum to 1, columns to new / old.
 
     On a fine grid that both divide, every footprint is whole; twice as fine for the interpolation,
     which bends at the middle of each old cell.
@@ -113,12 +108,12 @@ def _axis_weights(old: int, new: int) -> Float[Tensor, "new old"]:
 
 
 def architecture(model: nn.Module) -> str:
-    """The timm architecture name of ``model``, or its class name."""
+    """Return the timm architecture name of ``model``, or its class name."""
     return _pretrained_cfg(model).get("architecture") or type(model).__name__
 
 
-def own_image_size(model: nn.Module) -> int:
-    """The input height in pixels that the model's own configuration names; 224 if it names none."""
+def default_image_size(model: nn.Module) -> int:
+    """Return the input height in the model's pretrained_cfg; 224 if it has none."""
     return int((_pretrained_cfg(model).get("input_size") or (3, 224, 224))[1])
 
 
@@ -127,7 +122,7 @@ def _pretrained_cfg(model: nn.Module) -> dict[str, Any]:
 
 
 def _layout(model: nn.Module, features: object, name: str) -> Callable[[Any, Tensor], Tensor]:
-    """How to turn this model's features into ``(B, C, h, w)``, from one probe's output."""
+    """Return a function from this model's features to ``(B, C, h, w)``, given a probe's output."""
     if isinstance(features, list | tuple) and features:  # CoaT, CrossViT: the coarsest comes last
         of_last = _layout(model, features[-1], name)
         return lambda branches, images: of_last(branches[-1], images)
@@ -145,20 +140,20 @@ def _layout(model: nn.Module, features: object, name: str) -> Callable[[Any, Ten
             return _FromTokens(prefix)
         case _:
             raise StudentError(
-                f"{name} has no spatial grid: forward_features gives {shape}; "
-                "take a CNN or a plain ViT"
+                f"{name} has no spatial feature map: forward_features returns {shape}; "
+                "use a CNN or a plain ViT"
             )
 
 
 def _num_prefix_tokens(model: nn.Module, tokens: int) -> int:
-    """As the model says, unless that leaves no grid: VOLO and CoaT do not state a class token."""
+    """Return the model's number unless that leaves no grid: VOLO, CoaT omit a class token."""
     stated = int(getattr(model, "num_prefix_tokens", 0))
     has_class_token = any(name.startswith("cls_token") for name, _ in model.named_parameters())
     return 1 if has_class_token and not _is_square(tokens - stated) else stated
 
 
 def _is_channels_first(model: nn.Module, channels: int, pixels: int) -> bool:
-    """EfficientViM: a map without its rows, ``(B, C, h * w)``."""
+    """Detect a flattened map ``(B, C, h * w)``, as in EfficientViM."""
     stages: Any = getattr(model, "feature_info", None) or [{}]
     return channels == stages[-1].get("num_chs") != pixels and _is_square(pixels)
 
@@ -178,13 +173,13 @@ def _from_nhwc(features: Tensor, images: Tensor) -> Tensor:
 
 
 def _from_ncl(features: Tensor, images: Tensor) -> Tensor:
-    """``(B, C, h * w)`` to a map, with ``h / w`` as in the images."""
+    """Reshape ``(B, C, h * w)`` to a map, with ``h / w`` as in the images."""
     height = round((features.shape[2] * images.shape[2] / images.shape[3]) ** 0.5)
     return features.unflatten(2, (height, -1))
 
 
 class _FromTokens:
-    """Tokens ``(B, prefix + h * w, C)`` to a map."""
+    """Reshape tokens ``(B, prefix + h * w, C)`` to a map."""
 
     def __init__(self, num_prefix_tokens: int) -> None:
         self.num_prefix_tokens = num_prefix_tokens

@@ -1,8 +1,7 @@
-"""Weights of strangers, as timm loads them: tensors alone, in every version that is supported."""
+"""Load pretrained timm models from untrusted files: no code is run, no memory exhausted."""
 
 import json
 import logging
-import os
 import re
 import threading
 from collections.abc import Iterator, Mapping
@@ -14,22 +13,23 @@ import timm
 import torch
 from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import get_session
-from timm.models import model_entrypoint
+from timm.models import clean_state_dict, model_entrypoint
 from timm.models._hub import download_from_hf
 from torch import nn
 
 from pcd_hub.errors import first_line
 from pcd_hub.files.read import check_is_file, read_bounded
-from pcd_hub.models.pickles import read_saved
+from pcd_hub.models.entries import forget_tensors
+from pcd_hub.models.torch_files import read_torch_file
 
 log = logging.getLogger("pcd_hub")
 
 _MAX_CONFIG_BYTES = 1_000_000
-_MAX_LAYERS = 300  # of timm's own, ResNet-RS-420 has most: 139 blocks
+_MAX_LAYERS = 300  # in timm, ResNet-RS-420 has most: 139 blocks
 _MAX_NUMBER = 65_536
-_MOST_VALUES = 7_000_000_000  # of timm's own, DINOv3's ViT-7B has most: 6.7
+_MAX_VALUES = 7_000_000_000  # in timm, DINOv3's ViT-7B has most: 6.7
 _TIMEOUT_SECONDS = 10.0
-_PREFERRED = (  # by timm 1.0.21 to 1.0.31, and then the suffixes
+_PREFERRED = (  # by timm 1.0.26 to 1.0.31; then by suffix
     "model.safetensors",
     "pytorch_model.bin",
     "pytorch_model.pth",
@@ -40,36 +40,34 @@ _PREFERRED = (  # by timm 1.0.21 to 1.0.31, and then the suffixes
     "open_clip_pytorch_model.pth",
 )
 _SUFFIXES = (".safetensors", ".pth", ".pth.tar", ".bin")
+_CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # in timm's order
 _COUNTS_LAYERS = re.compile("depth|layer|block|stage|repeat")
+_PROCESS_LOCK = threading.RLock()
+"""Held by the thread that has changed huggingface_hub's constants or a method of nn.Module."""
 
-PROCESS_STATE = threading.RLock()
-"""Held by the thread that has changed the environment's variables or torch's classes."""
 
+class TimmConfig(NamedTuple):
+    """The ``config.json`` of a model."""
 
-class Description(NamedTuple):
-    """What a model's ``config.json`` tells timm."""
-
-    cfg: Mapping[str, Any]
-    """timm's pretrained_cfg."""
+    pretrained_cfg: Mapping[str, Any]
     architecture: str
-    arguments: Mapping[str, Any]
-    """With which the architecture is built."""
+    model_args: Mapping[str, Any]
 
 
 @contextmanager
 def cache_alone_if_unreachable(name: str) -> Iterator[str]:
-    """Let the client use its cache alone if the Hub does not answer.
+    """Make huggingface_hub use its cache alone inside the block if the Hub does not answer.
 
-    It would try, and log it, for a minute. One thread at a time.
+    It would retry, and log that, for a minute. One thread at a time.
 
     Args:
-        name: As for :func:`create_pretrained`; one that needs no Hub asks nobody.
+        name: A name as for :func:`create_pretrained`; the Hub is probed only if it is needed.
 
     Yields:
-        Why the Hub is not asked, or nothing if it is.
+        Why the Hub is not used; an empty string if it is.
     """
-    reason = "" if constants.HF_HUB_OFFLINE or not _needs_hub(name) else _silence_of_the_hub()
-    with PROCESS_STATE:
+    reason = "" if constants.HF_HUB_OFFLINE or not _needs_hub(name) else _probe_hub()
+    with _PROCESS_LOCK:
         before = constants.HF_HUB_OFFLINE
         constants.HF_HUB_OFFLINE = before or bool(reason)
         try:
@@ -78,13 +76,13 @@ def cache_alone_if_unreachable(name: str) -> Iterator[str]:
             constants.HF_HUB_OFFLINE = before
 
 
-def describe(name: str) -> Description | None:
-    """The description that ``hf-hub:ORG/NAME[@REV]`` or ``local-dir:FOLDER`` brings; else None.
+def read_config(name: str) -> TimmConfig | None:
+    """Return the config of ``hf-hub:ORG/NAME[@REV]`` or ``local-dir:FOLDER``; None for others.
 
     Raises:
-        Exception: Whatever a missing or malformed one leads to.
+        Exception: Whatever a missing or malformed config leads to.
     """
-    scheme, place = _source(name)
+    scheme, place = _split(name)
     match scheme:
         case "hf-hub":
             file = Path(download_from_hf(place, "config.json"))
@@ -93,124 +91,115 @@ def describe(name: str) -> Description | None:
         case _:
             return None
     config = json.loads(read_bounded(file, _MAX_CONFIG_BYTES))
-    cfg = config.get("pretrained_cfg", config)
-    return Description(cfg, config["architecture"], config.get("model_args", {}))
+    pretrained_cfg = config.get("pretrained_cfg", config)
+    return TimmConfig(pretrained_cfg, config["architecture"], config.get("model_args", {}))
 
 
 def create_pretrained(name: str, **arguments: Any) -> nn.Module:
-    """``timm.create_model(name, pretrained=True)`` that runs no code out of a file.
+    """Call ``timm.create_model(name, pretrained=True)``; every weight must be in the file.
 
-    timm before 1.0.26 reads no safetensors by ``local-dir:``; torch reads more out of a pickle than
-    is in it (``pickles``), so that of a folder is looked through. That of a repository is not.
+    timm lets torch load tensors only, which runs no code; but see ``torch_files`` for what torch
+    still does. So pickles in a folder are read by ``torch_files``; those of the Hub are not.
 
     Args:
-        name: A name of timm, ``hf-hub:ORG/NAME[@REV]`` or ``local-dir:FOLDER``.
-        **arguments: For ``timm.create_model``.
+        name: A timm name, ``hf-hub:ORG/NAME[@REV]`` or ``local-dir:FOLDER``.
+        **arguments: More arguments of ``timm.create_model``.
 
     Raises:
-        ValueError: If the model's ``config.json`` asks for more than its weights can fill (than
-            timm's largest model has, where their size cannot be had: of a repository without
-            ``model_args``, or offline), or for numbers that only serve to exhaust.
-        Exception: Whatever timm says.
+        ValueError: If weights are missing from the file, or ``config.json`` describes a model that
+            is larger than its weights (than timm's largest model, where the size of the weights is
+            unknown: offline, or in a repository without ``model_args``).
+        Exception: Whatever timm raises.
     """
-    scheme, place = _source(name)
-    if described := describe(name):
-        _check_arguments(described.arguments)
+    scheme, place = _split(name)
+    if config := read_config(name):
+        _check_arguments(config.model_args)
         if scheme == "local-dir":
-            file = _weights_in(Path(place))
-            sizes = [file.stat().st_size]
-            arguments["pretrained_cfg_overlay"] = {"source": "file", "file": str(file)}
+            file = _weights_file(Path(place))
+            _check_size(config, [file.stat().st_size])
+            arguments["pretrained_cfg_overlay"] = _overlay(file)
         else:
-            sizes = _listed_sizes(place) if described.arguments else []
-        _check_size(described, most_values=min(max(sizes, default=_MOST_VALUES), _MOST_VALUES))
-    with _tensors_only():
-        return timm.create_model(name, pretrained=True, **arguments)
+            _check_size(config, _hub_file_sizes(place) if config.model_args else [])
+    with _missing_keys() as missing:
+        model = timm.create_model(name, pretrained=True, **arguments)
+    if missing:
+        raise ValueError(f"{len(missing)} weights are not in its file ({', '.join(missing[:3])})")
+    return forget_tensors(model)
 
 
 def _needs_hub(name: str) -> bool:
-    match _source(name)[0]:
+    match _split(name)[0]:
         case "hf-hub":
             return True
         case "local-dir":
             return False
         case _:
-            with suppress(RuntimeError):  # a tag that timm does not know, as it will say itself
+            with suppress(RuntimeError):  # an unknown tag; timm will report it
                 return bool((cfg := timm.get_pretrained_cfg(name)) and cfg.hf_hub_id)
             return False
 
 
-def _silence_of_the_hub() -> str:
-    """Why the Hub does not answer; nothing if it does, whatever it answers."""
+def _probe_hub() -> str:
+    """Return why the Hub does not answer; an empty string if it answers anything."""
     try:
         get_session().head(constants.ENDPOINT, timeout=_TIMEOUT_SECONDS)
-    except Exception as error:  # of two libraries
+    except Exception as error:  # from requests or httpx
         return f"the Hub does not answer ({first_line(error)})"
     return ""
 
 
-def _source(name: str) -> tuple[str, str]:
-    """Scheme and place, as timm takes them apart."""
+def _split(name: str) -> tuple[str, str]:
+    """Split a name into scheme and place as timm does."""
     scheme, _, place = name.partition(":")
     return scheme.lower().replace("_", "-"), place
 
 
-def _weights_in(folder: Path) -> Path:
-    """The file that timm would take, looked through if torch saved it."""
+def _weights_file(folder: Path) -> Path:
+    """Return the file that timm would load from a folder."""
     names = sorted(file.name for file in folder.iterdir())
-    found = [name for name in _PREFERRED if name in names]
-    found += [name for suffix in _SUFFIXES for name in names if name.endswith(suffix)]
-    if not found:
-        raise FileNotFoundError(f"{folder} holds no weights: no file *{', *'.join(_SUFFIXES)}")
-    file = folder / found[0]
-    check_is_file(file)
-    if file.suffix != ".safetensors":
-        read_saved(file)
-    return file
+    candidates = [name for name in _PREFERRED if name in names]
+    candidates += [name for suffix in _SUFFIXES for name in names if name.endswith(suffix)]
+    if not candidates:
+        raise FileNotFoundError(f"{folder} contains no weights: no file *{', *'.join(_SUFFIXES)}")
+    check_is_file(folder / candidates[0])
+    return folder / candidates[0]
 
 
-def _listed_sizes(place: str) -> list[int]:
-    """Bytes of a repository's weights as the Hub lists them; none if it cannot be asked."""
+def _overlay(file: Path) -> dict[str, Any]:
+    """Make timm load this file, of which torch is to unpickle nothing."""
+    if file.suffix == ".safetensors":
+        return {"source": "file", "file": str(file)}
+    loaded, _ = read_torch_file(file)
+    for key in _CONTAINERS:
+        if loaded.get(key) is not None:
+            loaded = loaded[key]
+            break
+    return {"source": "", "state_dict": clean_state_dict(loaded)}
+
+
+def _hub_file_sizes(place: str) -> list[int]:
+    """Return the sizes of a repository's weights in bytes; none if they cannot be listed."""
     repo, _, revision = place.partition("@")
     try:
         info = HfApi().model_info(
             repo, revision=revision or None, files_metadata=True, timeout=_TIMEOUT_SECONDS
         )
-    except Exception as error:  # of three libraries; its files may lie in the cache
-        log.info("the size of %s is not known (%s)", place, first_line(error))
+    except Exception as error:  # from three libraries; the files may be in the cache
+        log.info("the size of %s is unknown (%s)", place, first_line(error))
         return []
     files = [file for file in info.siblings or () if file.rfilename.endswith(_SUFFIXES)]
     return [file.size or 0 for file in files]
 
 
-def _check_arguments(arguments: Mapping[str, Any]) -> None:
-    """Bound what is built before its weights are looked at: ``depth: 3000`` takes a minute."""
-    for key, value in arguments.items():
-        found, most = [*_numbers(value)], _MAX_NUMBER
+def _check_arguments(model_args: Mapping[str, Any]) -> None:
+    """Check the size of the model before it is built: ``depth: 3000`` takes a minute."""
+    for key, value in model_args.items():
+        numbers, most = [*_numbers(value)], _MAX_NUMBER
         if _COUNTS_LAYERS.search(key):
-            found, most = [sum(found)], _MAX_LAYERS
-        for number in found:
+            numbers, most = [sum(numbers)], _MAX_LAYERS
+        for number in numbers:
             if not number <= most:  # nor NaN
                 raise ValueError(f"config.json: model_args: {key} is {number:g}, at most {most}")
-
-
-def _check_size(described: Description, *, most_values: int) -> None:
-    """Hold the model that would be built against its weights, and its buffers against timm's."""
-    model = _without_memory(described)
-    if model is None:
-        return
-    count = sum(parameter.numel() for parameter in model.parameters())
-    if count > most_values:  # a value takes a byte at least
-        known = f"its weights of {most_values} bytes can hold"
-        raise ValueError(
-            f"config.json: with its model_args {described.architecture} has {count} values, more "
-            f"than {known if most_values < _MOST_VALUES else f'{_MOST_VALUES}, the most here'}"
-        )
-    computed = sum(buffer.numel() for buffer in model.buffers())
-    if computed > _MOST_VALUES:
-        raise ValueError(
-            f"config.json: {described.architecture} computes {computed} values before it is used, "
-            f"at most {_MOST_VALUES}; its input_size or img_size is too large"
-        )
 
 
 def _numbers(value: object) -> Iterator[float]:
@@ -224,26 +213,57 @@ def _numbers(value: object) -> Iterator[float]:
                 yield from _numbers(part)
 
 
-def _without_memory(described: Description) -> nn.Module | None:
-    """The model that timm would build; None if it computes with values when it is built."""
-    build, arguments = model_entrypoint(described.architecture), dict(described.arguments)
+def _check_size(config: TimmConfig, file_sizes: list[int]) -> None:
+    """Compare the model that would be built with the bytes of its weights and timm's largest."""
+    model = _build_on_meta(config)
+    if model is None:
+        return
+    most = min(max(file_sizes, default=_MAX_VALUES), _MAX_VALUES)  # a value takes a byte at least
+    count = sum(parameter.numel() for parameter in model.parameters())
+    if count > most:
+        known = f"its weights of {most} bytes can hold"
+        raise ValueError(
+            f"config.json: with its model_args {config.architecture} has {count} values, more than "
+            f"{known if most < _MAX_VALUES else f'the {_MAX_VALUES} allowed'}"
+        )
+    computed = sum(buffer.numel() for buffer in model.buffers())
+    if computed > _MAX_VALUES:
+        raise ValueError(
+            f"config.json: {config.architecture} computes {computed} values before it is used, "
+            f"at most {_MAX_VALUES}; its input_size or img_size is too large"
+        )
+
+
+def _build_on_meta(config: TimmConfig) -> nn.Module | None:
+    """Build the model without memory; None if it computes with values when it is built."""
+    build, arguments = model_entrypoint(config.architecture), dict(config.model_args)
     arguments |= {"num_classes": 0}
     try:
         with torch.device("meta"):
-            return build(pretrained=False, pretrained_cfg=dict(described.cfg), **arguments)
+            return build(pretrained=False, pretrained_cfg=dict(config.pretrained_cfg), **arguments)
     except (RuntimeError, NotImplementedError):
         return None
 
 
 @contextmanager
-def _tensors_only() -> Iterator[None]:
-    """``torch.load`` with ``weights_only=True``, whatever its caller says; a thread at a time."""
-    names = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
-    with PROCESS_STATE:
-        before = {name: os.environ.pop(name, None) for name in names}
-        os.environ[names[0]] = "1"
+def _missing_keys() -> Iterator[list[str]]:
+    """Collect the keys that ``load_state_dict`` calls of this thread inside the block miss.
+
+    timm only logs them. One thread at a time.
+    """
+    missing: list[str] = []
+    this_thread = threading.get_ident()
+    with _PROCESS_LOCK:
+        load_state_dict = nn.Module.load_state_dict
+
+        def recording(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            result = load_state_dict(self, *args, **kwargs)
+            if threading.get_ident() == this_thread:
+                missing.extend(result.missing_keys)
+            return result
+
+        nn.Module.load_state_dict = recording
         try:
-            yield
+            yield missing
         finally:
-            del os.environ[names[0]]
-            os.environ.update({name: value for name, value in before.items() if value is not None})
+            nn.Module.load_state_dict = load_state_dict

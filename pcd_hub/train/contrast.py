@@ -27,7 +27,7 @@ from pcd_hub.train.batches import (
 )
 from pcd_hub.train.configs.command_line import parse
 from pcd_hub.train.configs.command_line import run as run_main
-from pcd_hub.train.configs.distill import CONTRAST, ContrastConfig
+from pcd_hub.train.configs.contrast import CONTRAST, ContrastConfig
 from pcd_hub.train.contrast_parts import Pretraining, build_contrast, move_to_device
 from pcd_hub.train.launch import finish, start_accelerator
 from pcd_hub.train.optimizers import build_optimizer, learning_rate, optimizer_step

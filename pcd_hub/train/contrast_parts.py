@@ -15,13 +15,13 @@ from pcd_hub.method.encoder import ProjectedEncoder
 from pcd_hub.method.moco import MoCoV3, momentum_copy
 from pcd_hub.method.simclr import SimCLR
 from pcd_hub.train.batches import Normalise
-from pcd_hub.train.configs.distill import ContrastConfig
+from pcd_hub.train.configs.contrast import ContrastConfig
 from pcd_hub.train.networks import build_backbone, memory_format, with_sync_batch_norm
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.speed import (
-    compile_or_say_why_not,
+    compile_networks,
     has_sync_batch_norm,
-    pass_through,
+    run_once,
     wants_compile,
 )
 
@@ -92,6 +92,6 @@ def compile_encoders(p: Pretraining) -> None:
 
     def one_pass() -> None:
         for encoder in parts.values():
-            pass_through(encoder, images, accelerator=p.accelerator)
+            run_once(encoder, images, accelerator=p.accelerator)
 
-    compile_or_say_why_not(parts, one_pass, p.accelerator)
+    compile_networks(parts, one_pass, p.accelerator)

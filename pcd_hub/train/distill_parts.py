@@ -17,17 +17,18 @@ from pcd_hub.method.loss import cosine_smooth_l1, pixel_info_nce, similarity_kl
 from pcd_hub.method.moments import ChannelMoments
 from pcd_hub.method.queue import KeyQueue
 from pcd_hub.models.grid import PixelGrid
-from pcd_hub.models.teachers import Teacher, load_matched_teacher
+from pcd_hub.models.teacher_loading import load_matched_teacher
+from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.batches import Normalise, count_images
 from pcd_hub.train.configs.distill import DistillConfig, PixelMethodConfig
 from pcd_hub.train.networks import memory_format, with_sync_batch_norm
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.speed import (
     Compilable,
-    compile_or_say_why_not,
+    compile_networks,
     compiles_training,
     has_sync_batch_norm,
-    pass_through,
+    run_once,
     wants_compile,
 )
 
@@ -90,9 +91,9 @@ def compile_distillation(d: Distillation) -> None:
             target = d.teacher(images)
         if "student" in parts:
             negatives = () if d.queue is None else (d.queue.keys,)
-            pass_through(d.distiller, images, target, *negatives, accelerator=d.accelerator)
+            run_once(d.distiller, images, target, *negatives, accelerator=d.accelerator)
 
-    compile_or_say_why_not(parts, one_pass, d.accelerator)
+    compile_networks(parts, one_pass, d.accelerator)
 
 
 def load_teacher(config: DistillConfig, student: PixelGrid) -> Teacher:

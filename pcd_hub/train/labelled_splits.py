@@ -4,7 +4,7 @@ from pcd_hub.data.labelled.classification import ClassifiedSet, open_classified
 from pcd_hub.data.labelled.segmentation import Columns, open_segmentation
 from pcd_hub.data.labelled.sets import SegmentationSet
 from pcd_hub.errors import ConfigError, DataError
-from pcd_hub.train.configs.probes import ClassificationDataConfig, SegmentationSetConfig
+from pcd_hub.train.configs.labelled import ClassificationDataConfig, SegmentationSetConfig
 
 
 def open_splits(data: SegmentationSetConfig) -> tuple[SegmentationSet, SegmentationSet]:

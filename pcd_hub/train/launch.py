@@ -1,4 +1,4 @@
-"""One Accelerator for every recipe: one CPU, several (gloo), GPUs, nodes; no launches that lie."""
+"""Start and end of every recipe's Accelerator: one CPU process, several (gloo), GPUs, nodes."""
 
 import gc
 import logging
@@ -33,21 +33,22 @@ def start_accelerator(
     speed: SpeedConfig | None = None,
     static_graph: bool = False,
 ) -> Accelerator:
-    """An Accelerator that really spans all launched processes.
+    """Start an Accelerator that spans all launched processes.
 
-    On machines without an accelerator it must be told ``cpu=True``, or every process of a launch
-    believes it is alone. There the threads are set too, unless ``OMP_NUM_THREADS`` says how many:
-    launchers leave each process with one.
+    On machines without an accelerator it needs ``cpu=True``, or every process of a launch sees only
+    itself. The number of threads is set there too, unless ``OMP_NUM_THREADS`` sets it: launchers
+    give each process one thread.
 
     Args:
-        trackers: Beside metrics.jsonl.
-        speed: Precision and memory; the launcher's precision and the system's habits if not given.
+        trackers: Trackers in addition to metrics.jsonl.
+        speed: Precision and memory; if not given, the launcher's precision and the system's
+            defaults.
         static_graph: Whether every step has one backward pass through the same parameters.
 
     Raises:
-        ConfigError: If the launcher started more processes than the Accelerator sees or asks for
-            what no recipe does, a tracker is not known or not installed, or the machine does not
-            have the precision.
+        ConfigError: If the launcher started more processes than the Accelerator sees or requests
+            an unsupported feature, a tracker is unknown or not installed, or the device does not
+            support the precision.
     """
     check_trackers(trackers)
     quiet_logs()
@@ -57,7 +58,7 @@ def start_accelerator(
     check_precision(precision, on_cpu=on_cpu)
     if on_cpu and speed is not None and speed.keep_memory:
         keep_freed_memory()
-    torch.backends.cudnn.benchmark = speed is not None  # views are all of one size
+    torch.backends.cudnn.benchmark = speed is not None  # all views have one size
     accelerator = Accelerator(
         cpu=on_cpu,
         mixed_precision=precision,
@@ -69,22 +70,22 @@ def start_accelerator(
     )
     _check_that_all_were_launched(accelerator)
     if on_cpu and (threads := num_threads(os.environ, num_cores())) is not None:
-        torch.set_num_threads(threads)  # the last word: an Accelerator of several sets them too
+        torch.set_num_threads(threads)  # after the Accelerator, which sets them too
     if not accelerator.is_main_process:
-        log.setLevel(logging.ERROR)  # what is said is said once
+        log.setLevel(logging.ERROR)  # the main process logs for all
     return accelerator
 
 
 def finish(accelerator: Accelerator) -> None:
-    """Wait for the others, and part; the wrapped network must be out of everybody's reach by now.
+    """Wait for all processes and end the process group; nothing may refer to the wrapped network.
 
-    It comes before what the main process does alone: the others would wait for it in a collective,
-    which NCCL ends with an error after ten minutes. The trackers go on; ``RunFolder.end_trackers``
-    ends them.
+    Call it before the main process works alone: the others would wait for it in a collective, which
+    NCCL ends with an error after ten minutes. The trackers stay open until
+    ``RunFolder.end_trackers``.
 
-    DistributedDataParallel that outlives its process group ends it later by itself, holding the
-    interpreter's lock, and waits for threads of the group that may want that lock: a process that
-    has done everything and never exits (seen with gloo and PyTorch 2.6).
+    A DistributedDataParallel that outlives its process group destroys it later, while it holds the
+    interpreter lock that threads of the group may wait for: the process never exits (seen with gloo
+    and PyTorch 2.6).
     """
     accelerator.wait_for_everyone()
     accelerator.free_memory()
@@ -97,28 +98,27 @@ def finish(accelerator: Accelerator) -> None:
 def _check_that_all_were_launched(accelerator: Accelerator) -> None:
     check_processes_are_joined(os.environ, accelerator.num_processes)
     launched = os.environ.get("WORLD_SIZE", "1")
-    # `accelerate launch` starts one process on CPUs, and sets both if it was asked for more.
-    asked_for_more = parse_flag_from_env("ACCELERATE_USE_CPU") and "MASTER_ADDR" in os.environ
-    if asked_for_more and "WORLD_SIZE" not in os.environ:
+    # `accelerate launch` starts one process on CPUs, and sets both variables if more are requested.
+    more_requested = parse_flag_from_env("ACCELERATE_USE_CPU") and "MASTER_ADDR" in os.environ
+    if more_requested and "WORLD_SIZE" not in os.environ:
         launched = "several"
     if launched != str(accelerator.num_processes):
         raise ConfigError(
-            f"{launched} processes were launched "
-            f"but each believes to be one of {accelerator.num_processes}: "
-            "they would train the same thing apart. "
+            f"{launched} processes were launched, but each sees only {accelerator.num_processes}: "
+            "they would train the same thing separately. "
             "On CPUs use torchrun --standalone --nproc_per_node N; see recipes/README.md"
         )
 
 
 def quiet_logs() -> None:
-    """Our own messages as plain lines; of the libraries only warnings."""
+    """Log this package's messages as plain lines, and only the warnings of other libraries."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for chatty in ("httpx", "httpx2", "filelock", "timm", "fsspec", "matplotlib"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for library in ("httpx", "httpx2", "filelock", "timm", "fsspec", "matplotlib"):
+        logging.getLogger(library).setLevel(logging.WARNING)
 
 
 def from_main_process(accelerator: Accelerator, value: object) -> object:
-    """The main process's ``value``, on every process."""
+    """Return the main process's ``value`` on every process."""
     box = [value]
     if accelerator.num_processes > 1:
         broadcast_object_list(box)

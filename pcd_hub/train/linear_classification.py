@@ -273,7 +273,6 @@ def save_result(linear: LinearEvaluation, correct: tuple[int, int], *, command: 
         seed=config.run.seed,
         evaluated=linear.backbone,
         folder=linear.folder,
-        accelerator=linear.accelerator,
     )
 
 

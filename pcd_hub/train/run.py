@@ -25,6 +25,7 @@ from pcd_hub.report.png import save_views
 from pcd_hub.train.monitors.broken_images import BrokenImages
 from pcd_hub.train.monitors.loss import LossMonitor
 from pcd_hub.train.monitors.progress import Progress
+from pcd_hub.train.run_folder.checkpoints import Checkpoints
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.run_folder.resume import load_parts
 from pcd_hub.train.signals import StopRequest, stopped_run
@@ -90,6 +91,7 @@ class TrainingRun(Generic[BatchT]):
             self._state["scaler"] = accelerator.scaler
         self._stream_states: dict[int, Any] = {}
         self._learning_rate = learning_rate
+        self._checkpoints = Checkpoints(folder, accelerator)
         self._losses = LossMonitor(accelerator, folder, lr_option=lr_option)
         self._broken_images = BrokenImages(accelerator, num_images=num_images)
         self._stop_request = StopRequest()
@@ -159,7 +161,7 @@ class TrainingRun(Generic[BatchT]):
         if self._is_saved(step) or signum:
             signum = self._losses.check_weights(self._network)
             state = {name: part.state_dict() for name, part in self._state.items()}
-            self.folder.save_checkpoint(self._done, state, self._stream_states)
+            self._checkpoints.save(self._done, state, self._stream_states)
         if signum:
             raise stopped_run(signum, self._done, self.folder.path, self._accelerator)
 
@@ -176,10 +178,10 @@ class TrainingRun(Generic[BatchT]):
         return done % self._settings.checkpoint_every_steps == 0 or done == self.plan.total_steps
 
     def _resume(self) -> None:
-        checkpoint = self.folder.load_checkpoint(steps=self.plan.total_steps)
+        checkpoint = self._checkpoints.load(total_steps=self.plan.total_steps)
         load_parts(checkpoint, self._state)
         self._first_step = int(checkpoint["step"])
-        self._stream_states = self.folder.stream_states(checkpoint)
+        self._stream_states = self._checkpoints.stream_states(checkpoint)
         log.info("resumed after step %d of %d", self._first_step, self.plan.total_steps)
 
     def _save_views(self, batch: Batch) -> None:

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SLURM's SIGUSR1: finish the step, save, say how to go on."""
+"""Stop signals (SIGTERM, SIGINT, SLURM's SIGUSR1): finish the step, save, print how to resume."""
 
 import signal
 import sys
@@ -14,29 +14,29 @@ from pcd_hub.data.workers import STOP_SIGNALS
 
 
 class StoppedRun(BaseException):
-    """A run that was asked to stop, and has saved; ``exit_code`` is what the shell expects.
+    """A run that was stopped by a signal and is saved; ``exit_code`` is the shell's convention.
 
-    No ``except Exception`` may take it for a failure: as KeyboardInterrupt it is no error.
+    Like KeyboardInterrupt it is not an error, and no ``except Exception`` may catch it.
 
     Args:
         signum: The signal.
-        folder: Of the run.
-        step: After which it stopped; None if the training is done and its result is not written.
+        folder: Folder of the run.
+        step: Completed steps; None if the training is complete and its result is not written.
     """
 
     def __init__(self, signum: int, folder: Path, *, step: int | None) -> None:
-        done, rest = "the training", "write its result"
+        saved, action = "the training", "write its result"
         if step is not None:
-            done, rest = f"step {step}", "go on"
+            saved, action = f"step {step}", "continue"
         super().__init__(
-            f"stopped by {signal.Signals(signum).name} after {done}, which is saved; "
-            f"{rest} with the same command and --run.resume --run.output-dir {folder}"
+            f"stopped by {signal.Signals(signum).name} after {saved}, which is saved; "
+            f"{action} with the same command and --run.resume --run.output-dir {folder}"
         )
         self.exit_code = 128 + signum
 
 
 def stopped_run(signum: int, step: int, folder: Path, accelerator: Accelerator) -> StoppedRun:
-    """What to raise once the checkpoint is written; called by every process.
+    """Build the exception to raise after the checkpoint is written; call it on every process.
 
     A launcher ends all processes when the first one exits, so they wait for the one that writes.
     """
@@ -46,7 +46,7 @@ def stopped_run(signum: int, step: int, folder: Path, accelerator: Accelerator) 
 
 @contextmanager
 def stopping_at_once(folder: Path) -> Iterator[None]:
-    """Let the first signal end the block, which begins after the last step.
+    """End the block, which begins after the last step, at the first signal.
 
     Raises:
         StoppedRun: When a signal arrives.
@@ -65,9 +65,9 @@ def stopping_at_once(folder: Path) -> Iterator[None]:
 
 
 class StopRequest:
-    """From ``with`` on, the first signal only asks to stop; a second SIGINT is KeyboardInterrupt.
+    """Context in which the first signal is only recorded; a second SIGINT is KeyboardInterrupt.
 
-    At the end of ``with``, a signal that nobody has acted on goes to the handler of before.
+    At the end of the context, a signal that has not stopped the run goes to the previous handler.
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class StopRequest:
         """The signal that this process has received; 0 for none."""
 
     def __enter__(self) -> Self:
-        self._before = {signum: signal.signal(signum, self._note) for signum in STOP_SIGNALS}
+        self._before = {signum: signal.signal(signum, self._record) for signum in STOP_SIGNALS}
         return self
 
     def __exit__(
@@ -87,7 +87,7 @@ class StopRequest:
         if self.signum and kind is None:
             signal.raise_signal(self.signum)
 
-    def _note(self, signum: int, frame: FrameType | None) -> None:
+    def _record(self, signum: int, frame: FrameType | None) -> None:
         del frame
         if signum == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)

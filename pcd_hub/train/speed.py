@@ -1,4 +1,4 @@
-"""What makes a run faster and changes its numbers by rounding alone."""
+"""Precision, compilation and memory: a faster run, whose values differ only by rounding."""
 
 import ctypes
 import logging
@@ -19,69 +19,69 @@ from pcd_hub.train.configs.distill import SpeedConfig
 
 log = logging.getLogger("pcd_hub")
 
-FEWEST_STEPS = 1000
-"""Below, compiling may take longer than it saves: 11 to 33 s a network."""
+MIN_STEPS_TO_COMPILE = 1000
+"""In shorter runs compilation may take longer than it saves: 11 to 33 s per network."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # /proc/cpuinfo on x86 and on ARM
 
 
 class Compilable(Protocol):
-    """As ``nn.Module.compile`` does, in place: names of weights stay."""
+    """A module that compiles in place, as ``nn.Module``, so the names of its weights stay."""
 
     def compile(self, *args: Any, **kwargs: Any) -> None: ...
 
 
 def mixed_precision(speed: SpeedConfig) -> str | None:
-    """The Accelerator's ``mixed_precision``; None leaves it to the launcher.
+    """Return the Accelerator's ``mixed_precision``; None leaves it to the launcher.
 
-    auto: what the launcher was told, else bfloat16 where the device multiplies it itself.
+    auto: the launcher's setting, else bfloat16 if the device has units for it.
     """
     match speed.precision:
         case "fp32":
             return "no"
         case "auto":
-            told = os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no"
-            return None if told or not multiplies_bfloat16() else "bf16"
-        case asked:
-            return asked
+            launcher_sets_it = os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no"
+            return None if launcher_sets_it or not has_bfloat16_units() else "bf16"
+        case precision:
+            return precision
 
 
 def check_precision(precision: str | None, *, on_cpu: bool) -> None:
-    """Check the precision before anything runs in it.
+    """Check that the device supports the precision.
 
     Args:
-        precision: As :func:`mixed_precision` returns it.
+        precision: Result of :func:`mixed_precision`.
         on_cpu: Whether there is no accelerator; CPUs have no fast float16, and some of its
             operators never end there.
 
     Raises:
-        ConfigError: If it is fp16 on a CPU, or the launcher names one that the recipes do not know.
+        ConfigError: If it is fp16 on a CPU, or the launcher's precision is unknown.
     """
-    told = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
-    named = f"--speed.precision {precision}" if precision else f"--mixed_precision {told}"
-    if (precision or told) not in {"no", "bf16", "fp16"}:
-        raise ConfigError(f"{named}, from the launcher: expected one of no, bf16, fp16")
-    if on_cpu and (precision or told) == "fp16":
-        raise ConfigError(f"{named} needs a GPU; on a CPU use fp32 or bf16")
+    from_launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    option = f"--speed.precision {precision}" if precision else f"--mixed_precision {from_launcher}"
+    if (precision or from_launcher) not in {"no", "bf16", "fp16"}:
+        raise ConfigError(f"{option}, from the launcher: expected one of no, bf16, fp16")
+    if on_cpu and (precision or from_launcher) == "fp16":
+        raise ConfigError(f"{option} needs a GPU; on a CPU use fp32 or bf16")
 
 
-def multiplies_bfloat16() -> bool:
-    """Whether bfloat16 pays on this device; processors without units for it emulate it slowly."""
+def has_bfloat16_units() -> bool:
+    """Check for bfloat16 units; processors without them emulate it slowly."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     try:
-        described = Path("/proc/cpuinfo").read_text()
+        cpu_info = Path("/proc/cpuinfo").read_text()
     except OSError:
         return False
-    return not _BFLOAT16_FLAGS.isdisjoint(described.split())
+    return not _BFLOAT16_FLAGS.isdisjoint(cpu_info.split())
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep what it frees, for this process and its children; whether it could.
+    """Make glibc keep freed memory, for this process and its children; return whether it does.
 
-    By default it hands every tensor above 32 MiB back to the system, and the next of that size is
-    mapped, and zeroed page by page, again: on two cores a tenth of the recipe's step.
+    By default every freed tensor above 32 MiB goes back to the system, and the next one of that
+    size is mapped and zeroed page by page again: on two cores a tenth of the recipe's step.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -90,61 +90,63 @@ def keep_freed_memory() -> bool:
 
 
 def wants_compile(speed: SpeedConfig, device: torch.device, *, steps: int) -> bool:
-    """As asked for, else on GPUs where a run is long enough; on CPUs it saves nothing."""
-    long_enough = device.type == "cuda" and steps >= FEWEST_STEPS
+    """Return the configured value; by default compile on GPUs, if the run is long enough."""
+    long_enough = device.type == "cuda" and steps >= MIN_STEPS_TO_COMPILE
     return long_enough if speed.compile is None else speed.compile
 
 
 def compiles_training(device: torch.device) -> bool:
-    """Whether networks with a backward pass are worth it: on CPUs they did not get faster."""
+    """Check whether to compile networks with a backward pass, which is no faster on CPUs."""
     return device.type == "cuda"
 
 
 def has_sync_batch_norm(name: str, network: nn.Module) -> bool:
-    """Whether ``network`` is to be left uncompiled, which is logged.
+    """Check for SyncBatchNorm, which prevents compilation, and log it.
 
-    SyncBatchNorm talks to the other processes in the middle of a network: ResNet-18 falls apart
-    into 23 graphs.
+    It communicates between processes in the middle of a network: ResNet-18 becomes 23 graphs.
     """
     found = any(isinstance(module, nn.SyncBatchNorm) for module in network.modules())
     if found:
-        log.info("not compiled: %s, as SyncBatchNorm would cut it into small graphs", name)
+        log.info("not compiled: %s, because SyncBatchNorm splits it into small graphs", name)
     return found
 
 
-def compile_or_say_why_not(
+def compile_networks(
     parts: Mapping[str, Compilable], one_pass: Callable[[], object], accelerator: Accelerator
 ) -> bool:
-    """Compile every part in place; if that fails on any process, all go on uncompiled.
+    """Compile every network in place; if this fails on any process, all continue uncompiled.
 
     Args:
-        parts: What to compile, by the name the log gives it.
+        parts: Networks by name.
         one_pass: Runs them as a training step does, with its shapes, gradients and autocast, and
-            leaves nothing changed. It may not wait for other processes.
-        accelerator: Of the run.
+            without changing them or waiting for other processes.
+        accelerator: The run's Accelerator.
+
+    Returns:
+        Whether they are compiled; otherwise the reason is logged.
     """
     if not parts:
         return False
-    why = ""
+    reason = ""
     try:
         for part in parts.values():
             part.compile()
         with warnings.catch_warnings():  # torch.compile asks each network's input for its gradient
             warnings.filterwarnings("ignore", "The .grad attribute of a Tensor")
             one_pass()
-    except Exception as error:  # no compiler, an operator it does not know ...
+    except Exception as error:  # no compiler, an unsupported operator ...
         # torch.compile wraps the cause in an error of its own.
-        why = first_line(getattr(error, "inner_exception", error)) or type(error).__name__
-    if why := next(filter(None, gather_object([why])), ""):
+        reason = first_line(getattr(error, "inner_exception", error)) or type(error).__name__
+    if reason := next(filter(None, gather_object([reason])), ""):
         torch.compiler.set_stance("force_eager")
-        log.warning("not compiled (%s): %s. The run goes on without", ", ".join(parts), why)
+        log.warning("not compiled (%s): %s. The run continues uncompiled", ", ".join(parts), reason)
         return False
     log.info("compiled: %s", ", ".join(parts))
     return True
 
 
-def pass_through(network: nn.Module, *inputs: Tensor, accelerator: Accelerator) -> None:
-    """One pass as in a training step, backward too if anything is trained; nothing is changed."""
+def run_once(network: nn.Module, *inputs: Tensor, accelerator: Accelerator) -> None:
+    """Run forward, and backward if anything is trained, and restore the network's state."""
     before = {key: value.clone() for key, value in network.state_dict().items()}
     devices = [inputs[0].device] if inputs[0].device.type == "cuda" else []
     trained = any(parameter.requires_grad for parameter in network.parameters())

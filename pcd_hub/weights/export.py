@@ -1,9 +1,7 @@
-"""From a trained backbone to a folder that plain timm loads: the layout of a Hub repository."""
+"""Export a trained backbone to a folder that plain timm loads, as a Hub repository has it."""
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,8 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pcd_hub.errors import StudentError, WeightError
 from pcd_hub.files.writable import temporary_folder
+from pcd_hub.files.write import atomic_folder
 from pcd_hub.models.entries import build_arguments, entry_cfg, size_argument
-from pcd_hub.models.writing import save_tensors
+from pcd_hub.models.tensor_files import save_tensors
 from pcd_hub.weights.card import render_card
 from pcd_hub.weights.layout import CARD_FILE, CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from pcd_hub.weights.load import read_weight
@@ -40,36 +39,31 @@ def export_weight(
     image_size: int = 224,
     pictures: Iterable[Path] = (),
 ) -> Path:
-    """Write the export into ``folder``, all or nothing.
+    """Write the export to ``folder``, complete or not at all.
 
-    It holds ``model.safetensors``, ``config.json``, the card ``README.md``, the pictures, and
-    ``pcd_manifest.json`` with the record, to which the model's size and cost are added.
-
-    The weights go through a fresh timm model, strictly, and the finished folder is loaded again and
-    compared before it gets its name.
+    It contains ``model.safetensors``, ``config.json``, the card ``README.md``, the pictures, and
+    ``pcd_manifest.json`` with the record, to which the model's size and cost are added. The weights
+    are loaded strictly by a new timm model, and the finished folder is loaded again and compared.
 
     Args:
-        state: The backbone's state dict, with timm's own keys and without a head.
+        state: The backbone's state dict, with timm's keys and without a head.
         record: Its provenance.
-        folder: Must not exist yet.
-        image_size: At which the cost is counted; for architectures of a fixed input size, the size
-            they were built with.
+        folder: A path that does not exist yet.
+        image_size: The size in pixels for which the cost is counted; for architectures of a fixed
+            input size, the size they were built with.
         pictures: PNG files for the card.
 
     Raises:
-        WeightError: If the state does not fit the architecture, holds a value that is not finite,
-            or ``folder`` exists.
-        OSError: If the system refuses to write.
+        WeightError: If the state does not fit the architecture, contains NaN or infinity, or
+            ``folder`` exists.
+        OSError: If ``folder`` cannot be written.
     """
     if folder.exists():
-        raise WeightError(f"{folder} exists already; export into a new folder")
+        raise WeightError(f"{folder} exists already; export to a new folder")
     model = _fresh_model(state, record, image_size)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        draft.chmod(0o755)
+    with atomic_folder(folder) as draft:
         tensors = {
-            # A copy: CoaT keeps one tensor under several names, which safetensors refuses.
+            # Cloned, as CoaT has one tensor under several names, which safetensors rejects.
             key: value.detach().cpu().contiguous().clone()
             for key, value in model.state_dict().items()
         }
@@ -79,52 +73,43 @@ def export_weight(
         record = replace(record, model=_model_facts(model, image_size))
         describe(draft, record, _timm_config(model, record, image_size))
         _compare(model, draft, image_size)
-        os.rename(draft, folder)  # noqa: PTH104 - Path.rename would read as a move into an existing folder
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return folder
 
 
 def add_measurements(export: Path, measured: Mapping[str, Measurement], folder: Path) -> Path:
-    """A copy of an export, in a new folder, whose record and card hold these measurements too.
+    """Copy an export to a new folder and add measurements to its record and card.
 
     Args:
-        export: What :func:`export_weight` wrote; it is verified, and stays as it is.
-        measured: By a short name; one of the same name is replaced.
-        folder: Must not exist yet.
+        export: A folder that :func:`export_weight` wrote; it is verified, and not changed.
+        measured: Measurements by a short name, replacing those of the same name.
+        folder: A path that does not exist yet.
 
     Raises:
-        WeightError: If the export is damaged or holds other files, or ``folder`` exists.
+        WeightError: If the export is damaged or contains other files, or ``folder`` exists.
     """
     if folder.exists():
         raise WeightError(f"{folder} exists already; name a new folder")
     weight = read_weight(export)
     listed = {entry["path"] for entry in read_manifest(export)["files"]} | {MANIFEST_FILE}
     if foreign := sorted(files_in(export).keys() - listed):
-        raise WeightError(f"{export} holds {foreign[0]}, which is no part of it; move it away")
+        raise WeightError(f"{export} contains {foreign[0]}, which is not part of it; move it away")
     metrics = {name: asdict(table) for name, table in measured.items()}
     record = replace(weight.record, metrics={**weight.record.metrics, **metrics})
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        draft.chmod(0o755)
+    with atomic_folder(folder) as draft:
         for name in listed - {CONFIG_FILE, CARD_FILE, MANIFEST_FILE}:
             (draft / name).parent.mkdir(exist_ok=True, parents=True)
             shutil.copy(export / name, draft / name)
         describe(draft, record, weight.config)
         read_weight(draft)
-        os.rename(draft, folder)  # noqa: PTH104 - Path.rename would read as a move into an existing folder
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return folder
 
 
 def check_exportable(model: nn.Module, architecture: str, *, image_size: int) -> None:
-    """Export a random start for trial, so that no training ends in an error of the export.
+    """Export a randomly initialised model, so that no training ends in an error of the export.
 
     Raises:
-        StudentError: If it does not load as the weights that were written.
-        ConfigError: If there is no folder for temporary files.
+        StudentError: If the export does not load as the weights that were written.
+        ConfigError: If temporary files cannot be written.
     """
     with temporary_folder() as scratch, torch.random.fork_rng():
         trial = WeightRecord.trial(architecture)
@@ -142,12 +127,12 @@ def describe(
     repo: str | None = None,
     license_link: str | None = None,
 ) -> None:
-    """Write config, card and manifest beside the weights and pictures that lie in ``folder``.
+    """Write config, card and manifest next to the weights and pictures in ``folder``.
 
     The same record gives the same bytes.
 
     Raises:
-        WeightError: If the record misses what a card must state.
+        WeightError: If the record lacks what a card must state.
     """
     cfg = {key: value for key, value in config["pretrained_cfg"].items() if key != "license"}
     if (license_id := record.licenses.get("weights", NOT_STATED)) != NOT_STATED:
@@ -161,7 +146,7 @@ def describe(
 
 @torch.inference_mode()
 def _model_facts(model: nn.Module, image_size: int) -> dict[str, Any]:
-    """Size, and cost of one image as convolutions and matrix products."""
+    """Return the size, and the cost of one image in convolutions and matrix products."""
     images = torch.zeros(1, 3, image_size, image_size)
     with FlopCounterMode(display=False) as counter:
         embedding = model.eval()(images)
@@ -194,22 +179,22 @@ def _fresh_model(state: Mapping[str, Tensor], record: WeightRecord, image_size: 
 
 
 def check_finite(state: Mapping[str, Tensor]) -> None:
-    """Check that every value is a number.
+    """Check that every value is finite.
 
     Raises:
-        WeightError: Naming the first tensor that holds NaN or infinity.
+        WeightError: Naming the first tensor with NaN or infinity.
     """
     broken = [key for key, value in state.items() if not torch.isfinite(value).all()]
     if broken:
         raise WeightError(
-            f"{len(broken)} tensors hold NaN or infinity, first {broken[0]}; the training diverged"
+            f"{len(broken)} tensors have NaN or infinity, first {broken[0]}; the training diverged"
         )
 
 
 def _timm_config(model: nn.Module, record: WeightRecord, image_size: int) -> dict[str, Any]:
-    """The config.json of timm. Our own facts stand at the root.
+    """Return timm's config.json. Keys of pcd_hub are added at the root by :func:`describe`.
 
-    An unknown key in ``pretrained_cfg`` would break every timm.
+    timm fails on an unknown key in ``pretrained_cfg``.
     """
     cfg = entry_cfg(record.architecture)
     architecture, _, tag = record.name.partition(".")
@@ -219,7 +204,7 @@ def _timm_config(model: nn.Module, record: WeightRecord, image_size: int) -> dic
         "num_classes": 0,
         "num_features": model.num_features,
         "pretrained_cfg": {**cfg.to_dict(remove_source=True), **ours},
-        # Also where there are none: transformers writes back what it has read.
+        # Even if empty: transformers writes back what it has read.
         "model_args": size_argument(record.architecture, image_size),
     }
     if config["model_args"]:
@@ -252,5 +237,5 @@ def _compare(model: nn.Module, folder: Path, image_size: int) -> None:
 
 
 def _equal_up_to_rounding(one: Tensor, other: Tensor) -> bool:
-    """Kernels may sum in another order for the same tensors at another address."""
+    """Allow for kernels that sum in another order at another memory address."""
     return bool((one - other).abs().max() <= 1e-5 * one.abs().max())

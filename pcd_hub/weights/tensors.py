@@ -1,6 +1,6 @@
-"""The weights file from elsewhere: its header, its values, and whether they fit the model.
+"""Check and parse an untrusted weights file: its header, its values, its fit to the model.
 
-Checked before safetensors sees the bytes; then parsed from the same bytes.
+The bytes are checked before safetensors parses them.
 """
 
 import math
@@ -41,11 +41,11 @@ class _Entry(NamedTuple):
 
 
 def check_header(raw: bytes | memoryview, *, what: str) -> dict[str, tuple[int, ...]]:
-    """Check the header of a whole safetensors file; return every tensor's shape by name.
+    """Check the header of a complete safetensors file; return the tensors' shapes by name.
 
     Raises:
-        WeightError: If safetensors would refuse it, or if it holds what no weight needs: a name
-            twice, an unknown key or dtype, an odd name, sizes that only serve to exhaust.
+        WeightError: If safetensors would reject it, or if it has a repeated name, an unknown key
+            or dtype, an unusual name, or excessive sizes.
     """
     return {name: entry.shape for name, entry in _entries(raw, what).items()}
 
@@ -69,18 +69,18 @@ def _header_text(raw: bytes | memoryview, what: str) -> bytes:
     length, bound = _header_length(raw), min(_MAX_HEADER_BYTES, max(len(raw) - 8, 0))
     if not 2 <= length <= bound:
         raise WeightError(
-            f"{what} has {len(raw)} bytes, and announces a header of {length}; "
-            f"it must have at least 2, and at most {bound}"
+            f"{what} has {len(raw)} bytes and states a header of {length}, "
+            f"expected at least 2, and at most {bound}"
         )
     text = bytes(raw[8 : 8 + length])
     if not text.startswith(b"{"):
-        raise WeightError(f"{what}: its header begins with {shown(text[:8])}, not with {{")
+        raise WeightError(f"{what}: its header begins with {shown(text[:8])}, expected {{")
     return text
 
 
 def _check_metadata(metadata: Any, what: str) -> None:
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise WeightError(f"{what}: __metadata__ is {shown(metadata)}; it must hold strings")
+        raise WeightError(f"{what}: __metadata__ is {shown(metadata)}, expected strings")
     length = sum(len(key) + len(value) for key, value in metadata.items())
     if length > _MAX_METADATA_CHARACTERS:
         raise WeightError(
@@ -90,7 +90,7 @@ def _check_metadata(metadata: Any, what: str) -> None:
 
 def _entry(name: str, found: Any, what: str) -> _Entry:
     if not _TENSOR_NAME.fullmatch(name):
-        raise WeightError(f"{what}: {shown(name)} is no tensor's name; use [A-Za-z0-9_.]{{1,256}}")
+        raise WeightError(f"{what}: {shown(name)} is not a tensor's name ([A-Za-z0-9_.]{{1,256}})")
     check_fields(found, _TENSOR, what=f"{what}: {name[:80]}")
     shape, (begin, end) = tuple(found["shape"]), found["data_offsets"]
     if math.prod(dim for dim in shape if dim) > _MAX_ELEMENTS:
@@ -103,12 +103,12 @@ def _entry(name: str, found: Any, what: str) -> _Entry:
 
 
 def _check_coverage(entries: Mapping[str, _Entry], size: int, what: str) -> None:
-    """Tensors lie one behind the other and fill the file."""
+    """Check that the tensors fill the file without holes or overlaps."""
     covered = 0
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.begin != covered:
             raise WeightError(
-                f"{what}: {name[:80]} begins at byte {entry.begin}, not at {covered}: "
+                f"{what}: {name[:80]} begins at byte {entry.begin}, expected {covered}: "
                 f"{'a hole' if entry.begin > covered else 'an overlap'}"
             )
         covered = entry.end
@@ -117,53 +117,53 @@ def _check_coverage(entries: Mapping[str, _Entry], size: int, what: str) -> None
 
 
 def load_tensors(raw: bytes, *, what: str) -> dict[str, Tensor]:
-    """The tensors of a whole safetensors file, checked and then parsed from the same bytes.
+    """Check a complete safetensors file and parse it from the same bytes.
 
     Raises:
-        WeightError: As ``check_header``; or naming a tensor that holds NaN, infinity, or a truth
-            value that is neither 0 nor 1.
+        WeightError: As ``check_header``; or naming a tensor with NaN, infinity, or a bool that is
+            neither 0 nor 1.
     """
     entries = _entries(raw, what)
-    _check_truths(raw, entries, what)
+    _check_bools(raw, entries, what)
     try:
         tensors = safetensors.torch.load(raw)
     except SafetensorError as error:
-        raise WeightError(f"{what}: safetensors says {shown(str(error))}") from error
+        raise WeightError(f"{what}: safetensors cannot parse it: {shown(str(error))}") from error
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not _is_finite(tensor):
-            raise WeightError(f"{what}: {name[:80]} holds a value that is not finite in float32")
+            raise WeightError(f"{what}: {name[:80]} has a value that is not finite in float32")
     return tensors
 
 
-def _check_truths(raw: bytes, entries: Mapping[str, _Entry], what: str) -> None:
+def _check_bools(raw: bytes, entries: Mapping[str, _Entry], what: str) -> None:
     values = np.frombuffer(raw, np.uint8, offset=8 + _header_length(raw))
     for name, (dtype, _, begin, end) in entries.items():
         if dtype == "BOOL" and values[begin:end].max(initial=0) > 1:
-            raise WeightError(f"{what}: {name[:80]} holds a truth value that is neither 0 nor 1")
+            raise WeightError(f"{what}: {name[:80]} has a bool that is neither 0 nor 1")
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Without a copy; in the type that the model will hold."""
+    """Check the extremes in float32, the type of the model, without a copy."""
     return not tensor.numel() or all(bool(end.float().isfinite()) for end in tensor.aminmax())
 
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""Of tensors, by name."""
+"""Tensors' shapes by name."""
 
 
 def check_size(size: int, needed: Shapes, *, what: str) -> None:
-    """Check that a safetensors file of ``size`` bytes may hold these shapes, before it is read.
+    """Check that a file is no larger than these shapes need, before it is read.
 
     Raises:
-        WeightError: If it is longer than the largest header and as many float64 would be.
+        WeightError: If ``size`` in bytes exceeds the largest header plus float64 values.
     """
     most = 8 + _MAX_HEADER_BYTES + 8 * sum(map(math.prod, needed.values()))
     if size > most:
-        raise WeightError(f"{what} has {size} bytes; its architecture needs at most {most}")
+        raise WeightError(f"{what} has {size} bytes, its architecture needs at most {most}")
 
 
 def check_fit(found: Shapes, needed: Shapes, *, what: str) -> None:
-    """Check that names and shapes are exactly those that :func:`needed_shapes` gave.
+    """Check that names and shapes are exactly those of :func:`needed_shapes`.
 
     Raises:
         WeightError: Naming the first tensor that is missing, unexpected or of another shape.
@@ -185,15 +185,15 @@ def check_fit(found: Shapes, needed: Shapes, *, what: str) -> None:
 def needed_shapes(
     architecture: str, model_args: Mapping[str, Any], *, what: str
 ) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a fresh headless model.
+    """Return names and shapes of a new headless model.
 
     Raises:
-        WeightError: If timm has no such architecture, or with what it says if it cannot build it.
+        WeightError: If timm has no such architecture or cannot build it.
     """
     check_buildable(architecture, model_args, what=what)
     try:
         model = build_skeleton(architecture, **model_args)
-    except Exception as error:  # whatever timm makes of a size that the architecture cannot take
+    except Exception as error:  # whatever a size leads to that the architecture cannot take
         raise WeightError(
             f"{what}: timm cannot build {architecture} with {shown(dict(model_args))}: "
             f"{type(error).__name__} {shown(str(error))}"

@@ -42,7 +42,7 @@ def test_all_kinds_of_data_sets_find_the_same_images(tree):
     assert find_image_paths(split) == ["a/0.png", "b/1.png"]
     assert len(open_source(str(split))) == 2
     assert len(open_segmentation(str(tree), "val")) == 2
-    with pytest.raises(DataError, match=r"no folder .*test; .*images has val"):
+    with pytest.raises(DataError, match=r"there is no .*test; .*images has val"):
         open_segmentation(str(tree), "test")
     (split / "c").unlink()
     save(split / ".hidden" / "2.png")

@@ -1,6 +1,7 @@
-"""Launched as the README says: two machines on the loopback; a rank that dies, or is stopped."""
+"""Launchers of the README: two machines on the loopback; a rank that dies or is stopped."""
 
 import contextlib
+import os
 import re
 import signal
 import subprocess
@@ -13,16 +14,45 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-import kill_campaign
 from pcd_hub.errors import CheckpointError, ConfigError
 from pcd_hub.train import distill
+from pcd_hub.train.run_folder import checkpoints
 from pcd_hub.train.run_folder import folder as run_folder
 from tests.distributed.test_processes import free_ports
+from tests.stress import kill_campaign
 from tests.train.conftest import tiny, tiny_teacher, trace  # noqa: F401
 
 DISTILL = str(Path(__file__).parents[2] / "recipes" / "distill.py")
 OPTIONS = ["--student.arch=test_vit", "--method.head=linear", "--run.no-store"]
-"""Without BatchNorm, which on CPUs looks at each process's part of the batch."""
+"""No BatchNorm, whose statistics are local to each process on CPUs."""
+
+
+LAUNCHES = {
+    "script": [DISTILL],
+    "accelerate launch": ["-m", "accelerate.commands.launch", DISTILL],
+    "accelerate launch -m": ["-m", "accelerate.commands.launch", "-m", "pcd_hub.train.distill"],
+    "pcd-hub": ["-m", "pcd_hub", "distill"],
+}
+
+
+@pytest.mark.timeout(600)
+def test_every_way_to_start_is_the_same_run(tiny, tmp_path):  # noqa: F811
+    environ = os.environ | {"OMP_NUM_THREADS": "2"}  # other threads sum in another order
+    arguments = [*tiny, "--run.max-steps=2", "--run.no-store", "--run.output-dir=run"]
+    for name, command in LAUNCHES.items():
+        (tmp_path / name).mkdir()
+        done = subprocess.run(
+            [sys.executable, *command, *arguments],
+            cwd=tmp_path / name,
+            env=environ,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    script, *others = (trace(tmp_path / name / "run") for name in LAUNCHES)
+    assert len(script) == 2
+    assert others == [script] * 3
 
 
 @pytest.mark.timeout(600)
@@ -41,8 +71,8 @@ def test_two_machines_give_what_one_process_gives(tiny, tmp_path):  # noqa: F811
         machines.append(subprocess.Popen(command, cwd=disk, stderr=subprocess.PIPE, text=True))
     try:
         for machine in machines:
-            _, said = machine.communicate()
-            assert machine.returncode == 0, said
+            _, output = machine.communicate()
+            assert machine.returncode == 0, output
     finally:
         for machine in machines:
             if machine.poll() is None:
@@ -53,10 +83,10 @@ def test_two_machines_give_what_one_process_gives(tiny, tmp_path):  # noqa: F811
         assert shared["loss"] == pytest.approx(alone["loss"], rel=1e-5)
 
 
-def test_a_checkpoint_on_another_machines_disk_is_said(tiny, tmp_path, monkeypatch):  # noqa: F811
+def test_a_checkpoint_on_another_machines_disk_is_reported(tiny, tmp_path, monkeypatch):  # noqa: F811
     arguments = [*tiny, *OPTIONS, "--run.max-steps=1", f"--run.output-dir={tmp_path / 'run'}"]
     distill.main(arguments)
-    monkeypatch.setattr(run_folder.RunFolder, "_last_whole", lambda _: tmp_path / "elsewhere.pt")
+    monkeypatch.setattr(checkpoints, "last_undamaged", lambda _: tmp_path / "elsewhere.pt")
     with pytest.raises(CheckpointError, match=r"elsewhere.pt is not on this machine; to resume"):
         distill.main([*arguments, "--run.resume"])
 
@@ -66,13 +96,13 @@ class TwoRanks(NamedTuple):
     all: list[psutil.Process]
     second: psutil.Process
 
-    def last_words(self) -> str:
+    def stderr(self) -> str:
         return self.launcher.communicate(timeout=60)[1]
 
 
 @contextlib.contextmanager
 def two_ranks_at_work(arguments: list[str]) -> Iterator[TwoRanks]:
-    """Under torchrun, past their first step; ended if they still are there."""
+    """Start two ranks under torchrun, wait for their first step, and end them at the end."""
     launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     process = kill_campaign.start([sys.executable, "-m", *launcher, DISTILL, *arguments])
     folder = Path(arguments[-1].removeprefix("--run.output-dir="))
@@ -92,15 +122,15 @@ def test_a_rank_that_dies_ends_the_others_with_its_reason(tiny, tmp_path):  # no
     folder = tmp_path / "run"
     arguments = [*tiny, *OPTIONS, "--run.max-steps=100000", f"--run.output-dir={folder}"]
     with two_ranks_at_work(arguments) as ranks:
-        with pytest.raises(ConfigError, match=r"another process goes on in .*run; wait for it, or"):
+        with pytest.raises(ConfigError, match=r"another process is running in .*run; wait for it"):
             distill.main([*arguments, "--run.resume", "--run.max-steps=1"])
         ranks.second.kill()
-        said = ranks.last_words()
+        output = ranks.stderr()
     assert ranks.launcher.returncode == 1
-    assert "Signal 9 (SIGKILL) received by PID" in said
+    assert "Signal 9 (SIGKILL) received by PID" in output
     _, alive = psutil.wait_procs(ranks.all, timeout=30)
     assert all(child.status() == psutil.STATUS_ZOMBIE for child in alive)
-    run_folder._hold(folder / "config.json")  # free again
+    run_folder._lock(folder / "config.json")  # free again
 
 
 def to_one_rank(ranks: TwoRanks) -> None:
@@ -108,12 +138,12 @@ def to_one_rank(ranks: TwoRanks) -> None:
 
 
 def to_the_launcher(ranks: TwoRanks) -> None:
-    """As containers and `kill` do; torchrun tells each rank's group, and kills after 30 s."""
+    """Send it as containers and `kill` do; torchrun forwards it, and kills after 30 s."""
     ranks.launcher.send_signal(signal.SIGTERM)
 
 
 def to_all(ranks: TwoRanks) -> None:
-    """As SLURM does to all processes of a step, loaders and launchers included."""
+    """Send it to all processes of a step, loaders and launchers included, as SLURM does."""
     for each in [*ranks.all, ranks.launcher]:
         each.send_signal(signal.SIGUSR1)
 
@@ -127,9 +157,9 @@ def test_a_signal_saves_the_step_and_ends_all(tiny, tmp_path, send):  # noqa: F8
     with two_ranks_at_work([*tiny, *OPTIONS, *rarely, f"--run.output-dir={folder}"]) as ranks:
         send(ranks)
         before = time.monotonic()
-        said = ranks.last_words()
+        output = ranks.stderr()
         assert time.monotonic() - before < 25
     name = "SIGUSR1" if send is to_all else "SIGTERM"
-    (step,) = set(re.findall(rf"stopped by {name} after step (\d+), which is saved", said))
+    (step,) = set(re.findall(rf"stopped by {name} after step (\d+), which is saved", output))
     assert (folder / "checkpoints" / f"step_{int(step):08d}.pt").is_file()
-    assert "DataLoader worker" not in said
+    assert "DataLoader worker" not in output

@@ -1,6 +1,6 @@
 """Distributed equals single: the real recipe in spawned gloo processes.
 
-BatchNorm is held in eval mode, since on CPUs it looks at each process's part of the batch
+BatchNorm is kept in eval mode, because on CPUs its statistics are local to each process
 (SyncBatchNorm exists on GPUs only). 20 images make two batches of 8 an epoch, and 4 are left over.
 """
 
@@ -18,12 +18,12 @@ import torch.multiprocessing as mp
 from accelerate.state import AcceleratorState
 from torch import nn
 
-import kill_campaign
 from pcd_hub.errors import ConfigError
 from pcd_hub.train import contrast as pretrain
 from pcd_hub.train import distill, launch
 from pcd_hub.train.batches import shard
 from pcd_hub.train.monitors.collapse import CollapseMonitor
+from tests.stress import kill_campaign
 from tests.train import test_contrast as test_pretrain
 from tests.train.conftest import tiny, tiny_teacher, trace, watch_the_end  # noqa: F401
 
@@ -44,7 +44,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class Runs:
-    """In the folders of ``root``; each named run is ended, or resumed from the half of another."""
+    """Runs in the folders of ``root``: complete ones, or resumed from the middle of another."""
 
     def __init__(self, root: Path, arguments: list[str]) -> None:
         self.root = root
@@ -160,19 +160,19 @@ def test_a_run_of_two_processes_resumes_to_the_bit(runs):
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("processes", ["two", "four"])
-def test_more_processes_go_on_where_one_stopped(runs, processes):
+def test_more_processes_resume_from_one(runs, processes):
     check_equal_but_for_rounding(runs.root / "one", runs.root / f"one, resumed by {processes}")
 
 
 @pytest.mark.timeout(600)
-def test_one_process_goes_on_where_two_stopped_and_says_what_that_changes(
-    runs, monkeypatch, caplog
-):
+def test_one_process_resumes_from_two_and_logs_the_difference(runs, monkeypatch, caplog):
     hold_batch_norm(monkeypatch)
     with caplog.at_level("INFO", logger="pcd_hub"):
         runs.one("two, resumed by one", half_of="two")
-    said = "resumed by 1 processes, stopped with 2: the same images in the same order, sums round"
-    assert said in caplog.text
+    message = (
+        "resumed by 1 processes, stopped with 2: images and their order are the same, sums round"
+    )
+    assert message in caplog.text
     check_equal_but_for_rounding(runs.root / "one", runs.root / "two, resumed by one")
 
 
@@ -183,23 +183,23 @@ def test_one_process_goes_on_where_two_stopped_and_says_what_that_changes(
         {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1"},  # accelerate launch --cpu
     ],
 )
-def test_a_launch_of_which_each_process_believes_it_is_alone_is_refused(
+def test_a_launch_whose_processes_see_only_themselves_is_rejected(
     tiny,  # noqa: F811
     tmp_path,
     monkeypatch,
     launched,
 ):
-    # An Accelerator that is not told of the CPU believes to be alone.
+    # Without cpu=True an Accelerator sees only its own process.
     monkeypatch.setattr(launch, "Accelerator", lambda **_: accelerate.Accelerator())
     for name, value in launched.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match=r"(2|several) processes were launched but each believes"):
+    with pytest.raises(ConfigError, match=r"(2|several) processes were launched, but each sees"):
         distill.main([*tiny, f"--run.output-dir={tmp_path / 'run'}"])
     assert not (tmp_path / "run").exists()
 
 
 def test_a_launch_of_one_gpu_on_a_cluster_is_no_launch_of_several(monkeypatch):
-    """Accelerate says of every launch whether it is on CPUs; clusters name their main machine."""
+    """Accelerate sets the CPU flag in every launch, and clusters set the main machine's address."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "False")
     monkeypatch.setenv("MASTER_ADDR", "node17")
     monkeypatch.delenv("WORLD_SIZE", raising=False)

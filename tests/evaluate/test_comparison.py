@@ -73,7 +73,7 @@ def test_a_weight_that_was_not_measured_gets_nothing(measured, tmp_path):
         add_to_weight(str(other), joined_tables([folder]))
     assert files_of(other) == before
     (export / "NOTES.txt").write_text("mine")
-    with pytest.raises(WeightError, match=r"holds NOTES.txt, which is no part of it; move it"):
+    with pytest.raises(WeightError, match=r"contains NOTES.txt, which is not part of it; move it"):
         add_to_weight(str(export), joined_tables([folder]))
     (export / "NOTES.txt").unlink()
     flip(export / "model.safetensors")

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from pcd_hub.errors import ConfigError, StudentError, WeightError
 from pcd_hub.evaluate.models import check_models, for_each_seed, open_model
-from pcd_hub.models.teachers import load_teacher
+from pcd_hub.models.teacher_loading import load_teacher
 from pcd_hub.weights import store
 from pcd_hub.weights.manifest import sha256
 from tests.weights.making import exported, flip, same_tensors

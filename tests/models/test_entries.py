@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 import pcd_hub
 from pcd_hub.models.entries import STOCK_ARCHITECTURES, entry_cfg
 from pcd_hub.weights import store
-from tests.versions import reads_safetensors_by_local_dir
 from tests.weights.making import exported
 
 
@@ -117,7 +116,7 @@ IMAGES = torch.rand(1, 3, 64, 64)
     "name",
     [
         "resnet18.pcd",
-        pytest.param("local-dir:{home}/resnet18.pcd", marks=reads_safetensors_by_local_dir),
+        "local-dir:{home}/resnet18.pcd",
     ],
 )
 def test_the_stored_weight_loads_every_way(stored, name, arguments):
@@ -237,7 +236,6 @@ def test_a_source_that_the_caller_names_wins(stored):
     assert not model.conv1.weight.any()
 
 
-@reads_safetensors_by_local_dir
 def test_local_dir_needs_no_pcd_hub(stored):
     out = in_new_process(f"""
 import sys, timm

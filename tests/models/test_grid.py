@@ -132,14 +132,14 @@ def test_an_image_size_that_the_model_cannot_take_is_named():
 
 
 def test_what_has_no_grid_is_refused():
-    with pytest.raises(StudentError, match="no timm model"):
+    with pytest.raises(StudentError, match="not a timm model"):
         pixel_grid(nn.Linear(3, 3))
 
     class Flat(nn.Linear):
         def forward_features(self, images):
             return images.flatten(1)[:, :3]
 
-    with pytest.raises(StudentError, match="no spatial grid"):
+    with pytest.raises(StudentError, match="no spatial feature map"):
         pixel_grid(Flat(3, 3), image_size=8)
 
 

@@ -11,9 +11,10 @@ from torch import nn
 
 from pcd_hub.errors import TeacherError
 from pcd_hub.models import checkpoints, teachers
-from pcd_hub.models.checkpoints import LAYOUTS
 from pcd_hub.models.grid import Resample
-from pcd_hub.models.teachers import load_matched_teacher, load_teacher, save_teacher
+from pcd_hub.models.layouts import LAYOUTS, layout_of
+from pcd_hub.models.teacher_folder import save_teacher
+from pcd_hub.models.teacher_loading import load_matched_teacher, load_teacher
 from pcd_hub.models.timm_loading import create_pretrained
 from tests.versions import loads_headless_swin
 from tests.weights.making import head, moco_state
@@ -203,12 +204,12 @@ def test_a_truncated_file_is_refused(tmp_path):
     raw = file.read_bytes()
     for size in (0, 100, len(raw) // 2, len(raw) - 1):
         file.write_bytes(raw[:size])
-        with pytest.raises(TeacherError, match="truncated or no checkpoint"):
+        with pytest.raises(TeacherError, match="truncated, or no checkpoint"):
             load_teacher(f"mocov3:test_resnet:{file}")
 
 
 def test_keys_nobody_expects_are_refused(tmp_path):
-    with pytest.raises(TeacherError, match=r"1 keys nobody expects in this layout: surprise"):
+    with pytest.raises(TeacherError, match=r"1 keys that this layout does not have: surprise"):
         load_teacher(
             f"mocov3:test_resnet:{moco_file(tmp_path / 'a', **{'module.surprise': torch.zeros(1)})}"
         )
@@ -230,7 +231,7 @@ def test_a_missing_head_and_the_wrong_branch_are_refused(tmp_path):
         {"state_dict": {k: v for k, v in state.items() if "momentum" not in k}}, tmp_path / "base"
     )
     with pytest.raises(
-        TeacherError, match=r"no key under 'momentum_encoder.'; it holds base_encoder"
+        TeacherError, match=r"no key under 'momentum_encoder.', it has base_encoder"
     ):
         load_teacher(f"mocov3:test_resnet:{tmp_path / 'base'}")
 
@@ -252,7 +253,7 @@ def test_a_pickle_with_code_is_not_run(tmp_path):
 def test_a_head_that_breaks_the_law_is_refused(tmp_path, monkeypatch):
     file = moco_file(tmp_path / "m.pth")
     monkeypatch.setattr("pcd_hub.method.heads.SpatialReLU", nn.ReLU)
-    with pytest.raises(TeacherError, match="cannot work on pixels"):
+    with pytest.raises(TeacherError, match="cannot be applied to"):
         load_teacher(f"mocov3:test_resnet:{file}", image_size=96)
 
 
@@ -287,7 +288,7 @@ def test_a_teacher_whose_weights_were_not_all_loaded_is_refused(tmp_path):
     config["num_classes"] = config["pretrained_cfg"]["num_classes"] = 1000
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(
-        TeacherError, match=r"1 weights were not in its file \(layer2\.0\.conv1\.weight\)"
+        TeacherError, match=r"1 weights are not in its file \(layer2\.0\.conv1\.weight\)"
     ):
         load_teacher(f"local-dir:{folder}")
 
@@ -314,9 +315,7 @@ def test_unknown_sources_are_named(source, message):
 def test_a_saved_teacher_is_the_same_teacher(tmp_path):
     file = moco_file(tmp_path / "m.pth")
     teacher = load_teacher(f"mocov3:test_resnet:{file}", image_size=64)
-    backbone, vector_head, _ = checkpoints.read_checkpoint(
-        file, checkpoints.layout_of("mocov3", "test_resnet")
-    )
+    backbone, vector_head, _ = checkpoints.read_checkpoint(file, layout_of("mocov3", "test_resnet"))
     save_teacher(
         tmp_path / "saved", backbone, vector_head, {"architecture": "test_resnet", "license": "mit"}
     )
@@ -325,7 +324,7 @@ def test_a_saved_teacher_is_the_same_teacher(tmp_path):
     assert again.facts.sha256 == teacher.facts.sha256
     assert again.facts.license == "mit"
     (tmp_path / "saved" / "teacher.safetensors").write_bytes(b"\0" * 20)
-    with pytest.raises(TeacherError, match="no whole teacher"):
+    with pytest.raises(TeacherError, match="no complete teacher"):
         load_teacher(f"local-dir:{tmp_path / 'saved'}")
 
 
@@ -334,7 +333,7 @@ def test_grids_are_matched_and_it_is_said(tmp_path, caplog):
     before = teacher(IMAGES)
     with caplog.at_level("INFO"):
         teacher.set_sizes(64, grid=(1, 1))
-    assert "2 x 2 pixels are resampled to the student's 1 x 1" in caplog.text
+    assert "2 x 2 feature maps are resampled to the student's 1 x 1" in caplog.text
     torch.testing.assert_close(teacher(IMAGES), before.mean((2, 3), keepdim=True))
 
 
@@ -355,7 +354,7 @@ def test_the_law_holds_on_a_grid_that_does_not_divide(tmp_path, monkeypatch):
     monkeypatch.setattr(
         Resample, "forward", lambda self, maps: nn.functional.adaptive_avg_pool2d(maps, 4)
     )
-    with pytest.raises(TeacherError, match=r"mean of its resampled pixels differs .* by \d"):
+    with pytest.raises(TeacherError, match=r"mean of its resampled feature map differs .* by \d"):
         load_matched_teacher(source, student_grid(40), image_size=160)
 
 
@@ -371,7 +370,7 @@ def test_a_head_of_gelu_or_layer_norm_is_refused_by_name_with_the_way_out(tmp_pa
     save_teacher(tmp_path / "good", backbone, good, facts)
     file = tmp_path / "good" / "teacher.json"
     file.write_text(file.read_text().replace("Linear-ReLU-Linear", f"Linear-{name}-Linear"))
-    with pytest.raises(TeacherError, match=rf"says the head is Linear-{name}-Linear"):
+    with pytest.raises(TeacherError, match=rf"states the head Linear-{name}-Linear"):
         load_teacher(f"local-dir:{tmp_path / 'good'}", image_size=64)
 
 
@@ -415,7 +414,7 @@ def test_a_teacher_may_see_another_size_so_that_the_grids_agree(tmp_path, caplog
         matched = load_matched_teacher(
             source, student_grid(32), image_size=128, teacher_image_size="match"
         )
-    assert "the teacher sees 64 px, the student 128 px" in caplog.text
+    assert "the teacher's input is 64 px, the student's 128 px" in caplog.text
     assert "resampled" not in caplog.text
     small = nn.functional.interpolate(images, (64, 64), mode="bilinear", antialias=True)
     torch.testing.assert_close(matched(images), load_teacher(source, image_size=64)(small))
@@ -423,7 +422,7 @@ def test_a_teacher_may_see_another_size_so_that_the_grids_agree(tmp_path, caplog
     caplog.clear()
     with caplog.at_level("INFO"):
         resampled = load_matched_teacher(source, student_grid(32), image_size=128)
-    assert "8 x 8 pixels are resampled to the student's 4 x 4" in caplog.text
+    assert "8 x 8 feature maps are resampled to the student's 4 x 4" in caplog.text
     full = load_teacher(source, image_size=128)(images)
     torch.testing.assert_close(resampled(images), nn.functional.avg_pool2d(full, 2))
 
@@ -432,8 +431,8 @@ def test_a_teacher_may_see_another_size_so_that_the_grids_agree(tmp_path, caplog
         larger = load_matched_teacher(
             source, student_grid(32), image_size=128, teacher_image_size=192
         )
-    assert "the teacher sees 192 px, the student 128 px" in caplog.text
-    assert "12 x 12 pixels are resampled to the student's 4 x 4" in caplog.text
+    assert "the teacher's input is 192 px, the student's 128 px" in caplog.text
+    assert "12 x 12 feature maps are resampled to the student's 4 x 4" in caplog.text
     large = nn.functional.interpolate(images, (192, 192), mode="bilinear", antialias=True)
     full = load_teacher(source, image_size=192)(large)
     torch.testing.assert_close(larger(images), nn.functional.avg_pool2d(full, 3))
@@ -447,13 +446,13 @@ def test_where_no_size_fits_the_pixels_are_resampled(tmp_path, caplog, monkeypat
             raise TeacherError("takes 160 px alone")
         return load_teacher(source, image_size=image_size, keep_last_norm=keep_last_norm)
 
-    monkeypatch.setattr("pcd_hub.models.teachers.load_teacher", stubborn)
+    monkeypatch.setattr("pcd_hub.models.teacher_loading.load_teacher", stubborn)
     with caplog.at_level("INFO"):
         teacher = load_matched_teacher(
             source, student_grid(40), image_size=160, teacher_image_size="match"
         )
     assert teacher(torch.rand(1, 3, 160, 160)).shape[2:] == (4, 4)
-    assert "5 x 5 pixels are resampled to the student's 4 x 4" in caplog.text
+    assert "5 x 5 feature maps are resampled to the student's 4 x 4" in caplog.text
 
 
 def test_offline_the_way_out_is_named(monkeypatch):
@@ -463,7 +462,7 @@ def test_offline_the_way_out_is_named(monkeypatch):
     monkeypatch.setattr(timm.models._hub, "hf_hub_download", offline)
     monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", offline)
     for source in ("timm:resnet18.a1_in1k", "hf-hub:timm/resnet18.a1_in1k"):
-        with pytest.raises(TeacherError, match=r"offline mode .*or give a file"):
+        with pytest.raises(TeacherError, match=r"offline mode .*or use a file"):
             load_teacher(source)
 
 
@@ -505,10 +504,10 @@ def test_odd_facts_of_a_teacher_are_named(tmp_path, odd):
     )
     facts = json.loads((tmp_path / "teacher.json").read_text())
     (tmp_path / "teacher.json").write_text(json.dumps(facts | odd if odd else odd))
-    with pytest.raises(TeacherError, match="holds no whole teacher"):
+    with pytest.raises(TeacherError, match="is no complete teacher"):
         load_teacher(f"local-dir:{tmp_path}")
     (tmp_path / "teacher.json").write_text("[" * 100_000)
-    with pytest.raises(TeacherError, match="holds no whole teacher"):
+    with pytest.raises(TeacherError, match="is no complete teacher"):
         load_teacher(f"local-dir:{tmp_path}")
 
 
@@ -523,7 +522,7 @@ def test_weights_of_a_dtype_that_no_teacher_has_are_refused_by_name(tmp_path, dt
     ):
         tensors = {f"{prefix}{key}": value for key, value in state.items()}
         save_file(tensors | {f"{prefix}{first}": state[first].to(dtype)}, weights)
-    message = rf"{first} holds {dtype}, and weights are of .*; convert it"
+    message = rf"{first} holds {dtype}, expected float16 .*; convert it"
     with pytest.raises(TeacherError, match=message):
         load_teacher(f"local-dir:{tmp_path / 'ours'}")
     with pytest.raises(TeacherError, match=message):
@@ -548,5 +547,5 @@ def test_facts_of_a_teacher_are_read_to_a_bound(tmp_path):
         None,
         {"architecture": "test_resnet", "note": "x" * 10**6},
     )
-    with pytest.raises(TeacherError, match=r"no whole teacher .*expected at most 1000000"):
+    with pytest.raises(TeacherError, match=r"no complete teacher .*expected at most 1000000"):
         load_teacher(f"local-dir:{tmp_path}")

@@ -1,4 +1,4 @@
-"""Every benchmark runs, small; what it prints is what it measured."""
+"""Every benchmark runs at a small size and reports what it measured."""
 
 import json
 import sys
@@ -33,50 +33,59 @@ def images(tmp_path):
 
 
 @pytest.mark.timeout(600)
-def test_both_steps_learn_from_the_same_and_are_compared(tmp_path, images, capsys):
-    out = tmp_path / "found.json"
+def test_recipe_and_plain_step_are_compared(tmp_path, images, capsys, monkeypatch):
+    """The recipe's step runs in a new process, the plain one here, which saves its start."""
+    in_new_process = benchmark.run_step
+
+    def run_step(kind, case, steps, timeline):
+        if kind == "plain":
+            return benchmark_step.measure(case, kind, steps, timeline)
+        return in_new_process(kind, case, steps, timeline)
+
+    monkeypatch.setattr(benchmark, "run_step", run_step)
+    out = tmp_path / "results.json"
     options = [f"--images={images}", f"--out={out}", "--no-bf16"]
     benchmark.main(["step", *SMALL, *options, "--timeline", str(tmp_path / "trace.json")])
-    said = capsys.readouterr().out
-    found = json.loads(out.read_text())["step"]
-    assert set(found["variants"]) == {"plain", "recipe"}
-    for variant in found["variants"].values():
+    printed = capsys.readouterr().out
+    results = json.loads(out.read_text())["step"]
+    assert set(results["variants"]) == {"plain", "recipe"}
+    for variant in results["variants"].values():
         assert variant["images_per_s"] == pytest.approx(4 / variant["seconds"])
         split = variant["split"]
         assert set(split) == set(benchmark_step.STAGES)
         assert all(split[stage] > 0 for stage in split)
         assert variant["peak_bytes"] > 2**26
-    assert "What limits the run: " in said
-    assert "| recipe |" in said
+    assert "Bottleneck: " in printed
+    assert "| recipe |" in printed
     trace = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     assert {"teacher", "student", "backward"} <= {event.get("name") for event in trace}
 
 
-def test_the_step_without_a_switch_is_that_step(tmp_path, images, monkeypatch):
-    """What is switched off is off in the configuration the recipe is given."""
-    seen = []
+def test_switches_reach_the_configuration_of_the_recipe(tmp_path, images, monkeypatch):
+    configs = []
     prepare = benchmark_step.distill.prepare
     monkeypatch.setattr(
         benchmark_step.distill,
         "prepare",
-        lambda accelerator, config, name: seen.append(config) or prepare(accelerator, config, name),
+        lambda accelerator, config, name: (
+            configs.append(config) or prepare(accelerator, config, name)
+        ),
     )
-    options = benchmark.parser().parse_args(["step", *SMALL, f"--images={images}"])
+    options = benchmark.build_parser().parse_args(["step", *SMALL, f"--images={images}"])
     case = benchmark.step_case(options, tmp_path)
     for number, off in enumerate(((), ("fold", "channels_last", "foreach", "opencv"))):
         folder = tmp_path / f"run{number}"
         case = benchmark_step.dataclasses.replace(case, off=("bf16", *off))
         take_step, batches = benchmark_step.recipe_step(case, 1, folder)
         assert take_step(next(batches)).isfinite()
-    on, off = seen
+    on, off = configs
     assert (on.teacher.fold_batch_norms, off.teacher.fold_batch_norms) == (True, False)
     assert (on.speed.channels_last, off.speed.channels_last) == (True, False)
     assert (on.speed.foreach, off.speed.foreach) == (True, False)
     assert (on.data.renderer, off.data.renderer) == ("opencv", "pillow")
 
 
-def test_the_plain_loss_is_the_recipes(tmp_path):
-    """Dense cross-entropy and ours: the same numbers, so that their times can be compared."""
+def test_dense_and_our_loss_are_equal():
     query, bank, positive = benchmark_parts._loss_inputs(20, 64, 8)
     dense = benchmark_parts._dense_loss(query, bank, positive)
     ours = benchmark_parts._our_loss(query, bank, positive)
@@ -85,24 +94,35 @@ def test_the_plain_loss_is_the_recipes(tmp_path):
 
 @pytest.mark.timeout(600)
 def test_loss_data_and_models_are_measured(tmp_path, images, capsys, monkeypatch):
+    """Our loss is measured in a new process, the dense one here, which saves its start."""
+    in_new_process = benchmark_parts.measure_loss_in_process
+
+    def measure_loss(kind, *sizes):
+        if kind == "dense":
+            return benchmark_parts.measure_loss(kind, *sizes)
+        return in_new_process(kind, *sizes)
+
+    monkeypatch.setattr(benchmark_parts, "measure_loss_in_process", measure_loss)
     monkeypatch.setattr(benchmark_parts, "STOCK_ARCHITECTURES", ("resnet18",))
-    out = tmp_path / "found.json"
+    out = tmp_path / "results.json"
     options = [f"--images={images}", f"--out={out}", "--data-sizes", "32"]
     benchmark.main(["loss", "data", "models", *SMALL, *options, "--loss-cases", "64,512,16"])
-    found = json.loads(out.read_text())
-    (case,) = found["loss"]["cases"]
+    results = json.loads(out.read_text())
+    (case,) = results["loss"]["cases"]
     assert case["ours"]["gradient_error"] < 1e-4
     assert case["dense"]["value_error"] < 1e-4
-    (size,) = found["data"]["results"]
+    (size,) = results["data"]["results"]
     assert len(size["core_seconds_per_image"]) == 3
-    assert [row["arch"] for row in found["models"]["results"]] == ["resnet18", "resnet18_mhsa"]
-    assert found["models"]["results"][0]["parameters"] == 11_176_512
+    assert [row["arch"] for row in results["models"]["results"]] == ["resnet18", "resnet18_mhsa"]
+    assert results["models"]["results"][0]["parameters"] == 11_176_512
     assert "torchvision on Pillow | " in capsys.readouterr().out
 
 
-def test_the_flops_of_a_step_are_those_of_its_parts(tmp_path, images):
-    """timm's ResNet-18 takes 1.82 GMAC at 224 px, ResNet-50 4.11."""
-    options = benchmark.parser().parse_args(["step", f"--images={images}", "--image-size=224"])
+def test_the_flops_of_a_step_equal_the_published_ones(tmp_path, images):
+    """timm's ResNet-18 has 1.82 GMAC at 224 px, ResNet-50 4.11."""
+    options = benchmark.build_parser().parse_args(
+        ["step", f"--images={images}", "--image-size=224"]
+    )
     options.queue_length = 1000
     flops = benchmark.step_flops(benchmark.step_case(options, tmp_path))
     head = 512 * 4096 + 4096 * 256 + 256 * 4096 + 4096 * 256
@@ -113,13 +133,13 @@ def test_the_flops_of_a_step_are_those_of_its_parts(tmp_path, images):
     assert flops["loss"] == 4 * 2 * 49 * 1000 * 256
 
 
-def test_median_and_spread():
+def test_median_and_half_the_interquartile_range():
     assert measuring.median_and_spread([3.0]) == (3.0, 0.0)
     assert measuring.median_and_spread([1.0, 2.0, 3.0, 4.0, 5.0]) == (3.0, 1.5)
 
 
-def test_a_case_that_is_none_is_refused(capsys):
+def test_an_invalid_case_is_rejected(capsys):
     with pytest.raises(SystemExit):
-        benchmark.parser().parse_args(["loss", "--loss-cases", "6272,65536"])
-    assert "'6272,65536' is not N,K,C" in capsys.readouterr().err
+        benchmark.build_parser().parse_args(["loss", "--loss-cases", "6272,65536"])
+    assert "'6272,65536': expected N,K,C" in capsys.readouterr().err
     assert sys.exc_info() == (None, None, None)

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 import convert_teacher
-from pcd_hub.models.teachers import load_teacher
+from pcd_hub.models.teacher_loading import load_teacher
 from tests.models.test_teachers import moco_file, resnet50_file
 
 IMAGES = torch.rand(2, 3, 64, 64)
 
 
-def test_what_is_converted_is_the_same_teacher_with_its_record(tmp_path, capsys):
+def test_a_converted_teacher_is_equal_and_has_its_record(tmp_path, capsys):
     file, out = moco_file(tmp_path / "m.pth"), tmp_path / "teachers" / "moco"
     arguments = ["mocov3:test_resnet", str(file), str(out), "--license", "cc-by-nc-4.0"]
     assert convert_teacher.main(arguments) == 0
@@ -43,25 +43,25 @@ def test_the_layouts_of_the_paper_convert(tmp_path, layout):
     assert load_teacher(f"local-dir:{out}", image_size=64).facts.sha256 == facts.sha256
 
 
-def test_a_wrong_file_leaves_nothing_behind_and_one_line(tmp_path, capsys):
+def test_a_wrong_file_is_a_one_line_error_and_leaves_nothing_behind(tmp_path, capsys):
     file = resnet50_file(tmp_path / "file", "swav_r50")
-    for layout, said in (
+    for layout, message in (
         ("mocov3_r50", "no entry 'state_dict'"),
         ("dino_r50", "does not fit resnet50: 0 keys missing"),
-        ("moco_r50", "no checkpoint layout 'moco_r50'; did you mean 'mocov3_r50'"),
+        ("moco_r50", "unknown checkpoint layout 'moco_r50'; did you mean 'mocov3_r50'"),
         ("resnet", "resnet needs an architecture, as in resnet:resnet50"),
     ):
         assert convert_teacher.main([layout, str(file), str(tmp_path / "out")]) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ")
-        assert said in error
+        assert message in error
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_what_is_there_is_not_overwritten(tmp_path, capsys):
+def test_an_existing_folder_is_not_overwritten(tmp_path, capsys):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "precious").write_text("mine")
+    (tmp_path / "out" / "other").write_text("content")
     file = moco_file(tmp_path / "m.pth")
     assert convert_teacher.main(["mocov3:test_resnet", str(file), str(tmp_path / "out")]) == 2
-    assert "is there already" in capsys.readouterr().err
-    assert (tmp_path / "out" / "precious").read_text() == "mine"
+    assert "out exists: expected a new folder" in capsys.readouterr().err
+    assert (tmp_path / "out" / "other").read_text() == "content"

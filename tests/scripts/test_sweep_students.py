@@ -5,7 +5,6 @@ import timm
 
 import sweep_students
 from sweep_students import Outcome, sweep, table, try_student
-from tests.versions import reads_safetensors_by_local_dir
 
 FAMILIES = [
     "convnext_atto",
@@ -23,10 +22,9 @@ FAMILIES = [
 ]
 
 
-@reads_safetensors_by_local_dir
 @pytest.mark.parametrize("arch", FAMILIES)
 @pytest.mark.usefixtures("jaxtyping_off")
-def test_twelve_families_live_a_whole_life(arch):
+def test_twelve_families_run_through_all_steps(arch):
     outcome = try_student(arch, 96, 0)
     assert (outcome.verdict, outcome.features_only) == ("works", "works"), outcome.message
     channels, height, width = outcome.grid
@@ -43,18 +41,17 @@ UNTRAINED = {
     "mobilenetv4_conv_small_035",
     "poolformer_s12",
 }
-"""Layers behind the last map: a norm, or a convolution on the pooled vector."""
+"""Families with layers after the last map: a norm, or a convolution on the pooled vector."""
 
 
-@reads_safetensors_by_local_dir
 @pytest.mark.usefixtures("jaxtyping_off")
-def test_tensors_under_several_names_and_several_branches_are_exported():
-    """CoaT has both; safetensors refuses the first, a plain comparison the second."""
+def test_shared_tensors_and_several_branches_are_exported():
+    """CoaT has both: safetensors rejects shared tensors, and its parameters branch."""
     outcome = try_student("coat_tiny", 224, 0)
     assert (outcome.verdict, outcome.grid) == ("works", (152, 7, 7)), outcome.message
 
 
-def test_a_refusal_has_its_reason_and_a_crash_is_called_one(monkeypatch):
+def test_rejections_and_crashes_are_told_apart(monkeypatch):
     refused = try_student("halonet26t", 96, 0)
     assert refused.verdict == "refused"
     assert "halonet26t cannot take 96 x 96 pixels" in refused.message
@@ -67,9 +64,8 @@ def test_a_refusal_has_its_reason_and_a_crash_is_called_one(monkeypatch):
     assert (crashed.verdict, crashed.message) == ("crash", "IndexError: surprise")
 
 
-@reads_safetensors_by_local_dir
 @pytest.mark.timeout(600)
-def test_a_second_call_goes_on_and_the_page_counts(tmp_path):
+def test_a_second_call_continues_and_the_page_has_the_counts(tmp_path):
     results = tmp_path / "results.jsonl"
     known = Outcome(
         arch="test_vit",
@@ -90,7 +86,7 @@ def test_a_second_call_goes_on_and_the_page_counts(tmp_path):
     assert "refused: of \\| this" in page
 
 
-def test_the_filter_counts_parameters():
+def test_large_architectures_are_left_out():
     model = timm.create_model("test_resnet", num_classes=0)
     (outcome,) = sweep_students.try_all_sizes("test_resnet", (64,))
     assert outcome.parameters == sum(p.numel() for p in model.parameters())

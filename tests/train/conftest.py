@@ -19,6 +19,7 @@ import torch
 import torch.multiprocessing as mp
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from PIL import Image
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -26,7 +27,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pcd_hub.errors import CheckpointError, ConfigError
 from pcd_hub.evaluate.results import Evaluation
 from pcd_hub.evaluate.segmentation import LinearProbe
-from pcd_hub.models.teachers import save_teacher
+from pcd_hub.models.teacher_folder import save_teacher
+from pcd_hub.train import distill
 from pcd_hub.train.monitors.loss import LossMonitor
 
 
@@ -45,7 +47,7 @@ def tiny_teacher(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(tiny_teacher) -> list[str]:
-    """Arguments of a run of seconds."""
+    """Return the arguments of a run that takes seconds."""
     return [
         f"--teacher.source=local-dir:{tiny_teacher}",
         "--teacher.image-size=None",
@@ -72,14 +74,14 @@ def tiny(tiny_teacher) -> list[str]:
 
 @pytest.fixture
 def short_probe(monkeypatch):
-    """A closing table of seconds; what its numbers are worth is tested in tests/evaluate."""
+    """Shorten the closing probe; its scores are tested in tests/evaluate."""
     short = functools.partialmethod(LinearProbe.run, steps=20)
     monkeypatch.setattr(LinearProbe, "run", short)
 
 
 @pytest.fixture
 def passes(monkeypatch) -> list[str]:
-    """What each bar of a run shows, once it has reached its end."""
+    """Return the descriptions of the progress bars that a run has completed."""
     ended = []
 
     def bar(steps, *, desc, **_):
@@ -92,7 +94,7 @@ def passes(monkeypatch) -> list[str]:
 
 @pytest.fixture
 def bf16(monkeypatch):
-    """What ``accelerate launch --mixed_precision bf16`` sets; a process reads it once."""
+    """Set the variable of ``accelerate launch --mixed_precision bf16``; a process reads it once."""
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     AcceleratorState._reset_state()
     yield
@@ -100,7 +102,7 @@ def bf16(monkeypatch):
 
 
 def trace(folder: Path) -> list[dict]:
-    """What metrics.jsonl holds, without the timings."""
+    """Return the lines of metrics.jsonl, without the timings."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     timings = {"images_per_s", "data_wait"}
     return [{key: value for key, value in line.items() if key not in timings} for line in lines]
@@ -114,15 +116,15 @@ def check_a_resumed_run(
     *,
     of_both_splits: bool,
 ) -> None:
-    """Four steps at once, and two after a checkpoint after two, are the same run.
+    """Check that a run resumed from a checkpoint equals an uninterrupted one.
 
-    On changed data it goes on only if that is accepted, here to a fifth step as well.
+    On changed data it continues only if that is accepted, here to a fifth step as well.
 
     Args:
-        main: Of a recipe that trains on labels.
-        arguments: With the output folder last, and checkpoints every two steps.
-        norm: An option that may not change meanwhile.
-        file: Of the data; a json.
+        main: Entry point of a recipe that trains on labels.
+        arguments: Arguments with the output folder last, and checkpoints every two steps.
+        norm: An option that may not change between the two runs.
+        file: A json file of the data.
         of_both_splits: Whether the test images depend on that file too.
     """
     folder = Path(arguments[-1].removeprefix("--run.output-dir="))
@@ -156,7 +158,7 @@ def check_a_resumed_run(
 
 
 def check_that_places_are_tried(main: Callable[[list[str]], None], arguments: list[str]) -> None:
-    """No run is begun when there is no room for temporary files."""
+    """Check that no run starts without a folder for temporary files."""
     with (
         mock.patch("tempfile.tempdir", __file__),
         pytest.raises(ConfigError, match="the folder of temporary files .*: Not a directory"),
@@ -167,15 +169,17 @@ def check_that_places_are_tried(main: Callable[[list[str]], None], arguments: li
 def check_that_a_lost_end_is_said(
     main: Callable[[list[str]], None], arguments: list[str], writes: str
 ) -> None:
-    """A finished run whose result cannot be written says how to write it later."""
+    """Check that a finished run whose result cannot be written reports how to write it later."""
     full = OSError(errno.ENOSPC, "No space left on device")
-    said = "the training is done, but its result .*No space left .*--run.resume --run.output-dir"
-    with mock.patch(writes, side_effect=full), pytest.raises(CheckpointError, match=said):
+    message = (
+        "the training is complete, but its result .*No space left .*--run.resume --run.output-dir"
+    )
+    with mock.patch(writes, side_effect=full), pytest.raises(CheckpointError, match=message):
         main([*arguments, "--run.resume"])
 
 
 class _Reads(TorchDispatchMode):
-    """Counts values that leave the device for Python: each would stop a GPU."""
+    """Count the values that Python reads from the device: each would make a GPU wait."""
 
     def __init__(self):
         super().__init__()
@@ -191,11 +195,11 @@ class _EnoughError(Exception):
 
 
 def check_that_no_step_reads_back(main: Callable[[list[str]], None], arguments: list[str]) -> None:
-    """Beside an accelerator, between two steps that are logged: the whole loop, six times.
+    """Check that no value is read from an accelerator between two logged steps.
 
     Args:
-        main: Of a recipe that trains.
-        arguments: Of a tiny run.
+        main: Entry point of a recipe that trains.
+        arguments: Arguments of a tiny run.
     """
     record_step, counts = LossMonitor.record_step, []
 
@@ -217,12 +221,12 @@ def check_that_no_step_reads_back(main: Callable[[list[str]], None], arguments: 
 
 
 def run_in_two_processes(recipe: ModuleType, arguments: list[str], *, without: str) -> None:
-    """As ``accelerate launch --num_processes 2`` does, spawned.
+    """Run a recipe in two spawned processes, as ``accelerate launch --num_processes 2``.
 
     Args:
-        recipe: Its module.
-        arguments: Of its command line.
-        without: The function of the module that draws, which takes longer than a tiny run.
+        recipe: Module of the recipe.
+        arguments: Its command line.
+        without: Function of the module that draws, which takes longer than a tiny run.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -231,12 +235,12 @@ def run_in_two_processes(recipe: ModuleType, arguments: list[str], *, without: s
 
 
 def watch_the_end(*keep: tuple[ModuleType, str]) -> None:
-    """From now on a network that is still wrapped when its process group ends is an error.
+    """Make it an error if a wrapped network outlives its process group.
 
-    So is a group that has not ended when the main process goes on alone.
+    The same for a process group that is still open when the main process works alone.
 
     Args:
-        keep: What the main process does alone: its module, its name there.
+        keep: Functions that the main process calls alone: module and name.
     """
     end = Accelerator.end_training
 
@@ -268,3 +272,36 @@ def _one_process(
     setattr(module, without, lambda *_: None)
     watch_the_end((module, "save_result"))
     module.main(arguments)
+
+
+def run(arguments: list[str], folder: Path, *more: str) -> Path:
+    """Distil into ``folder``, and return it."""
+    distill.main([*arguments, f"--run.output-dir={folder}", *more])
+    return folder
+
+
+def assert_same(one: Any, other: Any) -> None:
+    """Compare two checkpoints bit by bit."""
+    assert type(one) is type(other)
+    match one:
+        case torch.Tensor():
+            assert torch.equal(one, other)
+        case dict():
+            assert one.keys() == other.keys()
+            for key in one:
+                assert_same(one[key], other[key])
+        case list() | tuple():
+            for a, b in zip(one, other, strict=True):
+                assert_same(a, b)
+        case _:
+            assert one == other
+
+
+def image_folder(path: Path, count: int, broken: int) -> Path:
+    """Write PNG images, the first of them broken."""
+    path.mkdir()
+    for number in range(count):
+        Image.new("RGB", (40, 40), (number % 255, 80, 40)).save(path / f"{number:04}.png")
+    for number in range(broken):
+        (path / f"{number:04}.png").write_bytes(b"<html>")
+    return path

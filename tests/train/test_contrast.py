@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from pcd_hub.errors import CheckpointError, ConfigError, StudentError
 from pcd_hub.method.moco import MoCoV3
 from pcd_hub.method.schedule import momentum_to_one
-from pcd_hub.models.teachers import load_teacher
+from pcd_hub.models.teacher_loading import load_teacher
 from pcd_hub.train import contrast as pretrain
 from tests.train.conftest import check_that_places_are_tried, trace
 
@@ -75,9 +75,9 @@ def test_a_full_disk_at_the_end_loses_nothing(tmp_path, monkeypatch, full):
 
     monkeypatch.setattr(torch, "save", save_if_there_is_room)
     if full == "teacher.safetensors":
-        monkeypatch.setattr("pcd_hub.models.writing.save_file", no_room)
-    said = f"done, but its result cannot be written: cannot write .*{full}: .*--run.resume"
-    with pytest.raises(CheckpointError, match=said):
+        monkeypatch.setattr("pcd_hub.models.tensor_files.save_file", no_room)
+    message = f"complete, but its result cannot be written: cannot write .*{full}: .*--run.resume"
+    with pytest.raises(CheckpointError, match=message):
         pretrain.main(arguments)
 
 

@@ -1,4 +1,4 @@
-"""What launchers, SLURM, MPI and people leave in the environment: obeyed, or refused by name."""
+"""Variables of launchers, SLURM, MPI and users: followed, or rejected by name."""
 
 import pytest
 import torch
@@ -43,11 +43,11 @@ def environ(monkeypatch):
         ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "_BACKEND=INDUCTOR .*--speed.compile"),
         ({"ACCELERATE_MIXED_PRECISION": "fp8"}, "_PRECISION=fp8 .*--speed.precision"),
         ({"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "3"}, "8 copies were started.*Use srun"),
-        ({"SLURM_STEP_NUM_TASKS": "2", "WORLD_SIZE": "1"}, "2 copies .*one of 1: they would"),
+        ({"SLURM_STEP_NUM_TASKS": "2", "WORLD_SIZE": "1"}, "2 copies .*sees only 1: they would"),
         ({"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_SIZE=2: 2 copies .*Use torchrun"),
     ],
 )
-def test_what_no_recipe_does_is_refused_by_name(environ, monkeypatch, variables, message):
+def test_unsupported_settings_are_rejected_by_name(environ, monkeypatch, variables, message):
     environ(variables)
     alone = type("Alone", (), {"num_processes": 1, "is_main_process": True, "__init__": _ignore})
     monkeypatch.setattr(launch, "Accelerator", alone)
@@ -68,12 +68,12 @@ def _ignore(self, **_):
         ACCELERATE,
     ],
 )
-def test_what_launchers_set_by_themselves_is_taken(environ, variables):
+def test_settings_that_launchers_always_make_are_accepted(environ, variables):
     environ(variables)
     assert launch.start_accelerator().gradient_accumulation_steps == 1
 
 
-def test_tasks_that_are_joined_are_taken():
+def test_joined_tasks_are_accepted():
     two_nodes = {"SLURM_STEP_NUM_TASKS": "2", "WORLD_SIZE": "16"}
     launch_environment.check_processes_are_joined(two_nodes, 16)
 
@@ -99,22 +99,22 @@ def test_tasks_that_are_joined_are_taken():
         ({"LOCAL_WORLD_SIZE": "16"}, 1),
     ],
 )
-def test_threads_are_what_a_person_or_slurm_says(variables, threads):
+def test_the_number_of_threads_follows_the_user_or_slurm(variables, threads):
     """On a machine of which this process may use eight cores."""
     assert num_threads(variables, num_cores(variables, usable=8)) == threads
 
 
-@pytest.mark.parametrize(("variables", "asked"), [({"OMP_NUM_THREADS": "3"}, []), ({}, [8])])
-def test_the_threads_of_a_person_stay(environ, monkeypatch, variables, asked):
+@pytest.mark.parametrize(("variables", "expected"), [({"OMP_NUM_THREADS": "3"}, []), ({}, [8])])
+def test_the_users_number_of_threads_is_kept(environ, monkeypatch, variables, expected):
     environ(variables)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
     found = []
     monkeypatch.setattr(torch, "set_num_threads", found.append)
     launch.start_accelerator()
-    assert found == asked
+    assert found == expected
 
 
-def test_loaders_take_the_cores_of_this_process_alone(environ, monkeypatch):
+def test_loaders_use_only_the_cores_of_this_process(environ, monkeypatch):
     environ({"LOCAL_WORLD_SIZE": "2"})
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setattr("os.cpu_count", lambda: 64)

@@ -83,8 +83,8 @@ def test_it_learns_and_a_resumed_run_is_the_same_run(data, tmp_path, passes, cap
     ("arguments", "error", "message"),
     [
         (["--data.source="], ConfigError, "name the images: --data.source DIR"),
-        (["--data.test-split=train"], ConfigError, "--data.test-split train is what is trained"),
-        (["--data.test-split=test"], DataError, "there is no .*test; .* has train, val"),
+        (["--data.test-split=train"], ConfigError, "--data.test-split train is the training split"),
+        (["--data.test-split=test"], DataError, "test; .* has train, val"),
         (["--optim.global-batch-size=17"], ConfigError, "has 16 images, fewer than one batch"),
     ],
 )

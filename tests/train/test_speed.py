@@ -1,4 +1,4 @@
-"""Every way to be fast, against the same without it."""
+"""Every speed option, compared with the same run without it."""
 
 import itertools
 import logging
@@ -48,7 +48,7 @@ def run(tiny: list[str], folder: Path, *options: str) -> list[float]:
     ],
 )
 @pytest.mark.parametrize("optimizer", ["lars", "adamw"])
-def test_without_it_the_loss_is_the_same_but_for_rounding(tiny, tmp_path, switch, optimizer):
+def test_the_loss_without_an_option_differs_only_by_rounding(tiny, tmp_path, switch, optimizer):
     options = [f"--optim.name={optimizer}"]
     with_it = run(tiny, tmp_path / "with", *options)
     without = run(tiny, tmp_path / "without", *options, switch)
@@ -65,7 +65,7 @@ def test_a_compiled_run_has_the_same_loss(tiny, tmp_path, caplog):
     assert compiled == pytest.approx(run(tiny, tmp_path / "eager"), rel=2e-4)
 
 
-def test_without_a_compiler_one_line_says_so_and_the_run_goes_on(
+def test_without_a_compiler_the_run_continues_with_a_one_line_warning(
     tiny, tmp_path, caplog, monkeypatch
 ):
     def no_compiler(*args, **kwargs):
@@ -74,14 +74,14 @@ def test_without_a_compiler_one_line_says_so_and_the_run_goes_on(
     monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", no_compiler)
     with caplog.at_level(logging.WARNING, logger="pcd_hub"):
         losses = run(tiny, tmp_path / "run", "--speed.compile=True")
-    (said,) = [r.getMessage() for r in caplog.records if "not compiled" in r.getMessage()]
-    assert "no C++ compiler" in said
-    assert "\n" not in said
+    (line,) = [r.getMessage() for r in caplog.records if "not compiled" in r.getMessage()]
+    assert "no C++ compiler" in line
+    assert "\n" not in line
     assert losses == run(tiny, tmp_path / "eager")
 
 
-def test_it_compiles_by_itself_in_long_runs_on_gpus_only():
-    cpu, gpu, long = torch.device("cpu"), torch.device("cuda"), speed.FEWEST_STEPS
+def test_the_default_compiles_only_long_runs_on_gpus():
+    cpu, gpu, long = torch.device("cpu"), torch.device("cuda"), speed.MIN_STEPS_TO_COMPILE
     assert speed.wants_compile(SpeedConfig(), gpu, steps=long)
     assert not speed.wants_compile(SpeedConfig(), gpu, steps=long - 1)
     assert not speed.wants_compile(SpeedConfig(), cpu, steps=long)
@@ -90,13 +90,13 @@ def test_it_compiles_by_itself_in_long_runs_on_gpus_only():
 
 
 @pytest.mark.parametrize("trained", [True, False])
-def test_a_pass_to_compile_leaves_nothing_changed(trained):
+def test_the_pass_that_compiles_changes_nothing(trained):
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout())
     network.requires_grad_(trained)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     images = torch.randn(2, 3, 8, 8)
     rng = torch.get_rng_state()
-    speed.pass_through(network, images, accelerator=Accelerator(cpu=True))
+    speed.run_once(network, images, accelerator=Accelerator(cpu=True))
     assert torch.equal(torch.get_rng_state(), rng)
     for key, value in network.state_dict().items():
         assert torch.equal(value, before[key]), key
@@ -114,7 +114,7 @@ def test_a_pass_to_compile_leaves_nothing_changed(trained):
         (pretrain, ["--method.loss=simclr"], "encoder", 1),
     ],
 )
-def test_what_is_said_to_be_compiled_is_what_every_step_runs(
+def test_every_step_runs_the_networks_that_are_logged_as_compiled(
     tiny, tmp_path, monkeypatch, caplog, recipe, options, compiled, calls
 ):
     """Each part once, before the first step, and never again for another shape or mode."""
@@ -168,15 +168,15 @@ def test_sync_batch_norm_is_left_uncompiled_and_it_is_logged(caplog):
         assert not speed.has_sync_batch_norm("student", nn.Sequential(nn.BatchNorm2d(3)))
         assert not caplog.text
         assert speed.has_sync_batch_norm("student", nn.Sequential(nn.SyncBatchNorm(3)))
-    assert "not compiled: student, as SyncBatchNorm" in caplog.text
+    assert "not compiled: student, because SyncBatchNorm" in caplog.text
 
 
 def test_if_another_process_cannot_compile_none_does(monkeypatch, caplog):
     monkeypatch.setattr(speed, "gather_object", lambda mine: [*mine, "no C++ compiler"])
     network = nn.Linear(2, 2)
     one: Any = None
-    assert not speed.compile_or_say_why_not({"student": network}, lambda: None, one)
-    assert "not compiled (student): no C++ compiler. The run goes on without" in caplog.text
+    assert not speed.compile_networks({"student": network}, lambda: None, one)
+    assert "not compiled (student): no C++ compiler. The run continues uncompiled" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -188,13 +188,13 @@ def test_if_another_process_cannot_compile_none_does(monkeypatch, caplog):
         (pretrain, ["--method.loss=simclr"]),
     ],
 )
-def test_a_step_reads_nothing_back(tiny, tmp_path, recipe, options):
+def test_a_step_reads_no_value_from_the_device(tiny, tmp_path, recipe, options):
     arguments = [*(tiny if recipe is distill else CONTRAST), *options]
     check_that_no_step_reads_back(recipe.main, [*arguments, f"--run.output-dir={tmp_path / 'run'}"])
 
 
 @pytest.mark.parametrize(
-    ("asked", "told", "units", "expected"),
+    ("option", "from_launcher", "units", "expected"),
     [
         ("auto", "no", True, "bf16"),
         ("auto", "no", False, "no"),
@@ -203,17 +203,17 @@ def test_a_step_reads_nothing_back(tiny, tmp_path, recipe, options):
         ("bf16", "no", False, "bf16"),
     ],
 )
-def test_precision_is_the_fastest_the_device_has_unless_it_is_told(
-    monkeypatch, asked, told, units, expected
+def test_precision_follows_option_launcher_and_device(
+    monkeypatch, option, from_launcher, units, expected
 ):
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", told)
-    monkeypatch.setattr(speed, "multiplies_bfloat16", lambda: units)
-    found = speed.mixed_precision(SpeedConfig(precision=asked))
-    assert (found or told) == expected
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", from_launcher)
+    monkeypatch.setattr(speed, "has_bfloat16_units", lambda: units)
+    found = speed.mixed_precision(SpeedConfig(precision=option))
+    assert (found or from_launcher) == expected
 
 
 @pytest.mark.parametrize(
-    ("precision", "told", "on_cpu", "message"),
+    ("precision", "from_launcher", "on_cpu", "message"),
     [
         ("fp16", "no", True, "^--speed.precision fp16 needs a GPU; on a CPU use fp32 or bf16$"),
         (None, "fp16", True, "^--mixed_precision fp16 needs a GPU"),
@@ -222,10 +222,10 @@ def test_precision_is_the_fastest_the_device_has_unless_it_is_told(
         (None, "FP16", False, None),
     ],
 )
-def test_a_precision_that_the_device_has_not_is_refused(
-    monkeypatch, precision, told, on_cpu, message
+def test_an_unsupported_precision_is_rejected(
+    monkeypatch, precision, from_launcher, on_cpu, message
 ):
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", told)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", from_launcher)
     if message is None:
         speed.check_precision(precision, on_cpu=on_cpu)
         return
@@ -233,11 +233,11 @@ def test_a_precision_that_the_device_has_not_is_refused(
         speed.check_precision(precision, on_cpu=on_cpu)
 
 
-def test_bfloat16_units_are_those_that_the_processor_names(monkeypatch):
+def test_bfloat16_units_are_read_from_the_processors_flags(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for flags, expected in (("fpu avx2 avx512f", False), ("fpu avx512_bf16 x", True)):
         monkeypatch.setattr(Path, "read_text", lambda self, flags=flags: f"flags\t: {flags}\n")
-        assert speed.multiplies_bfloat16() is expected
+        assert speed.has_bfloat16_units() is expected
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")

@@ -56,7 +56,7 @@ _FILES = {
     "check_manifest": "pcd_manifest.json",
     "check": "pcd_manifest.json",
 }
-_LARGE = "bytes, at most|needs at most"
+_LARGE = "bytes, at most|needs at most|expected at most"
 """Found before the file is read."""
 
 

@@ -122,9 +122,9 @@ def json_cases() -> list[HostileFile]:
         "overlong UTF-8": (b'"\xc0\xaf"', "can't decode byte 0xc0"),
         "UTF-16": ("{}".encode("utf-16"), "can't decode byte"),
         "mark": (b"\xef\xbb\xbf{}", "byte order mark"),
-        "key twice": (b'{"a": 1, "a": 2}', "'a' stands twice"),
-        "key twice, escaped": (b'{"a": 1, "\\u0061": 2}', "'a' stands twice"),
-        "key twice, deep": (b'[{"b": {"a": 1, "a": 2}}]', "'a' stands twice"),
+        "key twice": (b'{"a": 1, "a": 2}', "'a' is repeated"),
+        "key twice, escaped": (b'{"a": 1, "\\u0061": 2}', "'a' is repeated"),
+        "key twice, deep": (b'[{"b": {"a": 1, "a": 2}}]', "'a' is repeated"),
         "NaN": (b"[NaN]", "'NaN' is not finite"),
         "infinity": (b"-Infinity", "'-Infinity' is not finite"),
         "overflow": (b"[1e400]", "'1e400' is not finite"),
@@ -139,7 +139,7 @@ def json_cases() -> list[HostileFile]:
         "21 digits": (b"1" * 21, "at most 20 digits"),
         "5,000 digits": (b"-" + b"1" * 5_000, "at most 20 digits"),
         "999,999 digits": (b"1" * 999_999, "at most 20 digits"),
-        "minus zero": (b"[-0]", "'-0' is no whole number"),
+        "minus zero": (b"[-0]", "'-0' is not an integer"),
         "lone surrogate": (b'["\\ud800"]', "surrogates not allowed"),
         "lone surrogate as key": (b'{"\\udfff": 1}', "surrogates not allowed"),
         "control character": (b'"\x1b"', "Invalid control character"),
@@ -149,7 +149,7 @@ def json_cases() -> list[HostileFile]:
         "two values": (b"{}{}", "Extra data"),
         "NUL at the end": (b"{}\0", "Extra data"),
         "pickle": (b"\x80\x04\x95cos\nsystem\n", "can't decode byte 0x80"),
-        "too long": (b" " * 1_000_001, "1000001 bytes, at most 1000000"),
+        "too long": (b" " * 1_000_001, "1000001 bytes, expected at most 1000000"),
     }
     return [
         HostileFile(f"json: {name}", check, lambda _, r=raw: r, reason)
@@ -221,7 +221,7 @@ def manifest_cases() -> list[HostileFile]:
         "null": (b"null", "not an object"),
         "string": (b'"\\u001b[2J"', "not an object"),
         "deep": (b'{"schema":' * 100_000, "deeper"),
-        "schema twice": (b'{"schema": 2, "schema": 1}', "stands twice"),
+        "schema twice": (b'{"schema": 2, "schema": 1}', "is repeated"),
         "1 MB": (b'{"record": "' + b"a" * 10**6 + b'"}', "at most 1000000"),
     }
     return cases + [
@@ -320,7 +320,7 @@ def config_cases() -> list[HostileFile]:
         "list": (b"[]", "not an object"),
         "number": (b"1", "not an object"),
         "deep": (b'{"pcd":' * 100_000, "deeper"),
-        "key twice": (b'{"architecture": "resnet18", "architecture": "x"}', "stands twice"),
+        "key twice": (b'{"architecture": "resnet18", "architecture": "x"}', "is repeated"),
         "1 MB": (b'{"pcd": "' + b"a" * 10**6 + b'"}', "at most 1000000"),
     }
     alias = "vit_base_resnet50_384"
@@ -372,15 +372,15 @@ def header_cases() -> list[HostileFile]:
         "unknown key of a tensor": (packed({"a": {**F4, "url": 1}}, b"1234"), "holds 'url'"),
         "tensor twice": (
             packed(b'{"a":%b,"a":%b}' % (encoded(F4), encoded(F4)), b"1234"),
-            "'a' stands twice",
+            "'a' is repeated",
         ),
         "tensor twice, escaped": (
             packed(b'{"a":%b,"\\u0061":%b}' % (encoded(F4), encoded(F4)), b"1234"),
-            "'a' stands twice",
+            "'a' is repeated",
         ),
         "shape twice": (
             packed(b'{"a":{"dtype":"U8","shape":[2],"shape":[1],"data_offsets":[0,1]}}', b"1"),
-            "'shape' stands twice",
+            "'shape' is repeated",
         ),
         "overlap": (packed({"a": F4, "b": entry("F32", [1], 2, 6)}, b"123456"), "an overlap"),
         "same bytes": (packed({"a": F4, "b": F4}, b"1234"), "an overlap"),
@@ -391,7 +391,7 @@ def header_cases() -> list[HostileFile]:
         "hole at the start": (packed({"a": entry("F32", [1], 4, 8)}, b"12345678"), "a hole"),
         "hole in the middle": (
             packed({"a": F4, "b": entry("F32", [1], 8, 12)}, b"123456789012"),
-            "begins at byte 8, not at 4: a hole",
+            "begins at byte 8, expected 4: a hole",
         ),
         "trailing bytes": (packed({"a": F4}, b"1234PK\3\4"), "take 4 bytes, the file has 8"),
         "two bytes short": (packed({"a": F4}, b"12"), "take 4 bytes, the file has 2"),
@@ -420,7 +420,7 @@ def header_cases() -> list[HostileFile]:
         "true as dim": (packed({"a": entry("F32", [True], 0, 4)}, b"1234"), "shape is"),
         "minus zero as dim": (
             packed(b'{"a":{"dtype":"F32","shape":[-0],"data_offsets":[0,0]}}'),
-            "'-0' is no whole",
+            "'-0' is not an integer",
         ),
         "nine dims": (packed({"a": entry("F32", [1] * 9, 0, 4)}, b"1234"), "shape is"),
         "shape a string": (packed({"a": entry("F32", "1", 0, 4)}, b"1234"), "shape is"),
@@ -431,25 +431,25 @@ def header_cases() -> list[HostileFile]:
         "dtype U64": (packed({"a": entry("U64", [1], 0, 8)}, b"12345678"), "dtype is 'U64'"),
         "dtype in lower case": (packed({"a": entry("f32", [1], 0, 4)}, b"1234"), "dtype is 'f32'"),
         "dtype unhashable": (packed({"a": entry([], [1], 0, 4)}, b"1234"), r"dtype is \[\]"),
-        "name empty": (packed({"": F4}, b"1234"), "no tensor's name"),
-        "name with a path": (packed({"../x": F4}, b"1234"), "no tensor's name"),
-        "name with a NUL": (packed({"a\0": F4}, b"1234"), "no tensor's name"),
-        "name with a newline": (packed({"a\n": F4}, b"1234"), "no tensor's name"),
-        "name with an escape": (packed({"\x1b[2J": F4}, b"1234"), "no tensor's name"),
-        "name of 257": (packed({"a" * 257: F4}, b"1234"), "no tensor's name"),
-        "name of 1 MB": (packed({"a" * 10**6: F4}, b"1234"), "no tensor's name"),
-        "name in Cyrillic": (packed({"\u0430": F4}, b"1234"), "no tensor's name"),
+        "name empty": (packed({"": F4}, b"1234"), "not a tensor's name"),
+        "name with a path": (packed({"../x": F4}, b"1234"), "not a tensor's name"),
+        "name with a NUL": (packed({"a\0": F4}, b"1234"), "not a tensor's name"),
+        "name with a newline": (packed({"a\n": F4}, b"1234"), "not a tensor's name"),
+        "name with an escape": (packed({"\x1b[2J": F4}, b"1234"), "not a tensor's name"),
+        "name of 257": (packed({"a" * 257: F4}, b"1234"), "not a tensor's name"),
+        "name of 1 MB": (packed({"a" * 10**6: F4}, b"1234"), "not a tensor's name"),
+        "name in Cyrillic": (packed({"\u0430": F4}, b"1234"), "not a tensor's name"),
         "metadata a list": (packed({"__metadata__": []}), "__metadata__ is"),
         "metadata null": (packed({"__metadata__": None}), "__metadata__ is"),
-        "metadata of numbers": (packed({"__metadata__": {"a": 1}}), "must hold strings"),
-        "metadata a tensor": (packed({"__metadata__": F4}, b"1234"), "must hold strings"),
+        "metadata of numbers": (packed({"__metadata__": {"a": 1}}), "expected strings"),
+        "metadata a tensor": (packed({"__metadata__": F4}, b"1234"), "expected strings"),
         "metadata of 65 kB": (packed({"__metadata__": {"a": "b" * 65_000}}), "65001 characters"),
         "metadata of 20 MB": (packed({"__metadata__": {"a": "b" * 20_000_000}}), "at most 1048576"),
         "lone surrogate in metadata": (
             packed(b'{"__metadata__":{"a":"\\ud800"}}'),
             "surrogates not allowed",
         ),
-        "metadata twice": (packed(b'{"__metadata__":{},"__metadata__":{}}'), "stands twice"),
+        "metadata twice": (packed(b'{"__metadata__":{},"__metadata__":{}}'), "is repeated"),
         "20,001 tensors": (
             packed(dict.fromkeys(map(str, range(20_001)), 0)),
             "holds 20001 tensors",
@@ -475,12 +475,12 @@ def value_cases() -> list[HostileFile]:
 
     nan, infinity = float("nan"), float("inf")
     inputs = {
-        "NaN": (tensor([1, nan], torch.float32), "bad holds a value that is not finite"),
-        "infinity": (tensor([infinity, 1], torch.float32), "bad holds a value"),
-        "minus infinity in F16": (tensor([1, -infinity], torch.float16), "bad holds a value"),
-        "NaN in BF16": (tensor([nan, 1], torch.bfloat16), "bad holds a value"),
-        "NaN in F64": (tensor([nan], torch.float64), "bad holds a value"),
-        "NaN with a payload": (packed({"bad": F4}, b"\1\0\xa0\xff"), "bad holds a value"),
+        "NaN": (tensor([1, nan], torch.float32), "bad has a value that is not finite"),
+        "infinity": (tensor([infinity, 1], torch.float32), "bad has a value"),
+        "minus infinity in F16": (tensor([1, -infinity], torch.float16), "bad has a value"),
+        "NaN in BF16": (tensor([nan, 1], torch.bfloat16), "bad has a value"),
+        "NaN in F64": (tensor([nan], torch.float64), "bad has a value"),
+        "NaN with a payload": (packed({"bad": F4}, b"\1\0\xa0\xff"), "bad has a value"),
         "too large for float32": (
             safetensors.torch.save({"bad": torch.tensor([1e300], dtype=torch.float64)}),
             "not finite in float32",
@@ -488,7 +488,7 @@ def value_cases() -> list[HostileFile]:
         "truth 2": (packed({"a": entry("BOOL", [2], 0, 2)}, b"\0\2"), "neither 0 nor 1"),
         "truth 255": (
             packed({"b": entry("BOOL", [1], 4, 5), "a": F4}, b"\0\0\0\0\xff"),
-            "b holds a truth value",
+            "b has a bool",
         ),
         "bad header": (packed({"a": F4}, b"1"), "take 4 bytes"),
     }

@@ -130,7 +130,7 @@ def test_an_entry_without_a_name_is_refused(tmp_path):
     sha256s = dict.fromkeys(("manifest_sha256", "weights_sha256"), "0" * 64)
     entry = {"name": [], "repo": "a/b", "commit": "0" * 40, "license": "mit", "parameters": 1}
     path.write_text(json.dumps([entry | sha256s | {"features": [0.5]}]))
-    with pytest.raises(WeightError, match=r"name is \[\]; it must be a text"):
+    with pytest.raises(WeightError, match=r"name is \[\]; it must be a string"):
         published.read_list(path)
 
 

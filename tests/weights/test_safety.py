@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fuzz import JSON_VALUES, damaged, headers
 from pcd_hub.errors import WeightError
 from pcd_hub.files import strict_json
 from pcd_hub.models.entries import STOCK_ARCHITECTURES, entry_cfg
 from pcd_hub.weights import safety, tensors
+from tests.stress.fuzz_targets import JSON_VALUES, damaged, headers
 from tests.weights.hostile_files import HOSTILE, NEWER, Valid, encoded, entry, files_of, packed
 from tests.weights.making import exported
 

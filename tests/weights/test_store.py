@@ -11,13 +11,13 @@ import timm
 import torch
 
 import pcd_hub
-import store_campaign
 from pcd_hub.errors import StudentError, WeightError
 from pcd_hub.models.timm_loading import create_pretrained
 from pcd_hub.weights import manifest, store
 from pcd_hub.weights.create import read_by_name
 from pcd_hub.weights.export import check_exportable, export_weight
 from pcd_hub.weights.record import WeightRecord
+from tests.stress import store_campaign
 from tests.weights.making import exported, filled, flip, record, rewritten
 
 NAME = "test_resnet.pcd"
@@ -335,7 +335,7 @@ def _die_before_rename(export: Path) -> None:
 def test_two_writers_and_a_reader_never_meet_half_a_weight(tmp_path, monkeypatch):
     monkeypatch.setattr(store_campaign, "NAMES", (NAME,))
     counts = store_campaign.campaign(3, 4.0, tmp_path)
-    assert set(counts) == {"save", "create", "plain", "read", "fetch", "look", "show"}
+    assert set(counts) == {"save", "create", "plain", "read", "fetch", "where", "list_all"}
 
 
 # Export.

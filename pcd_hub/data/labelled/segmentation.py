@@ -160,7 +160,7 @@ def _voc(folder: Path, split: str) -> SegmentationSet:
     names = folder / "ImageSets" / "Segmentation" / f"{split}.txt"
     if not is_file(names):
         raise DataError(
-            f"no file {names}: expected the folder VOCdevkit/VOC2012 and split train or val"
+            f"there is no {names}: expected the folder VOCdevkit/VOC2012 and split train or val"
         )
     rows = [
         _labelled_image(

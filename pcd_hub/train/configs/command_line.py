@@ -1,13 +1,18 @@
-"""``RECIPE [CONFIG] [--group.field VALUE ...]`` -> a configuration, or one line and exit code 2."""
+"""``RECIPE [CONFIG] [--config FILE] [--group.field VALUE ...]``: options that change a config.
+
+A mistake of the user is one line and exit code 2.
+"""
 
 import contextlib
 import difflib
 import gc
+import inspect
 import io
 import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TypeVar
 
 import tyro
@@ -15,69 +20,103 @@ import tyro
 import pcd_hub
 from pcd_hub.errors import ConfigError, PCDHubError, first_line, nearest
 from pcd_hub.train.configs.fields import Option, as_typed, check, options, wrong_value
+from pcd_hub.train.configs.files import as_yaml, with_file
+from pcd_hub.train.configs.old_names import current_name
 from pcd_hub.train.signals import StoppedRun
 
 log = logging.getLogger("pcd_hub")
 
 ConfigT = TypeVar("ConfigT")
 
-_SCHEDULE = (
-    *("reference-batch-size", "global-batch-size", "lr", "lr-per-256", "lr-drops", "epochs"),
-    *("iterations", "momentum", "weight-decay", "warmup-iterations", "warmup-factor", "power"),
-)
-
-OLD_NAMES = {
-    "--output-dir": "--run.output-dir",
-    "--run.sync-batch-norm": "--optim.sync-batch-norm",
-    "--run.no-sync-batch-norm": "--optim.no-sync-batch-norm",
-    "--seed": "--run.seed",
-    "--seeds": "--run.seeds",
-    "--source": "--data.source",
-    "--image-size": "--data.image-size",
-    "--images": "--data.num-images",
-    "--teacher": "--teacher.source",
-    "--report.teacher": "--teacher.source",
-    "--report.images": "--report.num-images",
-    "--probe.learning-rate": "--probe.lr",
-    "--data.root": "--data.source",
-    "--data.train": "--data.train-split",
-    "--data.val": "--data.test-split",
-    "--data.val-images": "--data.test-images",
-    "--data.val-annotations": "--data.test-annotations",
-    "--schedule.drops": "--optim.lr-drops",
-    **{f"--schedule.{name}": f"--optim.{name}" for name in _SCHEDULE},
-}
-"""Options of the release before, which are still taken."""
-
 
 def parse(
     configs: Mapping[str, ConfigT], default: str, arguments: list[str]
 ) -> tuple[str, ConfigT]:
-    """The named configuration (``default`` if none is named) with its overrides.
+    """Return a configuration with the overrides of a command line, and its name.
+
+    The first argument may name one of ``configs``; without it, ``default`` is taken. ``--config
+    FILE`` changes the named configuration; without a name, fields that the file lacks have their
+    defaults, and the configuration is called by the file's name. Other options come last.
 
     Raises:
-        ConfigError: For an unknown name or option, with the nearest known one, or a value that the
-            option cannot have.
+        ConfigError: For an unknown name, option or field, with the nearest known one; for a value
+            that an option cannot have; and for a file that cannot be read.
     """
-    name = default
+    name = ""
     if arguments and not arguments[0].startswith("-"):
         name, *arguments = arguments
-    if name not in configs:
-        raise ConfigError(
-            f"no configuration '{name}'{nearest(name, configs)}; there are {', '.join(configs)}"
-        )
-    return name, override(configs[name], arguments)
+        if name not in configs:
+            raise _unknown_config(name, configs)
+    arguments, file = _config_file(arguments)
+    config = configs[name or default]
+    if file is not None:
+        config = with_file(config if name else type(config)(), file)
+    print_it = "--print-config" in arguments
+    arguments = [argument for argument in arguments if argument != "--print-config"]
+    config = override(config, arguments, description=_description(config, configs, default))
+    if print_it:
+        print(as_yaml(config), end="")
+        sys.exit()
+    return name or (default if file is None else _name_of(Path(file))), config
 
 
-def override(config: ConfigT, arguments: list[str]) -> ConfigT:
-    """``config`` with the options of a command line.
+def _unknown_config(name: str, configs: Mapping[str, object]) -> ConfigError:
+    if Path(name).suffix in {".json", ".yaml", ".yml"}:
+        return ConfigError(f"no configuration '{as_typed(name)}'; for a file use --config {name}")
+    return ConfigError(
+        f"no configuration '{as_typed(name)}'{nearest(name, configs)}; expected one of "
+        f"{', '.join(configs)}"
+    )
+
+
+def _config_file(arguments: list[str]) -> tuple[list[str], str | None]:
+    """Return the arguments without ``--config FILE``, and the file."""
+    rest: list[str] = []
+    files: list[str] = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        flag, equals, value = argument.partition("=")
+        if flag != "--config":
+            rest.append(argument)
+        elif file := value if equals else next(remaining, ""):
+            files.append(file)
+        else:
+            raise ConfigError("--config: expected a YAML or JSON file")
+    if len(files) > 1:
+        raise ConfigError(f"--config is given {len(files)} times, expected once")
+    return rest, files[0] if files else None
+
+
+def _name_of(file: Path) -> str:
+    """Return a name for a configuration from a file; a run's own files have its folder's."""
+    own = file.stem in {"config", "record"}
+    return (file.absolute().parent.name if own else file.stem) or "config"
+
+
+def _description(config: object, configs: Mapping[str, object], default: str) -> str:
+    names = ", ".join(f"{name} (default)" if name == default else name for name in configs)
+    return (
+        f"{inspect.getdoc(config)}\n\n"
+        f"[CONFIG]: a named configuration, as the first argument: {names}.\n"
+        "--config FILE: take fields from a YAML or JSON file, such as a run's config.json.\n"
+        "--print-config: print the configuration as such a file, and exit."
+    )
+
+
+def override(config: ConfigT, arguments: list[str], *, description: str | None = None) -> ConfigT:
+    """Return ``config`` with the options of a command line.
+
+    Args:
+        config: The configuration to start from.
+        arguments: Options with their values.
+        description: Head of ``--help``; the configuration's docstring if not given.
 
     Raises:
-        ConfigError: As :func:`parse`.
+        ConfigError: For an unknown option, and for a value that an option cannot have.
     """
     known = {flag: option for option in options(config) for flag in _flags(option)}
     arguments = [_with_known_flag(argument, known) for argument in arguments]
-    changed = _by_tyro(config, arguments)
+    changed = _by_tyro(config, arguments, description)
     if changed is None:
         raise _mistake(config, arguments, known)
     check(changed)
@@ -85,29 +124,38 @@ def override(config: ConfigT, arguments: list[str]) -> ConfigT:
 
 
 def _flags(option: Option) -> list[str]:
-    """The option's name; a switch has its opposite too."""
+    """Return the option's flag; a switch has a negative one too."""
     group, dot, last = option.name.removeprefix("--").rpartition(".")
     return [option.name, f"--{group}{dot}no-{last}"] if option.kind is bool else [option.name]
 
 
 def _with_known_flag(argument: str, known: Mapping[str, Option]) -> str:
-    """``argument``; if it is a flag, with hyphens and under the name of today."""
+    """Return ``argument``; a flag is written with hyphens and under its current name."""
     if not argument.startswith("--"):
         return argument
     flag, equals, value = argument.partition("=")
     flag = flag.replace("_", "-")
-    if flag in {*known, "--help"}:
-        return f"{flag}{equals}{value}"
-    if (today := OLD_NAMES.get(flag, "")) in known:
+    if flag not in {*known, "--help"}:
+        today = _current_flag(flag, known)
+        if today not in known:
+            raise ConfigError(
+                f"no option '{as_typed(flag)}'{_nearest_flag(flag, known)} (--help lists all)"
+            )
         log.warning("%s is now called %s", flag, today)
-        return f"{today}{equals}{value}"
-    raise ConfigError(
-        f"no option '{as_typed(flag)}'{_nearest_flag(flag, known)} (--help lists all)"
-    )
+        flag = today
+    return f"{flag}{equals}{value}"
+
+
+def _current_flag(flag: str, known: Mapping[str, Option]) -> str:
+    group, dot, last = flag.removeprefix("--").rpartition(".")
+    negative = last.startswith("no-")
+    key = f"{group}{dot}{last.removeprefix('no-')}".replace("-", "_")
+    group, dot, last = current_name(key, {option.key for option in known.values()}).rpartition(".")
+    return f"--{group}{dot}{'no-' * negative}{last}".replace("_", "-")
 
 
 def _nearest_flag(flag: str, known: Mapping[str, Option]) -> str:
-    """The flag with the most words in common; without any, the one with the nearest spelling."""
+    """Suggest the flag with the most words in common; without any, the most similar one."""
     group, wanted = _words(flag)
 
     def likeness(other: str) -> tuple[int, int, bool, float]:
@@ -121,25 +169,25 @@ def _nearest_flag(flag: str, known: Mapping[str, Option]) -> str:
 
 
 def _words(flag: str) -> tuple[str, list[str]]:
-    """``--optim.lr-per-256`` as ``optim`` and the words of its last part."""
+    """Split ``--optim.lr-per-256`` into ``optim`` and the words of its last part."""
     group, _, last = flag.removeprefix("--").rpartition(".")
     return group, last.replace("learning-rate", "lr").split("-")
 
 
 def _alike(word: str, other: str) -> bool:
-    """Whether they are the same, or one is short for the other."""
+    """Return True if the words are equal, or one abbreviates the other."""
     shorter, longer = sorted((word, other), key=len)
     return word == other or (len(shorter) > 1 and longer.startswith(shorter))
 
 
-def _by_tyro(config: ConfigT, arguments: list[str]) -> ConfigT | None:
-    """The changed configuration; None if tyro cannot read the arguments, which it says at length.
+def _by_tyro(config: ConfigT, arguments: list[str], description: str | None) -> ConfigT | None:
+    """Return the changed configuration, or None if tyro cannot read the arguments.
 
-    ``--help`` is printed, and ends the program.
+    ``--help`` is printed and ends the program. tyro's own errors, which are long, are discarded.
     """
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            return tyro.cli(type(config), default=config, args=arguments)
+            return tyro.cli(type(config), default=config, args=arguments, description=description)
     except SystemExit as ended:
         if not ended.code:
             raise
@@ -147,22 +195,22 @@ def _by_tyro(config: ConfigT, arguments: list[str]) -> ConfigT | None:
 
 
 def _mistake(config: object, arguments: list[str], known: Mapping[str, Option]) -> ConfigError:
-    """The error of the first option that cannot be read by itself."""
+    """Return the error of the first option that cannot be read alone."""
     for flag, *values in _by_option(arguments):
-        if _by_tyro(config, [flag, *values]) is not None:
+        if _by_tyro(config, [flag, *values], None) is not None:
             continue
         if flag not in known:
             return ConfigError(f"'{as_typed(flag)}' belongs to no option; options start with --")
         option = known[flag]
         if option.kind is bool:
             typed, switch = as_typed(tuple(values)), " or ".join(_flags(option))
-            return ConfigError(f"{flag} {typed}: it takes no value; {switch}")
+            return ConfigError(f"{flag} {typed}: expected no value; use {switch}")
         return wrong_value(option, tuple(values))
     return ConfigError(f"cannot read {as_typed(tuple(arguments))}; --help lists the options")
 
 
 def _by_option(arguments: list[str]) -> Iterator[list[str]]:
-    """Each option with its values."""
+    """Yield each option with its values."""
     parts: list[list[str]] = []
     for argument in arguments:
         if argument.startswith("--"):
@@ -177,20 +225,20 @@ def _by_option(arguments: list[str]) -> Iterator[list[str]]:
 def run(main: Callable[[list[str]], None]) -> None:
     """Call ``main`` with the command line.
 
-    A user's mistake is one line on stderr and exit code 2; a run that a signal stopped says how to
-    go on, and exits as the shell expects of that signal.
+    A mistake of the user is one line on stderr and exit code 2. A run stopped by a signal prints
+    how to resume it, with the exit code that shells expect for that signal.
     """
-    said, code = _ended(main)
+    message, code = _call(main)
     if code:
-        # The error is gone, and with it all that its traceback held: a network that is still
-        # wrapped at the very end keeps the process from exiting (launch.finish).
+        # The error is gone, and with it everything that its traceback referred to: a network that
+        # is still wrapped at the very end keeps the process from exiting (launch.finish).
         gc.collect()
-        print(said, file=sys.stderr)
+        print(message, file=sys.stderr)
         sys.exit(code)
 
 
-def _ended(main: Callable[[list[str]], None]) -> tuple[str, int]:
-    """What is left to say, and the exit code."""
+def _call(main: Callable[[list[str]], None]) -> tuple[str, int]:
+    """Return the message to print at the end, and the exit code."""
     if sys.argv[1:] == ["--version"]:
         print(f"pcd_hub {pcd_hub.__version__}")
         return "", 0
@@ -205,6 +253,9 @@ def _ended(main: Callable[[list[str]], None]) -> tuple[str, int]:
     except RuntimeError as error:  # raised wherever the main process is when a worker dies
         if not str(error).startswith("DataLoader worker"):
             raise
-        remedy = "give it more memory (docker run --shm-size 32g) or use --data.num-workers 0"
-        return f"error: {first_line(error).rstrip(' .')}; {remedy}, and go on with --run.resume", 1
+        remedy = "provide more memory (docker run --shm-size 32g) or use --data.num-workers 0"
+        return (
+            f"error: {first_line(error).rstrip(' .')}; {remedy}, then continue with --run.resume",
+            1,
+        )
     return "", 0

@@ -15,7 +15,6 @@ from pcd_hub.train.configs.fields import (
     Count,
     CountOrZero,
     ImageSide,
-    NotNegative,
     Positive,
     Share,
     Workers,
@@ -26,126 +25,118 @@ from pcd_hub.train.configs.finetune import FinetuneRunConfig, SGDScheduleConfig
 
 @dataclass(frozen=True, kw_only=True)
 class CocoDataConfig:
-    """Pictures and boxes in COCO's format."""
+    """Images and boxes in COCO's format."""
 
     source: Path | None = None
-    """Folder with annotations/instances_SPLIT.json, and the pictures in images/SPLIT or SPLIT."""
+    """Folder with annotations/instances_SPLIT.json, and the images in images/SPLIT or SPLIT."""
     train_split: str = "train"
-    """Name of the training split; COCO's own is train2017."""
+    """Name of the split to train on; COCO's own is train2017."""
     test_split: str = "val"
-    """Name of the held-out split; COCO's own is val2017."""
+    """Name of the split to evaluate on; COCO's own is val2017."""
     train_images: Path | None = None
-    """Folder of the training pictures, if not in the layout of source."""
+    """Folder of the training images, if it is not where --data.source has it."""
     train_annotations: Path | None = None
-    """The json of the training split, if not in the layout of source."""
+    """Annotation file of the training split, if it is not where --data.source has it."""
     test_images: Path | None = None
-    """Folder of the held-out pictures, if not in the layout of source."""
+    """Folder of the test images, if it is not where --data.source has it."""
     test_annotations: Path | None = None
-    """The json of the held-out split, if not in the layout of source."""
+    """Annotation file of the test split, if it is not where --data.source has it."""
     bad_annotations: Literal["error", "drop"] = "error"
-    """What becomes of a box without size or outside its picture, and of a malformed mask.
-
-    drop: such annotations are left out of both splits, and it is said how many. COCO's own
-    train2017 has a few boxes without height.
-    """
+    """Action on a box without area or outside its image, and on a malformed
+    mask. drop: leave such annotations out of both splits and log their
+    number; COCO's train2017 has a few."""
     group_by_orientation: bool = False
-    """Whether a training step's images are all wider than tall, or all not, as in detectron2."""
+    """Fill each batch with images that are all landscape or all portrait, as detectron2 does."""
     voc_scores: bool = False
-    """Score boxes by Pascal VOC's rules too: AP50 at 11 points of recall (2007), and at all (2010).
-
-    Objects marked ``difficult`` or ``ignore`` then count neither way. COCO's scores count them.
-    """
+    """Also report Pascal VOC's AP50, with 11 points of recall (2007) and
+    with all (2010). It skips objects marked difficult or ignore, which
+    COCO's AP counts."""
     num_workers: Workers | None = None
-    """Processes that read pictures, per training process. Default: 1 on CPU, else up to 16."""
+    """Loader processes per training process. Default: 1 on a CPU, up to 16 with a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorConfig:
-    """What is built on the backbone."""
+    """The detector on the backbone."""
 
     kind: Literal["fpn", "c4"] = "fpn"
-    """fpn: a pyramid of strides 4 to 64. c4: one map of stride 16, the last stage as head."""
+    """fpn: a feature pyramid of strides 4 to 64. c4: one feature map of
+    stride 16, with the last stage as the box head."""
     masks: Literal["auto", "yes", "no"] = "auto"
-    """Mask R-CNN or Faster R-CNN. auto: masks if the annotations have them."""
+    """Mask R-CNN (yes) or Faster R-CNN (no). auto: yes if the annotations have masks."""
     norm: Literal["sync", "batch", "frozen"] = "sync"
-    """The backbone's batch norm.
-
-    sync: trained, statistics over all processes (GPUs only; the usual protocol for backbones
-    trained without labels, whose activations have no common scale). batch: trained, each process
-    its own. frozen: statistics and weights stay the backbone's. If trained, the pyramid or the C4
-    head gets batch norm too.
-    """
+    """BatchNorm of the backbone. sync: trained, with statistics over all
+    processes (GPUs only); the usual protocol for backbones trained
+    without labels. batch: trained, with each process's own statistics.
+    frozen: weights and statistics are fixed. With sync and batch, the
+    pyramid or the C4 head has BatchNorm too."""
     frozen_stages: Annotated[int, Bounds(int, 0, 9)] = 0
-    """How many stages never change: 1 is the stem, 2 the stem and stride 4, as in detectron2.
-
-    The default trains everything, as the protocol for backbones without labels does, and as a
-    comparison with a random start needs.
-    """
+    """Number of first stages to freeze: 1 is the stem, 2 the stem and stride
+    4 (detectron2's default). 0 trains everything, as a comparison with a
+    random start needs."""
     short_sides: tuple[ImageSide, ...] = (640, 672, 704, 736, 768, 800)
-    """Pixels of the shorter side; drawn for each picture in training, the last in the test."""
+    """Lengths in pixels of an image's shorter side: a random one in
+    training, the last in evaluation."""
     max_long_side: ImageSide = 1333
-    """Bound on the longer side in pixels; wins over the shorter."""
+    """Largest length in pixels of the longer side; it takes precedence over short-sides."""
     channels: Channels = 256
-    """Of the pyramid and its mask head; fpn only."""
+    """For fpn: channels of the pyramid and the mask head."""
     train_proposals: Count = 1000
-    """Regions an image that the proposal network hands on in training."""
+    """Proposals per image in training."""
     test_proposals: Count = 1000
-    """The same in the test."""
+    """Proposals per image in evaluation."""
     head_samples: Count = 512
-    """Regions an image on which the head is trained, at most a quarter of them objects."""
+    """Regions per image to train the head on, at most a quarter of them objects."""
     precise_bn_batches: CountOrZero = 0
-    """Training batches on which batch norm takes its statistics anew before the test (PreciseBN).
-
-    0: it keeps its running averages. 200 is detectron2's number, used with C4. Which regions are
-    sampled depends on the number of processes.
-    """
+    """Training batches for computing BatchNorm statistics before the
+    evaluation (PreciseBN); 0 keeps the running averages. detectron2 uses
+    200 with C4. The sampled regions depend on the number of processes."""
 
     def check(self, group: str) -> None:
-        """Refuse sizes that contradict each other."""
+        """Reject sizes that contradict each other."""
         if not self.short_sides or max(self.short_sides) > self.max_long_side:
             raise ConfigError(
                 f"{group}short-sides {as_typed(self.short_sides)}".rstrip()
-                + ": give one or more, none above "
+                + ": expected one or more, at most "
                 f"{group}max-long-side {self.max_long_side}"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig(SGDScheduleConfig):
-    """Steps and learning rate, stated for ``reference_batch_size``.
+    """SGD and its schedule, stated for a reference batch size.
 
-    With another ``global_batch_size`` B the learning rate is multiplied by B / reference and every
-    count of iterations by reference / B, so the number of pictures seen stays the same.
+    With a global batch size of B the learning rate is multiplied by B / reference-batch-size and
+    all counts of iterations are divided by it, so that training sees the same number of images.
     """
 
     lr: Positive = 0.02
-    """Peak learning rate."""
+    """Peak learning rate at the reference batch size."""
     iterations: Count = 90_000
+    """Number of steps at the reference batch size."""
     lr_drops: tuple[Count, ...] = (60_000, 80_000)
-    """Iterations after which the learning rate is a tenth."""
+    """Iterations after which the learning rate is divided by 10."""
     warmup_iterations: CountOrZero = 1000
-    """In which the learning rate rises linearly."""
+    """Iterations of linear warm-up."""
     warmup_factor: Share = 0.001
-    """Share of the peak learning rate at the first step."""
-    weight_decay: NotNegative = 1e-4
-    """On everything but batch norm."""
+    """Learning rate of the first step, as a share of the peak."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectRunConfig(FinetuneRunConfig):
-    """Where and how long. Except for seed and max_steps, nothing here changes the result."""
+    """Output folder, length, seed and logging. Only seed and max-steps change the result."""
 
-    max_steps: Count | None = None
-    """Squeeze the whole schedule, drops and warm-up with it, into so many steps."""
     checkpoint_every_steps: Count = 2500
+    """Steps between two checkpoints."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectConfig:
-    """recipes/detect.py."""
+    """Fine-tune a backbone as Faster or Mask R-CNN for object detection."""
 
     model: str = "resnet18.pcd"
-    """The backbone, as recipes/models_under_test.py lists: resnet18.pcd, random:resnet18 ..."""
+    """Backbone: resnet18.pcd, random:ARCH, teacher:SOURCE, local-dir:DIR,
+    hf-hub:ORG/NAME, or any timm model name."""
     data: CocoDataConfig = field(default_factory=CocoDataConfig)
     detector: DetectorConfig = field(default_factory=DetectorConfig)
     optim: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -193,7 +184,7 @@ DETECT: dict[str, DetectConfig] = {
         optim=ScheduleConfig(iterations=24_000, lr_drops=(18_000, 22_000), warmup_iterations=100),
     ),
 }
-"""small: for a CPU, minutes.
+"""small: minutes on a CPU.
 
 coco_*: Mask R-CNN, 1x and 2x. voc_r18_c4_24k: Faster R-CNN on Pascal VOC 07+12 in COCO's format,
 scored as COCO does and by VOC's own rules.

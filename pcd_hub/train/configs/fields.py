@@ -1,12 +1,12 @@
 """Types of configuration fields and the bounds of every number, for ``--help`` and for errors.
 
 A number of a configuration is annotated with its bounds, by one of the names below or by its own
-``Annotated[int, Bounds(int, 1, 9)]``. tyro shows them in ``--help``; :func:`check` holds a
-configuration to them.
+``Annotated[int, Bounds(int, 1, 9)]``. tyro shows them in ``--help``; :func:`check` checks them.
 """
 
 import dataclasses
 import math
+import sys
 import types
 import typing
 from collections.abc import Iterator
@@ -20,15 +20,18 @@ from pcd_hub.errors import ConfigError
 _LONGEST = 80
 """Characters of a value in an error."""
 
+_SANITY = 10**9
+"""From here on an upper bound only catches slips of the keyboard; --help leaves it out."""
+
 
 class Bounds(PrimitiveConstructorSpec[Any]):
-    """Least and largest value of a number, and how tyro reads and shows it.
+    """Smallest and largest value of a number, and how tyro reads and prints it.
 
     Args:
         number: ``int`` or ``float``; floats must be finite whatever the bounds.
-        low: Least value.
+        low: Smallest value.
         high: Largest value.
-        above: Whether ``low`` itself is excluded.
+        above: Exclude ``low`` itself.
     """
 
     number: type[int] | type[float]
@@ -36,7 +39,7 @@ class Bounds(PrimitiveConstructorSpec[Any]):
     high: float
     above: bool
     words: str
-    """As part of a sentence: "a whole number from 1 to 9"."""
+    """The same as part of a sentence: "an integer from 1 to 9"."""
 
     def __init__(
         self,
@@ -46,32 +49,30 @@ class Bounds(PrimitiveConstructorSpec[Any]):
         *,
         above: bool = False,
     ) -> None:
-        least = f"{'>' if above else '>='}{low}"
-        most = "" if high == math.inf else f",<={high}"
+        sign, kind = (">" if above else ">="), number.__name__.upper()
         super().__init__(
             nargs=1,
-            metavar=f"{number.__name__.upper()}{least}{most}",
+            metavar=f"{kind}{sign}{low}" + (f",<={high}" if high < _SANITY else ""),
             instance_from_str=lambda texts: number(texts[0]),
             is_instance=self.allows,
             str_from_instance=lambda value: [str(value)],
         )
-        if above:
-            span = f"above {low}" + ("" if high == math.inf else f" and at most {high}")
+        noun = "an integer" if number is int else "a number"
+        if high == math.inf:
+            words = f"{noun if number is int else 'a finite number'} {sign} {low}"
         else:
-            span = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
-        finite = "finite " if high == math.inf else ""
-        words = f"a {'whole ' if number is int else finite}number {span}"
+            words = f"{noun} > {low} and <= {high}" if above else f"{noun} from {low} to {high}"
         # The class it extends is frozen.
-        for name, value in {"number": number, "low": low, "high": high, "above": above}.items():
+        values = {"number": number, "low": low, "high": high, "above": above, "words": words}
+        for name, value in values.items():
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "words", words)
 
     def allows(self, value: object) -> bool:
-        """Whether ``value`` is such a number."""
+        """Return True if ``value`` is a number within the bounds."""
         if isinstance(value, bool) or not isinstance(value, int | self.number):
             return False
         not_too_low = self.low < value if self.above else self.low <= value
-        return not_too_low and value <= self.high and abs(value) < math.inf
+        return not_too_low and value <= self.high and abs(value) <= sys.float_info.max
 
 
 Count = Annotated[int, Bounds(int, 1, 10**9)]
@@ -80,26 +81,31 @@ ImageSide = Annotated[int, Bounds(int, 8, 2**14)]
 """Height or width of an image in pixels."""
 Channels = Annotated[int, Bounds(int, 1, 2**16)]
 Workers = Annotated[int, Bounds(int, 0, 1024)]
-"""Processes that prepare data; 0 is none but the training process itself."""
+"""Loader processes; with 0 the training process loads the data itself."""
 Seed = Annotated[int, Bounds(int, 0, 2**32 - 1)]
 Share = Annotated[float, Bounds(float, 0, 1)]
 Area = Annotated[float, Bounds(float, 0, 1, above=True)]
-"""Share of an image that shows something."""
+"""Share of an image's area."""
 Positive = Annotated[float, Bounds(float, 0, above=True)]
 NotNegative = Annotated[float, Bounds(float, 0)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Option:
-    """One field of a configuration, as it is typed."""
+    """One field of a configuration, as an option of the command line."""
 
     name: str
-    """As ``--optim.epochs``."""
+    """Such as ``--optim.epochs``."""
     value: Any
     kind: Any
     """Its annotation."""
     example: Any
     """Its default, MISSING if it has none."""
+
+    @property
+    def key(self) -> str:
+        """Its name in a file, such as ``optim.lr_per_256``."""
+        return self.name.removeprefix("--").replace("-", "_")
 
 
 @runtime_checkable
@@ -107,11 +113,11 @@ class Group(Protocol):
     """A group of fields that may contradict each other."""
 
     def check(self, group: str) -> None:
-        """Raise a ConfigError if they do; ``group`` starts their options, as ``--data.``."""
+        """Raise a ConfigError if they do; ``group`` is the prefix of their options: ``--data.``."""
 
 
 def options(config: object, group: str = "--") -> Iterator[Option]:
-    """Every field of ``config``, those of its groups included."""
+    """Yield every field of ``config``, including those of its groups."""
     kinds = typing.get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
         name, value = group + field.name.replace("_", "-"), getattr(config, field.name)
@@ -121,11 +127,19 @@ def options(config: object, group: str = "--") -> Iterator[Option]:
             yield Option(name=name, value=value, kind=kinds[field.name], example=field.default)
 
 
+def groups(config: object, prefix: str = "") -> Iterator[str]:
+    """Yield the name of every group of fields, as ``optim``."""
+    for field in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
+        if dataclasses.is_dataclass(part := getattr(config, field.name)):
+            yield prefix + field.name
+            yield from groups(part, f"{prefix}{field.name}.")
+
+
 def check(config: object, group: str = "--") -> None:
-    """Hold every field to its type and its bounds, and the fields of a group to each other.
+    """Check every field against its type and bounds, and the fields of a group against each other.
 
     Raises:
-        ConfigError: For the first that is wrong: option, value, and what is expected.
+        ConfigError: For the first that is wrong, with option, value and what is expected.
     """
     for option in options(config, group):
         if not allows(option.kind, option.value):
@@ -136,31 +150,31 @@ def check(config: object, group: str = "--") -> None:
 
 
 def wrong_value(option: Option, value: object) -> ConfigError:
-    """The error of a value that ``option`` cannot have, or of none (an empty tuple)."""
+    """Return the error of a value that ``option`` cannot have; an empty tuple is no value."""
     typed = f"{option.name} {as_typed(value)}".rstrip()
     known = option.example not in (None, "", (), dataclasses.MISSING)
     example = f", as {as_typed(option.example)}" if known else ""
-    return ConfigError(f"{typed}: expected {words(option.kind)}{example}")
+    return ConfigError(f"{typed}: expected {describe(option.kind)}{example}")
 
 
 def as_typed(value: object) -> str:
-    """``value`` as on the command line, shortened: the elements of a tuple with spaces between."""
+    """Return ``value`` as typed on the command line, in at most one short line."""
     text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
     text = text if text.isprintable() else ascii(text)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def allows(kind: Any, value: object) -> bool:
-    """Whether a field annotated with ``kind`` may hold ``value``."""
+    """Return True if a field annotated with ``kind`` may hold ``value``."""
     inner = typing.get_args(kind)
     match typing.get_origin(kind):
         case None:
             return value is None if kind is types.NoneType else isinstance(value, kind)
         case typing.Annotated:
-            bounds = _bounds(kind)
-            return bounds.allows(value) if bounds else allows(inner[0], value)
+            found = bounds(kind)
+            return found.allows(value) if found else allows(inner[0], value)
         case typing.Literal:
-            return value in inner
+            return any(type(value) is type(one) and value == one for one in inner)
         case types.UnionType | typing.Union:
             return any(allows(one, value) for one in inner)
         case _:  # tuple
@@ -170,7 +184,7 @@ def allows(kind: Any, value: object) -> bool:
             return len(kinds) == len(value) and all(map(allows, kinds, value))
 
 
-def words(kind: Any) -> str:
+def describe(kind: Any) -> str:
     """Describe the values of a field annotated with ``kind``."""
     inner = typing.get_args(kind)
     match typing.get_origin(kind):
@@ -178,19 +192,20 @@ def words(kind: Any) -> str:
             plain = {bool: "True or False", str: "text", Path: "a path", types.NoneType: "None"}
             return plain[kind]
         case typing.Annotated:
-            bounds = _bounds(kind)
-            return bounds.words if bounds else words(inner[0])
+            found = bounds(kind)
+            return found.words if found else describe(inner[0])
         case typing.Literal:
             return ("one of " if len(inner) > 1 else "") + ", ".join(map(str, inner))
         case types.UnionType | typing.Union:
-            return " or ".join(map(words, inner))
+            return " or ".join(map(describe, inner))
         case _:  # tuple
             return (
-                f"any number of values, each {words(inner[0])}"
+                f"any number of values, each {describe(inner[0])}"
                 if inner[-1] is ...
-                else f"{len(inner)} values, each {words(inner[0])}"
+                else f"{len(inner)} values, each {describe(inner[0])}"
             )
 
 
-def _bounds(kind: Any) -> Bounds | None:
+def bounds(kind: Any) -> Bounds | None:
+    """Return the bounds of a number's annotation, if it has any."""
     return next((note for note in kind.__metadata__ if isinstance(note, Bounds)), None)

@@ -1,60 +1,56 @@
-"""Named configurations of ``recipes/linear_cls.py``, their learning rate, and their protocol."""
+"""Named configurations of ``recipes/linear_cls.py``, their schedule, and their protocol."""
 
 import math
 from dataclasses import dataclass, field
 
-from pcd_hub.train.configs.fields import Area, Count, NotNegative, Positive, Seed, Share
+from pcd_hub.train.configs.fields import Area, Count, NotNegative, Positive, Share
 from pcd_hub.train.configs.finetune import FinetuneRunConfig
-from pcd_hub.train.configs.probes import ClassificationDataConfig
+from pcd_hub.train.configs.labelled import ClassificationDataConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearClsDataConfig(ClassificationDataConfig):
-    """Images with one class each, and what is drawn from them in training."""
+    """Images with one class each, and the training crops drawn from them."""
 
     min_crop_area: Area = 0.08
-    """Least share of an image's area in a random resized crop; the largest is 1."""
+    """Smallest random crop, as a share of the image area; the largest is 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearClsScheduleConfig:
-    """SGD with momentum; the learning rate changes from epoch to epoch."""
+    """SGD and its schedule; the learning rate changes once per epoch."""
 
     global_batch_size: Count = 1024
-    """Images a step, over all processes."""
+    """Images per step, summed over processes."""
     lr_per_256: Positive = 0.1
-    """At the first epoch, for 256 images a step; proportional to ``global_batch_size``."""
+    """Initial learning rate for a global batch of 256; scaled linearly with the global batch."""
     epochs: Count = 90
+    """Passes over the training split."""
     lr_drops: tuple[Count, ...] = ()
-    """Epochs after which the learning rate is divided by 10. If empty: half a cosine to 0."""
+    """Epochs after which the learning rate is divided by 10. Default: half a cosine to 0."""
     momentum: Share = 0.9
+    """Momentum of SGD."""
     weight_decay: NotNegative = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class LinearClsRunConfig(FinetuneRunConfig):
-    """Where and how long. Except for seed and max_steps, nothing here changes the result."""
-
-    seed: Seed = 0
-    """Of the classifier, the batches, the crops, and of a random start."""
+    """Weight decay."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearClsConfig:
-    """recipes/linear_cls.py."""
+    """Train a linear classifier on a frozen backbone, as MoCo does on ImageNet."""
 
     model: str = "resnet18.pcd"
-    """The backbone, as recipes/models_under_test.py lists: resnet18.pcd, random:resnet18 ..."""
+    """Backbone: resnet18.pcd, random:ARCH, teacher:SOURCE, local-dir:DIR,
+    hf-hub:ORG/NAME, or any timm model name."""
     data: LinearClsDataConfig = field(default_factory=LinearClsDataConfig)
     optim: LinearClsScheduleConfig = field(default_factory=LinearClsScheduleConfig)
-    run: LinearClsRunConfig = field(default_factory=LinearClsRunConfig)
+    run: FinetuneRunConfig = field(default_factory=FinetuneRunConfig)
 
 
 LINEAR_CLS: dict[str, LinearClsConfig] = {
     "small": LinearClsConfig(
         data=LinearClsDataConfig(image_size=112),
         optim=LinearClsScheduleConfig(global_batch_size=32, lr_per_256=3.0, epochs=10),
-        run=LinearClsRunConfig(log_every_steps=10),
+        run=FinetuneRunConfig(log_every_steps=10),
     ),
     "imagenet_mocov3": LinearClsConfig(data=LinearClsDataConfig(source="imagenet")),
     "imagenet_mocov2": LinearClsConfig(
@@ -64,7 +60,7 @@ LINEAR_CLS: dict[str, LinearClsConfig] = {
         ),
     ),
 }
-"""small: for a CPU, minutes; its values are ours.
+"""small: minutes on a CPU; not a published protocol.
 
 imagenet_mocov3: main_lincls.py of facebookresearch/moco-v3 for ResNets. imagenet_mocov2:
 main_lincls.py of facebookresearch/moco. Both on a folder with train/ and val/; not run.
@@ -73,7 +69,7 @@ main_lincls.py of facebookresearch/moco. Both on a folder with train/ and val/; 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochSchedule:
-    """A schedule in optimizer steps of this run."""
+    """Learning rate by epoch, in optimizer steps of this run."""
 
     peak_lr: float
     steps: int
@@ -81,7 +77,7 @@ class EpochSchedule:
     drops: tuple[int, ...]
 
     def learning_rate(self, step: int) -> float:
-        """Return that of the epoch that ``step``, counted from 0, lies in."""
+        """Return the learning rate of the epoch to which ``step``, counted from 0, belongs."""
         epoch = step * self.epochs // self.steps
         if self.drops:
             return self.peak_lr * 0.1 ** sum(epoch >= drop for drop in self.drops)
@@ -91,12 +87,12 @@ class EpochSchedule:
 def epoch_schedule(
     config: LinearClsScheduleConfig, *, num_images: int, max_steps: int | None
 ) -> EpochSchedule:
-    """The schedule for so many training images.
+    """Return the schedule for a training split.
 
     Args:
-        config: Epochs and batch.
-        num_images: To train on; what is left of an epoch after the last whole batch is dropped.
-        max_steps: If given, the schedule is squeezed into so many steps.
+        config: Epochs, batch size and learning rate.
+        num_images: Size of the training split; the incomplete last batch of an epoch is dropped.
+        max_steps: If given, fit the schedule to this many steps.
     """
     per_epoch = max(1, num_images // config.global_batch_size)
     return EpochSchedule(
@@ -110,7 +106,7 @@ def epoch_schedule(
 def protocol(
     config: LinearClsConfig, schedule: EpochSchedule, *, training_set: str, mixed_precision: str
 ) -> str:
-    """One sentence with every choice that changes the numbers."""
+    """Return one sentence with every choice that changes the results."""
     data, stated, size = config.data, config.optim, config.data.image_size
     falling = (
         f"a tenth after epochs {', '.join(map(str, stated.lr_drops))}"

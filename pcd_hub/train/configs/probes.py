@@ -1,4 +1,4 @@
-"""Named configurations of the evaluations of frozen backbones: segmentation probe and k-NN."""
+"""Named configurations of the recipes for frozen backbones: linear_seg, knn and look."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,85 +13,71 @@ from pcd_hub.train.configs.fields import (
     Seed,
     Workers,
 )
+from pcd_hub.train.configs.labelled import ClassificationDataConfig, SegmentationSetConfig
 
 MODELS = ("random:resnet18", "resnet18.pcd", "teacher:quickstart")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentationSetConfig:
-    """Images with the class of every pixel, in two splits."""
-
-    source: str = ""
-    """Where they come from, as pcd_hub/data/segmentation_sets.py lists.
-
-    A folder with images/SPLIT, masks/SPLIT and classes.json; ade20k:DIR, voc:DIR, cityscapes:DIR;
-    hf-disk:DIR or hf:ORG/NAME.
-    """
-    train_split: str = "train"
-    test_split: str = "val"
-    image_column: str = "image"
-    """Of a Hugging Face dataset, as are the next four."""
-    mask_column: str = "mask"
-    num_classes: Annotated[int, Bounds(int, 2, 255)] | None = None
-    ignore: Annotated[int, Bounds(int, 0, 255)] | None = 255
-    """Value of pixels without a label."""
-    reduce_zero_label: bool = False
-    """0 is no label, and class c is stored as c + 1."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SegmentationDataConfig(SegmentationSetConfig):
-    """Images with the class of every pixel."""
-
-    image_size: ImageSide = 192
-    """Height and width in pixels to which images are squashed; scores are taken at label size."""
-    num_workers: Workers | None = None
-    """Processes that read images. Default: 1 on CPU, else up to 16."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SegmentationProbeConfig:
-    """BatchNorm and a 1x1 convolution, trained on frozen features."""
-
-    num_stages: Annotated[int, Bounds(int, 1, 9)] = 3
-    """How many stages from the end are concatenated, on the finest's grid."""
-    steps: Count = 400
-    batch_size: Count = 32
-    lr: Positive = 3e-3
-    weight_decay: NotNegative = 1e-3
-    label_stride: Annotated[int, Bounds(int, 1, 8)] = 4
-    """A step's loss is taken at every so many-th row and column, from a random one on."""
-    keep_gigabytes: Annotated[float, Bounds(float, 0, 10**6)] = 4.0
-    """Features that take less, of the training and of the test images each, are computed once.
-
-    Else they are computed at every step.
-    """
-
-
-@dataclass(frozen=True, kw_only=True)
 class ResultsConfig:
-    """Where the results go, and the seeds."""
+    """Output folder and seeds."""
 
     output_dir: Path | None = None
-    """Default: runs/ and the recipe's name, numbered if taken."""
+    """Folder of the results. Default: runs/RECIPE, with a number appended if that exists."""
     seeds: tuple[Seed, ...] = (0, 1, 2)
-    """Of the probe's batches, and of a random start."""
+    """Seeds of the random starts and of the probe's batches; one result for each."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherSourceConfig:
-    """The teacher that the models are compared with."""
+    """The teacher to compare with."""
 
     source: str = "quickstart"
-    """As pcd_hub/models/teachers.py lists."""
+    """Teacher: quickstart (in the package), timm:NAME,
+    hf-hub:ORG/NAME[@REVISION], local-dir:DIR, mocov3_r50:FILE,
+    mocov3:ARCH:FILE, resnet:ARCH:FILE ..."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationDataConfig(SegmentationSetConfig):
+    """Images with a class label for every pixel."""
+
+    image_size: ImageSide = 192
+    """Height and width in pixels to which images are resized, without
+    keeping their aspect ratio; predictions are evaluated at the size of
+    the labels."""
+    num_workers: Workers | None = None
+    """Loader processes. Default: 1 on a CPU, up to 16 with a GPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationProbeConfig:
+    """The probe: BatchNorm and a 1x1 convolution, trained with AdamW on frozen feature maps."""
+
+    num_stages: Annotated[int, Bounds(int, 1, 9)] = 3
+    """Number of last stages to concatenate, at the resolution of the finest."""
+    steps: Count = 400
+    """Training steps."""
+    batch_size: Count = 32
+    """Images per step."""
+    lr: Positive = 3e-3
+    """Peak learning rate; it follows half a cosine to 0."""
+    weight_decay: NotNegative = 1e-3
+    """Weight decay."""
+    label_stride: Annotated[int, Bounds(int, 1, 8)] = 4
+    """Stride in pixels at which a step's loss samples the labels, from a random offset."""
+    keep_gigabytes: Annotated[float, Bounds(float, 0, 10**6)] = 4.0
+    """Largest size of the feature maps of one split to keep in memory;
+    larger ones are computed again at every step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearSegConfig:
-    """recipes/linear_seg.py."""
+    """Linear segmentation probe of frozen backbones."""
 
     models: tuple[str, ...] = MODELS
-    """Any number, as recipes/models_under_test.py lists."""
+    """Backbones to evaluate: resnet18.pcd, random:ARCH, teacher:SOURCE,
+    local-dir:DIR, hf-hub:ORG/NAME, or any timm model name."""
     data: SegmentationDataConfig = field(default_factory=SegmentationDataConfig)
     probe: SegmentationProbeConfig = field(default_factory=SegmentationProbeConfig)
     run: ResultsConfig = field(default_factory=ResultsConfig)
@@ -119,52 +105,43 @@ LINEAR_SEG: dict[str, LinearSegConfig] = {
 }
 """folder: minutes on a CPU for some hundred images.
 
-ade20k, voc, cityscapes: the official downloads; the step numbers were not tuned.
+ade20k, voc, cityscapes: the official downloads; the numbers of steps are not tuned.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassificationDataConfig:
-    """Images with one class each."""
-
-    source: str = ""
-    """Where they come from, as pcd_hub/data/classified.py lists: a folder with SPLIT/CLASS/,
-    hf-disk:DIR or hf:ORG/NAME."""
-    train_split: str = "train"
-    test_split: str = "val"
-    image_size: ImageSide = 224
-    """Height and width in pixels of the centre crop; of the label-free report too."""
-    image_column: str = "image"
-    """Of a Hugging Face dataset, as is the next."""
-    label_column: str = "label"
-    num_workers: Workers | None = None
-    """Processes that read images. Default: 1 on CPU, else up to 16."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class LabelFreeConfig:
-    """The report that needs no labels."""
+    """The comparison with a teacher, which needs no labels."""
 
     source: str = ""
-    """Images, as pcd_hub/data/sources.py lists; the labelled test images if not given."""
+    """Images, with or without labels: a folder, a .txt file with one path a
+    line, scenes:[COUNT[:SEED]], hf-disk:DIR or hf:ORG/NAME. Default: the
+    test split of --data.source."""
     num_images: Annotated[int, Bounds(int, 2, 10**9)] = 200
-    """How many, drawn once."""
+    """Number of images to draw from it."""
     retrieval_k: Count = 5
+    """Count a pixel as retrieved if the teacher's nearest is among the model's k nearest."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class KnnConfig:
-    """recipes/knn.py."""
+    """Evaluate frozen backbones on whole images: k-NN, linear classifier, agreement with a teacher.
+
+    The first two need --data.source.
+    """
 
     models: tuple[str, ...] = MODELS
-    """Any number, as recipes/models_under_test.py lists."""
+    """Backbones to evaluate: resnet18.pcd, random:ARCH, teacher:SOURCE,
+    local-dir:DIR, hf-hub:ORG/NAME, or any timm model name."""
     data: ClassificationDataConfig = field(default_factory=ClassificationDataConfig)
     teacher: TeacherSourceConfig = field(default_factory=TeacherSourceConfig)
     report: LabelFreeConfig = field(default_factory=LabelFreeConfig)
     k: Count = 20
+    """Number of neighbours that vote."""
     temperature: Positive = 0.07
+    """Temperature of the neighbours' weights, exp(cosine / temperature)."""
     penalty: NotNegative = 1e-3
-    """Of the linear classifier's squared weights."""
+    """L2 penalty of the linear classifier."""
     run: ResultsConfig = field(default_factory=ResultsConfig)
 
 
@@ -172,40 +149,43 @@ KNN: dict[str, KnnConfig] = {
     "folder": KnnConfig(),
     "imagenet": KnnConfig(data=ClassificationDataConfig(source="imagenet")),
 }
-"""folder: what --data.source names. imagenet: a folder with train/ and val/, 224 px."""
+"""folder: the images of --data.source. imagenet: a folder with train/ and val/, 224 px."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LookDataConfig:
-    """The images to draw."""
+    """Images to draw."""
 
     source: str = "scenes:8:1000002"
-    """Images, as pcd_hub/data/sources.py lists."""
+    """Images: a folder, a .txt file with one path a line,
+    scenes:[COUNT[:SEED]], hf-disk:DIR or hf:ORG/NAME."""
     image_size: ImageSide = 192
     """Height and width in pixels of the centre crops."""
     num_images: Count = 8
+    """Number of images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LookRunConfig:
-    """Where the pictures go, and the seed."""
+    """Output folder and seed."""
 
     output_dir: Path | None = None
-    """Default: runs/look, numbered if taken."""
+    """Folder of the pictures. Default: runs/look, with a number appended if that exists."""
     seed: Seed = 0
-    """Of a random start."""
+    """Seed of a random start."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LookConfig:
-    """recipes/look.py."""
+    """Draw feature maps as colours, and effective receptive fields."""
 
     models: tuple[str, ...] = ("random:resnet18", "resnet18.pcd")
-    """Any number, as recipes/models_under_test.py lists."""
+    """Backbones to draw: resnet18.pcd, random:ARCH, teacher:SOURCE,
+    local-dir:DIR, hf-hub:ORG/NAME, or any timm model name."""
     data: LookDataConfig = field(default_factory=LookDataConfig)
     teacher: TeacherSourceConfig = field(default_factory=TeacherSourceConfig)
     run: LookRunConfig = field(default_factory=LookRunConfig)
 
 
 LOOK: dict[str, LookConfig] = {"quickstart": LookConfig()}
-"""quickstart: the quickstart's teacher and student on held-out scenes."""
+"""quickstart: teacher and student of the quickstart, on generated scenes that neither has seen."""

@@ -1,4 +1,4 @@
-"""Named configurations of ``recipes/finetune_seg.py``, their learning rate, and their protocol."""
+"""Named configurations of ``recipes/finetune_seg.py``, their schedule, and their protocol."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -10,90 +10,81 @@ from pcd_hub.train.configs.fields import (
     Count,
     ImageSide,
     Positive,
-    Seed,
     Workers,
     as_typed,
 )
 from pcd_hub.train.configs.finetune import FinetuneRunConfig, SGDScheduleConfig, scaled
-from pcd_hub.train.configs.probes import SegmentationSetConfig
+from pcd_hub.train.configs.labelled import SegmentationSetConfig
 
 Scale = Annotated[float, Bounds(float, 0, 100, above=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneDataConfig(SegmentationSetConfig):
-    """Images with the class of every pixel, and what is drawn from them in training."""
+    """Images with a class label for every pixel, and the training crops drawn from them."""
 
     crop_size: tuple[ImageSide, ImageSide] = (512, 512)
-    """Height and width in pixels of a training crop; the test takes whole images."""
+    """Height and width in pixels of a training crop; evaluation takes whole images."""
     scales: tuple[Scale, Scale] = (0.5, 2.0)
-    """Bounds of the factor by which an image is resized before it is cropped; evenly drawn."""
+    """Smallest and largest scale; an image is resized by a random one before it is cropped."""
     num_workers: Workers | None = None
-    """Processes that read images, per training process. Default: 1 on CPU, else up to 16."""
+    """Loader processes per training process. Default: 1 on a CPU, up to 16 with a GPU."""
 
     def check(self, group: str) -> None:
-        """Refuse scales in the wrong order."""
+        """Reject scales in the wrong order."""
         if self.scales[0] > self.scales[1]:
             raise ConfigError(
-                f"{group}scales {as_typed(self.scales)}: give the smaller first, as 0.5 2.0"
+                f"{group}scales {as_typed(self.scales)}: expected the smaller first, as 0.5 2.0"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class FCNConfig:
-    """What is built on the backbone."""
+    """The FCN head on the backbone."""
 
     output_stride: Literal[8, 16, 32] = 16
-    """Pixels between the columns of the backbone's last map.
-
-    8 and 16: the last stages are dilated instead of strided, which not every architecture takes.
-    """
+    """Stride in pixels of the backbone's last feature map. With 8 or 16 the
+    last stages are dilated instead, which not every architecture
+    supports."""
     channels: Channels = 256
-    """Of the head's two 3 x 3 convolutions."""
+    """Channels of the head's two 3x3 convolutions."""
     dilation: Annotated[int, Bounds(int, 1, 1000)] = 1
-    """Of the same."""
+    """Dilation of the head's two 3x3 convolutions."""
     norm: Literal["sync", "batch", "frozen"] = "sync"
-    """Batch norm.
-
-    sync: trained, statistics over all processes (GPUs only). batch: trained, each process its own.
-    frozen: the backbone's statistics and weights stay as they are, the head's are trained as with
-    batch. Not for a random start, whose blocks end in norms that timm sets to 0.
-    """
+    """BatchNorm. sync: trained, with statistics over all processes (GPUs
+    only). batch: trained, with each process's own statistics. frozen:
+    weights and statistics of the backbone are fixed, the head's are
+    trained as with batch; not for a random start, where timm initialises
+    the last norm of each block to 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneScheduleConfig(SGDScheduleConfig):
-    """Steps and learning rate, stated for ``reference_batch_size``.
+    """SGD and its schedule, stated for a reference batch size.
 
-    With another ``global_batch_size`` B the learning rate is multiplied by B / reference and the
-    iterations by reference / B, so the number of pictures seen stays the same.
+    With a global batch size of B the learning rate is multiplied by B / reference-batch-size and
+    the iterations are divided by it, so that training sees the same number of images.
     """
 
     lr: Positive = 0.01
-    """At the first step."""
+    """Initial learning rate at the reference batch size."""
     iterations: Count = 40_000
+    """Number of steps at the reference batch size."""
     power: Positive = 0.9
-    """The learning rate falls as (1 - share of the steps done) to this power."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneSegRunConfig(FinetuneRunConfig):
-    """Where and how long. Except for seed and max_steps, nothing here changes the result."""
-
-    seed: Seed = 0
-    """Of the head, the batches, the crops, and of a random start."""
+    """Exponent of the polynomial decay: lr * (1 - step / steps) ** power."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneSegConfig:
-    """recipes/finetune_seg.py."""
+    """Fine-tune a backbone with an FCN head for semantic segmentation."""
 
     model: str = "resnet18.pcd"
-    """The backbone, as recipes/models_under_test.py lists: resnet18.pcd, random:resnet18 ..."""
+    """Backbone: resnet18.pcd, random:ARCH, teacher:SOURCE, local-dir:DIR,
+    hf-hub:ORG/NAME, or any timm model name."""
     data: FinetuneDataConfig = field(default_factory=FinetuneDataConfig)
     fcn: FCNConfig = field(default_factory=FCNConfig)
     optim: FinetuneScheduleConfig = field(default_factory=FinetuneScheduleConfig)
-    run: FinetuneSegRunConfig = field(default_factory=FinetuneSegRunConfig)
+    run: FinetuneRunConfig = field(default_factory=FinetuneRunConfig)
 
 
 FINETUNE_SEG: dict[str, FinetuneSegConfig] = {
@@ -101,7 +92,7 @@ FINETUNE_SEG: dict[str, FinetuneSegConfig] = {
         data=FinetuneDataConfig(crop_size=(128, 128)),
         fcn=FCNConfig(norm="batch"),
         optim=FinetuneScheduleConfig(reference_batch_size=8, global_batch_size=8, iterations=150),
-        run=FinetuneSegRunConfig(log_every_steps=10, checkpoint_every_steps=75),
+        run=FinetuneRunConfig(log_every_steps=10, checkpoint_every_steps=75),
     ),
     "cityscapes_r18_fcn": FinetuneSegConfig(
         data=FinetuneDataConfig(source="cityscapes:cityscapes", crop_size=(768, 768))
@@ -115,33 +106,33 @@ FINETUNE_SEG: dict[str, FinetuneSegConfig] = {
         )
     ),
 }
-"""small: for a CPU, minutes.
+"""small: minutes on a CPU.
 
-cityscapes, voc, ade20k: the official downloads, 40k steps of 16; nothing in them was tuned.
+cityscapes, voc, ade20k: the official downloads, 40k steps of 16 images; not tuned.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolynomialSchedule:
-    """A schedule in optimizer steps of this run."""
+    """Polynomial decay, in optimizer steps of this run."""
 
     peak_lr: float
     steps: int
     power: float
 
     def learning_rate(self, step: int) -> float:
-        """Of ``step``, counted from 0; after the last it would be 0."""
+        """Return the learning rate of ``step``, counted from 0."""
         return self.peak_lr * (1 - step / self.steps) ** self.power
 
 
 def scaled_schedule(
     config: FinetuneScheduleConfig, *, max_steps: int | None = None
 ) -> PolynomialSchedule:
-    """The schedule for the batch that is used.
+    """Return the schedule for the configured global batch size.
 
     Args:
-        config: Stated for its ``reference_batch_size``.
-        max_steps: If given, the schedule is squeezed into so many steps.
+        config: The schedule, stated for its ``reference_batch_size``.
+        max_steps: If given, fit the schedule to this many steps.
     """
     peak_lr, steps = scaled(config, max_steps=max_steps)
     return PolynomialSchedule(peak_lr=peak_lr, steps=steps, power=config.power)
@@ -155,7 +146,7 @@ def protocol(
     training_set: str,
     mixed_precision: str,
 ) -> str:
-    """One sentence with every choice that changes the numbers."""
+    """Return one sentence with every choice that changes the results."""
     fcn, (height, width), (low, high) = config.fcn, config.data.crop_size, config.data.scales
     size = config.optim.global_batch_size
     together = size if fcn.norm == "sync" else batch_size_per_process

@@ -24,7 +24,7 @@ STATISTICS = (
     "ARm",
     "ARl",
 )
-"""In COCOeval's order. -1 where there is no object, e.g. of a size that does not occur."""
+"""Metrics in COCOeval's order; -1 where there is no object, e.g. of a size that does not occur."""
 
 
 def coco_scores(

@@ -246,7 +246,6 @@ def save_result(detection: Detection, predictions: list[dict[str, Any]], *, comm
         seed=config.run.seed,
         evaluated=detection.backbone,
         folder=folder,
-        accelerator=detection.accelerator,
         details=details,
     )
     path = folder.path / "pictures" / "detections.png"

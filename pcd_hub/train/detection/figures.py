@@ -1,4 +1,4 @@
-"""Figure of a detector's predictions beside the annotations, for the run folder."""
+"""Figure of a detector's predictions next to the annotations."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -11,7 +11,7 @@ from pcd_hub.train.detection.schedule import DetectionSchedule
 from pcd_hub.train.detection.voc_metrics import Points, voc_scores
 
 KINDS: tuple[tuple[str, Literal["bbox", "segm"]], ...] = (("box", "bbox"), ("mask", "segm"))
-"""What is scored, and its name in COCOeval."""
+"""Kinds of overlap that are scored, and their names in COCOeval."""
 
 METRICS = ("AP", "AP50", "AP75")
 """Metrics of the table; COCO's other nine are stored in its details."""

@@ -10,7 +10,7 @@ from pcd_hub.evaluate.feature_maps import centre_crops, compute_device, pixels_o
 from pcd_hub.evaluate.models import check_models, open_model
 from pcd_hub.evaluate.progress import progress
 from pcd_hub.evaluate.receptive_field import effective_receptive_field, side_of_half
-from pcd_hub.models.teachers import load_teacher
+from pcd_hub.models.teacher_loading import load_teacher
 from pcd_hub.report.features import save_pca, save_receptive_fields
 from pcd_hub.train.configs.command_line import parse, run
 from pcd_hub.train.configs.probes import LOOK, LookDataConfig

@@ -13,7 +13,7 @@ from pcd_hub.train.configs.command_line import parse, run
 from pcd_hub.train.configs.probes import KNN, KnnConfig
 from pcd_hub.train.labelled_splits import open_labelled
 from pcd_hub.train.launch import quiet_logs
-from pcd_hub.train.run_folder.folder import new_folder
+from pcd_hub.train.run_folder.folder import new_folder, surroundings
 
 
 def main(arguments: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Accelerate's trackers: which there are, and what a run tells them beside its metrics."""
+"""Accelerate's trackers: start them, and log metrics and pictures to them."""
 
 import importlib.util
 import json
@@ -26,23 +26,23 @@ _RUN_NAME = {
     "swanlab": "experiment_name",
     "clearml": "task_name",
 }
-"""How a tracker takes the name of a run; the others are told the project alone."""
+"""Argument that names the run, by tracker; the others take only the project."""
 _BATCHES = ("tensorboard", "wandb", "swanlab")
-"""They take several images under one name."""
+"""Trackers that take several images under one name."""
 
 
 def check_trackers(trackers: Iterable[str]) -> None:
-    """Check that Accelerate knows them and that they are installed.
+    """Check that Accelerate supports the trackers and that they are installed.
 
     Raises:
-        ConfigError: If not.
+        ConfigError: If one is unsupported or not installed.
     """
     for tracker in trackers:
         if tracker not in LOGGER_TYPE_TO_CLASS:
             raise ConfigError(
                 f"--run.trackers {tracker}: Accelerate has no such tracker"
                 f"{nearest(tracker, LOGGER_TYPE_TO_CLASS)}; "
-                f"there are {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}"
+                f"expected one of {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}"
             )
         if importlib.util.find_spec(tracker) is None:
             raise ConfigError(f"--run.trackers {tracker}: not installed; pip install {tracker}")
@@ -57,68 +57,70 @@ def start_trackers(
     folder: Path,
     config: Mapping[str, Any],
 ) -> None:
-    """Start the trackers and tell them the hyper-parameters; called by every process.
+    """Start the trackers and log the hyper-parameters; call it on every process.
 
     Args:
-        accelerator: Made with these trackers.
-        trackers: Their names.
-        project: Under which the run is filed.
-        run_name: Where the tracker takes one.
-        folder: Of the run, for trackers that write files.
-        config: The resolved configuration, in plain containers.
+        accelerator: Accelerator that was created with these trackers.
+        trackers: Names of the trackers.
+        project: Project of the run.
+        run_name: Name of the run, for trackers that take one.
+        folder: Folder of the run, for trackers that write files.
+        config: Resolved configuration in plain containers.
 
     Raises:
-        ConfigError: On every process, if a tracker refuses.
+        ConfigError: On every process, if a tracker fails to start.
     """
     accelerator.project_configuration.logging_dir = str(folder)
     arguments = {name: {_RUN_NAME[name]: run_name} for name in trackers if name in _RUN_NAME}
     arguments.setdefault("wandb", {})["dir"] = str(folder)
     arguments["dvclive"] = {"dir": str(folder / "dvclive")}
-    refusal = [""]
+    failure = [""]
     try:
-        accelerator.init_trackers(project, config=flat(config), init_kwargs=arguments)
-    except Exception as error:  # of whichever tracker
-        refusal[0] = (
+        accelerator.init_trackers(project, config=flatten_config(config), init_kwargs=arguments)
+    except Exception as error:  # any tracker's
+        failure[0] = (
             f"--run.trackers {' '.join(trackers)}: cannot start "
             f"({type(error).__name__}: {first_line(error)}); log in to it, use its offline mode "
             "(WANDB_MODE=offline), or leave it out"
         )
     if accelerator.num_processes > 1:
-        broadcast_object_list(refusal)
-    if refusal[0]:
-        raise ConfigError(refusal[0])
+        broadcast_object_list(failure)
+    if failure[0]:
+        raise ConfigError(failure[0])
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, int | float | str | bool]:
-    """``{"optim": {"lr": 1.0}}`` as ``{"optim.lr": 1.0}``, with values that every tracker takes."""
-    found: dict[str, int | float | str | bool] = {}
+def flatten_config(
+    config: Mapping[str, Any], prefix: str = ""
+) -> dict[str, int | float | str | bool]:
+    """Flatten ``{"optim": {"lr": 1}}`` to ``{"optim.lr": 1}``, with values that trackers accept."""
+    flat: dict[str, int | float | str | bool] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
+            flat |= flatten_config(value, f"{prefix}{key}.")
         else:
             plain = isinstance(value, int | float | str)
-            found[f"{prefix}{key}"] = value if plain else json.dumps(value)
-    return found
+            flat[f"{prefix}{key}"] = value if plain else json.dumps(value)
+    return flat
 
 
 _FAILED: "weakref.WeakSet[Any]" = weakref.WeakSet()
-"""The trackers of which that has been said."""
+"""Trackers whose failure has been logged."""
 
 
-def tell(accelerator: Accelerator, what: Callable[[Any], None]) -> None:
-    """Call ``what`` with every tracker; called by the main process.
+def for_each_tracker(accelerator: Accelerator, action: Callable[[Any], None]) -> None:
+    """Call ``action`` with every tracker; call it on the main process.
 
-    An error of one is a warning, the first time: it must not end a run, whose folder has it all.
+    The first error of a tracker is logged, not raised: the run's folder has everything.
     """
     for tracker in accelerator.trackers:
         try:
-            what(tracker)
-        except Exception as error:  # of whichever tracker
+            action(tracker)
+        except Exception as error:  # any tracker's
             if tracker in _FAILED:
                 continue
             _FAILED.add(tracker)
             log.warning(
-                "the tracker %s failed (%s: %s); the run goes on, and its folder holds everything",
+                "the tracker %s failed (%s: %s); the run continues, and its folder has everything",
                 tracker.name,
                 type(error).__name__,
                 first_line(error),
@@ -126,11 +128,11 @@ def tell(accelerator: Accelerator, what: Callable[[Any], None]) -> None:
 
 
 def log_pictures(accelerator: Accelerator, pictures: Iterable[Path], *, step: int) -> None:
-    """Give PNG files to the trackers that take pictures; called by the main process."""
+    """Log PNG files to the trackers that take pictures; call it on the main process."""
     for path in pictures:
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))
-        tell(accelerator, partial(_log_picture, path=path, pixels=pixels, step=step))
+        for_each_tracker(accelerator, partial(_log_picture, path=path, pixels=pixels, step=step))
 
 
 def _log_picture(tracker: Any, path: Path, pixels: np.ndarray, step: int) -> None:
@@ -141,4 +143,4 @@ def _log_picture(tracker: Any, path: Path, pixels: np.ndarray, step: int) -> Non
     elif hasattr(tracker, "log_artifact"):
         tracker.log_artifact(str(path))
     else:
-        log.info("%s takes no pictures; %s stays in the run's folder", tracker.name, path.name)
+        log.info("%s takes no pictures; %s is only in the run's folder", tracker.name, path.name)

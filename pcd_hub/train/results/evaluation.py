@@ -3,11 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from accelerate import Accelerator
-
 from pcd_hub.evaluate.models import EvaluatedModel
 from pcd_hub.evaluate.results import Evaluation
-from pcd_hub.train.run_folder.folder import RunFolder, provenance
+from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.run_folder.resume import protocol_note
 
 
@@ -22,7 +20,6 @@ def save_evaluation(
     seed: int,
     evaluated: EvaluatedModel,
     folder: RunFolder,
-    accelerator: Accelerator,
     details: Mapping[str, Any] | None = None,
 ) -> None:
     """Write evaluation.json and print its table.
@@ -37,7 +34,6 @@ def save_evaluation(
         seed: Seed of the run.
         evaluated: The backbone.
         folder: The run's folder.
-        accelerator: The run's Accelerator.
         details: Further results of this model, in plain containers.
     """
     evaluation = Evaluation(
@@ -49,7 +45,7 @@ def save_evaluation(
         seeds=(seed,),
         units=dict.fromkeys(scores, "%"),
         scores={},
-        details=provenance(accelerator, folder) | folder.recorded_changes(),
+        details=folder.provenance() | folder.recorded_changes(),
     ).with_model(
         evaluated.name,
         {name: (value,) for name, value in scores.items()},

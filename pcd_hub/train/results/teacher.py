@@ -13,12 +13,11 @@ from pcd_hub.evaluate.models import EvaluatedModel
 from pcd_hub.method.encoder import ProjectedEncoder
 from pcd_hub.models.entries import entry_cfg
 from pcd_hub.models.grid import PixelGrid
-from pcd_hub.models.teachers import save_teacher
-from pcd_hub.models.writing import writing_tensors
+from pcd_hub.models.teacher_folder import save_teacher
+from pcd_hub.models.tensor_files import writing_tensors
 from pcd_hub.report.scene_probe import probe_backbones
 from pcd_hub.train.batches import describe_data
 from pcd_hub.train.contrast_parts import Pretraining
-from pcd_hub.train.run_folder.folder import provenance
 
 
 def save_pretrained(p: Pretraining) -> None:
@@ -102,5 +101,5 @@ def build_record(p: Pretraining, metrics: dict[str, Any]) -> dict[str, Any]:
         "steps": p.plan.total_steps,
         "images_seen": p.plan.total_steps * config.optim.global_batch_size,
         "metrics": metrics,
-        **provenance(p.accelerator, p.folder),
+        **p.folder.provenance(),
     }

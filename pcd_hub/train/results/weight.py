@@ -17,7 +17,6 @@ from pcd_hub.report.features import save_pca
 from pcd_hub.report.scene_probe import probe_backbones
 from pcd_hub.train.batches import describe_data
 from pcd_hub.train.distill_parts import Distillation
-from pcd_hub.train.run_folder.folder import provenance
 from pcd_hub.weights import store
 from pcd_hub.weights.export import check_finite, export_weight
 from pcd_hub.weights.manifest import read_manifest, write_json
@@ -159,5 +158,5 @@ def build_record(d: Distillation, weight_name: str, metrics: dict[str, Any]) -> 
         },
         untrained=d.untrained,
         metrics=metrics,
-        **provenance(d.accelerator, d.folder),
+        **d.folder.provenance(),
     )

@@ -1,4 +1,4 @@
-"""Everything a run will write, tried before its first step; and what to say if the end fails."""
+"""Check that a run can write its results, before its first step; explain a failure at its end."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,37 +17,37 @@ from pcd_hub.weights import store
 def check_places(
     accelerator: Accelerator, network: nn.Module, *, output_dir: Path | None, stored_as: str | None
 ) -> None:
-    """Try the folder of temporary files, the run's folder and the store.
+    """Check that temporary folder, run folder and store can be written and have enough space.
 
     Args:
-        accelerator: Run folder and store are the main process's.
-        network: What is saved; its size is the room that is needed.
+        accelerator: The run's Accelerator; its main process writes to run folder and store.
+        network: Network to save, which determines the space.
         output_dir: The run's folder, which need not exist; None for one below ``runs``.
-        stored_as: Name of the weight in the store; None if it stays out.
+        stored_as: Name of the weight in the store; None if it is not stored.
 
     Raises:
-        ConfigError: On every process, if one of them cannot be written or has no room.
+        ConfigError: On every process, if one of them cannot be written or has too little space.
     """
     num_bytes = sum(value.nbytes for value in network.state_dict().values())
     check_temporary_folder(num_bytes=num_bytes if stored_as else 0)
-    refusal = ""
+    failure = ""
     if accelerator.is_main_process:
         try:
-            # A checkpoint has the weights and the optimizer's average of each; then the export.
+            # A checkpoint has the weights and an optimizer state of the same size; then the export.
             check_run_folder(output_dir or Path("runs"), num_bytes=3 * num_bytes)
             if stored_as:
                 store.check_can_add(stored_as, num_bytes=num_bytes)
         except PCDHubError as error:
-            refusal = str(error)
-    if refusal := str(from_main_process(accelerator, refusal)):
-        raise ConfigError(refusal)
+            failure = str(error)
+    if failure := str(from_main_process(accelerator, failure)):
+        raise ConfigError(failure)
 
 
 def check_run_folder(folder: Path, *, num_bytes: int = 0) -> None:
-    """Try a folder in which a run writes; it need not exist.
+    """Check that a run can write to a folder, which need not exist.
 
     Raises:
-        ConfigError: If it cannot be written, or has less room than ``num_bytes``.
+        ConfigError: If it cannot be written, or has less space than ``num_bytes``.
     """
     check_writable(
         folder,
@@ -59,7 +59,7 @@ def check_run_folder(folder: Path, *, num_bytes: int = 0) -> None:
 
 @contextmanager
 def finishing(folder: Path) -> Iterator[None]:
-    """Explain a failed write or a signal after the last step: the last checkpoint has the result.
+    """Explain a failed write or a signal after the last step, whose checkpoint has the result.
 
     Raises:
         CheckpointError: For any OSError inside the block.
@@ -70,6 +70,7 @@ def finishing(folder: Path) -> Iterator[None]:
             yield
     except OSError as error:
         raise CheckpointError(
-            f"the training is done, but its result cannot be written: {first_line(error)}; make "
-            f"room, then --run.resume --run.output-dir {folder} writes it without training again"
+            f"the training is complete, but its result cannot be written: {first_line(error)}; "
+            f"free some space, then --run.resume --run.output-dir {folder} writes it, without "
+            "further training"
         ) from error

@@ -1,7 +1,7 @@
-"""What may change between a checkpoint and the run that goes on from it.
+"""Changes of settings and inputs between a checkpoint and the run that resumes from it.
 
-Everything that may is in :data:`MAY_CHANGE`; any other setting is refused by its name. What did
-change is written into the run's folder, its later checkpoints and its record.
+Only the settings in :data:`MAY_CHANGE` may change. The changes are saved in the run's folder, its
+later checkpoints and its record.
 """
 
 from collections.abc import Mapping
@@ -11,15 +11,15 @@ from pcd_hub.errors import CheckpointError
 from pcd_hub.evaluate.models import EvaluatedModel
 
 LENGTH = ("run.max_steps", "optim.epochs")
-"""How long the run is. Learning rate and momentum follow the new length from the next step on."""
+"""Length of the run; learning rate and momentum follow a new length from the next step on."""
 
 MAY_CHANGE = frozenset(
     {
         *LENGTH,
-        # where the result goes, and what is said of it
+        # name and place of the result, and what is measured and logged
         *("run.name", "run.store", "run.trackers", "probe_scenes"),
         *("run.log_every_steps", "run.checkpoint_every_steps", "run.keep_checkpoints"),
-        # speed, which changes numbers by rounding alone
+        # speed, which affects values only by rounding
         *("data.num_workers", "speed.compile", "speed.channels_last", "speed.foreach"),
         "speed.keep_memory",
     }
@@ -53,12 +53,12 @@ def labelled_inputs(
 
 
 def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any], *, step: int) -> list[Change]:
-    """What differs between two resolved configurations.
+    """List the differences between two resolved configurations.
 
     Args:
-        old: Of the checkpoint.
-        new: Of this run.
-        step: Steps that are done.
+        old: Configuration in the checkpoint.
+        new: Configuration of this run.
+        step: Completed steps.
 
     Raises:
         CheckpointError: If something differs that is not in :data:`MAY_CHANGE`.
@@ -77,13 +77,13 @@ def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any], *, step: in
 def changed_inputs(
     old: Mapping[str, str], new: Mapping[str, str], *, step: int, accept: bool
 ) -> list[Change]:
-    """Which inputs of a run are no longer those it began with.
+    """List the inputs of a run that have changed since its start.
 
     Args:
-        old: Fingerprints of the checkpoint, by name.
-        new: Of this run.
-        step: Steps that are done.
-        accept: Whether the images and the teacher may have changed.
+        old: Fingerprints in the checkpoint, by name.
+        new: Fingerprints of this run.
+        step: Completed steps.
+        accept: Whether images and teacher may have changed.
 
     Raises:
         CheckpointError: If one has changed and is not accepted.
@@ -95,15 +95,15 @@ def changed_inputs(
         if not (accept and name in _MAY_BE_ACCEPTED):
             or_accept = ", or add --run.accept-changed-data" if name in _MAY_BE_ACCEPTED else ""
             raise CheckpointError(
-                f"the {name} changed after step {step}: the run began with {before}, now there is "
-                f"{now}; put back what was there, or start anew in another folder{or_accept}"
+                f"the {name} changed after step {step}: the run began with {before}, found {now}; "
+                f"restore it, or start the run again in another folder{or_accept}"
             )
         changes.append({"after_step": step, "what": name, "from": before, "to": now})
     return changes
 
 
 def protocol_note(changes: list[Change]) -> str:
-    """The end of a sentence on how a model was trained; empty if nothing that matters changed."""
+    """Describe the changes that affect the result, to append to a sentence about the training."""
     matters = {*map(option, LENGTH), *_MAY_BE_ACCEPTED}
     return "".join(
         f"; resumed after step {change['after_step']} with another {change['what']} "
@@ -114,20 +114,20 @@ def protocol_note(changes: list[Change]) -> str:
 
 
 def check_length(step: int, steps: int) -> None:
-    """Refuse an end that has been passed.
+    """Check that the run does not end before the checkpoint.
 
     Raises:
-        CheckpointError: If more steps are done than the run would have.
+        CheckpointError: If it does.
     """
     if step > steps:
         raise CheckpointError(
-            f"{step} steps are done, and the run would end after {steps}; "
-            "resume with a longer --run.max-steps or more epochs"
+            f"the checkpoint has {step} steps, expected at most {steps}, the length of the run; "
+            "increase --run.max-steps or --optim.epochs"
         )
 
 
 def load_parts(checkpoint: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
-    """Load the state of every part.
+    """Load the state of every part from a checkpoint.
 
     Raises:
         CheckpointError: If the checkpoint lacks one, or it does not fit.
@@ -136,15 +136,15 @@ def load_parts(checkpoint: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
         try:
             part.load_state_dict(checkpoint[name])
         except (KeyError, RuntimeError, ValueError) as error:
-            told = " ".join(str(error).split())[:200]
+            reason = " ".join(str(error).split())[:200]
             raise CheckpointError(
                 f"the checkpoint after step {checkpoint['step']} does not fit this run's {name} "
-                f"({type(error).__name__}: {told}); start anew in another folder"
+                f"({type(error).__name__}: {reason}); start the run again in another folder"
             ) from error
 
 
 def option(name: str) -> str:
-    """``run.max_steps`` as it stands on the command line."""
+    """Return ``run.max_steps`` as its command-line option."""
     return f"--{name.replace('_', '-')}"
 
 

@@ -221,7 +221,6 @@ def save_result(
         seed=config.run.seed,
         evaluated=finetuning.backbone,
         folder=finetuning.folder,
-        accelerator=finetuning.accelerator,
         details={"class_iou": [by_class]},
     )
     draw(finetuning)

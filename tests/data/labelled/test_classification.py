@@ -26,7 +26,7 @@ def test_images_at_any_depth_have_the_class_of_their_folder(folder):
 
 
 def test_invalid_folders_are_named(folder):
-    with pytest.raises(DataError, match=r"no folder .*/val; .* has train"):
+    with pytest.raises(DataError, match=r"there is no .*/val; .* has train"):
         open_classified(str(folder), "val")
     save_image(folder / "train" / "stray.png", "red")
     with pytest.raises(DataError, match=r"train/stray.png is not in a class folder"):

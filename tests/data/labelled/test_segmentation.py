@@ -142,11 +142,11 @@ def test_an_invalid_folder_is_named(folder, damage, message):
 
 
 def test_a_missing_split_is_an_error_that_lists_the_others(folder):
-    with pytest.raises(DataError, match=r"no folder .*images/test; .*images has train, val"):
+    with pytest.raises(DataError, match=r"there is no .*images/test; .*images has train, val"):
         open_segmentation(str(folder), "test")
     (folder / "nowhere").mkdir()
     (folder / "nowhere/classes.json").write_text('{"classes": ["a", "b"]}')
-    with pytest.raises(DataError, match=r"no folder .*nowhere/images/train.*has no splits"):
+    with pytest.raises(DataError, match=r"there is no .*nowhere/images/train.*has no splits"):
         open_segmentation(str(folder / "nowhere"), "train")
     with pytest.raises(DataError, match=r"unknown kind of data set 'ade2k'; did you mean 'ade20k'"):
         open_segmentation("ade2k:x", "train")
@@ -184,7 +184,7 @@ def test_voc_reads_the_list_of_its_split(tmp_path):
     listed.write_text("")
     with pytest.raises(DataError, match="no labelled image in its split val"):
         open_segmentation(f"voc:{tmp_path}", "val")
-    with pytest.raises(DataError, match=r"no file .*train.txt: expected the folder VOCdevkit"):
+    with pytest.raises(DataError, match=r"there is no .*train.txt: expected the folder VOCdevkit"):
         open_segmentation(f"voc:{tmp_path}", "train")
 
 

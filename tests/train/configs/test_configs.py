@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from pcd_hub.train.configs.distill import CONTRAST, DISTILL
+from pcd_hub.train.configs.contrast import CONTRAST
+from pcd_hub.train.configs.distill import DISTILL
 
 # github.com/facebookresearch/moco-v3, CONFIG.md, ResNet-50 (LARS; 10 epochs of warm-up).
 MOCO_V3 = [

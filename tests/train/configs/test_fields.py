@@ -11,8 +11,9 @@ import pytest
 
 from pcd_hub.errors import ConfigError
 from pcd_hub.train.configs import fields as bounds
+from pcd_hub.train.configs.contrast import CONTRAST
 from pcd_hub.train.configs.detection import DETECT
-from pcd_hub.train.configs.distill import CONTRAST, DISTILL
+from pcd_hub.train.configs.distill import DISTILL
 from pcd_hub.train.configs.fields import Bounds, options
 from pcd_hub.train.configs.linear_classification import LINEAR_CLS
 from pcd_hub.train.configs.probes import KNN, LINEAR_SEG, LOOK
@@ -115,18 +116,22 @@ def test_no_field_takes_a_number_out_of_its_bounds(name):
         (
             FINETUNE_SEG["small"],
             {"data.scales": (2.0, 0.5)},
-            "--data.scales 2.0 0.5: give the smaller first",
+            "--data.scales 2.0 0.5: expected the smaller first",
         ),
-        (DETECT["small"], {"detector.short-sides": ()}, "--detector.short-sides: give one or more"),
+        (
+            DETECT["small"],
+            {"detector.short-sides": ()},
+            "--detector.short-sides: expected one or more",
+        ),
         (
             DETECT["small"],
             {"detector.short-sides": (48, 321)},
-            "--detector.short-sides 48 321: .* none above --detector.max-long-side 320",
+            "--detector.short-sides 48 321: .* at most --detector.max-long-side 320",
         ),
         (
             CONTRAST["mocov3_r50"],
             {"encoder.arch": "resnet50.a1_in1k"},
-            "--encoder.arch resnet50.a1_in1k: expected an architecture, .*; give resnet50$",
+            "--encoder.arch resnet50.a1_in1k: expected an architecture .*; use resnet50$",
         ),
     ],
 )
@@ -140,11 +145,12 @@ def test_fields_that_contradict_each_other_are_refused(config, change, message):
 @pytest.mark.parametrize(
     ("bound", "metavar", "words"),
     [
-        (Bounds(int, 1), "INT>=1", "a whole number of at least 1"),
-        (Bounds(int, 0, 9), "INT>=0,<=9", "a whole number from 0 to 9"),
-        (Bounds(float, 0, above=True), "FLOAT>0", "a finite number above 0"),
-        (Bounds(float, 0, 1, above=True), "FLOAT>0,<=1", "a number above 0 and at most 1"),
+        (Bounds(int, 1), "INT>=1", "an integer >= 1"),
+        (Bounds(int, 0, 9), "INT>=0,<=9", "an integer from 0 to 9"),
+        (Bounds(int, 1, 10**9), "INT>=1", "an integer from 1 to 1000000000"),
+        (Bounds(float, 0, above=True), "FLOAT>0", "a finite number > 0"),
+        (Bounds(float, 0, 1, above=True), "FLOAT>0,<=1", "a number > 0 and <= 1"),
     ],
 )
-def test_bounds_are_said_in_help_and_errors(bound, metavar, words):
+def test_bounds_are_shown_in_help_and_errors(bound, metavar, words):
     assert (bound.metavar, bound.words) == (metavar, words)

@@ -56,7 +56,7 @@ def test_mistakes_are_found_before_anything_is_computed(segmentation, tmp_path):
     arguments = [f"--run.output-dir={out}", "--models", "random:test_resnet"]
     with pytest.raises(ConfigError, match="name the images: --data.source DIR"):
         segmentation_probe.main(arguments)
-    with pytest.raises(DataError, match="there is no .*images/test; .* has train, val"):
+    with pytest.raises(DataError, match="images/test; .* has train, val"):
         segmentation_probe.main(
             [f"--data.source={segmentation}", "--data.test-split=test", *arguments]
         )
@@ -64,7 +64,7 @@ def test_mistakes_are_found_before_anything_is_computed(segmentation, tmp_path):
         segmentation_probe.main(
             [f"--data.source={segmentation}", "--data.test-split=train", *arguments]
         )
-    with pytest.raises(ConfigError, match="--probe.label-stride 0: expected a whole number"):
+    with pytest.raises(ConfigError, match="--probe.label-stride 0: expected an integer"):
         segmentation_probe.main(
             [f"--data.source={segmentation}", "--probe.label-stride=0", *arguments]
         )
@@ -83,6 +83,6 @@ def test_finished_models_are_saved_when_the_next_one_fails(segmentation, tmp_pat
 
 def test_the_named_configurations_parse(tmp_path):
     for name in ("ade20k", "voc", "cityscapes"):
-        with pytest.raises(DataError, match="there is no"):
+        with pytest.raises(DataError, match="ADEChallengeData2016|VOC2012|cityscapes"):
             segmentation_probe.main([name, f"--run.output-dir={tmp_path / 'out'}"])
     assert list(LINEAR_SEG) == ["folder", "ade20k", "voc", "cityscapes"]

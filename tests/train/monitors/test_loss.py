@@ -14,21 +14,21 @@ from pcd_hub.train.monitors.loss import HostCopy, LossMonitor
 NAN = float("nan")
 
 
-def watch(folder, other_process=0.0):
+def build_monitor(folder, other_process=0.0):
     accelerator: Any = SimpleNamespace(
         device=torch.device("cpu"),
         process_index=0,
         reduce=lambda values, _: values + other_process,
     )
-    watched = LossMonitor(accelerator, SimpleNamespace(path=folder), lr_option="--lr")  # type: ignore
-    watched._delay = 1
-    return watched
+    monitor = LossMonitor(accelerator, SimpleNamespace(path=folder), lr_option="--lr")  # type: ignore
+    monitor._delay = 1
+    return monitor
 
 
-def note(watch, step, *, loss=1.0, norm=1.0, signum=0):
+def record(monitor, step, *, loss=1.0, norm=1.0, signum=0):
     views = torch.full((1, 2, 3, 4, 4), step, dtype=torch.uint8)
     batch = [Batch(views=views, indices=torch.tensor([step]))]
-    return watch.record_step(
+    return monitor.record_step(
         step, 0.1, batch, torch.tensor(loss), torch.tensor(norm), signum=signum
     )
 
@@ -40,66 +40,68 @@ def note(watch, step, *, loss=1.0, norm=1.0, signum=0):
         ({"norm": float("inf")}, "the norm of the gradient is inf at step 3; lower --lr"),
     ],
 )
-def test_an_accelerator_is_looked_at_one_step_late_and_the_batch_is_still_there(
-    tmp_path, values, message
-):
-    watched = watch(tmp_path)
+def test_an_accelerator_is_checked_one_step_late_and_the_batch_is_saved(tmp_path, values, message):
+    monitor = build_monitor(tmp_path)
     for step in range(3):
-        note(watched, step)
-    note(watched, 3, **values)
+        record(monitor, step)
+    record(monitor, 3, **values)
     with pytest.raises(ConfigError, match=message):
-        note(watched, 4, loss=NAN, norm=NAN)
+        record(monitor, 4, loss=NAN, norm=NAN)
     kept = torch.load(tmp_path / "bad_batch_0.pt", weights_only=True)
     assert [step["step"] for step in kept] == [3, 4]
     assert [int(step["batch"][0]["views"][0, 0, 0, 0, 0]) for step in kept] == [3, 4]
 
 
-def test_the_last_step_is_looked_at_before_it_is_saved(tmp_path):
-    watched = watch(tmp_path)
-    note(watched, 0)
-    watched.check_weights(torch.nn.Linear(2, 2))
-    note(watched, 1, norm=NAN)
+def test_the_last_step_is_checked_before_a_checkpoint(tmp_path):
+    monitor = build_monitor(tmp_path)
+    record(monitor, 0)
+    monitor.check_weights(torch.nn.Linear(2, 2))
+    record(monitor, 1, norm=NAN)
     with pytest.raises(ConfigError, match="gradient is nan at step 1"):
-        watched.check_weights(torch.nn.Linear(2, 2))
+        monitor.check_weights(torch.nn.Linear(2, 2))
 
 
-def test_a_full_disk_does_not_hide_the_bad_number(tmp_path, monkeypatch):
+def test_a_full_disk_does_not_hide_the_bad_value(tmp_path, monkeypatch):
     def full(*_):
         raise RuntimeError("[enforce fail at inline_container.cc:668] . unexpected pos 64 vs 0")
 
     monkeypatch.setattr(torch, "save", full)
-    watched = watch(tmp_path)
-    note(watched, 0)
-    said = r"the loss is nan at step 1; lower --lr .*; .*bad_batch_0.pt \(\[enforce fail .* good"
-    note(watched, 1, loss=NAN)
-    with pytest.raises(ConfigError, match=said):
-        note(watched, 2)
+    monitor = build_monitor(tmp_path)
+    record(monitor, 0)
+    message = r"the loss is nan at step 1; lower --lr .*; .*bad_batch_0.pt \(\[enforce fail .* good"
+    record(monitor, 1, loss=NAN)
+    with pytest.raises(ConfigError, match=message):
+        record(monitor, 2)
 
 
 @pytest.mark.parametrize("signum", STOP_SIGNALS)
-def test_a_signal_to_any_process_is_known_to_all_a_step_later_or_at_a_checkpoint(tmp_path, signum):
-    watched = watch(tmp_path)
-    assert [note(watched, 0), note(watched, 1, signum=signum), note(watched, 2)] == [0, 0, signum]
-    assert watched.check_weights(torch.nn.Linear(2, 2)) == 0
-    assert note(watched, 3, signum=signum) == 0
-    assert watched.check_weights(torch.nn.Linear(2, 2)) == signum
+def test_a_signal_to_any_process_reaches_all_one_step_later_or_at_a_checkpoint(tmp_path, signum):
+    monitor = build_monitor(tmp_path)
+    assert [record(monitor, 0), record(monitor, 1, signum=signum), record(monitor, 2)] == [
+        0,
+        0,
+        signum,
+    ]
+    assert monitor.check_weights(torch.nn.Linear(2, 2)) == 0
+    assert record(monitor, 3, signum=signum) == 0
+    assert monitor.check_weights(torch.nn.Linear(2, 2)) == signum
     others = torch.tensor([0.0, 0.0, *(float(each == signum) for each in STOP_SIGNALS)])
-    other = watch(tmp_path, other_process=others)
-    assert [note(other, 0), note(other, 1)] == [0, signum]
+    other = build_monitor(tmp_path, other_process=others)
+    assert [record(other, 0), record(other, 1)] == [0, signum]
 
 
-def test_beside_cuda_values_are_copied_as_they_come_and_waited_for_when_they_are_read(monkeypatch):
-    """What the device is asked for, in order."""
-    asked = []
+def test_cuda_values_are_copied_asynchronously_and_waited_for_when_read(monkeypatch):
+    """Requests to the device, in order."""
+    requests = []
     event = SimpleNamespace(
-        record=lambda: asked.append("record"), synchronize=lambda: asked.append("wait")
+        record=lambda: requests.append("record"), synchronize=lambda: requests.append("wait")
     )
     monkeypatch.setattr(torch.cuda, "Event", lambda: event)
-    on_host = SimpleNamespace(tolist=lambda: asked.append("read") or [1.0])
+    on_host = SimpleNamespace(tolist=lambda: requests.append("read") or [1.0])
     on_device: Any = SimpleNamespace(
-        is_cuda=True, to=lambda *where, **how: asked.append((*where, how)) or on_host
+        is_cuda=True, to=lambda *where, **how: requests.append((*where, how)) or on_host
     )
     copy = HostCopy(on_device)
-    assert asked == [("cpu", {"non_blocking": True}), "record"]
+    assert requests == [("cpu", {"non_blocking": True}), "record"]
     assert copy.tolist() == [1.0]
-    assert asked[2:] == ["wait", "read"]
+    assert requests[2:] == ["wait", "read"]

@@ -95,7 +95,7 @@ def test_every_place_is_tried_before_the_first_step(
     [
         ("a\0b", [], r"the run's folder '.*a.x00b' contains a NUL character; name another --run.o"),
         ("a" * 300, [], "File name too long.*; name another"),
-        ("a" * 300, ["--run.resume"], "holds no run; name its folder with --run.output-dir"),
+        ("a" * 300, ["--run.resume"], "contains no run; name its folder with --run.output-dir"),
     ],
 )
 def test_a_run_folder_of_an_impossible_name_is_refused(tiny, tmp_path, name, more, message):
@@ -141,7 +141,7 @@ def test_a_result_that_cannot_be_written_is_written_by_a_resumed_run(tiny, tmp_p
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     with monkeypatch.context() as patched:
-        patched.setattr("pcd_hub.models.writing.save_file", full)
+        patched.setattr("pcd_hub.models.tensor_files.save_file", full)
         patched.setattr(distill, "check_exportable", lambda *_, **__: None)
         with pytest.raises(CheckpointError, match=rf"No space left .*--run.output-dir {folder}"):
             distill.main(arguments)

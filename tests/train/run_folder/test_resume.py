@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from pcd_hub.errors import CheckpointError
+from pcd_hub.train.configs.contrast import ContrastConfig
 from pcd_hub.train.configs.detection import DetectConfig
-from pcd_hub.train.configs.distill import ContrastConfig, DistillConfig
+from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.configs.segmentation import FinetuneSegConfig
 from pcd_hub.train.run_folder.resume import (
     LENGTH,
@@ -57,7 +58,7 @@ def test_a_setting_that_one_of_both_lacks_is_a_change():
 @pytest.mark.parametrize(
     ("name", "accept", "message"),
     [
-        ("data", False, "the data changed after step 3: .* a, now there is b; .*accept-changed"),
+        ("data", False, "the data changed after step 3: .* a, found b; .*accept-changed"),
         ("teacher", False, "the teacher changed .*accept-changed-data"),
         ("backbone", False, "the backbone changed .*another folder$"),
         ("backbone", True, "the backbone changed .*another folder$"),
@@ -78,7 +79,7 @@ def test_inputs_that_are_the_same_accepted_or_not_stated_are_taken():
 
 def test_the_end_may_be_now_and_not_before():
     check_length(6, 6)
-    with pytest.raises(CheckpointError, match="6 steps are done, and the run would end after 5"):
+    with pytest.raises(CheckpointError, match="has 6 steps, expected at most 5"):
         check_length(6, 5)
 
 

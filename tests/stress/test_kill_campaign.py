@@ -1,14 +1,16 @@
-"""The campaign finds what it looks for; one kill of it, for real."""
+"""A campaign with one kill, and checks that a campaign detects differences."""
 
 import sys
 
 import pytest
 import torch
 
-import kill_campaign
+from tests.stress import kill_campaign
+
+pytestmark = pytest.mark.stress
 
 
-def test_a_single_bit_is_a_difference():
+def test_a_difference_of_one_bit_is_found():
     state = {"step": 3, "weights": [torch.ones(2), {"a": torch.zeros(1)}]}
     other = {"step": 3, "weights": [torch.ones(2), {"a": torch.full((1,), 1e-45)}]}
     assert kill_campaign.differences(state, state) == []
@@ -18,7 +20,7 @@ def test_a_single_bit_is_a_difference():
 
 
 @pytest.mark.timeout(600)
-def test_a_killed_run_ends_as_if_it_never_was(monkeypatch, capsys):
+def test_a_killed_run_ends_bit_equal_to_an_uninterrupted_one(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["kill_campaign.py", "--kills", "1", "--steps", "8"])
     kill_campaign.main()
     assert "1 kills of 1 processes" in capsys.readouterr().out

@@ -1,0 +1,304 @@
+"""Load a teacher from its source.
+
+==============================  ====================================================================
+``quickstart``                  the small teacher inside this package
+``timm:NAME``                   timm's pretrained weights, without a head
+``hf-hub:ORG/NAME[@REV]``       the same from a Hub repository
+``local-dir:DIR``               a folder in timm's layout, or with ``teacher.json`` (head included)
+``mocov3_r50:FILE`` ...         a self-supervised checkpoint with its head (``layouts.LAYOUTS``)
+``mocov3:ARCH:FILE``            what ``recipes/pretrain.py`` writes, for any timm ResNet
+``resnet:ARCH:FILE``            the plain weights of a torchvision or timm ResNet, without a head
+==============================  ====================================================================
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import nn
+
+from pcd_hub.errors import StudentError, TeacherError, first_line, nearest
+from pcd_hub.method.heads import spatial_mean_error, to_pixel_head
+from pcd_hub.models.checkpoints import read_checkpoint
+from pcd_hub.models.grid import default_image_size, pixel_grid
+from pcd_hub.models.layouts import FAMILIES, LAYOUTS, CheckpointLayout, layout_of
+from pcd_hub.models.teacher_folder import TEACHER_FACTS, format_layers, read_teacher_folder
+from pcd_hub.models.teachers import MEAN_TOLERANCE, Teacher, TeacherFacts, grid_size, noise_images
+from pcd_hub.models.tensor_files import State
+from pcd_hub.models.timm_loading import (
+    cache_alone_if_unreachable,
+    create_pretrained,
+    read_config,
+)
+
+_ORIGIN = ("layout", "source_file", "source_sha256")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """The parts of a teacher."""
+
+    model: nn.Module
+    head: nn.Sequential | None = None
+    """The vector head as it was trained."""
+    license: str = "not stated"
+    mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN
+    std: tuple[float, ...] = IMAGENET_DEFAULT_STD
+    origin: dict[str, str] = field(default_factory=dict)
+
+
+def load_teacher(
+    source: str, *, image_size: int | None = None, keep_last_norm: bool = True
+) -> Teacher:
+    """Load a teacher, with all of its weights or not at all.
+
+    Args:
+        source: One of the forms at the top of this file.
+        image_size: Height and width in pixels of its images; its own input size if not given.
+        keep_last_norm: False leaves out the BatchNorm without weights that ends the heads of
+            MoCo v3, as the released PCD code does. The feature maps differ.
+
+    Raises:
+        TeacherError: If the source is unknown, a file is damaged or of another layout, not every
+            weight was loaded, there is no last norm to leave out, or its head cannot be applied to
+            feature maps: the mean of the pixel head's output must equal the vector head's output
+            of the mean (``pcd_hub.to_pixel_head``).
+    """
+    parts = _read(source, image_size)
+    if not keep_last_norm:
+        parts = dataclasses.replace(parts, head=_without_last_norm(parts.head, source))
+    return _assemble(parts, source, image_size)
+
+
+def load_matched_teacher(
+    source: str,
+    student: nn.Module,
+    *,
+    image_size: int,
+    teacher_image_size: int | str | None = None,
+    keep_last_norm: bool = True,
+    fold_batch_norms: bool = False,
+) -> Teacher:
+    """Load a teacher whose feature maps have the student's height and width.
+
+    Args:
+        source: As for :func:`load_teacher`.
+        student: images ``(B, 3, H, W)`` -> ``(B, C, h, w)``.
+        image_size: Height and width in pixels of the images.
+        teacher_image_size: The size to which the teacher resizes them: None for no change, a
+            number, or ``"match"`` for the size at which its feature maps have the student's height
+            and width, if there is one. Where they still differ they are resampled
+            (:class:`~pcd_hub.models.grid.Resample`).
+        keep_last_norm: As for :func:`load_teacher`.
+        fold_batch_norms: Call :meth:`Teacher.fold_batch_norms`.
+
+    Raises:
+        TeacherError: As :func:`load_teacher`.
+    """
+    wanted = grid_size(student, image_size)
+    size = teacher_image_size if isinstance(teacher_image_size, int) else image_size
+    teacher = load_teacher(source, image_size=size, keep_last_norm=keep_last_norm)
+    own = teacher.grid_size(size)
+    if teacher_image_size == "match" and own != wanted:
+        candidate = round(size * wanted[0] / own[0])
+        with contextlib.suppress(TeacherError):  # if it cannot take that size
+            resized = load_teacher(source, image_size=candidate, keep_last_norm=keep_last_norm)
+            if resized.grid_size(candidate) == wanted:
+                teacher, size = resized, candidate
+    if fold_batch_norms:
+        teacher.fold_batch_norms(size)
+    teacher.set_sizes(image_size, input_size=size, grid=wanted)
+    return teacher
+
+
+def _read(source: str, image_size: int | None) -> _Parts:
+    scheme, _, rest = source.partition(":")
+    if source == "quickstart":
+        with resources.as_file(resources.files("pcd_hub.models") / "quickstart_teacher") as folder:
+            return _from_teacher_folder(folder, source, image_size)
+    if scheme == "local-dir" and _is_file(Path(rest) / TEACHER_FACTS):
+        return _from_teacher_folder(Path(rest), source, image_size)
+    if scheme in {"timm", "hf-hub", "local-dir"}:
+        return _from_timm(source, image_size)
+    if scheme in FAMILIES:
+        architecture, _, file = rest.partition(":")
+        return _from_checkpoint(source, layout_of(scheme, architecture), Path(file), image_size)
+    if scheme in LAYOUTS:
+        return _from_checkpoint(source, LAYOUTS[scheme], Path(rest), image_size)
+    known = ["quickstart", "timm", "hf-hub", "local-dir", *FAMILIES, *LAYOUTS]
+    raise TeacherError(
+        f"unknown teacher '{source}'{nearest(scheme, known)}; expected one of {', '.join(known)}"
+    )
+
+
+def _is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises where a name is too long
+
+
+def _from_teacher_folder(path: Path, source: str, image_size: int | None) -> _Parts:
+    folder = read_teacher_folder(path)
+    facts = folder.facts
+    return _Parts(
+        model=_build_model(facts["architecture"], folder.backbone, source, image_size),
+        head=folder.head,
+        license=facts.get("license", "not stated"),
+        mean=tuple(facts.get("mean", IMAGENET_DEFAULT_MEAN)),
+        std=tuple(facts.get("std", IMAGENET_DEFAULT_STD)),
+        origin={key: facts[key] for key in _ORIGIN if key in facts},
+    )
+
+
+def _from_checkpoint(
+    source: str, layout: CheckpointLayout, file: Path, image_size: int | None
+) -> _Parts:
+    checkpoint = read_checkpoint(file.expanduser(), layout)
+    return _Parts(
+        model=_build_model(layout.architecture, checkpoint.encoder, source, image_size),
+        head=checkpoint.head,
+        origin={"source_file": file.name, "source_sha256": checkpoint.sha256},
+    )
+
+
+def _from_timm(source: str, image_size: int | None) -> _Parts:
+    name = source.removeprefix("timm:")
+    if source.startswith("timm:") and not timm.is_model(name):
+        raise TeacherError(
+            f"timm has no model '{name}'{nearest(name.split('.')[0], timm.list_models())}"
+        )
+    with cache_alone_if_unreachable(name) as unreachable:
+        try:
+            model = create_pretrained(name, num_classes=0, **_size_argument(source, image_size))
+        except Exception as error:
+            why = f"{unreachable}, nor its cache ({type(error).__name__})" if unreachable else None
+            raise TeacherError(
+                f"cannot load {source}: {why or first_line(error).rstrip('.')}. "
+                "A teacher needs its pretrained weights: check the name and the network, "
+                "or use a file (local-dir:DIR, LAYOUT:FILE)"
+            ) from error
+    cfg: Any = model.pretrained_cfg
+    return _Parts(
+        model=model,
+        license=cfg.get("license") or "not stated",
+        mean=tuple(cfg["mean"]),
+        std=tuple(cfg["std"]),
+    )
+
+
+def _build_model(architecture: str, state: State, source: str, image_size: int | None) -> nn.Module:
+    """Build a timm model with exactly these weights, for ``image_size`` if its size is fixed."""
+    if not timm.is_model(architecture):
+        raise TeacherError(
+            f"{source}: timm has no architecture '{architecture}'"
+            f"{nearest(architecture, timm.list_models())}"
+        )
+    model = timm.create_model(architecture, pretrained=False, num_classes=0)
+    expected = model.state_dict()
+    # Old torchvision files lack these counters, which eval mode does not read.
+    counters = {key: value for key, value in expected.items() if key.endswith("batches_tracked")}
+    state = counters | state
+    missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    if missing or extra:
+        raise TeacherError(
+            f"{source} does not fit {architecture}: "
+            f"{len(missing)} keys missing ({', '.join(missing[:3])}), "
+            f"{len(extra)} unknown ({', '.join(extra[:3])}); is it another architecture or layout?"
+        )
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise TeacherError(
+            f"{source} does not fit {architecture}: {str(error).splitlines()[-1].strip()}"
+        ) from error
+    if image_size and _has_fixed_size(model.pretrained_cfg) and hasattr(model, "set_input_size"):
+        with contextlib.suppress(AssertionError, ValueError):  # pixel_grid will report it
+            model.set_input_size(img_size=image_size)  # pyright: ignore[reportCallIssue]
+    return model
+
+
+def _size_argument(source: str, image_size: int | None) -> dict[str, Any]:
+    """Return ``img_size`` for models of a fixed input size, as most ViTs are.
+
+    timm resamples their position embeddings when it loads them.
+    """
+    if config := read_config(source):
+        cfg: Any = config.pretrained_cfg
+    else:
+        known = timm.get_pretrained_cfg(source.removeprefix("timm:"))
+        cfg = known.to_dict() if known is not None else {}
+    return {"img_size": image_size} if image_size and _has_fixed_size(cfg) else {}
+
+
+def _has_fixed_size(pretrained_cfg: Any) -> bool:
+    return bool(pretrained_cfg.get("fixed_input_size"))
+
+
+def _without_last_norm(head: nn.Sequential | None, source: str) -> nn.Sequential:
+    if head is None or not (isinstance(head[-1], nn.BatchNorm1d) and not head[-1].affine):
+        raise TeacherError(
+            f"{source}: its head ({format_layers(head)}) does not end in a BatchNorm without "
+            "weights; keep it as it is (--teacher.keep-last-norm)"
+        )
+    return head[:-1]
+
+
+def _assemble(parts: _Parts, source: str, image_size: int | None) -> Teacher:
+    model: Any = parts.model
+    try:
+        grid = pixel_grid(model, image_size=image_size)
+    except StudentError as error:
+        raise TeacherError(
+            f"{source}: {error}; the teacher may have another size (--teacher.image-size)"
+        ) from error
+    pixel_head = to_pixel_head(parts.head) if parts.head is not None else None
+    facts = TeacherFacts(
+        source=source,
+        architecture=model.pretrained_cfg["architecture"],
+        sha256=_tensors_sha256(model, parts.head),
+        head=format_layers(parts.head),
+        license=parts.license,
+        mean=parts.mean,
+        std=parts.std,
+        origin=parts.origin,
+    )
+    teacher = Teacher(grid, pixel_head, facts)
+    if parts.head is not None and pixel_head is not None:
+        _check_head(teacher, parts.head.eval(), pixel_head, image_size or default_image_size(model))
+    return teacher
+
+
+def _check_head(
+    teacher: Teacher, vector_head: nn.Module, pixel_head: nn.Module, image_size: int
+) -> None:
+    """Check that both heads agree on the backbone's features of noise images."""
+    with torch.no_grad():
+        maps = teacher.grid(noise_images(teacher, image_size))
+        expected = next(pixel_head.parameters()).shape[1]
+        if maps.shape[1] != expected:
+            raise TeacherError(
+                f"{teacher.facts.source}: its backbone has {maps.shape[1]} channels, its head "
+                f"expects {expected}"
+            )
+        error = spatial_mean_error(vector_head, pixel_head, maps)
+    if not error <= MEAN_TOLERANCE:
+        raise TeacherError(
+            f"{teacher.facts.source}: the mean of its pixel head's output differs from its head of "
+            f"the mean by {error:.1e}, expected at most {MEAN_TOLERANCE:.0e}; its head cannot be "
+            "applied to feature maps"
+        )
+
+
+def _tensors_sha256(model: nn.Module, head: nn.Module | None) -> str:
+    digest = hashlib.sha256()
+    for module in (model, head):
+        for key, value in sorted(module.state_dict().items()) if module is not None else ():
+            digest.update(key.encode())
+            digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()

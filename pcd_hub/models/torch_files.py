@@ -1,0 +1,241 @@
+"""Read what ``torch.save`` wrote, without ``torch.load``.
+
+``torch.load(weights_only=True)`` runs no code. But in torch 2.6 as in 2.14, a file of a few bytes
+can make it fill the memory (an archive that unpacks to terabytes, ``bytearray(2**40)``), compute
+for years (the hash of a tuple that holds itself twice, sixty times over), or return memory of this
+process that was never written (a storage requested by name). Here a pickle can build nothing but
+plain containers and tensors, whose bytes are all in the file.
+"""
+
+import io
+import math
+import operator
+import pickle
+import sys
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pcd_hub.files.read import read_bounded
+
+MAX_FILE_BYTES = 16 * 1024**3
+_MAX_PICKLE_BYTES = 1024**2  # EfficientNet-B7, two branches and an optimizer take half of it
+_MAX_DIMS = 32
+_OLD_FORMAT_START = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
+_OPCODES = (
+    *(pickle.PROTO, pickle.STOP, pickle.MARK, pickle.GLOBAL, pickle.REDUCE, pickle.BINPERSID),
+    *(pickle.BINPUT, pickle.LONG_BINPUT, pickle.BINGET, pickle.LONG_BINGET),
+    *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BINFLOAT),
+    *(pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG1),
+    *(pickle.BINUNICODE, pickle.SHORT_BINSTRING),  # Python 2 wrote text as bytes
+    *(pickle.EMPTY_TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.TUPLE),
+    *(pickle.EMPTY_LIST, pickle.APPEND, pickle.APPENDS, pickle.EMPTY_DICT),
+)
+"""Opcodes of ``torch.save``, except BUILD, SETITEM and SETITEMS, which are defined below."""
+
+
+class _Storage(NamedTuple):
+    dtype: torch.dtype
+    data: bytearray
+
+
+def read_torch_file(file: Path) -> tuple[Any, bytes]:
+    """Return the object that ``torch.save`` wrote to ``file``, and the file's content.
+
+    Raises:
+        OSError: If the file cannot be read, or is not a regular one.
+        Exception: Whatever a damaged or hostile file leads to.
+    """
+    with file.open("rb") as opened:
+        start = opened.read(14)  # before the rest is read into memory
+    is_archive = start.startswith(b"PK\3\4")
+    if not is_archive and start[2:] != _OLD_FORMAT_START:
+        raise ValueError(f"it begins with {start[:8]!r}, expected what torch.save writes")
+    content = read_bounded(file, MAX_FILE_BYTES)
+    return (_read_archive if is_archive else _read_old_format)(content), content
+
+
+def _read_archive(content: bytes) -> Any:
+    """Read the format since torch 1.6: a zip archive of a pickle and one file per storage."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+        if size > len(content):
+            raise ValueError(f"it unpacks to {size} bytes, more than the {len(content)} it has")
+        roots = [name[:-8] for name in archive.namelist() if name.endswith("/data.pkl")]
+        if len(roots) != 1:
+            raise ValueError(f"it contains {len(roots)} files data.pkl, expected one")
+        pickled = archive.read(f"{roots[0]}data.pkl")
+        if len(pickled) > _MAX_PICKLE_BYTES:
+            raise ValueError(f"its data.pkl has {len(pickled)} bytes, at most {_MAX_PICKLE_BYTES}")
+        order = f"{roots[0]}byteorder"
+        if order in archive.namelist() and archive.read(order) != sys.byteorder.encode():
+            raise ValueError("it was saved on a machine of another byte order; save it again here")
+        unpickler = _Unpickler(io.BytesIO(pickled), max_bytes=len(content))
+        value = unpickler.load()
+        for key, storage in unpickler.storages.items():
+            _fill(storage, archive.read(f"{roots[0]}data/{key}"), key)
+    return value
+
+
+def _read_old_format(content: bytes) -> Any:
+    """Read the format before torch 1.6: five pickles, then the storages."""
+    place = 0
+    loaded: list[tuple[Any, dict[str, _Storage]]] = []
+    for _ in ("magic number", "version", "machine", "object", "keys of its storages"):
+        stream = io.BytesIO(content[place : place + _MAX_PICKLE_BYTES])
+        unpickler = _Unpickler(stream, max_bytes=len(content))
+        loaded.append((unpickler.load(), unpickler.storages))
+        place += stream.tell()
+    (value, storages), (keys, _) = loaded[-2:]
+    is_list = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+    if not is_list or sorted(keys) != sorted(storages):
+        raise ValueError("it does not hold exactly the storages of its tensors")
+    for key in keys:
+        storage = storages[key]
+        count, end = content[place : place + 8], place + 8 + len(storage.data)
+        if int.from_bytes(count, "little") * storage.dtype.itemsize != len(storage.data):
+            raise ValueError(f"storage {key[:80]!r} is stated with two sizes")
+        _fill(storage, content[place + 8 : end], key)
+        place = end
+    return value
+
+
+def _fill(storage: _Storage, content: bytes, key: str) -> None:
+    if len(content) != len(storage.data):
+        raise ValueError(
+            f"storage {key[:80]!r} has {len(content)} bytes, expected {len(storage.data)}"
+        )
+    storage.data[:] = content
+
+
+class _Unpickler(pickle._Unpickler):
+    """Build containers, and tensors over storages of zeros, which are to be filled later."""
+
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
+    dispatch: ClassVar[dict[int, Any]] = {
+        code[0]: pickle._Unpickler.dispatch[code[0]] for code in _OPCODES
+    }
+
+    def __init__(self, pickled: io.BytesIO, *, max_bytes: int) -> None:
+        super().__init__(pickled, encoding="utf-8")
+        self.storages: dict[str, _Storage] = {}
+        self._bytes_left = max_bytes
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return our stand-in for a global."""
+        try:
+            return _GLOBALS[f"{module}.{name}"]
+        except KeyError as error:
+            raise ValueError(
+                f"it contains a {f'{module}.{name}'[:80]!r}, expected only tensors in plain "
+                "containers; save its state dict alone"
+            ) from error
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        """Return the storage that a persistent id names."""
+        match pid:
+            case ("storage", torch.dtype() as dtype, str() as key, _, int() as count, *views):
+                num_bytes = count * dtype.itemsize
+            case _:
+                raise TypeError("it asks for something other than a storage")
+        if any(view is not None for view in views):
+            raise ValueError("a storage is part of another, as torch before 0.4 wrote; save again")
+        if key not in self.storages:
+            if not 0 <= num_bytes <= self._bytes_left:
+                raise ValueError(f"storage {key[:80]!r} claims more bytes than the file has")
+            self._bytes_left -= num_bytes
+            self.storages[key] = _Storage(dtype, bytearray(num_bytes))
+        storage = self.storages[key]
+        if (dtype, num_bytes) != (storage.dtype, len(storage.data)):
+            raise ValueError(f"storage {key[:80]!r} is claimed twice, as different ones")
+        return storage
+
+    def load_build(self) -> None:
+        """Ignore the attributes of an OrderedDict, which are those of ``nn.Module.state_dict``."""
+        self.stack.pop()
+        if type(self.stack[-1]) is not dict:
+            raise TypeError("it sets the attributes of something other than an OrderedDict")
+
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set([key, value])
+
+    def load_setitems(self) -> None:
+        self._set(self.pop_mark())
+
+    def _set(self, items: list[Any]) -> None:
+        """Fill a dict whose keys cannot take long to hash, nor collide on purpose."""
+        if type(self.stack[-1]) is not dict:
+            raise TypeError("it sets the items of something other than a dict")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if not isinstance(key, str) and not (type(key) is int and abs(key) < 2**31):
+                raise TypeError(f"it has a key of {type(key).__name__}, expected str or int")
+            self.stack[-1][key] = value
+
+    dispatch |= {
+        pickle.BUILD[0]: load_build,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+    }
+
+
+def _rebuild_tensor_v2(
+    storage: _Storage, offset: int, size: Sequence[int], stride: Sequence[int], *_: object
+) -> Tensor:
+    return _rebuild_tensor_v3(storage, offset, size, stride, False, None, storage.dtype)  # noqa: FBT003
+
+
+def _rebuild_tensor_v3(
+    storage: _Storage,
+    offset: int,
+    size: Sequence[int],
+    stride: Sequence[int],
+    _requires_grad: object,
+    _hooks: object,
+    dtype: torch.dtype,
+    *_: object,
+) -> Tensor:
+    """Return a view of the storage; ``as_strided`` checks that it is within it."""
+    if not isinstance(storage, _Storage):
+        raise TypeError("a tensor has no storage")
+    if len(size) > _MAX_DIMS or math.prod(map(operator.index, size)) >= 2**62:
+        raise ValueError(f"a tensor has more than {_MAX_DIMS} dimensions or 2**62 values")
+    values = torch.empty(0, dtype=dtype)
+    if storage.data:
+        values = torch.frombuffer(storage.data, dtype=dtype)
+    return values.as_strided(size, stride, offset)
+
+
+def _ordered_dict() -> dict[str, Any]:
+    """Take no arguments: copies of a large dict, made often, would take long."""
+    return {}
+
+
+def _ignore(*_: object) -> None:
+    return None
+
+
+_DTYPES: tuple[torch.dtype, ...] = (
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.complex128, torch.complex64),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+)
+_NAMES = ("Double", "Float", "Half", "BFloat16", "ComplexDouble", "ComplexFloat")
+_NAMES += ("Long", "Int", "Short", "Char", "Byte", "Bool")
+_GLOBALS: dict[str, Any] = {
+    "collections.OrderedDict": _ordered_dict,
+    "torch._utils._rebuild_tensor": _rebuild_tensor_v2,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor_v2,
+    "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
+    "torch._utils._rebuild_parameter": lambda data, _requires_grad, _hooks: data,
+    # Beside the tensors, in training checkpoints; nothing here uses them.
+    **dict.fromkeys(("torch.Size", "torch.device", "torch.serialization._get_layout"), _ignore),
+    **{f"torch.{name}Storage": dtype for name, dtype in zip(_NAMES, _DTYPES, strict=True)},
+    "torch.storage.UntypedStorage": torch.uint8,
+    **{str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)},
+}

@@ -1,0 +1,50 @@
+"""Settings of labelled data sets, which evaluations and fine-tuning share."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pcd_hub.train.configs.fields import Bounds, ImageSide, Workers
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationSetConfig:
+    """Images with a class label for every pixel."""
+
+    source: str = ""
+    """Labelled images: a folder with images/SPLIT, masks/SPLIT and
+    classes.json; ade20k:DIR, voc:DIR or cityscapes:DIR; hf-disk:DIR or
+    hf:ORG/NAME."""
+    train_split: str = "train"
+    """Name of the split to train on."""
+    test_split: str = "val"
+    """Name of the split to evaluate on."""
+    image_column: str = "image"
+    """For a Hugging Face data set: column of the images."""
+    mask_column: str = "mask"
+    """For a Hugging Face data set: column of the masks."""
+    num_classes: Annotated[int, Bounds(int, 2, 254)] | None = None
+    """For a Hugging Face data set: number of classes (required)."""
+    ignore: Annotated[int, Bounds(int, 0, 255)] | None = 255
+    """For a Hugging Face data set: mask value of pixels without a label."""
+    reduce_zero_label: bool = False
+    """For a Hugging Face data set: 0 means no label, and class c is stored as c + 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationDataConfig:
+    """Images with one class each."""
+
+    source: str = ""
+    """Labelled images: a folder with SPLIT/CLASS/, hf-disk:DIR or hf:ORG/NAME."""
+    train_split: str = "train"
+    """Name of the split to train on."""
+    test_split: str = "val"
+    """Name of the split to evaluate on."""
+    image_size: ImageSide = 224
+    """Height and width in pixels of a crop."""
+    image_column: str = "image"
+    """For a Hugging Face data set: column of the images."""
+    label_column: str = "label"
+    """For a Hugging Face data set: column of the classes."""
+    num_workers: Workers | None = None
+    """Loader processes per training process. Default: 1 on a CPU, up to 16 with a GPU."""

@@ -1,0 +1,113 @@
+"""Settings that distillation and contrastive pre-training share."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pcd_hub.errors import ConfigError
+from pcd_hub.train.configs.fields import (
+    Area,
+    Bounds,
+    Count,
+    ImageSide,
+    NotNegative,
+    Positive,
+    Share,
+    Workers,
+)
+
+ProbeScenes = Annotated[int, Bounds(int, 0, 100_000)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The backbone to train."""
+
+    arch: str = "resnet18"
+    """A timm architecture, or resnet18_mhsa: ResNet-18 with self-attention after the last stage."""
+
+    def check(self, group: str) -> None:
+        """Reject the name of a weight."""
+        architecture, dot, _ = self.arch.partition(".")
+        if dot:
+            raise ConfigError(
+                f"{group}arch {self.arch}: expected an architecture without a weight's tag; "
+                f"use {architecture}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Training images, and the two augmented views drawn from each."""
+
+    source: str = "scenes:"
+    """Training images: a folder (searched recursively), a .txt file with one
+    path a line, scenes:[COUNT[:SEED]] (generated), hf-disk:DIR,
+    hf:ORG/NAME[/CONFIG][:SPLIT] or hf-stream:ORG/NAME[/CONFIG][:SPLIT]."""
+    shuffle_buffer: Count = 1000
+    """For hf-stream only: number of encoded images that each loader process
+    shuffles; 1 keeps the stored order. Other sources are shuffled as a
+    whole."""
+    image_size: ImageSide = 224
+    """Height and width of a view in pixels."""
+    min_crop_area: Area = 0.08
+    """Smallest random crop, as a share of the image area."""
+    max_crop_area: Area = 1.0
+    """Largest random crop, as a share of the image area."""
+    hue: Annotated[float, Bounds(float, 0, 0.5)] = 0.1
+    """Largest hue shift of the colour jitter, as a share of the colour circle."""
+    gray_probability: Share = 0.2
+    """Probability of converting a view to grayscale."""
+    num_workers: Workers | None = None
+    """Loader processes per training process. Default: 1 on a CPU, up to 16 with a GPU."""
+    renderer: Literal["opencv", "pillow"] = "opencv"
+    """Library for colour jitter and blur; pillow is the slow reference implementation."""
+
+    def check(self, group: str) -> None:
+        """Reject crop areas in the wrong order."""
+        if self.min_crop_area > self.max_crop_area:
+            raise ConfigError(
+                f"{group}min-crop-area {self.min_crop_area} is larger than "
+                f"{group}max-crop-area {self.max_crop_area}; expected at most that"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Optimizer and schedule. Results do not depend on the number of processes."""
+
+    name: Literal["lars", "adamw"] = "lars"
+    """Optimizer."""
+    lr_per_256: Positive = 1.0
+    """Peak learning rate for a global batch of 256; scaled linearly with the global batch."""
+    weight_decay: NotNegative = 1e-5
+    """Weight decay; not applied to biases and norms."""
+    global_batch_size: Count = 1024
+    """Images per step, summed over processes and accumulation steps."""
+    accumulation_steps: Count = 1
+    """Forward and backward passes per step."""
+    epochs: Count = 100
+    """Passes over the images; --run.max-steps overrides it."""
+    warmup_share: Share = 0.1
+    """Share of all steps with linear warm-up; a half cosine to 0 follows."""
+    clip_grad_norm: Positive | None = None
+    """Largest norm of the gradient. Default: no clipping."""
+    sync_batch_norm: bool = True
+    """Share batch statistics between processes (SyncBatchNorm); GPUs only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedConfig:
+    """Performance. Changes results by rounding at most."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Mixed precision. auto: the launcher's setting, else bf16 if the device
+    supports it in hardware, else fp32."""
+    compile: bool | None = None
+    """Compile the networks with torch.compile (on a CPU the teacher only).
+    Default: on a GPU if the run has at least 1000 steps."""
+    channels_last: bool = True
+    """Use the channels-last memory format."""
+    foreach: bool = True
+    """Use the optimizer's foreach or fused implementation."""
+    keep_memory: bool = True
+    """On CPUs with glibc: do not return freed memory to the system."""
