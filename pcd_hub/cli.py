@@ -1,4 +1,4 @@
-"""``pcd-hub``: the weights on this machine and on the Hub, from the command line."""
+"""List, fetch, verify and publish pcd_hub's weights."""
 
 import argparse
 import json
@@ -6,30 +6,28 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import pcd_hub
 from pcd_hub.errors import PCDHubError, WeightError
 from pcd_hub.files.strict_json import printable
 from pcd_hub.weights import store
-from pcd_hub.weights.catalogue import find, list_weights, record_of
+from pcd_hub.weights.catalogue import find, list_weights, record_of, unknown_parts
 from pcd_hub.weights.hub.fetch import fetch
 from pcd_hub.weights.hub.publish import finished_export, publish
 from pcd_hub.weights.load import read_weight
 from pcd_hub.weights.record import WeightRecord
 
-Command = Callable[[argparse.Namespace], None]
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; a user's mistake ends in one line and status 1, a mistyped one in 2."""
+    """Run one command; exit with one line and status 1 after an error, 2 after a usage error."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    if words[:1] == ["distill"]:  # its options, --help too, are those of the recipe
+    if words[:1] == ["distill"]:  # its options, --help included, are those of the recipe
         _distill(words[1:])
         return
-    given = _parser().parse_args(words)
+    options = _parser().parse_args(words)
     try:
-        given.command(given)
+        options.run(options)
     except PCDHubError as error:
         sys.exit(f"pcd-hub: {error}")
     except BrokenPipeError:  # `pcd-hub list | head`
@@ -47,9 +45,9 @@ def _distill(arguments: list[str]) -> None:
     run(lambda _: distill.main(arguments))
 
 
-def _list(given: argparse.Namespace) -> None:
-    weights = list_weights(license=given.license)
-    if given.json:
+def _list(options: argparse.Namespace) -> None:
+    weights = list_weights(license=options.license)
+    if options.json:
         _print_json([asdict(weight) for weight in weights])
         return
     rows = [("WEIGHT", "FROM", "LICENCE", "PARAMETERS", "FOLDER")]
@@ -63,14 +61,23 @@ def _list(given: argparse.Namespace) -> None:
             "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
         )
     if not weights:
-        print("none; distil one (recipes/distill.py) or fetch one (pcd-hub fetch ORG/NAME)")
+        print("no weights; distil one (recipes/distill.py) or fetch one (pcd-hub fetch ORG/NAME)")
 
 
-def _show(given: argparse.Namespace) -> None:
-    record = WeightRecord.from_dict(record_of(_folder(given.name)))
-    if given.json:
+def _show(options: argparse.Namespace) -> None:
+    folder = _folder(options.name)
+    record = WeightRecord.from_dict(record_of(folder))
+    if options.json:
         _print_json(record.to_dict())
         return
+    _print_record(record)
+    if unknown := unknown_parts(folder):
+        print("not used, as this version of pcd_hub does not know it:")
+        for part in unknown:
+            print(printable(f"  {part}"))
+
+
+def _print_record(record: WeightRecord) -> None:
     facts = record.to_dict()
     for key in ("name", "architecture", "created", "recipe", "steps", "images_seen", "seed"):
         print(printable(f"{key:24} {facts[key]}"))
@@ -83,62 +90,62 @@ def _show(given: argparse.Namespace) -> None:
             print(printable(f"  {model:22} {mean:8.2f}"))
 
 
-def _fetch(given: argparse.Namespace) -> None:
-    fetched = fetch(given.name, manifest_sha256=given.manifest_sha256)
+def _fetch(options: argparse.Namespace) -> None:
+    fetched = fetch(options.name, manifest_sha256=options.manifest_sha256)
     print(f"{fetched.lock_line}\n{fetched.folder}")
 
 
-def _verify(given: argparse.Namespace) -> None:
-    names = given.names or [weight.name for weight in list_weights() if weight.folder]
+def _verify(options: argparse.Namespace) -> None:
+    names = options.names or [weight.name for weight in list_weights() if weight.folder]
     bad = 0
     for name in names:
         try:
             folder = _folder(name)
             read_weight(folder, what=name)
-            print(f"whole    {name}  {folder}")
+            print(f"OK       {name}  {folder}")
         except PCDHubError as error:
             bad += 1
             print(f"DAMAGED  {error}")
     if bad:
-        raise WeightError(f"{bad} of {len(names)} weights are not what they should be")
+        raise WeightError(f"{bad} of {len(names)} weights are damaged or missing")
 
 
-def _where(given: argparse.Namespace) -> None:
-    print(_folder(given.name))
+def _where(options: argparse.Namespace) -> None:
+    print(_folder(options.name))
 
 
-def _add(given: argparse.Namespace) -> None:
-    export = finished_export(given.run)
-    name = given.name or WeightRecord.from_dict(record_of(export)).name
+def _add(options: argparse.Namespace) -> None:
+    export = finished_export(options.run)
+    name = options.name or WeightRecord.from_dict(record_of(export)).name
     store.add(name, export)
     print(f"{name}  {store.home() / name}")
 
 
-def _publish(given: argparse.Namespace) -> None:
+def _publish(options: argparse.Namespace) -> None:
     folder = None
-    if given.out and not given.dry_run:
-        raise WeightError("--out names the folder of a --dry-run; there is none")
-    if given.dry_run:
-        folder = given.out or Path("dry-run") / given.repo.rpartition("/")[2]
+    if options.out and not options.dry_run:
+        raise WeightError("--out requires --dry-run")
+    if options.dry_run:
+        folder = options.out or Path("dry-run") / options.repo.rpartition("/")[2]
     done = publish(
-        given.run_or_name,
-        given.repo,
-        private=given.private,
-        public=given.public,
-        license=given.license,
-        teacher_license=given.teacher_license,
-        data_license=given.data_license,
-        license_link=given.license_link,
+        options.run_or_name,
+        options.repo,
+        private=options.private,
+        public=options.public,
+        license=options.license,
+        teacher_license=options.teacher_license,
+        data_license=options.data_license,
+        license_link=options.license_link,
         dry_run=folder,
     )
     print("\n".join(done.changes) or "nothing to change")
     if done.record is None:
-        if not given.out:  # a folder of our own, which is no part of a checkout
+        if not options.out:  # keep the default folder out of a git checkout
             (Path("dry-run") / ".gitignore").write_text("*\n")
-        print(f"\ndry run: {done.folder} is what would be published as {done.repo}")
+        print(f"\ndry run: {done.folder} would be published as {done.repo}")
         return
     state = "public" if done.public else "private"
-    print(f"\n{done.repo}@{done.commit} ({state}), for the list of published weights:\n")
+    print(f"\n{done.repo}@{done.commit} ({state}); entry for the list of published weights:\n")
     _print_json(asdict(done.record))
 
 
@@ -147,8 +154,8 @@ def _folder(name: str) -> Path:
         return folder
     held = ", ".join(store.names()) or "none"
     raise WeightError(
-        f"{name} is not on this machine; {store.home()} holds {held}. "
-        "`pcd-hub fetch ORG/NAME` gets one from the Hub"
+        f"{name} is not on this machine; {store.home()} holds {held}. Run `pcd-hub fetch ORG/NAME` "
+        "to get one from the Hub"
     )
 
 
@@ -158,59 +165,85 @@ def _print_json(value: object) -> None:
 
 class _OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """End with one line and status 2, without argparse's usage."""
-        self.exit(2, f"pcd-hub: {message}; {self.prog} --help lists what there is\n")
+        """Exit with one line and status 2, without argparse's usage."""
+        self.exit(2, f"pcd-hub: {message}; see {self.prog} --help\n")
+
+
+def _name_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME|ORG/NAME[@REV]", help="a weight's name or repository")
+
+
+def _list_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--license", metavar="ID", help="only weights with this licence")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _show_options(parser: argparse.ArgumentParser) -> None:
+    _name_option(parser)
+    parser.add_argument("--json", action="store_true", help="print the complete record as JSON")
+
+
+def _fetch_options(parser: argparse.ArgumentParser) -> None:
+    _name_option(parser)
+    parser.add_argument("--manifest-sha256", metavar="HEX", help="expected sha256 of the manifest")
+
+
+def _verify_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="*", metavar="NAME|ORG/NAME[@REV]", help="default: all")
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN|EXPORT", help="folder of a run or of its export")
+    parser.add_argument("--name", help="ARCH.pcd or ARCH.pcd_WHAT; default: the record's name")
+
+
+def _publish_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("run_or_name", metavar="RUN|NAME", help="folder of a run, or a name in the local store")
+    add("repo", metavar="ORG/NAME", help="repository on the Hub")
+    visibility = parser.add_mutually_exclusive_group()
+    visibility.add_argument("--private", action="store_true", help="keep the repository private")
+    visibility.add_argument("--public", action="store_true", help="make a private one public")
+    add("--license", metavar="ID", help="licence of the weights, such as apache-2.0")
+    add("--teacher-license", metavar="ID", help="licence of the teacher's weights")
+    add("--data-license", metavar="ID", help="licence of the training images")
+    add("--license-link", metavar="URL", help="text of a licence unknown to the Hub")
+    add("--dry-run", action="store_true", help="write the folder and list the changes, no more")
+    add("--out", type=Path, help="folder that a dry run writes; default: dry-run/NAME")
+
+
+class _Command(NamedTuple):
+    run: Callable[[argparse.Namespace], None]
+    help: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+
+
+_COMMANDS = {
+    "list": _Command(_list, "list local, fetched and published weights", _list_options),
+    "show": _Command(_show, "print the record of a weight", _show_options),
+    "fetch": _Command(_fetch, "download a weight, verify it and print its pin", _fetch_options),
+    "verify": _Command(_verify, "verify every byte of weights on this machine", _verify_options),
+    "where": _Command(_where, "print the folder of a weight on this machine", _name_option),
+    "add": _Command(_add, "save a finished weight in the local store", _add_options),
+    "publish": _Command(_publish, "publish a finished weight on the Hub", _publish_options),
+}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _OneLineParser(prog="pcd-hub", description=__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"pcd_hub {pcd_hub.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(name: str, command: Command, summary: str) -> argparse.ArgumentParser:
-        one = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
-        one.set_defaults(command=command)
-        return one
-
-    summary = "train a backbone on your images (`pcd-hub distill --help` lists its options)"
+    summary = "train a backbone on your images (options: `pcd-hub distill --help`)"
     commands.add_parser("distill", help=summary, add_help=False)
-
-    one = add("list", _list, "weights that are local, fetched or published")
-    one.add_argument("--license", metavar="ID", help="only weights under this licence")
-    one.add_argument("--json", action="store_true")
-
-    one = add("show", _show, "the record of one weight")
-    one.add_argument("name", metavar="NAME|ORG/NAME[@REV]")
-    one.add_argument("--json", action="store_true", help="all of it")
-
-    one = add("fetch", _fetch, "get a weight from the Hub, verify it, and print what pins it")
-    one.add_argument("name", metavar="NAME|ORG/NAME[@REV]")
-    one.add_argument("--manifest-sha256", metavar="HEX", help="what its manifest must hash to")
-
-    one = add("verify", _verify, "check every byte of weights on this machine (all, if none given)")
-    one.add_argument("names", nargs="*", metavar="NAME|ORG/NAME[@REV]")
-
-    one = add("where", _where, "the folder of a weight on this machine")
-    one.add_argument("name", metavar="NAME|ORG/NAME[@REV]")
-
-    one = add("add", _add, "put a finished weight into the local store")
-    one.add_argument("run", metavar="RUN|EXPORT", help="the folder of a run or of its export")
-    one.add_argument("--name", metavar="NAME", help="ARCH.pcd_WHAT, if not the record's name")
-
-    one = add("publish", _publish, "put a finished weight on the Hub, as one verified commit")
-    one.add_argument("run_or_name", metavar="RUN|NAME")
-    one.add_argument("repo", metavar="ORG/NAME")
-    visible = one.add_mutually_exclusive_group()
-    visible.add_argument("--private", action="store_true", help="leave the repository private")
-    visible.add_argument("--public", action="store_true", help="open one that is private")
-    one.add_argument("--license", metavar="ID", help="of the weights, as apache-2.0")
-    one.add_argument("--teacher-license", metavar="ID", help="of the teacher's weights")
-    one.add_argument("--data-license", metavar="ID", help="of the training images")
-    one.add_argument(
-        "--license-link", metavar="URL", help="text of a licence the Hub does not know"
-    )
-    one.add_argument("--dry-run", action="store_true", help="write the folder, show the difference")
-    one.add_argument("--out", type=Path, help="where a dry run writes (dry-run/NAME)")
+    for name, (run, summary, add_options) in _COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            allow_abbrev=False,
+        )
+        command.set_defaults(run=run)
+        add_options(command)
     return parser
 
 

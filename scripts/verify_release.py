@@ -1,12 +1,12 @@
-"""Measure every published weight again, against the Hub that HF_ENDPOINT names.
+"""Verify every published weight on the Hub (or on the one that HF_ENDPOINT names).
 
     python scripts/verify_release.py                    # the package's own list
     python scripts/verify_release.py --records FILE     # another list, as `pcd-hub publish` prints
 
-Each weight is fetched into an empty store at its commit; manifest and weights must hash to what the
-list says, the model must have its parameters and give the listed features, its card must be the one
-that its record renders, and plain timm (``hf-hub:``) must load the same tensors. One line each; the
-exit status is 1 if any differs.
+Each weight is fetched at its commit into an empty cache. Manifest and weights must have the listed
+sha256, the model the listed number of parameters and features; its card must be rendered from its
+record, and plain timm (``hf-hub:``) must load the same tensors. Prints one line for each; the exit
+status is 1 if any differs.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import timm
 import torch
+from huggingface_hub import constants
 
 from pcd_hub.errors import PCDHubError, WeightError
 from pcd_hub.weights.card import needs_import, render_card
@@ -28,15 +29,15 @@ from pcd_hub.weights.manifest import read_manifest
 from pcd_hub.weights.record import WeightRecord
 
 FEATURE_TOLERANCE = 1e-3
-"""Relative to the largest feature: kernels of other machines round differently."""
+"""Relative to the largest feature: other machines round differently."""
 
 
 def check(weight: PublishedWeight) -> None:
-    """Measure one weight.
+    """Verify one weight.
 
     Raises:
         WeightError: Naming what differs from the list.
-        HubError: If the Hub does not give it.
+        HubError: If it cannot be downloaded.
     """
     fetched = fetch(weight.reference, manifest_sha256=weight.manifest_sha256)
     manifest = read_manifest(fetched.folder)
@@ -55,14 +56,14 @@ def check(weight: PublishedWeight) -> None:
 
 def _same(what: str, found: object, listed: object) -> None:
     if found != listed:
-        raise WeightError(f"its {what} is {found}, listed is {listed}")
+        raise WeightError(f"its {what} is {found}, expected {listed}")
 
 
 def _check_features(found: tuple[float, ...], listed: tuple[float, ...]) -> None:
     one, other = torch.tensor(found), torch.tensor(listed)
     bound = FEATURE_TOLERANCE * other.abs().max()
     if one.shape != other.shape or not (one - other).abs().max() <= bound:  # so that NaN differs
-        raise WeightError(f"its features are {found}, listed are {listed}")
+        raise WeightError(f"its features are {found}, expected {listed}")
 
 
 def _check_card(
@@ -72,28 +73,28 @@ def _check_card(
     others = [entry for entry in manifest["files"] if entry["path"] != CARD_FILE]
     link = card.partition("Text of the weights' licence: <")[2].partition(">")[0] or None
     if render_card(record, files=others, repo=weight.repo, license_link=link) != card:
-        raise WeightError("its card is not what its record renders")
+        raise WeightError("its card is not rendered from its record")
 
 
 def _check_plain_timm(model: torch.nn.Module, weight: PublishedWeight) -> None:
     try:
-        # A cache of its own: what the user's holds would hide what the Hub gives.
+        # An empty cache: it must come from the Hub.
         with tempfile.TemporaryDirectory() as cache:
             state = timm.create_model(
                 f"hf-hub:{weight.reference}", pretrained=True, cache_dir=cache
             ).state_dict()
-    except Exception as error:  # one weight's trouble is not the others'
+    except Exception as error:  # the other weights are verified all the same
         raise WeightError(f"plain timm cannot load it: {type(error).__name__}") from error
     if any(not torch.equal(value, state[key]) for key, value in model.state_dict().items()):
         raise WeightError("plain timm loads other tensors")
 
 
 def main() -> None:
-    """Check every weight of the list, each in an empty store."""
+    """Verify every weight of the list, each with an empty cache."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--records", type=Path, help="JSON list instead of the package's own")
+    parser.add_argument("--records", type=Path, help="verify this JSON list, not the package's")
     given = parser.parse_args()
     try:
         weights = read_list(given.records) if given.records else published_weights()
@@ -102,7 +103,7 @@ def main() -> None:
     differing = 0
     for weight in weights.values():
         with tempfile.TemporaryDirectory() as home:
-            os.environ["PCD_HUB_HOME"] = home
+            os.environ["PCD_HUB_HOME"] = constants.HF_HUB_CACHE = home
             try:
                 check(weight)
                 print(f"same     {weight.name}  {weight.reference}", flush=True)

@@ -34,7 +34,7 @@ def test_list_is_a_table_or_json(stored, capsys):
     (one,) = json.loads(capsys.readouterr().out)
     assert one["parameters"] == 372688
     cli.main(["list", "--license", "mit"])
-    assert "none; distil one" in capsys.readouterr().out
+    assert "no weights; distil one" in capsys.readouterr().out
 
 
 def test_where_says_the_folder_or_what_there_is(stored, capsys):
@@ -56,12 +56,12 @@ def test_show_prints_the_record(stored, capsys):
 def test_verify_tells_the_whole_from_the_damaged(stored, tmp_path, capsys):
     store.add("test_resnet.pcd_two", tmp_path / "export")
     cli.main(["verify"])
-    assert capsys.readouterr().out.count("whole ") == 2
+    assert capsys.readouterr().out.count("OK ") == 2
     flip(stored / "model.safetensors")
-    assert "1 of 2 weights are not what they should be" in refused(capsys, "verify")
+    assert "1 of 2 weights are damaged or missing" in refused(capsys, "verify")
     out = capsys.readouterr().out
     assert "DAMAGED" in out
-    assert "whole    test_resnet.pcd_two" in out
+    assert "OK       test_resnet.pcd_two" in out
 
 
 def test_a_damaged_manifest_is_listed_and_verified_as_such(stored, capsys):
@@ -76,18 +76,18 @@ def test_a_bundle_is_a_folder_in_store_layout(tmp_path, monkeypatch, capsys):
     exported(tmp_path / "bundle" / NAME)
     monkeypatch.setenv("PCD_HUB_HOME", str(tmp_path / "bundle"))
     cli.main(["verify", NAME])
-    assert "whole" in capsys.readouterr().out
+    assert "OK" in capsys.readouterr().out
     assert pcd_hub.create_model(NAME)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fetch", "a/../b"], "no repository of a Hub"),
+        (["fetch", "a/../b"], "not a Hub repository"),
         (["fetch", "resnet18.pcd"], "not among the published weights"),
         (["show", "resnet18.pcd"], "is not on this machine"),
         (["show", "resnet18"], "not a weight's name"),
-        (["publish", "resnet18.pcd", "org/x"], "no run's folder"),
+        (["publish", "resnet18.pcd", "org/x"], "neither the folder of a run"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, message, capsys):
@@ -99,7 +99,7 @@ def test_a_mistake_is_one_line(arguments, message, capsys):
 
 def test_fetch_offline_names_the_way_out(capsys):
     """The tests run with HF_HUB_OFFLINE=1."""
-    assert "was not fetched to" in refused(capsys, "fetch", "org/resnet18.pcd")
+    assert "was not fetched (" in refused(capsys, "fetch", "org/resnet18.pcd")
 
 
 @pytest.mark.parametrize(
@@ -108,10 +108,10 @@ def test_fetch_offline_names_the_way_out(capsys):
         (["publish", "x", "org/x", "--private", "--public"], "argument --public: not allowed with"),
         (
             ["show"],
-            "the following arguments are required: NAME|ORG/NAME[@REV]; pcd-hub show",
+            "the following arguments are required: NAME|ORG/NAME[@REV]; see pcd-hub show",
         ),
         (["sho", "x"], "argument COMMAND: invalid choice: 'sho'"),
-        ([], "the following arguments are required: COMMAND; pcd-hub --help"),
+        ([], "the following arguments are required: COMMAND; see pcd-hub --help"),
     ],
 )
 def test_what_is_typed_wrong_is_one_line_and_status_2(capsys, arguments, message):

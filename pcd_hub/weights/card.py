@@ -1,7 +1,6 @@
-"""The model card: everything on it is from the weight's record and files, or "not measured"."""
+"""Render the model card from a weight's record and files; unknown values are "not measured"."""
 
 import html
-import json
 import re
 from collections.abc import Iterable
 from contextlib import suppress
@@ -11,7 +10,8 @@ import yaml
 from timm.models import get_pretrained_cfg, model_entrypoint
 
 from pcd_hub.errors import WeightError
-from pcd_hub.weights.layout import WEIGHTS_FILE
+from pcd_hub.weights.layout import MANIFEST_FILE, WEIGHTS_FILE
+from pcd_hub.weights.manifest import record_sha256
 from pcd_hub.weights.record import LICENSED, NOT_STATED, Measurement, WeightRecord
 from pcd_hub.weights.safety import check_buildable
 
@@ -23,7 +23,7 @@ HUB_LICENSES = frozenset(
     eupl-1.1 eupl-1.2 gfdl gpl gpl-2.0 gpl-3.0 isc lgpl lgpl-2.1 lgpl-3.0 lppl-1.3c mit mpl-2.0
     ms-pl ncsa odbl odc-by openrail osl-3.0 pddl postgresql unlicense wtfpl zlib""".split()  # noqa: SIM905 - sixty lines else
 )
-"""Identifiers that the Hub takes in a card's front matter; anything else is its ``other``."""
+"""Licence identifiers of the Hub; any other licence is ``other`` in a card's front matter."""
 
 NOT_MEASURED = "not measured"
 
@@ -35,10 +35,10 @@ _USUAL = (
     ("linear classification", "ImageNet"),
     ("detection", "COCO"),
 )
-"""What such backbones are asked for: a word of the task, a word of the data set."""
+"""Usual benchmarks of such backbones: a word of the task, a word of the data set."""
 
 _PICTURES = {
-    "pca.png": "First three principal components of the pixel features as colours: images, "
+    "pca.png": "First three principal components of the feature maps as colours: images, "
     "teacher, this weight",
     "training.png": "Loss and learning rate over the training steps",
     "probe.png": "Segmentation by the linear probe: images, truth, then the models of the table",
@@ -58,24 +58,24 @@ def render_card(
     repo: str | None = None,
     license_link: str | None = None,
 ) -> str:
-    """The README.md of one weight.
+    """Render the README.md of a weight.
 
     Args:
-        record: Of the weight.
+        record: The weight's record.
         files: Path, size and sha256 of the other files.
-        repo: Where it is published; a folder on this machine if not given.
-        license_link: Address of the licence's text, for one that the Hub has no name for.
+        repo: The repository where it is published; default: a local folder.
+        license_link: URL of the licence's text, if the Hub has no identifier for it.
 
     Raises:
-        WeightError: If the record misses what a card must state.
+        WeightError: If the record lacks a required fact.
     """
     files = list(files)
     check_buildable(record.architecture, {}, what=record.name)
     measured = record.measurements()
     if missing := [what for what in LICENSED if what not in record.licenses]:
         raise WeightError(
-            f"{record.name}: the record states no licence of the {missing[0]}; a card needs those "
-            "of code, weights, teacher and data"
+            f"{record.name}: the record has no licence of the {missing[0]}; a card needs those of "
+            "code, weights, teacher and data"
         )
     sections = [
         _front_matter(record, measured, license_link),
@@ -94,7 +94,7 @@ def render_card(
 
 
 def needs_import(architecture: str) -> bool:
-    """Whether plain timm does not know the architecture."""
+    """Return whether the architecture is one that pcd_hub adds to timm."""
     return model_entrypoint(architecture).__module__.startswith("pcd_hub")
 
 
@@ -108,7 +108,7 @@ def _front_matter(
     if not known:
         matter |= {"license_name": license_id, "license_link": license_link or NOT_STATED}
     matter |= {
-        # The Hub shows how to load it by this library alone.
+        # The Hub shows how to load it with this library.
         "library_name": library,
         "pipeline_tag": "image-feature-extraction",
         "tags": [library, "pcd", "distillation", "dense-prediction"],
@@ -127,7 +127,7 @@ def _front_matter(
 
 
 def _indexed(name: str, table: Measurement) -> dict[str, Any]:
-    """One result; its own ``config``, as the Hub merges results that share data set and config."""
+    """Describe one result; the Hub merges results of the same data set and ``config``."""
     return {
         "task": {"type": "image-feature-extraction", "name": table.task},
         "dataset": {
@@ -182,7 +182,7 @@ def _results(measured: dict[str, Measurement]) -> str:
 
 
 def results_table(metrics: list[Measurement]) -> str:
-    """The metrics of one evaluation as Markdown: a column each, the best in bold."""
+    """Render the metrics of one evaluation as a Markdown table, the best values in bold."""
     one = metrics[0]
     seeds = f"mean ± standard deviation of {one.seeds} seeds" if one.seeds > 1 else "one seed"
     heads = [f"{_text(m.metric)} ({_text(m.unit)})" if m.unit else _text(m.metric) for m in metrics]
@@ -215,8 +215,8 @@ def _usage(record: WeightRecord, repo: str | None) -> str:
         else "import timm"
     )
     untrained = (
-        "\nThis architecture has layers behind the map that was distilled, which keep their random "
-        "start (see Limits): use `features_only` or `forward_features`.\n"
+        "\nThis architecture has layers after the distilled feature map, which keep their initial "
+        "values (see Limits): use `features_only` or `forward_features`.\n"
         if record.untrained
         else ""
     )
@@ -237,8 +237,8 @@ Feature maps of every stage, for a detector or a segmentation head:
 backbone = timm.create_model("{where}", pretrained=True, features_only=True)
 ```
 
-Verified: the commit is resolved first, and the bytes that are parsed are the bytes that were
-hashed. `pcd-hub fetch` prints the commit and the manifest's sha256 to pin.
+Verified: the bytes that are parsed are the bytes whose sha256 is in the manifest of one commit.
+`pcd-hub fetch` prints the commit and the manifest's sha256, to pin them.
 
 ```python
 import pcd_hub
@@ -258,7 +258,7 @@ def _method(record: WeightRecord) -> str:
     teacher, data, hardware = record.teacher, record.data, record.hardware
     seconds = hardware.get("seconds")
     is_measured = isinstance(seconds, int | float)
-    minutes = f"{seconds / 60:.1f} minutes" if is_measured else NOT_MEASURED
+    minutes = f"{seconds / 60:.1f} minutes" if is_measured else f"time {NOT_MEASURED}"
     facts = {
         "Teacher": f"{_teacher_source(teacher)}, {_fact(teacher, 'architecture')}, "
         f"head {_fact(teacher, 'head')}",
@@ -267,21 +267,20 @@ def _method(record: WeightRecord) -> str:
         "Training": f"{record.steps} steps, {record.images_seen} images seen (two views each), "
         f"seed {record.seed}",
         "Hardware": f"{_fact(hardware, 'device')}, {_fact(hardware, 'processes')} process(es), "
-        f"{minutes} from the last start to the record",
+        f"{minutes} (since the last start)",
         "Energy and CO2": NOT_MEASURED,
     }
     return f"""## Method and data
 
-{_loss(record.config.get("method"))} The distillation used no labels; whether the teacher's training
-did is the teacher's own record.
+{_loss(record.config.get("method"))} The distillation used no labels; the teacher's training may.
 
 {chr(10).join(f"- {what}: {fact}" for what, fact in facts.items())}"""
 
 
 def _teacher_source(teacher: dict[str, Any]) -> str:
-    """The source, with a link if it is a model of the Hub.
+    """Return the teacher's source, with a link if it is on the Hub.
 
-    A link alone: what the Hub knows as ``base_model`` is fine-tuned, adapted, merged or quantized.
+    Not as ``base_model``: to the Hub that is a model that was fine-tuned, merged or quantized.
     """
     scheme, _, name = str(teacher.get("source", "")).partition(":")
     if scheme == "timm":
@@ -295,13 +294,13 @@ def _teacher_source(teacher: dict[str, Any]) -> str:
 
 
 def _loss(method: Any) -> str:
-    """What was done, as the configuration has it."""
+    """Describe the loss from the configuration."""
     facts = method if isinstance(method, dict) else {}
     loss, targets = facts.get("loss"), facts.get("targets")
     if (loss, targets) == ("pixel_info_nce", "pixels"):
         return (
-            "The pixels of this backbone were pulled to the pixels of a frozen teacher and pushed "
-            "from a queue of pooled teacher vectors."
+            "Each location of this backbone's feature map was attracted to the same location of a "
+            "frozen teacher's, and repelled from a queue of pooled teacher embeddings."
         )
     return (
         f"This backbone was distilled from a frozen teacher: loss {_text(loss or NOT_STATED)}, "
@@ -311,30 +310,31 @@ def _loss(method: Any) -> str:
 
 def _limits(record: WeightRecord) -> str:
     lines = [
-        "- A backbone, without a head: it classifies nothing until you train one.",
-        "- What it knows is what its teacher and its data hold; biases of both carry over.",
+        "- A backbone without a head: train one for your task.",
+        "- Biases of the teacher and of the images carry over.",
     ]
     if str(record.data.get("source", "")).startswith("scenes:"):
         lines.append("- Trained on generated scenes only: a demonstration, not for photographs.")
     if record.untrained:
         names = ", ".join(map(_text, record.untrained))
-        lines.append(f"- At their random start, as no pixel of the loss reaches them: {names}.")
+        lines.append(f"- Not trained, as the loss does not reach them: {names}.")
     return "\n".join(["## Limits", "", *lines])
 
 
 def _licenses(record: WeightRecord, license_link: str | None) -> str:
     rows = [f"| {what} | {_text(record.licenses[what])} |" for what in LICENSED]
     link = f"\n\nText of the weights' licence: <{license_link}>" if license_link else ""
-    return "\n".join(["## Licences", "", "| of | licence |", "|---|---|", *rows]) + link
+    return "\n".join(["## Licences", "", "| part | licence |", "|---|---|", *rows]) + link
 
 
 def _provenance(record: WeightRecord) -> str:
-    text = json.dumps(record.to_dict(), indent=2)
-    longest = max(map(len, re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return (
-        f"## Provenance\n\nThe record, as in `pcd_manifest.json`:\n\n{fence}json\n{text}\n{fence}"
-    )
+    versions = ", ".join(f"{_text(name)} {_text(v)}" for name, v in record.versions.items())
+    return f"""## Provenance
+
+- Made: {_text(record.created)}, by {_text(record.recipe)}
+- Code: commit {_fact(record.code, "commit")}, pcd_hub {_fact(record.code, "pcd_hub")}
+- Versions: {versions or NOT_STATED}
+- All settings: `{MANIFEST_FILE}` (record sha256 `{record_sha256(record.to_dict())}`)"""
 
 
 def _files(files: list[dict[str, Any]]) -> str:
@@ -353,7 +353,7 @@ def _fact(facts: dict[str, Any], key: str) -> str:
 
 
 def _text(value: object) -> str:
-    """Plain text in Markdown: one line, no HTML, no markup, no table borders."""
+    """Escape a value for Markdown: one line, no HTML, no markup, no table borders."""
     line = html.escape(" ".join(str(value).split()), quote=False)
-    # An underscore inside a word is no markup, and stays readable in a terminal.
+    # An underscore inside a word is not markup.
     return re.sub(r"([\\`*\[\]|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", line)

@@ -1,4 +1,4 @@
-"""All weights that can be loaded from here: local, fetched, published."""
+"""List and find weights: local, fetched and published."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,31 +8,33 @@ from pcd_hub.errors import PCDHubError, WeightError
 from pcd_hub.weights import store
 from pcd_hub.weights.hub.fetch import fetched_folder, fetched_folders
 from pcd_hub.weights.hub.published import published_weights, reference_of
-from pcd_hub.weights.manifest import read_manifest
+from pcd_hub.weights.layout import CONFIG_FILE, MANIFEST_FILE
+from pcd_hub.weights.manifest import read_listed, read_manifest
 from pcd_hub.weights.record import NOT_STATED, WeightRecord
+from pcd_hub.weights.safety import check_config, unknown_files, unknown_keys
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListedWeight:
-    """One weight, without its tensors."""
+    """A weight, without its tensors."""
 
     name: str
-    """What ``create_model`` takes."""
+    """The name to pass to ``create_model``."""
     origin: Literal["local", "fetched", "published"]
     license: str
-    """Of the weights; "unreadable" if the manifest is damaged."""
+    """Licence of the weights; "unreadable" if the manifest is damaged."""
     parameters: int | None
     folder: Path | None
-    """None for a published weight that was not fetched."""
+    """None if the weight was not fetched yet."""
 
 
 def list_weights(*, license: str | None = None) -> list[ListedWeight]:  # noqa: A002
-    """Every weight of the local store, every fetched one, and the package's published ones.
+    """List the weights of the local store, the fetched ones, and the package's published ones.
 
-    Nothing is verified and nobody is asked.
+    Nothing is verified, and no request is made.
 
     Args:
-        license: Only weights under this licence, as ``apache-2.0``.
+        license: Only list weights with this licence, such as ``apache-2.0``.
     """
     found = [_from_folder(name, "local", store.folder_of(name)) for name in store.names()]
     found += [_from_folder(name, "fetched", folder) for name, folder in fetched_folders().items()]
@@ -52,14 +54,14 @@ def list_weights(*, license: str | None = None) -> list[ListedWeight]:  # noqa: 
 
 
 def find(name: str) -> Path | None:
-    """Where a weight lies on this machine, local or fetched; None if it does not.
+    """Return the folder of a local or fetched weight; None if it is not on this machine.
 
     Args:
-        name: ``resnet18.pcd`` or ``ORG/NAME[@REVISION]``. A local weight goes before a fetched one
-            that is published under its name.
+        name: ``resnet18.pcd`` or ``ORG/NAME[@REVISION]``. A local weight takes precedence over a
+            fetched one of the same name.
 
     Raises:
-        WeightError: If it is neither, or not what was fetched.
+        WeightError: If the name is neither, or the manifest is not the one that was fetched.
     """
     if store.is_name(name) and (folder := store.where(name)):
         return folder
@@ -68,19 +70,38 @@ def find(name: str) -> Path | None:
 
 
 def has_weight(name: str) -> bool:
-    """Whether ``name`` (``resnet18.pcd``) can be loaded: local, fetched, or on the package's list.
+    """Return whether ``name`` (``resnet18.pcd``) is local, fetched, or on the package's list.
 
-    Nobody is asked; an organisation in ``PCD_HUB_ORG`` counts for what was fetched from it.
+    No request is made; of ``PCD_HUB_ORG`` only fetched weights count.
     """
     try:
         return find(name) is not None or name in published_weights()
-    except PCDHubError:  # a store that cannot be read, a fetched folder that was changed
+    except PCDHubError:  # an unreadable store, a fetched manifest that changed
         return False
 
 
 def record_of(folder: Path) -> dict[str, Any]:
-    """The record of the weight in ``folder``."""
+    """Return the record of the weight in ``folder``, as plain containers."""
     return read_manifest(folder)["record"]
+
+
+def unknown_parts(folder: Path) -> list[str]:
+    """List the fields and files of a weight that this version does not know.
+
+    Raises:
+        WeightError: If the manifest or the configuration is damaged.
+    """
+    manifest = read_manifest(folder)
+    entry = next(entry for entry in manifest["files"] if entry["path"] == CONFIG_FILE)
+    config = check_config(read_listed(folder, entry), what=str(folder / CONFIG_FILE))
+    fields = {
+        MANIFEST_FILE: unknown_keys(manifest, "manifest"),
+        "record": sorted(WeightRecord.from_dict(manifest["record"]).unknown),
+        CONFIG_FILE: unknown_keys(config, "config"),
+        "pretrained_cfg": unknown_keys(config["pretrained_cfg"], "pretrained_cfg"),
+    }
+    parts = [f"{place}: {key}" for place, keys in fields.items() for key in keys]
+    return [*parts, *(f"file {path}" for path in unknown_files(manifest))]
 
 
 def _from_folder(name: str, origin: Literal["local", "fetched"], folder: Path) -> ListedWeight:

@@ -20,7 +20,14 @@ from pcd_hub.models.tensor_files import save_tensors
 from pcd_hub.weights.card import render_card
 from pcd_hub.weights.layout import CARD_FILE, CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from pcd_hub.weights.load import read_weight
-from pcd_hub.weights.manifest import file_entries, read_manifest, write_json, write_manifest
+from pcd_hub.weights.manifest import (
+    file_entries,
+    files_in,
+    read_manifest,
+    record_pointer,
+    write_json,
+    write_manifest,
+)
 from pcd_hub.weights.record import NOT_STATED, Measurement, WeightRecord
 
 
@@ -84,12 +91,13 @@ def add_measurements(export: Path, measured: Mapping[str, Measurement], folder: 
         raise WeightError(f"{folder} exists already; name a new folder")
     weight = read_weight(export)
     listed = {entry["path"] for entry in read_manifest(export)["files"]} | {MANIFEST_FILE}
-    if foreign := sorted({path.name for path in export.iterdir()} - listed):
+    if foreign := sorted(files_in(export).keys() - listed):
         raise WeightError(f"{export} contains {foreign[0]}, which is not part of it; move it away")
     metrics = {name: asdict(table) for name, table in measured.items()}
     record = replace(weight.record, metrics={**weight.record.metrics, **metrics})
     with atomic_folder(folder) as draft:
         for name in listed - {CONFIG_FILE, CARD_FILE, MANIFEST_FILE}:
+            (draft / name).parent.mkdir(exist_ok=True, parents=True)
             shutil.copy(export / name, draft / name)
         describe(draft, record, weight.config)
         read_weight(draft)
@@ -129,7 +137,7 @@ def describe(
     cfg = {key: value for key, value in config["pretrained_cfg"].items() if key != "license"}
     if (license_id := record.licenses.get("weights", NOT_STATED)) != NOT_STATED:
         cfg["license"] = license_id
-    config = {**config, "pretrained_cfg": cfg, "pcd": record.to_dict()}
+    config = {**config, "pretrained_cfg": cfg, "pcd": record_pointer(record.to_dict())}
     write_json(folder / CONFIG_FILE, config)
     card = render_card(record, files=file_entries(folder), repo=repo, license_link=license_link)
     (folder / CARD_FILE).write_text(card, encoding="utf-8", newline="\n")

@@ -1,4 +1,4 @@
-"""The files of one weight, the same in a run's export, the local store and a Hub repository."""
+"""File names of a weight: the same in an export, the local store and a Hub repository."""
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"

@@ -1,4 +1,4 @@
-"""A weight's folder as tensors: hashed, checked and parsed from the very same bytes."""
+"""Read a weight's folder: the bytes that are parsed are the bytes that were hashed."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,34 +7,34 @@ from torch import Tensor
 
 from pcd_hub.errors import WeightError
 from pcd_hub.weights.layout import CONFIG_FILE, WEIGHTS_FILE
-from pcd_hub.weights.manifest import check_listed, read_listed, read_manifest
+from pcd_hub.weights.manifest import check_listed, read_listed, read_manifest, record_sha256
 from pcd_hub.weights.record import WeightRecord
 from pcd_hub.weights.safety import check_config
 from pcd_hub.weights.tensors import check_fit, check_size, load_tensors, needed_shapes
 
 
 class ReadWeight(NamedTuple):
-    """What a verified folder holds."""
+    """The verified content of a weight's folder."""
 
     tensors: dict[str, Tensor]
     config: dict[str, Any]
-    """timm's config.json."""
+    """The content of config.json."""
     record: WeightRecord
 
 
 def read_weight(
     folder: Path, *, what: str | None = None, manifest_sha256: str | None = None
 ) -> ReadWeight:
-    """Verify the whole folder and parse its weights, each file read once.
+    """Verify all files in the manifest and parse the weights, reading each file once.
 
     Args:
-        folder: In the layout of a Hub repository, with its manifest.
-        what: How errors name it; the folder if not given.
-        manifest_sha256: What the manifest must hash to, if that is known.
+        folder: A folder in the layout of a Hub repository.
+        what: Its name in errors; default: the folder.
+        manifest_sha256: The manifest's expected sha256, if known.
 
     Raises:
-        WeightError: If a file is missing, damaged, not of the allowed kinds, or does not fit timm's
-            architecture, if a value is not finite, or if config and manifest tell another record.
+        WeightError: If a file is missing, damaged or invalid, does not fit timm's architecture,
+            holds a value that is not finite, or refers to another record.
     """
     label = what or str(folder)
     manifest = read_manifest(folder, pinned=manifest_sha256)
@@ -42,9 +42,9 @@ def read_weight(
     listed = {entry["path"]: entry for entry in manifest["files"]}
     config_entry, weights_entry = listed.pop(CONFIG_FILE), listed.pop(WEIGHTS_FILE)
     config = check_config(read_listed(folder, config_entry), what=f"{label}: {CONFIG_FILE}")
-    if config.get("pcd", manifest["record"]) != manifest["record"]:
+    if config["pcd"].get("record_sha256", digest := record_sha256(manifest["record"])) != digest:
         raise WeightError(
-            f"{label}: the record in {CONFIG_FILE} is not the one in its manifest; export it again"
+            f"{label}: {CONFIG_FILE} refers to another record than the manifest's; export it again"
         )
     needed = needed_shapes(config["architecture"], config.get("model_args", {}), what=label)
     check_size(weights_entry["size"], needed, what=f"{label}: {WEIGHTS_FILE}")

@@ -1,4 +1,4 @@
-"""``pcd_manifest.json``: size and sha256 of a weight's other files, and its record."""
+"""``pcd_manifest.json``: the record of a weight, and size and sha256 of its other files."""
 
 import hashlib
 import json
@@ -7,72 +7,81 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pcd_hub.errors import WeightError
+from pcd_hub.files.read import read_bounded
 from pcd_hub.files.strict_json import shown
+from pcd_hub.files.write import atomic_write
 from pcd_hub.weights.layout import MANIFEST_FILE, MANIFEST_SCHEMA, WEIGHTS_FILE
 from pcd_hub.weights.safety import MAX_JSON_BYTES, check_manifest
 
-_REMEDY = "the copy is damaged: get it again, by `pcd-hub fetch` or from the run's export"
+_REMEDY = "the copy is damaged: get it again with `pcd-hub fetch`, or from the run's export"
 
 Read = TypeVar("Read")
 
 
 def write_manifest(folder: Path, record: dict[str, Any]) -> None:
-    """Write the manifest of every file that lies in ``folder`` now."""
+    """Write the manifest of all files in ``folder``."""
     manifest = {"schema": MANIFEST_SCHEMA, "files": file_entries(folder), "record": record}
     write_json(folder / MANIFEST_FILE, manifest)
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write ``value`` as the JSON files of a weight are written."""
-    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    """Write ``value`` as strict, indented JSON."""
+    atomic_write(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def files_in(folder: Path) -> dict[str, Path]:
+    """Return all files below ``folder`` by relative path, sorted."""
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    return {name: path for name, path in sorted(found.items()) if path.is_file()}
 
 
 def file_entries(folder: Path) -> list[dict[str, Any]]:
-    """Path, size and sha256 of each file in ``folder`` but the manifest."""
+    """Return path, size and sha256 of each file in ``folder`` except the manifest."""
     return [
-        {"path": path.name, "size": path.stat().st_size, "sha256": sha256(path)}
-        for path in sorted(folder.iterdir())
-        if path.is_file() and path.name != MANIFEST_FILE
+        {"path": name, "size": path.stat().st_size, "sha256": sha256(path)}
+        for name, path in files_in(folder).items()
+        if name != MANIFEST_FILE
     ]
 
 
+def record_sha256(record: dict[str, Any]) -> str:
+    """Return the sha256 of a record's canonical JSON, by which other files refer to it."""
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def record_pointer(record: dict[str, Any]) -> dict[str, str]:
+    """Return what ``config.json`` holds in place of the record."""
+    return {"record": MANIFEST_FILE, "record_sha256": record_sha256(record)}
+
+
 def read_manifest(folder: Path, *, pinned: str | None = None) -> dict[str, Any]:
-    """The manifest of ``folder``.
+    """Read and check the manifest of a weight's folder.
 
     Args:
-        folder: Of one weight.
-        pinned: The sha256 that the manifest must have.
+        folder: The folder.
+        pinned: The manifest's expected sha256.
 
     Raises:
-        WeightError: If it is missing, not of the known schema, or not the one that was pinned.
+        WeightError: If it is missing, invalid, of a newer schema, or not the pinned one.
     """
     path = folder / MANIFEST_FILE
     try:
-        raw = read_plain(path, most=MAX_JSON_BYTES)
+        raw = read_bounded(path, MAX_JSON_BYTES)
     except OSError as error:
         raise _unreadable(shown(str(path)), error, "export the weight again") from error
-    if pinned and pinned != hashlib.sha256(raw).hexdigest():
+    except ValueError as error:
+        raise WeightError(str(error)) from error
+    if pinned and pinned != (found := hashlib.sha256(raw).hexdigest()):
         raise WeightError(
-            f"{path} has not the sha256 {pinned[:12]} that was pinned; it is not the weight that "
-            "was meant, or was changed since it was fetched"
+            f"{path} has sha256 {found[:12]}, expected {pinned[:12]}, which was pinned; it is not "
+            "the weight you mean, or was changed after it was fetched"
         )
     return check_manifest(raw, what=str(path))
 
 
-def read_plain(path: Path, *, most: int) -> bytes:
-    """A plain file of at most ``most`` bytes; of a longer one a byte more, which tells it.
-
-    Raises:
-        OSError: If it is not there, cannot be read, or is no plain file.
-    """
-    if not path.is_file():  # a pipe would be waited for, a device never end
-        raise FileNotFoundError(f"{path} is no plain file")
-    with path.open("rb") as file:
-        return file.read(most + 1)
-
-
 def weights_sha256(folder: Path) -> str:
-    """Of the weights file, as the manifest states it.
+    """Return the sha256 of the weights file according to the manifest.
 
     Raises:
         WeightError: As :func:`read_manifest`.
@@ -82,26 +91,17 @@ def weights_sha256(folder: Path) -> str:
 
 
 def verify(folder: Path) -> None:
-    """Check every file that the manifest of ``folder`` lists: present, right size, right sha256.
+    """Check that every file in the manifest of ``folder`` is there, with its size and sha256.
 
     Raises:
-        WeightError: Naming the file, what was found and what to do.
+        WeightError: Naming the first file that is not.
     """
     for entry in read_manifest(folder)["files"]:
         check_listed(folder, entry)
 
 
-def check_listed_size(folder: Path, entry: dict[str, Any]) -> None:
-    """Hold a file's size against its entry in the manifest; its bytes are not read.
-
-    Raises:
-        WeightError: If it is missing, no plain file, or of another size.
-    """
-    _of_listed_size(folder, entry, Path.stat)
-
-
 def check_listed(folder: Path, entry: dict[str, Any]) -> None:
-    """Hold a file against its entry in the manifest, without keeping it in memory.
+    """Verify a file against its entry in the manifest, without keeping it in memory.
 
     Raises:
         WeightError: If it is missing, unreadable, of another size, or its sha256 differs.
@@ -110,7 +110,7 @@ def check_listed(folder: Path, entry: dict[str, Any]) -> None:
 
 
 def read_listed(folder: Path, entry: dict[str, Any]) -> bytes:
-    """The bytes of a file that the manifest lists.
+    """Return the verified bytes of a file in the manifest.
 
     Raises:
         WeightError: As :func:`check_listed`.
@@ -123,13 +123,11 @@ def read_listed(folder: Path, entry: dict[str, Any]) -> bytes:
 def _of_listed_size(folder: Path, entry: dict[str, Any], read: Callable[[Path], Read]) -> Read:
     path = folder / entry["path"]
     try:
-        if not path.is_file():  # a pipe would be waited for
+        if not path.is_file():  # a pipe would block
             raise FileNotFoundError(path)
         size = path.stat().st_size
         if size != entry["size"]:
-            raise WeightError(
-                f"{path} has {size} bytes, its manifest says {entry['size']}; {_REMEDY}"
-            )
+            raise WeightError(f"{path} has {size} bytes, expected {entry['size']}; {_REMEDY}")
         return read(path)
     except OSError as error:
         raise _unreadable(str(path), error, _REMEDY) from error
@@ -137,19 +135,19 @@ def _of_listed_size(folder: Path, entry: dict[str, Any], read: Callable[[Path], 
 
 def _unreadable(path: str, error: OSError, remedy: str) -> WeightError:
     if isinstance(error, PermissionError):
-        return WeightError(f"{path} cannot be read: {error.strerror}; ask its owner for the right")
+        return WeightError(f"{path} cannot be read: {error.strerror}; ask its owner")
     return WeightError(f"{path} is missing ({type(error).__name__}); {remedy}")
 
 
 def _check_digest(digest: str, folder: Path, entry: dict[str, Any]) -> None:
     if digest != entry["sha256"]:
         raise WeightError(
-            f"{folder / entry['path']} has sha256 {digest[:12]}, its manifest says "
+            f"{folder / entry['path']} has sha256 {digest[:12]}, expected "
             f"{entry['sha256'][:12]}; {_REMEDY}"
         )
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file."""
+    """Return the hex digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""What a weight is, where it came from, what it scored, under which licences."""
+"""The record of a weight: its provenance, measurements and licences."""
 
 import dataclasses
 import json
@@ -8,10 +8,11 @@ from typing import Any
 
 from pcd_hub.errors import WeightError
 from pcd_hub.files.strict_json import COUNT, FINITE, TEXT, Field, check_fields, optional
+from pcd_hub.weights.safety import unknown_fields
 
 NOT_STATED = "not stated"
 LICENSED = ("code", "weights", "teacher", "data")
-"""The licence chain."""
+"""Whose licences a record states."""
 
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
@@ -20,14 +21,14 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("licenses", "model", "metrics"), dict),
     "untrained": (list, tuple),
 }
-"""Of a record's fields in JSON; text where nothing is said."""
+"""Types of a record's fields in JSON; the others are strings."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightRecord:
     """The provenance of one weight.
 
-    Written by a recipe, never by hand; a fact that is not known stays out.
+    Written by a recipe, never by hand; unknown facts are left out.
     """
 
     name: str
@@ -36,7 +37,7 @@ class WeightRecord:
     created: str
     """UTC, ISO 8601."""
     recipe: str
-    """Script and configuration name."""
+    """Script and configuration."""
     config: dict[str, Any]
     """The resolved configuration."""
     teacher: dict[str, Any]
@@ -52,17 +53,19 @@ class WeightRecord:
     hardware: dict[str, Any]
     """Processes, device, wall seconds."""
     licenses: dict[str, str]
-    """Of all that ``LICENSED`` names; "not stated" where nobody said."""
+    """For each of ``LICENSED``; "not stated" where it is unknown."""
     untrained: tuple[str, ...] = ()
-    """Parameters that the distillation does not reach and that keep their random start."""
+    """Parameters that get no gradient from the distillation and keep their initial values."""
     model: dict[str, Any] = field(default_factory=dict)
     """Parameters, channels and cost, measured at export."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """:class:`Measurement` by a short name, as plain dicts."""
+    unknown: dict[str, Any] = field(default_factory=dict)
+    """Fields that a newer pcd_hub wrote; kept as they are."""
 
     @classmethod
     def trial(cls, architecture: str) -> "WeightRecord":
-        """Of a weight that nobody keeps: to find out whether an architecture can be exported."""
+        """Return a placeholder, to try whether an architecture can be exported."""
         return cls(
             name=f"{architecture}.pcd",
             architecture=architecture,
@@ -81,10 +84,10 @@ class WeightRecord:
         )
 
     def measurements(self) -> dict[str, "Measurement"]:
-        """``metrics`` as objects.
+        """Return ``metrics`` as objects.
 
         Raises:
-            WeightError: If one of them is no measurement.
+            WeightError: If one of them is not a measurement.
         """
         return {
             name: Measurement.from_dict(raw, what=f"{self.name}: metrics.{name}")
@@ -92,88 +95,95 @@ class WeightRecord:
         }
 
     def to_json(self) -> str:
-        """Strict JSON.
+        """Return the record as strict JSON.
 
         Raises:
-            WeightError: If a value is not finite: a record holds what was measured, or nothing.
+            WeightError: If a value is not finite.
         """
         try:
             return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
         except ValueError as error:
             raise WeightError(
-                f"the record of {self.name} holds a value that is no finite number"
+                f"the record of {self.name} holds a value that is not finite"
             ) from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain containers only."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        """Return the record as plain containers, unknown fields included."""
+        facts = json.loads(json.dumps(dataclasses.asdict(self)))
+        return facts | facts.pop("unknown")
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> "WeightRecord":
         """Rebuild a record.
 
         Raises:
-            WeightError: If a field is missing, unknown, or of another type.
+            WeightError: If a field is missing or of another type.
         """
-        known = {f.name for f in dataclasses.fields(cls)}
+        fields = {f.name: f for f in dataclasses.fields(cls) if f.name != "unknown"}
         required = {
-            f.name
-            for f in dataclasses.fields(cls)
+            name
+            for name, f in fields.items()
             if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         }
-        if unknown := sorted(set(raw) - known):
-            raise WeightError(
-                f"a record has no field {unknown[0]!r}; was it written by a newer pcd_hub?"
-            )
+        unknown = unknown_fields(raw, fields, what="the record")
+        raw = {name: raw[name] for name in raw if name not in unknown}
         if missing := sorted(required - set(raw)):
-            raise WeightError(f"the record has no {missing[0]!r}; it is not whole")
+            raise WeightError(f"the record has no {missing[0]!r}; it is incomplete")
         for name, value in raw.items():
             kinds = _KINDS.get(name, str)
             if not isinstance(value, kinds) or isinstance(value, bool):
                 raise WeightError(
-                    f"the record's {name} is {reprlib.repr(value)[:60]}; it is damaged"
+                    f"the record's {name} is {reprlib.repr(value)[:60]}, expected {_named(kinds)}"
                 )
         for name in ("licenses", "versions"):
             if not all(isinstance(value, str) for value in raw[name].values()):
-                raise WeightError(f"the record's {name} hold what is no text; it is damaged")
-        return cls(**{**raw, "untrained": tuple(map(str, raw.get("untrained", ())))})
+                raise WeightError(f"the record's {name} must all be strings")
+        untrained = tuple(map(str, raw.get("untrained", ())))
+        return cls(**{**raw, "untrained": untrained, "unknown": unknown})
+
+
+def _named(kinds: type | tuple[type, ...]) -> str:
+    names = {int: "an integer", str: "a string", dict: "an object"}
+    return names.get(kinds, "a list") if isinstance(kinds, type) else "a list"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One table: what was measured, on what, of which models, and how to do it again."""
+    """One table of results, with what it takes to reproduce it."""
 
     task: str
-    """As "linear segmentation probe"."""
+    """Such as "linear segmentation probe"."""
     dataset: str
     metric: str
     unit: str
     images: int
-    """How many images the metric was taken on."""
+    """Number of evaluated images."""
     seeds: int
     protocol: str
     command: str
     subject: str
-    """Which of the results is this weight's."""
+    """The model in ``means`` that is this weight."""
     means: dict[str, float]
-    """By model, over the seeds."""
+    """By model, over seeds."""
     stds: dict[str, float] = field(default_factory=dict)
-    """By model; empty if there was one seed."""
+    """By model; empty for a single seed."""
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any], *, what: str) -> "Measurement":
         """Rebuild a measurement.
 
         Raises:
-            WeightError: If it is not one, or its numbers do not belong together.
+            WeightError: If it is not one, or its numbers are inconsistent.
         """
+        if isinstance(raw, dict):  # a newer pcd_hub may have written more
+            raw = {key: raw[key] for key in raw if key in _MEASUREMENT}
         check_fields(raw, _MEASUREMENT, what=what)
         found = cls(**raw)
         spread = found.means.keys() if found.seeds > 1 else set()
         if found.subject not in found.means or found.stds.keys() != spread:
             raise WeightError(
-                f"{what} is not whole: it needs {found.subject!r} among its finite means, and a "
-                "standard deviation of each exactly if there were several seeds"
+                f"{what} is inconsistent: expected {found.subject!r} among its means, and "
+                "standard deviations of all models exactly if there were several seeds"
             )
         return found
 

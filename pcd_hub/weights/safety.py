@@ -1,15 +1,21 @@
-"""Strict checks of the names and the JSON of a weight that came from elsewhere.
+"""Strict checks of the names and JSON files of a weight from an untrusted source.
 
-Bytes go in; plain values come out, or a ``WeightError`` of one short line: the file, what was
-found, the bound. Nothing here opens a file or a connection, and a hostile file costs no more time
-than a bad one. The lists are allow-lists of what ``pcd_hub.weights.export`` writes.
+A check takes bytes and returns plain values, or raises a ``WeightError`` of one short line: the
+file, what was found, what was expected. Nothing here opens a file or a connection, and a hostile
+file takes no more time than a damaged one.
+
+Known fields are checked strictly. Unknown ones, which a newer pcd_hub may have added, are bounded
+and ignored. Additions leave ``schema`` as it is; a change that an older pcd_hub would misread
+raises it, and older versions reject it.
 """
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from typing import Any
 
 import timm
+from timm.models import PretrainedCfg
 
 from pcd_hub.errors import WeightError, nearest
 from pcd_hub.files.strict_json import (
@@ -31,23 +37,36 @@ from pcd_hub.files.strict_json import (
 from pcd_hub.weights.layout import CONFIG_FILE, MANIFEST_FILE, MANIFEST_SCHEMA, WEIGHTS_FILE
 
 MAX_JSON_BYTES = 1_000_000
-"""Of ``config.json`` and of ``pcd_manifest.json``."""
+"""Limit for ``config.json`` and ``pcd_manifest.json``."""
 MAX_FILES = 50
 MAX_FILE_BYTES = 4 * 1024**3
 _MAX_OTHER_BYTES = 64 * 1024**2
 _MOST_BYTES = {WEIGHTS_FILE: MAX_FILE_BYTES, CONFIG_FILE: MAX_JSON_BYTES}
 
+_DEVICE = r"(?!(?i:con|prn|aux|nul|com\d|lpt\d)(\.|$))"  # of Windows
 _FILE_NAME = re.compile(
     r"model\.safetensors|config\.json|pcd_manifest\.json|README\.md|LICENSE(\.md|\.txt)?"
-    r"|(?!(con|prn|aux|nul|com\d|lpt\d)\.)[a-z0-9_-]{1,60}\.png"  # not a device of Windows
+    rf"|{_DEVICE}[a-z0-9_-]{{1,60}}\.png"
 )
+_ANY_CASE = re.compile(_FILE_NAME.pattern, re.IGNORECASE)
+_PART = rf"{_DEVICE}[A-Za-z0-9_]([A-Za-z0-9_.-]{{0,98}}[A-Za-z0-9_-])?"
+_NEW_FILE = re.compile(rf"({_PART}/){{0,3}}{_PART}", re.ASCII)
+_CODE = re.compile(
+    r"(?i).*\.(bin|pth?|ckpt|pkl|pickle|joblib|np[yz]|pyc?|so|dll|exe|sh|bat|svg|html?)"
+)
+"""Files that may run code when they are loaded or opened; never part of a weight."""
+_KEY = re.compile(r"[A-Za-z0-9_.:-]{1,100}", re.ASCII)
+_MAX_UNKNOWN = 50
+_OF_TIMM = frozenset(field.name for field in fields(PretrainedCfg))
+_OF_OTHERS = _OF_TIMM | {"auto_map", "labels"}
+"""Keys of config.json that tell timm or transformers where to find weights, labels or code."""
 _PROSE = Field(
     lambda v: isinstance(v, str) and len(v) <= 500 and v.isprintable(),
     "a printable string of at most 500 characters",
     required=False,
 )
-_ARCHITECTURE = matching(r"[a-z0-9_]{1,100}", "a timm architecture, as resnet18")
-_MODULE = matching(r"[A-Za-z0-9_.]{1,100}", "a module's name")
+_ARCHITECTURE = matching(r"[a-z0-9_]{1,100}", "a timm architecture such as resnet18")
+_MODULE = matching(r"[A-Za-z0-9_.]{1,100}", "a module name")
 _MODULES = or_null(_MODULE, several(_MODULE, 0, 16))
 _SIZE = several(whole(1, 4096), 3, 3)
 
@@ -87,58 +106,121 @@ _PRETRAINED_CFG = {
     "classifier": _MODULES,
     **dict.fromkeys(("license", "description", "paper_name", "paper_ids"), _PROSE),
 }
+_KNOWN = {"manifest": _MANIFEST, "config": _CONFIG, "pretrained_cfg": _PRETRAINED_CFG}
 
 
 def check_file_names(names: Iterable[str], *, what: str) -> None:
-    """Check that every name is one of a published weight's files, and stands once.
+    """Check the names of the files in a manifest, which get a place on the disk.
 
-    These are ``model.safetensors``, ``config.json``, ``pcd_manifest.json``, ``README.md``,
-    ``LICENSE`` (``.md``, ``.txt``) and pictures ``[a-z0-9_-]{1,60}.png``, all at the top.
+    Known are ``model.safetensors``, ``config.json``, ``pcd_manifest.json``, ``README.md``,
+    ``LICENSE`` (``.md``, ``.txt``) and pictures ``[a-z0-9_-]{1,60}.png``. Others may be relative
+    paths of plain ASCII names, such as ``onnx/model.onnx``, but none that runs code when loaded.
 
     Raises:
-        WeightError: Naming the first other name, the first twin (also one that differs only in
-            case), or that there are too many.
+        WeightError: Naming the first invalid name or duplicate (ignoring case), or the limit.
     """
     seen: set[str] = set()
     for name in names:
-        if not (isinstance(name, str) and _FILE_NAME.fullmatch(name)):
+        if not (isinstance(name, str) and (_FILE_NAME.fullmatch(name) or _is_new_file(name))):
             raise WeightError(
-                f"{what}: {shown(name)} is no file of a weight; it may hold {WEIGHTS_FILE}, "
-                f"{CONFIG_FILE}, {MANIFEST_FILE}, README.md, LICENSE and [a-z0-9_-].png"
+                f"{what}: {shown(name)} is not a file of a weight; expected {WEIGHTS_FILE}, "
+                f"{CONFIG_FILE}, {MANIFEST_FILE}, README.md, LICENSE, .png or another data file"
             )
         if name.casefold() in seen:
-            raise WeightError(f"{what}: {shown(name)} stands twice")
+            raise WeightError(f"{what}: {shown(name)} is listed twice")
         seen.add(name.casefold())
         if len(seen) > MAX_FILES:
-            raise WeightError(f"{what}: more than {MAX_FILES} files")
+            raise WeightError(f"{what}: expected at most {MAX_FILES} files")
+
+
+def _is_new_file(name: str) -> bool:
+    return (
+        _NEW_FILE.fullmatch(name[:500]) is not None
+        and not _ANY_CASE.fullmatch(name)
+        and not _CODE.fullmatch(name)
+    )
+
+
+def check_listing(names: Iterable[str], *, what: str) -> None:
+    """Check the names that a Hub lists; only files in the manifest are ever asked for.
+
+    Raises:
+        WeightError: Naming the first that is not a path in a repository, or differs from a file of
+            a weight in case only.
+    """
+    for name in names:
+        is_text = isinstance(name, str) and 0 < len(name) <= 300 and name.isprintable()
+        if not is_text or "\\" in name or not {"", ".", "..", ".git"}.isdisjoint(name.split("/")):
+            raise WeightError(f"{what}: {shown(name)} is not a file name of a repository")
+        if _ANY_CASE.fullmatch(name) and not _FILE_NAME.fullmatch(name):
+            raise WeightError(
+                f"{what}: {shown(name)} differs from a file of a weight in case only; ask its "
+                "publisher to remove it"
+            )
+
+
+def unknown_keys(found: Mapping[str, Any], kind: str) -> list[str]:
+    """Return the unknown keys of a checked ``manifest``, ``config`` or ``pretrained_cfg``."""
+    return sorted(found.keys() - _KNOWN[kind].keys())
+
+
+def unknown_files(manifest: Mapping[str, Any]) -> list[str]:
+    """Return the files in a checked manifest that this version does not use."""
+    return [f["path"] for f in manifest["files"] if not _FILE_NAME.fullmatch(f["path"])]
+
+
+def unknown_fields(found: Mapping[str, Any], known: Iterable[str], *, what: str) -> dict[str, Any]:
+    """Return the fields that this version does not know.
+
+    Raises:
+        WeightError: If their names are not short and plain, or there are too many.
+    """
+    unknown = {key: found[key] for key in found.keys() - set(known)}
+    for key in sorted(unknown, key=str):
+        if not _KEY.fullmatch(key):
+            raise WeightError(f"{what} holds {shown(key)}; expected a short plain key")
+    if len(unknown) > _MAX_UNKNOWN:
+        raise WeightError(f"{what} holds {len(unknown)} unknown keys, expected at most 50")
+    return unknown
+
+
+def _check_known(found: Any, known: Mapping[str, Field], *, what: str) -> None:
+    """Check the known fields of an object, and bound the unknown ones."""
+    unknown = unknown_fields(found, known, what=what) if isinstance(found, dict) else {}
+    check_fields(
+        {k: found[k] for k in found if k not in unknown} if unknown else found, known, what=what
+    )
 
 
 def check_manifest(raw: bytes, *, what: str) -> dict[str, Any]:
     """Check ``pcd_manifest.json`` and return it.
 
     Raises:
-        WeightError: If it is not of the known schema, or lists a file that is not one of a
-            weight's, or itself, or not the weights and the config.
+        WeightError: If it is not valid, of a newer schema, lists itself or an invalid name, or does
+            not list weights and config.
     """
     manifest = parse_json(raw, what=what, max_bytes=MAX_JSON_BYTES)
     schema = manifest.get("schema") if isinstance(manifest, dict) else None
-    if type(schema) is int and schema != MANIFEST_SCHEMA:
+    if type(schema) is int and schema > MANIFEST_SCHEMA:
         raise WeightError(
-            f"{what}: schema is {schema}, known is {MANIFEST_SCHEMA}; "
-            "written by a newer pcd_hub? upgrade"
+            f"{what}: schema is {schema}, expected {MANIFEST_SCHEMA}: made by a newer pcd_hub; "
+            "upgrade with `pip install -U pcd_hub`"
         )
-    check_fields(manifest, _MANIFEST, what=what)
+    _check_known(manifest, _MANIFEST, what=what)
     for index, file in enumerate(manifest["files"]):
-        check_fields(file, _LISTED, what=f"{what}: file {index}")
+        _check_known(file, _LISTED, what=f"{what}: file {index}")
     paths = [file["path"] for file in manifest["files"]]
     check_file_names([*paths, MANIFEST_FILE], what=what)
     for needed in (WEIGHTS_FILE, CONFIG_FILE):
         if needed not in paths:
             raise WeightError(f"{what}: {needed} is not listed; publish the weight again")
     for file in manifest["files"]:
-        most = _MOST_BYTES.get(file["path"], _MAX_OTHER_BYTES)
+        is_known = _FILE_NAME.fullmatch(file["path"])
+        most = _MOST_BYTES.get(file["path"], _MAX_OTHER_BYTES if is_known else MAX_FILE_BYTES)
         if file["size"] > most:
-            raise WeightError(f"{what}: {file['path']} has {file['size']} bytes, at most {most}")
+            raise WeightError(
+                f"{what}: {file['path']} has {file['size']} bytes, expected at most {most}"
+            )
     return manifest
 
 
@@ -146,13 +228,15 @@ def check_config(raw: bytes, *, what: str) -> dict[str, Any]:
     """Check timm's ``config.json`` and return it.
 
     Raises:
-        WeightError: If it holds a key or a value that ``export_weight`` would not write, above
-            all another source of the weights, or names an architecture that timm has not.
+        WeightError: If a known key has an invalid value, a key names another source of weights or
+            code, or timm has no such architecture.
     """
     config = parse_json(raw, what=what, max_bytes=MAX_JSON_BYTES)
-    check_fields(config, _CONFIG, what=what)
+    _check_known(config, _CONFIG, what=what)
+    _check_not_read(config, _OF_OTHERS - _CONFIG.keys(), what=what)
     cfg, architecture = config["pretrained_cfg"], config["architecture"]
-    check_fields(cfg, _PRETRAINED_CFG, what=f"{what}: pretrained_cfg")
+    _check_known(cfg, _PRETRAINED_CFG, what=f"{what}: pretrained_cfg")
+    _check_not_read(cfg, _OF_TIMM - _PRETRAINED_CFG.keys(), what=f"{what}: pretrained_cfg")
     check_buildable(architecture, config.get("model_args", {}), what=what)
     if cfg["architecture"] != architecture:
         raise WeightError(
@@ -161,8 +245,18 @@ def check_config(raw: bytes, *, what: str) -> dict[str, Any]:
     return config
 
 
+def _check_not_read(found: Mapping[str, Any], keys: Iterable[str], *, what: str) -> None:
+    for key in sorted(found.keys() & set(keys)):
+        raise WeightError(f"{what} holds {shown(key)}, which pcd_hub never writes; export it again")
+
+
+def known_cfg(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the checked ``pretrained_cfg`` without fields that only a newer version knows."""
+    return {key: value for key, value in cfg.items() if key in _PRETRAINED_CFG}
+
+
 def check_buildable(architecture: str, model_args: Mapping[str, Any], *, what: str) -> None:
-    """Check that timm has the architecture, and that its arguments are bounded.
+    """Check that timm has the architecture, and that its arguments are known and bounded.
 
     Raises:
         WeightError: Naming the architecture or the argument.

@@ -259,6 +259,7 @@ def _copied(export: Path, versions: Path) -> Path:
     try:
         folder.chmod(0o755)
         for name in [*(entry["path"] for entry in read_manifest(export)["files"]), MANIFEST_FILE]:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             # Whatever the umask: every user of the store may read it.
             with atomic_file(folder / name, mode=0o644) as draft:
                 shutil.copyfile(export / name, draft)

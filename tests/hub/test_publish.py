@@ -5,6 +5,7 @@ import json
 import os
 import time
 import traceback
+import tracemalloc
 
 import pytest
 import timm
@@ -16,7 +17,7 @@ from pcd_hub.weights import store
 from pcd_hub.weights.hub import client as hub_module
 from pcd_hub.weights.hub import publish as publish_module
 from tests.hub.surroundings import point_client_at, settle
-from tests.weights.making import exported, filled, record, same_tensors
+from tests.weights.making import exported, files_of, filled, record, same_tensors
 
 REPO = "org/test_resnet.pcd"
 TOKEN = "hf_" + "a1B2" * 9
@@ -93,7 +94,7 @@ def test_private_stays_private_and_nothing_opens_it_by_accident(hub, export):
     done = pcd_hub.publish(export, REPO, private=True)
     assert not done.public
     assert hub.repo(REPO).private
-    with pytest.raises(HubError, match="exists and is private, .* say --private .* or --public"):
+    with pytest.raises(HubError, match="exists and is private, .* --private .* or --public"):
         pcd_hub.publish(export, REPO)
     assert hub.repo(REPO).private
     assert pcd_hub.publish(export, REPO, public=True).commit == done.commit
@@ -133,7 +134,7 @@ def test_a_first_publish_that_failed_is_finished_and_opened_only_if_said(hub, ex
     with pytest.raises(HubUnreachableError):
         pcd_hub.publish(export, REPO)
     hub.faults.clear()
-    with pytest.raises(HubError, match="perhaps from a run that was interrupted"):
+    with pytest.raises(HubError, match="perhaps because publishing was interrupted"):
         pcd_hub.publish(export, REPO)
     assert pcd_hub.publish(export, REPO, public=True).public
 
@@ -160,75 +161,72 @@ def test_a_silent_hub_ends_every_step(hub, export, monkeypatch, path):
     if path in {"/repos/create", "/commit/"}:  # carried out all the same, which is recognised
         assert pcd_hub.publish(export, REPO).commit == hub.head(REPO)
     else:
-        with pytest.raises(HubUnreachableError, match="silent for"):
+        with pytest.raises(HubUnreachableError, match="no progress for"):
             pcd_hub.publish(export, REPO)
     assert time.monotonic() - start < 15
 
 
-def test_what_changes_while_it_is_published_is_refused(hub, export, tmp_path, monkeypatch):
-    """Looked at, then swapped for a link to a secret, or rewritten."""
+@pytest.mark.parametrize("how", ["a link", "a pipe", "other bytes", "as many other bytes"])
+def test_what_changes_while_it_is_published_is_refused(hub, export, tmp_path, monkeypatch, how):
+    """Verified, then swapped for a link to a secret, or rewritten: only verified bytes are sent."""
     secret = tmp_path / "secret"
-    secret.write_text("PRIVATE KEY")
     picture = export / "pca.png"
-    content = picture.read_bytes()
-    original = publish_module._check_folder
+    secret.write_text("PRIVATE KEY" if how != "as many other bytes" else "x" * len(read(picture)))
+    read_whole = publish_module.read_weight
 
-    def swap_for_a_link(folder):
-        original(folder)
-        picture.unlink()
-        picture.symlink_to(secret)
+    def read_and_swap(folder, **named):
+        weight = read_whole(folder, **named)
+        if folder == export:
+            picture.unlink()
+            if how == "a pipe":
+                os.mkfifo(picture)
+            elif how == "a link":
+                picture.symlink_to(secret)
+            else:
+                picture.write_bytes(read(secret))
+        return weight
 
-    monkeypatch.setattr(publish_module, "_check_folder", swap_for_a_link)
-    with pytest.raises(WeightError, match="no plain file that can be read"):
-        pcd_hub.publish(export, REPO)
-
-    def rewrite(folder):
-        original(folder)
-        picture.write_text("PRIVATE KEY")
-
-    picture.unlink()
-    picture.write_bytes(content)
-    monkeypatch.setattr(publish_module, "_check_folder", rewrite)
-    with pytest.raises(WeightError, match="pca.png has 11 bytes"):
+    monkeypatch.setattr(publish_module, "read_weight", read_and_swap)
+    with pytest.raises(WeightError, match="pca.png (has|is missing)"):
         pcd_hub.publish(export, REPO)
     assert not hub.requests
 
 
-def test_a_pipe_that_takes_a_files_place_is_not_waited_for(hub, export, monkeypatch):
-    original = publish_module._check_folder
-
-    def swap_for_a_pipe(folder):
-        original(folder)
-        (folder / "pca.png").unlink()
-        os.mkfifo(folder / "pca.png")
-
-    monkeypatch.setattr(publish_module, "_check_folder", swap_for_a_pipe)
-    with pytest.raises(WeightError, match="pca.png is no plain file"):
-        pcd_hub.publish(export, REPO)
-    assert not hub.requests
+def read(path):
+    return path.read_bytes()
 
 
 @pytest.mark.parametrize("name", ["pca.png", "config.json", "pcd_manifest.json"])
-def test_what_is_larger_than_the_manifest_says_is_not_even_copied(hub, export, name, monkeypatch):
-    copied = []
-    monkeypatch.setattr(publish_module, "_copy_plain", lambda *paths: copied.append(paths))
+def test_what_is_larger_than_the_manifest_says_is_not_even_read(hub, export, name, monkeypatch):
     os.truncate(export / name, 3 * 1024**3)
+    tracemalloc.start()
     with pytest.raises(WeightError, match=f"{name} has .* bytes"):
         pcd_hub.publish(export, REPO)
-    assert not copied
+    assert tracemalloc.get_traced_memory()[1] < 50 * 1024**2
+    tracemalloc.stop()
 
 
-def test_a_licence_that_somebody_added_on_the_hub_is_not_deleted(hub, export):
-    pcd_hub.publish(export, REPO)
-    hub.commit(REPO, {"LICENSE": b"theirs"})
-    with pytest.raises(HubError, match="holds LICENSE, which is not in the weight's folder"):
-        pcd_hub.publish(export, REPO)
-    assert hub.files(REPO)["LICENSE"] == b"theirs"
+OTHERS = {"LICENSE": b"theirs", "onnx/model.onnx": b"1", "model.bin": b"2", ".env": b"3"}
+
+
+def test_other_files_in_the_repository_are_left_alone(hub, export, tmp_path):
+    """Before the first publish, and after it."""
+    hub.add_repo(REPO, {"train.py": b"print()"})
+    done = pcd_hub.publish(export, REPO)
+    assert [mark for mark in done.changes if mark[0] != "+"] == []
+    hub.commit(REPO, OTHERS)
+    assert pcd_hub.publish(export, REPO).changes == ()
+    newer = pcd_hub.publish(filled(2.0, tmp_path / "two"), REPO)
+    assert hub.head(REPO) == newer.commit
+    held = hub.files(REPO)
+    assert {name: held[name] for name in OTHERS} == OTHERS
+    assert held["train.py"] == b"print()"
+    assert pcd_hub.fetch(REPO).commit == newer.commit
 
 
 def test_a_dry_run_says_what_is_wrong_with_the_token(hub, export, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_TOKEN", "hf_revoked")
-    with pytest.raises(HubError, match="refuses the token"):
+    with pytest.raises(HubError, match="rejects the token"):
         pcd_hub.publish(export, REPO, dry_run=tmp_path / "plan")
 
 
@@ -269,7 +267,7 @@ def test_a_lost_reply_is_recognised(hub, export):
 
 def test_a_failed_commit_is_an_error_and_leaves_the_repository_private(hub, export):
     hub.fault("status", "/commit/", status=500, times=9)
-    with pytest.raises(HubUnreachableError, match=rf"cannot write to {REPO}: .* answers 500"):
+    with pytest.raises(HubUnreachableError, match=rf"cannot write to {REPO}: .* answered 500"):
         pcd_hub.publish(export, REPO)
     assert hub.repo(REPO).private
     assert list(hub.files(REPO)) == [".gitattributes"]
@@ -284,7 +282,7 @@ def test_a_commit_that_came_between_is_not_overwritten(hub, export, monkeypatch)
         return original(self, *arguments, **named)
 
     monkeypatch.setattr(hub_module.Hub, "commit", late)
-    with pytest.raises(HubError, match="changed meanwhile; run the command again"):
+    with pytest.raises(HubError, match="it changed in the meantime; run the command again"):
         pcd_hub.publish(export, REPO)
     assert hub.files(REPO)["README.md"] == b"theirs"
     assert hub.repo(REPO).private
@@ -292,7 +290,7 @@ def test_a_commit_that_came_between_is_not_overwritten(hub, export, monkeypatch)
 
 def test_other_bytes_that_come_back_keep_it_private(hub, export):
     hub.fault("flip", "^/cdn/", times=9)
-    with pytest.raises(HubError, match="gives back another model.safetensors"):
+    with pytest.raises(HubError, match="returned another model.safetensors"):
         pcd_hub.publish(export, REPO)
     assert hub.repo(REPO).private
 
@@ -302,8 +300,8 @@ def test_other_bytes_that_come_back_keep_it_private(hub, export):
     [
         ("hf_bob", "write", (), "may not"),
         ("hf_ann2", "read", ("org",), "may not"),
-        ("hf_nobody", None, (), "refuses the token"),
-        (None, None, (), "does not exist on .* closed to nobody|refuses the token|may not"),
+        ("hf_nobody", None, (), "rejects the token"),
+        (None, None, (), "does not exist on .* not visible to anonymous|rejects the token|may not"),
     ],
 )
 def test_whoever_may_not_is_told_so(hub, export, monkeypatch, token, role, orgs, message):
@@ -315,31 +313,38 @@ def test_whoever_may_not_is_told_so(hub, export, monkeypatch, token, role, orgs,
     assert REPO not in hub.repos
 
 
-def test_foreign_files_on_the_hub_are_not_removed(hub, export):
-    hub.add_repo(REPO, {"train.py": b"print()"})
-    with pytest.raises(HubError, match=r"'train.py' is no file of a weight.*delete that file"):
-        pcd_hub.publish(export, REPO)
-    assert "train.py" in hub.files(REPO)
-
-
 # What is not published.
 
 
-def test_symlinks_dotfiles_and_others_are_refused(hub, export, tmp_path):
+def test_only_files_that_the_manifest_names_are_published(hub, export, tmp_path, caplog):
+    """No link, dotfile, pickle, folder or picture that was put there afterwards."""
+    names = {path.name for path in export.iterdir()}
     secret = tmp_path / "secret.png"
     secret.write_text("secret")
-    for name, make, message in [
-        ("link.png", lambda path: path.symlink_to(secret), "no plain file"),
-        (".env", lambda path: path.write_text("x"), "'.env' is no file of a weight"),
-        ("model.bin", lambda path: path.write_text("x"), "'model.bin' is no file of a weight"),
-        ("sub", lambda path: path.mkdir(), "no plain file"),
-        ("more.png", lambda path: path.write_text("x"), "not in the manifest"),
-    ]:
-        path = export / name
-        make(path)
-        with pytest.raises(WeightError, match=message):
+    (export / "link.png").symlink_to(secret)
+    for name in (".env", "model.bin", "more.png"):
+        (export / name).write_text("secret")
+    (export / "sub").mkdir()
+    (export / "sub" / "key").write_text("secret")
+    os.mkfifo(export / "pipe")
+    pcd_hub.publish(export, REPO)
+    held = hub.files(REPO)
+    assert held.keys() == {*names, ".gitattributes"}
+    assert not [name for name, content in held.items() if b"secret" in content]
+    for name in ("link.png", ".env", "model.bin", "more.png", "sub", "pipe"):
+        assert f"{name} is not published: the manifest does not name it" in caplog.text
+
+
+def test_a_manifest_that_names_what_is_no_weights_file_is_refused(hub, export):
+    for name in (".env", "model.bin", "setup.py"):
+        (export / name).write_text("x")
+        files = [*files_of(export), name]
+        entries = [{"path": n, "size": 1, "sha256": "0" * 64} for n in files if "manifest" not in n]
+        manifest = json.loads((export / "pcd_manifest.json").read_text())
+        (export / "pcd_manifest.json").write_text(json.dumps({**manifest, "files": entries}))
+        with pytest.raises(WeightError, match=f"'{name}' is not a file of a weight"):
             pcd_hub.publish(export, REPO)
-        path.rmdir() if path.is_dir() else path.unlink()
+        (export / name).unlink()
     assert not hub.requests
 
 
@@ -347,7 +352,7 @@ def test_symlinks_dotfiles_and_others_are_refused(hub, export, tmp_path):
     ("changed", "message"),
     [
         ({"code": {"commit": "c" * 40, "dirty": True}}, "uncommitted changes"),
-        ({"code": {"commit": None, "dirty": None}}, "names no commit"),
+        ({"code": {"commit": None, "dirty": None}}, "has no git commit"),
         ({"teacher": {"source": "x"}}, "no teacher.sha256"),
         ({"data": {"source": "x"}}, "no data.fingerprint"),
     ],
@@ -404,11 +409,11 @@ def test_a_damaged_weight_is_not_published(hub, export):
 
 def test_what_is_no_weight_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(WeightError, match=r"holds no pcd_manifest.json; did the run finish"):
+    with pytest.raises(WeightError, match=r"has no pcd_manifest.json; did the run finish"):
         pcd_hub.publish(tmp_path / "empty", REPO)
-    with pytest.raises(WeightError, match="no run's folder"):
+    with pytest.raises(WeightError, match="neither the folder of a run"):
         pcd_hub.publish("resnet18.pcd", REPO)
-    with pytest.raises(WeightError, match="no repository of a Hub"):
+    with pytest.raises(WeightError, match="not a Hub repository"):
         pcd_hub.publish(tmp_path / "empty", "../x")
 
 

@@ -43,7 +43,7 @@ def test_publish_fetch_and_load_as_users_do(hub, tmp_path, pcd_hub_command):
     entry = json.loads(out[out.index("{") :])
     assert "(private)" in out
     refused = run([pcd_hub_command, "fetch", REPO], stranger, status=1)
-    assert "closed to nobody (no token is set)" in refused
+    assert "not visible to anonymous users (no token is set)" in refused
     again = run([pcd_hub_command, "publish", str(tmp_path / "run"), REPO, "--public"], ann)
     assert again.startswith("nothing to change")
     assert entry["commit"] in again

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import sys
 
 import pytest
@@ -19,7 +20,6 @@ REPO = "org/test_resnet.pcd"
 def entry(hub, monkeypatch, tmp_path):
     hub.add_user("ann", token="hf_ann", orgs=("org",))
     point_client_at(hub, monkeypatch, token="hf_ann")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     return pcd_hub.publish(exported(tmp_path / "export"), REPO).record
 
 
@@ -35,15 +35,15 @@ def verify(entry, tmp_path, monkeypatch, capsys):
 def test_a_release_that_is_the_same(entry, tmp_path, monkeypatch, capsys):
     code, out = verify(entry, tmp_path, monkeypatch, capsys)
     assert (code, "1 published weights, 0 differ" in out) == (0, True), out
-    assert not (tmp_path / "cache").exists(), "the user's own cache says nothing of the Hub"
+    assert not (tmp_path / "cache").exists(), "the user's own cache proves nothing"
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"parameters": 1}, "its parameters is 372688, listed is 1"),
+        ({"parameters": 1}, "its parameters is 372688, expected 1"),
         ({"weights_sha256": "0" * 64}, "its weights is"),
-        ({"license": "mit"}, "its licence is apache-2.0, listed is mit"),
+        ({"license": "mit"}, "its licence is apache-2.0, expected mit"),
         ({"features": (9.0,) * 8}, "its features are"),
         ({"manifest_sha256": "0" * 64}, "was pinned"),
         ({"commit": "0" * 40}, "no such revision"),
@@ -61,7 +61,8 @@ def test_a_card_that_was_edited_and_re_listed_is_noticed(hub, entry, tmp_path, m
     """Manifest and list agree with the edited card; the record does not render it."""
     from pcd_hub.weights.manifest import sha256, write_manifest
 
-    folder = pcd_hub.fetch(REPO).folder
+    folder = shutil.copytree(pcd_hub.fetch(REPO).folder, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "cache")
     card = (folder / "README.md").read_text().replace("50.23", "99.99")
     (folder / "README.md").write_text(card)
     write_manifest(folder, json.loads((folder / "pcd_manifest.json").read_text())["record"])
@@ -70,7 +71,7 @@ def test_a_card_that_was_edited_and_re_listed_is_noticed(hub, entry, tmp_path, m
     other = dataclasses.replace(entry, commit=commit, manifest_sha256=manifest)
     code, out = verify(other, tmp_path, monkeypatch, capsys)
     assert code == 1
-    assert "its card is not what its record renders" in out
+    assert "its card is not rendered from its record" in out
 
 
 def test_the_packages_own_list_is_empty_and_says_so(monkeypatch, capsys):

@@ -208,7 +208,7 @@ def tensor_targets(anything: st.SearchStrategy[bytes]) -> dict[str, Target]:
 def reference_targets(home: Path) -> dict[str, Target]:
     """Return the parsers of references, pin files and the list of published weights."""
     commit, repo = "0" * 40, "org/x.pcd"
-    pin_file = home / ".hub" / repo / "refs" / "main"
+    pin_file = home / "pins" / f"{repo}@main"
     pin_file.parent.mkdir(parents=True)
     entry = {"name": "x.pcd", "repo": repo, "commit": commit, "manifest_sha256": "0" * 64}
     entry |= {"weights_sha256": "0" * 64, "license": "mit", "parameters": 1, "features": [0.5]}

@@ -192,8 +192,8 @@ def _campaign(processes: int, seconds: float, scratch: Path, hub: LoopbackHub) -
 def temporary_files() -> list[str]:
     """Return the entries of the store that are neither weights nor its own folders."""
     home = store.home()
-    others = [path for path in home.iterdir() if path.name not in {*NAMES, ".versions", ".hub"}]
-    others += [*home.glob(".hub/*/*/.*"), *home.glob(".hub/*/*/refs/.*")]
+    others = [path for path in home.iterdir() if path.name not in {*NAMES, ".versions", "pins"}]
+    others += home.glob("pins/*/.*")
     return [str(path.relative_to(home)) for path in others]
 
 

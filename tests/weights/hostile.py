@@ -19,7 +19,7 @@ from pcd_hub.weights import store
 from pcd_hub.weights.hub import client as hub_module
 from tests.hub.server import Kind, LoopbackHub
 from tests.hub.surroundings import point_client_at
-from tests.weights.hostile_files import HOSTILE
+from tests.weights.hostile_files import HOSTILE, NEWER, HostileFile
 from tests.weights.hostile_files import files_of as parsed_files
 from tests.weights.hostile_teachers import (
     GIB,
@@ -63,10 +63,14 @@ _LARGE = "bytes, at most|needs at most|expected at most"
 def known_cases(export: Path) -> list[Case]:
     valid = parsed_files(export)
     return [
-        Case(known.name, in_folder(export, {file: known.build(valid)}), f"{known.reason}|{_LARGE}")
-        for known in HOSTILE
+        Case(known.name, in_folder(export, {file: known.build(valid)}), _reason(known))
+        for known in [*HOSTILE, *NEWER]
         if (file := _FILES.get(known.check.__name__)) and not known.name.startswith("fit")
     ]
+
+
+def _reason(known: HostileFile) -> str:
+    return known.reason and f"{known.reason}|{_LARGE}"
 
 
 def in_folder(export: Path, files: dict[str, bytes]) -> Callable[[Path], Read]:
@@ -158,7 +162,7 @@ FOLDERS: dict[str, tuple[Change, str]] = {
     "config is a pipe": (pipe("config.json"), "missing"),
     "config of 3 GiB": (sparse(SPARSE, "config.json"), "at most 1000000"),
     "card of 3 GiB": (sparse(SPARSE, "README.md"), "at most 67108864"),
-    "card is a password file": (link("README.md", "/etc/passwd"), "its manifest says"),
+    "card is a password file": (link("README.md", "/etc/passwd"), "expected"),
     "45 pictures of 1 GiB": (sparse(GIB, *(f"{i}.png" for i in range(45))), "at most 67108864"),
 }
 
@@ -166,11 +170,11 @@ FOLDERS: dict[str, tuple[Change, str]] = {
 FETCHED: dict[str, tuple[Callable[[str], Change], str]] = {
     f"{what} {name}": (change, file)
     for what, file in {
-        "manifest": "{commit}/pcd_manifest.json",
-        "config": "{commit}/config.json",
-        "weights": "{commit}/model.safetensors",
-        "lock": "refs/{commit}",
-        "lock of a branch": "refs/main",
+        "manifest": "{folder}/pcd_manifest.json",
+        "config": "{folder}/config.json",
+        "weights": "{folder}/model.safetensors",
+        "pin": "{pins}@{commit}",
+        "pin of a branch": "{pins}@main",
     }.items()
     for name, change in {
         "is a pipe": pipe,
@@ -179,7 +183,7 @@ FETCHED: dict[str, tuple[Callable[[str], Change], str]] = {
         "of 3 GiB": lambda file: grown(SPARSE, file),
     }.items()
 }
-"""What a folder of ``.hub`` may have become since it was fetched."""
+"""What the cache and the pin files may have become since a weight was fetched."""
 
 
 def grown(size: int, name: str) -> Change:
@@ -200,7 +204,8 @@ def fetched_cases(export: Path) -> list[Case]:
             served(place, export)
             fetched = pcd_hub.fetch(REPO)
             become, file = FETCHED[change]
-            become(file.format(commit=fetched.commit))(fetched.folder.parent)
+            places = {"folder": fetched.folder, "pins": store.home() / "pins" / REPO}
+            become(file.format(commit=fetched.commit, **places))(Path("/"))
             return lambda: read(REPO if "branch" in change else fetched.reference)
 
         return prepare
@@ -263,6 +268,9 @@ def name_cases() -> list[Case]:
 
 # What a Hub may answer.
 
+_LISTING = "is not a file name of a repository|in case only|has no pcd_manifest.json"
+"""The last for names that may be in a repository, beside a weight; they are never asked for."""
+
 
 def served(place: Path, export: Path) -> LoopbackHub:
     """A Hub in this process, which ends with it, and a client that loses no time."""
@@ -287,8 +295,8 @@ def hub_name_cases(export: Path) -> list[Case]:
         return prepare
 
     return [
-        Case(f"of a repository, {known.name}", holding(known.build(None)), known.reason)  # pyright: ignore
-        for known in HOSTILE
+        Case(f"of a repository, {known.name}", holding(known.build(None)), _LISTING)  # pyright: ignore
+        for known in [*HOSTILE, *NEWER]
         if known.check.__name__ == "check_file_names"
         and known.name not in {"names: twice", "name: git attributes"}  # that is the Hub's own
     ]
@@ -376,9 +384,9 @@ ANSWERS: dict[str, object] = {
 
 
 SIZES: dict[str, tuple[dict[str, int], str]] = {
-    "100 GiB less 99 GiB": ({"model.safetensors": 100 * GIB, "pca.png": -99 * GIB}, "none"),
-    "a byte less than none": ({"config.json": -1}, "none"),
-    "of what is the Hub's own": ({".gitattributes": -(2**62), "pca.png": 2**62}, "none"),
+    "100 GiB less 99 GiB": ({"model.safetensors": 100 * GIB, "pca.png": -99 * GIB}, "is it a Hub"),
+    "a byte less than none": ({"config.json": -1}, "is it a Hub"),
+    "of what is the Hub's own": ({".gitattributes": -(2**62), "pca.png": 2**62}, "is it a Hub"),
     "a manifest of 3 GiB": ({"pcd_manifest.json": 3 * GIB}, "at most 1000000"),
     "weights of 3 GiB": ({"model.safetensors": 3 * GIB}, ""),
     "weights of 0": ({"model.safetensors": 0}, ""),
@@ -413,7 +421,7 @@ def wire_cases(export: Path) -> list[Case]:
             Case(f"answer: sizes, {name}", answering(sized(export, sizes), export), reason)
             for name, (sizes, reason) in SIZES.items()
         ),
-        Case("download: unpacks to 3 GiB", unpacked, "more than the"),
+        Case("download: unpacks to 3 GiB", unpacked, "is longer than the expected"),
         Case("download: a flipped bit", faulty(export, "flip", "^/cdn/"), "sha256"),
         Case("download: cut short", faulty(export, "short", "^/cdn/"), "cannot read"),
     ]

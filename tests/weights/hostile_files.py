@@ -74,12 +74,10 @@ def name_cases() -> list[HostileFile]:
         "empty": "",
         "dot": ".",
         "dots": "..",
-        "subfolder": "pictures/a.png",
         "pickle": "pytorch_model.bin",
         "python": "setup.py",
         "svg": "a.svg",
         "double extension": "a.png.exe",
-        "dotted picture": "a.b.png",
         "no stem": ".png",
         "device of Windows": "con.png",
         "port of Windows": "com1.png",
@@ -96,14 +94,17 @@ def name_cases() -> list[HostileFile]:
     }
     cases = [
         HostileFile(
-            f"name: {name}", safety.check_file_names, lambda _, n=value: [n], "no file of a weight"
+            f"name: {name}",
+            safety.check_file_names,
+            lambda _, n=value: [n],
+            "not a file of a weight",
         )
         for name, value in odd.items()
     ]
     lists = {
-        "twice": (["a.png", "config.json", "a.png"], "'a.png' stands twice"),
-        "case-fold twin": (["README.md", "readme.md"], "'readme.md' is no file"),
-        "too many": ([f"{i}.png" for i in range(51)], "more than 50 files"),
+        "twice": (["a.png", "config.json", "a.png"], "'a.png' is listed twice"),
+        "case-fold twin": (["README.md", "readme.md"], "'readme.md' is not a file"),
+        "too many": ([f"{i}.png" for i in range(51)], "expected at most 50 files"),
     }
     return cases + [
         HostileFile(f"names: {name}", safety.check_file_names, lambda _, n=names: n, reason)
@@ -159,6 +160,8 @@ def json_cases() -> list[HostileFile]:
 def changed(root: Any, path: str, value: Any) -> Any:
     """A deep copy with the value at ``a.0.b`` set, or removed if it is ``...``."""
     root = json.loads(json.dumps(root))
+    if value == "...":
+        return root | {f"{path}{i}": i for i in range(51)}
     *parents, last = [int(key) if key.isdigit() else key for key in path.split(".")]
     place = root
     for key in parents:
@@ -173,24 +176,26 @@ def changed(root: Any, path: str, value: Any) -> Any:
 def manifest_cases() -> list[HostileFile]:
     file = {"path": "a.png", "size": 1, "sha256": "0" * 64}
     changes = {
-        "newer schema": ("schema", 2, "schema is 2, known is 1; written by a newer pcd_hub. upg"),
+        "newer schema": ("schema", 2, "schema is 2, expected 1: made by a newer pcd_hub; upgrade"),
         "true as schema": ("schema", True, "schema is True; it must be 1"),
         "fraction as schema": ("schema", 1.0, "schema is 1.0; it must be 1"),
         "no schema": ("schema", ..., "has no schema"),
         "no record": ("record", ..., "has no record"),
         "record a list": ("record", [], r"record is \[\]; it must be an object"),
-        "unknown key": ("signature", "x", "holds 'signature'"),
+        "51 unknown keys": ("x", "...", "holds 51 unknown keys, expected at most 50"),
+        "unknown key of a terminal": ("\x1b[2J", 1, r"holds '\\x1b\[2J'; expected a short plain"),
+        "unknown key of 1 MB": ("a" * 900_000, 1, "expected a short plain key"),
+        "odd key of a file": ("files.0.\u202e", 1, r"file 0 holds '\\u202e'; expected a short"),
         "files a number": ("files", 3, "files is 3"),
         "no files": ("files", [], "files is"),
         "file a string": ("files.0", "config.json", "files is"),
         "51 files": ("files", [file] * 51, "files is"),
-        "unknown key of a file": ("files.0.url", "x", "file 0 holds 'url'"),
         "path missing": ("files.0.path", ..., "file 0 has no path"),
         "path a list": ("files.0.path", ["x"], "path is"),
-        "path outside": ("files.0.path", "../secret", "'../secret' is no file"),
-        "path absolute": ("files.0.path", "/etc/passwd", "'/etc/passwd' is no file"),
-        "itself": ("files.0.path", "pcd_manifest.json", "stands twice"),
-        "file twice": ("files.1.path", "config.json", "'config.json' stands twice"),
+        "path outside": ("files.0.path", "../secret", "'../secret' is not a file"),
+        "path absolute": ("files.0.path", "/etc/passwd", "'/etc/passwd' is not a file"),
+        "itself": ("files.0.path", "pcd_manifest.json", "listed twice"),
+        "file twice": ("files.1.path", "config.json", "'config.json' is listed twice"),
         "no weights": ("files.1.path", "a.png", "model.safetensors is not listed"),
         "no config": ("files.0.path", "a.png", "config.json is not listed"),
         "true as size": ("files.0.size", True, "size is True"),
@@ -242,7 +247,9 @@ def config_cases() -> list[HostileFile]:
         "too many features": ("num_features", 10**9, "num_features is 1000000000"),
         "no pcd": ("pcd", ..., "has no pcd"),
         "pcd a list": ("pcd", [], "pcd is"),
-        "unknown key": ("pool", "avg", "holds 'pool'"),
+        "label_names at the root": ("label_names", ["x"], "holds 'label_names'"),
+        "source at the root": ("source", "url", "holds 'source'"),
+        "unknown key of a terminal": ("\x1b[2J", 1, "expected a short plain key"),
         "transformers code": ("auto_map", {"AutoModel": "evil.py"}, "holds 'auto_map'"),
         "pickle beside": ("hf_hub_filename", "evil.bin", "holds 'hf_hub_filename'"),
         "cfg missing": ("pretrained_cfg", ..., "has no pretrained_cfg"),
@@ -542,6 +549,57 @@ def fit_cases() -> list[HostileFile]:
     return [HostileFile(f"fit: {name}", check, *build) for name, build in builds.items()]
 
 
+def newer_cases() -> list[HostileFile]:
+    """What a newer version may add, and somebody hostile too: accepted, as nothing reads it."""
+    sizes = {"path": "onnx/model.onnx", "size": 2**31, "sha256": "0" * 64}
+    deep = json.loads("[" * 50 + "]" * 50)
+    names = {"subfolder": "pictures/a.png", "dotted picture": "a.b.png", "onnx": "onnx/model.onnx"}
+    manifest = {
+        "unknown key": ("signature", "x"),
+        "unknown key of a file": ("files.0.url", "x"),
+        "unknown key, deep": ("signature", deep),
+        "unknown key of 800 kB": ("signature", "a" * 800_000),
+        "a minor schema": ("minor", 7),
+    }
+    config = {
+        "unknown key": ("pool", "avg"),
+        "unknown key, deep": ("pool", deep),
+        "unknown key of the cfg": ("pretrained_cfg.new_source", "https://evil.example/x.bin"),
+        "another record": ("pcd", {"name": "\x1b[2J", "steps": 10**9}),
+    }
+    return [
+        *(
+            HostileFile(f"name: {name}", safety.check_file_names, lambda _, n=value: [n], "")
+            for name, value in names.items()
+        ),
+        *(
+            HostileFile(
+                f"manifest: {name}",
+                safety.check_manifest,
+                lambda v, p=path, new=value: encoded(changed(v.manifest, p, new)),
+                "",
+            )
+            for name, (path, value) in manifest.items()
+        ),
+        HostileFile(
+            "manifest: unknown file",
+            safety.check_manifest,
+            lambda v: encoded({**v.manifest, "files": [*v.manifest["files"], sizes]}),
+            "",
+        ),
+        *(
+            HostileFile(
+                f"config: {name}",
+                safety.check_config,
+                lambda v, p=path, new=value: encoded(changed(v.config, p, new)),
+                "",
+            )
+            for name, (path, value) in config.items()
+        ),
+    ]
+
+
+NEWER = newer_cases()
 HOSTILE = [
     *name_cases(),
     *json_cases(),

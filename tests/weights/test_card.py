@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 
 from pcd_hub.errors import WeightError
 from pcd_hub.weights.card import HUB_LICENSES, render_card
-from pcd_hub.weights.manifest import read_manifest
+from pcd_hub.weights.manifest import read_manifest, record_sha256
 from tests.weights.making import exported, measurement, record
 
 FILES = [
@@ -47,12 +47,15 @@ def test_every_number_of_the_record_stands_on_the_card():
         assert expected in text, expected
 
 
-def test_the_provenance_block_is_the_manifests_record(tmp_path):
+def test_the_card_and_the_config_point_to_the_manifests_record(tmp_path):
     folder = exported(tmp_path / "export")
     text = (folder / "README.md").read_text()
-    block = re.search(r"## Provenance.*?```json\n(.*?)\n```", text, re.DOTALL)[1]
     manifest = read_manifest(folder)
-    assert json.loads(block) == manifest["record"]
+    sha256 = record_sha256(manifest["record"])
+    config = json.loads((folder / "config.json").read_text())
+    assert config["pcd"] == {"record": "pcd_manifest.json", "record_sha256": sha256}
+    assert f"`pcd_manifest.json` (record sha256 `{sha256}`)" in text
+    assert f"commit {'c' * 40}, pcd_hub 0.1.0" in text
     for entry in manifest["files"]:
         if entry["path"] != "README.md":
             assert f"| {entry['path']} | {entry['size']} | `{entry['sha256']}` |" in text
@@ -62,7 +65,7 @@ def test_what_was_not_measured_says_so():
     text = card(metrics={}, hardware={})
     assert "Not measured: segmentation on ADE20K; segmentation on VOC;" in text
     assert "Energy and CO2: not measured" in text
-    assert "not measured from the last start to the record" in text
+    assert "time not measured (since the last start)" in text
     assert "model-index" not in text
     on_voc = measurement(dataset="VOC 2012")
     text = card(metrics={"voc": dataclasses.asdict(on_voc)})
@@ -93,7 +96,7 @@ def test_several_seeds_have_a_spread_and_one_has_none():
         {"means": {"distilled student": float("nan")}},
         {"seeds": 3},
         {"stds": {"teacher": 1.0}},
-        {"extra": 1},
+        {"images": -1},
         {"seeds": "1"},
         {"task": None},
         {"means": []},
@@ -108,7 +111,7 @@ def test_a_table_that_is_not_whole_is_refused(changed):
 
 def test_a_record_from_elsewhere_makes_a_card_or_an_error():
     text = card(hardware={"seconds": None})
-    assert "not measured from the last start" in text
+    assert "time not measured (since the last start)" in text
     with pytest.raises(WeightError, match="has no architecture ''"):
         render_card(record("resnet18", model=MODEL).trial(""), files=FILES)
 
@@ -179,7 +182,7 @@ def test_the_snippets_load_this_weight_and_an_own_architecture_says_what_it_need
 
 def test_the_method_is_the_one_of_the_configuration():
     pcd = {"method": {"loss": "pixel_info_nce", "targets": "pixels"}}
-    assert "pushed from a queue of pooled teacher vectors" in card(config=pcd)
+    assert "repelled from a queue of pooled teacher embeddings" in card(config=pcd)
     other = card(config={"method": {"loss": "similarity_kl", "targets": "pooled"}})
     assert "queue" not in other.split("## Provenance")[0]
     assert "loss similarity_kl, targets pooled" in other
@@ -197,15 +200,20 @@ def test_untrained_layers_are_named_under_limits():
 
 def test_the_text_of_a_record_cannot_break_out_of_its_place():
     evil = "_loud_ a_b x |\n# Heading <script>alert(1)</script> ```\n[link](http://evil) `code`"
-    text = card(teacher={"source": evil}, licenses={**record().licenses, "teacher": evil})
-    before, provenance = text.split("## Provenance")
-    assert "<script>" not in before
-    assert "\n# Heading" not in before
-    assert "[link](" not in before
-    assert r"\_loud\_ a_b" in before, "no emphasis, and readable names"
-    fence, block = re.search(r"(`{3,})json\n(.*?)\n\1\n", provenance, re.DOTALL).groups()
-    assert len(fence) == 4, "longer than the fence in the text"
-    assert json.loads(block)["teacher"]["source"] == evil
+    facts = dict.fromkeys(("source", "architecture", "head", "commit", "pcd_hub", evil), evil)
+    text = card(
+        teacher=facts,
+        code=facts,
+        versions=facts,
+        created=evil,
+        recipe=evil,
+        licenses={**record().licenses, "teacher": evil},
+    )
+    assert "<script>" not in text
+    assert "\n# Heading" not in text
+    assert "[link](" not in text
+    assert "```\n[" not in text
+    assert r"\_loud\_ a_b" in text, "no emphasis, and readable names"
 
 
 def test_a_card_without_the_licence_chain_is_refused():

@@ -299,7 +299,7 @@ def test_a_manifest_may_not_point_outside(tmp_path):
     manifest = json.loads((folder / "pcd_manifest.json").read_text())
     manifest["files"].append({"path": "../secret", "size": 1, "sha256": "0" * 64})
     (folder / "pcd_manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(WeightError, match="'../secret' is no file of a weight"):
+    with pytest.raises(WeightError, match="'../secret' is not a file of a weight"):
         store.add(NAME, folder)
 
 
@@ -367,7 +367,7 @@ def test_config_carries_our_facts_and_nobody_elses(tmp_path):
     assert config["pretrained_cfg"]["tag"] == "pcd"
     assert config["pretrained_cfg"]["license"] == "apache-2.0"
     assert "a1_in1k" not in json.dumps(config)
-    assert config["pcd"]["teacher"]["source"] == "quickstart"
+    assert config["pcd"]["record"] == "pcd_manifest.json", "the record is there, and only there"
 
 
 def test_a_weight_without_model_args_loads_as_before(tmp_path):
@@ -416,13 +416,13 @@ def test_an_existing_export_is_not_touched(tmp_path):
 def test_a_record_goes_through_json_and_is_strict():
     one = record()
     assert WeightRecord.from_dict(json.loads(one.to_json())) == one
-    with pytest.raises(WeightError, match="no field 'extra'"):
-        WeightRecord.from_dict({**one.to_dict(), "extra": 1})
+    newer = {**one.to_dict(), "extra": {"a": [1]}}
+    assert WeightRecord.from_dict(newer).to_dict() == newer, "what is unknown is kept"
     with pytest.raises(WeightError, match="no 'steps'"):
         WeightRecord.from_dict({k: v for k, v in one.to_dict().items() if k != "steps"})
     import dataclasses
 
-    with pytest.raises(WeightError, match="no finite number"):
+    with pytest.raises(WeightError, match="not finite"):
         dataclasses.replace(one, metrics={"x": float("nan")}).to_json()
 
 

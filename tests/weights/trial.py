@@ -12,6 +12,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import huggingface_hub.constants
+
 from pcd_hub.errors import PCDHubError
 
 MAX_SECONDS = 10.0
@@ -20,7 +22,7 @@ PATIENCE_SECONDS = 60.0
 _EXECUTING = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "pty.spawn")
 _CHANGING = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.chmod")
 _CHANGING += ("os.truncate", "os.utime", "os.chown", "shutil.copyfile", "shutil.move")
-_THEIRS = {"store", "tmp", "hub"}
+_THEIRS = {"store", "tmp", "hub", "cache"}
 """Beside the input: where a reader may write."""
 
 Read = Callable[[], object]
@@ -125,6 +127,7 @@ def _settle_in(place: Path) -> None:
     os.chdir(place / "cwd")
     os.environ |= {"HOME": f"{place}/home", "TMPDIR": f"{place}/tmp", "TEMP": f"{place}/tmp"}
     os.environ["PCD_HUB_HOME"] = str(place / "store")
+    huggingface_hub.constants.HF_HUB_CACHE = str(place / "cache")
     with (place / "tmp" / "stderr").open("w") as quiet:
         os.dup2(quiet.fileno(), 2)
 

@@ -1,4 +1,4 @@
-"""Where a weight is on a Hub, and whom it is asked for: references, endpoint, token, secrets."""
+"""Check references to a Hub, its address and the token, and redact secrets."""
 
 import re
 from urllib.parse import urlsplit
@@ -10,7 +10,7 @@ from pcd_hub.errors import HubError, WeightError
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,79}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_MAX_CHARACTERS = 10_000  # the search takes the square
+_MAX_CHARACTERS = 10_000  # the search takes quadratic time
 _SECRETS = (
     (re.compile(r"hf_\w+"), "hf_***"),
     (re.compile(r"(?i)bearer\s+\S+"), "Bearer ***"),
@@ -20,7 +20,7 @@ _SECRETS = (
 
 
 def split_reference(reference: str) -> tuple[str, str | None]:
-    """``ORG/NAME[@REVISION]`` in its two parts.
+    """Split ``ORG/NAME[@REVISION]`` into its two parts.
 
     Raises:
         WeightError: If it is not of that form.
@@ -28,31 +28,31 @@ def split_reference(reference: str) -> tuple[str, str | None]:
     repo, at, revision = reference.partition("@")
     if not _REPO.fullmatch(repo) or ".." in repo or "--" in repo or repo.endswith(".git"):
         raise WeightError(
-            f"{reference[:200]!r} is no repository of a Hub; use ORG/NAME or ORG/NAME@REVISION"
+            f"{reference[:200]!r} is not a Hub repository; expected ORG/NAME or ORG/NAME@REVISION"
         )
     if at and (not _REVISION.fullmatch(revision) or ".." in revision):
         raise WeightError(
-            f"{revision[:200]!r} is no revision; use a commit of 40 hex digits, a branch or a tag"
+            f"{revision[:200]!r} is not a revision; expected a commit (40 hex digits), a branch or "
+            "a tag"
         )
     return repo, revision if at else None
 
 
 def is_commit(revision: str | None) -> bool:
-    """Whether ``revision`` names one commit for ever."""
+    """Return whether ``revision`` is a full commit hash."""
     return bool(revision and _COMMIT.fullmatch(revision))
 
 
 def is_offline() -> bool:
-    """Whether ``HF_HUB_OFFLINE`` forbids every request."""
+    """Return whether ``HF_HUB_OFFLINE`` is set."""
     return bool(constants.HF_HUB_OFFLINE)
 
 
 def check_endpoint(endpoint: str) -> str:
-    """The Hub's address, if weights and a token may travel there.
+    """Return the Hub's address without a trailing slash, if weights and a token may be sent there.
 
-    That is ``https``, to any host; and plain ``http`` to the loopback (``localhost``,
-    ``127.0.0.1``, ``::1``), for a Hub or a proxy on this machine. The token is sent there too, in
-    the open, but leaves the machine only if whoever listens there passes it on.
+    Allowed are ``https`` to any host, and plain ``http`` to this machine (``localhost``,
+    ``127.0.0.1``, ``::1``), where a Hub or a proxy may listen.
 
     Raises:
         HubError: If it is neither, or carries a user name or a password.
@@ -60,7 +60,7 @@ def check_endpoint(endpoint: str) -> str:
     try:
         parts = urlsplit(endpoint)
     except ValueError as error:
-        raise HubError(f"HF_ENDPOINT={redacted(endpoint)[:200]} is no address: {error}") from None
+        raise HubError(f"HF_ENDPOINT={redacted(endpoint)[:200]} is not a URL: {error}") from None
     if parts.username or parts.password:
         raise HubError(
             "HF_ENDPOINT carries a user name or password, which errors and logs would show; "
@@ -68,32 +68,34 @@ def check_endpoint(endpoint: str) -> str:
         )
     loopback = parts.hostname in {"localhost", "127.0.0.1", "::1"}
     if parts.query or not parts.hostname:
-        raise HubError(f"HF_ENDPOINT={redacted(endpoint)[:200]} is not of the form https://HOST")
+        raise HubError(
+            f"HF_ENDPOINT={redacted(endpoint)[:200]} is not a valid address; expected https://HOST"
+        )
     if parts.scheme != "https" and not (parts.scheme == "http" and loopback):
         raise HubError(
             f"HF_ENDPOINT={redacted(endpoint)[:200]} is not https; "
-            "weights and tokens would travel in the open"
+            "weights and tokens would be sent unencrypted"
         )
     return endpoint.rstrip("/")
 
 
 def check_token(token: str | None) -> str | None:
-    """The token without surrounding blanks; None if there is none.
+    """Return the token without surrounding white space; None if there is none.
 
     Raises:
-        HubError: If it holds anything but printable ASCII. The token is not shown.
+        HubError: If it holds anything but printable ASCII characters. The token is not shown.
     """
     token = (token or "").strip()
     if not re.fullmatch(r"[!-~]*", token):
         raise HubError(
-            f"the Hub token ({len(token)} characters) holds a blank or a control character; "
-            "set HF_TOKEN again or log in anew with `hf auth login`"
+            f"the Hub token ({len(token)} characters) holds a space or a control character; "
+            "set HF_TOKEN again, or run `hf auth login`"
         )
     return token or None
 
 
 def redacted(text: str) -> str:
-    """``text`` without tokens, passwords and signatures of URLs; of a very long one the start."""
+    """Return ``text``, shortened, without tokens, passwords and signed parts of URLs."""
     text = text[:_MAX_CHARACTERS]
     for pattern, instead in _SECRETS:
         text = pattern.sub(instead, text)

@@ -1,17 +1,15 @@
-"""From a finished weight to a Hub repository: checked, one commit, read back, then opened."""
+"""Publish a finished weight: check it, commit it, download it again, then make it public."""
 
 import hashlib
 import logging
-import os
 import re
 import shutil
-import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, get_token
+from huggingface_hub import CommitOperationAdd, get_token
 
 from pcd_hub.errors import HubError, HubNotFoundError, HubUnreachableError, WeightError
 from pcd_hub.files.writable import temporary_folder, writing
@@ -21,17 +19,15 @@ from pcd_hub.weights.create import build_model, golden_features
 from pcd_hub.weights.export import describe
 from pcd_hub.weights.hub.address import is_commit, redacted, split_reference
 from pcd_hub.weights.hub.client import Hub, RemoteFile, RepoState
-from pcd_hub.weights.hub.fetch import HUB_ONLY_FILES
 from pcd_hub.weights.hub.published import PublishedWeight
 from pcd_hub.weights.layout import CARD_FILE, CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from pcd_hub.weights.load import ReadWeight, read_weight
-from pcd_hub.weights.manifest import check_listed_size, read_manifest, sha256
+from pcd_hub.weights.manifest import files_in, read_listed, read_manifest, sha256
 from pcd_hub.weights.record import NOT_STATED, WeightRecord
-from pcd_hub.weights.safety import check_file_names
 
 log = logging.getLogger("pcd_hub")
 
-_WRITTEN_ANEW = frozenset({CONFIG_FILE, CARD_FILE, MANIFEST_FILE})
+_DESCRIPTIONS = frozenset({CONFIG_FILE, CARD_FILE, MANIFEST_FILE})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +39,11 @@ class Publication:
     """None after a dry run on a repository that does not exist."""
     public: bool
     changes: tuple[str, ...]
-    """``+ path``, ``~ path``, ``- path``; empty if the Hub held the same already."""
+    """``+ path`` (added), ``~ path`` (replaced); empty if the Hub has the same files already."""
     folder: Path | None
-    """What a dry run wrote."""
+    """The folder that a dry run wrote."""
     record: PublishedWeight | None
-    """For the package's own list; None after a dry run."""
+    """Entry for the package's list; None after a dry run."""
 
 
 def publish(
@@ -64,37 +60,39 @@ def publish(
 ) -> Publication:
     """Publish a weight under ``ORG/NAME``.
 
-    A new repository is made private, gets one commit, is downloaded again and compared byte by
-    byte, and is then opened unless ``private``. A public one gets its commit in the open, and is
-    compared then. Running it again changes nothing and reports the same commit.
+    A new repository is created private, gets one commit, is downloaded again, compared byte by
+    byte, and then made public unless ``private``. Only the files in the weight's manifest are sent;
+    other files in the repository are left alone. Running it again changes nothing and reports the
+    same commit.
 
     Args:
         run_or_name: A run's folder, an export's folder, or a name in the local store.
-        repo: ``ORG/NAME``; best ``ORG/<name of the weight>``, which ``PCD_HUB_ORG`` finds.
-        private: Leave it private.
-        public: Open a repository that exists and is private.
-        license: Of the weights, as ``apache-2.0``. Needed unless the record states it, as are the
-            teacher's and the data's, each an own decision.
-        teacher_license: Of the teacher's weights.
-        data_license: Of the training images.
-        license_link: Address of the licence's text, if the Hub has no name for it.
-        dry_run: Write what would be published into this new folder, compare it with the Hub, and
+        repo: ``ORG/NAME``; with the weight's name as ``NAME``, ``PCD_HUB_ORG`` finds it.
+        private: Keep the repository private.
+        public: Make an existing private repository public.
+        license: Licence of the weights, such as ``apache-2.0``; required unless the record states
+            it, as are the next two.
+        teacher_license: Licence of the teacher's weights.
+        data_license: Licence of the training images.
+        license_link: URL of the licence's text, if the Hub has no identifier for it.
+        dry_run: Write what would be published into this new folder and compare it with the Hub;
             change nothing there.
 
     Raises:
         WeightError: If the weight is damaged, its record is dirty or incomplete, or a licence is
             missing or contradicts the record.
-        HubError: If the Hub refuses, holds foreign files there, or gives back other bytes.
+        HubError: If the Hub refuses, cannot be reached, or returns other bytes than were sent.
     """
     repo, revision = split_reference(repo)
     if revision or (private and public):
         raise WeightError(
-            f"{repo} is published as one commit on its main branch, either private or public"
+            f"{repo} is published as one commit on its main branch, either private or public: give "
+            "no @REVISION, and at most one of --private and --public"
         )
     source = finished_export(run_or_name)
     licenses = {"weights": license, "teacher": teacher_license, "data": data_license}
     if dry_run and dry_run.exists():
-        raise WeightError(f"{dry_run} exists already; name a new folder for the dry run")
+        raise WeightError(f"{dry_run} exists already; use a new folder for the dry run")
     with temporary_folder() as scratch:
         folder = scratch / "weight"
         folder.mkdir()
@@ -102,20 +100,20 @@ def publish(
         if not dry_run:
             return _published(repo, folder, weight, private=private, public=public)
         plan = _compared(repo, folder, private=private, public=public)
-        with writing(dry_run, remedy="name another folder"):
+        with writing(dry_run, remedy="use another folder"):
             dry_run.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(folder, dry_run)
         return replace(plan, folder=dry_run)
 
 
-# What gets published.
+# The folder to publish.
 
 
 def finished_export(run_or_name: str | Path) -> Path:
-    """The folder of a finished weight.
+    """Return the folder of a finished weight.
 
     Args:
-        run_or_name: A run's folder, whose last export it is, an export's folder, or a name in the
+        run_or_name: A run's folder (its last export is used), an export's folder, or a name in the
             local store.
 
     Raises:
@@ -129,11 +127,11 @@ def finished_export(run_or_name: str | Path) -> Path:
         folder = found
     else:
         raise WeightError(
-            f"{run_or_name} is no run's folder, and {store.home()} holds no weight of that name; "
-            f"it holds {', '.join(store.names()) or 'none'}"
+            f"{run_or_name} is neither the folder of a run nor a weight in {store.home()}, which "
+            f"holds {', '.join(store.names()) or 'none'}"
         )
     if not (folder / MANIFEST_FILE).is_file():
-        raise WeightError(f"{folder} holds no {MANIFEST_FILE}; did the run finish?")
+        raise WeightError(f"{folder} has no {MANIFEST_FILE}; did the run finish?")
     return folder
 
 
@@ -144,60 +142,33 @@ def _prepare(
     licenses: Mapping[str, str | None],
     license_link: str | None,
 ) -> ReadWeight:
-    """Fill ``folder`` with exactly what will be published, and verify it as a stranger would."""
-    _check_folder(source)
-    for path in source.iterdir():
-        _copy_plain(path, folder / path.name)
-    # The copies are verified, not the source: it may change meanwhile.
-    copied = read_weight(folder, what=str(source))
-    _check_record(copied.record)
-    record = _with_licenses(copied.record, licenses, license_link)
-    for name in _WRITTEN_ANEW:
-        (folder / name).unlink(missing_ok=True)
-    describe(folder, record, copied.config, repo=repo, license_link=license_link)
+    """Fill ``folder`` with what will be published: verified copies and new descriptions."""
+    weight = read_weight(source)
+    _check_record(weight.record)
+    entries = read_manifest(source)["files"]
+    named = {entry["path"] for entry in entries} | {MANIFEST_FILE}
+    for path in sorted({path.name for path in source.iterdir()} - {n.split("/")[0] for n in named}):
+        log.warning("%s is not published: the manifest does not name it", source / path)
+    for entry in entries:
+        if entry["path"] not in _DESCRIPTIONS:
+            (folder / entry["path"]).parent.mkdir(parents=True, exist_ok=True)
+            (folder / entry["path"]).write_bytes(read_listed(source, entry))
+    record = _with_licenses(weight.record, licenses, license_link)
+    describe(folder, record, weight.config, repo=repo, license_link=license_link)
     _check_secrets(folder)
     return read_weight(folder, what=repo)
-
-
-def _copy_plain(source: Path, target: Path) -> None:
-    """Copy a file, but not what a link points to, nor what comes out of a pipe."""
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    try:
-        handle = os.open(source, flags)
-    except OSError as error:
-        raise WeightError(f"{source} is no plain file that can be read: {error}") from error
-    with os.fdopen(handle, "rb") as reader, target.open("wb") as writer:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise WeightError(
-                f"{source} is no plain file; only the files of a weight are published"
-            )
-        shutil.copyfileobj(reader, writer)
-
-
-def _check_folder(folder: Path) -> None:
-    """Only plain files, only those of a weight, and none larger than it should be."""
-    for path in folder.iterdir():
-        if path.is_symlink() or not path.is_file():
-            raise WeightError(f"{path} is no plain file; only the files of a weight are published")
-    check_file_names((path.name for path in folder.iterdir()), what=str(folder))
-    entries = read_manifest(folder)["files"]
-    listed = {entry["path"] for entry in entries} | {MANIFEST_FILE}
-    if foreign := sorted({path.name for path in folder.iterdir()} - listed):
-        raise WeightError(f"{folder / foreign[0]} is not in the manifest; move it away")
-    for entry in entries:
-        check_listed_size(folder, entry)
 
 
 def _check_record(record: WeightRecord) -> None:
     if not is_commit(str(record.code.get("commit"))):
         raise WeightError(
-            f"the record of {record.name} names no commit of the code that made it; run the recipe "
-            "from a git clone"
+            f"the record of {record.name} has no git commit of the code that made it; run the "
+            "recipe from a git clone"
         )
     if record.code.get("dirty") is not False:
         raise WeightError(
             f"{record.name} was made by code with uncommitted changes (record: code.dirty); "
-            "commit them and run the recipe again, or nobody can know what made it"
+            "commit them and run the recipe again, so that it can be reproduced"
         )
     for what, facts, keys in (
         ("teacher", record.teacher, ("source", "sha256")),
@@ -206,7 +177,7 @@ def _check_record(record: WeightRecord) -> None:
     ):
         if missing := [key for key in keys if not facts.get(key)]:
             raise WeightError(
-                f"the record of {record.name} is not complete: no {what}.{missing[0]}; "
+                f"the record of {record.name} is incomplete: no {what}.{missing[0]}; "
                 "export the weight again"
             )
 
@@ -214,25 +185,25 @@ def _check_record(record: WeightRecord) -> None:
 def _with_licenses(
     record: WeightRecord, given: Mapping[str, str | None], license_link: str | None
 ) -> WeightRecord:
-    """The record with every licence stated; what it states already may not be contradicted."""
+    """Return the record with every licence; those that it states already must agree."""
     chain = dict(record.licenses)
     for what, choice in given.items():
         stated = chain.get(what, NOT_STATED)
         option = "--license" if what == "weights" else f"--{what}-license"
         if choice and stated not in {NOT_STATED, choice}:
             raise WeightError(
-                f"{option} {choice} contradicts the record of {record.name}, which says {stated}"
+                f"{option} {choice} contradicts the record of {record.name}: {stated}"
             )
         if stated == NOT_STATED and not choice:
             raise WeightError(
-                f"the licence of the {what} of {record.name} is not stated; say it by {option}, "
-                "as apache-2.0. The teacher's may bind the student"
+                f"the licence of the {what} of {record.name} is not stated; add {option} ID, such "
+                "as apache-2.0. The teacher's licence may bind the student"
             )
         chain[what] = choice or stated
     if chain["weights"] not in HUB_LICENSES and not license_link:
         raise WeightError(
-            f"the Hub has no licence {chain['weights']!r}; name the address of its text by "
-            "--license-link, or use an identifier such as apache-2.0, mit, cc-by-nc-4.0"
+            f"the Hub has no licence {chain['weights']!r}; add --license-link with the URL of its "
+            "text, or use an identifier such as apache-2.0, mit, cc-by-nc-4.0"
         )
     return replace(record, licenses=chain)
 
@@ -241,15 +212,15 @@ def _check_secrets(folder: Path) -> None:
     secrets = [rb"hf_[A-Za-z0-9]{20,}", rb"://[^/\s:@\"]+:[^/\s@\"]+@"]
     if token := get_token():
         secrets.append(re.escape(token.strip().encode()))
-    for path in folder.iterdir():
-        if path.name != WEIGHTS_FILE and re.search(b"|".join(secrets), path.read_bytes()):
+    for name, path in files_in(folder).items():
+        if name != WEIGHTS_FILE and re.search(b"|".join(secrets), path.read_bytes()):
             raise WeightError(
-                f"{path.name} holds what looks like a Hub token or a password, perhaps from the "
+                f"{name} contains what looks like a Hub token or a password, perhaps from the "
                 "run's settings; revoke it and run the recipe without it"
             )
 
 
-# What the Hub holds.
+# The repository.
 
 
 def _compared(repo: str, folder: Path, *, private: bool, public: bool) -> Publication:
@@ -260,7 +231,7 @@ def _compared(repo: str, folder: Path, *, private: bool, public: bool) -> Public
         state = None
     if state:
         _check_visibility(repo, state, is_new=False, private=private, public=public)
-    changes = _changes(folder, state.files if state else {}, repo)
+    changes = _changes(folder, state.files if state else {})
     return Publication(
         repo=repo,
         commit=state.commit if state else None,
@@ -271,29 +242,13 @@ def _compared(repo: str, folder: Path, *, private: bool, public: bool) -> Public
     )
 
 
-def _changes(folder: Path, remote: Mapping[str, RemoteFile], repo: str) -> tuple[str, ...]:
-    """What a commit would do: ``+`` add, ``~`` replace, ``-`` remove.
-
-    Raises:
-        HubError: If the repository holds what is no weight's file.
-    """
-    local = {path.name: path for path in folder.iterdir()}
-    others = set(remote) - set(local) - HUB_ONLY_FILES
-    if licences := sorted(name for name in others if name.startswith("LICENSE")):
-        raise HubError(
-            f"{repo} holds {licences[0]}, which is not in the weight's folder; put it there too, "
-            "or delete it on the Hub"
-        )
-    try:
-        check_file_names(others, what=repo)
-    except WeightError as error:
-        raise HubError(f"{error}; publish under another name, or delete that file first") from None
-    marks = [
+def _changes(folder: Path, remote: Mapping[str, RemoteFile]) -> tuple[str, ...]:
+    """List what a commit would do: ``+`` add, ``~`` replace. Other files are left alone."""
+    return tuple(
         f"{'~' if name in remote else '+'} {name}"
-        for name, path in local.items()
+        for name, path in files_in(folder).items()
         if name not in remote or not _is_same(path, remote[name])
-    ]
-    return tuple(sorted([*marks, *(f"- {name}" for name in others)], key=lambda mark: mark[2:]))
+    )
 
 
 def _is_same(path: Path, remote: RemoteFile) -> bool:
@@ -310,7 +265,7 @@ def _published(
     hub = Hub()
     state, is_new = _present_state(hub, repo)
     _check_visibility(repo, state, is_new=is_new, private=private, public=public)
-    changes = _changes(folder, state.files, repo)
+    changes = _changes(folder, state.files)
     entry = _list_entry(repo, folder, weight)
     if changes:
         state = _commit(hub, repo, folder, changes, state, message=f"Publish {entry.name}")
@@ -328,14 +283,14 @@ def _published(
 
 
 def _present_state(hub: Hub, repo: str) -> tuple[RepoState, bool]:
-    """What is there now; a new private repository if nothing is."""
+    """Return the repository's state, and whether it was just created (private)."""
     with suppress(HubNotFoundError):
         return hub.state(repo), False
     is_new = True
     try:
         is_new = hub.create(repo)
-    except HubUnreachableError as error:  # it may stand all the same
-        log.info("%s; looking whether it stands", error)
+    except HubUnreachableError as error:  # it may exist all the same
+        log.info("%s; checking whether it exists", error)
     return hub.state(repo), is_new
 
 
@@ -346,55 +301,50 @@ def _check_visibility(
         raise HubError(f"{repo} is public already; make it private in its settings first")
     if state.private and not is_new and not private and not public:
         raise HubError(
-            f"{repo} exists and is private, perhaps from a run that was interrupted; "
-            "say --private to keep it so, or --public to open it"
+            f"{repo} exists and is private, perhaps because publishing was interrupted; add "
+            "--private to keep it private, or --public to make it public"
         )
 
 
 def _commit(
     hub: Hub, repo: str, folder: Path, changes: Iterable[str], state: RepoState, *, message: str
 ) -> RepoState:
-    """One commit with all changes. An error whose commit stands all the same is none."""
-    operations = [
-        CommitOperationDelete(mark[2:])
-        if mark.startswith("-")
-        else CommitOperationAdd(mark[2:], (folder / mark[2:]).read_bytes())
-        for mark in changes
-    ]
+    """Make one commit; ignore an error if the commit exists all the same."""
+    operations = [CommitOperationAdd(m[2:], (folder / m[2:]).read_bytes()) for m in changes]
     failure: HubError | None = None
     try:
         hub.commit(repo, operations, message=message, parent=state.commit)
     except HubError as error:
         failure = error
     after = hub.state(repo)
-    if left := _changes(folder, after.files, repo):
+    if left := _changes(folder, after.files):
         raise failure or HubError(
-            f"{repo} does not hold what was sent ({', '.join(left)}); was it changed meanwhile? "
-            "Run the command again"
+            f"{repo} does not hold what was sent ({', '.join(left)}): it changed in the meantime; "
+            "run the command again"
         )
     return after
 
 
 def _check_back(hub: Hub, repo: str, state: RepoState, folder: Path) -> None:
-    """Download every file and compare it byte by byte."""
+    """Download every file again and compare it."""
     remedy = (
         "it is still private; run the command again with --private or --public"
         if state.private
-        else "it is public: repair it by running the command again"
+        else "it is public: run the command again to repair it"
     )
     with temporary_folder() as scratch:
-        for path in sorted(folder.iterdir()):
+        for name, path in files_in(folder).items():
             size = path.stat().st_size
-            back = hub.download(repo, state.commit, path.name, scratch, size=size)
+            back = hub.download(repo, state.commit, name, scratch, size=size)
             if back.read_bytes() != path.read_bytes():
                 raise HubError(
-                    f"{redacted(hub.endpoint)}/{repo} gives back another {path.name} than was "
+                    f"{redacted(hub.endpoint)}/{repo} returned another {name} than was "
                     f"sent; {remedy}"
                 )
 
 
 def _list_entry(repo: str, folder: Path, weight: ReadWeight) -> PublishedWeight:
-    """What the list will say, but for the commit."""
+    """Return the entry for the package's list, without the commit."""
     record = weight.record
     return PublishedWeight(
         name=record.name,

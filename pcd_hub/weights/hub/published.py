@@ -1,4 +1,4 @@
-"""The package's own list of published weights: which commit of which repository a name means."""
+"""The package's list of published weights: the repository and commit of each name."""
 
 import os
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from pcd_hub.errors import WeightError
+from pcd_hub.files.read import read_bounded
 from pcd_hub.files.strict_json import (
     COUNT,
     FINITE,
@@ -17,7 +18,6 @@ from pcd_hub.files.strict_json import (
     several,
 )
 from pcd_hub.weights.hub.address import split_reference
-from pcd_hub.weights.manifest import read_plain
 from pcd_hub.weights.store import check_name
 
 _LIST = Path(__file__).with_name("published.json")
@@ -44,7 +44,7 @@ class PublishedWeight:
     license: str
     parameters: int
     features: tuple[float, ...]
-    """The first pooled features of a fixed image, to be measured again at a release."""
+    """First pooled features of a fixed image; measured again before a release."""
 
     @property
     def reference(self) -> str:
@@ -54,33 +54,33 @@ class PublishedWeight:
 
 @cache
 def published_weights() -> dict[str, PublishedWeight]:
-    """The list, by name."""
+    """Return the package's list by name."""
     return read_list(_LIST)
 
 
 def read_list(path: Path) -> dict[str, PublishedWeight]:
-    """The records of a list file, by name.
+    """Read a list file; return its entries by name.
 
     Raises:
-        WeightError: If the file is not such a list.
+        WeightError: If the file is not a valid list.
     """
     try:
-        found = parse_json(read_plain(path, most=_MAX_BYTES), what="it", max_bytes=_MAX_BYTES)
+        found = parse_json(read_bounded(path, _MAX_BYTES), what="it", max_bytes=_MAX_BYTES)
         for entry in found if isinstance(found, list) else [found]:
             check_fields(entry, _ENTRY, what="an entry")
         records = [PublishedWeight(**{**raw, "features": tuple(raw["features"])}) for raw in found]
-    except (OSError, WeightError, TypeError) as error:
-        raise WeightError(f"{path} is no list of published weights: {error}") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise WeightError(f"{path} is not a list of published weights: {error}") from error
     return {record.name: record for record in records}
 
 
 def reference_of(name: str) -> tuple[str, str | None] | None:
-    """Where a weight is published: its reference and its manifest's sha256, as far as known.
+    """Return a weight's reference on the Hub and its manifest's sha256, if known; None if unlisted.
 
-    ``PCD_HUB_ORG``, if set, goes before the package's list, and says nothing of the manifest.
+    ``PCD_HUB_ORG``, if set, takes precedence over the package's list.
 
     Args:
-        name: ``resnet18.pcd[@REVISION]``, or ``ORG/NAME[@REVISION]``, which is its own answer.
+        name: ``resnet18.pcd[@REVISION]``, or ``ORG/NAME[@REVISION]``, which is returned as it is.
 
     Raises:
         WeightError: If ``name`` or ``PCD_HUB_ORG`` is malformed.
