@@ -37,12 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _distill(arguments: list[str]) -> None:
     try:
         from pcd_hub.train import distill  # noqa: PLC0415 - needs the extra
-        from pcd_hub.train.configs.command_line import run  # noqa: PLC0415
+        from pcd_hub.train.configs.command_line import run_main  # noqa: PLC0415
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("pcd_hub"):
             raise
         sys.exit(f'pcd-hub: {error}; pip install "pcd_hub[train]"')
-    run(lambda _: distill.main(arguments))
+    run_main(lambda _: distill.main(arguments))
 
 
 def _list(options: argparse.Namespace) -> None:

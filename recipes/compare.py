@@ -11,8 +11,8 @@ Hardware and time: seconds on a CPU. From Python: ``pcd_hub.evaluate.joined_tabl
 ``pcd_hub.evaluate.add_to_weight``.
 """
 
-from pcd_hub.train.configs.command_line import run
+from pcd_hub.train.configs.command_line import run_main
 from pcd_hub.train.frozen.compare import main
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -23,8 +23,8 @@ the protocol for backbones pre-trained without labels, under which a random star
 backbones. Training skips images without objects, and crowds; the test does not.
 """
 
-from pcd_hub.train.configs.command_line import run
+from pcd_hub.train.configs.command_line import run_main
 from pcd_hub.train.detection.detect import main
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -13,8 +13,8 @@ IoU of a linear probe on 400 held-out scenes, n = 3 seeds: random start 17.4 +- 
 recipes/RESULTS.md.
 """
 
-from pcd_hub.train.configs.command_line import run
+from pcd_hub.train.configs.command_line import run_main
 from pcd_hub.train.distill import main
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -22,8 +22,8 @@ All layers are trained, batch norm too, so a random start can learn. linear_seg.
 features instead.
 """
 
-from pcd_hub.train.configs.command_line import run
+from pcd_hub.train.configs.command_line import run_main
 from pcd_hub.train.segmentation.finetune import main
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -15,8 +15,8 @@ The configuration imagenet has not been run. All results: recipes/RESULTS.md.
 From Python: ``pcd_hub.evaluate.ClassificationProbe`` and ``pcd_hub.evaluate.LabelFreeReport``.
 """
 
-from pcd_hub.train.configs.command_line import run
+from pcd_hub.train.configs.command_line import run_main
 from pcd_hub.train.frozen.knn import main
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

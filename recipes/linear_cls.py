@@ -13,8 +13,8 @@ imagenet_mocov3 and imagenet_mocov2 (GPUs, hours) have not been run. knn.py fits
 features without augmentation in minutes, under another protocol. All results: recipes/RESULTS.md.
 """
 
-from pcd_hub.train.configs.command_line import run
+from pcd_hub.train.configs.command_line import run_main
 from pcd_hub.train.linear_classification import main
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -14,8 +14,8 @@ configurations ade20k, voc and cityscapes have not been run. All results: recipe
 From Python: ``pcd_hub.evaluate.SegmentationProbe``.
 """
 
-from pcd_hub.train.configs.command_line import run
+from pcd_hub.train.configs.command_line import run_main
 from pcd_hub.train.frozen.segmentation_probe import main
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

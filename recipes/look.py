@@ -13,8 +13,8 @@ quickstart student: half of the receptive field within 4 % of the image's side w
 From Python: ``pcd_hub.evaluate.effective_receptive_field`` and ``pcd_hub.report.features``.
 """
 
-from pcd_hub.train.configs.command_line import run
+from pcd_hub.train.configs.command_line import run_main
 from pcd_hub.train.frozen.feature_figures import main
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -13,8 +13,8 @@ Mean IoU of a linear probe on 400 held-out scenes, n = 1: random start 20.9, pre
 mocov3_r50 and mocov3_r50_1000ep have not been run. All results: recipes/RESULTS.md.
 """
 
-from pcd_hub.train.configs.command_line import run
+from pcd_hub.train.configs.command_line import run_main
 from pcd_hub.train.contrast import main
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -25,8 +25,7 @@ from pcd_hub.train.batches import (
     open_training_source,
     plan_epochs,
 )
-from pcd_hub.train.configs.command_line import parse
-from pcd_hub.train.configs.command_line import run as run_main
+from pcd_hub.train.configs.command_line import parse, run_main
 from pcd_hub.train.configs.contrast import CONTRAST, ContrastConfig
 from pcd_hub.train.contrast_parts import Pretraining, build_contrast, move_to_device, resolve
 from pcd_hub.train.launch import finish, start_accelerator

@@ -30,8 +30,7 @@ from pcd_hub.train.batches import (
     plan_epochs,
     steps_per_epoch,
 )
-from pcd_hub.train.configs.command_line import parse
-from pcd_hub.train.configs.command_line import run as run_main
+from pcd_hub.train.configs.command_line import parse, run_main
 from pcd_hub.train.configs.distill import DISTILL, DistillConfig
 from pcd_hub.train.distill_parts import (
     Distillation,

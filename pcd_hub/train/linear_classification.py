@@ -27,8 +27,7 @@ from pcd_hub.data.views import ViewPolicy, draw_view, render_view_with_pillow
 from pcd_hub.evaluate.feature_maps import FeatureExtractor, extract_feature_maps, feature_extractor
 from pcd_hub.evaluate.models import EvaluatedModel, open_model
 from pcd_hub.train.batches import num_workers, plan_batches, shard
-from pcd_hub.train.configs.command_line import parse
-from pcd_hub.train.configs.command_line import run as run_main
+from pcd_hub.train.configs.command_line import parse, run_main
 from pcd_hub.train.configs.linear_classification import (
     LINEAR_CLS,
     EpochSchedule,

@@ -11,7 +11,7 @@ from torch.profiler import record_function
 from pcd_hub.method.optim import LARS, decay_groups
 from pcd_hub.method.schedule import scaled_lr, warmup_cosine
 from pcd_hub.train.configs.distill import OptimConfig, SpeedConfig
-from pcd_hub.train.configs.finetune import SGDScheduleConfig
+from pcd_hub.train.configs.finetune import SGDConfig
 
 
 def learning_rate(step: int, optim: OptimConfig, total_steps: int) -> float:
@@ -34,7 +34,7 @@ def build_optimizer(
             return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), **kernels)
 
 
-def build_sgd(network: nn.Module, config: SGDScheduleConfig) -> torch.optim.SGD:
+def build_sgd(network: nn.Module, config: SGDConfig) -> torch.optim.SGD:
     """Build SGD over all trainable parameters; the loop sets the learning rate."""
     groups = parameter_groups(network, weight_decay=config.weight_decay)
     return torch.optim.SGD(groups, lr=0.0, momentum=config.momentum)

@@ -85,7 +85,7 @@ def test_a_stopped_run_exits_with_the_shells_code(monkeypatch, capsys):
         raise StoppedRun(signal.SIGTERM, Path("runs/x"), step=7)
 
     with pytest.raises(SystemExit) as exited:
-        command_line.run(stop)
+        command_line.run_main(stop)
     assert exited.value.code == 143
     assert capsys.readouterr().err == (
         "stopped by SIGTERM after step 7, which is saved; "
@@ -98,7 +98,7 @@ def test_an_interrupt_before_the_first_step_prints_one_line(monkeypatch, capsys)
         signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(SystemExit) as exited:
-        command_line.run(interrupted)
+        command_line.run_main(interrupted)
     assert exited.value.code == 130
     assert capsys.readouterr().err == "stopped by SIGINT; nothing more was saved\n"
 
@@ -111,7 +111,7 @@ def test_a_signal_after_the_training_prints_how_to_write_the_result(capsys, sign
 
     before = signal.getsignal(signum)
     with pytest.raises(SystemExit) as exited:
-        command_line.run(stop)
+        command_line.run_main(stop)
     assert exited.value.code == 128 + signum
     assert signal.getsignal(signum) is before
     assert capsys.readouterr().err == (
@@ -125,7 +125,7 @@ def test_a_killed_loader_process_prints_one_line(capsys):
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. \nIt is ...")
 
     with pytest.raises(SystemExit, match="1"):
-        command_line.run(die)
+        command_line.run_main(die)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: DataLoader worker (pid 7) is killed by signal: Bus error; ")
     assert "--data.num-workers 0, then continue with --run.resume" in line

@@ -237,7 +237,7 @@ def _by_option(arguments: list[str]) -> Iterator[list[str]]:
     yield from parts
 
 
-def run(main: Callable[[list[str]], None]) -> None:
+def run_main(main: Callable[[list[str]], None]) -> None:
     """Call ``main`` with the command line.
 
     A mistake of the user is one line on stderr and exit code 2. A run stopped by a signal prints

@@ -20,7 +20,7 @@ from pcd_hub.train.configs.fields import (
     Workers,
     as_typed,
 )
-from pcd_hub.train.configs.finetune import FinetuneRunConfig, SGDScheduleConfig
+from pcd_hub.train.configs.finetune import FinetuneRunConfig, SGDConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ class DetectorConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScheduleConfig(SGDScheduleConfig):
+class DetectionOptimConfig(SGDConfig):
     """SGD and its schedule, stated for a reference batch size.
 
     With a global batch size of B the learning rate is multiplied by B / reference-batch-size and
@@ -139,7 +139,7 @@ class DetectConfig:
     hf-hub:ORG/NAME, or any timm model name."""
     data: CocoDataConfig = field(default_factory=CocoDataConfig)
     detector: DetectorConfig = field(default_factory=DetectorConfig)
-    optim: ScheduleConfig = field(default_factory=ScheduleConfig)
+    optim: DetectionOptimConfig = field(default_factory=DetectionOptimConfig)
     run: DetectRunConfig = field(default_factory=DetectRunConfig)
 
 
@@ -147,7 +147,7 @@ _COCO = CocoDataConfig(
     train_split="train2017", test_split="val2017", bad_annotations="drop", group_by_orientation=True
 )
 _C4 = DetectorConfig(kind="c4", train_proposals=2000, precise_bn_batches=200)
-_2X = ScheduleConfig(iterations=180_000, lr_drops=(120_000, 160_000))
+_2X = DetectionOptimConfig(iterations=180_000, lr_drops=(120_000, 160_000))
 
 DETECT: dict[str, DetectConfig] = {
     "small": DetectConfig(
@@ -160,7 +160,7 @@ DETECT: dict[str, DetectConfig] = {
             test_proposals=100,
             head_samples=64,
         ),
-        optim=ScheduleConfig(
+        optim=DetectionOptimConfig(
             reference_batch_size=4,
             global_batch_size=4,
             iterations=300,
@@ -181,7 +181,9 @@ DETECT: dict[str, DetectConfig] = {
             voc_scores=True,
         ),
         detector=replace(_C4, masks="no", short_sides=tuple(range(480, 801, 32))),
-        optim=ScheduleConfig(iterations=24_000, lr_drops=(18_000, 22_000), warmup_iterations=100),
+        optim=DetectionOptimConfig(
+            iterations=24_000, lr_drops=(18_000, 22_000), warmup_iterations=100
+        ),
     ),
 }
 """small: minutes on a CPU.

@@ -7,7 +7,7 @@ from pcd_hub.train.configs.run import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class SGDScheduleConfig:
+class SGDConfig:
     """SGD and its schedule, stated for a reference batch size.
 
     With a global batch size of B the learning rate is multiplied by B / reference-batch-size and
@@ -38,7 +38,7 @@ class FinetuneRunConfig(RunConfig):
     """Steps between two checkpoints."""
 
 
-def scaled(config: SGDScheduleConfig, *, max_steps: int | None) -> tuple[float, int]:
+def scaled(config: SGDConfig, *, max_steps: int | None) -> tuple[float, int]:
     """Return peak learning rate and number of steps for the configured global batch size.
 
     Args:

@@ -17,7 +17,7 @@ class LinearClsDataConfig(ClassificationDataConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearClsScheduleConfig:
+class LinearClsOptimConfig:
     """SGD and its schedule; the learning rate changes once per epoch."""
 
     global_batch_size: Count = 1024
@@ -42,20 +42,20 @@ class LinearClsConfig:
     """Backbone: resnet18.pcd, random:ARCH, teacher:SOURCE, local-dir:DIR,
     hf-hub:ORG/NAME, or any timm model name."""
     data: LinearClsDataConfig = field(default_factory=LinearClsDataConfig)
-    optim: LinearClsScheduleConfig = field(default_factory=LinearClsScheduleConfig)
+    optim: LinearClsOptimConfig = field(default_factory=LinearClsOptimConfig)
     run: FinetuneRunConfig = field(default_factory=FinetuneRunConfig)
 
 
 LINEAR_CLS: dict[str, LinearClsConfig] = {
     "small": LinearClsConfig(
         data=LinearClsDataConfig(image_size=112),
-        optim=LinearClsScheduleConfig(global_batch_size=32, lr_per_256=3.0, epochs=10),
+        optim=LinearClsOptimConfig(global_batch_size=32, lr_per_256=3.0, epochs=10),
         run=FinetuneRunConfig(log_every_steps=10),
     ),
     "imagenet_mocov3": LinearClsConfig(data=LinearClsDataConfig(source="imagenet")),
     "imagenet_mocov2": LinearClsConfig(
         data=LinearClsDataConfig(source="imagenet"),
-        optim=LinearClsScheduleConfig(
+        optim=LinearClsOptimConfig(
             global_batch_size=256, lr_per_256=30.0, epochs=100, lr_drops=(60, 80)
         ),
     ),
@@ -85,7 +85,7 @@ class EpochSchedule:
 
 
 def epoch_schedule(
-    config: LinearClsScheduleConfig, *, num_images: int, max_steps: int | None
+    config: LinearClsOptimConfig, *, num_images: int, max_steps: int | None
 ) -> EpochSchedule:
     """Return the schedule for a training split.
 

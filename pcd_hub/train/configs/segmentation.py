@@ -13,7 +13,7 @@ from pcd_hub.train.configs.fields import (
     Workers,
     as_typed,
 )
-from pcd_hub.train.configs.finetune import FinetuneRunConfig, SGDScheduleConfig, scaled
+from pcd_hub.train.configs.finetune import FinetuneRunConfig, SGDConfig, scaled
 from pcd_hub.train.configs.labelled import SegmentationSetConfig
 
 Scale = Annotated[float, Bounds(float, 0, 100, above=True)]
@@ -59,7 +59,7 @@ class FCNConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneScheduleConfig(SGDScheduleConfig):
+class SegmentationOptimConfig(SGDConfig):
     """SGD and its schedule, stated for a reference batch size.
 
     With a global batch size of B the learning rate is multiplied by B / reference-batch-size and
@@ -83,7 +83,7 @@ class FinetuneSegConfig:
     hf-hub:ORG/NAME, or any timm model name."""
     data: FinetuneDataConfig = field(default_factory=FinetuneDataConfig)
     fcn: FCNConfig = field(default_factory=FCNConfig)
-    optim: FinetuneScheduleConfig = field(default_factory=FinetuneScheduleConfig)
+    optim: SegmentationOptimConfig = field(default_factory=SegmentationOptimConfig)
     run: FinetuneRunConfig = field(default_factory=FinetuneRunConfig)
 
 
@@ -91,7 +91,7 @@ FINETUNE_SEG: dict[str, FinetuneSegConfig] = {
     "small": FinetuneSegConfig(
         data=FinetuneDataConfig(crop_size=(128, 128)),
         fcn=FCNConfig(norm="batch"),
-        optim=FinetuneScheduleConfig(reference_batch_size=8, global_batch_size=8, iterations=150),
+        optim=SegmentationOptimConfig(reference_batch_size=8, global_batch_size=8, iterations=150),
         run=FinetuneRunConfig(log_every_steps=10, checkpoint_every_steps=75),
     ),
     "cityscapes_r18_fcn": FinetuneSegConfig(
@@ -126,7 +126,7 @@ class PolynomialSchedule:
 
 
 def scaled_schedule(
-    config: FinetuneScheduleConfig, *, max_steps: int | None = None
+    config: SegmentationOptimConfig, *, max_steps: int | None = None
 ) -> PolynomialSchedule:
     """Return the schedule for the configured global batch size.
 

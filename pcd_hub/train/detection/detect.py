@@ -22,8 +22,7 @@ from pcd_hub.data.labelled.coco import CocoSplit
 from pcd_hub.evaluate.models import EvaluatedModel, open_model
 from pcd_hub.evaluate.progress import progress
 from pcd_hub.train.batches import num_workers, plan_batches, shard
-from pcd_hub.train.configs.command_line import parse
-from pcd_hub.train.configs.command_line import run as run_main
+from pcd_hub.train.configs.command_line import parse, run_main
 from pcd_hub.train.configs.detection import DETECT, DetectConfig
 from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.detection.batches import (

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from pcd_hub.errors import ConfigError
-from pcd_hub.train.configs.detection import ScheduleConfig
+from pcd_hub.train.configs.detection import DetectionOptimConfig
 from pcd_hub.train.configs.finetune import scaled
 
 
@@ -26,7 +26,9 @@ class DetectionSchedule:
         return lr * (self.warmup_factor * (1 - share) + share)
 
 
-def scaled_schedule(config: ScheduleConfig, *, max_steps: int | None = None) -> DetectionSchedule:
+def scaled_schedule(
+    config: DetectionOptimConfig, *, max_steps: int | None = None
+) -> DetectionSchedule:
     """Scale a schedule to the global batch size.
 
     Args:

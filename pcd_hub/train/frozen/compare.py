@@ -8,7 +8,7 @@ import tyro
 
 from pcd_hub.errors import ConfigError
 from pcd_hub.evaluate.comparison import add_to_weight, joined_tables
-from pcd_hub.train.configs.command_line import override, run
+from pcd_hub.train.configs.command_line import override, run_main
 from pcd_hub.train.run_folder.folder import new_folder
 from pcd_hub.weights.manifest import write_json
 
@@ -52,4 +52,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -12,7 +12,7 @@ from pcd_hub.evaluate.progress import progress
 from pcd_hub.evaluate.receptive_field import effective_receptive_field, side_of_half
 from pcd_hub.models.teacher_loading import load_teacher
 from pcd_hub.report.features import save_pca, save_receptive_fields
-from pcd_hub.train.configs.command_line import parse, run
+from pcd_hub.train.configs.command_line import parse, run_main
 from pcd_hub.train.configs.probes import LOOK, LookDataConfig
 from pcd_hub.train.launch import quiet_logs
 from pcd_hub.train.run_folder.folder import new_folder
@@ -58,4 +58,4 @@ def read_images(data: LookDataConfig) -> Float[Tensor, "b 3 size size"]:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -9,7 +9,7 @@ from pcd_hub.evaluate.benchmark import Benchmark
 from pcd_hub.evaluate.classification import ClassificationProbe
 from pcd_hub.evaluate.label_free import LabelFreeReport
 from pcd_hub.evaluate.models import check_models
-from pcd_hub.train.configs.command_line import parse, run
+from pcd_hub.train.configs.command_line import parse, run_main
 from pcd_hub.train.configs.probes import KNN, KnnConfig
 from pcd_hub.train.labelled_splits import open_classification_splits
 from pcd_hub.train.launch import quiet_logs
@@ -83,4 +83,4 @@ def _unlabelled_images(
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -11,7 +11,7 @@ from pcd_hub.evaluate.models import check_models
 from pcd_hub.evaluate.results import FILE, ModelScores
 from pcd_hub.evaluate.segmentation_probe import SegmentationProbe
 from pcd_hub.report.overlays import save_sample_overlays
-from pcd_hub.train.configs.command_line import parse, run
+from pcd_hub.train.configs.command_line import parse, run_main
 from pcd_hub.train.configs.probes import LINEAR_SEG, LinearSegConfig
 from pcd_hub.train.labelled_splits import open_segmentation_splits
 from pcd_hub.train.launch import quiet_logs
@@ -59,4 +59,4 @@ def _prediction(scores: ModelScores, row: int, _image: Image.Image) -> Mask:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -28,8 +28,7 @@ from pcd_hub.evaluate.results import finite_scores
 from pcd_hub.method.metrics import class_iou, confusion_matrix, mean_iou, pixel_accuracy
 from pcd_hub.report.overlays import save_sample_overlays
 from pcd_hub.train.batches import num_workers, plan_batches, shard
-from pcd_hub.train.configs.command_line import parse
-from pcd_hub.train.configs.command_line import run as run_main
+from pcd_hub.train.configs.command_line import parse, run_main
 from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.configs.segmentation import (
     FINETUNE_SEG,

@@ -144,7 +144,7 @@ def test_a_length_on_the_command_line_replaces_the_configurations():
 
 def test_the_version_is_said(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["distill.py", "--version"])
-    command_line.run(lambda arguments: pytest.fail("nothing runs"))
+    command_line.run_main(lambda arguments: pytest.fail("nothing runs"))
     assert capsys.readouterr().out == f"pcd_hub {pcd_hub.__version__}\n"
 
 

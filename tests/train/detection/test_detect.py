@@ -9,7 +9,7 @@ from pcd_hub.errors import CheckpointError, ConfigError, DataError
 from pcd_hub.evaluate.results import Evaluation
 from pcd_hub.train import launch
 from pcd_hub.train.configs.command_line import parse
-from pcd_hub.train.configs.detection import DETECT, ScheduleConfig
+from pcd_hub.train.configs.detection import DETECT, DetectionOptimConfig
 from pcd_hub.train.detection import detect
 from pcd_hub.train.detection.batches import detection_batches
 from pcd_hub.train.detection.precise_bn import recompute_batch_norm_statistics
@@ -64,20 +64,20 @@ def test_the_schedules_are_detectron2s():
 
 
 def test_a_smaller_batch_sees_as_many_pictures_with_a_smaller_learning_rate():
-    quarter = scaled_schedule(ScheduleConfig(global_batch_size=4))
+    quarter = scaled_schedule(DetectionOptimConfig(global_batch_size=4))
     assert (quarter.steps, quarter.drops) == (360_000, (240_000, 320_000))
     assert (quarter.peak_lr, quarter.warmup_steps) == (0.005, 4000)
 
 
 def test_a_squeezed_schedule_keeps_its_shape():
-    short = scaled_schedule(ScheduleConfig(), max_steps=90)
+    short = scaled_schedule(DetectionOptimConfig(), max_steps=90)
     assert (short.steps, short.drops, short.warmup_steps) == (90, (60, 80), 1)
     assert short.peak_lr == 0.02
 
 
 def test_a_drop_after_the_end_is_rejected():
     with pytest.raises(ConfigError, match="lr-drops 80000: expected less than .*iterations 100"):
-        scaled_schedule(ScheduleConfig(iterations=100))
+        scaled_schedule(DetectionOptimConfig(iterations=100))
 
 
 C4, FPN = "padded to multiples of 32", "torchvision's start of the box head"

@@ -9,7 +9,11 @@ from PIL import Image
 from pcd_hub.errors import ConfigError, DataError, StudentError
 from pcd_hub.evaluate.results import Evaluation
 from pcd_hub.train.configs.command_line import parse
-from pcd_hub.train.configs.segmentation import FINETUNE_SEG, FinetuneScheduleConfig, scaled_schedule
+from pcd_hub.train.configs.segmentation import (
+    FINETUNE_SEG,
+    SegmentationOptimConfig,
+    scaled_schedule,
+)
 from pcd_hub.train.frozen import compare
 from pcd_hub.train.segmentation import finetune as finetune_seg
 from tests.train.conftest import (
@@ -78,9 +82,9 @@ def test_the_learning_rate_falls_to_nothing():
 
 
 def test_a_smaller_batch_sees_as_many_pictures_with_a_smaller_learning_rate():
-    quarter = scaled_schedule(FinetuneScheduleConfig(global_batch_size=4))
+    quarter = scaled_schedule(SegmentationOptimConfig(global_batch_size=4))
     assert (quarter.steps, quarter.peak_lr) == (160_000, 0.0025)
-    short = scaled_schedule(FinetuneScheduleConfig(global_batch_size=4), max_steps=10)
+    short = scaled_schedule(SegmentationOptimConfig(global_batch_size=4), max_steps=10)
     assert (short.steps, short.peak_lr) == (10, 0.0025)
     assert short.learning_rate(5) == pytest.approx(quarter.learning_rate(80_000))
 
