@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-import pcd_hub
+import pcd_hub.train
 from pcd_hub import cli
 from pcd_hub.weights import store
 from tests.weights.making import exported, flip
@@ -144,7 +144,7 @@ def test_distill_has_the_options_of_the_recipe(capsys):
 
 def test_distill_without_accelerate_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)
-    for name in [name for name in sys.modules if name.startswith("pcd_hub.train")]:
-        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(pcd_hub.train, "distill", raising=False)
+    monkeypatch.delitem(sys.modules, "pcd_hub.train.distill", raising=False)
     with pytest.raises(SystemExit, match=r'accelerate.*; pip install "pcd_hub\[train\]"'):
         cli.main(["distill"])

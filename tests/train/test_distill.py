@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -283,7 +284,7 @@ def test_headless_teacher_and_student_with_unused_layers(tmp_path, tiny):
     )
     record = json.loads((folder / "record.json").read_text())
     assert record["untrained"] == ["conv_head.weight", "conv_head.bias"]
-    model = create_pretrained(f"local-dir:{folder / 'export'}", num_classes=4)
+    model = timm.create_model(f"local-dir:{folder / 'export'}", pretrained=True, num_classes=4)
     assert model(torch.rand(1, 3, 64, 64)).shape == (1, 4)
 
 
