@@ -78,7 +78,7 @@ Step = Callable[[Any], Tensor]
 def recipe_step(case: StepCase, steps: int, folder: Path) -> tuple[Step, Iterator[Any]]:
     """Build the step of ``recipes/distill.py`` with the recipe's own code."""
     if "flash" in case.off:
-        sys.modules["pcd_hub.method.loss"]._flash_takes = lambda *_: False  # pyright: ignore[reportAttributeAccessIssue]
+        sys.modules["pcd_hub.method.loss"]._has_flash_kernel = lambda *_: False  # pyright: ignore[reportAttributeAccessIssue]
     config = DistillConfig(
         teacher=TeacherConfig(
             source=f"local-dir:{case.teacher}", fold_batch_norms="fold" not in case.off

@@ -31,7 +31,7 @@ import torch
 
 import pcd_hub
 from pcd_hub.errors import PCDHubError, first_line
-from pcd_hub.method.distiller import Distiller, freeze_unreached
+from pcd_hub.method.distiller import Distiller, freeze_unused_parameters
 from pcd_hub.method.heads import HeadLayout, student_head
 from pcd_hub.method.loss import pixel_info_nce
 from pcd_hub.models.entries import build_skeleton
@@ -92,7 +92,7 @@ def try_student(arch: str, image_size: int, parameters: int) -> Outcome:
 def _run_all_steps(arch: str, image_size: int, scratch: Path) -> dict[str, Any]:
     torch.manual_seed(0)
     student = build_backbone(arch, image_size=image_size)
-    untrained = freeze_unreached(student, image_size=image_size)
+    untrained = freeze_unused_parameters(student, image_size=image_size)
     feature_map = _train_once(student, image_size)
     record = WeightRecord.trial(arch)
     state = student.model.state_dict()

@@ -102,10 +102,10 @@ def num_cores(environ: Mapping[str, str] | None = None, *, usable: int | None = 
     """
     environ = os.environ if environ is None else environ
     usable = _usable_cores() if usable is None else usable
-    sharing = count_of(environ, "LOCAL_WORLD_SIZE")
-    if per_task := count_of(environ, "SLURM_CPUS_PER_TASK", default=0):
+    sharing = read_count(environ, "LOCAL_WORLD_SIZE")
+    if per_task := read_count(environ, "SLURM_CPUS_PER_TASK", default=0):
         usable = min(usable, per_task)
-        if count_of(environ, "SLURM_STEP_NUM_TASKS") >= count_of(environ, "WORLD_SIZE"):
+        if read_count(environ, "SLURM_STEP_NUM_TASKS") >= read_count(environ, "WORLD_SIZE"):
             sharing = 1  # each process is a task that does not share its cores
     return max(1, usable // sharing)
 
@@ -114,7 +114,7 @@ def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def count_of(environ: Mapping[str, str], name: str, *, default: int = 1) -> int:
+def read_count(environ: Mapping[str, str], name: str, *, default: int = 1) -> int:
     """Return a count that a launcher set in the environment; ``default`` if it did not."""
     value = environ.get(name, "")
     return max(default, int(value)) if value.isdecimal() else default

@@ -20,18 +20,18 @@ Compare several models over several seeds::
 
 ``ClassificationProbe`` and ``LabelFreeReport`` are used in the same way. Extract feature maps::
 
-    from pcd_hub.evaluate import open_model, pixels_of
+    from pcd_hub.evaluate import open_model, feature_extractor
 
-    extract = pixels_of(open_model("resnet18.pcd"), 224)
+    extract = feature_extractor(open_model("resnet18.pcd"), 224)
     maps = extract(images)  # (b, 3, 224, 224) in [0, 1] -> (b, 512, 7, 7)
 """
 
-from pcd_hub.data.labelled.classification import open_classified
+from pcd_hub.data.labelled.classification import open_classification
 from pcd_hub.data.labelled.segmentation import open_segmentation
 from pcd_hub.evaluate.benchmark import Benchmark
 from pcd_hub.evaluate.classification import ClassificationProbe, linear_classifier
 from pcd_hub.evaluate.comparison import add_to_weight, joined_tables
-from pcd_hub.evaluate.feature_maps import all_maps, centre_crops, pixels_of
+from pcd_hub.evaluate.feature_maps import centre_crops, extract_feature_maps, feature_extractor
 from pcd_hub.evaluate.label_free import LabelFreeReport
 from pcd_hub.evaluate.models import EvaluatedModel, open_model
 from pcd_hub.evaluate.receptive_field import effective_receptive_field
@@ -53,14 +53,14 @@ __all__ = [
     "SegmentationProbe",
     "StageFeatures",
     "add_to_weight",
-    "all_maps",
     "centre_crops",
     "effective_receptive_field",
+    "extract_feature_maps",
+    "feature_extractor",
     "join",
     "joined_tables",
     "linear_classifier",
-    "open_classified",
+    "open_classification",
     "open_model",
     "open_segmentation",
-    "pixels_of",
 ]

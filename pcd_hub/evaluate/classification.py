@@ -10,21 +10,26 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from pcd_hub.data.labelled.classification import ClassifiedSet
+from pcd_hub.data.labelled.classification import ClassificationSet
 from pcd_hub.evaluate.benchmark import DEFAULT_COMMAND, scores_by_seed
-from pcd_hub.evaluate.feature_maps import Pixels, all_maps, num_reading_workers, pixels_of
+from pcd_hub.evaluate.feature_maps import (
+    FeatureExtractor,
+    extract_feature_maps,
+    feature_extractor,
+    num_reading_workers,
+)
 from pcd_hub.evaluate.models import EvaluatedModel
 from pcd_hub.evaluate.progress import Progress, progress, progress_of, silent
 from pcd_hub.evaluate.results import Evaluation, ModelScores
-from pcd_hub.method.metrics import Watch, knn_vote
+from pcd_hub.method.metrics import ProgressWrapper, knn_vote
 
 
 @dataclass(frozen=True)
 class ClassificationProbe:
     """Benchmark: top-1 accuracy by k-NN and by a linear classifier on average-pooled embeddings."""
 
-    train: ClassifiedSet
-    test: ClassifiedSet
+    train: ClassificationSet
+    test: ClassificationSet
     _: KW_ONLY
     image_size: int = 224
     """Height and width of the centre crops in pixels."""
@@ -72,7 +77,7 @@ class ClassificationProbe:
         )
 
     def _measure(self, model: EvaluatedModel) -> dict[str, float]:
-        extract = pixels_of(model, self.image_size)
+        extract = feature_extractor(model, self.image_size)
         train, test = (
             self._embeddings(extract, images, f"{model.name}: {images.name}")
             for images in (self.train, self.test)
@@ -102,10 +107,10 @@ class ClassificationProbe:
         }
 
     def _embeddings(
-        self, extract: Pixels, images: ClassifiedSet, what: str
+        self, extract: FeatureExtractor, images: ClassificationSet, what: str
     ) -> Float[Tensor, "n c"]:
         """Average-pool the feature map of every image."""
-        batches = all_maps(
+        batches = extract_feature_maps(
             extract,
             images,
             range(len(images)),
@@ -163,7 +168,7 @@ def crop_protocol(image_size: int) -> str:
     return f"centre crops (7/8 of the shorter side, at {image_size} x {image_size}, bicubic)"
 
 
-def watch(what: str) -> Watch:
+def watch(what: str) -> ProgressWrapper:
     """Return a progress bar for the parts of a long computation."""
 
     def watched(parts: Sequence[Tensor]) -> Iterator[Tensor]:

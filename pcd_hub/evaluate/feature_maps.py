@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from pcd_hub.data.labelled.classification import ClassifiedSet
+from pcd_hub.data.labelled.classification import ClassificationSet
 from pcd_hub.data.reading import read_batches
 from pcd_hub.data.sources import ImageSource
 from pcd_hub.data.workers import default_workers
@@ -18,16 +18,16 @@ from pcd_hub.evaluate.models import EvaluatedModel
 from pcd_hub.evaluate.progress import progress
 from pcd_hub.models.grid import pixel_grid
 
-Pixels = Callable[[Tensor], Tensor]
+FeatureExtractor = Callable[[Tensor], Tensor]
 """Images ``(b, 3, S, S)`` in [0, 1] -> feature maps ``(b, c, h, w)``."""
 
 _CROP_FRACTION = 7 / 8
 _BATCH_SIZE = 64
 
 
-def pixels_of(
+def feature_extractor(
     under_test: EvaluatedModel, image_size: int, *, device: torch.device | str | None = None
-) -> Pixels:
+) -> FeatureExtractor:
     """Return the model's feature extractor, in eval mode and with its own input normalisation.
 
     Args:
@@ -44,9 +44,9 @@ def pixels_of(
     return lambda images: grid((images - mean) / std)
 
 
-def all_maps(
-    pixels: Pixels,
-    images: ImageSource | ClassifiedSet,
+def extract_feature_maps(
+    extract: FeatureExtractor,
+    images: ImageSource | ClassificationSet,
     rows: Sequence[int],
     *,
     size: int,
@@ -58,25 +58,25 @@ def all_maps(
     """Yield the feature maps of the centre crops of some images, batch by batch, on the CPU.
 
     Args:
-        pixels: The feature extractor.
+        extract: The feature extractor.
         images: Any finite set of images.
         rows: Indices of the images, in the order of the result.
         size: Height and width of the centre crops in pixels.
         num_workers: Processes that read images; 0 for none.
         what: Label of the progress bar.
         disable: Show no progress bar.
-        device: Device of ``pixels``. Default: the GPU if there is one.
+        device: Device of ``extract``. Default: the GPU if there is one.
     """
     batches = centre_crops(images, rows, size=size, num_workers=num_workers, device=device)
     total = math.ceil(len(rows) / _BATCH_SIZE)
     for batch in progress(batches, what, total=total, disable=disable):
         with torch.inference_mode():
-            maps = pixels(batch).float().cpu()
+            maps = extract(batch).float().cpu()
         yield maps
 
 
 def centre_crops(
-    images: ImageSource | ClassifiedSet,
+    images: ImageSource | ClassificationSet,
     rows: Sequence[int],
     *,
     size: int,
@@ -111,7 +111,7 @@ def num_reading_workers(requested: int | None) -> int:
 
 
 def _centre_crop(
-    images: ImageSource | ClassifiedSet, size: int, row: int
+    images: ImageSource | ClassificationSet, size: int, row: int
 ) -> UInt8[Tensor, "size size 3"]:
     image = images[row]
     side = _CROP_FRACTION * min(image.size)

@@ -7,21 +7,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pcd_hub.data.labelled.classification import ClassifiedSet
+from pcd_hub.data.labelled.classification import ClassificationSet
 from pcd_hub.data.sources import ImageSource
 from pcd_hub.errors import ConfigError
 from pcd_hub.evaluate.benchmark import DEFAULT_COMMAND, scores_by_seed
 from pcd_hub.evaluate.classification import crop_protocol, watch
 from pcd_hub.evaluate.feature_maps import (
-    Pixels,
-    all_maps,
+    FeatureExtractor,
     compute_device,
+    extract_feature_maps,
+    feature_extractor,
     num_reading_workers,
-    pixels_of,
 )
 from pcd_hub.evaluate.models import EvaluatedModel
 from pcd_hub.evaluate.results import Evaluation, ModelScores
-from pcd_hub.method.metrics import Watch, effective_rank, linear_cka, pixel_retrieval
+from pcd_hub.method.metrics import ProgressWrapper, effective_rank, linear_cka, pixel_retrieval
 from pcd_hub.models.grid import Resample
 from pcd_hub.models.teacher_loading import load_teacher
 
@@ -49,7 +49,7 @@ class LabelFreeReport:
 
     def __init__(
         self,
-        images: ImageSource | ClassifiedSet,
+        images: ImageSource | ClassificationSet,
         *,
         dataset: str,
         teacher: str = "quickstart",
@@ -111,14 +111,14 @@ class LabelFreeReport:
     def _measure(self, model: EvaluatedModel) -> dict[str, float]:
         assert self._teacher_maps is not None
         return agreement(
-            self._maps(pixels_of(model, self._image_size), model.name),
+            self._maps(feature_extractor(model, self._image_size), model.name),
             self._teacher_maps,
             k=self._k,
             watch=watch(f"{model.name}: nearest pixels"),
         )
 
-    def _maps(self, extract: Pixels, name: str) -> Float[Tensor, "n c h w"]:
-        batches = all_maps(
+    def _maps(self, extract: FeatureExtractor, name: str) -> Float[Tensor, "n c h w"]:
+        batches = extract_feature_maps(
             extract,
             self._images,
             self._rows,
@@ -140,7 +140,7 @@ def agreement(
     teacher: Float[Tensor, "n d _ _"],
     *,
     k: int,
-    watch: Watch = iter,
+    watch: ProgressWrapper = iter,
 ) -> dict[str, float]:
     """Compare two models' feature maps of the same images, on the coarser of their grids.
 

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from pcd_hub.data.labelled.sets import Mask, SegmentationSet
+from pcd_hub.data.labelled.segmentation_set import Mask, SegmentationSet
 from pcd_hub.data.reading import read_batches
 from pcd_hub.evaluate.feature_maps import compute_device
 from pcd_hub.evaluate.segmentation import LabelledImages

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from pcd_hub.data.labelled.sets import IGNORE
+from pcd_hub.data.labelled.segmentation_set import IGNORE
 from pcd_hub.errors import DataError
 from pcd_hub.evaluate.progress import Progress, silent
 from pcd_hub.evaluate.stage_features import FeatureCache, FeatureMaps, Images

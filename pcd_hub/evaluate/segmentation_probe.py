@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import Any
 
-from pcd_hub.data.labelled.sets import SegmentationSet
+from pcd_hub.data.labelled.segmentation_set import SegmentationSet
 from pcd_hub.evaluate.benchmark import DEFAULT_COMMAND
 from pcd_hub.evaluate.feature_maps import compute_device, num_reading_workers
 from pcd_hub.evaluate.models import EvaluatedModel, for_each_seed

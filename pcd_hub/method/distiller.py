@@ -28,7 +28,7 @@ class Distiller(nn.Module):
         self.loss = loss
         self.pooled = pooled
         """Distil one mean vector per image instead of the map, as an image-level baseline."""
-        self.last_pixels = (torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))
+        self.last_feature_maps = (torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))
         """Student and teacher maps ``(B, C, h, w)`` of the last forward pass, for monitors."""
 
     def forward(
@@ -40,7 +40,7 @@ class Distiller(nn.Module):
         """Return the loss of one batch of normalised views against the teacher's feature map."""
         with record_function("student"):
             student_map = self.student(views)
-            self.last_pixels = (student_map.detach(), teacher_map)
+            self.last_feature_maps = (student_map.detach(), teacher_map)
             if self.pooled:
                 student_map = student_map.mean((2, 3), keepdim=True)
                 teacher_map = teacher_map.mean((2, 3), keepdim=True)
@@ -49,7 +49,7 @@ class Distiller(nn.Module):
             return self.loss(student_map, teacher_map, *negatives)
 
 
-def freeze_unreached(student: nn.Module, *, image_size: int) -> tuple[str, ...]:
+def freeze_unused_parameters(student: nn.Module, *, image_size: int) -> tuple[str, ...]:
     """Freeze the parameters that the last feature map does not depend on, and return their names.
 
     Some backbones have layers after the last map (MobileNetV3's ``conv_head``, ConvNeXt's head

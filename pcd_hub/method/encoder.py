@@ -50,7 +50,7 @@ class _AllGather(torch.autograd.Function):
         return total.chunk(dist.get_world_size())[dist.get_rank()]
 
 
-def gathered(rows: Float[Tensor, "b d"]) -> tuple[Float[Tensor, "all d"], int]:
+def gather_rows(rows: Float[Tensor, "b d"]) -> tuple[Float[Tensor, "all d"], int]:
     """Return the rows of all processes in rank order, and the offset of this process's rows.
 
     Gradients flow back to every process.

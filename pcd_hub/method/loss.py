@@ -145,7 +145,7 @@ class _BankLogSumExp(Function):
         device = query.device.type
         autocast = torch.is_autocast_enabled(device)
         product_dtype = torch.get_autocast_dtype(device) if autocast else query.dtype
-        attend = _attend_by_flash if _flash_takes(query, product_dtype) else _attend
+        attend = _attend_by_flash if _has_flash_kernel(query, product_dtype) else _attend
         with torch.autocast(device, enabled=False):
             log_sum_N, attended_NC = attend(query.detach(), bank, temperature, product_dtype)
         ctx.save_for_backward(attended_NC.div_(temperature))
@@ -185,7 +185,7 @@ def _attend(
     return (largest_N1 + sum_N1.log()).squeeze(1), attended_NC.div_(sum_N1)
 
 
-def _flash_takes(query_NC: Tensor, product_dtype: torch.dtype) -> bool:
+def _has_flash_kernel(query_NC: Tensor, product_dtype: torch.dtype) -> bool:
     """Check whether this device has a flash-attention kernel for these vectors."""
     if query_NC.device.type == "cpu":
         return product_dtype in {torch.float32, torch.bfloat16}

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-Watch = Callable[[Sequence[Tensor]], Iterator[Tensor]]
+ProgressWrapper = Callable[[Sequence[Tensor]], Iterator[Tensor]]
 """Wraps an iterable of chunks, as ``tqdm`` does, to show progress."""
 
 
@@ -51,7 +51,7 @@ def knn_vote(
     num_classes: int,
     k: int = 20,
     temperature: float = 0.07,
-    watch: Watch = iter,
+    watch: ProgressWrapper = iter,
 ) -> Int64[Tensor, " m"]:
     """Classify each test vector by the vote of its ``k`` nearest neighbours in cosine similarity.
 
@@ -114,7 +114,7 @@ def pixel_retrieval(
     teacher: Float[Tensor, "n d pixels"],
     *,
     k: int = 5,
-    watch: Watch = iter,
+    watch: ProgressWrapper = iter,
 ) -> float:
     """Measure how often the teacher's nearest neighbour is among the student's ``k`` nearest.
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pcd_hub.method.encoder import ProjectedEncoder, gathered
+from pcd_hub.method.encoder import ProjectedEncoder, gather_rows
 
 
 class MoCoV3(nn.Module):
@@ -48,7 +48,7 @@ def info_nce(
     query: Float[Tensor, "b d"], key: Float[Tensor, "b d"], *, temperature: float
 ) -> Float[Tensor, ""]:
     """Compute ``2 T`` times the cross-entropy of each query against the keys of all processes."""
-    keys, offset = gathered(F.normalize(key.float(), dim=1))
+    keys, offset = gather_rows(F.normalize(key.float(), dim=1))
     logits = F.normalize(query.float(), dim=1) @ keys.T / temperature
     labels = torch.arange(offset, offset + len(query), device=query.device)
     return 2 * temperature * F.cross_entropy(logits, labels)

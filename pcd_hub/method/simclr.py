@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pcd_hub.method.encoder import ProjectedEncoder, gathered
+from pcd_hub.method.encoder import ProjectedEncoder, gather_rows
 
 
 class SimCLR(nn.Module):
@@ -32,8 +32,8 @@ def nt_xent(
     The positive of each view is the other view of its image; the negatives are both views of all
     other images of all processes.
     """
-    all_first, offset = gathered(F.normalize(first.float(), dim=1))
-    all_second, _ = gathered(F.normalize(second.float(), dim=1))
+    all_first, offset = gather_rows(F.normalize(first.float(), dim=1))
+    all_second, _ = gather_rows(F.normalize(second.float(), dim=1))
     num_images, local = len(all_first), torch.arange(len(first), device=first.device) + offset
     rows = torch.cat((local, local + num_images))
     vectors = torch.cat((all_first, all_second))

@@ -60,7 +60,8 @@ class Teacher(nn.Module):
         self.register_buffer("mean", torch.tensor(facts.mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(facts.std).view(3, 1, 1))
         self.resample: nn.Module = nn.Identity()
-        self._input_size: int | None = None
+        self.input_size: int | None = None
+        """Height and width in pixels to which images are resized; None keeps their size."""
         self._compute: Callable[[Tensor], Tensor] = self._feature_map
         self.requires_grad_(False)  # noqa: FBT003
         self.eval()
@@ -80,8 +81,8 @@ class Teacher(nn.Module):
         self._compute = torch.compile(self._feature_map, *args, **kwargs)
 
     def _feature_map(self, images: Tensor) -> Tensor:
-        if self._input_size is not None:
-            size = self._input_size, self._input_size
+        if self.input_size is not None:
+            size = self.input_size, self.input_size
             images = F.interpolate(images, size, mode="bilinear", antialias=True)
         return self.resample(self.head(self.grid((images - self.mean) / self.std)))
 
@@ -96,10 +97,10 @@ class Teacher(nn.Module):
             TeacherError: If the mean of the resampled feature map is not the head's output of the
                 mean.
         """
-        self.resample, self._input_size, self._compute = nn.Identity(), None, self._feature_map
+        self.resample, self.input_size, self._compute = nn.Identity(), None, self._feature_map
         if input_size not in {None, image_size}:
             log.info("the teacher's input is %d px, the student's %d px", input_size, image_size)
-            self._input_size = input_size
+            self.input_size = input_size
         own = self.grid_size(image_size)
         if grid is not None and grid != own:
             log.info(

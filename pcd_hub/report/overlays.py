@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
-from pcd_hub.data.labelled.sets import Mask, SegmentationSet
+from pcd_hub.data.labelled.segmentation_set import Mask, SegmentationSet
 from pcd_hub.report.png import save_figure
 
 
-def save_some_overlays(
+def save_sample_overlays(
     path: Path,
     images: SegmentationSet,
     predicted: Mapping[str, Callable[[int, Image.Image], Mask]],

@@ -28,7 +28,7 @@ from pcd_hub.train.batches import (
 from pcd_hub.train.configs.command_line import parse
 from pcd_hub.train.configs.command_line import run as run_main
 from pcd_hub.train.configs.contrast import CONTRAST, ContrastConfig
-from pcd_hub.train.contrast_parts import Pretraining, build_contrast, move_to_device
+from pcd_hub.train.contrast_parts import Pretraining, build_contrast, move_to_device, resolve
 from pcd_hub.train.launch import finish, start_accelerator
 from pcd_hub.train.optimizers import build_optimizer, learning_rate, optimizer_step
 from pcd_hub.train.results.teacher import save_pretrained
@@ -128,6 +128,7 @@ def prepare(accelerator: Accelerator, config: ContrastConfig, config_name: str) 
     torch.manual_seed(config.run.seed)
     source = open_training_source(config.data, accelerator)
     plan = plan_epochs(source, config.optim, config.run, accelerator)
+    requested, config = config, resolve(config, accelerator=accelerator, plan=plan)
     if config.optim.accumulation_steps > 1:
         raise ConfigError(
             f"--optim.accumulation-steps {config.optim.accumulation_steps}: expected 1, as the "
@@ -142,6 +143,7 @@ def prepare(accelerator: Accelerator, config: ContrastConfig, config_name: str) 
         folder=RunFolder.open(
             accelerator,
             config,
+            requested=requested,
             default_name=config_name,
             inputs={"data": source.fingerprint()},
         ),

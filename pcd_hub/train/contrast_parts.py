@@ -1,7 +1,7 @@
 """Parts of a contrastive pre-training: encoder, momentum encoder, compilation."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from accelerate import Accelerator
@@ -14,15 +14,16 @@ from pcd_hub.errors import StudentError
 from pcd_hub.method.encoder import ProjectedEncoder
 from pcd_hub.method.moco import MoCoV3, momentum_copy
 from pcd_hub.method.simclr import SimCLR
-from pcd_hub.train.batches import Normalise
+from pcd_hub.train.batches import Normalise, num_workers
 from pcd_hub.train.configs.contrast import ContrastConfig
+from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.networks import build_backbone, memory_format, with_sync_batch_norm
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.speed import (
     compile_networks,
     has_sync_batch_norm,
+    resolve_speed,
     run_once,
-    wants_compile,
 )
 
 
@@ -43,6 +44,13 @@ class Pretraining:
     random_start: nn.Module
     """A copy of the backbone before training."""
     normalise: Normalise
+
+
+def resolve(config: ContrastConfig, *, accelerator: Accelerator, plan: BatchPlan) -> ContrastConfig:
+    """Return the configuration with the values in use; it configures the same run."""
+    workers = num_workers(config.data.num_workers, accelerator.device)
+    config = resolve_run(config, total_steps=plan.total_steps, num_workers=workers)
+    return replace(config, speed=resolve_speed(config.speed, accelerator, steps=plan.total_steps))
 
 
 def build_contrast(
@@ -76,7 +84,7 @@ def move_to_device(p: Pretraining) -> None:
         if p.config.optim.sync_batch_norm:
             with_sync_batch_norm(network, accelerator)
         network.to(accelerator.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
-    if wants_compile(speed, accelerator.device, steps=p.plan.total_steps):
+    if speed.compile:
         compile_encoders(p)
 
 

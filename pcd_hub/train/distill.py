@@ -20,7 +20,7 @@ from torch.profiler import record_function
 
 from pcd_hub.data.loader import Batch
 from pcd_hub.errors import ConfigError
-from pcd_hub.method.distiller import freeze_unreached
+from pcd_hub.method.distiller import freeze_unused_parameters
 from pcd_hub.method.moments import ChannelMoments
 from pcd_hub.train.batches import (
     Normalise,
@@ -39,6 +39,7 @@ from pcd_hub.train.distill_parts import (
     build_teacher_statistics,
     load_teacher,
     move_to_device,
+    resolve,
 )
 from pcd_hub.train.launch import finish, start_accelerator
 from pcd_hub.train.monitors.collapse import CollapseMonitor
@@ -163,13 +164,16 @@ def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -
         stored_as=check_weight_name(config) if config.run.store else None,
     )
     check_exportable(random_start, config.student.arch, image_size=size)
-    untrained = freeze_unreached(student, image_size=size)
+    untrained = freeze_unused_parameters(student, image_size=size)
     teacher = load_teacher(config, student)
+    requested = config
+    config = resolve(config, accelerator=accelerator, plan=plan, source=source, teacher=teacher)
     distiller = build_distiller(config, student, teacher)
-    queue, moments = build_teacher_statistics(config, source, teacher)
+    queue, moments = build_teacher_statistics(config, teacher)
     folder = RunFolder.open(
         accelerator,
         config,
+        requested=requested,
         default_name=config_name,
         inputs={"data": source.fingerprint(), "teacher": f"sha256 {teacher.facts.sha256}"},
     )

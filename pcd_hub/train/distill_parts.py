@@ -19,8 +19,9 @@ from pcd_hub.method.queue import KeyQueue
 from pcd_hub.models.grid import PixelGrid
 from pcd_hub.models.teacher_loading import load_matched_teacher
 from pcd_hub.models.teachers import Teacher
-from pcd_hub.train.batches import Normalise, count_images
-from pcd_hub.train.configs.distill import DistillConfig, PixelMethodConfig
+from pcd_hub.train.batches import Normalise, count_images, num_workers
+from pcd_hub.train.configs.distill import DistillConfig, PixelMethodConfig, resolve_method
+from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.networks import memory_format, with_sync_batch_norm
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.speed import (
@@ -28,8 +29,8 @@ from pcd_hub.train.speed import (
     compile_networks,
     compiles_training,
     has_sync_batch_norm,
+    resolve_speed,
     run_once,
-    wants_compile,
 )
 
 log = logging.getLogger("pcd_hub")
@@ -65,6 +66,34 @@ class Distillation:
         return {name: part for name, part in parts.items() if part is not None}
 
 
+def resolve(
+    config: DistillConfig,
+    *,
+    accelerator: Accelerator,
+    plan: BatchPlan,
+    source: ImageSource | ImageStream,
+    teacher: Teacher,
+) -> DistillConfig:
+    """Return the configuration with the values in use; it configures the same run.
+
+    Args:
+        config: The requested configuration, with None, "auto" or "match" for defaults.
+        accelerator: The run's Accelerator, for device and precision.
+        plan: The run's steps.
+        source: The images, whose number limits the queue.
+        teacher: The teacher, matched to the student.
+    """
+    workers = num_workers(config.data.num_workers, accelerator.device)
+    config = resolve_run(config, total_steps=plan.total_steps, num_workers=workers)
+    teacher_image_size = teacher.input_size or config.data.image_size
+    return dataclasses.replace(
+        config,
+        teacher=dataclasses.replace(config.teacher, image_size=teacher_image_size),
+        method=resolve_method(config.method, num_images=count_images(source)),
+        speed=resolve_speed(config.speed, accelerator, steps=plan.total_steps),
+    )
+
+
 def move_to_device(d: Distillation) -> None:
     """Move the networks to the device, with SyncBatchNorm and compiled as configured."""
     accelerator, config = d.accelerator, d.config
@@ -75,7 +104,7 @@ def move_to_device(d: Distillation) -> None:
         network.to(accelerator.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
     for part in d.teacher_statistics.values():
         part.to(accelerator.device)
-    if wants_compile(config.speed, accelerator.device, steps=d.plan.total_steps):
+    if config.speed.compile:
         compile_distillation(d)
 
 
@@ -140,18 +169,15 @@ def head_layout(config: DistillConfig, num_channels: int) -> HeadLayout:
 
 def build_loss(method: PixelMethodConfig) -> PixelLoss:
     """Return the loss with its temperature."""
-    temperature = method.temperature
-    match method.loss:
-        case "pixel_info_nce":
-            return functools.partial(pixel_info_nce, temperature=temperature or 0.2)
-        case "similarity_kl":
-            return functools.partial(similarity_kl, temperature=temperature or 0.07)
-        case "cosine_smooth_l1":
-            return cosine_smooth_l1
+    if method.loss == "cosine_smooth_l1":
+        return cosine_smooth_l1
+    assert method.temperature is not None, "resolve() fills it in"
+    loss = pixel_info_nce if method.loss == "pixel_info_nce" else similarity_kl
+    return functools.partial(loss, temperature=method.temperature)
 
 
 def build_teacher_statistics(
-    config: DistillConfig, source: ImageSource | ImageStream, teacher: Teacher
+    config: DistillConfig, teacher: Teacher
 ) -> tuple[KeyQueue | None, ChannelMoments | None]:
     """Build what the loss needs besides the two feature maps: negatives, or channel statistics.
 
@@ -159,18 +185,9 @@ def build_teacher_statistics(
     """
     match config.method.loss:
         case "pixel_info_nce":
-            length = queue_length(config, source)
+            length = config.method.queue_length
             return KeyQueue(length, teacher.num_channels, seed=config.run.seed), None
         case "cosine_smooth_l1":
             return None, ChannelMoments(teacher.num_channels)
         case "similarity_kl":
             return None, None
-
-
-def queue_length(config: DistillConfig, source: ImageSource | ImageStream) -> int:
-    """Cap the queue at half the data set, or an image would be its own negative."""
-    length, num_images = config.method.queue_length, count_images(source)
-    if num_images is None or length <= num_images // 2:
-        return length
-    log.warning("queue of %d keys capped at %d, half the data set", length, num_images // 2)
-    return max(1, num_images // 2)

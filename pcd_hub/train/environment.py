@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from pcd_hub.data.workers import count_of
+from pcd_hub.data.workers import read_count
 from pcd_hub.errors import ConfigError
 
 _UNSUPPORTED = {
@@ -66,7 +66,7 @@ def check_processes_are_joined(environ: Mapping[str, str], num_processes: int) -
         ConfigError: If SLURM or MPI started more.
     """
     for name, command in _TASKS.items():
-        if (tasks := count_of(environ, name)) > num_processes:
+        if (tasks := read_count(environ, name)) > num_processes:
             raise ConfigError(
                 f"{name}={tasks}: {tasks} copies were started, but each sees only "
                 f"{num_processes}: they would train the same thing separately. Use {command}"
@@ -84,6 +84,6 @@ def num_threads(environ: Mapping[str, str], cores: int) -> int | None:
         cores: Cores of this process, as :func:`num_cores` counts them.
     """
     value = environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    several = "TORCHELASTIC_RUN_ID" in environ and count_of(environ, "LOCAL_WORLD_SIZE") > 1
+    several = "TORCHELASTIC_RUN_ID" in environ and read_count(environ, "LOCAL_WORLD_SIZE") > 1
     from_launcher = value == "1" and (several or "ACCELERATE_MIXED_PRECISION" in environ)
     return None if value.isdecimal() and int(value) and not from_launcher else cores

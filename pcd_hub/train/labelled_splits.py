@@ -1,13 +1,15 @@
 """Open the training and test split of a labelled set that a configuration names."""
 
-from pcd_hub.data.labelled.classification import ClassifiedSet, open_classified
+from pcd_hub.data.labelled.classification import ClassificationSet, open_classification
 from pcd_hub.data.labelled.segmentation import Columns, open_segmentation
-from pcd_hub.data.labelled.sets import SegmentationSet
+from pcd_hub.data.labelled.segmentation_set import SegmentationSet
 from pcd_hub.errors import ConfigError, DataError
 from pcd_hub.train.configs.labelled import ClassificationDataConfig, SegmentationSetConfig
 
 
-def open_splits(data: SegmentationSetConfig) -> tuple[SegmentationSet, SegmentationSet]:
+def open_segmentation_splits(
+    data: SegmentationSetConfig,
+) -> tuple[SegmentationSet, SegmentationSet]:
     """Open the training and the test split.
 
     Raises:
@@ -29,7 +31,9 @@ def open_splits(data: SegmentationSetConfig) -> tuple[SegmentationSet, Segmentat
     return train, test
 
 
-def open_labelled(data: ClassificationDataConfig) -> tuple[ClassifiedSet, ClassifiedSet]:
+def open_classification_splits(
+    data: ClassificationDataConfig,
+) -> tuple[ClassificationSet, ClassificationSet]:
     """Open the training and the test split.
 
     Raises:
@@ -38,7 +42,7 @@ def open_labelled(data: ClassificationDataConfig) -> tuple[ClassifiedSet, Classi
     """
     _check_different(data, "--data.source DIR with SPLIT/CLASS/")
     train, test = (
-        open_classified(
+        open_classification(
             data.source, split, image_column=data.image_column, label_column=data.label_column
         )
         for split in (data.train_split, data.test_split)

@@ -21,10 +21,10 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor, nn
 
 from pcd_hub.data.batch_plan import BatchPlan, StepSampler
-from pcd_hub.data.labelled.classification import ClassifiedSet
+from pcd_hub.data.labelled.classification import ClassificationSet
 from pcd_hub.data.reading import read_batches
 from pcd_hub.data.views import ViewPolicy, draw_view, render_view_with_pillow
-from pcd_hub.evaluate.feature_maps import Pixels, all_maps, pixels_of
+from pcd_hub.evaluate.feature_maps import FeatureExtractor, extract_feature_maps, feature_extractor
 from pcd_hub.evaluate.models import EvaluatedModel, open_model
 from pcd_hub.train.batches import num_workers, plan_batches, shard
 from pcd_hub.train.configs.command_line import parse
@@ -36,7 +36,8 @@ from pcd_hub.train.configs.linear_classification import (
     epoch_schedule,
     protocol,
 )
-from pcd_hub.train.labelled_splits import open_labelled
+from pcd_hub.train.configs.run import resolve_run
+from pcd_hub.train.labelled_splits import open_classification_splits
 from pcd_hub.train.launch import finish, start_accelerator
 from pcd_hub.train.optimizers import optimizer_step
 from pcd_hub.train.results.evaluation import save_evaluation
@@ -56,10 +57,10 @@ class LinearEvaluation:
     schedule: EpochSchedule
     plan: BatchPlan
     policy: ViewPolicy
-    train_set: ClassifiedSet
-    test_set: ClassifiedSet
+    train_set: ClassificationSet
+    test_set: ClassificationSet
     backbone: EvaluatedModel
-    feature_map: Pixels
+    feature_map: FeatureExtractor
     """The frozen backbone with its normalisation."""
     layer: nn.Module
     """The linear layer, which alone is trained; not wrapped by the Accelerator."""
@@ -119,7 +120,7 @@ def prepare(
     accelerator: Accelerator, config: LinearClsConfig, config_name: str
 ) -> LinearEvaluation:
     """Build everything; a mistake is found before the output folder is made."""
-    train_set, test_set = open_labelled(config.data)
+    train_set, test_set = open_classification_splits(config.data)
     schedule = epoch_schedule(
         config.optim, num_images=len(train_set), max_steps=config.run.max_steps
     )
@@ -133,8 +134,10 @@ def prepare(
         option="--optim.global-batch-size",
     )
     size, device = config.data.image_size, accelerator.device
+    requested, workers = config, num_workers(config.data.num_workers, device)
+    config = resolve_run(config, total_steps=schedule.steps, num_workers=workers)
     backbone = open_model(config.model, image_size=size, seed=config.run.seed)
-    feature_map = pixels_of(backbone, size, device=device)
+    feature_map = feature_extractor(backbone, size, device=device)
     with torch.no_grad():
         num_channels = feature_map(torch.zeros(1, 3, size, size, device=device)).shape[1]
     layer = linear_layer(num_channels, len(train_set.classes), seed=config.run.seed)
@@ -142,6 +145,7 @@ def prepare(
     folder = RunFolder.open(
         accelerator,
         config,
+        requested=requested,
         default_name=config_name,
         inputs=labelled_inputs(backbone, train_set, test_set),
     )
@@ -204,7 +208,7 @@ def training_crops(linear: LinearEvaluation, plan: BatchPlan) -> Iterator[Crops]
 
 
 def _crop(
-    images: ClassifiedSet, policy: ViewPolicy, size: int, seed: int, key: tuple[int, int]
+    images: ClassificationSet, policy: ViewPolicy, size: int, seed: int, key: tuple[int, int]
 ) -> tuple[UInt8[Tensor, "3 size size"], int]:
     """Draw one crop; ``key`` is (epoch, index)."""
     epoch, index = key
@@ -230,7 +234,7 @@ def count_correct(linear: LinearEvaluation) -> tuple[int, int]:
     accelerator, data, test_set = linear.accelerator, linear.config.data, linear.test_set
     rows = shard(len(test_set), accelerator.process_index, accelerator.num_processes)
     layer = linear.layer.eval()
-    maps = all_maps(
+    maps = extract_feature_maps(
         linear.feature_map,
         test_set,
         rows,

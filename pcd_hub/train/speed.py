@@ -1,6 +1,7 @@
 """Precision, compilation and memory: a faster run, whose values differ only by rounding."""
 
 import ctypes
+import dataclasses
 import logging
 import os
 import platform
@@ -93,6 +94,14 @@ def wants_compile(speed: SpeedConfig, device: torch.device, *, steps: int) -> bo
     """Return the configured value; by default compile on GPUs, if the run is long enough."""
     long_enough = device.type == "cuda" and steps >= MIN_STEPS_TO_COMPILE
     return long_enough if speed.compile is None else speed.compile
+
+
+def resolve_speed(speed: SpeedConfig, accelerator: Accelerator, *, steps: int) -> SpeedConfig:
+    """Return the settings in use: the Accelerator's precision, and whether to compile."""
+    mixed_precision = str(accelerator.mixed_precision)
+    precision = "fp32" if mixed_precision == "no" else mixed_precision
+    compiled = wants_compile(speed, accelerator.device, steps=steps)
+    return dataclasses.replace(speed, precision=precision, compile=compiled)  # pyright: ignore[reportArgumentType]
 
 
 def compiles_training(device: torch.device) -> bool:

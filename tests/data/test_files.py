@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from pcd_hub.data.files import find_image_paths, read_lines
-from pcd_hub.data.labelled.classification import open_classified
+from pcd_hub.data.labelled.classification import open_classification
 from pcd_hub.data.labelled.segmentation import open_segmentation
 from pcd_hub.data.sources import open_source
 from pcd_hub.data.uris import split_uri
@@ -46,7 +46,7 @@ def test_all_kinds_of_data_sets_find_the_same_images(tree):
         open_segmentation(str(tree), "test")
     (split / "c").unlink()
     save(split / ".hidden" / "2.png")
-    found = open_classified(str(tree / "images"), "val")
+    found = open_classification(str(tree / "images"), "val")
     assert (found.classes, found.labels) == (("a", "b"), [0, 1])
 
 
@@ -70,7 +70,7 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tree, monkeypatch, name):
 
 
 def classified(tree):
-    return open_classified(str(tree / "images"), "val")
+    return open_classification(str(tree / "images"), "val")
 
 
 def test_a_broken_link_is_logged(tree, caplog):
@@ -144,7 +144,7 @@ def open_val(uri: str):
 
 
 def open_classes(uri: str):
-    return open_classified(uri, "val")
+    return open_classification(uri, "val")
 
 
 DATA_OPENERS = (open_source, open_val, open_classes)
@@ -206,7 +206,7 @@ def test_a_path_may_contain_a_colon(tree):
     for source in (str(place), os.path.relpath(place)):
         assert len(open_source(f"{source}/images/val")) == 2
         assert len(open_segmentation(source, "val")) == 2
-        assert open_classified(f"{source}/images", "val").labels == [0, 1]
+        assert open_classification(f"{source}/images", "val").labels == [0, 1]
 
 
 def test_the_home_of_an_unknown_user_is_not_expanded(tmp_path):

@@ -5,9 +5,9 @@ import timm
 import torch
 from PIL import Image
 
-from pcd_hub.data.labelled.classification import ClassifiedSet, open_classified
+from pcd_hub.data.labelled.classification import ClassificationSet, open_classification
 from pcd_hub.data.sources import open_source
-from pcd_hub.evaluate.feature_maps import all_maps, centre_crops, pixels_of
+from pcd_hub.evaluate.feature_maps import centre_crops, extract_feature_maps, feature_extractor
 from pcd_hub.evaluate.models import EvaluatedModel
 
 
@@ -20,8 +20,8 @@ def test_the_centre_crop_is_seven_eighths_of_the_shorter_side(tmp_path):
 
 
 def test_workers_read_the_same_crops(classes):
-    images = open_classified(str(classes), "val")
-    assert isinstance(images, ClassifiedSet)
+    images = open_classification(str(classes), "val")
+    assert isinstance(images, ClassificationSet)
     crops = [
         torch.cat(list(centre_crops(images, [5, 0, 7], size=16, num_workers=count)))
         for count in (0, 2)
@@ -32,9 +32,9 @@ def test_workers_read_the_same_crops(classes):
 def test_a_map_is_the_normalised_images_through_the_model_in_eval_mode(classes):
     model = timm.create_model("test_resnet", num_classes=0).train()
     under_test = EvaluatedModel(name="net", model=model, mean=(0.5,) * 3, std=(0.25,) * 3)
-    images = open_classified(str(classes), "val")
-    extract = pixels_of(under_test, 64)
-    (maps,) = all_maps(extract, images, [3, 1], size=64, num_workers=0, what="images")
+    images = open_classification(str(classes), "val")
+    extract = feature_extractor(under_test, 64)
+    (maps,) = extract_feature_maps(extract, images, [3, 1], size=64, num_workers=0, what="images")
     assert not model.training
     crops = torch.cat(list(centre_crops(images, [3, 1], size=64, num_workers=0)))
     with torch.no_grad():

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from pcd_hub.data.labelled.segmentation import open_segmentation
-from pcd_hub.data.labelled.sets import SegmentationSet
+from pcd_hub.data.labelled.segmentation_set import SegmentationSet
 from pcd_hub.errors import DataError
 from pcd_hub.evaluate.resized_images import resized_images
 

@@ -3,7 +3,7 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from pcd_hub.data.labelled.sets import IGNORE
+from pcd_hub.data.labelled.segmentation_set import IGNORE
 from pcd_hub.errors import DataError
 from pcd_hub.evaluate.segmentation import LabelledImages, LinearProbe, _upsampled
 from pcd_hub.evaluate.stage_features import FeatureCache, StageFeatures

@@ -35,4 +35,4 @@ def test_pooled_distillation_compares_means_taken_before_the_head(pooled):
         assert torch.equal(student, nn.AvgPool2d(2)(images) ** 2)
         assert torch.equal(teacher, teacher_map)
     assert passed_negatives is negatives
-    assert torch.equal(distiller.last_pixels[0], nn.AvgPool2d(2)(images))
+    assert torch.equal(distiller.last_feature_maps[0], nn.AvgPool2d(2)(images))

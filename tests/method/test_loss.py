@@ -5,7 +5,7 @@ from torch import Tensor
 
 from pcd_hub.method.loss import (
     _bank_parts,
-    _flash_takes,
+    _has_flash_kernel,
     bank_log_sum_exp,
     cosine_smooth_l1,
     pixel_info_nce,
@@ -108,7 +108,7 @@ def test_flash_attention_and_tiles_give_the_same_sums_and_gradients(monkeypatch,
     for keys_per_part, flash in ((16, True), (k, True), (k, False)):
         monkeypatch.setattr("pcd_hub.method.loss._FLASH_KEYS", keys_per_part)
         if not flash:
-            monkeypatch.setattr("pcd_hub.method.loss._flash_takes", lambda *_: False)
+            monkeypatch.setattr("pcd_hub.method.loss._has_flash_kernel", lambda *_: False)
         log_sum = bank_log_sum_exp(query, bank, temperature=0.2)
         results.append((log_sum, *torch.autograd.grad(log_sum.square().sum(), query)))
     for by_flash in results[:2]:
@@ -121,8 +121,8 @@ def test_the_number_of_parts_divides_the_bank():
 
 
 def test_float64_has_no_flash_attention():
-    assert _flash_takes(torch.ones(4, 8), torch.float32)
-    assert not _flash_takes(torch.ones(4, 8, dtype=torch.float64), torch.float64)
+    assert _has_flash_kernel(torch.ones(4, 8), torch.float32)
+    assert not _has_flash_kernel(torch.ones(4, 8, dtype=torch.float64), torch.float64)
 
 
 @pytest.mark.gpu
@@ -131,7 +131,7 @@ def test_gpu_log_sum_exp_is_as_exact_as_dense_bfloat16_logits(channels):
     """512 channels exceed the flash kernel's limit and use tiles."""
     query = F.normalize(torch.randn(6272, channels, device="cuda"), dim=1).requires_grad_()
     bank = F.normalize(torch.randn(8192, channels, device="cuda"), dim=1)
-    assert _flash_takes(query, torch.bfloat16) == (channels <= 256)
+    assert _has_flash_kernel(query, torch.bfloat16) == (channels <= 256)
     exact = (query.double() @ bank.double().T / 0.2).logsumexp(1)
     (exact_gradient,) = torch.autograd.grad(exact.sum(), query)
     with torch.autocast("cuda", torch.bfloat16):

@@ -2,7 +2,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from pcd_hub.method.encoder import ProjectedEncoder, gathered
+from pcd_hub.method.encoder import ProjectedEncoder, gather_rows
 from pcd_hub.method.simclr import SimCLR, nt_xent
 
 
@@ -31,7 +31,7 @@ def test_gathering_in_one_process_returns_the_rows_with_their_gradient():
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         rows = torch.randn(3, 2, requires_grad=True)
-        all_rows, offset = gathered(rows)
+        all_rows, offset = gather_rows(rows)
         (all_rows * torch.arange(6.0).view(3, 2)).sum().backward()
     finally:
         dist.destroy_process_group()

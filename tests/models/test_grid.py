@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pcd_hub.errors import StudentError
-from pcd_hub.method.distiller import freeze_unreached
+from pcd_hub.method.distiller import freeze_unused_parameters
 from pcd_hub.models.grid import Resample, pixel_grid
 from tests.versions import has_efficientvim
 
@@ -147,14 +147,14 @@ def test_what_has_no_grid_is_refused():
 def test_what_the_architecture_itself_freezes_is_left_alone():
     grid = pixel_grid(timm.create_model("efficientvim_m1", num_classes=0), image_size=128)
     grid.model.patch_embed.requires_grad_(False)
-    unreached = freeze_unreached(grid, image_size=128)
+    unreached = freeze_unused_parameters(grid, image_size=128)
     assert not [name for name in unreached if "patch_embed" in name]
 
 
 def test_layers_behind_the_last_map_are_frozen_and_named():
     grid = pixel_grid(timm.create_model("mobilenetv3_small_050", num_classes=0), image_size=64)
     before = grid.model.blocks[0][0].bn1.running_mean.clone()
-    unreached = freeze_unreached(grid, image_size=64)
+    unreached = freeze_unused_parameters(grid, image_size=64)
     assert set(unreached) == {"model.conv_head.weight", "model.conv_head.bias"}
     assert not grid.model.conv_head.weight.requires_grad
     assert grid.model.conv_stem.weight.requires_grad

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pcd_hub.data.labelled.coco import CocoImage
-from pcd_hub.data.labelled.sets import SegmentationSet, class_table
+from pcd_hub.data.labelled.segmentation_set import SegmentationSet, class_table
 from pcd_hub.data.loader import BatchPlan
 from pcd_hub.train.batches import num_workers, shard
 from pcd_hub.train.configs.detection import CocoDataConfig
@@ -41,7 +41,9 @@ def test_loaders_of_both_keep_within_the_shared_memory(monkeypatch):
     assert detection_batches.largest_batch([small, large, small], 2, masks=True) == 300 * 260
     labels = detection_batches.Labels({1: "cell"})
     list(
-        detection_batches.training_batches([small, large], labels, plan, masks=False, num_workers=2)
+        detection_batches.detection_batches(
+            [small, large], labels, plan, masks=False, num_workers=2
+        )
     )
     crop = segmentation_batches.RandomCrop(
         FinetuneDataConfig(crop_size=(64, 64)), mean=(0.5, 0.5, 0.5)
@@ -49,7 +51,7 @@ def test_loaders_of_both_keep_within_the_shared_memory(monkeypatch):
     images = SegmentationSet(
         [None] * 3, name="x", classes=["a", "b"], table=class_table(2, ignore=None)
     )
-    list(segmentation_batches.training_batches(images, crop, plan, num_workers=8))
+    list(segmentation_batches.crop_batches(images, crop, plan, num_workers=8))
     assert started == [(1, 1), (8, 1)]
 
 
@@ -57,7 +59,7 @@ def test_loaders_of_both_keep_within_the_shared_memory(monkeypatch):
 def test_the_default_number_of_workers_is_the_documented_one(config, monkeypatch):
     monkeypatch.setattr("pcd_hub.data.workers.num_cores", lambda: 1000)
     on_cpu, most = re.findall(
-        r"Default: (\d+) on CPU, else up to (\d+)", inspect.getsource(config)
+        r"None: (\d+) on a CPU, up to (\d+) with a GPU", inspect.getsource(config)
     )[0]
     for device, expected in (("cpu", on_cpu), ("cuda", most)):
         assert num_workers(None, torch.device(device)) == int(expected)

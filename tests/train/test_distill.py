@@ -215,7 +215,7 @@ def test_golden_loss_trace(tiny, tmp_path, request, monkeypatch, fast):
     options = ["--run.max-steps=20", "--run.no-store", "--data.renderer=pillow"]
     if not fast:
         options += PLAIN
-        monkeypatch.setattr("pcd_hub.method.loss._flash_takes", lambda *_: False)
+        monkeypatch.setattr("pcd_hub.method.loss._has_flash_kernel", lambda *_: False)
     folder = run([*tiny, *options], tmp_path / "run")
     found = [line["loss"] for line in trace(folder)]
     if request.config.getoption("--update-golden"):

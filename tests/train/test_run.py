@@ -77,6 +77,7 @@ def test_a_finished_run_can_only_be_made_longer(tiny, tmp_path):
     expected = [optimizers.learning_rate(step, optim, 12) for step in range(6, 12)]
     assert [line["lr"] for line in twelve[6:]] == expected
     changes = [
+        {"after_step": 6, "what": "--run.max-steps", "from": 6, "to": 12},
         {"after_step": 6, "what": "--run.keep-checkpoints", "from": 2, "to": 9},
         {"after_step": 6, "what": "--optim.epochs", "from": 2, "to": 4},
     ]
@@ -93,7 +94,7 @@ def test_a_finished_run_can_only_be_made_longer(tiny, tmp_path):
     last.unlink()
     run(by_epochs, folder, *end, "--optim.epochs=4", "--run.keep-checkpoints=9")
     assert trace(folder) == twelve, "resumed in the longer run, to the bit"
-    assert len(torch.load(last, weights_only=True)["changes"]) == 2
+    assert len(torch.load(last, weights_only=True)["changes"]) == 3
 
 
 @pytest.mark.parametrize("queue", [4, 64], ids=["short queue", "queue capped by the data"])

@@ -21,7 +21,7 @@ from pcd_hub.data.uris import local_path, split_uri
 from pcd_hub.errors import DataError
 
 
-class ClassifiedSet:
+class ClassificationSet:
     """One split of a classification data set.
 
     Args:
@@ -55,9 +55,9 @@ class ClassifiedSet:
         return self._images.fingerprint()
 
 
-def open_classified(
+def open_classification(
     uri: str, split: str, *, image_column: str = "image", label_column: str = "label"
-) -> ClassifiedSet:
+) -> ClassificationSet:
     """Open one split of the data set that ``uri`` names (see the table at the top of this file).
 
     Raises:
@@ -69,7 +69,7 @@ def open_classified(
     return _from_folder(local_path(uri), split)
 
 
-def _from_folder(folder: Path, split: str) -> ClassifiedSet:
+def _from_folder(folder: Path, split: str) -> ClassificationSet:
     parent = find_split_folder(folder, split)
     classes = tuple(list_subfolders(parent))
     if len(classes) < 2:
@@ -82,10 +82,12 @@ def _from_folder(folder: Path, split: str) -> ClassifiedSet:
     if -1 in labels:
         stray = parent / images.paths()[labels.index(-1)]
         raise DataError(f"{stray} is not in a class folder; move or remove it")
-    return ClassifiedSet(images, labels, classes=classes, name=f"{folder.resolve().name}/{split}")
+    return ClassificationSet(
+        images, labels, classes=classes, name=f"{folder.resolve().name}/{split}"
+    )
 
 
-def _from_rows(uri: str, split: str, image_column: str, label_column: str) -> ClassifiedSet:
+def _from_rows(uri: str, split: str, image_column: str, label_column: str) -> ClassificationSet:
     columns = {"--data.image-column": image_column, "--data.label-column": label_column}
     dataset = load_split(uri, split, columns=columns)
     labels = np.asarray(dataset[label_column])
@@ -96,7 +98,7 @@ def _from_rows(uri: str, split: str, image_column: str, label_column: str) -> Cl
         )
     count = int(labels.max()) + 1
     names = getattr(dataset.features[label_column], "names", None) or map(str, range(count))
-    return ClassifiedSet(
+    return ClassificationSet(
         HFImages(dataset.select_columns([image_column]), uri=uri),
         labels.tolist(),
         classes=tuple(names),

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pycocotools import mask as mask_codes
 
 from pcd_hub.data.files import hash_sizes
-from pcd_hub.data.labelled.coco_checks import (
+from pcd_hub.data.labelled.coco_validation import (
     MAX_PIXELS,
     MAX_SIDE,
     Box,
@@ -84,7 +84,7 @@ class CocoSplit:
         sizes = hash_sizes(len(self.images), lambda index: self.images[index].path)
         return f"{len(self.images)} pictures, json sha256 {digest}, sizes sha256 {sizes}"
 
-    def truth(self) -> dict[str, Any]:
+    def to_coco(self) -> dict[str, Any]:
         """Return the annotations in COCO format for the evaluator, all images included."""
         return {
             "images": [
@@ -254,10 +254,10 @@ def _find_area(entry: dict[str, Any], segmentation: Segmentation | None, image: 
         return float(entry["area"])
     if not segmentation:
         return float(entry["bbox"][2] * entry["bbox"][3])
-    return float(mask_codes.area(mask_code(segmentation, image.height, image.width)))
+    return float(mask_codes.area(to_run_length_code(segmentation, image.height, image.width)))
 
 
-def mask_code(segmentation: Segmentation, height: int, width: int) -> Any:
+def to_run_length_code(segmentation: Segmentation, height: int, width: int) -> Any:
     """Convert polygons or any run-length code to one compressed run-length code."""
     codes: Any = segmentation
     if isinstance(codes, list) or isinstance(codes["counts"], list):

@@ -24,7 +24,7 @@ import numpy as np
 from pcd_hub.data.decoding import as_mask, as_rgb, decode
 from pcd_hub.data.files import find_image_paths, find_split_folder, read_lines
 from pcd_hub.data.hf_datasets import HFImages, load_split
-from pcd_hub.data.labelled.sets import (
+from pcd_hub.data.labelled.segmentation_set import (
     IGNORE,
     MAX_CLASSES,
     LabelledImage,

@@ -20,7 +20,7 @@ import tyro
 import pcd_hub
 from pcd_hub.errors import ConfigError, PCDHubError, first_line, nearest
 from pcd_hub.train.configs.fields import Option, as_typed, check, options, wrong_value
-from pcd_hub.train.configs.files import as_yaml, with_file
+from pcd_hub.train.configs.files import as_yaml, with_fields, with_file
 from pcd_hub.train.configs.old_names import current_name
 from pcd_hub.train.signals import StoppedRun
 
@@ -53,11 +53,26 @@ def parse(
         config = with_file(config if name else type(config)(), file)
     print_it = "--print-config" in arguments
     arguments = [argument for argument in arguments if argument != "--print-config"]
-    config = override(config, arguments, description=_description(config, configs, default))
+    config = override(
+        _without_max_steps(config, arguments),
+        arguments,
+        description=_description(config, configs, default),
+    )
     if print_it:
         print(as_yaml(config), end="")
         sys.exit()
     return name or (default if file is None else _name_of(Path(file))), config
+
+
+def _without_max_steps(config: ConfigT, arguments: list[str]) -> ConfigT:
+    """Return ``config`` without its max-steps if the command line sets another length.
+
+    A configuration in a file, or a named one, would ignore --optim.epochs otherwise.
+    """
+    flags = {argument.partition("=")[0] for argument in arguments}
+    if not flags & {"--optim.epochs", "--optim.iterations"}:
+        return config
+    return with_fields(config, {"run.max_steps": None})
 
 
 def _unknown_config(name: str, configs: Mapping[str, object]) -> ConfigError:

@@ -49,10 +49,10 @@ class CocoDataConfig:
     """Fill each batch with images that are all landscape or all portrait, as detectron2 does."""
     voc_scores: bool = False
     """Also report Pascal VOC's AP50, with 11 points of recall (2007) and
-    with all (2010). It skips objects marked difficult or ignore, which
-    COCO's AP counts."""
+    with all (2010). VOC's skips objects marked difficult or ignore, which
+    COCO's counts."""
     num_workers: Workers | None = None
-    """Loader processes per training process. Default: 1 on a CPU, up to 16 with a GPU."""
+    """Loader processes per training process. None: 1 on a CPU, up to 16 with a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)

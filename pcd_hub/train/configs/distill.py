@@ -1,8 +1,10 @@
 """Named configurations of ``recipes/distill.py``."""
 
-from dataclasses import dataclass, field
+import logging
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
+from pcd_hub.method.heads import STUDENT_HEADS
 from pcd_hub.train.configs.fields import Bounds, Channels, ImageSide, Positive
 from pcd_hub.train.configs.pretraining import (
     DataConfig,
@@ -12,6 +14,11 @@ from pcd_hub.train.configs.pretraining import (
     SpeedConfig,
 )
 from pcd_hub.train.configs.run import RunConfig
+
+log = logging.getLogger("pcd_hub")
+
+TEMPERATURES = {"pixel_info_nce": 0.2, "similarity_kl": 0.07}
+"""Default temperature by loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +31,7 @@ class TeacherConfig:
     mocov3:ARCH:FILE, resnet:ARCH:FILE ..."""
     image_size: ImageSide | Literal["match"] | None = None
     """Height and width in pixels to which views are resized for the teacher.
-    Default: the student's size. match: the size at which the teacher's
+    None: the student's size. match: the size at which the teacher's
     feature map has the student's height and width, if there is one;
     otherwise its feature map is resampled."""
     keep_last_norm: bool = True
@@ -50,14 +57,37 @@ class PixelMethodConfig:
     """same: teacher and student see the same view. cross: each sees the
     other's, paired by grid position as in the released PCD code."""
     temperature: Positive | None = None
-    """Temperature of the loss. Default: 0.2 for pixel_info_nce, 0.07 for similarity_kl."""
+    """Temperature of the loss. None: 0.2 for pixel_info_nce, 0.07 for similarity_kl."""
     queue_length: Annotated[int, Bounds(int, 1, 2**24)] = 65_536
     """For pixel_info_nce: number of negatives, limited to half the number of
     images so that no image is its own negative."""
     head: Literal["mocov3", "byol", "swav", "barlow_twins", "linear"] = "mocov3"
     """Layout of the student's projection head; its output has the teacher's channels."""
     head_width: Channels | None = None
-    """Hidden width of the student's head. Default: the layout's."""
+    """Hidden width of the student's head. None: the layout's."""
+
+
+def resolve_method(method: PixelMethodConfig, *, num_images: int | None) -> PixelMethodConfig:
+    """Return the method with the values in use: temperature, queue length, width of the head.
+
+    Args:
+        method: The configured method.
+        num_images: Images to train on; None for a stream.
+    """
+    temperature = (
+        TEMPERATURES.get(method.loss) if method.temperature is None else method.temperature
+    )
+    hidden = [width for *widths, _ in STUDENT_HEADS[method.head].mlps for width in widths]
+    length = method.queue_length
+    if method.loss == "pixel_info_nce" and num_images is not None and length > num_images // 2:
+        length = max(1, num_images // 2)  # with a longer one an image would be its own negative
+        log.warning("queue of %d keys capped at %d, half the data set", method.queue_length, length)
+    return replace(
+        method,
+        temperature=temperature,
+        queue_length=length,
+        head_width=method.head_width or next(iter(hidden), None),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -83,7 +83,7 @@ def with_file(config: ConfigT, file: str) -> ConfigT:
         if name in changes:
             raise ConfigError(f"{label}: {name} is given twice, expected once")
         changes[name] = _value(known[name], value, label)
-    return _replaced(config, changes)
+    return with_fields(config, changes)
 
 
 def _read(file: str, label: str) -> Any:
@@ -210,8 +210,8 @@ def _as_kind(kind: Any, value: Any) -> Any:
     return value
 
 
-def _replaced(config: ConfigT, changes: Mapping[str, Any]) -> ConfigT:
-    """Return ``config`` with some fields replaced, given as ``group.field``."""
+def with_fields(config: ConfigT, changes: Mapping[str, Any]) -> ConfigT:
+    """Return ``config`` with the fields replaced that ``changes`` holds as ``group.field``."""
     own: dict[str, Any] = {}
     of_groups: dict[str, dict[str, Any]] = {}
     for name, value in changes.items():
@@ -221,5 +221,5 @@ def _replaced(config: ConfigT, changes: Mapping[str, Any]) -> ConfigT:
         else:
             own[first] = value
     for name, inner in of_groups.items():
-        own[name] = _replaced(getattr(config, name), inner)
+        own[name] = with_fields(getattr(config, name), inner)
     return dataclasses.replace(cast("Any", config), **own)

@@ -47,4 +47,4 @@ class ClassificationDataConfig:
     label_column: str = "label"
     """For a Hugging Face data set: column of the classes."""
     num_workers: Workers | None = None
-    """Loader processes per training process. Default: 1 on a CPU, up to 16 with a GPU."""
+    """Loader processes per training process. None: 1 on a CPU, up to 16 with a GPU."""

@@ -27,7 +27,7 @@ class LinearClsScheduleConfig:
     epochs: Count = 90
     """Passes over the training split."""
     lr_drops: tuple[Count, ...] = ()
-    """Epochs after which the learning rate is divided by 10. Default: half a cosine to 0."""
+    """Epochs after which the learning rate is divided by 10. If empty: half a cosine to 0."""
     momentum: Share = 0.9
     """Momentum of SGD."""
     weight_decay: NotNegative = 0.0

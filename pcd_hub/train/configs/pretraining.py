@@ -58,7 +58,7 @@ class DataConfig:
     gray_probability: Share = 0.2
     """Probability of converting a view to grayscale."""
     num_workers: Workers | None = None
-    """Loader processes per training process. Default: 1 on a CPU, up to 16 with a GPU."""
+    """Loader processes per training process. None: 1 on a CPU, up to 16 with a GPU."""
     renderer: Literal["opencv", "pillow"] = "opencv"
     """Library for colour jitter and blur; pillow is the slow reference implementation."""
 
@@ -86,11 +86,12 @@ class OptimConfig:
     accumulation_steps: Count = 1
     """Forward and backward passes per step."""
     epochs: Count = 100
-    """Passes over the images; --run.max-steps overrides it."""
+    """Passes over the images, if --run.max-steps is None. Given on the command
+    line, it replaces the max-steps of the configuration."""
     warmup_share: Share = 0.1
     """Share of all steps with linear warm-up; a half cosine to 0 follows."""
     clip_grad_norm: Positive | None = None
-    """Largest norm of the gradient. Default: no clipping."""
+    """Largest norm of the gradient. None: no clipping."""
     sync_batch_norm: bool = True
     """Share batch statistics between processes (SyncBatchNorm); GPUs only."""
 
@@ -104,7 +105,7 @@ class SpeedConfig:
     supports it in hardware, else fp32."""
     compile: bool | None = None
     """Compile the networks with torch.compile (on a CPU the teacher only).
-    Default: on a GPU if the run has at least 1000 steps."""
+    None: on a GPU if the run has at least 1000 steps."""
     channels_last: bool = True
     """Use the channels-last memory format."""
     foreach: bool = True

@@ -23,7 +23,7 @@ class ResultsConfig:
     """Output folder and seeds."""
 
     output_dir: Path | None = None
-    """Folder of the results. Default: runs/RECIPE, with a number appended if that exists."""
+    """Folder of the results. None: runs/RECIPE, with a number appended if that exists."""
     seeds: tuple[Seed, ...] = (0, 1, 2)
     """Seeds of the random starts and of the probe's batches; one result for each."""
 
@@ -47,7 +47,7 @@ class SegmentationDataConfig(SegmentationSetConfig):
     keeping their aspect ratio; predictions are evaluated at the size of
     the labels."""
     num_workers: Workers | None = None
-    """Loader processes. Default: 1 on a CPU, up to 16 with a GPU."""
+    """Loader processes. None: 1 on a CPU, up to 16 with a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +170,7 @@ class LookRunConfig:
     """Output folder and seed."""
 
     output_dir: Path | None = None
-    """Folder of the pictures. Default: runs/look, with a number appended if that exists."""
+    """Folder of the pictures. None: runs/look, with a number appended if that exists."""
     seed: Seed = 0
     """Seed of a random start."""
 

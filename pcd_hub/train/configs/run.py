@@ -1,9 +1,12 @@
 """Settings of a run that every training recipe shares."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 from pcd_hub.train.configs.fields import Count, Seed
+
+ConfigT = TypeVar("ConfigT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,10 +14,10 @@ class RunConfig:
     """Output folder, length, seed and logging. Only seed and max-steps change the result."""
 
     output_dir: Path | None = None
-    """Folder of the run. Default: runs/CONFIG, with a number appended if that exists."""
+    """Folder of the run. None: runs/CONFIG, with a number appended if that exists."""
     max_steps: Count | None = None
-    """Number of steps to train, instead of the configured epochs or
-    iterations; the learning-rate schedule is fitted to it."""
+    """Number of steps to train, to which the learning-rate schedule is
+    fitted. None: as the epochs or iterations say."""
     seed: Seed = 0
     """Seed of the initial weights, of the order of the images and of their augmentation."""
     resume: bool = False
@@ -37,4 +40,17 @@ class RunConfig:
     project: str = "pcd_hub"
     """Name of the project in the trackers."""
     run_name: str | None = None
-    """Name of the run in the trackers. Default: the name of its folder."""
+    """Name of the run in the trackers. None: the name of its folder."""
+
+
+def resolve_run(config: ConfigT, *, total_steps: int, num_workers: int) -> ConfigT:
+    """Return a recipe's configuration with the number of steps and loader processes in use.
+
+    Args:
+        config: A configuration with the groups ``data`` and ``run``.
+        total_steps: Optimizer steps of the whole run.
+        num_workers: Loader processes per training process.
+    """
+    groups = cast("Any", config)
+    data = replace(groups.data, num_workers=num_workers)
+    return replace(groups, data=data, run=replace(groups.run, max_steps=total_steps))

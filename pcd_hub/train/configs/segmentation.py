@@ -28,7 +28,7 @@ class FinetuneDataConfig(SegmentationSetConfig):
     scales: tuple[Scale, Scale] = (0.5, 2.0)
     """Smallest and largest scale; an image is resized by a random one before it is cropped."""
     num_workers: Workers | None = None
-    """Loader processes per training process. Default: 1 on a CPU, up to 16 with a GPU."""
+    """Loader processes per training process. None: 1 on a CPU, up to 16 with a GPU."""
 
     def check(self, group: str) -> None:
         """Reject scales in the wrong order."""

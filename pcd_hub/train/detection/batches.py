@@ -17,8 +17,8 @@ from torch.utils.data import Sampler
 
 from pcd_hub.data.batch_plan import BatchPlan, StepSampler
 from pcd_hub.data.decoding import BrokenImageError, as_rgb, decode
-from pcd_hub.data.labelled.coco import CocoImage, Segmentation, mask_code
-from pcd_hub.data.labelled.coco_checks import clipped_box
+from pcd_hub.data.labelled.coco import CocoImage, Segmentation, to_run_length_code
+from pcd_hub.data.labelled.coco_validation import clip_box
 from pcd_hub.data.reading import read_batches
 from pcd_hub.errors import DataError
 from pcd_hub.train.detection.orientation_batches import OrientationSampler
@@ -56,7 +56,7 @@ class Labels:
         return self.category_ids[label - 1]
 
 
-def training_batches(
+def detection_batches(
     images: Sequence[CocoImage],
     labels: Labels,
     plan: BatchPlan,
@@ -141,14 +141,14 @@ def read_example(image: CocoImage, labels: Labels, *, masks: bool) -> Example:
     """Read an image and its objects without crowds, as detectron2 does in training."""
     pixels = read_image(image)  # first: it checks the size that the masks are decoded at
     objects = [each for each in image.objects if not each.is_crowd]
-    boxes = [clipped_box(each.box, image.width, image.height) for each in objects]
+    boxes = [clip_box(each.box, image.width, image.height) for each in objects]
     target = {
         "boxes": torch.tensor(boxes).view(-1, 4),
         "labels": torch.tensor([labels.label(each.category_id) for each in objects]).long(),
     }
     if masks:
         empty = torch.zeros(0, image.height, image.width, dtype=torch.uint8)
-        found = [decoded_mask(each.segmentation, image)[None] for each in objects]
+        found = [decode_mask(each.segmentation, image)[None] for each in objects]
         target["masks"] = torch.cat([empty, *found])
     return Example(image=pixels, target=target)
 
@@ -174,14 +174,14 @@ def read_image(image: CocoImage) -> UInt8[Tensor, "3 height width"]:
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-def decoded_mask(segmentation: Segmentation | None, image: CocoImage) -> UInt8[Tensor, "h w"]:
+def decode_mask(segmentation: Segmentation | None, image: CocoImage) -> UInt8[Tensor, "h w"]:
     """Decode a mask of 0 and 1 from polygons or a run-length code."""
     if segmentation is None:
         raise DataError(
             f"{image.path} has an object without a mask, expected one for every object; add it or "
             "use --detector.masks no"
         )
-    code = mask_code(segmentation, image.height, image.width)
+    code = to_run_length_code(segmentation, image.height, image.width)
     with warnings.catch_warnings():  # pycocotools 2.0.11 lacks NumPy 2's `copy` argument
         warnings.simplefilter("ignore", DeprecationWarning)
         return torch.from_numpy(mask_codes.decode(code))
@@ -197,7 +197,7 @@ def mirrored(example: Example) -> Example:
     return Example(image=example.image.flip(2), target=target)
 
 
-def on_device(
+def move_to_device(
     examples: list[Example], device: torch.device
 ) -> tuple[list[Float[Tensor, "3 _ _"]], list[Target]]:
     """Move examples to the device as torchvision's detectors take them: pixels in [0, 1]."""
@@ -232,11 +232,11 @@ def coco_results(
     ]
     if "masks" in output:
         for result, inside in zip(results, output["masks"][:, 0].cpu() >= 0.5, strict=True):
-            result["segmentation"] = encoded_mask(inside)
+            result["segmentation"] = encode_mask(inside)
     return results
 
 
-def encoded_mask(inside: Bool[Tensor, "h w"]) -> dict[str, Any]:
+def encode_mask(inside: Bool[Tensor, "h w"]) -> dict[str, Any]:
     """Encode a mask as a compressed run-length code that JSON can hold."""
     code: Any = mask_codes.encode(np.asfortranarray(inside.numpy().astype(np.uint8)))
     return {"size": code["size"], "counts": code["counts"].decode("ascii")}

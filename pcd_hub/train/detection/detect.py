@@ -25,20 +25,21 @@ from pcd_hub.train.batches import num_workers, plan_batches, shard
 from pcd_hub.train.configs.command_line import parse
 from pcd_hub.train.configs.command_line import run as run_main
 from pcd_hub.train.configs.detection import DETECT, DetectConfig
+from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.detection.batches import (
     Example,
     Labels,
     coco_results,
-    on_device,
+    detection_batches,
+    move_to_device,
     read_images,
-    training_batches,
 )
 from pcd_hub.train.detection.detectors import build_detector
 from pcd_hub.train.detection.figures import save_detections
-from pcd_hub.train.detection.precise_bn import take_batch_norm_statistics
+from pcd_hub.train.detection.precise_bn import recompute_batch_norm_statistics
 from pcd_hub.train.detection.schedule import DetectionSchedule, scaled_schedule
-from pcd_hub.train.detection.scores import dataset_name, protocol, scored, shown_images
-from pcd_hub.train.detection.splits import read_splits, with_masks
+from pcd_hub.train.detection.scores import dataset_name, protocol, sample_images, score_detections
+from pcd_hub.train.detection.splits import read_splits, use_masks
 from pcd_hub.train.launch import finish, start_accelerator
 from pcd_hub.train.networks import broadcast_buffers, with_sync_batch_norm
 from pcd_hub.train.optimizers import build_sgd, optimizer_step
@@ -69,15 +70,14 @@ class Detection:
     @property
     def loading(self) -> dict[str, Any]:
         """Return how images are loaded."""
-        device = self.accelerator.device
         return {
-            "num_workers": num_workers(self.config.data.num_workers, device),
-            "pin_memory": device.type == "cuda",
+            "num_workers": self.config.data.num_workers,
+            "pin_memory": self.accelerator.device.type == "cuda",
         }
 
     def open_batches(self, plan: BatchPlan, _: object = None) -> Iterator[list[Example]]:
         """Open this process's batches, from ``plan.start_step`` on."""
-        return training_batches(
+        return detection_batches(
             self.train_split.with_objects(),
             self.labels,
             plan,
@@ -88,7 +88,7 @@ class Detection:
 
     def losses(self, detector: nn.Module, examples: list[Example]) -> dict[str, Tensor]:
         """Compute the losses of torchvision's detectors, by name."""
-        images, targets = on_device(examples, self.accelerator.device)
+        images, targets = move_to_device(examples, self.accelerator.device)
         with self.accelerator.autocast():
             return detector(images, targets)
 
@@ -141,7 +141,7 @@ def prepare(accelerator: Accelerator, config: DetectConfig, config_name: str) ->
     """Build everything; a mistake is found before the output folder is made."""
     schedule = scaled_schedule(config.optim, max_steps=config.run.max_steps)
     train_split, val_split = read_splits(config.data, read_masks=config.detector.masks != "no")
-    masks = with_masks(config.detector.masks, train_split, val_split)
+    masks = use_masks(config.detector.masks, train_split, val_split)
     num_images = len(train_split.with_objects())
     plan = plan_batches(
         accelerator,
@@ -152,6 +152,9 @@ def prepare(accelerator: Accelerator, config: DetectConfig, config_name: str) ->
         images=f"{train_split.file} has {num_images} pictures with objects",
         option="--optim.global-batch-size",
     )
+    requested, workers = config, num_workers(config.data.num_workers, accelerator.device)
+    config = resolve_run(config, total_steps=schedule.steps, num_workers=workers)
+    config = replace(config, detector=replace(config.detector, masks="yes" if masks else "no"))
     backbone = open_model(config.model, seed=config.run.seed, features_only=True)
     torch.manual_seed(config.run.seed)  # the same new layers on every backbone of these widths
     labels = Labels(train_split.categories)
@@ -164,6 +167,7 @@ def prepare(accelerator: Accelerator, config: DetectConfig, config_name: str) ->
     folder = RunFolder.open(
         accelerator,
         config,
+        requested=requested,
         default_name=config_name,
         inputs=labelled_inputs(backbone, train_split, val_split),
     )
@@ -191,7 +195,9 @@ def take_precise_statistics(detection: Detection) -> None:
     # Image sizes and regions are drawn; a finished run that is resumed must draw the same.
     torch.manual_seed(plan.seed + detection.accelerator.process_index)
     batches = detection.open_batches(replace(plan, start_step=plan.total_steps, total_steps=end))
-    take_batch_norm_statistics(detection.detector, batches, detection.losses, detection.accelerator)
+    recompute_batch_norm_statistics(
+        detection.detector, batches, detection.losses, detection.accelerator
+    )
 
 
 @torch.no_grad()
@@ -227,7 +233,9 @@ def save_result(detection: Detection, predictions: list[dict[str, Any]], *, comm
     """Save the detections (a COCO results file), their scores and a picture."""
     config, folder, split = detection.config, detection.folder, detection.val_split
     (folder.path / "detections.json").write_text(json.dumps(predictions) + "\n")
-    scores, details = scored(split, predictions, masks=detection.masks, voc=config.data.voc_scores)
+    scores, details = score_detections(
+        split, predictions, masks=detection.masks, voc=config.data.voc_scores
+    )
     save_evaluation(
         scores,
         task="object detection" + " and instance segmentation" * detection.masks,
@@ -249,7 +257,7 @@ def save_result(detection: Detection, predictions: list[dict[str, Any]], *, comm
         details=details,
     )
     path = folder.path / "pictures" / "detections.png"
-    save_detections(path, shown_images(split), predictions, split.categories)
+    save_detections(path, sample_images(split), predictions, split.categories)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Any
 
 from pcd_hub.data.labelled.coco import CocoImage, Segmentation
 from pcd_hub.report.detections import DrawnObject, Panel, category_colour, save_detection_panels
-from pcd_hub.train.detection.batches import decoded_mask, read_image
+from pcd_hub.train.detection.batches import decode_mask, read_image
 
 SHOWN_SCORE = 0.3
 """Predictions with a lower score are not drawn; the average precision counts all of them."""
@@ -91,5 +91,5 @@ def _object(
         label=f"{categories[category_id]}{suffix}",
         box=box,
         colour=category_colour(sorted(categories).index(category_id)),
-        mask=None if segmentation is None else decoded_mask(segmentation, image).numpy(),
+        mask=None if segmentation is None else decode_mask(segmentation, image).numpy(),
     )

@@ -12,7 +12,7 @@ BatchT = TypeVar("BatchT")
 
 
 @torch.no_grad()
-def take_batch_norm_statistics(
+def recompute_batch_norm_statistics(
     network: nn.Module,
     batches: Iterable[BatchT],
     forward: Callable[[nn.Module, BatchT], object],

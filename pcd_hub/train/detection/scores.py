@@ -20,7 +20,7 @@ VOC_YEARS: dict[str, Points] = {"VOC2007": "11", "VOC2010": "all"}
 """Points of recall at which each year's challenge measured the precision."""
 
 
-def scored(
+def score_detections(
     split: CocoSplit, predictions: Sequence[Mapping[str, Any]], *, masks: bool, voc: bool = False
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Return the table's metrics in %, e.g. "box AP50", and further scores as details.
@@ -29,7 +29,7 @@ def scored(
     """
     scores, details = {}, {}
     for word, kind in KINDS[: 1 + masks]:
-        statistics, by_category = coco_scores(split.truth(), predictions, kind)
+        statistics, by_category = coco_scores(split.to_coco(), predictions, kind)
         scores |= {f"{word} {name}": 100 * statistics[name] for name in METRICS}
         details[word] = {
             # -1: no object of this size
@@ -47,7 +47,7 @@ def scored(
     return scores, details
 
 
-def shown_images(split: CocoSplit, count: int = 4) -> list[CocoImage]:
+def sample_images(split: CocoSplit, count: int = 4) -> list[CocoImage]:
     """Return up to ``count`` evenly spaced images with objects."""
     images = split.with_objects()
     return list(images[:: math.ceil(len(images) / count)])

@@ -68,7 +68,7 @@ def _places(
     return images, annotations
 
 
-def with_masks(mode: Literal["auto", "yes", "no"], *splits: CocoSplit) -> bool:
+def use_masks(mode: Literal["auto", "yes", "no"], *splits: CocoSplit) -> bool:
     """Return whether to train a mask head.
 
     Raises:

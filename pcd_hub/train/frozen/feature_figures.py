@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pcd_hub.data.sources import ImageSource, open_source
 from pcd_hub.errors import ConfigError
-from pcd_hub.evaluate.feature_maps import centre_crops, compute_device, pixels_of
+from pcd_hub.evaluate.feature_maps import centre_crops, compute_device, feature_extractor
 from pcd_hub.evaluate.models import check_models, open_model
 from pcd_hub.evaluate.progress import progress
 from pcd_hub.evaluate.receptive_field import effective_receptive_field, side_of_half
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
     fields, shares = {}, {}
     for name in progress(config.models, "models", total=len(config.models)):
         model = open_model(name, image_size=size, seed=config.run.seed)
-        extract = pixels_of(model, size)
+        extract = feature_extractor(model, size)
         with torch.inference_mode():
             maps[name] = extract(images).cpu()
         fields[name] = effective_receptive_field(extract, images)

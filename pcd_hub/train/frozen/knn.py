@@ -2,7 +2,7 @@
 
 import shlex
 
-from pcd_hub.data.labelled.classification import ClassifiedSet
+from pcd_hub.data.labelled.classification import ClassificationSet
 from pcd_hub.data.sources import ImageSource, open_source
 from pcd_hub.errors import ConfigError
 from pcd_hub.evaluate.benchmark import Benchmark
@@ -11,9 +11,10 @@ from pcd_hub.evaluate.label_free import LabelFreeReport
 from pcd_hub.evaluate.models import check_models
 from pcd_hub.train.configs.command_line import parse, run
 from pcd_hub.train.configs.probes import KNN, KnnConfig
-from pcd_hub.train.labelled_splits import open_labelled
+from pcd_hub.train.labelled_splits import open_classification_splits
 from pcd_hub.train.launch import quiet_logs
-from pcd_hub.train.run_folder.folder import new_folder, surroundings
+from pcd_hub.train.run_folder.folder import new_folder
+from pcd_hub.train.run_folder.provenance import provenance
 
 
 def main(arguments: list[str]) -> None:
@@ -25,7 +26,7 @@ def main(arguments: list[str]) -> None:
     folder = new_folder(config.run.output_dir, "knn")
     command = shlex.join(["python", "recipes/knn.py", *arguments])
     for name, benchmark in benchmarks.items():
-        table = benchmark.empty_table(config.run.seeds, command=command, details=surroundings())
+        table = benchmark.empty_table(config.run.seeds, command=command, details=provenance())
         for model in config.models:
             table = table.with_scores(benchmark.score(model, config.run.seeds))
             table.save(folder / name)
@@ -44,7 +45,7 @@ def build_benchmarks(config: KnnConfig) -> dict[str, Benchmark]:
             "images without labels"
         )
     benchmarks: dict[str, Benchmark] = {}
-    labelled = open_labelled(config.data) if config.data.source else None
+    labelled = open_classification_splits(config.data) if config.data.source else None
     if labelled:
         benchmarks["image_classification"] = ClassificationProbe(
             *labelled,
@@ -68,8 +69,8 @@ def build_benchmarks(config: KnnConfig) -> dict[str, Benchmark]:
 
 
 def _unlabelled_images(
-    config: KnnConfig, labelled: tuple[ClassifiedSet, ClassifiedSet] | None
-) -> tuple[str, ImageSource | ClassifiedSet]:
+    config: KnnConfig, labelled: tuple[ClassificationSet, ClassificationSet] | None
+) -> tuple[str, ImageSource | ClassificationSet]:
     """Return name and images of the label-free report; by default the labelled test images."""
     if labelled and not config.report.source:
         return labelled[1].name, labelled[1]

@@ -6,16 +6,17 @@ from functools import partial
 
 from PIL import Image
 
-from pcd_hub.data.labelled.sets import Mask
+from pcd_hub.data.labelled.segmentation_set import Mask
 from pcd_hub.evaluate.models import check_models
 from pcd_hub.evaluate.results import FILE, ModelScores
 from pcd_hub.evaluate.segmentation_probe import SegmentationProbe
-from pcd_hub.report.overlays import save_some_overlays
+from pcd_hub.report.overlays import save_sample_overlays
 from pcd_hub.train.configs.command_line import parse, run
 from pcd_hub.train.configs.probes import LINEAR_SEG, LinearSegConfig
-from pcd_hub.train.labelled_splits import open_splits
+from pcd_hub.train.labelled_splits import open_segmentation_splits
 from pcd_hub.train.launch import quiet_logs
-from pcd_hub.train.run_folder.folder import new_folder, surroundings
+from pcd_hub.train.run_folder.folder import new_folder
+from pcd_hub.train.run_folder.provenance import provenance
 
 
 def main(arguments: list[str]) -> None:
@@ -28,7 +29,7 @@ def main(arguments: list[str]) -> None:
     table = probe.empty_table(
         config.run.seeds,
         command=shlex.join(["python", "recipes/linear_seg.py", *arguments]),
-        details=surroundings(),
+        details=provenance(),
     )
     predicted = {}
     for name in config.models:
@@ -37,7 +38,7 @@ def main(arguments: list[str]) -> None:
         table.save(folder)
         predicted[name] = partial(_prediction, scores)
         print(f"{name}: {scores.metrics['mean IoU'][0]:.1f} % mean IoU, seed {config.run.seeds[0]}")
-    save_some_overlays(folder / "pictures" / "overlays.png", probe.test, predicted)
+    save_sample_overlays(folder / "pictures" / "overlays.png", probe.test, predicted)
     print(f"\n{table.table()}\n\n{folder / FILE}")
 
 
@@ -45,7 +46,7 @@ def build_probe(config: LinearSegConfig) -> SegmentationProbe:
     """Open the labelled set and set up the probe."""
     settings = dataclasses.asdict(config.probe)
     return SegmentationProbe(
-        *open_splits(config.data),
+        *open_segmentation_splits(config.data),
         image_size=config.data.image_size,
         num_workers=config.data.num_workers,
         cache_gigabytes=settings.pop("keep_gigabytes"),

@@ -48,7 +48,7 @@ class CollapseMonitor:
         Returns:
             The metrics of the part of the batch that this process has; call it on the main process.
         """
-        student, teacher = map(_sample, self._distiller.last_pixels)
+        student, teacher = map(_sample, self._distiller.last_feature_maps)
         if not all(bool(torch.isfinite(vectors).all()) for vectors in (student, teacher)):
             return {}  # LossMonitor raises, on an accelerator one step later
         if len(student) < _MIN_SAMPLES:

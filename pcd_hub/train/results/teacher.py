@@ -17,6 +17,7 @@ from pcd_hub.models.teacher_folder import save_teacher
 from pcd_hub.models.tensor_files import writing_tensors
 from pcd_hub.report.scene_probe import probe_backbones
 from pcd_hub.train.batches import describe_data
+from pcd_hub.train.configs.contrast import CONTRAST
 from pcd_hub.train.contrast_parts import Pretraining
 
 
@@ -64,7 +65,8 @@ def _half(value: Tensor) -> Tensor:
 
 def recipe(p: Pretraining) -> str:
     """Return the command that an installed package runs, without a checkout."""
-    return f"python -m pcd_hub.train.contrast {p.config_name}"
+    name = p.config_name if p.config_name in CONTRAST else "--config config.json"
+    return f"python -m pcd_hub.train.contrast {name}"
 
 
 def probe(p: Pretraining, trained: nn.Module, picture: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pcd_hub.report.curves import save_training_curve
 from pcd_hub.report.features import save_pca
 from pcd_hub.report.scene_probe import probe_backbones
 from pcd_hub.train.batches import describe_data
+from pcd_hub.train.configs.distill import DISTILL
 from pcd_hub.train.distill_parts import Distillation
 from pcd_hub.weights import store
 from pcd_hub.weights.export import check_finite, export_weight
@@ -113,7 +114,8 @@ def probe(d: Distillation, picture: Path) -> dict[str, Any]:
 
 def recipe(d: Distillation) -> str:
     """Return the command that an installed package runs, without a checkout."""
-    return f"pcd-hub distill {d.config_name}"
+    name = d.config_name if d.config_name in DISTILL else "--config config.json"
+    return f"pcd-hub distill {name}"
 
 
 @torch.inference_mode()

@@ -115,7 +115,9 @@ class Checkpoints:
     def _check_changes(self, state: dict[str, Any], total_steps: int) -> None:
         step, folder = int(state["step"]), self._folder
         accept = folder.settings.accept_changed_data
-        changes = changed_settings(state["config"], folder.config_dict(), step=step)
+        changes = changed_settings(
+            state["config"], folder.config_dict(), requested=folder.requested_dict(), step=step
+        )
         changes += changed_inputs(state.get("inputs", {}), folder.inputs, step=step, accept=accept)
         check_length(step, total_steps)
         for change in changes:

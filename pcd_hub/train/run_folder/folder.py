@@ -1,6 +1,5 @@
 """Output folder of a run: made or entered again, locked, with metrics and pictures."""
 
-import dataclasses
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ from accelerate import Accelerator
 from pcd_hub.data.uris import is_file
 from pcd_hub.errors import CheckpointError, ConfigError, first_line
 from pcd_hub.files.write import atomic_write
+from pcd_hub.train.configs.files import recorded
 from pcd_hub.train.launch import from_main_process
 from pcd_hub.train.monitors.trackers import for_each_tracker, log_pictures, start_trackers
 from pcd_hub.train.run_folder.preflight import check_run_folder
@@ -60,7 +60,8 @@ class RunFolder:
     Args:
         path: The folder.
         accelerator: The run's Accelerator.
-        config: The run's configuration.
+        config: The run's configuration, with the values in use.
+        requested: The same with the user's defaults, if they were resolved.
         inputs: Fingerprints by name: "data", and of the weights that the run starts from.
     """
 
@@ -70,6 +71,7 @@ class RunFolder:
         accelerator: Accelerator,
         config: RunConfigured,
         *,
+        requested: RunConfigured | None = None,
         inputs: Mapping[str, str],
     ) -> None:
         self.path = path
@@ -78,6 +80,7 @@ class RunFolder:
         """Settings and inputs that changed when the run was resumed."""
         self._accelerator = accelerator
         self._config = config
+        self._requested = requested or config
         self._logged_pictures: set[Path] = set()
         self._step = 0
         self._started = time.monotonic()
@@ -89,6 +92,7 @@ class RunFolder:
         accelerator: Accelerator,
         config: RunConfigured,
         *,
+        requested: RunConfigured | None = None,
         default_name: str,
         inputs: Mapping[str, str],
     ) -> "RunFolder":
@@ -96,7 +100,8 @@ class RunFolder:
 
         Args:
             accelerator: The run's Accelerator.
-            config: The run's configuration.
+            config: The run's configuration, with the values in use.
+            requested: The same with the user's defaults, if they were resolved.
             default_name: Name of the folder below ``runs``, if none is configured.
             inputs: Fingerprints by name, "data" among them; a resumed run needs the same.
 
@@ -114,7 +119,7 @@ class RunFolder:
         if isinstance(outcome, str):
             raise ConfigError(outcome)
         inputs = cast("Mapping[str, str]", from_main_process(accelerator, dict(inputs)))
-        return cls(outcome, accelerator, config, inputs=inputs)
+        return cls(outcome, accelerator, config, requested=requested, inputs=inputs)
 
     @property
     def settings(self) -> RunSettings:
@@ -128,7 +133,11 @@ class RunFolder:
 
     def config_dict(self) -> dict[str, Any]:
         """Return the resolved configuration in plain containers, without names and places."""
-        return _resolved(self._config)
+        return recorded(self._config)
+
+    def requested_dict(self) -> dict[str, Any]:
+        """Return the same as requested, with None, "auto" or "match" for defaults."""
+        return recorded(self._requested)
 
     def recorded_config(self) -> dict[str, Any]:
         """Return the configuration for a record, with what changed when the run was resumed."""
@@ -278,19 +287,12 @@ def _new_run(config: RunConfigured, default_name: str) -> Path:
     path = new_folder(config.run.output_dir, default_name)
     try:
         with (path / "config.json").open("x") as file:
-            file.write(json.dumps(_resolved(config), indent=2) + "\n")
+            file.write(json.dumps(recorded(config), indent=2) + "\n")
     except FileExistsError:
         raise ConfigError(
             f"another run has just started in {path}; name another --run.output-dir"
         ) from None
     return path
-
-
-def _resolved(config: RunConfigured) -> dict[str, Any]:
-    resolved = json.loads(json.dumps(dataclasses.asdict(cast("Any", config)), default=str))
-    for name in ("output_dir", "resume", "accept_changed_data", "project", "run_name"):
-        del resolved["run"][name]
-    return resolved
 
 
 def _lock(file: Path) -> None:
@@ -315,6 +317,3 @@ def _lock(file: Path) -> None:
         ) from None
     except OSError as error:  # a file system without locks
         log.warning("cannot lock %s (%s); start no other run in its folder", file, error)
-
-
-surroundings = provenance

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from pcd_hub.errors import CheckpointError
 from pcd_hub.evaluate.models import EvaluatedModel
+from pcd_hub.train.configs.old_names import flat, with_current_names
 
 LENGTH = ("run.max_steps", "optim.epochs")
 """Length of the run; learning rate and momentum follow a new length from the next step on."""
@@ -21,9 +22,12 @@ MAY_CHANGE = frozenset(
         *("run.log_every_steps", "run.checkpoint_every_steps", "run.keep_checkpoints"),
         # speed, which affects values only by rounding
         *("data.num_workers", "speed.compile", "speed.channels_last", "speed.foreach"),
-        "speed.keep_memory",
+        *("speed.keep_memory", "speed.precision"),
     }
 )
+
+FOLLOW_DATA = frozenset({"method.queue_length"})
+"""Settings that the number of images limits; then the change of the data is the one recorded."""
 
 _MAY_BE_ACCEPTED = ("data", "test data", "teacher")
 
@@ -52,25 +56,41 @@ def labelled_inputs(
     }
 
 
-def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any], *, step: int) -> list[Change]:
-    """List the differences between two resolved configurations.
+def changed_settings(
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    *,
+    requested: Mapping[str, Any] | None = None,
+    step: int,
+) -> list[Change]:
+    """List the differences between the configuration of a checkpoint and this run's.
 
     Args:
-        old: Configuration in the checkpoint.
-        new: Configuration of this run.
+        old: The checkpoint's configuration; the release before recorded it as requested.
+        new: This run's configuration, with the values in use.
+        requested: This run's as requested, with None, "auto" or "match" for defaults.
         step: Completed steps.
 
+    Returns:
+        The settings that differ, all of them in :data:`MAY_CHANGE`.
+
     Raises:
-        CheckpointError: If something differs that is not in :data:`MAY_CHANGE`.
+        CheckpointError: If another one differs.
     """
+    before, now = with_current_names(old, new), flat(new)
+    asked = flat(requested or new)
     changes = []
-    for name, before, now in _differences(old, new):
+    for name in {**before, **now}:
+        was, value, wanted = before.get(name), now.get(name), asked.get(name)
+        is_limited = name in FOLLOW_DATA and value != wanted
+        if was in (value, wanted) or is_limited:
+            continue
         if name not in MAY_CHANGE:
             raise CheckpointError(
                 f"the checkpoint after step {step} was written with another {option(name)} "
-                f"({before}, now {now}); resume with the same settings"
+                f"({was}, now {value}); resume with the same settings"
             )
-        changes.append({"after_step": step, "what": option(name), "from": before, "to": now})
+        changes.append({"after_step": step, "what": option(name), "from": was, "to": value})
     return changes
 
 
@@ -146,13 +166,3 @@ def load_parts(checkpoint: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
 def option(name: str) -> str:
     """Return ``run.max_steps`` as its command-line option."""
     return f"--{name.replace('_', '-')}"
-
-
-def _differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        return [
-            difference
-            for key in {**old, **new}
-            for difference in _differences(old.get(key), new.get(key), f"{path}.{key}".strip("."))
-        ]
-    return [] if old == new else [(path, old, new)]

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from pcd_hub.data.batch_plan import BatchPlan, StepSampler
-from pcd_hub.data.labelled.sets import IGNORE, Mask, SegmentationSet
+from pcd_hub.data.labelled.segmentation_set import IGNORE, Mask, SegmentationSet
 from pcd_hub.data.reading import read_batches
 from pcd_hub.train.configs.segmentation import FinetuneDataConfig
 
@@ -96,7 +96,7 @@ class RandomCrop:
         )
 
 
-def training_batches(
+def crop_batches(
     images: SegmentationSet,
     crop: RandomCrop,
     plan: BatchPlan,

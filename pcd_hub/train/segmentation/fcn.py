@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 
-from pcd_hub.data.labelled.sets import IGNORE
+from pcd_hub.data.labelled.segmentation_set import IGNORE
 from pcd_hub.errors import StudentError
 from pcd_hub.evaluate.models import EvaluatedModel, open_model
 from pcd_hub.train.configs.segmentation import FCNConfig

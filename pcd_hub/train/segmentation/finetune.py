@@ -20,16 +20,17 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pcd_hub.data.batch_plan import BatchPlan
-from pcd_hub.data.labelled.sets import Mask, SegmentationSet
+from pcd_hub.data.labelled.segmentation_set import Mask, SegmentationSet
 from pcd_hub.errors import DataError
 from pcd_hub.evaluate.models import EvaluatedModel
 from pcd_hub.evaluate.progress import progress
 from pcd_hub.evaluate.results import finite_scores
 from pcd_hub.method.metrics import class_iou, confusion_matrix, mean_iou, pixel_accuracy
-from pcd_hub.report.overlays import save_some_overlays
+from pcd_hub.report.overlays import save_sample_overlays
 from pcd_hub.train.batches import num_workers, plan_batches, shard
 from pcd_hub.train.configs.command_line import parse
 from pcd_hub.train.configs.command_line import run as run_main
+from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.configs.segmentation import (
     FINETUNE_SEG,
     FinetuneSegConfig,
@@ -37,7 +38,7 @@ from pcd_hub.train.configs.segmentation import (
     protocol,
     scaled_schedule,
 )
-from pcd_hub.train.labelled_splits import open_splits
+from pcd_hub.train.labelled_splits import open_segmentation_splits
 from pcd_hub.train.launch import finish, start_accelerator
 from pcd_hub.train.networks import broadcast_buffers, with_sync_batch_norm
 from pcd_hub.train.optimizers import build_sgd, optimizer_step
@@ -46,7 +47,7 @@ from pcd_hub.train.run import TrainingRun
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.run_folder.preflight import check_places, finishing
 from pcd_hub.train.run_folder.resume import labelled_inputs
-from pcd_hub.train.segmentation.batches import Crops, RandomCrop, training_batches, whole_images
+from pcd_hub.train.segmentation.batches import Crops, RandomCrop, crop_batches, whole_images
 from pcd_hub.train.segmentation.fcn import FCN, open_backbone, pixel_cross_entropy
 
 
@@ -69,15 +70,14 @@ class Finetuning:
     @property
     def loading(self) -> dict[str, Any]:
         """Return how images are loaded."""
-        device = self.accelerator.device
         return {
-            "num_workers": num_workers(self.config.data.num_workers, device),
-            "pin_memory": device.type == "cuda",
+            "num_workers": self.config.data.num_workers,
+            "pin_memory": self.accelerator.device.type == "cuda",
         }
 
     def open_batches(self, plan: BatchPlan, _: object = None) -> Iterator[Crops]:
         """Open this process's crops, from ``plan.start_step`` on."""
-        return training_batches(self.train_set, self.crop, plan, **self.loading)
+        return crop_batches(self.train_set, self.crop, plan, **self.loading)
 
 
 def main(arguments: list[str]) -> None:
@@ -128,7 +128,7 @@ def train(finetuning: Finetuning) -> None:
 def prepare(accelerator: Accelerator, config: FinetuneSegConfig, config_name: str) -> Finetuning:
     """Build everything; a mistake is found before the output folder is made."""
     schedule = scaled_schedule(config.optim, max_steps=config.run.max_steps)
-    train_set, test_set = open_splits(config.data)
+    train_set, test_set = open_segmentation_splits(config.data)
     plan = plan_batches(
         accelerator,
         global_batch_size=config.optim.global_batch_size,
@@ -138,6 +138,8 @@ def prepare(accelerator: Accelerator, config: FinetuneSegConfig, config_name: st
         images=f"{train_set.name} has {len(train_set)} images",
         option="--optim.global-batch-size",
     )
+    requested, workers = config, num_workers(config.data.num_workers, accelerator.device)
+    config = resolve_run(config, total_steps=schedule.steps, num_workers=workers)
     backbone = open_backbone(
         config.model, output_stride=config.fcn.output_stride, seed=config.run.seed
     )
@@ -150,6 +152,7 @@ def prepare(accelerator: Accelerator, config: FinetuneSegConfig, config_name: st
     folder = RunFolder.open(
         accelerator,
         config,
+        requested=requested,
         default_name=config_name,
         inputs=labelled_inputs(backbone, train_set, test_set),
     )
@@ -251,7 +254,7 @@ def draw(finetuning: Finetuning) -> None:
         return segment(finetuning, torch.from_numpy(np.array(image))).numpy().astype(np.uint8)
 
     path = finetuning.folder.path / "pictures" / "overlays.png"
-    save_some_overlays(path, finetuning.test_set, {finetuning.config.model: predict})
+    save_sample_overlays(path, finetuning.test_set, {finetuning.config.model: predict})
 
 
 if __name__ == "__main__":

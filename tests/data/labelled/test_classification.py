@@ -1,7 +1,7 @@
 import pytest
 from PIL import Image
 
-from pcd_hub.data.labelled.classification import open_classified
+from pcd_hub.data.labelled.classification import open_classification
 from pcd_hub.errors import DataError
 
 
@@ -18,7 +18,7 @@ def folder(tmp_path):
 
 
 def test_images_at_any_depth_have_the_class_of_their_folder(folder):
-    found = open_classified(str(folder), "train")
+    found = open_classification(str(folder), "train")
     assert found.classes == ("cat", "dog")
     assert found.labels == [0, 0, 1]
     assert [found[row].getpixel((0, 0))[0] for row in range(3)] == [0, 1, 2]
@@ -27,13 +27,13 @@ def test_images_at_any_depth_have_the_class_of_their_folder(folder):
 
 def test_invalid_folders_are_named(folder):
     with pytest.raises(DataError, match=r"there is no .*/val; .* has train"):
-        open_classified(str(folder), "val")
+        open_classification(str(folder), "val")
     save_image(folder / "train" / "stray.png", "red")
     with pytest.raises(DataError, match=r"train/stray.png is not in a class folder"):
-        open_classified(str(folder), "train")
+        open_classification(str(folder), "train")
     save_image(folder / "one" / "cat" / "1.png", "red")
     with pytest.raises(DataError, match="has 1 class folders: expected at least 2"):
-        open_classified(str(folder), "one")
+        open_classification(str(folder), "one")
 
 
 def test_a_dataset_with_a_label_column_is_opened(tmp_path):
@@ -44,8 +44,8 @@ def test_a_dataset_with_a_label_column_is_opened(tmp_path):
     rows = {"img": [Image.new("RGB", (8, 8), c) for c in ("red", "blue")], "label": [1, 0]}
     made = datasets.Dataset.from_dict(rows, features=features)
     datasets.DatasetDict(train=made).save_to_disk(tmp_path / "saved")
-    found = open_classified(f"hf-disk:{tmp_path / 'saved'}", "train", image_column="img")
+    found = open_classification(f"hf-disk:{tmp_path / 'saved'}", "train", image_column="img")
     assert (found.classes, found.labels) == (("cat", "dog"), [1, 0])
     assert found[1].getpixel((0, 0)) == (0, 0, 255)
     with pytest.raises(DataError, match="no column 'image', only img, label"):
-        open_classified(f"hf-disk:{tmp_path / 'saved'}", "train")
+        open_classification(f"hf-disk:{tmp_path / 'saved'}", "train")

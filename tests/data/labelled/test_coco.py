@@ -18,13 +18,13 @@ def test_all_images_are_evaluated_and_those_with_objects_are_trained_on(root):
     write(root, "train", content | {"annotations": [*content["annotations"], crowd]})
     found = read_drawn(root)
     assert found.categories == CATEGORIES
-    assert len(found.truth()["images"]) == 6
+    assert len(found.to_coco()["images"]) == 6
     # The last image has only a crowd.
     assert [image.image_id for image in found.with_objects()] == [100, 101, 102, 103, 104]
 
 
 def test_the_ground_truth_equals_the_file(root):
-    content, truth = read(root), read_drawn(root).truth()
+    content, truth = read(root), read_drawn(root).to_coco()
     key = lambda entry: (entry["image_id"], entry["id"])  # noqa: E731
     assert sorted(truth["annotations"], key=key) == sorted(content["annotations"], key=key)
     assert truth["categories"] == content["categories"]
@@ -46,7 +46,7 @@ def test_invalid_annotations_can_be_dropped_with_a_warning(root, caplog):
     write(root, "train", content)
     with caplog.at_level(logging.WARNING, "pcd_hub"):
         found = read_drawn(root, bad_annotations="drop")
-    assert len(found.truth()["annotations"]) == len(content["annotations"]) - 1
+    assert len(found.to_coco()["annotations"]) == len(content["annotations"]) - 1
     assert "dropped 1 invalid annotations, first annotation 2: bbox [5, 5, 9, 0]" in caplog.text
 
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from pcd_hub.data.labelled.segmentation import Columns, open_segmentation
-from pcd_hub.data.labelled.sets import IGNORE
+from pcd_hub.data.labelled.segmentation_set import IGNORE
 from pcd_hub.errors import DataError
 
 

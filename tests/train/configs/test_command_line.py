@@ -134,6 +134,14 @@ def test_an_old_name_is_no_option_where_the_new_one_is_none():
         override(LINEAR_SEG["folder"], ["--schedule.lr=1"])
 
 
+def test_a_length_on_the_command_line_replaces_the_configurations():
+    """quickstart trains 500 steps whatever its epochs."""
+    assert parse(DISTILL, "quickstart", ["--optim.epochs=2"])[1].run.max_steps is None
+    both = ["--optim.epochs=2", "--run.max-steps=7"]
+    assert parse(DISTILL, "quickstart", both)[1].run.max_steps == 7
+    assert parse(DISTILL, "quickstart", ["--run.seed=2"])[1].run.max_steps == 500
+
+
 def test_the_version_is_said(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["distill.py", "--version"])
     command_line.run(lambda arguments: pytest.fail("nothing runs"))

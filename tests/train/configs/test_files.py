@@ -43,18 +43,17 @@ def test_every_named_configuration_survives_a_file(name, tmp_path):
         assert recorded(again) == recorded(config)
 
 
-def test_a_run_given_its_own_configuration_has_the_same_loss(tiny, tmp_path):
+def test_a_run_given_its_own_record_has_the_same_loss(tiny, tmp_path):
+    """Given its config.json: in test_effective_values.py."""
     first, second = tmp_path / "first", tmp_path / "second"
     distill.main([*tiny, "--run.no-store", f"--run.output-dir={first}"])
-    for given in (first / "config.json", first / "record.json"):
-        folder = second / given.stem
-        distill.main([f"--config={given}", f"--run.output-dir={folder}"])
-        one, other = (
-            [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
-            for run in (first, folder)
-        )
-        assert one == other
-        assert (folder / "config.json").read_text() == (first / "config.json").read_text()
+    distill.main([f"--config={first / 'record.json'}", f"--run.output-dir={second}"])
+    one, other = (
+        [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (first, second)
+    )
+    assert one == other
+    assert (second / "config.json").read_text() == (first / "config.json").read_text()
 
 
 def test_a_file_changes_a_named_configuration_and_options_change_both(tmp_path):

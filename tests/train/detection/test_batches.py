@@ -9,13 +9,13 @@ from pcd_hub.errors import DataError
 from pcd_hub.train.detection.batches import (
     Labels,
     coco_results,
-    decoded_mask,
-    encoded_mask,
+    decode_mask,
+    detection_batches,
+    encode_mask,
     mirrored,
     read_example,
     read_image,
     read_images,
-    training_batches,
 )
 from tests.train.detection.drawn_coco import HEIGHT, WIDTH, draw_coco, read, read_drawn, write
 
@@ -32,7 +32,7 @@ def test_a_box_across_the_border_is_clipped_for_training_only(root):
     found = read_drawn(root)
     example = read_example(found.images[0], Labels(found.categories), masks=False)
     assert example.target["boxes"][0].tolist() == [0, 30, 9.5, HEIGHT]
-    assert found.truth()["annotations"][0]["bbox"] == [-0.5, 30, 10, 18.4]
+    assert found.to_coco()["annotations"][0]["bbox"] == [-0.5, 30, 10, 18.4]
 
 
 def test_labels_and_category_ids_map_to_each_other():
@@ -79,13 +79,13 @@ def test_polygons_and_both_run_length_codes_give_the_same_mask(root):
     polygons = [[10.0, 5.0, 30.0, 5.0, 30.0, 25.0, 10.0, 25.0], [40.0, 5.0, 50.0, 5.0, 50.0, 9.0]]
     expected = np.zeros((HEIGHT, WIDTH), np.uint8)
     expected[5:25, 10:30] = 1
-    mask = decoded_mask(polygons, image)
+    mask = decode_mask(polygons, image)
     assert (mask[:, :40].numpy() == expected[:, :40]).all()
     assert mask[:, 40:].any()
-    compressed = encoded_mask(mask.bool())
+    compressed = encode_mask(mask.bool())
     uncompressed = {"size": [HEIGHT, WIDTH], "counts": run_lengths(mask.numpy())}
-    assert torch.equal(decoded_mask(compressed, image), mask)
-    assert torch.equal(decoded_mask(uncompressed, image), mask)
+    assert torch.equal(decode_mask(compressed, image), mask)
+    assert torch.equal(decode_mask(uncompressed, image), mask)
     assert mask_codes.area(compressed) == mask.sum()
 
 
@@ -129,7 +129,7 @@ def test_a_broken_image_ends_training_with_a_one_line_error(root, num_workers):
 
 def batches(found, *, num_workers=0, by_orientation=False, **plan):
     plan = BatchPlan(**{"global_batch_size": 2, "total_steps": 6, "seed": 5} | plan)
-    return training_batches(
+    return detection_batches(
         found.with_objects(),
         Labels(found.categories),
         plan,
@@ -224,6 +224,6 @@ def test_a_detectors_output_becomes_coco_results(root):
     (result,) = coco_results(found.images[1], output, Labels(found.categories))
     code = result.pop("segmentation")
     assert result == {"image_id": 101, "category_id": 17, "bbox": [10, 5, 20, 10], "score": 0.5}
-    assert torch.equal(decoded_mask(code, found.images[1]), (masks[0, 0] == 0.5).byte())
+    assert torch.equal(decode_mask(code, found.images[1]), (masks[0, 0] == 0.5).byte())
     empty = {name: value[:0] for name, value in output.items()}
     assert coco_results(found.images[1], empty, Labels(found.categories)) == []

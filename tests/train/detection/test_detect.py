@@ -11,8 +11,8 @@ from pcd_hub.train import launch
 from pcd_hub.train.configs.command_line import parse
 from pcd_hub.train.configs.detection import DETECT, ScheduleConfig
 from pcd_hub.train.detection import detect
-from pcd_hub.train.detection.batches import training_batches
-from pcd_hub.train.detection.precise_bn import take_batch_norm_statistics
+from pcd_hub.train.detection.batches import detection_batches
+from pcd_hub.train.detection.precise_bn import recompute_batch_norm_statistics
 from pcd_hub.train.detection.schedule import scaled_schedule
 from pcd_hub.train.detection.scores import deviations, protocol
 from pcd_hub.weights import store
@@ -141,9 +141,9 @@ def statistics(monkeypatch) -> list[list[int]]:
     def noted(network, batches, forward, accelerator):
         there = list(batches)
         taken.append([len(batch) for batch in there])
-        take_batch_norm_statistics(network, there, forward, accelerator)
+        recompute_batch_norm_statistics(network, there, forward, accelerator)
 
-    monkeypatch.setattr(detect, "take_batch_norm_statistics", noted)
+    monkeypatch.setattr(detect, "recompute_batch_norm_statistics", noted)
     return taken
 
 
@@ -154,9 +154,9 @@ def grouped(monkeypatch) -> list[bool]:
 
     def noted(*arguments, by_orientation, **how):
         found.append(by_orientation)
-        return training_batches(*arguments, by_orientation=by_orientation, **how)
+        return detection_batches(*arguments, by_orientation=by_orientation, **how)
 
-    monkeypatch.setattr(detect, "training_batches", noted)
+    monkeypatch.setattr(detect, "detection_batches", noted)
     return found
 
 

@@ -5,7 +5,7 @@ import torch
 from timm.layers import freeze_batch_norm_2d
 from torch import nn
 
-from pcd_hub.train.detection.precise_bn import take_batch_norm_statistics
+from pcd_hub.train.detection.precise_bn import recompute_batch_norm_statistics
 
 ALONE = SimpleNamespace(num_processes=1)
 
@@ -36,7 +36,7 @@ def seen(model: nn.Sequential, batches: list[torch.Tensor]) -> dict[int, torch.T
 def test_the_statistics_are_those_of_all_values_of_all_batches():
     model, batches = network(), drawn(5, 9, 6)
     expected = seen(network(), batches)
-    take_batch_norm_statistics(model, iter(batches), lambda net, batch: net(batch), ALONE)
+    recompute_batch_norm_statistics(model, iter(batches), lambda net, batch: net(batch), ALONE)
     for number, values in expected.items():
         norm = model[number]
         torch.testing.assert_close(norm.running_mean, values.mean(1), rtol=1e-6, atol=1e-6)
@@ -53,7 +53,7 @@ def test_the_statistics_are_those_of_all_values_of_all_batches():
 def test_batches_of_one_size_give_the_mean_of_the_batch_means():
     model, batches = network(), drawn(7, 7, 7, 7)
     expected = torch.stack([model[0](batch).mean((0, 2, 3)) for batch in batches]).mean(0)
-    take_batch_norm_statistics(model, batches, lambda net, batch: net(batch), ALONE)
+    recompute_batch_norm_statistics(model, batches, lambda net, batch: net(batch), ALONE)
     torch.testing.assert_close(model[1].running_mean, expected, rtol=1e-6, atol=1e-6)
 
 
@@ -61,13 +61,13 @@ def test_several_processes_take_the_statistics_of_all():
     batches = drawn(5, 9, 6, 8)
     sums: list[torch.Tensor] = []
     other = SimpleNamespace(num_processes=2, device="cpu", reduce=lambda t, _: sums.append(t) or t)
-    take_batch_norm_statistics(network(), batches[2:], lambda net, batch: net(batch), other)
+    recompute_batch_norm_statistics(network(), batches[2:], lambda net, batch: net(batch), other)
     this = SimpleNamespace(
         num_processes=2, device="cpu", reduce=lambda t, how: t + sums.pop(0) if how == "sum" else t
     )
     together, alone = network(), network()
-    take_batch_norm_statistics(together, batches[:2], lambda net, batch: net(batch), this)
-    take_batch_norm_statistics(alone, batches, lambda net, batch: net(batch), ALONE)
+    recompute_batch_norm_statistics(together, batches[:2], lambda net, batch: net(batch), this)
+    recompute_batch_norm_statistics(alone, batches, lambda net, batch: net(batch), ALONE)
     for name, value in alone.state_dict().items():
         if "running" in name:
             torch.testing.assert_close(together.state_dict()[name], value)
@@ -77,11 +77,11 @@ def test_frozen_norms_stay_and_no_batch_is_read_where_all_are():
     frozen = freeze_batch_norm_2d(network())
     before = {name: value.clone() for name, value in frozen.state_dict().items()}
     batches = iter(drawn(5, 5))
-    take_batch_norm_statistics(frozen, batches, lambda net, batch: net(batch), ALONE)
+    recompute_batch_norm_statistics(frozen, batches, lambda net, batch: net(batch), ALONE)
     assert len(list(batches)) == 2
     assert all(torch.equal(value, before[name]) for name, value in frozen.state_dict().items())
     model = network()
     model[1] = freeze_batch_norm_2d(model[1])
-    take_batch_norm_statistics(model, drawn(5, 5), lambda net, batch: net(batch), ALONE)
+    recompute_batch_norm_statistics(model, drawn(5, 5), lambda net, batch: net(batch), ALONE)
     assert torch.equal(model[1].running_mean, torch.zeros(4).double())
     assert not torch.equal(model[3].running_mean, torch.zeros(4).double())

@@ -2,7 +2,7 @@ import pytest
 
 from pcd_hub.errors import ConfigError, DataError
 from pcd_hub.train.configs.detection import CocoDataConfig
-from pcd_hub.train.detection.splits import read_splits, with_masks
+from pcd_hub.train.detection.splits import read_splits, use_masks
 from tests.train.detection.drawn_coco import draw_coco, read, write
 
 
@@ -29,7 +29,7 @@ def test_files_can_be_named_in_three_ways(root):
         )
     own, _ = read_splits(CocoDataConfig(source=root, train_split="train2017", test_split="val2017"))
     assert own.images[0].path == root / "train2017" / "0.png"
-    assert own.truth() == ours[0].truth()
+    assert own.to_coco() == ours[0].to_coco()
 
 
 def test_a_missing_split_is_named_with_the_existing_ones(root):
@@ -58,10 +58,10 @@ def test_a_split_without_objects_is_rejected(root):
 def test_either_all_objects_have_masks_or_none(root, tmp_path):
     both = read_splits(CocoDataConfig(source=root))
     boxes = read_splits(CocoDataConfig(source=draw_coco(tmp_path / "boxes", masks=False)))
-    assert with_masks("auto", *both)
-    assert not with_masks("no", *both)
-    assert not with_masks("auto", *boxes)
+    assert use_masks("auto", *both)
+    assert not use_masks("no", *both)
+    assert not use_masks("auto", *boxes)
     with pytest.raises(DataError, match=r"annotation 0 has no mask \(11 of 29 objects have none\)"):
-        with_masks("auto", boxes[0], both[0], both[1])
+        use_masks("auto", boxes[0], both[0], both[1])
     with pytest.raises(DataError, match="--detector.masks no"):
-        with_masks("yes", *boxes)
+        use_masks("yes", *boxes)

@@ -65,7 +65,9 @@ def test_what_is_difficult_counts_neither_way():
     assert ap50(split([thing(A), thing(B)]), [found(A, 0.5)]) == pytest.approx((6 / 11, 1 / 2))
     # As COCO counts it, the difficult one is an object as any other.
     truth = split([thing(A), thing(B, difficult=True)])
-    assert coco_scores(truth.truth(), [found(A, 0.5)], "bbox")[0]["AP50"] == pytest.approx(51 / 101)
+    assert coco_scores(truth.to_coco(), [found(A, 0.5)], "bbox")[0]["AP50"] == pytest.approx(
+        51 / 101
+    )
 
 
 def test_the_second_detection_of_an_object_is_wrong_even_next_to_another_object():

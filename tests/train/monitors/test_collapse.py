@@ -23,7 +23,7 @@ def warnings(caplog):
 
 def monitored(pixels, queue=None, patience=3):
     distiller = Distiller(nn.Identity(), nn.Identity(), loss=torch.nn.functional.mse_loss)
-    distiller.last_pixels = (pixels, similar(1.0))
+    distiller.last_feature_maps = (pixels, similar(1.0))
     return distiller, CollapseMonitor(distiller, queue, patience=patience)
 
 
@@ -49,7 +49,7 @@ def test_near_identical_vectors_at_the_start_have_an_epoch_to_change(warnings):
     )
     monitor.measure(4)
     assert len(warnings()) == 1
-    distiller.last_pixels = (similar(1.0), similar(1.0))
+    distiller.last_feature_maps = (similar(1.0), similar(1.0))
     assert monitor.measure(5)["pixel_cosine"] < 0.9
 
 
@@ -58,7 +58,7 @@ def test_a_healthy_student_that_collapses_is_reported_at_once(warnings, dead):
     distiller, monitor = monitored(similar(1.0), patience=100)
     before = monitor.measure(0)["pixel_rank"]
     assert not warnings()
-    distiller.last_pixels = (dead, similar(1.0))
+    distiller.last_feature_maps = (dead, similar(1.0))
     after = monitor.measure(1)["pixel_rank"]
     assert before > 10
     (warning,) = warnings()
@@ -78,7 +78,7 @@ def test_a_rank_below_the_teachers_is_no_collapse(warnings):
     for step in range(9):
         assert 4 < monitor.measure(step)["pixel_rank"] < 7
     assert not warnings()
-    distiller.last_pixels = (similar(1.0)[:, :1], ONE_LINE)
+    distiller.last_feature_maps = (similar(1.0)[:, :1], ONE_LINE)
     monitor.measure(9)
     assert not warnings(), "the teacher's own features have a rank of 1"
 
@@ -89,7 +89,7 @@ def test_values_that_are_not_finite_are_left_to_the_loss_monitor(warnings, where
     distiller, monitor = monitored(similar(1.0), KeyQueue(1000, 16))
     pixels = [similar(1.0), similar(1.0)]
     pixels[where] = pixels[where] * float("nan")
-    distiller.last_pixels = tuple(pixels)
+    distiller.last_feature_maps = tuple(pixels)
     assert monitor.measure(0) == {}
     assert not warnings()
 

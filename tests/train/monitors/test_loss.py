@@ -98,10 +98,10 @@ def test_cuda_values_are_copied_asynchronously_and_waited_for_when_read(monkeypa
     )
     monkeypatch.setattr(torch.cuda, "Event", lambda: event)
     on_host = SimpleNamespace(tolist=lambda: requests.append("read") or [1.0])
-    on_device: Any = SimpleNamespace(
+    move_to_device: Any = SimpleNamespace(
         is_cuda=True, to=lambda *where, **how: requests.append((*where, how)) or on_host
     )
-    copy = HostCopy(on_device)
+    copy = HostCopy(move_to_device)
     assert requests == [("cpu", {"non_blocking": True}), "record"]
     assert copy.tolist() == [1.0]
     assert requests[2:] == ["wait", "read"]

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from pcd_hub.data.labelled.sets import LabelledImage, SegmentationSet, class_table
+from pcd_hub.data.labelled.segmentation_set import LabelledImage, SegmentationSet, class_table
 from pcd_hub.data.loader import BatchPlan
 from pcd_hub.errors import StudentError
 from pcd_hub.train.configs.segmentation import FCNConfig, FinetuneDataConfig
-from pcd_hub.train.segmentation.batches import RandomCrop, Region, training_batches
+from pcd_hub.train.segmentation.batches import RandomCrop, Region, crop_batches
 from pcd_hub.train.segmentation.fcn import FCN, open_backbone, pixel_cross_entropy
 
 MEAN = (0.5, 0.25, 0.0)
@@ -188,7 +188,7 @@ def test_batches_are_a_pure_function_of_seed_and_step():
 
     def steps(count: int = 9, seed: int = 0, **changed) -> list[torch.Tensor]:
         plan = BatchPlan(global_batch_size=4, seed=seed, total_steps=4, **changed)
-        batches = training_batches(drawn_set(count), crop, plan, num_workers=0)
+        batches = crop_batches(drawn_set(count), crop, plan, num_workers=0)
         return [torch.cat([b.images, b.masks[:, None].expand(-1, 3, -1, -1)]) for b in batches]
 
     whole, again, later = steps(), steps(), steps(start_step=2)

@@ -3,8 +3,8 @@ import pytest
 import torch
 from pycocotools import mask as mask_codes
 
-from pcd_hub.data.labelled.coco import mask_code
-from pcd_hub.data.labelled.coco_checks import MAX_SIDE, decode_run_lengths
+from pcd_hub.data.labelled.coco import to_run_length_code
+from pcd_hub.data.labelled.coco_validation import MAX_SIDE, decode_run_lengths
 from pcd_hub.errors import DataError
 from tests.train.detection.drawn_coco import draw_coco, read, read_drawn, write
 
@@ -119,7 +119,7 @@ def test_an_invalid_annotation_is_named_with_its_file(root, name, value, message
     assert "\n" not in text
     assert len(text) < 400 + len(str(root))
     if name not in ("image_id", "category_id"):
-        annotations = read_drawn(root, bad_annotations="drop").truth()["annotations"]
+        annotations = read_drawn(root, bad_annotations="drop").to_coco()["annotations"]
         assert len(annotations) == len(content["annotations"]) - 1
 
 
@@ -131,7 +131,7 @@ def test_values_at_the_bounds_are_accepted(root):
     write(root, "train", content)
     found = read_drawn(root).images[0]
     assert len(found.objects) == 3
-    code = mask_code([[float(v) for v in polygon]], found.height, found.width)
+    code = to_run_length_code([[float(v) for v in polygon]], found.height, found.width)
     assert mask_codes.area(code) == found.height * found.width
 
 

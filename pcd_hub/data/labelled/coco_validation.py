@@ -54,7 +54,7 @@ def find_annotation_error(
     return error
 
 
-def clipped_box(box: Sequence[Number], width: int, height: int) -> Box:
+def clip_box(box: Sequence[Number], width: int, height: int) -> Box:
     """Convert [left, top, width, height] to left, top, right, bottom, clipped to the image."""
     left, top, box_width, box_height = box
     right, bottom = min(left + box_width, width), min(top + box_height, height)
@@ -83,7 +83,7 @@ def _find_box_error(box: Any, width: int, height: int) -> str | None:
     inside &= -_TOLERANCE <= top < height and top + box_height <= height + _TOLERANCE
     if not inside:
         return f"bbox {box}: expected a box inside the {width} x {height} pixels"
-    left, top, right, bottom = clipped_box(box, width, height)
+    left, top, right, bottom = clip_box(box, width, height)
     if min(right - left, bottom - top) < MIN_BOX_SIDE:
         return (
             f"bbox {box} covers {max(0, right - left):.3g} x {max(0, bottom - top):.3g} pixels of "
