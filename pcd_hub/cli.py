@@ -12,9 +12,15 @@ import pcd_hub
 from pcd_hub.errors import PCDHubError, WeightError
 from pcd_hub.files.strict_json import printable
 from pcd_hub.weights import store
-from pcd_hub.weights.catalogue import find, list_weights, record_of, unknown_parts
+from pcd_hub.weights.catalogue import (
+    find,
+    finished_export,
+    list_weights,
+    record_of,
+    unknown_parts,
+)
 from pcd_hub.weights.hub.fetch import fetch
-from pcd_hub.weights.hub.publish import finished_export, publish
+from pcd_hub.weights.hub.publish import publish
 from pcd_hub.weights.load import read_weight
 from pcd_hub.weights.record import WeightRecord
 

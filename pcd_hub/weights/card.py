@@ -12,18 +12,8 @@ from timm.models import get_pretrained_cfg, model_entrypoint
 from pcd_hub.errors import WeightError
 from pcd_hub.weights.layout import MANIFEST_FILE, WEIGHTS_FILE
 from pcd_hub.weights.manifest import record_sha256
-from pcd_hub.weights.record import LICENSED, NOT_STATED, Measurement, WeightRecord
+from pcd_hub.weights.record import HUB_LICENSES, LICENSED, NOT_STATED, Measurement, WeightRecord
 from pcd_hub.weights.safety import check_buildable
-
-HUB_LICENSES = frozenset(
-    """afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear
-    bsl-1.0 c-uda cc cc-by-2.0 cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0
-    cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0
-    cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 cdla-permissive-2.0 cdla-sharing-1.0 ecl-2.0 epl-1.0 epl-2.0
-    eupl-1.1 eupl-1.2 gfdl gpl gpl-2.0 gpl-3.0 isc lgpl lgpl-2.1 lgpl-3.0 lppl-1.3c mit mpl-2.0
-    ms-pl ncsa odbl odc-by openrail osl-3.0 pddl postgresql unlicense wtfpl zlib""".split()  # noqa: SIM905 - sixty lines else
-)
-"""Licence identifiers of the Hub; any other licence is ``other`` in a card's front matter."""
 
 NOT_MEASURED = "not measured"
 

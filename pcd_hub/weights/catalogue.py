@@ -1,5 +1,6 @@
 """List and find weights: local, fetched and published."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -67,6 +68,32 @@ def find(name: str) -> Path | None:
         return folder
     published = reference_of(name)
     return fetched_folder(published[0]) if published else None
+
+
+def finished_export(run_or_name: str | Path) -> Path:
+    """Return the folder of a finished weight.
+
+    Args:
+        run_or_name: A run's folder (its last export is used), an export's folder, or a name in the
+            local store.
+
+    Raises:
+        WeightError: If there is none.
+    """
+    path = Path(run_or_name).expanduser()
+    if path.is_dir():
+        exports = [p for p in path.iterdir() if re.fullmatch(r"export(-\d+)?", p.name)]
+        folder = max(exports, key=lambda p: (len(p.name), p.name), default=path)
+    elif store.is_name(str(run_or_name)) and (found := store.where(str(run_or_name))):
+        folder = found
+    else:
+        raise WeightError(
+            f"{run_or_name} is neither the folder of a run nor a weight in {store.home()}, which "
+            f"holds {', '.join(store.names()) or 'none'}"
+        )
+    if not (folder / MANIFEST_FILE).is_file():
+        raise WeightError(f"{folder} has no {MANIFEST_FILE}; did the run finish?")
+    return folder
 
 
 def has_weight(name: str) -> bool:

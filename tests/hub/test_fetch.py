@@ -96,11 +96,11 @@ def test_the_files_are_in_the_cache_of_every_other_program(hub, commit, model):
     assert Path(path) == fetched.folder / "model.safetensors"
     assert same_tensors(model, timm.create_model(f"hf-hub:{REPO}", pretrained=True))
     assert hub.count("GET", "/resolve|/cdn/") == before
-    (repo,) = huggingface_hub.scan_cache_dir().repos
+    (repo,) = huggingface_hub.scan_cache_dir(constants.HF_HUB_CACHE).repos
     (revision,) = repo.revisions
     assert (repo.repo_id, revision.commit_hash) == (REPO, commit)
     assert revision.size_on_disk == sum(p.stat().st_size for p in fetched.folder.iterdir())
-    huggingface_hub.scan_cache_dir().delete_revisions(commit).execute()
+    huggingface_hub.scan_cache_dir(constants.HF_HUB_CACHE).delete_revisions(commit).execute()
     assert pcd_hub.list_weights() == []
     huggingface_hub.snapshot_download(REPO)
     before = hub.count("GET", "^/cdn/")

@@ -10,8 +10,9 @@ import yaml
 from huggingface_hub import ModelCard
 
 from pcd_hub.errors import WeightError
-from pcd_hub.weights.card import HUB_LICENSES, render_card
+from pcd_hub.weights.card import render_card
 from pcd_hub.weights.manifest import read_manifest, record_sha256
+from pcd_hub.weights.record import HUB_LICENSES
 from tests.weights.making import exported, measurement, record
 
 FILES = [

@@ -13,8 +13,7 @@ from huggingface_hub import CommitOperationAdd, get_token
 
 from pcd_hub.errors import HubError, HubNotFoundError, HubUnreachableError, WeightError
 from pcd_hub.files.writable import temporary_folder, writing
-from pcd_hub.weights import store
-from pcd_hub.weights.card import HUB_LICENSES
+from pcd_hub.weights.catalogue import finished_export
 from pcd_hub.weights.create import build_model, golden_features
 from pcd_hub.weights.export import describe
 from pcd_hub.weights.hub.address import is_commit, redacted, split_reference
@@ -23,7 +22,7 @@ from pcd_hub.weights.hub.published import PublishedWeight
 from pcd_hub.weights.layout import CARD_FILE, CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from pcd_hub.weights.load import ReadWeight, read_weight
 from pcd_hub.weights.manifest import files_in, read_listed, read_manifest, sha256
-from pcd_hub.weights.record import NOT_STATED, WeightRecord
+from pcd_hub.weights.record import HUB_LICENSES, NOT_STATED, WeightRecord
 
 log = logging.getLogger("pcd_hub")
 
@@ -107,32 +106,6 @@ def publish(
 
 
 # The folder to publish.
-
-
-def finished_export(run_or_name: str | Path) -> Path:
-    """Return the folder of a finished weight.
-
-    Args:
-        run_or_name: A run's folder (its last export is used), an export's folder, or a name in the
-            local store.
-
-    Raises:
-        WeightError: If there is none.
-    """
-    path = Path(run_or_name).expanduser()
-    if path.is_dir():
-        exports = [p for p in path.iterdir() if re.fullmatch(r"export(-\d+)?", p.name)]
-        folder = max(exports, key=lambda p: (len(p.name), p.name), default=path)
-    elif store.is_name(str(run_or_name)) and (found := store.where(str(run_or_name))):
-        folder = found
-    else:
-        raise WeightError(
-            f"{run_or_name} is neither the folder of a run nor a weight in {store.home()}, which "
-            f"holds {', '.join(store.names()) or 'none'}"
-        )
-    if not (folder / MANIFEST_FILE).is_file():
-        raise WeightError(f"{folder} has no {MANIFEST_FILE}; did the run finish?")
-    return folder
 
 
 def _prepare(
