@@ -67,7 +67,7 @@ def _list(options: argparse.Namespace) -> None:
             "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
         )
     if not weights:
-        print("no weights; distil one (recipes/distill.py) or fetch one (pcd-hub fetch ORG/NAME)")
+        print("no weights; distil one (pcd-hub distill) or fetch one (pcd-hub fetch ORG/NAME)")
 
 
 def _show(options: argparse.Namespace) -> None:
