@@ -22,6 +22,7 @@ from tests.distributed.test_processes import free_ports
 from tests.stress import kill_campaign
 from tests.train.conftest import tiny, tiny_teacher, trace  # noqa: F401
 
+pytestmark = pytest.mark.stress
 DISTILL = str(Path(__file__).parents[2] / "recipes" / "distill.py")
 OPTIONS = ["--student.arch=test_vit", "--method.head=linear", "--run.no-store"]
 """No BatchNorm, whose statistics are local to each process on CPUs."""

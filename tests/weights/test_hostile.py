@@ -16,7 +16,10 @@ from tests.weights.trial import Case, Read
 
 ROOT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it forks, and reads /proc")
+pytestmark = [
+    pytest.mark.stress,
+    pytest.mark.skipif(sys.platform != "linux", reason="it forks, and reads /proc"),
+]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
