@@ -5,11 +5,11 @@ from pathlib import Path
 
 
 def read_bounded(file: Path, max_bytes: int) -> bytes:
-    """Return the content of a regular file; never block on a pipe or read a device without end.
+    """Return the content of a regular file; reject pipes and devices, which could block.
 
     Raises:
         OSError: If the file is missing, unreadable, or not a regular file.
-        ValueError: If it is larger than ``max_bytes``, or its size is not the one it reports.
+        ValueError: If it is larger than ``max_bytes``, or its content differs from its stated size.
     """
     check_is_file(file)
     with file.open("rb") as opened:

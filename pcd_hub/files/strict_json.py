@@ -1,4 +1,4 @@
-"""Strict JSON of untrusted files, and checks of its objects."""
+"""Parse JSON from untrusted files strictly, and check its objects."""
 
 import json
 import math
@@ -19,11 +19,11 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 def parse_json(raw: bytes, *, what: str, max_bytes: int) -> Any:
     """Parse strict JSON.
 
-    UTF-8 without a byte order mark, no repeated key, finite numbers, integers of at most 20
-    digits, no lone surrogates, at most 64 levels.
+    The text must be UTF-8 without a byte order mark or lone surrogates, with unique keys, finite
+    numbers, integers of at most 20 digits, and at most 64 levels of nesting.
 
     Raises:
-        WeightError: If it is anything else, or longer than ``max_bytes``.
+        WeightError: If it is not, or it is longer than ``max_bytes``.
     """
     if len(raw) > max_bytes:
         raise WeightError(f"{what} has {len(raw)} bytes, expected at most {max_bytes}")
@@ -37,7 +37,7 @@ def _parsed(raw: bytes) -> Any:
     text = raw.decode("utf-8")
     if text.startswith("\ufeff"):
         raise ValueError("it begins with a byte order mark")
-    if _depth(raw) > _MAX_DEPTH:  # before the parser, which recurses
+    if _depth(raw) > _MAX_DEPTH:  # checked first, because the parser recurses
         raise ValueError(f"it is nested deeper than {_MAX_DEPTH} levels")
     value = json.loads(
         text,
@@ -46,13 +46,13 @@ def _parsed(raw: bytes) -> Any:
         parse_float=_finite_float,
         parse_constant=_finite_float,
     )
-    if "\\u" in text:  # a lone surrogate can be escaped, but not be encoded
+    if "\\u" in text:  # raises on lone surrogates, which cannot be encoded
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     return value
 
 
 def _depth(raw: bytes) -> int:
-    """Return the deepest nesting of brackets outside strings, in linear time."""
+    """Return the maximum nesting depth of brackets outside strings, in linear time."""
     brackets = _STRING.sub(b"", raw).translate(None, _NOT_BRACKETS)
     return max(accumulate(1 if byte in b"[{" else -1 for byte in brackets), default=0)
 
@@ -67,7 +67,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _short_int(text: str) -> int:
-    if len(text) > _MAX_DIGITS or text == "-0":  # which safetensors reads as a float
+    if len(text) > _MAX_DIGITS or text == "-0":  # safetensors reads -0 as a float
         raise ValueError(f"{shown(text)} is not an integer of at most {_MAX_DIGITS} digits")
     return int(text)
 
@@ -87,24 +87,24 @@ class Field(NamedTuple):
 
 
 def whole(low: int, high: int) -> Field:
-    """Return a check for integers, which True is not."""
+    """Return a check for integers, excluding booleans."""
     return Field(lambda v: type(v) is int and low <= v <= high, f"an integer from {low} to {high}")
 
 
 def number(low: float, high: float) -> Field:
-    """Return a check for numbers."""
+    """Return a check for numbers, excluding booleans."""
     return Field(
         lambda v: type(v) in {int, float} and low <= v <= high, f"a number from {low} to {high}"
     )
 
 
 def matching(pattern: str, bound: str) -> Field:
-    """Return a check for strings that the pattern matches from end to end."""
+    """Return a check for strings that match the whole pattern."""
     return Field(lambda v: isinstance(v, str) and bool(re.fullmatch(pattern, v)), bound)
 
 
 def one_of(values: Collection[Any]) -> Field:
-    """Return a check for these values, of the same type."""
+    """Return a check for these values; the type must match as well."""
     return Field(
         lambda v: any(type(v) is type(value) and v == value for value in values),
         " or ".join(map(str, values)),
@@ -112,7 +112,7 @@ def one_of(values: Collection[Any]) -> Field:
 
 
 def optional(field: Field) -> Field:
-    """Return the check for a field that may be absent."""
+    """Return the same check for an optional field."""
     return field._replace(required=False)
 
 
@@ -125,7 +125,7 @@ def several(item: Field, low: int, high: int) -> Field:
 
 
 def or_null(*fields: Field) -> Field:
-    """Return a check for values that fit one of ``fields``, are null or absent."""
+    """Return a check for values that fit one of ``fields``, or are null or absent."""
     return Field(
         lambda v: v is None or any(field.fits(v) for field in fields),
         " or ".join([*(field.bound for field in fields), "null"]),
@@ -141,10 +141,10 @@ SHA256 = matching(r"[0-9a-f]{64}", "64 lower-case hex digits")
 
 
 def check_fields(found: Any, fields: Mapping[str, Field], *, what: str) -> None:
-    """Check that ``found`` is an object of these fields and no others.
+    """Check that ``found`` is an object with these fields and no others.
 
     Raises:
-        WeightError: Naming the key, what was found and the bound.
+        WeightError: If it is not; the message gives the key, the value found and the one expected.
     """
     if not isinstance(found, dict):
         raise WeightError(f"{what} is {shown(found)}, not an object")
@@ -162,12 +162,12 @@ def check_fields(found: Any, fields: Mapping[str, Field], *, what: str) -> None:
 
 
 def printable(line: str) -> str:
-    """Return ``line`` without characters that a terminal obeys."""
+    """Replace unprintable characters, such as terminal control codes, by "?"."""
     return "".join(c if c.isprintable() else "?" for c in line)
 
 
 def shown(value: object) -> str:
-    """Return ``value`` for a message: short, in ASCII that no terminal obeys."""
+    """Format ``value`` for a message: short, in ASCII, without terminal control codes."""
     short = reprlib.Repr()
     short.maxlevel, short.maxstring, short.maxother = 1, 60, 60
     return short.repr(value).encode("ascii", "backslashreplace").decode()[:120]

@@ -1,4 +1,4 @@
-"""Check that folders can be written before hours of work depend on it."""
+"""Check early, before a long run, that folders are writable."""
 
 import errno
 import os
@@ -16,23 +16,23 @@ _TEMPORARY_REMEDY = "make room there, or set TMPDIR to another folder"
 
 
 def check_writable(folder: Path, *, what: str, remedy: str, num_bytes: int = 0) -> None:
-    """Write and remove a small file in ``folder``, or in the parent where it would be created.
+    """Check that ``folder`` is writable, by writing and removing a small file.
 
     Args:
-        folder: It need not exist, and is not created.
-        what: The folder's name in the error, as "the store".
-        remedy: The end of the error.
-        num_bytes: The free space that is needed.
+        folder: The folder; if it does not exist, its nearest existing parent is checked instead.
+        what: Name of the folder in the error message, such as "the store".
+        remedy: Remedy at the end of the error message.
+        num_bytes: The free space needed.
 
     Raises:
-        ConfigError: If the folder cannot be written, or has less free space.
+        ConfigError: If the folder is not writable, or has less free space.
     """
-    if "\0" in str(folder):  # else it looks like a folder that can be created
+    if "\0" in str(folder):  # or it would pass as a folder that can be created
         raise ConfigError(f"{what} {str(folder)!r} contains a NUL character; {remedy}")
     try:
         existing = next(path for path in (folder, *folder.absolute().parents) if _is_folder(path))
         with tempfile.TemporaryDirectory(prefix=".pcd-hub-", dir=existing) as scratch:
-            # Flushed, as some file systems report a full disk no sooner.
+            # Flushed, because some file systems report a full disk only then.
             atomic_write(Path(scratch) / "probe", bytes(_PROBE_BYTES))
         free = shutil.disk_usage(existing).free
     except OSError as error:
@@ -47,14 +47,14 @@ def check_writable(folder: Path, *, what: str, remedy: str, num_bytes: int = 0) 
 
 
 def check_temporary_folder(*, num_bytes: int = 0) -> None:
-    """Check the folder of temporary files with :func:`check_writable`.
+    """Check that the folder of temporary files is writable.
 
     Raises:
-        ConfigError: If it cannot be written, or has less free space than ``num_bytes``.
+        ConfigError: If it is not, or has less free space than ``num_bytes``.
     """
     try:
         folder = tempfile.gettempdir()
-    except FileNotFoundError as error:  # after TMPDIR, /tmp ... and the working folder
+    except FileNotFoundError as error:  # TMPDIR, /tmp ... and the working folder all failed
         raise ConfigError(
             "no folder for temporary files can be written (TMPDIR, /tmp, /var/tmp, the working "
             "folder); set TMPDIR to one with room"
@@ -87,7 +87,7 @@ def temporary_folder() -> Iterator[Path]:
 
 @contextmanager
 def writing(place: Path | str, *, remedy: str) -> Iterator[None]:
-    """Turn any OSError inside the block into a WeightError of one line.
+    """Turn any OSError inside the block into a one-line WeightError.
 
     Raises:
         WeightError: For any OSError inside the block.
@@ -101,7 +101,7 @@ def writing(place: Path | str, *, remedy: str) -> Iterator[None]:
 
 
 def _is_folder(path: Path) -> bool:
-    """Return False if nothing has that name; raise if it is no folder, as a broken link is."""
+    """Return whether the path exists; raise if it is not a folder (a file or a broken link)."""
     if not os.path.lexists(path):
         return False
     if not path.is_dir():

@@ -1,4 +1,4 @@
-"""Atomic writes: readers see the old file or the new one, complete."""
+"""Atomic writes: readers see either the old file or the complete new one."""
 
 import os
 import secrets
@@ -10,12 +10,12 @@ from pathlib import Path
 
 
 def atomic_write(path: Path, content: str | bytes, *, mode: int | None = None) -> None:
-    """Write ``content`` (text as UTF-8, newlines as they are) to ``path``, complete or not at all.
+    """Write ``content`` to ``path`` atomically; text is encoded as UTF-8, newlines unchanged.
 
     Args:
         path: The file to create or replace.
-        content: What it will hold.
-        mode: Its permissions, whatever the umask; by the umask if not given.
+        content: The new content.
+        mode: Permissions, regardless of the umask; default: as the umask allows.
 
     Raises:
         OSError: If the write fails; ``path`` is then unchanged.
@@ -26,14 +26,14 @@ def atomic_write(path: Path, content: str | bytes, *, mode: int | None = None) -
 
 @contextmanager
 def atomic_file(path: Path, *, mode: int | None = None) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` for the block to write; rename it to ``path`` after.
+    """Yield a temporary path in the same folder; rename it to ``path`` after the block.
 
-    The content is flushed to disk before the rename, and the rename before this returns. If the
-    block raises, ``path`` is unchanged. Only a killed process leaves its ``.*.draft`` file behind.
+    The content is flushed to disk before the rename, and the folder after it. If the block raises,
+    ``path`` is unchanged. Only a killed process leaves its ``.*.draft`` file behind.
 
     Args:
         path: The file to create or replace.
-        mode: As for :func:`atomic_write`.
+        mode: Permissions; see :func:`atomic_write`.
     """
     draft = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.draft")
     try:
@@ -51,9 +51,9 @@ def atomic_file(path: Path, *, mode: int | None = None) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder for the block to fill; rename it to ``folder``, a new one, after.
+    """Yield a temporary folder for the block to fill; then rename it to the new ``folder``.
 
-    It is readable by every user. If the block raises, nothing is left.
+    The folder is readable by every user. If the block raises, nothing is left behind.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -66,7 +66,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 def _flush_folder(folder: Path) -> None:
-    if os.name == "nt":  # opens no folders
+    if os.name == "nt":  # Windows cannot open folders
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""Read self-supervised checkpoints into timm's keys; every key must be accounted for."""
+"""Read self-supervised checkpoints and rename their keys to timm's; unknown keys are errors."""
 
 import hashlib
 import reprlib
@@ -19,21 +19,21 @@ _MAX_HEAD_LAYERS = 100
 
 
 class Checkpoint(NamedTuple):
-    """The parts of a checkpoint that make a teacher."""
+    """Encoder and trained head of a checkpoint."""
 
     encoder: State
-    """Under timm's names."""
+    """Weights with timm's keys."""
     head: nn.Sequential | None
     sha256: str
-    """Hash of the bytes that were parsed."""
+    """Hash of the file's content."""
 
 
 def read_checkpoint(file: Path, layout: CheckpointLayout) -> Checkpoint:
-    """Read encoder weights under timm's names, and the trained head.
+    """Read the encoder's weights, with timm's keys, and the trained head.
 
     Raises:
-        TeacherError: If the file is missing, damaged or of another layout, or holds a key that the
-            layout does not have or a value that is not finite.
+        TeacherError: If the file is missing or damaged, has another layout, or contains an unknown
+            key, NaN or infinity.
     """
     loaded, content = load_tensor_file(file, published=layout.published)
     state = _without_ddp_prefix(_state_dict(loaded, layout, file))
@@ -73,7 +73,7 @@ def read_checkpoint(file: Path, layout: CheckpointLayout) -> Checkpoint:
 def head_from_state(state: Mapping[str, Tensor], file: Path) -> nn.Sequential:
     """Rebuild an ``nn.Sequential`` of Linear, BatchNorm1d and ReLU from its state dict.
 
-    Missing numbers are ReLUs.
+    A missing layer number is a ReLU.
 
     Raises:
         TeacherError: If a layer is neither Linear nor BatchNorm1d, or the layers do not fit
@@ -149,7 +149,7 @@ def _summary(state: Mapping[str, Tensor]) -> str:
 
 
 def _hint(state: Mapping[str, Tensor]) -> str:
-    """Guess what the file is, most specific prefix first."""
+    """Guess the layout of the file, trying the longest prefixes first."""
     if any(key.startswith("base_encoder.") for key in state):
         return "; MoCo v3's teacher is the momentum encoder, and this is the other one"
     if "conv1.weight" in state and "fc.weight" in state:

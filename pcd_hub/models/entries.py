@@ -1,10 +1,10 @@
-"""Entries in timm: the tag ``pcd`` on stock architectures, and the model ``resnet18_mhsa``.
+"""Entries in timm: the tag ``pcd`` for stock architectures, and the model ``resnet18_mhsa``.
 
 A cfg is appended to the ``default_cfgs`` of the architecture's module, and its entrypoint is
-registered again; only timm's listing needs a private name. No architecture's default tag changes.
-Weights are looked up when a model is built with ``pretrained=True``, not at import, so that newly
-trained ones are found, and timm gets the verified tensors. timm's listing (``list_pretrained``,
-``is_model_pretrained``) looks them up when it is called.
+registered again; only timm's listing requires a private attribute. The default tag of each
+architecture is unchanged. Weights are looked up when a model is built with ``pretrained=True``,
+not at import, so newly trained weights are found, and timm receives verified tensors. timm's
+listing (``list_pretrained``, ``is_model_pretrained``) looks them up when it is called.
 """
 
 import functools
@@ -54,13 +54,13 @@ STOCK_ARCHITECTURES = (
     "edgenext_small",
     "vit_tiny_patch16_224",
 )
-"""timm architectures that get the tag."""
+"""timm architectures that get the tag ``pcd``."""
 
 ReadByName = Callable[[str], Mapping[str, torch.Tensor]]
-"""Name of a weight, as ``resnet18.pcd`` -> its verified tensors."""
+"""Maps the name of a weight, such as ``resnet18.pcd``, to its verified tensors."""
 
 HasWeight = Callable[[str], bool]
-"""Name of a weight -> whether it is found."""
+"""Maps the name of a weight to whether it exists."""
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
@@ -84,7 +84,7 @@ def pcd_cfg(
     input_size: tuple[int, int, int] = (3, 224, 224),
     fixed_input_size: bool = False,
 ) -> PcdCfg:
-    """Return the cfg of one entry from the architecture's structural fields."""
+    """Return the cfg of an entry, given the fields that depend on the architecture."""
     return PcdCfg(
         input_size=input_size,
         fixed_input_size=fixed_input_size,
@@ -106,7 +106,7 @@ def check_architecture(architecture: str) -> None:
     """Check that timm has the architecture.
 
     Raises:
-        StudentError: If not, with the nearest that it has.
+        StudentError: If it does not; the message suggests the closest name.
     """
     if not is_model(architecture):
         raise StudentError(
@@ -115,7 +115,7 @@ def check_architecture(architecture: str) -> None:
 
 
 def entry_cfg(architecture: str) -> PcdCfg:
-    """Return the cfg, without a source, of the ``pcd`` weight of a timm architecture."""
+    """Return the cfg of an architecture's ``pcd`` weight, without a source of weights."""
     base = get_pretrained_cfg(architecture)
     if base is None:
         raise StudentError(f"timm has no pretrained_cfg for {architecture}; is it an old alias?")
@@ -130,24 +130,24 @@ def entry_cfg(architecture: str) -> PcdCfg:
 
 
 def size_argument(architecture: str, image_size: int) -> dict[str, Any]:
-    """Return ``img_size`` for ``timm.create_model`` if the input size is fixed, else nothing."""
+    """Return ``img_size`` for ``timm.create_model`` if the input size is fixed, else {}."""
     return {"img_size": image_size} if entry_cfg(architecture).fixed_input_size else {}
 
 
 def build_arguments(architecture: str, image_size: int) -> dict[str, Any]:
-    """Return arguments that build the model of ``pretrained=True``, up to its weights."""
-    # timm 1.0.31, efficientnet.py: fbnetc_100 has another epsilon if pretrained.
+    """Return the arguments that build the same model as ``pretrained=True``, without weights."""
+    # timm 1.0.31, efficientnet.py: fbnetc_100 has a different epsilon if pretrained.
     extra = {"bn_eps": 1e-3} if architecture == "fbnetc_100" else {}
     return {**size_argument(architecture, image_size), **extra}
 
 
 def build_skeleton(architecture: str, **arguments: Any) -> torch.nn.Module:
-    """Build a headless model for its names and shapes, on the meta device where possible."""
+    """Build a model without a head, on the meta device if possible, to inspect its shapes."""
     build = functools.partial(timm.create_model, architecture, num_classes=0, **arguments)
     try:
         with torch.device("meta"):
             return build()
-    except (RuntimeError, NotImplementedError):  # it computes with values, which meta tensors lack
+    except (RuntimeError, NotImplementedError):  # the constructor needs the tensors' values
         return build()
 
 
@@ -179,7 +179,7 @@ default_cfgs = generate_default_cfgs(
 
 
 def resnet18_mhsa(pretrained: bool = False, **kwargs: Any) -> torch.nn.Module:  # noqa: FBT001, FBT002 - timm's signature
-    """ResNet-18 with eight-head self-attention as last child of ``layer4``; 12.2 M parameters."""
+    """ResNet-18 with eight-head self-attention at the end of ``layer4``; 12.2 M parameters."""
     return build_model_with_cfg(
         ResNetMhsa,  # pyright: ignore[reportArgumentType]
         "resnet18_mhsa",
@@ -191,7 +191,7 @@ def resnet18_mhsa(pretrained: bool = False, **kwargs: Any) -> torch.nn.Module:  
 
 
 class PretrainedNames(set[str]):
-    """timm's set of models with weights; ``pcd`` entries are looked up when they are tested."""
+    """timm's set of models with weights, with membership of ``pcd`` entries computed on demand."""
 
     def __init__(self, timms: Iterable[str], has_weight: HasWeight) -> None:
         super().__init__(timms)
@@ -209,7 +209,7 @@ class PretrainedNames(set[str]):
 
 
 def register_entries(read_by_name: ReadByName, has_weight: HasWeight) -> None:
-    """Register the entries with timm; safe to call any number of times.
+    """Register the entries with timm; repeated calls are safe.
 
     Args:
         read_by_name: Called when an entry is built with ``pretrained=True``.
@@ -218,15 +218,15 @@ def register_entries(read_by_name: ReadByName, has_weight: HasWeight) -> None:
     _register_quietly(_with_weights(resnet18_mhsa, "resnet18_mhsa", read_by_name))
     for architecture in filter(is_model, STOCK_ARCHITECTURES):
         _add_tag(architecture, read_by_name)
-    # timm records at registration which models have weights, under a private name.
+    # timm records at registration which models have weights, in a private attribute.
     if isinstance(known := getattr(timm_registry, "_model_has_pretrained", None), set):
         timm_registry._model_has_pretrained = PretrainedNames(known, has_weight)
 
 
 def _weight_of(name: str) -> str | None:
-    """Return the ``pcd`` weight of a timm model name, if it is one."""
+    """Return the ``pcd`` weight that a timm model name refers to, if any."""
     architecture, _, tag = name.partition(".")
-    if tag == TAG or (architecture == "resnet18_mhsa" and not tag):  # its default
+    if tag == TAG or (architecture == "resnet18_mhsa" and not tag):  # the default tag
         return f"{architecture}.{TAG}"
     return None
 
@@ -244,17 +244,17 @@ def _add_tag(architecture: str, read_by_name: ReadByName) -> None:
     module_cfgs = getattr(sys.modules[entrypoint.__module__], "default_cfgs", {})
     known = module_cfgs[architecture]
     if type(known.cfgs.get(TAG)) is PretrainedCfg:
-        return  # timm has this tag itself
+        return  # timm already has a tag of this name
     known.cfgs[TAG] = entry_cfg(architecture)
     if TAG not in known.tags:
-        known.tags.append(TAG)  # the first is the default: append
+        known.tags.append(TAG)  # appended, because the first tag is the default
     _register_quietly(_with_weights(entrypoint, architecture, read_by_name))
 
 
 def _with_weights(
     entrypoint: Callable[..., torch.nn.Module], architecture: str, read_by_name: ReadByName
 ) -> Callable[..., torch.nn.Module]:
-    """Wrap an entrypoint so that the tag ``pcd`` loads the tensors of ``read_by_name``."""
+    """Wrap an entrypoint so that the tag ``pcd`` loads the tensors from ``read_by_name``."""
 
     @functools.wraps(entrypoint)
     def build(pretrained: bool = False, **arguments: Any) -> torch.nn.Module:  # noqa: FBT001, FBT002 - timm's signature
@@ -269,7 +269,7 @@ def _with_weights(
 
 
 def _is_ours(architecture: str, arguments: Mapping[str, Any]) -> bool:
-    """Return whether the tag is ``pcd`` and the caller passes no other source."""
+    """Return whether the tag is ``pcd`` and the caller passes no other source of weights."""
     cfg = arguments.get("pretrained_cfg") or get_pretrained_cfg(architecture)
     facts = {"tag": cfg} if isinstance(cfg, str) else cfg if isinstance(cfg, dict) else vars(cfg)
     overlay = arguments.get("pretrained_cfg_overlay") or {}
@@ -279,7 +279,7 @@ def _is_ours(architecture: str, arguments: Mapping[str, Any]) -> bool:
 
 def _register_quietly(entrypoint: Callable[..., Any]) -> None:
     name = entrypoint.__name__
-    with warnings.catch_warnings():  # registered again under its own name, on purpose
+    with warnings.catch_warnings():  # overwritten on purpose
         warnings.filterwarnings(
             "ignore", message=f"Overwriting {name} in registry", category=UserWarning
         )

@@ -1,6 +1,6 @@
 """Fold the batch norms of a frozen network into the convolutions before them.
 
-In eval mode ``norm(conv(x))`` is one convolution with other weights.
+In eval mode, ``norm(conv(x))`` equals a single convolution with different weights.
 """
 
 import contextlib
@@ -12,19 +12,19 @@ from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-_CONVOLUTIONS = (nn.Conv2d, Conv2dSame)  # exact types: a subclass may standardise its weights
-_NORMS = (nn.BatchNorm2d, BatchNormAct2d)  # and do more than normalise
+_CONVOLUTIONS = (nn.Conv2d, Conv2dSame)  # exact types: a subclass may standardise its weights,
+_NORMS = (nn.BatchNorm2d, BatchNormAct2d)  # or do more than normalise
 
 
 def fold_batch_norms(network: nn.Module, images: Tensor) -> int:
-    """Fold, in place, every batch norm that directly follows a convolution; return their number.
+    """Fold every batch norm that directly follows a convolution, in place; return their number.
 
-    The pairs are found in one forward pass. Whether anything else uses the convolution's output is
-    **not** detected: compare the network's outputs before and after.
+    The pairs are found in one forward pass. Other uses of a convolution's output are **not**
+    detected: compare the network's outputs before and after.
 
     Args:
         network: A network in eval mode, without gradients.
-        images: Its input for the forward pass.
+        images: Input for the forward pass.
     """
     with _followers(network) as pairs, torch.no_grad():
         network(images)
@@ -40,12 +40,12 @@ def fold_batch_norms(network: nn.Module, images: Tensor) -> int:
 
 @contextlib.contextmanager
 def _followers(network: nn.Module) -> Iterator[dict[str, tuple[nn.Conv2d, nn.BatchNorm2d]]]:
-    """Yield a dict: name of a batch norm -> the convolution whose output it received, and itself.
+    """Yield a dict from a batch norm's name to the preceding convolution and the batch norm.
 
-    Forward passes inside the block fill it. A module that was called twice is in no pair.
+    Forward passes inside the block fill it. Modules that are called more than once are left out.
     """
     pairs: dict[str, tuple[nn.Conv2d, nn.BatchNorm2d]] = {}
-    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # holds the tensors, so that no id comes back
+    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # keeps the tensors, so that ids are unique
     called: set[nn.Module] = set()
     repeated: set[nn.Module] = set()
 
@@ -76,7 +76,7 @@ def _followers(network: nn.Module) -> Iterator[dict[str, tuple[nn.Conv2d, nn.Bat
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    """Compute in float64, as quotients of small variances lose digits."""
+    """Fold one pair in float64, because division by small variances loses precision."""
 
     def exact(value: Tensor | None) -> Tensor | None:
         return None if value is None else value.detach().double()

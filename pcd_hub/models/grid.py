@@ -1,4 +1,4 @@
-"""Feature maps of any timm CNN or ViT, and their resampling."""
+"""Feature maps of timm CNNs and ViTs, and their resampling."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ from pcd_hub.errors import StudentError, first_line
 class PixelGrid(nn.Module):
     """A timm model as ``images (B, 3, H, W) -> last feature map (B, num_channels, h, w)``.
 
-    Built by :func:`pixel_grid`, which probes how the model arranges its features.
+    Use :func:`pixel_grid` to build one: it detects the layout of the model's features.
     """
 
     def __init__(
@@ -23,7 +23,7 @@ class PixelGrid(nn.Module):
         super().__init__()
         self.model = model
         self.num_channels = num_channels
-        """C of the probed map; ``num_features`` is another layer's in MobileNetV3, GhostNet ..."""
+        """Channels of the map; ``num_features`` differs in MobileNetV3, GhostNet and others."""
         self._to_map = to_map
 
     def forward(self, images: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b c h w"]:
@@ -34,15 +34,15 @@ class PixelGrid(nn.Module):
 def pixel_grid(model: nn.Module, *, image_size: int | None = None) -> PixelGrid:
     """Wrap a timm model so that it returns its last feature map as ``(B, C, h, w)``.
 
-    Prefix tokens of ViTs are dropped, channels-last maps permuted. The model is probed once, in
-    eval mode and without gradients, with black images; its mode is restored.
+    Prefix tokens of ViTs are dropped, and channels-last maps are permuted. The layout is detected
+    by one forward pass of black images in eval mode; the model's mode is restored.
 
     Args:
         model: Any timm model with ``forward_features``.
-        image_size: Height and width of the probe in pixels; the model's input size if not given.
+        image_size: Height and width of the black images in pixels; default: the model's input size.
 
     Raises:
-        StudentError: If the model has no feature map, or cannot take ``image_size``.
+        StudentError: If the model has no feature map, or does not accept ``image_size``.
     """
     name = architecture(model)
     if not hasattr(model, "forward_features"):
@@ -66,12 +66,12 @@ def pixel_grid(model: nn.Module, *, image_size: int | None = None) -> PixelGrid:
 
 
 class Resample(nn.Module):
-    """Resample feature maps ``(B, C, h, w)``, with the mean of each channel unchanged.
+    """Resample feature maps ``(B, C, h, w)``, preserving the mean of each channel.
 
-    So the mean remains the output of the teacher's vector head (``pcd_hub.to_pixel_head``), whether
-    or not one size divides the other. Along each axis, a new cell is the mean over its exact
-    footprint: of the old cells where the new map is coarser, of the linear interpolation between
-    them where it is finer. The result is float32 (float64 for float64).
+    The mean therefore still equals the output of the teacher's vector head
+    (``pcd_hub.to_pixel_head``), even if neither size divides the other. Along each axis, a new cell
+    is the mean over the area it covers: of the old cells if the new map is coarser, of their linear
+    interpolation if it is finer. The result is float32 (float64 for float64 input).
 
     Args:
         old: Height and width of the input.
@@ -88,16 +88,16 @@ class Resample(nn.Module):
 
     def forward(self, pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c new_h new_w"]:
         exact = torch.promote_types(pixels.dtype, torch.float32)
-        with torch.autocast(pixels.device.type, enabled=False):  # or the mean is bfloat16's
+        with torch.autocast(pixels.device.type, enabled=False):  # bfloat16 would change the mean
             rows, columns = self.rows.to(exact), self.columns.to(exact)
             return torch.einsum("yh, bchw, xw -> bcyx", rows, pixels.to(exact), columns)
 
 
 def _axis_weights(old: int, new: int) -> Float[Tensor, "new old"]:
-    """Return the weight of each old cell in each new one; rows sum to 1, columns to new / old.
+    """Return the weight of each old cell in each new cell; rows sum to 1, columns to new / old.
 
-    On a fine grid that both divide, every footprint is whole; twice as fine for the interpolation,
-    which bends at the middle of each old cell.
+    The weights are averaged on a fine grid of old * new points, in which both kinds of cells span
+    whole points. Interpolation needs twice as many, as its slope changes at the cells' centres.
     """
     cells = torch.eye(old, dtype=torch.float64)
     if new <= old:
@@ -122,8 +122,8 @@ def _pretrained_cfg(model: nn.Module) -> dict[str, Any]:
 
 
 def _layout(model: nn.Module, features: object, name: str) -> Callable[[Any, Tensor], Tensor]:
-    """Return a function from this model's features to ``(B, C, h, w)``, given a probe's output."""
-    if isinstance(features, list | tuple) and features:  # CoaT, CrossViT: the coarsest comes last
+    """Return a function that converts such features of this model to ``(B, C, h, w)``."""
+    if isinstance(features, list | tuple) and features:  # CoaT, CrossViT: the coarsest is last
         of_last = _layout(model, features[-1], name)
         return lambda branches, images: of_last(branches[-1], images)
     shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
@@ -146,7 +146,7 @@ def _layout(model: nn.Module, features: object, name: str) -> Callable[[Any, Ten
 
 
 def _num_prefix_tokens(model: nn.Module, tokens: int) -> int:
-    """Return the model's number unless that leaves no grid: VOLO, CoaT omit a class token."""
+    """Return the number of prefix tokens; VOLO and CoaT do not count their class token."""
     stated = int(getattr(model, "num_prefix_tokens", 0))
     has_class_token = any(name.startswith("cls_token") for name, _ in model.named_parameters())
     return 1 if has_class_token and not _is_square(tokens - stated) else stated
@@ -173,7 +173,7 @@ def _from_nhwc(features: Tensor, images: Tensor) -> Tensor:
 
 
 def _from_ncl(features: Tensor, images: Tensor) -> Tensor:
-    """Reshape ``(B, C, h * w)`` to a map, with ``h / w`` as in the images."""
+    """Reshape ``(B, C, h * w)`` to a map with the aspect ratio of the images."""
     height = round((features.shape[2] * images.shape[2] / images.shape[3]) ** 0.5)
     return features.unflatten(2, (height, -1))
 

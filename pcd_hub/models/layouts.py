@@ -1,4 +1,4 @@
-"""Layouts of self-supervised checkpoints: where the encoder and its trained head are in a file."""
+"""Layouts of self-supervised checkpoints: the keys of the encoder and its trained head."""
 
 from dataclasses import dataclass, replace
 
@@ -9,25 +9,25 @@ from pcd_hub.errors import TeacherError, nearest
 class CheckpointLayout:
     """Key prefixes of one family of checkpoints.
 
-    Prefixes are without the ``module.`` of DistributedDataParallel, which is dropped if all keys
-    have it. A key under none of them is an error.
+    The prefixes do not include DistributedDataParallel's ``module.``, which is removed if all keys
+    have it. A key that matches no prefix is an error.
     """
 
     architecture: str
-    """The timm architecture whose keys the encoder has."""
+    """The encoder's architecture in timm."""
     container: str | None
     """Key of the state dict in the file; None if the file is the state dict."""
     encoder: str
-    """Prefix of the encoder to use."""
+    """Prefix of the teacher's encoder."""
     head: str | None
-    """Prefix of the trained head, numbered as an ``nn.Sequential``.
+    """Prefix of the trained head, whose layers are numbered like an ``nn.Sequential``.
 
     None if the family has no head that can be applied to a feature map.
     """
     unused: tuple[str, ...] = ()
-    """Prefixes of the other branch, the predictor, prototypes."""
+    """Prefixes to ignore: the other branch, the predictor, the prototypes."""
     published: str = ""
-    """Instructions to download such a file, for the error if it is missing."""
+    """Download instructions, for the error message if the file is missing."""
 
 
 _MOCOV3 = CheckpointLayout(
@@ -66,23 +66,23 @@ LAYOUTS: dict[str, CheckpointLayout] = {
     ),
     "dino_r50": _BACKBONE,
 }
-"""Layouts by the scheme of a teacher's source: ``mocov3_r50:FILE``.
+"""Layouts by name, which is the scheme in a teacher's source, such as ``mocov3_r50:FILE``.
 
-``dino_r50`` is DINO's backbone file; its head (GELU, a normalisation) cannot work on feature maps.
+``dino_r50`` is DINO's backbone file: DINO's head (GELU, L2 norm) cannot be applied to feature maps.
 """
 
 FAMILIES = ("mocov3", "resnet")
-"""Schemes with an architecture: ``mocov3:ARCH:FILE``, ``resnet:ARCH:FILE``."""
+"""Schemes that take an architecture: ``mocov3:ARCH:FILE``, ``resnet:ARCH:FILE``."""
 
 
 def layout_of(name: str, architecture: str = "") -> CheckpointLayout:
     """Return a layout by its name in ``LAYOUTS``, or by its family and ``architecture``.
 
-    ``mocov3`` is what ``recipes/pretrain.py`` writes, for any timm ResNet; ``resnet`` the plain
-    state dict of a torchvision or timm ResNet, supervised or not, without its classifier.
+    ``mocov3`` is the format of ``recipes/pretrain.py``, for any timm ResNet. ``resnet`` is the
+    state dict of a torchvision or timm ResNet, supervised or not; its classifier is ignored.
 
     Raises:
-        TeacherError: If the name is unknown, or a family comes without an architecture.
+        TeacherError: If the name is unknown, or a family is given without an architecture.
     """
     if name in FAMILIES and not architecture:
         raise TeacherError(f"{name} needs an architecture, as in {name}:resnet50")

@@ -1,4 +1,4 @@
-"""A converted teacher's folder: ``teacher.safetensors`` (head included) and ``teacher.json``."""
+"""Folder of a converted teacher: ``teacher.safetensors`` (with the head) and ``teacher.json``."""
 
 import json
 from pathlib import Path
@@ -23,9 +23,9 @@ class TeacherFolder(NamedTuple):
 
     facts: dict[str, Any]
     backbone: State
-    """Under timm's names."""
+    """Weights with timm's keys."""
     head: nn.Sequential | None
-    """The vector head as it was trained."""
+    """The trained vector head, before its conversion to a pixel head."""
 
 
 def save_teacher(
@@ -36,7 +36,7 @@ def save_teacher(
     The tensors are named ``backbone.*`` and ``head.*``; the head's layers are added to the facts.
 
     Raises:
-        TeacherError: If the head cannot be applied to feature maps; nothing is written then.
+        TeacherError: If the head cannot be applied to feature maps; nothing is then written.
         OSError: If the folder cannot be written.
     """
     if head is not None:
@@ -51,10 +51,10 @@ def save_teacher(
 
 
 def read_teacher_folder(folder: Path) -> TeacherFolder:
-    """Read and check what :func:`save_teacher` wrote.
+    """Read and check a folder written by :func:`save_teacher`.
 
     Raises:
-        TeacherError: If a file is missing or damaged, or the head is not the one that is stated.
+        TeacherError: If a file is missing or damaged, or the head differs from ``teacher.json``.
     """
     try:
         facts = _read_facts(folder / TEACHER_FACTS)
@@ -80,7 +80,7 @@ def read_teacher_folder(folder: Path) -> TeacherFolder:
 
 
 def format_layers(head: nn.Sequential | None) -> str:
-    """Return the class names of the head's layers, as "Linear-ReLU-Linear"; "none" without one."""
+    """Format the head's layers as "Linear-ReLU-Linear"; "none" if there is no head."""
     return "none" if head is None else "-".join(type(layer).__name__ for layer in head)
 
 

@@ -1,13 +1,13 @@
 """Load a teacher from its source.
 
 ==============================  ====================================================================
-``quickstart``                  the small teacher inside this package
+``quickstart``                  the small teacher included in this package
 ``timm:NAME``                   timm's pretrained weights, without a head
-``hf-hub:ORG/NAME[@REV]``       the same from a Hub repository
-``local-dir:DIR``               a folder in timm's layout, or with ``teacher.json`` (head included)
+``hf-hub:ORG/NAME[@REV]``       timm weights from a Hub repository, without a head
+``local-dir:DIR``               a folder in timm's layout, or with ``teacher.json`` (and a head)
 ``mocov3_r50:FILE`` ...         a self-supervised checkpoint with its head (``layouts.LAYOUTS``)
-``mocov3:ARCH:FILE``            what ``recipes/pretrain.py`` writes, for any timm ResNet
-``resnet:ARCH:FILE``            the plain weights of a torchvision or timm ResNet, without a head
+``mocov3:ARCH:FILE``            a checkpoint of ``recipes/pretrain.py``, for any timm ResNet
+``resnet:ARCH:FILE``            the weights of a torchvision or timm ResNet, without a head
 ==============================  ====================================================================
 """
 
@@ -48,7 +48,7 @@ class _Parts:
 
     model: nn.Module
     head: nn.Sequential | None = None
-    """The vector head as it was trained."""
+    """The trained vector head, before its conversion to a pixel head."""
     license: str = "not stated"
     mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN
     std: tuple[float, ...] = IMAGENET_DEFAULT_STD
@@ -58,19 +58,19 @@ class _Parts:
 def load_teacher(
     source: str, *, image_size: int | None = None, keep_last_norm: bool = True
 ) -> Teacher:
-    """Load a teacher, with all of its weights or not at all.
+    """Load a teacher; every weight must be in its source.
 
     Args:
         source: One of the forms at the top of this file.
-        image_size: Height and width in pixels of its images; its own input size if not given.
-        keep_last_norm: False leaves out the BatchNorm without weights that ends the heads of
-            MoCo v3, as the released PCD code does. The feature maps differ.
+        image_size: Height and width of its images in pixels; default: the model's input size.
+        keep_last_norm: False removes the non-affine BatchNorm at the end of MoCo v3's heads, as
+            the released PCD code does, which changes the feature maps.
 
     Raises:
-        TeacherError: If the source is unknown, a file is damaged or of another layout, not every
-            weight was loaded, there is no last norm to leave out, or its head cannot be applied to
-            feature maps: the mean of the pixel head's output must equal the vector head's output
-            of the mean (``pcd_hub.to_pixel_head``).
+        TeacherError: If the source is unknown, a file is damaged or has another layout, a weight is
+            missing, there is no last norm to remove, or the head cannot be applied to feature maps:
+            the mean of the pixel head's output must equal the vector head's output for the mean
+            (``pcd_hub.to_pixel_head``).
     """
     parts = _read(source, image_size)
     if not keep_last_norm:
@@ -90,18 +90,18 @@ def load_matched_teacher(
     """Load a teacher whose feature maps have the student's height and width.
 
     Args:
-        source: As for :func:`load_teacher`.
-        student: images ``(B, 3, H, W)`` -> ``(B, C, h, w)``.
-        image_size: Height and width in pixels of the images.
+        source: See :func:`load_teacher`.
+        student: A network, images ``(B, 3, H, W)`` -> feature maps ``(B, C, h, w)``.
+        image_size: Height and width of the images in pixels.
         teacher_image_size: The size to which the teacher resizes them: None for no change, a
             number, or ``"match"`` for the size at which its feature maps have the student's height
-            and width, if there is one. Where they still differ they are resampled
+            and width, if there is one. Feature maps that still differ are resampled
             (:class:`~pcd_hub.models.grid.Resample`).
-        keep_last_norm: As for :func:`load_teacher`.
+        keep_last_norm: See :func:`load_teacher`.
         fold_batch_norms: Call :meth:`Teacher.fold_batch_norms`.
 
     Raises:
-        TeacherError: As :func:`load_teacher`.
+        TeacherError: See :func:`load_teacher`.
     """
     wanted = grid_size(student, image_size)
     size = teacher_image_size if isinstance(teacher_image_size, int) else image_size
@@ -109,7 +109,7 @@ def load_matched_teacher(
     own = teacher.grid_size(size)
     if teacher_image_size == "match" and own != wanted:
         candidate = round(size * wanted[0] / own[0])
-        with contextlib.suppress(TeacherError):  # if it cannot take that size
+        with contextlib.suppress(TeacherError):  # it may not accept that size
             resized = load_teacher(source, image_size=candidate, keep_last_norm=keep_last_norm)
             if resized.grid_size(candidate) == wanted:
                 teacher, size = resized, candidate
@@ -140,7 +140,7 @@ def _read(source: str, image_size: int | None) -> _Parts:
 
 
 def _is_file(path: Path) -> bool:
-    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises where a name is too long
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises if a name is too long
 
 
 def _from_teacher_folder(path: Path, source: str, image_size: int | None) -> _Parts:
@@ -193,7 +193,7 @@ def _from_timm(source: str, image_size: int | None) -> _Parts:
 
 
 def _build_model(architecture: str, state: State, source: str, image_size: int | None) -> nn.Module:
-    """Build a timm model with exactly these weights, for ``image_size`` if its size is fixed."""
+    """Build a timm model with exactly these weights; a fixed input size becomes ``image_size``."""
     if not timm.is_model(architecture):
         raise TeacherError(
             f"{source}: timm has no architecture '{architecture}'"
@@ -201,7 +201,7 @@ def _build_model(architecture: str, state: State, source: str, image_size: int |
         )
     model = timm.create_model(architecture, pretrained=False, num_classes=0)
     expected = model.state_dict()
-    # Old torchvision files lack these counters, which eval mode does not read.
+    # Old torchvision files lack these counters, which are not used in eval mode.
     counters = {key: value for key, value in expected.items() if key.endswith("batches_tracked")}
     state = counters | state
     missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
@@ -224,9 +224,9 @@ def _build_model(architecture: str, state: State, source: str, image_size: int |
 
 
 def _size_argument(source: str, image_size: int | None) -> dict[str, Any]:
-    """Return ``img_size`` for models of a fixed input size, as most ViTs are.
+    """Return ``img_size`` for models with a fixed input size, such as most ViTs.
 
-    timm resamples their position embeddings when it loads them.
+    timm resamples their position embeddings on loading.
     """
     if config := read_config(source):
         cfg: Any = config.pretrained_cfg
@@ -277,7 +277,7 @@ def _assemble(parts: _Parts, source: str, image_size: int | None) -> Teacher:
 def _check_head(
     teacher: Teacher, vector_head: nn.Module, pixel_head: nn.Module, image_size: int
 ) -> None:
-    """Check that both heads agree on the backbone's features of noise images."""
+    """Check that both heads agree on feature maps of noise images."""
     with torch.no_grad():
         maps = teacher.grid(noise_images(teacher, image_size))
         expected = next(pixel_head.parameters()).shape[1]

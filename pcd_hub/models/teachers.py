@@ -1,4 +1,4 @@
-"""Frozen teachers: images -> feature maps of a backbone, through its trained head if it has one."""
+"""Frozen teachers: a backbone's feature maps, passed through its trained head if it has one."""
 
 import copy
 import logging
@@ -18,7 +18,7 @@ from pcd_hub.models.grid import PixelGrid, Resample
 
 log = logging.getLogger("pcd_hub")
 
-MEAN_TOLERANCE = 1e-4  # float32, heads up to 8192 wide
+MEAN_TOLERANCE = 1e-4  # enough for float32 and heads up to 8192 wide
 _MIN_FOLDED_COSINE = 0.999
 
 
@@ -29,24 +29,24 @@ class TeacherFacts:
     source: str
     architecture: str
     sha256: str
-    """Hash of the names and values of all tensors as they are used, head included.
+    """Hash of the names and values of all tensors, including the head.
 
-    Position embeddings are those resampled to the input size.
+    Position embeddings are hashed after resampling to the input size.
     """
     head: str
-    """Layers of the trained head; "none" if the backbone's own feature maps are the target."""
+    """Layers of the trained head; "none" if the backbone's feature maps are the target."""
     license: str
-    """The license that its source states, or "not stated"."""
+    """The licence given by the source, or "not stated"."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
     origin: dict[str, str] = field(default_factory=dict)
-    """``layout``, ``source_file`` and ``source_sha256`` of the file it came from."""
+    """``layout``, ``source_file`` and ``source_sha256`` of the original file."""
 
 
 class Teacher(nn.Module):
     """Frozen network: images ``(B, 3, H, W)`` in [0, 1] -> feature maps ``(B, C, h, w)``.
 
-    Always in eval mode. It applies its own mean and std to the images.
+    It is always in eval mode, and normalises the images with its own mean and std.
     """
 
     mean: Tensor
@@ -61,20 +61,20 @@ class Teacher(nn.Module):
         self.register_buffer("std", torch.tensor(facts.std).view(3, 1, 1))
         self.resample: nn.Module = nn.Identity()
         self.input_size: int | None = None
-        """Height and width in pixels to which images are resized; None keeps their size."""
+        """Height and width in pixels to which images are resized; None for no resizing."""
         self._compute: Callable[[Tensor], Tensor] = self._feature_map
         self.requires_grad_(False)  # noqa: FBT003
         self.eval()
 
     def train(self, mode: bool = True) -> "Teacher":  # noqa: FBT001, FBT002 - torch's signature
-        """Stay in eval mode: batch statistics would move the target."""
+        """Stay in eval mode, because batch statistics would change the target."""
         del mode
         return super().train(mode=False)
 
     def forward(self, images: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b c h w"]:
         with torch.inference_mode():
             features = self._compute(images)
-        return features.clone()  # an ordinary tensor again, which the loss can save for backward
+        return features.clone()  # not an inference tensor, so the loss can save it for backward
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile :meth:`forward` with the arguments of ``torch.compile``."""
@@ -91,11 +91,11 @@ class Teacher(nn.Module):
     ) -> None:
         """Resize images of ``image_size`` to ``input_size``, and feature maps to ``grid``.
 
-        Each change is logged; None changes nothing.
+        Each change is logged; None means no change.
 
         Raises:
-            TeacherError: If the mean of the resampled feature map is not the head's output of the
-                mean.
+            TeacherError: If the mean of the resampled feature map differs from the head's output
+                for the mean.
         """
         self.resample, self.input_size, self._compute = nn.Identity(), None, self._feature_map
         if input_size not in {None, image_size}:
@@ -114,7 +114,7 @@ class Teacher(nn.Module):
         with torch.no_grad():
             maps = self.grid(noise_images(self, image_size))
         error = spatial_mean_error(
-            # On one position the pixel head is the vector head that it was made from.
+            # At a single position, the pixel head equals the vector head it was made from.
             lambda vectors: self.head(vectors[:, :, None, None]).flatten(1),
             lambda maps: self.resample(self.head(maps)),
             maps,
@@ -127,15 +127,15 @@ class Teacher(nn.Module):
             )
 
     def grid_size(self, image_size: int) -> tuple[int, int]:
-        """Return height and width of the feature map of an image of ``image_size``."""
+        """Return the height and width of the feature map for images of ``image_size``."""
         return grid_size(self, image_size)
 
     def fold_batch_norms(self, image_size: int) -> None:
-        """Fold batch norms into convolutions: the same output up to rounding, in less time.
+        """Fold batch norms into convolutions: the same output up to rounding, but faster.
 
-        Nothing is folded, and a warning is logged, if on noise images any output vector's cosine
-        with the original falls below 0.999, or the mean of the feature map is no longer the head's
-        output of the mean.
+        Nothing is folded, and a warning is logged, if on noise images the cosine between any output
+        vector and its original is below 0.999, or the mean of the feature map no longer equals the
+        head's output for the mean.
         """
         images = noise_images(self, image_size)
         self._compute = self._feature_map
@@ -165,7 +165,7 @@ class Teacher(nn.Module):
 
 
 def grid_size(network: nn.Module, image_size: int) -> tuple[int, int]:
-    """Return height and width of the feature map of an image of ``image_size``."""
+    """Return the height and width of the feature map for images of ``image_size``."""
     device = next(network.parameters()).device
     training = network.training
     with torch.no_grad():
@@ -175,6 +175,6 @@ def grid_size(network: nn.Module, image_size: int) -> tuple[int, int]:
 
 
 def noise_images(teacher: Teacher, image_size: int) -> Float[Tensor, "2 3 height width"]:
-    """Return two normalised noise images, always the same."""
+    """Return two normalised noise images from a fixed seed."""
     images = torch.rand(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     return (images.to(teacher.mean.device) - teacher.mean) / teacher.std

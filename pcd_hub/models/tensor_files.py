@@ -1,4 +1,4 @@
-"""Read and write files of tensors: safetensors, and what ``torch.save`` wrote."""
+"""Read and write tensor files: safetensors, and files of ``torch.save``."""
 
 import reprlib
 from collections.abc import Iterator
@@ -31,16 +31,16 @@ def load_tensor_file(file: Path, *, published: str = "") -> tuple[Any, bytes]:
     """Return the object in a ``.safetensors`` or ``torch.save`` file, and the file's content.
 
     Args:
-        file: Any path.
-        published: Where to get the file, for the error if it is missing.
+        file: A path, which need not exist.
+        published: Download instructions, for the error message if the file is missing.
 
     Raises:
-        TeacherError: If the file is missing, too large, damaged, or holds more than tensors in
-            plain containers.
+        TeacherError: If the file is missing, too large or damaged, or contains anything but tensors
+            in plain containers.
     """
     try:
-        size = file.stat().st_size if file.is_file() else None  # never open a pipe
-    except (OSError, ValueError):  # a name that no file can have
+        size = file.stat().st_size if file.is_file() else None  # opening a pipe would block
+    except (OSError, ValueError):  # an invalid file name
         size = None
     if size is None:
         remedy = f"; {published}" if published else ""
@@ -61,7 +61,7 @@ def load_tensors(file: Path) -> State:
     """Return the tensors of a safetensors file, checked by :func:`check_tensors`.
 
     Raises:
-        TeacherError: As :func:`load_tensor_file` and :func:`check_tensors`.
+        TeacherError: See :func:`load_tensor_file` and :func:`check_tensors`.
     """
     state, content = load_tensor_file(file)
     check_tensors(state, file, size=len(content))
@@ -69,15 +69,15 @@ def load_tensors(file: Path) -> State:
 
 
 def check_tensors(state: State, file: Path, *, size: int) -> None:
-    """Check that keys are printable, and values finite and of a usual dtype.
+    """Check that keys are printable, and that values are finite and have a common dtype.
 
     Args:
         state: The tensors.
-        file: Named in errors.
-        size: The file's size in bytes, which bounds the work.
+        file: The file's path, for error messages.
+        size: The file's size in bytes; the tensors may not be much larger.
 
     Raises:
-        TeacherError: Naming the key.
+        TeacherError: If a tensor is invalid; the message names its key.
     """
     for key in state:
         if len(key) > _MAX_KEY_LENGTH or not key.isprintable():
@@ -86,7 +86,7 @@ def check_tensors(state: State, file: Path, *, size: int) -> None:
                 "printable characters"
             )
     claimed = sum(value.numel() * value.element_size() for value in state.values())
-    if claimed > 2 * size:  # some tensors are stored once under two names
+    if claimed > 2 * size:  # twice, because tensors may be shared by two names
         raise TeacherError(
             f"{file} has {size} bytes, but its tensors claim {claimed}; "
             "save each tensor by itself, with Tensor.clone()"
@@ -102,7 +102,7 @@ def check_tensors(state: State, file: Path, *, size: int) -> None:
 
 
 def save_tensors(tensors: State, file: Path) -> None:
-    """Write a safetensors file, complete or not at all, that every user may read.
+    """Write a safetensors file atomically, readable by every user.
 
     Raises:
         OSError: If it cannot be written.
@@ -113,7 +113,7 @@ def save_tensors(tensors: State, file: Path) -> None:
 
 @contextmanager
 def writing_tensors(file: Path) -> Iterator[None]:
-    """Turn what safetensors and ``torch.save`` raise on a full disk into an OSError.
+    """Turn the exceptions of safetensors and ``torch.save`` on a full disk into an OSError.
 
     Raises:
         OSError: For a SafetensorError or RuntimeError inside the block.

@@ -1,4 +1,4 @@
-"""Load pretrained timm models from untrusted files: no code is run, no memory exhausted."""
+"""Load pretrained timm models from untrusted files, without running code or filling memory."""
 
 import json
 import logging
@@ -25,11 +25,11 @@ from pcd_hub.models.torch_files import read_torch_file
 log = logging.getLogger("pcd_hub")
 
 _MAX_CONFIG_BYTES = 1_000_000
-_MAX_LAYERS = 300  # in timm, ResNet-RS-420 has most: 139 blocks
+_MAX_LAYERS = 300  # timm's maximum is ResNet-RS-420: 139 blocks
 _MAX_NUMBER = 65_536
-_MAX_VALUES = 7_000_000_000  # in timm, DINOv3's ViT-7B has most: 6.7
+_MAX_VALUES = 7_000_000_000  # timm's maximum is DINOv3's ViT-7B: 6.7 billion
 _TIMEOUT_SECONDS = 10.0
-_PREFERRED = (  # by timm 1.0.26 to 1.0.31; then by suffix
+_PREFERRED = (  # in the order of timm 1.0.26 to 1.0.31, followed by suffixes
     "model.safetensors",
     "pytorch_model.bin",
     "pytorch_model.pth",
@@ -43,11 +43,11 @@ _SUFFIXES = (".safetensors", ".pth", ".pth.tar", ".bin")
 _CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # in timm's order
 _COUNTS_LAYERS = re.compile("depth|layer|block|stage|repeat")
 _PROCESS_LOCK = threading.RLock()
-"""Held by the thread that has changed huggingface_hub's constants or a method of nn.Module."""
+"""Held while a thread patches huggingface_hub's constants or a method of nn.Module."""
 
 
 class TimmConfig(NamedTuple):
-    """The ``config.json`` of a model."""
+    """Content of a model's ``config.json``."""
 
     pretrained_cfg: Mapping[str, Any]
     architecture: str
@@ -56,15 +56,15 @@ class TimmConfig(NamedTuple):
 
 @contextmanager
 def cache_alone_if_unreachable(name: str) -> Iterator[str]:
-    """Make huggingface_hub use its cache alone inside the block if the Hub does not answer.
+    """Make huggingface_hub use only its cache inside the block if the Hub does not respond.
 
-    It would retry, and log that, for a minute. One thread at a time.
+    Otherwise it retries for a minute, and logs each retry. One thread at a time.
 
     Args:
-        name: A name as for :func:`create_pretrained`; the Hub is probed only if it is needed.
+        name: A name for :func:`create_pretrained`; the Hub is contacted only if it is needed.
 
     Yields:
-        Why the Hub is not used; an empty string if it is.
+        The reason why the Hub is not used; an empty string if it is used.
     """
     reason = "" if constants.HF_HUB_OFFLINE or not _needs_hub(name) else _probe_hub()
     with _PROCESS_LOCK:
@@ -80,7 +80,7 @@ def read_config(name: str) -> TimmConfig | None:
     """Return the config of ``hf-hub:ORG/NAME[@REV]`` or ``local-dir:FOLDER``; None for others.
 
     Raises:
-        Exception: Whatever a missing or malformed config leads to.
+        Exception: If the config is missing or malformed; the type depends on the cause.
     """
     scheme, place = _split(name)
     match scheme:
@@ -98,18 +98,19 @@ def read_config(name: str) -> TimmConfig | None:
 def create_pretrained(name: str, **arguments: Any) -> nn.Module:
     """Call ``timm.create_model(name, pretrained=True)``; every weight must be in the file.
 
-    timm lets torch load tensors only, which runs no code; but see ``torch_files`` for what torch
-    still does. So pickles in a folder are read by ``torch_files``; those of the Hub are not.
+    timm uses ``torch.load(weights_only=True)``, which runs no code but has other risks, described
+    in ``torch_files``. Pickles in a local folder are therefore read by ``torch_files``; pickles on
+    the Hub are not.
 
     Args:
         name: A timm name, ``hf-hub:ORG/NAME[@REV]`` or ``local-dir:FOLDER``.
-        **arguments: More arguments of ``timm.create_model``.
+        **arguments: Further arguments for ``timm.create_model``.
 
     Raises:
         ValueError: If weights are missing from the file, or ``config.json`` describes a model that
-            is larger than its weights (than timm's largest model, where the size of the weights is
-            unknown: offline, or in a repository without ``model_args``).
-        Exception: Whatever timm raises.
+            is larger than its weights, or than timm's largest model if the size of the weights is
+            unknown (offline, or a repository without ``model_args``).
+        Exception: Any other error of timm.
     """
     scheme, place = _split(name)
     if config := read_config(name):
@@ -134,13 +135,13 @@ def _needs_hub(name: str) -> bool:
         case "local-dir":
             return False
         case _:
-            with suppress(RuntimeError):  # an unknown tag; timm will report it
+            with suppress(RuntimeError):  # an unknown tag, which timm will report
                 return bool((cfg := timm.get_pretrained_cfg(name)) and cfg.hf_hub_id)
             return False
 
 
 def _probe_hub() -> str:
-    """Return why the Hub does not answer; an empty string if it answers anything."""
+    """Return the reason why the Hub does not respond; an empty string if it does."""
     try:
         get_session().head(constants.ENDPOINT, timeout=_TIMEOUT_SECONDS)
     except Exception as error:  # from requests or httpx
@@ -149,7 +150,7 @@ def _probe_hub() -> str:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Split a name into scheme and place as timm does."""
+    """Split a name into its scheme and the rest, as timm does."""
     scheme, _, place = name.partition(":")
     return scheme.lower().replace("_", "-"), place
 
@@ -166,7 +167,7 @@ def _weights_file(folder: Path) -> Path:
 
 
 def _overlay(file: Path) -> dict[str, Any]:
-    """Make timm load this file, of which torch is to unpickle nothing."""
+    """Return the cfg overlay that makes timm load this file without ``torch.load``."""
     if file.suffix == ".safetensors":
         return {"source": "file", "file": str(file)}
     loaded, _ = read_torch_file(file)
@@ -178,13 +179,13 @@ def _overlay(file: Path) -> dict[str, Any]:
 
 
 def _hub_file_sizes(place: str) -> list[int]:
-    """Return the sizes of a repository's weights in bytes; none if they cannot be listed."""
+    """Return the sizes of a repository's weights in bytes; empty if they cannot be listed."""
     repo, _, revision = place.partition("@")
     try:
         info = HfApi().model_info(
             repo, revision=revision or None, files_metadata=True, timeout=_TIMEOUT_SECONDS
         )
-    except Exception as error:  # from three libraries; the files may be in the cache
+    except Exception as error:  # depends on the HTTP library; the files may be cached
         log.info("the size of %s is unknown (%s)", place, first_line(error))
         return []
     files = [file for file in info.siblings or () if file.rfilename.endswith(_SUFFIXES)]
@@ -192,13 +193,13 @@ def _hub_file_sizes(place: str) -> list[int]:
 
 
 def _check_arguments(model_args: Mapping[str, Any]) -> None:
-    """Check the size of the model before it is built: ``depth: 3000`` takes a minute."""
+    """Check the model's size before building it: ``depth: 3000`` would take a minute."""
     for key, value in model_args.items():
         numbers, most = [*_numbers(value)], _MAX_NUMBER
         if _COUNTS_LAYERS.search(key):
             numbers, most = [sum(numbers)], _MAX_LAYERS
         for number in numbers:
-            if not number <= most:  # nor NaN
+            if not number <= most:  # true for NaN as well
                 raise ValueError(f"config.json: model_args: {key} is {number:g}, at most {most}")
 
 
@@ -214,11 +215,11 @@ def _numbers(value: object) -> Iterator[float]:
 
 
 def _check_size(config: TimmConfig, file_sizes: list[int]) -> None:
-    """Compare the model that would be built with the bytes of its weights and timm's largest."""
+    """Check the model's number of values against the file size and timm's largest model."""
     model = _build_on_meta(config)
     if model is None:
         return
-    most = min(max(file_sizes, default=_MAX_VALUES), _MAX_VALUES)  # a value takes a byte at least
+    most = min(max(file_sizes, default=_MAX_VALUES), _MAX_VALUES)  # a value takes at least one byte
     count = sum(parameter.numel() for parameter in model.parameters())
     if count > most:
         known = f"its weights of {most} bytes can hold"
@@ -235,7 +236,7 @@ def _check_size(config: TimmConfig, file_sizes: list[int]) -> None:
 
 
 def _build_on_meta(config: TimmConfig) -> nn.Module | None:
-    """Build the model without memory; None if it computes with values when it is built."""
+    """Build the model on the meta device; None if its constructor needs real values."""
     build, arguments = model_entrypoint(config.architecture), dict(config.model_args)
     arguments |= {"num_classes": 0}
     try:
@@ -247,7 +248,7 @@ def _build_on_meta(config: TimmConfig) -> nn.Module | None:
 
 @contextmanager
 def _missing_keys() -> Iterator[list[str]]:
-    """Collect the keys that ``load_state_dict`` calls of this thread inside the block miss.
+    """Collect the missing keys of this thread's ``load_state_dict`` calls inside the block.
 
     timm only logs them. One thread at a time.
     """

@@ -1,10 +1,10 @@
-"""Read what ``torch.save`` wrote, without ``torch.load``.
+"""Read files of ``torch.save`` without ``torch.load``.
 
-``torch.load(weights_only=True)`` runs no code. But in torch 2.6 as in 2.14, a file of a few bytes
-can make it fill the memory (an archive that unpacks to terabytes, ``bytearray(2**40)``), compute
-for years (the hash of a tuple that holds itself twice, sixty times over), or return memory of this
-process that was never written (a storage requested by name). Here a pickle can build nothing but
-plain containers and tensors, whose bytes are all in the file.
+``torch.load(weights_only=True)`` runs no code. But in torch 2.6 and still in 2.14, a file of a few
+bytes can make it exhaust memory (an archive that unpacks to terabytes, ``bytearray(2**40)``),
+compute for years (the hash of sixty nested tuples, each containing the next one twice), or return
+uninitialised memory of the process (a storage requested by name). This reader builds only
+plain containers and tensors whose bytes are all in the file.
 """
 
 import io
@@ -23,7 +23,7 @@ from torch import Tensor
 from pcd_hub.files.read import read_bounded
 
 MAX_FILE_BYTES = 16 * 1024**3
-_MAX_PICKLE_BYTES = 1024**2  # EfficientNet-B7, two branches and an optimizer take half of it
+_MAX_PICKLE_BYTES = 1024**2  # half is enough for EfficientNet-B7, two branches and an optimizer
 _MAX_DIMS = 32
 _OLD_FORMAT_START = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 _OPCODES = (
@@ -35,7 +35,7 @@ _OPCODES = (
     *(pickle.EMPTY_TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.TUPLE),
     *(pickle.EMPTY_LIST, pickle.APPEND, pickle.APPENDS, pickle.EMPTY_DICT),
 )
-"""Opcodes of ``torch.save``, except BUILD, SETITEM and SETITEMS, which are defined below."""
+"""Opcodes used by ``torch.save``, except BUILD, SETITEM and SETITEMS, which are defined below."""
 
 
 class _Storage(NamedTuple):
@@ -47,11 +47,11 @@ def read_torch_file(file: Path) -> tuple[Any, bytes]:
     """Return the object that ``torch.save`` wrote to ``file``, and the file's content.
 
     Raises:
-        OSError: If the file cannot be read, or is not a regular one.
-        Exception: Whatever a damaged or hostile file leads to.
+        OSError: If the file cannot be read, or is not a regular file.
+        Exception: If the file is damaged or malicious; the type depends on the cause.
     """
     with file.open("rb") as opened:
-        start = opened.read(14)  # before the rest is read into memory
+        start = opened.read(14)  # checked before the rest is read into memory
     is_archive = start.startswith(b"PK\3\4")
     if not is_archive and start[2:] != _OLD_FORMAT_START:
         raise ValueError(f"it begins with {start[:8]!r}, expected what torch.save writes")
@@ -60,7 +60,7 @@ def read_torch_file(file: Path) -> tuple[Any, bytes]:
 
 
 def _read_archive(content: bytes) -> Any:
-    """Read the format since torch 1.6: a zip archive of a pickle and one file per storage."""
+    """Read the format used since torch 1.6: a zip archive of a pickle and one file per storage."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         size = sum(entry.file_size for entry in archive.infolist())
         if size > len(content):
@@ -82,7 +82,7 @@ def _read_archive(content: bytes) -> Any:
 
 
 def _read_old_format(content: bytes) -> Any:
-    """Read the format before torch 1.6: five pickles, then the storages."""
+    """Read the format used before torch 1.6: five pickles, then the storages."""
     place = 0
     loaded: list[tuple[Any, dict[str, _Storage]]] = []
     for _ in ("magic number", "version", "machine", "object", "keys of its storages"):
@@ -113,7 +113,7 @@ def _fill(storage: _Storage, content: bytes, key: str) -> None:
 
 
 class _Unpickler(pickle._Unpickler):
-    """Build containers, and tensors over storages of zeros, which are to be filled later."""
+    """Unpickler for plain containers, and tensors over zeroed storages that are filled later."""
 
     stack: list[Any]
     pop_mark: Callable[[], list[Any]]
@@ -127,7 +127,7 @@ class _Unpickler(pickle._Unpickler):
         self._bytes_left = max_bytes
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return our stand-in for a global."""
+        """Return the replacement for a global; raise if it is not allowed."""
         try:
             return _GLOBALS[f"{module}.{name}"]
         except KeyError as error:
@@ -137,7 +137,7 @@ class _Unpickler(pickle._Unpickler):
             ) from error
 
     def persistent_load(self, pid: Any) -> _Storage:
-        """Return the storage that a persistent id names."""
+        """Return the storage for a persistent id."""
         match pid:
             case ("storage", torch.dtype() as dtype, str() as key, _, int() as count, *views):
                 num_bytes = count * dtype.itemsize
@@ -156,7 +156,7 @@ class _Unpickler(pickle._Unpickler):
         return storage
 
     def load_build(self) -> None:
-        """Ignore the attributes of an OrderedDict, which are those of ``nn.Module.state_dict``."""
+        """Ignore attributes of an OrderedDict, which ``nn.Module.state_dict`` sets."""
         self.stack.pop()
         if type(self.stack[-1]) is not dict:
             raise TypeError("it sets the attributes of something other than an OrderedDict")
@@ -169,7 +169,7 @@ class _Unpickler(pickle._Unpickler):
         self._set(self.pop_mark())
 
     def _set(self, items: list[Any]) -> None:
-        """Fill a dict whose keys cannot take long to hash, nor collide on purpose."""
+        """Fill a dict; allow only keys that hash quickly and cannot be made to collide."""
         if type(self.stack[-1]) is not dict:
             raise TypeError("it sets the items of something other than a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
@@ -200,7 +200,7 @@ def _rebuild_tensor_v3(
     dtype: torch.dtype,
     *_: object,
 ) -> Tensor:
-    """Return a view of the storage; ``as_strided`` checks that it is within it."""
+    """Return a view of the storage; ``as_strided`` checks the bounds."""
     if not isinstance(storage, _Storage):
         raise TypeError("a tensor has no storage")
     if len(size) > _MAX_DIMS or math.prod(map(operator.index, size)) >= 2**62:
@@ -212,7 +212,7 @@ def _rebuild_tensor_v3(
 
 
 def _ordered_dict() -> dict[str, Any]:
-    """Take no arguments: copies of a large dict, made often, would take long."""
+    """Return an empty dict; take no arguments, as repeated copies of a large dict are slow."""
     return {}
 
 
@@ -233,7 +233,7 @@ _GLOBALS: dict[str, Any] = {
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor_v2,
     "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
     "torch._utils._rebuild_parameter": lambda data, _requires_grad, _hooks: data,
-    # Beside the tensors, in training checkpoints; nothing here uses them.
+    # Found in training checkpoints next to the tensors, and not used.
     **dict.fromkeys(("torch.Size", "torch.device", "torch.serialization._get_layout"), _ignore),
     **{f"torch.{name}Storage": dtype for name, dtype in zip(_NAMES, _DTYPES, strict=True)},
     "torch.storage.UntypedStorage": torch.uint8,

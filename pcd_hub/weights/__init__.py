@@ -1,1 +1,1 @@
-"""One weight's life: what it is, where it lies, how it is kept whole."""
+"""Trained weights: record, model card, export, local store, verified loading."""

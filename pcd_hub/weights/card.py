@@ -1,4 +1,4 @@
-"""Render the model card from a weight's record and files; unknown values are "not measured"."""
+"""Render the model card of a weight; unknown values are shown as "not measured"."""
 
 import html
 import re
@@ -25,7 +25,7 @@ _USUAL = (
     ("linear classification", "ImageNet"),
     ("detection", "COCO"),
 )
-"""Usual benchmarks of such backbones: a word of the task, a word of the data set."""
+"""Common benchmarks for such backbones, as keywords of task and data set."""
 
 _PICTURES = {
     "pca.png": "First three principal components of the feature maps as colours: images, "
@@ -52,12 +52,12 @@ def render_card(
 
     Args:
         record: The weight's record.
-        files: Path, size and sha256 of the other files.
-        repo: The repository where it is published; default: a local folder.
+        files: Path, size and sha256 of every other file in the folder.
+        repo: The Hub repository; if None, the card describes a local folder.
         license_link: URL of the licence's text, if the Hub has no identifier for it.
 
     Raises:
-        WeightError: If the record lacks a required fact.
+        WeightError: If the record lacks a required field.
     """
     files = list(files)
     check_buildable(record.architecture, {}, what=record.name)
@@ -84,7 +84,7 @@ def render_card(
 
 
 def needs_import(architecture: str) -> bool:
-    """Return whether the architecture is one that pcd_hub adds to timm."""
+    """Return whether ``architecture`` is defined in pcd_hub and not in timm."""
     return model_entrypoint(architecture).__module__.startswith("pcd_hub")
 
 
@@ -98,7 +98,7 @@ def _front_matter(
     if not known:
         matter |= {"license_name": license_id, "license_link": license_link or NOT_STATED}
     matter |= {
-        # The Hub shows how to load it with this library.
+        # The Hub shows a loading snippet for this library.
         "library_name": library,
         "pipeline_tag": "image-feature-extraction",
         "tags": [library, "pcd", "distillation", "dense-prediction"],
@@ -117,7 +117,7 @@ def _front_matter(
 
 
 def _indexed(name: str, table: Measurement) -> dict[str, Any]:
-    """Describe one result; the Hub merges results of the same data set and ``config``."""
+    """Format one result; the Hub merges results with the same data set and ``config``."""
     return {
         "task": {"type": "image-feature-extraction", "name": table.task},
         "dataset": {
@@ -270,7 +270,7 @@ def _method(record: WeightRecord) -> str:
 def _teacher_source(teacher: dict[str, Any]) -> str:
     """Return the teacher's source, with a link if it is on the Hub.
 
-    Not as ``base_model``: to the Hub that is a model that was fine-tuned, merged or quantized.
+    ``base_model`` is not used: on the Hub it means a fine-tuned, merged or quantized model.
     """
     scheme, _, name = str(teacher.get("source", "")).partition(":")
     if scheme == "timm":
@@ -284,7 +284,7 @@ def _teacher_source(teacher: dict[str, Any]) -> str:
 
 
 def _loss(method: Any) -> str:
-    """Describe the loss from the configuration."""
+    """Describe the loss, as configured, in a sentence."""
     facts = method if isinstance(method, dict) else {}
     loss, targets = facts.get("loss"), facts.get("targets")
     if (loss, targets) == ("pixel_info_nce", "pixels"):

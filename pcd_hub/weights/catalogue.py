@@ -17,7 +17,7 @@ from pcd_hub.weights.safety import check_config, unknown_files, unknown_keys
 
 @dataclass(frozen=True, kw_only=True)
 class ListedWeight:
-    """A weight, without its tensors."""
+    """A weight's entry in a listing."""
 
     name: str
     """The name to pass to ``create_model``."""
@@ -26,13 +26,13 @@ class ListedWeight:
     """Licence of the weights; "unreadable" if the manifest is damaged."""
     parameters: int | None
     folder: Path | None
-    """None if the weight was not fetched yet."""
+    """None if the weight has not been fetched."""
 
 
 def list_weights(*, license: str | None = None) -> list[ListedWeight]:  # noqa: A002
-    """List the weights of the local store, the fetched ones, and the package's published ones.
+    """List local, fetched and published weights.
 
-    Nothing is verified, and no request is made.
+    Nothing is verified, and no network request is made.
 
     Args:
         license: Only list weights with this licence, such as ``apache-2.0``.
@@ -62,7 +62,7 @@ def find(name: str) -> Path | None:
             fetched one of the same name.
 
     Raises:
-        WeightError: If the name is neither, or the manifest is not the one that was fetched.
+        WeightError: If the name is malformed, or the manifest has changed since it was fetched.
     """
     if store.is_name(name) and (folder := store.where(name)):
         return folder
@@ -78,7 +78,7 @@ def finished_export(run_or_name: str | Path) -> Path:
             local store.
 
     Raises:
-        WeightError: If there is none.
+        WeightError: If there is no such weight, or the run has not finished.
     """
     path = Path(run_or_name).expanduser()
     if path.is_dir():
@@ -97,23 +97,23 @@ def finished_export(run_or_name: str | Path) -> Path:
 
 
 def has_weight(name: str) -> bool:
-    """Return whether ``name`` (``resnet18.pcd``) is local, fetched, or on the package's list.
+    """Return whether ``name`` (``resnet18.pcd``) is local, fetched, or in the published list.
 
-    No request is made; of ``PCD_HUB_ORG`` only fetched weights count.
+    No network request is made, so weights of ``PCD_HUB_ORG`` count only once they are fetched.
     """
     try:
         return find(name) is not None or name in published_weights()
-    except PCDHubError:  # an unreadable store, a fetched manifest that changed
+    except PCDHubError:  # an unreadable store, or a manifest that changed after the fetch
         return False
 
 
 def record_of(folder: Path) -> dict[str, Any]:
-    """Return the record of the weight in ``folder``, as plain containers."""
+    """Return the record of the weight in ``folder`` as a plain dict."""
     return read_manifest(folder)["record"]
 
 
 def unknown_parts(folder: Path) -> list[str]:
-    """List the fields and files of a weight that this version does not know.
+    """List the fields and files of a weight that this version of pcd_hub does not know.
 
     Raises:
         WeightError: If the manifest or the configuration is damaged.

@@ -30,11 +30,11 @@ def create_model(
     Args:
         name: ``resnet18.pcd`` (local store, or published), ``ORG/NAME[@REVISION]`` on the Hub, or
             ``local-dir:FOLDER``.
-        manifest_sha256: The manifest's expected sha256, if you pinned it.
-        **timm_arguments: Arguments of ``timm.create_model``: ``features_only``, ``num_classes`` ...
+        manifest_sha256: Expected sha256 of the manifest, if you pinned it.
+        **timm_arguments: Arguments for ``timm.create_model``, such as ``features_only``.
 
     Raises:
-        WeightError: If there is no such weight, or it is damaged or not the expected one.
+        WeightError: If the weight is missing or damaged, or is not the expected one.
         HubError: If the Hub refuses access or cannot be reached.
     """
     for argument in _RESERVED:
@@ -47,11 +47,12 @@ def create_model(
 
 
 def read_by_name(name: str) -> dict[str, Tensor]:
-    """Return the verified tensors of a weight, for the timm entries.
+    """Return the verified tensors of a weight, for use by the timm entries.
 
     Raises:
-        WeightError: As :func:`create_model`.
-        HubError: As :func:`create_model`.
+        WeightError: If :func:`create_model` would fail, or the weight has another architecture or
+            normalisation than the timm entry.
+        HubError: If the Hub refuses access or cannot be reached.
     """
     weight = _read(name, None)
     architecture = name.partition(".")[0]
@@ -83,7 +84,7 @@ def _read(name: str, manifest_sha256: str | None) -> ReadWeight:
 
 
 def _local(name: str) -> Path | None:
-    """Return the local weight, unless a different one is published under its name."""
+    """Return the local weight's folder; raise if a different weight is published as ``name``."""
     folder, published = store.where(name), reference_of(name)
     if folder is None or published is None or os.environ.get("PCD_HUB_LOCAL"):
         return folder
@@ -96,9 +97,9 @@ def _local(name: str) -> Path | None:
 
 
 def _published_sha256(name: str) -> str | None:
-    """Return the sha256 of the published weights file, if it can be found out.
+    """Return the sha256 of the published weights file; None if it cannot be determined.
 
-    If only ``PCD_HUB_ORG`` names it, it is fetched: what was fetched before may be outdated.
+    A weight of ``PCD_HUB_ORG`` is fetched, because a copy in the cache may be outdated.
     """
     record = published_weights().get(name)
     if record and reference_of(name) == (record.reference, record.manifest_sha256):
@@ -118,7 +119,7 @@ def _how_to_get(name: str) -> str:
 
 
 def build_model(weight: ReadWeight, **timm_arguments: Any) -> nn.Module:
-    """Build a timm model with the tensors of a verified weight."""
+    """Build a timm model and load the tensors of a verified weight."""
     config = weight.config
     arguments = {"num_classes": 0, **config.get("model_args", {}), **timm_arguments}
     cfg = {**known_cfg(config["pretrained_cfg"]), "state_dict": weight.tensors}
@@ -130,7 +131,7 @@ def build_model(weight: ReadWeight, **timm_arguments: Any) -> nn.Module:
 
 @torch.inference_mode()
 def golden_features(model: nn.Module, image_size: int) -> tuple[float, ...]:
-    """Return the first eight pooled features of a fixed image, which identify a weight."""
+    """Return the first eight pooled features of a fixed image, as a fingerprint of the weight."""
     rows, columns = (torch.linspace(-2, 2, image_size).view(shape) for shape in ((-1, 1), (1, -1)))
     image = torch.stack(
         [rows * columns, torch.sin(3 * rows) - columns, torch.cos(5 * columns * rows)]

@@ -1,4 +1,4 @@
-"""Export a trained backbone to a folder that plain timm loads, as a Hub repository has it."""
+"""Export a trained backbone to a folder in the Hub's layout, which timm can load."""
 
 import json
 import shutil
@@ -41,16 +41,17 @@ def export_weight(
 ) -> Path:
     """Write the export to ``folder``, complete or not at all.
 
-    It contains ``model.safetensors``, ``config.json``, the card ``README.md``, the pictures, and
-    ``pcd_manifest.json`` with the record, to which the model's size and cost are added. The weights
-    are loaded strictly by a new timm model, and the finished folder is loaded again and compared.
+    The folder contains ``model.safetensors``, ``config.json``, the model card ``README.md``, the
+    pictures, and ``pcd_manifest.json`` with the record, extended by the model's size and cost.
+    The weights are loaded strictly into a new timm model, and so is the finished folder; the
+    outputs of both models must agree.
 
     Args:
         state: The backbone's state dict, with timm's keys and without a head.
-        record: Its provenance.
+        record: The provenance of the weights.
         folder: A path that does not exist yet.
-        image_size: The size in pixels for which the cost is counted; for architectures of a fixed
-            input size, the size they were built with.
+        image_size: Image size in pixels for the cost; for an architecture with a fixed input size,
+            the size it was built with.
         pictures: PNG files for the card.
 
     Raises:
@@ -63,7 +64,7 @@ def export_weight(
     model = _fresh_model(state, record, image_size)
     with atomic_folder(folder) as draft:
         tensors = {
-            # Cloned, as CoaT has one tensor under several names, which safetensors rejects.
+            # Cloned because CoaT has shared tensors, which safetensors rejects.
             key: value.detach().cpu().contiguous().clone()
             for key, value in model.state_dict().items()
         }
@@ -80,8 +81,8 @@ def add_measurements(export: Path, measured: Mapping[str, Measurement], folder: 
     """Copy an export to a new folder and add measurements to its record and card.
 
     Args:
-        export: A folder that :func:`export_weight` wrote; it is verified, and not changed.
-        measured: Measurements by a short name, replacing those of the same name.
+        export: A folder written by :func:`export_weight`; it is verified and left unchanged.
+        measured: Measurements by a short name; existing ones of the same name are replaced.
         folder: A path that does not exist yet.
 
     Raises:
@@ -105,10 +106,10 @@ def add_measurements(export: Path, measured: Mapping[str, Measurement], folder: 
 
 
 def check_exportable(model: nn.Module, architecture: str, *, image_size: int) -> None:
-    """Export a randomly initialised model, so that no training ends in an error of the export.
+    """Export a randomly initialised model, to detect export errors before training starts.
 
     Raises:
-        StudentError: If the export does not load as the weights that were written.
+        StudentError: If the model cannot be exported, or the exported weights load differently.
         ConfigError: If temporary files cannot be written.
     """
     with temporary_folder() as scratch, torch.random.fork_rng():
@@ -129,10 +130,10 @@ def describe(
 ) -> None:
     """Write config, card and manifest next to the weights and pictures in ``folder``.
 
-    The same record gives the same bytes.
+    The output is deterministic: the same record gives the same bytes.
 
     Raises:
-        WeightError: If the record lacks what a card must state.
+        WeightError: If the record lacks a field that the card requires.
     """
     cfg = {key: value for key, value in config["pretrained_cfg"].items() if key != "license"}
     if (license_id := record.licenses.get("weights", NOT_STATED)) != NOT_STATED:
@@ -146,7 +147,7 @@ def describe(
 
 @torch.inference_mode()
 def _model_facts(model: nn.Module, image_size: int) -> dict[str, Any]:
-    """Return the size, and the cost of one image in convolutions and matrix products."""
+    """Return the model's size, and its cost per image (convolutions and matrix products only)."""
     images = torch.zeros(1, 3, image_size, image_size)
     with FlopCounterMode(display=False) as counter:
         embedding = model.eval()(images)
@@ -182,7 +183,7 @@ def check_finite(state: Mapping[str, Tensor]) -> None:
     """Check that every value is finite.
 
     Raises:
-        WeightError: Naming the first tensor with NaN or infinity.
+        WeightError: If a tensor contains NaN or infinity; the message names the first one.
     """
     broken = [key for key, value in state.items() if not torch.isfinite(value).all()]
     if broken:
@@ -192,9 +193,10 @@ def check_finite(state: Mapping[str, Tensor]) -> None:
 
 
 def _timm_config(model: nn.Module, record: WeightRecord, image_size: int) -> dict[str, Any]:
-    """Return timm's config.json. Keys of pcd_hub are added at the root by :func:`describe`.
+    """Return the content of timm's config.json.
 
-    timm fails on an unknown key in ``pretrained_cfg``.
+    :func:`describe` adds pcd_hub's keys at the root: timm rejects unknown ones in
+    ``pretrained_cfg``.
     """
     cfg = entry_cfg(record.architecture)
     architecture, _, tag = record.name.partition(".")
@@ -204,7 +206,7 @@ def _timm_config(model: nn.Module, record: WeightRecord, image_size: int) -> dic
         "num_classes": 0,
         "num_features": model.num_features,
         "pretrained_cfg": {**cfg.to_dict(remove_source=True), **ours},
-        # Even if empty: transformers writes back what it has read.
+        # Present even if empty, because transformers writes it back.
         "model_args": size_argument(record.architecture, image_size),
     }
     if config["model_args"]:
@@ -237,5 +239,5 @@ def _compare(model: nn.Module, folder: Path, image_size: int) -> None:
 
 
 def _equal_up_to_rounding(one: Tensor, other: Tensor) -> bool:
-    """Allow for kernels that sum in another order at another memory address."""
+    """Compare with a tolerance: the order of summation can depend on memory alignment."""
     return bool((one - other).abs().max() <= 1e-5 * one.abs().max())

@@ -1,4 +1,4 @@
-"""Read a weight's folder: the bytes that are parsed are the bytes that were hashed."""
+"""Load a weight from its folder; the parsed bytes are the same bytes that were verified."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,12 +29,12 @@ def read_weight(
 
     Args:
         folder: A folder in the layout of a Hub repository.
-        what: Its name in errors; default: the folder.
-        manifest_sha256: The manifest's expected sha256, if known.
+        what: Name of the weight in error messages; default: the folder.
+        manifest_sha256: Expected sha256 of the manifest, if known.
 
     Raises:
         WeightError: If a file is missing, damaged or invalid, does not fit timm's architecture,
-            holds a value that is not finite, or refers to another record.
+            contains NaN or infinity, or refers to a different record.
     """
     label = what or str(folder)
     manifest = read_manifest(folder, pinned=manifest_sha256)

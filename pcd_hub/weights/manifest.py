@@ -1,4 +1,4 @@
-"""``pcd_manifest.json``: the record of a weight, and size and sha256 of its other files."""
+"""``pcd_manifest.json``: a weight's record, and the size and sha256 of its other files."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ def write_manifest(folder: Path, record: dict[str, Any]) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write ``value`` as strict, indented JSON."""
+    """Write ``value`` as indented JSON without NaN or infinity."""
     atomic_write(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
@@ -45,13 +45,13 @@ def file_entries(folder: Path) -> list[dict[str, Any]]:
 
 
 def record_sha256(record: dict[str, Any]) -> str:
-    """Return the sha256 of a record's canonical JSON, by which other files refer to it."""
+    """Return the sha256 of a record's canonical JSON, which ``config.json`` and the card cite."""
     text = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def record_pointer(record: dict[str, Any]) -> dict[str, str]:
-    """Return what ``config.json`` holds in place of the record."""
+    """Return the reference to the record that ``config.json`` contains."""
     return {"record": MANIFEST_FILE, "record_sha256": record_sha256(record)}
 
 
@@ -59,11 +59,11 @@ def read_manifest(folder: Path, *, pinned: str | None = None) -> dict[str, Any]:
     """Read and check the manifest of a weight's folder.
 
     Args:
-        folder: The folder.
-        pinned: The manifest's expected sha256.
+        folder: The weight's folder.
+        pinned: Expected sha256 of the manifest.
 
     Raises:
-        WeightError: If it is missing, invalid, of a newer schema, or not the pinned one.
+        WeightError: If it is missing or invalid, has a newer schema, or is not the pinned one.
     """
     path = folder / MANIFEST_FILE
     try:
@@ -84,27 +84,27 @@ def weights_sha256(folder: Path) -> str:
     """Return the sha256 of the weights file according to the manifest.
 
     Raises:
-        WeightError: As :func:`read_manifest`.
+        WeightError: If the manifest is missing or invalid.
     """
     files = read_manifest(folder)["files"]
     return next(entry["sha256"] for entry in files if entry["path"] == WEIGHTS_FILE)
 
 
 def verify(folder: Path) -> None:
-    """Check that every file in the manifest of ``folder`` is there, with its size and sha256.
+    """Verify the size and sha256 of every file in the manifest of ``folder``.
 
     Raises:
-        WeightError: Naming the first file that is not.
+        WeightError: If a file is missing or differs; the message names the first one.
     """
     for entry in read_manifest(folder)["files"]:
         check_listed(folder, entry)
 
 
 def check_listed(folder: Path, entry: dict[str, Any]) -> None:
-    """Verify a file against its entry in the manifest, without keeping it in memory.
+    """Verify a file against its entry in the manifest, without loading all of it into memory.
 
     Raises:
-        WeightError: If it is missing, unreadable, of another size, or its sha256 differs.
+        WeightError: If it is missing or unreadable, or its size or sha256 differs.
     """
     _check_digest(_of_listed_size(folder, entry, sha256), folder, entry)
 
@@ -113,7 +113,7 @@ def read_listed(folder: Path, entry: dict[str, Any]) -> bytes:
     """Return the verified bytes of a file in the manifest.
 
     Raises:
-        WeightError: As :func:`check_listed`.
+        WeightError: If it is missing or unreadable, or its size or sha256 differs.
     """
     raw = _of_listed_size(folder, entry, Path.read_bytes)
     _check_digest(hashlib.sha256(raw).hexdigest(), folder, entry)
@@ -148,6 +148,6 @@ def _check_digest(digest: str, folder: Path, entry: dict[str, Any]) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Return the hex digest of a file."""
+    """Return the sha256 of a file as hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""The record of a weight: its provenance, measurements and licences."""
+"""The record of a weight: provenance, measurements and licences."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from pcd_hub.weights.safety import unknown_fields
 
 NOT_STATED = "not stated"
 LICENSED = ("code", "weights", "teacher", "data")
-"""Whose licences a record states."""
+"""The parts whose licences a record lists."""
 HUB_LICENSES = frozenset(
     """afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear
     bsl-1.0 c-uda cc cc-by-2.0 cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0
@@ -21,7 +21,7 @@ HUB_LICENSES = frozenset(
     eupl-1.1 eupl-1.2 gfdl gpl gpl-2.0 gpl-3.0 isc lgpl lgpl-2.1 lgpl-3.0 lppl-1.3c mit mpl-2.0
     ms-pl ncsa odbl odc-by openrail osl-3.0 pddl postgresql unlicense wtfpl zlib""".split()  # noqa: SIM905 - sixty lines else
 )
-"""Licence identifiers of the Hub; any other licence is ``other`` in a card's front matter."""
+"""The Hub's licence identifiers; a card's metadata gives any other licence as ``other``."""
 
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
@@ -30,51 +30,51 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("licenses", "model", "metrics"), dict),
     "untrained": (list, tuple),
 }
-"""Types of a record's fields in JSON; the others are strings."""
+"""JSON types of a record's fields; fields that are not listed are strings."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightRecord:
     """The provenance of one weight.
 
-    Written by a recipe, never by hand; unknown facts are left out.
+    It is written by a recipe, never by hand; unknown values are left out.
     """
 
     name: str
-    """``<timm architecture>.pcd[_<what is different>]``."""
+    """``<timm architecture>.pcd[_<variant>]``."""
     architecture: str
     created: str
-    """UTC, ISO 8601."""
+    """Creation time in UTC, as ISO 8601."""
     recipe: str
-    """Script and configuration."""
+    """Script and configuration file."""
     config: dict[str, Any]
     """The resolved configuration."""
     teacher: dict[str, Any]
     data: dict[str, Any]
-    """Source, fingerprint, number of images."""
+    """Source, fingerprint and number of images."""
     steps: int
     images_seen: int
-    """Images, each in two views."""
+    """Number of images seen in training, each in two views."""
     seed: int
     code: dict[str, Any]
-    """Version of the package, git commit and dirty flag."""
+    """Package version, git commit, and whether there were uncommitted changes."""
     versions: dict[str, str]
     hardware: dict[str, Any]
-    """Processes, device, wall seconds."""
+    """Device, number of processes, and wall time in seconds."""
     licenses: dict[str, str]
-    """For each of ``LICENSED``; "not stated" where it is unknown."""
+    """Licence of each part in ``LICENSED``; "not stated" if unknown."""
     untrained: tuple[str, ...] = ()
-    """Parameters that get no gradient from the distillation and keep their initial values."""
+    """Parameters that receive no gradient in distillation and keep their initial values."""
     model: dict[str, Any] = field(default_factory=dict)
-    """Parameters, channels and cost, measured at export."""
+    """Number of parameters, channels and cost, measured at export."""
     metrics: dict[str, Any] = field(default_factory=dict)
-    """:class:`Measurement` by a short name, as plain dicts."""
+    """Measurements by a short name, as plain dicts; see :class:`Measurement`."""
     unknown: dict[str, Any] = field(default_factory=dict)
-    """Fields that a newer pcd_hub wrote; kept as they are."""
+    """Fields written by a newer pcd_hub, which are preserved."""
 
     @classmethod
     def trial(cls, architecture: str) -> "WeightRecord":
-        """Return a placeholder, to try whether an architecture can be exported."""
+        """Return a placeholder record, for a trial export of ``architecture``."""
         return cls(
             name=f"{architecture}.pcd",
             architecture=architecture,
@@ -93,10 +93,10 @@ class WeightRecord:
         )
 
     def measurements(self) -> dict[str, "Measurement"]:
-        """Return ``metrics`` as objects.
+        """Return ``metrics`` as :class:`Measurement` objects.
 
         Raises:
-            WeightError: If one of them is not a measurement.
+            WeightError: If an entry is not a valid measurement.
         """
         return {
             name: Measurement.from_dict(raw, what=f"{self.name}: metrics.{name}")
@@ -107,7 +107,7 @@ class WeightRecord:
         """Return the record as strict JSON.
 
         Raises:
-            WeightError: If a value is not finite.
+            WeightError: If a value is NaN or infinite.
         """
         try:
             return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
@@ -117,16 +117,16 @@ class WeightRecord:
             ) from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the record as plain containers, unknown fields included."""
+        """Return the record as a plain dict, including unknown fields."""
         facts = json.loads(json.dumps(dataclasses.asdict(self)))
         return facts | facts.pop("unknown")
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> "WeightRecord":
-        """Rebuild a record.
+        """Build a record from the dict that :meth:`to_dict` returns.
 
         Raises:
-            WeightError: If a field is missing or of another type.
+            WeightError: If a field is missing or has the wrong type.
         """
         fields = {f.name: f for f in dataclasses.fields(cls) if f.name != "unknown"}
         required = {
@@ -158,10 +158,10 @@ def _named(kinds: type | tuple[type, ...]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One table of results, with what it takes to reproduce it."""
+    """One metric of an evaluation, with the details needed to reproduce it."""
 
     task: str
-    """Such as "linear segmentation probe"."""
+    """Name of the task, such as "linear segmentation probe"."""
     dataset: str
     metric: str
     unit: str
@@ -171,20 +171,20 @@ class Measurement:
     protocol: str
     command: str
     subject: str
-    """The model in ``means`` that is this weight."""
+    """Key of this weight in ``means``; the other models are for comparison."""
     means: dict[str, float]
-    """By model, over seeds."""
+    """Mean over the seeds, by model."""
     stds: dict[str, float] = field(default_factory=dict)
-    """By model; empty for a single seed."""
+    """Standard deviation over the seeds, by model; empty for a single seed."""
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any], *, what: str) -> "Measurement":
-        """Rebuild a measurement.
+        """Build a measurement from its dict.
 
         Raises:
-            WeightError: If it is not one, or its numbers are inconsistent.
+            WeightError: If a field is missing or invalid, or the numbers are inconsistent.
         """
-        if isinstance(raw, dict):  # a newer pcd_hub may have written more
+        if isinstance(raw, dict):  # a newer pcd_hub may have added fields
             raw = {key: raw[key] for key in raw if key in _MEASUREMENT}
         check_fields(raw, _MEASUREMENT, what=what)
         found = cls(**raw)

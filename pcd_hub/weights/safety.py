@@ -1,12 +1,12 @@
-"""Strict checks of the names and JSON files of a weight from an untrusted source.
+"""Strict checks of the file names and JSON files of a weight from an untrusted source.
 
-A check takes bytes and returns plain values, or raises a ``WeightError`` of one short line: the
-file, what was found, what was expected. Nothing here opens a file or a connection, and a hostile
-file takes no more time than a damaged one.
+Each check takes bytes and returns plain values, or raises a one-line ``WeightError`` that names the
+file, the value found and the value expected. This module opens no file and no connection, and
+checking a malicious file takes no longer than checking a damaged one.
 
-Known fields are checked strictly. Unknown ones, which a newer pcd_hub may have added, are bounded
-and ignored. Additions leave ``schema`` as it is; a change that an older pcd_hub would misread
-raises it, and older versions reject it.
+Known fields are checked strictly. Unknown fields, which a newer pcd_hub may have added, are limited
+in number and ignored. A new field does not change ``schema``; a change that older versions would
+misread increments it, and older versions reject the file.
 """
 
 import re
@@ -37,13 +37,13 @@ from pcd_hub.files.strict_json import (
 from pcd_hub.weights.layout import CONFIG_FILE, MANIFEST_FILE, MANIFEST_SCHEMA, WEIGHTS_FILE
 
 MAX_JSON_BYTES = 1_000_000
-"""Limit for ``config.json`` and ``pcd_manifest.json``."""
+"""Size limit of ``config.json`` and ``pcd_manifest.json``."""
 MAX_FILES = 50
 MAX_FILE_BYTES = 4 * 1024**3
 _MAX_OTHER_BYTES = 64 * 1024**2
 _MOST_BYTES = {WEIGHTS_FILE: MAX_FILE_BYTES, CONFIG_FILE: MAX_JSON_BYTES}
 
-_DEVICE = r"(?!(?i:con|prn|aux|nul|com\d|lpt\d)(\.|$))"  # of Windows
+_DEVICE = r"(?!(?i:con|prn|aux|nul|com\d|lpt\d)(\.|$))"  # reserved names on Windows
 _FILE_NAME = re.compile(
     r"model\.safetensors|config\.json|pcd_manifest\.json|README\.md|LICENSE(\.md|\.txt)?"
     rf"|{_DEVICE}[a-z0-9_-]{{1,60}}\.png"
@@ -54,12 +54,12 @@ _NEW_FILE = re.compile(rf"({_PART}/){{0,3}}{_PART}", re.ASCII)
 _CODE = re.compile(
     r"(?i).*\.(bin|pth?|ckpt|pkl|pickle|joblib|np[yz]|pyc?|so|dll|exe|sh|bat|svg|html?)"
 )
-"""Files that may run code when they are loaded or opened; never part of a weight."""
+"""Files that may run code when loaded or opened; never allowed in a weight."""
 _KEY = re.compile(r"[A-Za-z0-9_.:-]{1,100}", re.ASCII)
 _MAX_UNKNOWN = 50
 _OF_TIMM = frozenset(field.name for field in fields(PretrainedCfg))
 _OF_OTHERS = _OF_TIMM | {"auto_map", "labels"}
-"""Keys of config.json that tell timm or transformers where to find weights, labels or code."""
+"""Keys in config.json that point timm or transformers to other weights, labels or code."""
 _PROSE = Field(
     lambda v: isinstance(v, str) and len(v) <= 500 and v.isprintable(),
     "a printable string of at most 500 characters",
@@ -110,14 +110,15 @@ _KNOWN = {"manifest": _MANIFEST, "config": _CONFIG, "pretrained_cfg": _PRETRAINE
 
 
 def check_file_names(names: Iterable[str], *, what: str) -> None:
-    """Check the names of the files in a manifest, which get a place on the disk.
+    """Check the file names in a manifest, which become paths on disk.
 
-    Known are ``model.safetensors``, ``config.json``, ``pcd_manifest.json``, ``README.md``,
-    ``LICENSE`` (``.md``, ``.txt``) and pictures ``[a-z0-9_-]{1,60}.png``. Others may be relative
-    paths of plain ASCII names, such as ``onnx/model.onnx``, but none that runs code when loaded.
+    The known files are ``model.safetensors``, ``config.json``, ``pcd_manifest.json``,
+    ``README.md``, ``LICENSE`` (``.md``, ``.txt``) and pictures ``[a-z0-9_-]{1,60}.png``. Other
+    files may be relative paths in plain ASCII, such as ``onnx/model.onnx``, unless their type can
+    run code when loaded.
 
     Raises:
-        WeightError: Naming the first invalid name or duplicate (ignoring case), or the limit.
+        WeightError: If a name is invalid or repeated (ignoring case), or there are too many files.
     """
     seen: set[str] = set()
     for name in names:
@@ -142,11 +143,11 @@ def _is_new_file(name: str) -> bool:
 
 
 def check_listing(names: Iterable[str], *, what: str) -> None:
-    """Check the names that a Hub lists; only files in the manifest are ever asked for.
+    """Check the file names in the Hub's listing; only files in the manifest are ever downloaded.
 
     Raises:
-        WeightError: Naming the first that is not a path in a repository, or differs from a file of
-            a weight in case only.
+        WeightError: If a name is not a valid path in a repository, or differs from a known file
+            name in case only.
     """
     for name in names:
         is_text = isinstance(name, str) and 0 < len(name) <= 300 and name.isprintable()
@@ -160,7 +161,7 @@ def check_listing(names: Iterable[str], *, what: str) -> None:
 
 
 def unknown_keys(found: Mapping[str, Any], kind: str) -> list[str]:
-    """Return the unknown keys of a checked ``manifest``, ``config`` or ``pretrained_cfg``."""
+    """Return the unknown keys in a checked ``manifest``, ``config`` or ``pretrained_cfg``."""
     return sorted(found.keys() - _KNOWN[kind].keys())
 
 
@@ -173,7 +174,7 @@ def unknown_fields(found: Mapping[str, Any], known: Iterable[str], *, what: str)
     """Return the fields that this version does not know.
 
     Raises:
-        WeightError: If their names are not short and plain, or there are too many.
+        WeightError: If a field's name is too long or not plain ASCII, or there are too many.
     """
     unknown = {key: found[key] for key in found.keys() - set(known)}
     for key in sorted(unknown, key=str):
@@ -185,7 +186,7 @@ def unknown_fields(found: Mapping[str, Any], known: Iterable[str], *, what: str)
 
 
 def _check_known(found: Any, known: Mapping[str, Field], *, what: str) -> None:
-    """Check the known fields of an object, and bound the unknown ones."""
+    """Check the known fields of an object, and limit the unknown ones."""
     unknown = unknown_fields(found, known, what=what) if isinstance(found, dict) else {}
     check_fields(
         {k: found[k] for k in found if k not in unknown} if unknown else found, known, what=what
@@ -196,8 +197,8 @@ def check_manifest(raw: bytes, *, what: str) -> dict[str, Any]:
     """Check ``pcd_manifest.json`` and return it.
 
     Raises:
-        WeightError: If it is not valid, of a newer schema, lists itself or an invalid name, or does
-            not list weights and config.
+        WeightError: If it is invalid, has a newer schema, lists itself or an invalid name, or lacks
+            the weights or the config.
     """
     manifest = parse_json(raw, what=what, max_bytes=MAX_JSON_BYTES)
     schema = manifest.get("schema") if isinstance(manifest, dict) else None
@@ -228,8 +229,8 @@ def check_config(raw: bytes, *, what: str) -> dict[str, Any]:
     """Check timm's ``config.json`` and return it.
 
     Raises:
-        WeightError: If a known key has an invalid value, a key names another source of weights or
-            code, or timm has no such architecture.
+        WeightError: If a known key has an invalid value, a key points to other weights or to code,
+            or timm lacks the architecture.
     """
     config = parse_json(raw, what=what, max_bytes=MAX_JSON_BYTES)
     _check_known(config, _CONFIG, what=what)
@@ -251,17 +252,17 @@ def _check_not_read(found: Mapping[str, Any], keys: Iterable[str], *, what: str)
 
 
 def known_cfg(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the checked ``pretrained_cfg`` without fields that only a newer version knows."""
+    """Return the checked ``pretrained_cfg`` without the fields unknown to this version."""
     return {key: value for key, value in cfg.items() if key in _PRETRAINED_CFG}
 
 
 def check_buildable(architecture: str, model_args: Mapping[str, Any], *, what: str) -> None:
-    """Check that timm has the architecture, and that its arguments are known and bounded.
+    """Check that timm has the architecture, and that its arguments are known and within limits.
 
     Raises:
-        WeightError: Naming the architecture or the argument.
+        WeightError: If it does not, or an argument is unknown or out of range.
     """
-    known = timm.list_models()  # without old aliases, of which timm warns
+    known = timm.list_models()  # without deprecated aliases, for which timm warns
     if architecture not in known:
         raise WeightError(
             f"{what}: timm {timm.__version__} has no architecture {shown(architecture)}"

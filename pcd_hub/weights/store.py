@@ -1,4 +1,4 @@
-"""The local store: finished weights by name, each a folder with the layout of its Hub repository.
+"""The local store: finished weights by name, each in a folder laid out as a Hub repository.
 
 ::
 
@@ -6,12 +6,12 @@
                                        model.safetensors  config.json  README.md  *.png
                                        pcd_manifest.json
 
-A name is a symbolic link to one version, which plain timm follows; on Windows, and on file systems
-without links, it is a text file with the same path (as git stores links there). Either is replaced
-by one atomic rename after the new version is complete: readers get the old weight or the new one,
-and a process killed at any moment leaves the old one. The manifest is written last, so a version
-that has one is complete. A plain folder under a name (a copied bundle) works too. Every load
-verifies size and sha256 against the manifest.
+Each name is a symbolic link to one version, which timm follows; on Windows, and on file systems
+without links, it is a text file that contains the path (as git stores links there). It is replaced
+by one atomic rename once the new version is complete: readers get either the old weight or the new
+one, and killing the process at any time leaves the old one. The manifest is written last, so a
+version that has one is complete. A name can also be an ordinary folder (a copied weight). Every
+load verifies size and sha256 against the manifest.
 """
 
 import errno
@@ -44,10 +44,11 @@ _GRACE_SECONDS = 600
 def home() -> Path:
     """Return the store's folder.
 
-    ``PCD_HUB_HOME``; else ``pcd_hub`` in ``HF_HOME`` if that is set, or in the user's cache folder.
+    This is ``PCD_HUB_HOME`` if set; otherwise ``pcd_hub`` in ``HF_HOME`` if set, or in the user's
+    cache folder.
 
     Raises:
-        WeightError: If it is in a home folder that is not known.
+        WeightError: If the user's home folder cannot be determined.
     """
     if named := os.environ.get("PCD_HUB_HOME"):
         return expanded(named)
@@ -64,7 +65,7 @@ def expanded(path: str) -> Path:
     """Return ``path`` with a leading ``~`` replaced by the home folder.
 
     Raises:
-        WeightError: If there is no such home folder.
+        WeightError: If the home folder cannot be determined.
     """
     try:
         return Path(path).expanduser()
@@ -75,7 +76,7 @@ def expanded(path: str) -> Path:
 
 
 def enabled() -> bool:
-    """Return False if ``PCD_HUB_LOCAL=0``, which turns the local store off."""
+    """Return whether the local store is enabled; ``PCD_HUB_LOCAL=0`` turns it off."""
     return os.environ.get("PCD_HUB_LOCAL", "1") != "0"
 
 
@@ -95,9 +96,9 @@ def where(name: str) -> Path | None:
 
 
 def folder_of(name: str) -> Path:
-    """Return the path that leads to the files of ``name``, which need not exist."""
+    """Return the folder of the current version of ``name``, which need not exist."""
     path = home() / name
-    with suppress(OSError, ValueError):  # a link, a folder, nothing, or another kind of file
+    with suppress(OSError, ValueError):  # a link, a folder, missing, or another kind of file
         target = read_bounded(path, _MAX_POINTER_BYTES).decode()
         if re.fullmatch(rf"{re.escape(f'{_VERSIONS}/{name}')}/[\w-]+", target):
             return path.parent / target
@@ -121,12 +122,12 @@ def names() -> list[str]:
 def add(name: str, export: Path) -> Path:
     """Copy a finished export folder into the store under ``name`` and return the new folder.
 
-    The weight that had the name before is kept as a version; the last three are.
+    The previous weight of that name remains as a version; the last three are kept.
 
     Raises:
-        WeightError: If the name is malformed or held by a plain folder or by another user's weight
-            in a sticky store, if the export is damaged, or if writing fails; nothing has changed
-            then.
+        WeightError: If the name is malformed, or taken by an ordinary folder or by another user's
+            weight in a sticky store, if the export is damaged, or if writing fails. The store is
+            then unchanged.
     """
     read_weight(export)
     path = _checked_path(name)
@@ -137,7 +138,7 @@ def add(name: str, export: Path) -> Path:
         try:
             _touch(folder_of(name))
             _point(path, folder)
-        except OSError:  # only: an interrupt may come when the name already leads to the folder
+        except OSError:  # not BaseException: on an interrupt the name may already point to it
             shutil.rmtree(folder, ignore_errors=True)
             raise
     except OSError as error:
@@ -151,16 +152,16 @@ def add(name: str, export: Path) -> Path:
 
 
 def check_can_add(name: str, *, num_bytes: int = 0) -> None:
-    """Check that :func:`add` will be able to write, and leave nothing behind.
+    """Check that :func:`add` can write to the store, without leaving any files there.
 
     Args:
         name: The weight's name.
-        num_bytes: Its size.
+        num_bytes: The weight's size.
 
     Raises:
-        WeightError: If the name is malformed, or held by a plain folder or by a weight that only
-            another user may replace.
-        ConfigError: If the store cannot be written, or has less free space.
+        WeightError: If the name is malformed, or taken by an ordinary folder or by a weight that
+            only another user may replace.
+        ConfigError: If the store is not writable, or has less than ``num_bytes`` free.
     """
     path = _checked_path(name)
     for folder in (path.parent, path.parent / _VERSIONS / name):
@@ -185,12 +186,12 @@ def make_folder(folder: Path) -> None:
 
 
 def is_name(name: str) -> bool:
-    """Return whether ``name`` may name a weight."""
+    """Return whether ``name`` is a valid weight name."""
     return _NAME.fullmatch(name) is not None
 
 
 def check_name(name: str) -> str:
-    """Return ``name`` if it may name a weight.
+    """Return ``name`` if it is a valid weight name.
 
     Raises:
         WeightError: If it is not ``ARCH.pcd`` or ``ARCH.pcd_WHAT``.
@@ -205,7 +206,7 @@ def check_name(name: str) -> str:
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """Turn any OSError inside the block into a WeightError of one line.
+    """Turn any OSError inside the block into a one-line WeightError.
 
     Raises:
         WeightError: For any OSError inside the block.
@@ -231,7 +232,7 @@ def _resolved(path: Path) -> Path | None:
 
 
 def _checked_path(name: str) -> Path:
-    """Return the path of a name that this user may create or replace."""
+    """Return the path of ``name``; raise if this user may not create or replace it."""
     path = home() / check_name(name)
     with reading():
         if path.is_dir() and not path.is_symlink():
@@ -254,13 +255,13 @@ def _may_replace(path: Path) -> bool:
 
 
 def _copied(export: Path, versions: Path) -> Path:
-    """Return a complete copy, flushed to disk, in a new folder; leave none after an error."""
+    """Copy the export, flushed to disk, into a new folder; remove the folder after an error."""
     folder = Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=versions))
     try:
         folder.chmod(0o755)
         for name in [*(entry["path"] for entry in read_manifest(export)["files"]), MANIFEST_FILE]:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            # Whatever the umask: every user of the store may read it.
+            # Readable by every user of the store, regardless of the umask.
             with atomic_file(folder / name, mode=0o644) as draft:
                 shutil.copyfile(export / name, draft)
         verify(folder)
@@ -271,7 +272,7 @@ def _copied(export: Path, versions: Path) -> Path:
 
 
 def _point(path: Path, folder: Path) -> None:
-    """Make ``path`` lead to ``folder`` by one atomic rename."""
+    """Make ``path`` point to ``folder`` by one atomic rename."""
     draft = path.with_name(f".{path.name}.{folder.name}")
     try:
         _write_pointer(draft, folder.relative_to(path.parent).as_posix())
@@ -282,24 +283,24 @@ def _point(path: Path, folder: Path) -> None:
 
 
 def _write_pointer(draft: Path, target: str) -> None:
-    if os.name != "nt":  # where links need a right, and none to a folder can be replaced
-        with suppress(PermissionError):  # a file system without links, as FAT
+    if os.name != "nt":  # Windows: links need a privilege, and links to folders cannot be replaced
+        with suppress(PermissionError):  # a file system without links, such as FAT
             os.symlink(target, draft)  # noqa: PTH211 - the target is relative to the link
             return
     atomic_write(draft, target, mode=0o644)
 
 
 def _touch(version: Path) -> None:
-    """Record when the version was superseded, for the grace period of readers."""
-    with suppress(OSError):  # no version yet, or another user's: readers then have less grace
+    """Record the time when the version was superseded, for the readers' grace period."""
+    with suppress(OSError):  # no version yet, or another user's: readers then have less time
         os.utime(version)
 
 
 def _sweep(versions: Path, *, current: Path) -> None:
     """Remove versions beyond the last few, after a grace period for readers.
 
-    Incomplete copies, which a kill leaves, are not counted, and are removed once nobody can be
-    writing them.
+    Incomplete copies, left by a killed process, do not count, and are removed once no process can
+    still be writing them.
     """
     others = [path for path in versions.iterdir() if path != current]
     complete = sorted((p for p in others if (p / MANIFEST_FILE).is_file()), key=_superseded)
@@ -311,7 +312,7 @@ def _sweep(versions: Path, *, current: Path) -> None:
 
 
 def _superseded(version: Path) -> float:
-    """Return when it was last the current version; 0 if another writer has just removed it."""
+    """Return the time when the version was superseded; 0 if another process just removed it."""
     try:
         return version.stat().st_mtime
     except FileNotFoundError:
@@ -319,7 +320,7 @@ def _superseded(version: Path) -> float:
 
 
 def _last_written(version: Path) -> float:
-    """Return when a file in it was last written; 0 if another writer has just removed it."""
+    """Return the time of the last write to the version; 0 if another process just removed it."""
     last = _superseded(version)
     with suppress(OSError):
         for path in version.iterdir():

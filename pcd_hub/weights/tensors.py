@@ -1,4 +1,4 @@
-"""Check and parse an untrusted weights file: its header, its values, its fit to the model.
+"""Check and parse an untrusted weights file: header, values, and names and shapes of tensors.
 
 The bytes are checked before safetensors parses them.
 """
@@ -44,8 +44,8 @@ def check_header(raw: bytes | memoryview, *, what: str) -> dict[str, tuple[int, 
     """Check the header of a complete safetensors file; return the tensors' shapes by name.
 
     Raises:
-        WeightError: If safetensors would reject it, or if it has a repeated name, an unknown key
-            or dtype, an unusual name, or excessive sizes.
+        WeightError: If safetensors would reject the file, or if it has a repeated name, an unknown
+            key or dtype, an unusual name, or excessive sizes.
     """
     return {name: entry.shape for name, entry in _entries(raw, what).items()}
 
@@ -103,7 +103,7 @@ def _entry(name: str, found: Any, what: str) -> _Entry:
 
 
 def _check_coverage(entries: Mapping[str, _Entry], size: int, what: str) -> None:
-    """Check that the tensors fill the file without holes or overlaps."""
+    """Check that the tensors fill the file without gaps or overlaps."""
     covered = 0
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.begin != covered:
@@ -120,8 +120,8 @@ def load_tensors(raw: bytes, *, what: str) -> dict[str, Tensor]:
     """Check a complete safetensors file and parse it from the same bytes.
 
     Raises:
-        WeightError: As ``check_header``; or naming a tensor with NaN, infinity, or a bool that is
-            neither 0 nor 1.
+        WeightError: If :func:`check_header` fails, or a tensor contains NaN, infinity, or a bool
+            that is neither 0 nor 1.
     """
     entries = _entries(raw, what)
     _check_bools(raw, entries, what)
@@ -143,19 +143,19 @@ def _check_bools(raw: bytes, entries: Mapping[str, _Entry], what: str) -> None:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Check the extremes in float32, the type of the model, without a copy."""
+    """Check only the extremes in float32, the model's dtype, to avoid a copy of the tensor."""
     return not tensor.numel() or all(bool(end.float().isfinite()) for end in tensor.aminmax())
 
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""Tensors' shapes by name."""
+"""Shapes of tensors by name."""
 
 
 def check_size(size: int, needed: Shapes, *, what: str) -> None:
-    """Check that a file is no larger than these shapes need, before it is read.
+    """Check, before reading a file, that it is no larger than these shapes need.
 
     Raises:
-        WeightError: If ``size`` in bytes exceeds the largest header plus float64 values.
+        WeightError: If ``size`` in bytes exceeds the largest allowed header plus float64 values.
     """
     most = 8 + _MAX_HEADER_BYTES + 8 * sum(map(math.prod, needed.values()))
     if size > most:
@@ -166,7 +166,7 @@ def check_fit(found: Shapes, needed: Shapes, *, what: str) -> None:
     """Check that names and shapes are exactly those of :func:`needed_shapes`.
 
     Raises:
-        WeightError: Naming the first tensor that is missing, unexpected or of another shape.
+        WeightError: If a tensor is missing or unexpected, or has another shape.
     """
     differences = {
         "missing": [name for name in needed if name not in found],
@@ -185,7 +185,7 @@ def check_fit(found: Shapes, needed: Shapes, *, what: str) -> None:
 def needed_shapes(
     architecture: str, model_args: Mapping[str, Any], *, what: str
 ) -> dict[str, tuple[int, ...]]:
-    """Return names and shapes of a new headless model.
+    """Return the names and shapes of the tensors of a new model without a head.
 
     Raises:
         WeightError: If timm has no such architecture or cannot build it.
@@ -193,7 +193,7 @@ def needed_shapes(
     check_buildable(architecture, model_args, what=what)
     try:
         model = build_skeleton(architecture, **model_args)
-    except Exception as error:  # whatever a size leads to that the architecture cannot take
+    except Exception as error:  # depends on how the architecture handles the size
         raise WeightError(
             f"{what}: timm cannot build {architecture} with {shown(dict(model_args))}: "
             f"{type(error).__name__} {shown(str(error))}"

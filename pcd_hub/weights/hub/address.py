@@ -1,4 +1,4 @@
-"""Check references to a Hub, its address and the token, and redact secrets."""
+"""Check Hub references, the Hub's address and the token; redact secrets."""
 
 import re
 from urllib.parse import urlsplit
@@ -10,7 +10,7 @@ from pcd_hub.errors import HubError, WeightError
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,79}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_MAX_CHARACTERS = 10_000  # the search takes quadratic time
+_MAX_CHARACTERS = 10_000  # the regular expressions take quadratic time
 _SECRETS = (
     (re.compile(r"hf_\w+"), "hf_***"),
     (re.compile(r"(?i)bearer\s+\S+"), "Bearer ***"),
@@ -20,7 +20,7 @@ _SECRETS = (
 
 
 def split_reference(reference: str) -> tuple[str, str | None]:
-    """Split ``ORG/NAME[@REVISION]`` into its two parts.
+    """Split ``ORG/NAME[@REVISION]`` into repository and revision.
 
     Raises:
         WeightError: If it is not of that form.
@@ -49,13 +49,13 @@ def is_offline() -> bool:
 
 
 def check_endpoint(endpoint: str) -> str:
-    """Return the Hub's address without a trailing slash, if weights and a token may be sent there.
+    """Return the Hub's address without a trailing slash, if it is safe to send a token there.
 
-    Allowed are ``https`` to any host, and plain ``http`` to this machine (``localhost``,
-    ``127.0.0.1``, ``::1``), where a Hub or a proxy may listen.
+    ``https`` is allowed for any host; plain ``http`` only for this machine (``localhost``,
+    ``127.0.0.1``, ``::1``), for example for a local proxy.
 
     Raises:
-        HubError: If it is neither, or carries a user name or a password.
+        HubError: If the address is not allowed, or contains a user name or password.
     """
     try:
         parts = urlsplit(endpoint)
@@ -83,7 +83,8 @@ def check_token(token: str | None) -> str | None:
     """Return the token without surrounding white space; None if there is none.
 
     Raises:
-        HubError: If it holds anything but printable ASCII characters. The token is not shown.
+        HubError: If it contains anything but printable ASCII characters. The message does not
+            include the token.
     """
     token = (token or "").strip()
     if not re.fullmatch(r"[!-~]*", token):
@@ -95,7 +96,7 @@ def check_token(token: str | None) -> str | None:
 
 
 def redacted(text: str) -> str:
-    """Return ``text``, shortened, without tokens, passwords and signed parts of URLs."""
+    """Shorten ``text`` and redact tokens, passwords and query strings of URLs."""
     text = text[:_MAX_CHARACTERS]
     for pattern, instead in _SECRETS:
         text = pattern.sub(instead, text)

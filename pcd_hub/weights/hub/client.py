@@ -1,7 +1,7 @@
-"""A connection to the Hugging Face Hub: read a repository's state, download, commit.
+"""Client for the Hugging Face Hub: read a repository's state, download files, make commits.
 
-All requests go through huggingface_hub, with limits that it lacks: on the size of a download, the
-time without progress, and retries. Its exceptions become a ``HubError`` of one line.
+All requests go through huggingface_hub, with additional limits on the size of a download, the time
+without progress, and the number of retries. Its exceptions become a one-line ``HubError``.
 """
 
 import logging
@@ -33,27 +33,27 @@ from pcd_hub.weights.hub.explain import brief, explain, status_of
 log = logging.getLogger("pcd_hub")
 
 CLIENT_THREAD = "pcd-hub client"
-"""Name of the threads that run huggingface_hub's calls."""
+"""Name of the threads in which huggingface_hub runs."""
 _TIMEOUT_SECONDS = 10.0
 _SILENCE_SECONDS = 25.0
-_BYTES_PER_SECOND = 50_000  # lower bound on the speed of an upload
+_BYTES_PER_SECOND = 50_000  # slowest upload that is allowed
 _ATTEMPTS = 3
 _PATIENCE_SECONDS = 5.0
 _BYTES_AT_MOST = 4 * 1024**3
-_MAX_METADATA_BYTES = 1024**2  # that the client writes next to a file
+_MAX_METADATA_BYTES = 1024**2  # written by huggingface_hub next to each file
 
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteFile:
-    """One file of a repository, as the Hub lists it."""
+    """A file in the Hub's listing of a repository."""
 
     size: int
     blob: str
-    """Git's SHA-1 of the content; for an LFS file, of its pointer."""
+    """Git blob SHA-1 of the content, or of the pointer for an LFS file."""
     sha256: str | None
-    """SHA-256 of the content, for an LFS file only."""
+    """SHA-256 of the content of an LFS file; None for other files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +66,15 @@ class RepoState:
 
 
 class Hub:
-    """A connection to the Hub that ``HF_ENDPOINT`` names, with the user's token if there is one."""
+    """Client for the Hub at ``HF_ENDPOINT``, with the user's token if there is one."""
 
     def __init__(self) -> None:
-        """Check endpoint and token, without a request.
+        """Check endpoint and token, without a network request.
 
         Raises:
             HubError: If the endpoint or the token is malformed.
         """
-        from pcd_hub import __version__  # noqa: PLC0415 - the package imports this file
+        from pcd_hub import __version__  # noqa: PLC0415 - circular import
 
         self.endpoint = check_endpoint(constants.ENDPOINT)
         self._token = check_token(get_token())
@@ -86,11 +86,11 @@ class Hub:
         )
 
     def state(self, repo: str, revision: str | None = None) -> RepoState:
-        """Return commit and files of ``repo`` at ``revision`` (default: its default branch).
+        """Return the state of ``repo`` at ``revision`` (default: the default branch).
 
         Raises:
-            HubError: If this token may not see it, or the answer is malformed.
-            HubUnreachableError: If there is no answer, or HF_HUB_OFFLINE is set.
+            HubError: If access is denied, or the response is malformed.
+            HubUnreachableError: If there is no response, or HF_HUB_OFFLINE is set.
         """
 
         def attempt() -> ModelInfo:
@@ -126,15 +126,15 @@ class Hub:
         """Download one file into ``folder``, which must be private to the caller.
 
         Raises:
-            HubError: If this token may not read it, or more than ``size`` bytes arrive.
-            HubUnreachableError: If three attempts failed.
+            HubError: If access is denied, or the file is longer than ``size`` bytes.
+            HubUnreachableError: If the Hub cannot be reached after up to three attempts.
         """
         before = _bytes_in(folder)
 
         def progress() -> int:
             arrived = _bytes_in(folder) - before
             if arrived > size + _MAX_METADATA_BYTES:
-                close_session()  # stops the client's thread
+                close_session()  # stops the download thread
                 raise HubError(f"{path} of {repo} is longer than the expected {size} bytes")
             return arrived
 
@@ -146,7 +146,7 @@ class Hub:
                         path,
                         revision=commit,
                         local_dir=folder,
-                        cache_dir=folder / ".cache" / "empty",  # the user's own is unverified
+                        cache_dir=folder / ".cache" / "empty",  # the user's cache is not verified
                         etag_timeout=_TIMEOUT_SECONDS,
                     )
 
@@ -177,8 +177,8 @@ class Hub:
         """Make one commit on top of ``parent``.
 
         Raises:
-            HubError: If the Hub refuses it, or another commit was made first.
-            HubUnreachableError: If there is no answer; the commit may exist all the same.
+            HubError: If the Hub refuses it, or ``parent`` is no longer the latest commit.
+            HubUnreachableError: If there is no response; the commit may still have been made.
         """
         size = sum(operation.upload_info.size for operation in operations)
         with self._translated(repo, "write to"):
@@ -196,37 +196,37 @@ class Hub:
 
     @contextmanager
     def _translated(self, repo: str, doing: str) -> Iterator[None]:
-        """Turn any exception of the client into a HubError without secrets."""
+        """Turn any exception raised by huggingface_hub into a HubError without secrets."""
         try:
             yield
         except PCDHubError:
             raise
-        except Exception as error:  # of four libraries and the interpreter
+        except Exception as error:  # huggingface_hub lets those of its dependencies through
             known = self._token is not None
             raise explain(error, repo, self.endpoint, doing, known=known) from None
 
 
 def _size(sibling: RepoSibling) -> int:
     size = int(sibling.size or 0)
-    if size < 0:  # it would hide another file from a bound on the sum
+    if size < 0:  # would offset another file in the check of the total
         raise ValueError(f"{shown(sibling.rfilename)} of {size} bytes")
     return size
 
 
 def check_total(total: int, repo: str) -> None:
-    """Check that files of ``total`` bytes may be downloaded.
+    """Check the total size of a download in bytes.
 
     Raises:
-        HubError: If that is more than any small backbone needs.
+        HubError: If it is over the limit of 4 GiB.
     """
     if total > _BYTES_AT_MOST:
         raise HubError(f"{repo} holds {total} bytes, expected at most {_BYTES_AT_MOST}")
 
 
 def _patiently(attempt: Callable[[], Value]) -> Value:
-    """Make up to three attempts, as long as they fail fast.
+    """Make up to three attempts, as long as they fail quickly.
 
-    The client retries after a timeout, but not after a connection reset.
+    huggingface_hub retries after a timeout, but not after a connection reset.
     """
     start = time.monotonic()
     for count in range(1, _ATTEMPTS):
@@ -246,9 +246,9 @@ def _unless_silent(
     progress: Callable[[], int] = lambda: 0,
     seconds: float | None = None,
 ) -> Value:
-    """Return the call's result; raise TimeoutError after so many seconds without progress.
+    """Return the call's result; raise TimeoutError after ``seconds`` without progress.
 
-    The client may wait forever and cannot be interrupted: its thread is abandoned.
+    huggingface_hub may block indefinitely and cannot be interrupted, so its thread is abandoned.
     """
     limit = _SILENCE_SECONDS if seconds is None else seconds
     outcome: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
@@ -276,7 +276,7 @@ def _unless_silent(
 
 
 def _bytes_in(folder: Path) -> int:
-    """Return the size of all files in ``folder``, unfinished ones included."""
+    """Return the size of all files in ``folder``, including incomplete ones."""
     total = 0
     for path in folder.rglob("*"):
         with suppress(OSError):
@@ -290,9 +290,9 @@ _xet_before: list[bool] = []
 
 @contextmanager
 def _without_xet() -> Iterator[None]:
-    """Download over plain HTTP: over Xet an endpoint can name any local folder as its storage.
+    """Disable Xet inside the block: a malicious endpoint can direct it to any local folder.
 
-    The client has no option for one call; its own switch is off while any of our downloads runs.
+    huggingface_hub has only a global switch, which is set while any download of pcd_hub runs.
     """
     with _xet_lock:
         _xet_before.append(constants.HF_HUB_DISABLE_XET)

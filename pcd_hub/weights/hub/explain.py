@@ -1,4 +1,4 @@
-"""Explain the exceptions of huggingface_hub and the HTTP libraries under it, each in one line."""
+"""Turn exceptions of huggingface_hub and its HTTP libraries into one-line errors."""
 
 import errno
 from collections.abc import Iterator, Sequence
@@ -11,14 +11,14 @@ _LOCAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, er
 
 
 def explain(error: Exception, repo: str, endpoint: str, doing: str, *, known: bool) -> HubError:
-    """Return the HubError for what the client raised; it holds no secrets.
+    """Return a HubError, without secrets, for an exception raised by huggingface_hub.
 
     Args:
-        error: What was raised.
+        error: The exception.
         repo: The repository.
         endpoint: The Hub's address.
-        doing: What failed, to follow "cannot" and precede ``repo``.
-        known: Whether a token was sent.
+        doing: The action that failed: the words between "cannot" and ``repo`` in the message.
+        known: True if a token was sent.
     """
     if refused := _refusal(error, repo, endpoint, doing, known=known):
         return refused
@@ -40,7 +40,7 @@ def explain(error: Exception, repo: str, endpoint: str, doing: str, *, known: bo
 def _refusal(
     error: Exception, repo: str, endpoint: str, doing: str, *, known: bool
 ) -> HubError | None:
-    """Explain an answer of the Hub's that refuses a request; None for anything else."""
+    """Return the error for a response in which the Hub refuses a request; None otherwise."""
     causes = list(_chain(error))
     status = next(filter(None, map(status_of, causes)), None)
     user = "your token" if known else "anonymous users (no token is set)"
@@ -68,7 +68,7 @@ def _refusal(
 
 
 def _kind(causes: Sequence[BaseException]) -> str | None:
-    """Return what the client recognised in the Hub's answer."""
+    """Return the kind of refusal that huggingface_hub recognised, if any."""
     names = {kind.__name__ for cause in causes for kind in type(cause).__mro__}
     if "GatedRepoError" in names:
         return "gated"
@@ -80,7 +80,7 @@ def _kind(causes: Sequence[BaseException]) -> str | None:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield the error and its causes, up to one of ours."""
+    """Yield the error and its causes, up to the first PCDHubError."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen and not isinstance(error, PCDHubError):
         seen.add(id(error))
@@ -90,7 +90,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def status_of(error: BaseException) -> int | None:
-    """Return the HTTP status of the answer that an exception carries, if any."""
+    """Return the HTTP status of an exception's response, if it has one."""
     return getattr(getattr(error, "response", None), "status_code", None)
 
 

@@ -1,14 +1,14 @@
-"""Fetch one commit of a Hub repository, with every byte verified.
+"""Fetch one commit of a Hub repository and verify every byte.
 
 ::
 
-    <HF_HUB_CACHE>/models--ORG--NAME/snapshots/<commit>/   the files, shared with other programs
+    <HF_HUB_CACHE>/models--ORG--NAME/snapshots/<commit>/   files, shared with other programs
     <PCD_HUB_HOME>/pins/ORG/NAME@<revision>                "ORG/NAME@<commit> <manifest's sha256>"
 
-huggingface_hub downloads into a private folder. A file enters the cache once its sha256 matches the
-manifest, as a plain file, as the client stores files on systems without symbolic links. (Its own
-download into the cache checks no content, and lets the server's ETag choose the path.) The pin
-files are written last, after all checks.
+huggingface_hub downloads into a private folder. A file is moved to the cache once its sha256
+matches the manifest, as a regular file, the way huggingface_hub stores files where symbolic links
+are not available. (Its own download into the cache does not verify the content, and derives the
+path from the server's ETag.) The pin files are written last, after all checks.
 """
 
 import logging
@@ -48,7 +48,7 @@ _PIN_REMEDY = "fix its permissions or free some room, or set PCD_HUB_HOME to ano
 
 @dataclass(frozen=True, kw_only=True)
 class FetchedWeight:
-    """One commit of one repository, on this machine."""
+    """A weight in the Hugging Face cache, at one commit."""
 
     repo: str
     commit: str
@@ -66,24 +66,24 @@ class FetchedWeight:
 
     @property
     def lock_line(self) -> str:
-        """One line that pins every byte."""
+        """The line in a pin file; it identifies every byte of the weight."""
         return f"{self.reference} {self.manifest_sha256}"
 
 
 def fetch(name: str, *, manifest_sha256: str | None = None) -> FetchedWeight:
-    """Bring a published weight to this machine, or find it there, and verify it.
+    """Download a published weight unless it is in the cache, and verify it.
 
-    A branch or tag is resolved to a commit first, and only that commit is used. Files that are
-    damaged or missing are downloaded again; the manifest must be the one that was fetched first.
+    A branch or tag is first resolved to a commit, and only that commit is used. Damaged or missing
+    files are downloaded again; the manifest must not have changed since the first fetch.
 
     Args:
         name: ``ORG/NAME[@REVISION]``, or the name of a published weight (``resnet18.pcd``).
-        manifest_sha256: The manifest's expected sha256, if you pinned it.
+        manifest_sha256: Expected sha256 of the manifest, if you pinned it.
 
     Raises:
-        WeightError: If the name is unknown, the files are not a valid weight of pcd_hub, are still
-            damaged after a second download, or cannot be written here.
-        HubError: If the Hub refuses access, or cannot be reached and is needed.
+        WeightError: If the name is unknown, or the files are not a valid weight of pcd_hub, are
+            still damaged after a second download, or cannot be written.
+        HubError: If the Hub refuses access, or is needed and cannot be reached.
     """
     return read_fetched(name, manifest_sha256=manifest_sha256)[0]
 
@@ -91,7 +91,7 @@ def fetch(name: str, *, manifest_sha256: str | None = None) -> FetchedWeight:
 def read_fetched(
     name: str, *, manifest_sha256: str | None = None
 ) -> tuple[FetchedWeight, ReadWeight]:
-    """Fetch as :func:`fetch` does, and return the verified content too."""
+    """Fetch a weight like :func:`fetch`, and also return its verified content."""
     found = reference_of(name)
     if found is None:
         raise WeightError(
@@ -121,10 +121,10 @@ def read_fetched(
 
 
 def fetched_folder(reference: str) -> Path | None:
-    """Return the folder of ``ORG/NAME[@REVISION]`` if it was fetched, without a request.
+    """Return the folder of ``ORG/NAME[@REVISION]`` if it was fetched; make no network request.
 
     Raises:
-        WeightError: If its manifest is missing or not the one that was fetched.
+        WeightError: If its manifest is missing, or has changed since it was fetched.
     """
     fetched = _read_pin(*split_reference(reference))
     if fetched is None:
@@ -137,7 +137,7 @@ def fetched_folder(reference: str) -> Path | None:
 
 
 def fetched_folders() -> dict[str, Path]:
-    """Return the folder of every fetched commit by reference, unverified."""
+    """Return the folders of all fetched commits by reference, without verifying them."""
     found = {}
     for pin in sorted((store.home() / "pins").glob("*/*@*")):
         repo, _, commit = f"{pin.parent.name}/{pin.name}".partition("@")
@@ -149,7 +149,7 @@ def fetched_folders() -> dict[str, Path]:
 
 
 def _resolve(repo: str, revision: str | None) -> tuple[str, RepoState | None]:
-    """Return the commit: from the pin file if it needs no request or none is possible."""
+    """Return commit and state from the Hub, or commit and None from a pin file."""
     if is_offline():
         return _pinned_commit(repo, revision), None
     if revision and is_commit(revision) and _read_pin(repo, revision):
@@ -212,10 +212,10 @@ def _check_listing(repo: str, state: RepoState) -> None:
 def _download(
     repo: str, commit: str, pins: Mapping[str, str | None], state: RepoState | None
 ) -> FetchedWeight:
-    """Download the files that the cache lacks, each into a private folder first.
+    """Download the files missing from the cache, each into a private folder first.
 
     Raises:
-        WeightError: If the manifest is not the pinned one, or a file not the one in the manifest.
+        WeightError: If the manifest is not the pinned one, or a file does not match the manifest.
         HubError: If the Hub refuses access or cannot be reached.
     """
     hub = Hub()
@@ -231,7 +231,7 @@ def _download(
         for entry in entries:
             with suppress(WeightError):
                 check_listed(fetched.folder, entry)
-                continue  # the cache has it, perhaps from another program
+                continue  # already in the cache, perhaps from another program
             arrived = hub.download(repo, commit, entry["path"], draft, size=entry["size"])
             _check_arrived(arrived, entry, what=fetched.reference)
             _place(arrived, fetched, entry["path"])
@@ -240,7 +240,7 @@ def _download(
 
 
 def _check_entries(entries: list[dict[str, Any]], state: RepoState, *, what: str) -> None:
-    """Check that the Hub has every file in the manifest, and that they fit on a disk."""
+    """Check that the Hub has every file in the manifest, and their total size."""
     check_total(sum(entry["size"] for entry in entries), what)
     listed = {entry["path"] for entry in entries}
     if missing := sorted(listed - state.files.keys()):
@@ -266,27 +266,27 @@ def _check_arrived(path: Path, entry: dict[str, Any], *, what: str) -> None:
 
 
 def _place(arrived: Path, fetched: FetchedWeight, name: str) -> None:
-    """Move a verified file to its place in the cache, whatever is there now."""
+    """Move a verified file to its place in the cache, replacing any file or folder there."""
     target = fetched.folder / name
     target.parent.mkdir(parents=True, exist_ok=True)
     cache = Path(constants.HF_HUB_CACHE)
     if target.parent.resolve() != cache.resolve() / target.parent.relative_to(cache):
         raise WeightError(f"{target.parent} is a link to another folder; remove it")
-    if target.is_dir() and not target.is_symlink():  # over which no file can be moved
+    if target.is_dir() and not target.is_symlink():  # cannot be replaced by a file
         shutil.rmtree(target)
     arrived.replace(target)
 
 
 @contextmanager
 def _draft_folder(repo: str) -> Iterator[Path]:
-    """Make a private folder beside the repository's snapshots, and remove it afterwards.
+    """Create a private folder in the repository's cache folder, and remove it afterwards.
 
-    Folders that killed processes left behind a day ago or earlier are removed too.
+    Folders left by killed processes more than a day ago are removed too.
     """
     parent = _repo_folder(repo)
     parent.mkdir(parents=True, exist_ok=True)
     for old in parent.glob(".pcd-hub-*"):
-        with suppress(FileNotFoundError):  # another process was faster
+        with suppress(FileNotFoundError):  # another process removed it first
             if time.time() - old.stat().st_mtime > _DRAFT_SECONDS:
                 shutil.rmtree(old, ignore_errors=True)
     draft = Path(tempfile.mkdtemp(prefix=".pcd-hub-", dir=parent))
@@ -331,11 +331,11 @@ def _read_pin(repo: str, revision: str | None) -> FetchedWeight | None:
 
 
 def _write_pin(fetched: FetchedWeight, revision: str | None) -> None:
-    """Write a pin file at once, unless it is there already: the store may be read-only."""
+    """Write a pin file atomically, unless it is up to date: the store may be read-only."""
     file, line = _pin_file(fetched.repo, revision), f"{fetched.lock_line}\n".encode()
     with suppress(OSError, ValueError):
         if read_bounded(file, _MAX_PIN_BYTES) == line:
             return
     with writing(file, remedy=_PIN_REMEDY):
         store.make_folder(file.parent)
-        atomic_write(file, line, mode=0o644)  # others may read the store
+        atomic_write(file, line, mode=0o644)  # other users may read the store

@@ -1,4 +1,4 @@
-"""Publish a finished weight: check it, commit it, download it again, then make it public."""
+"""Publish a finished weight: check, commit, download and compare, then make public."""
 
 import hashlib
 import logging
@@ -31,16 +31,16 @@ _DESCRIPTIONS = frozenset({CONFIG_FILE, CARD_FILE, MANIFEST_FILE})
 
 @dataclass(frozen=True, kw_only=True)
 class Publication:
-    """What :func:`publish` did, or would do."""
+    """Result of :func:`publish`, or of its dry run."""
 
     repo: str
     commit: str | None
-    """None after a dry run on a repository that does not exist."""
+    """None after a dry run if the repository does not exist."""
     public: bool
     changes: tuple[str, ...]
-    """``+ path`` (added), ``~ path`` (replaced); empty if the Hub has the same files already."""
+    """``+ path`` (added), ``~ path`` (replaced); empty if the Hub already has the same files."""
     folder: Path | None
-    """The folder that a dry run wrote."""
+    """The folder written by a dry run."""
     record: PublishedWeight | None
     """Entry for the package's list; None after a dry run."""
 
@@ -51,7 +51,7 @@ def publish(
     *,
     private: bool = False,
     public: bool = False,
-    license: str | None = None,  # noqa: A002 - its name everywhere
+    license: str | None = None,  # noqa: A002 - the usual name
     teacher_license: str | None = None,
     data_license: str | None = None,
     license_link: str | None = None,
@@ -59,28 +59,28 @@ def publish(
 ) -> Publication:
     """Publish a weight under ``ORG/NAME``.
 
-    A new repository is created private, gets one commit, is downloaded again, compared byte by
-    byte, and then made public unless ``private``. Only the files in the weight's manifest are sent;
-    other files in the repository are left alone. Running it again changes nothing and reports the
-    same commit.
+    A new repository is private at first. It gets one commit, is downloaded and compared byte by
+    byte, and is then made public unless ``private``. Only files in the weight's manifest are
+    uploaded; other files in the repository are left alone. Publishing the same weight again changes
+    nothing and returns the same commit.
 
     Args:
         run_or_name: A run's folder, an export's folder, or a name in the local store.
-        repo: ``ORG/NAME``; with the weight's name as ``NAME``, ``PCD_HUB_ORG`` finds it.
+        repo: ``ORG/NAME``; ``PCD_HUB_ORG`` finds it only if ``NAME`` is the weight's name.
         private: Keep the repository private.
         public: Make an existing private repository public.
-        license: Licence of the weights, such as ``apache-2.0``; required unless the record states
-            it, as are the next two.
-        teacher_license: Licence of the teacher's weights.
-        data_license: Licence of the training images.
+        license: Licence of the weights, such as ``apache-2.0``; required unless it is in the
+            record.
+        teacher_license: Licence of the teacher's weights; required unless it is in the record.
+        data_license: Licence of the training images; required unless it is in the record.
         license_link: URL of the licence's text, if the Hub has no identifier for it.
-        dry_run: Write what would be published into this new folder and compare it with the Hub;
-            change nothing there.
+        dry_run: Write the files to this new folder and compare them with the Hub, without
+            publishing anything.
 
     Raises:
-        WeightError: If the weight is damaged, its record is dirty or incomplete, or a licence is
-            missing or contradicts the record.
-        HubError: If the Hub refuses, cannot be reached, or returns other bytes than were sent.
+        WeightError: If the weight is damaged, its record is incomplete or from uncommitted code, or
+            a licence is missing or contradicts the record.
+        HubError: If the Hub refuses access, cannot be reached, or returns different bytes.
     """
     repo, revision = split_reference(repo)
     if revision or (private and public):
@@ -115,7 +115,7 @@ def _prepare(
     licenses: Mapping[str, str | None],
     license_link: str | None,
 ) -> ReadWeight:
-    """Fill ``folder`` with what will be published: verified copies and new descriptions."""
+    """Fill ``folder`` with the files to publish: verified copies, and a new card and manifest."""
     weight = read_weight(source)
     _check_record(weight.record)
     entries = read_manifest(source)["files"]
@@ -158,7 +158,7 @@ def _check_record(record: WeightRecord) -> None:
 def _with_licenses(
     record: WeightRecord, given: Mapping[str, str | None], license_link: str | None
 ) -> WeightRecord:
-    """Return the record with every licence; those that it states already must agree."""
+    """Return the record with all licences; a given licence must not contradict the record."""
     chain = dict(record.licenses)
     for what, choice in given.items():
         stated = chain.get(what, NOT_STATED)
@@ -216,7 +216,7 @@ def _compared(repo: str, folder: Path, *, private: bool, public: bool) -> Public
 
 
 def _changes(folder: Path, remote: Mapping[str, RemoteFile]) -> tuple[str, ...]:
-    """List what a commit would do: ``+`` add, ``~`` replace. Other files are left alone."""
+    """List the files that a commit would add (``+``) or replace (``~``)."""
     return tuple(
         f"{'~' if name in remote else '+'} {name}"
         for name, path in files_in(folder).items()
@@ -256,13 +256,13 @@ def _published(
 
 
 def _present_state(hub: Hub, repo: str) -> tuple[RepoState, bool]:
-    """Return the repository's state, and whether it was just created (private)."""
+    """Return the repository's state, and True if the repository had to be created (private)."""
     with suppress(HubNotFoundError):
         return hub.state(repo), False
     is_new = True
     try:
         is_new = hub.create(repo)
-    except HubUnreachableError as error:  # it may exist all the same
+    except HubUnreachableError as error:  # it may have been created nevertheless
         log.info("%s; checking whether it exists", error)
     return hub.state(repo), is_new
 
@@ -282,7 +282,7 @@ def _check_visibility(
 def _commit(
     hub: Hub, repo: str, folder: Path, changes: Iterable[str], state: RepoState, *, message: str
 ) -> RepoState:
-    """Make one commit; ignore an error if the commit exists all the same."""
+    """Make one commit; ignore an error if the commit was made nevertheless."""
     operations = [CommitOperationAdd(m[2:], (folder / m[2:]).read_bytes()) for m in changes]
     failure: HubError | None = None
     try:
@@ -299,7 +299,7 @@ def _commit(
 
 
 def _check_back(hub: Hub, repo: str, state: RepoState, folder: Path) -> None:
-    """Download every file again and compare it."""
+    """Download every file and compare it with what was uploaded."""
     remedy = (
         "it is still private; run the command again with --private or --public"
         if state.private

@@ -1,4 +1,4 @@
-"""The package's list of published weights: the repository and commit of each name."""
+"""The package's list of published weights, with the repository and commit of each."""
 
 import os
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ _ENTRY = {
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedWeight:
-    """One entry of the list, as ``pcd-hub publish`` prints it."""
+    """An entry in the list; ``pcd-hub publish`` prints it."""
 
     name: str
     repo: str
@@ -44,7 +44,7 @@ class PublishedWeight:
     license: str
     parameters: int
     features: tuple[float, ...]
-    """First pooled features of a fixed image; measured again before a release."""
+    """First pooled features of a fixed image; checked before each release."""
 
     @property
     def reference(self) -> str:
@@ -54,7 +54,7 @@ class PublishedWeight:
 
 @cache
 def published_weights() -> dict[str, PublishedWeight]:
-    """Return the package's list by name."""
+    """Return the package's published weights by name."""
     return read_list(_LIST)
 
 
@@ -75,12 +75,13 @@ def read_list(path: Path) -> dict[str, PublishedWeight]:
 
 
 def reference_of(name: str) -> tuple[str, str | None] | None:
-    """Return a weight's reference on the Hub and its manifest's sha256, if known; None if unlisted.
+    """Return a weight's Hub reference and the sha256 of its manifest, or None if it is not listed.
 
-    ``PCD_HUB_ORG``, if set, takes precedence over the package's list.
+    The sha256 is None if it is not known. ``PCD_HUB_ORG``, if set, takes precedence over the
+    package's list.
 
     Args:
-        name: ``resnet18.pcd[@REVISION]``, or ``ORG/NAME[@REVISION]``, which is returned as it is.
+        name: ``resnet18.pcd[@REVISION]``, or ``ORG/NAME[@REVISION]``, which is returned unchanged.
 
     Raises:
         WeightError: If ``name`` or ``PCD_HUB_ORG`` is malformed.
