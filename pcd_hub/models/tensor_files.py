@@ -89,7 +89,7 @@ def check_tensors(state: State, file: Path, *, size: int) -> None:
     if claimed > 2 * size:  # twice, because tensors may be shared by two names
         raise TeacherError(
             f"{file} has {size} bytes, but its tensors claim {claimed}; "
-            "save each tensor by itself, with Tensor.clone()"
+            "save each tensor separately, with Tensor.clone()"
         )
     for key, value in state.items():
         if value.dtype not in _DTYPES:
