@@ -3,9 +3,9 @@
     python recipes/compare.py runs/linear_seg runs/knn
     python recipes/compare.py runs/* --run.output-dir comparison --into resnet18.pcd
 
-Runs of the same evaluation with other models or other seeds become one table, models by metrics,
+Runs of the same evaluation on different models or seeds become one table, models by metrics,
 with the best score in bold. ``--into`` adds the tables to the record and card of a weight, in the
-local store or in a run's ``export/``, if that very weights file was measured (by sha256).
+local store or in a run's ``export/``, if exactly that file was measured (same sha256).
 
 Hardware and time: seconds on a CPU. From Python: ``pcd_hub.evaluate.joined_tables`` and
 ``pcd_hub.evaluate.add_to_weight``.

@@ -1,4 +1,4 @@
-r"""Train Mask R-CNN or Faster R-CNN on a backbone, and score it as COCO does.
+r"""Train Mask R-CNN or Faster R-CNN on a backbone, and score it by COCO's rules.
 
     python recipes/detect.py --data.source DATA --model resnet18.pcd     # config small, on a CPU
     accelerate launch --multi_gpu --num_processes 8 recipes/detect.py coco_r18_fpn_1x \
@@ -17,10 +17,10 @@ divided by 10 after 6/9 and 8/9 of them, 1000 iterations of warm-up. ``--optim.g
 scales them: a quarter of the learning rate, four times the iterations, so the detector sees the
 same number of images. ``--run.max-steps`` compresses the schedule; evaluation.json records that.
 
-All layers are trained, with batch norm in the backbone and in the pyramid or behind the C4 head:
+All layers are trained, with batch norm in the backbone and in the pyramid or after the C4 head:
 the protocol for backbones pre-trained without labels, under which a random start can learn.
 ``--detector.norm frozen --detector.frozen-stages 2`` is the protocol for supervised ImageNet
-backbones. Training skips images without objects, and crowds; the test does not.
+backbones. Training skips crowds and images without objects; the evaluation does not skip them.
 """
 
 from pcd_hub.train.configs.command_line import run_main

@@ -4,8 +4,8 @@ r"""Distil a teacher into a small backbone with PCD (arXiv:2211.00218); no label
     accelerate launch recipes/distill.py pcd_r18 \
         --teacher.source mocov3_r50:r-50-1000ep.pth.tar --data.source IMAGES
 
-Without a checkout: ``pcd-hub distill`` and ``accelerate launch -m pcd_hub.train.distill``, with the
-same options, are the same run.
+Without a checkout, use ``pcd-hub distill`` or ``accelerate launch -m pcd_hub.train.distill`` with
+the same options.
 
 quickstart: 500 steps of 16 generated scenes, 2 CPU cores (Intel Xeon, AVX-512): 3.5 minutes. Mean
 IoU of a linear probe on 400 held-out scenes, n = 3 seeds: random start 17.4 +- 0.3, student

@@ -13,7 +13,7 @@ small: 418 photographs of facades at 192 x 192, one CPU core: 2 to 3 minutes. Me
 n = 1 seed: random start 9.8, quickstart student 15.5, its teacher 16.1. cityscapes_*, voc_* and
 ade20k_* have not been run. All results: recipes/RESULTS.md.
 
-The schedules are ours and follow common practice: 40k steps of 16 crops, SGD with momentum 0.9,
+The schedules follow common practice, not a paper: 40k steps of 16 crops, SGD with momentum 0.9,
 learning rate 0.01 falling to 0 with power 0.9, no warm-up. ``--optim.global-batch-size 4`` scales
 them: a quarter of the learning rate, four times the iterations, so the model sees the same number
 of images. ``--run.max-steps`` compresses the schedule; evaluation.json records that.

@@ -3,7 +3,7 @@
     python recipes/knn.py --data.source DIR --models random:resnet18 resnet18.pcd
     python recipes/knn.py --report.source IMAGES --models random:resnet18 resnet18.pcd
 
-DIR holds ``SPLIT/CLASS/``. With labels: weighted k-NN and a linear classifier on average-pooled
+DIR contains ``SPLIT/CLASS/``. With labels: weighted k-NN and a linear classifier on average-pooled
 embeddings. Without labels, on any images: how often the location that the teacher finds most
 similar is among the model's nearest, linear CKA with the teacher, and the effective rank.
 

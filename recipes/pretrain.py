@@ -3,7 +3,7 @@
     accelerate launch recipes/pretrain.py mocov3_r50 --data.source IMAGES
     python recipes/distill.py --teacher.source local-dir:runs/mocov3_r50/teacher ...
 
-The folder ``teacher/`` holds safetensors in half precision and their record, for ``local-dir:``.
+The folder ``teacher/`` contains half-precision safetensors and their record, for ``local-dir:``.
 MoCo v3 (arXiv:2104.02057) also writes ``teacher.pth.tar`` in its own layout: ``mocov3_r50:FILE``
 for a ResNet-50, ``mocov3:ARCH:FILE`` for others. Use SimCLR (arXiv:2002.05709) for small batches
 and short runs.

@@ -3,10 +3,10 @@
     python scripts/benchmark.py step --image-size 96 --batch-size 32
     python scripts/benchmark.py loss data models growth --out benchmark.json
 
-Images are synthetic, or yours (``--images DIR``); teachers and students are randomly initialised.
-Compare only numbers of the same run, as absolute times depend on the load of the machine. Each step
-is measured in its own process, recipe and reference in turn; the table shows medians and half the
-interquartile range.
+Images are synthetic unless ``--images DIR`` is given; teachers and students are randomly
+initialised. Compare only numbers from one run, because absolute times depend on the load of the
+machine. Each step is measured in its own process, recipe and reference in turn; the table shows
+medians and half the interquartile range.
 """
 
 import argparse
@@ -207,7 +207,7 @@ def benchmark_growth(options: argparse.Namespace, folder: Path) -> dict[str, Any
 
 
 def step_case(options: argparse.Namespace, folder: Path) -> StepCase:
-    """Build the case of the command line."""
+    """Build the case that the command line describes."""
     count = max(2 * options.queue_length, options.batch_size * (options.steps + 8))
     return StepCase(
         teacher=str(save_random_teacher(options.teacher, folder / f"teacher_{options.teacher}")),

@@ -55,7 +55,7 @@ _WARM_UP = 2
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepCase:
-    """Settings of a measured step."""
+    """Settings of a step to measure."""
 
     teacher: str
     """Folder with ``teacher.json``."""
@@ -69,14 +69,14 @@ class StepCase:
     temperature: float = 0.2
     compile: bool = DEVICE.type == "cuda"
     off: tuple[str, ...] = ()
-    """Optimisations of the recipe, from ``SWITCHES``, that are switched off."""
+    """Optimisations of the recipe to switch off, from ``SWITCHES``."""
 
 
 Step = Callable[[Any], Tensor]
 
 
 def recipe_step(case: StepCase, steps: int, folder: Path) -> tuple[Step, Iterator[Any]]:
-    """Build the step of ``recipes/distill.py`` with the recipe's own code."""
+    """Build the training step of ``recipes/distill.py`` from the recipe's code."""
     if "flash" in case.off:
         sys.modules["pcd_hub.method.loss"]._has_flash_kernel = lambda *_: False  # pyright: ignore[reportAttributeAccessIssue]
     config = DistillConfig(

@@ -23,7 +23,7 @@ from pcd_hub.models.teachers import TeacherFacts
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Convert, or print an error of one line; return the exit status 0 or 2."""
+    """Convert, or print a one-line error; return the exit status 0 or 2."""
     layouts = ", ".join((*LAYOUTS, *(f"{family}:ARCH" for family in FAMILIES)))
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -5,8 +5,8 @@
 The sweep covers every name of ``timm.list_models()`` with fewer than 30 M parameters without the
 classifier, at 224 and 96 px. Each runs through the code of ``recipes/distill.py``: build the
 backbone and its feature map, freeze unused parameters, take one training step, export, and load the
-export, also with ``features_only`` if timm supports it. An architecture works, or is rejected with
-a message; anything else is a crash. The sweep took 73 minutes on two cores under other load.
+export, also with ``features_only`` if timm supports it. Outcomes: the architecture works, is
+rejected with an error message, or crashes. The sweep took 73 minutes on two shared cores.
 ``--results`` saves every outcome, and a second call continues from it.
 """
 
@@ -84,7 +84,7 @@ def try_student(arch: str, image_size: int, parameters: int) -> Outcome:
             return outcome(verdict="works", **_run_all_steps(arch, image_size, Path(scratch)))
     except PCDHubError as error:
         return outcome(verdict="refused", message=str(error))
-    except Exception as error:  # any other error is a crash to report
+    except Exception as error:  # any other exception counts as a crash
         message = f"{type(error).__name__}: {first_line(error)[:200]}"
         return outcome(verdict="crash", message=message)
 

@@ -36,7 +36,7 @@ def check(weight: PublishedWeight) -> None:
     """Verify one weight.
 
     Raises:
-        WeightError: Naming what differs from the list.
+        WeightError: If anything differs from the list; the message names it.
         HubError: If it cannot be downloaded.
     """
     fetched = fetch(weight.reference, manifest_sha256=weight.manifest_sha256)
@@ -83,7 +83,7 @@ def _check_plain_timm(model: torch.nn.Module, weight: PublishedWeight) -> None:
             state = timm.create_model(
                 f"hf-hub:{weight.reference}", pretrained=True, cache_dir=cache
             ).state_dict()
-    except Exception as error:  # the other weights are verified all the same
+    except Exception as error:  # continue with the other weights
         raise WeightError(f"plain timm cannot load it: {type(error).__name__}") from error
     if any(not torch.equal(value, state[key]) for key, value in model.state_dict().items()):
         raise WeightError("plain timm loads other tensors")

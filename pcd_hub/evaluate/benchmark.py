@@ -1,4 +1,4 @@
-"""Common interface of the evaluations of frozen backbones, and their handling of seeds."""
+"""Protocol that evaluations of frozen backbones implement, and scoring over several seeds."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -20,7 +20,7 @@ class Benchmark(Protocol):
         command: str = DEFAULT_COMMAND,
         details: Mapping[str, Any] | None = None,
     ) -> Evaluation:
-        """Return the results table without a model.
+        """Return an empty results table.
 
         Args:
             seeds: Seeds at which the models will be scored.
@@ -41,7 +41,7 @@ def scores_by_seed(
     *,
     image_size: int,
 ) -> ModelScores:
-    """Measure a model at every seed; once for all seeds unless it has random weights."""
+    """Score a model at every seed; a model with pretrained weights is measured only once."""
     runs = list(for_each_seed(name, seeds, measure, image_size=image_size))
     return ModelScores(
         name=name,

@@ -35,7 +35,7 @@ class ClassificationProbe:
     """Height and width of the centre crops in pixels."""
     k: int = 20
     temperature: float = 0.07
-    """Temperature of the k-NN's weights ``exp(cosine / temperature)``."""
+    """Temperature of the k-NN vote weights, ``exp(cosine / temperature)``."""
     penalty: float = 1e-3
     """L2 penalty of the linear classifier's weights."""
     num_workers: int | None = None
@@ -48,7 +48,7 @@ class ClassificationProbe:
         command: str = DEFAULT_COMMAND,
         details: Mapping[str, Any] | None = None,
     ) -> Evaluation:
-        """Return the results table without a model."""
+        """Return an empty results table."""
         return Evaluation(
             task="image classification",
             dataset=self.test.name,
@@ -164,7 +164,7 @@ def linear_classifier(
 
 
 def crop_protocol(image_size: int) -> str:
-    """Describe the centre crops in a protocol."""
+    """Describe the centre crops for a protocol."""
     return f"centre crops (7/8 of the shorter side, at {image_size} x {image_size}, bicubic)"
 
 

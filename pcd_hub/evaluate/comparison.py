@@ -43,13 +43,13 @@ def add_to_weight(weight: str, tables: Sequence[Evaluation]) -> Path:
 
     Args:
         weight: A name in the local store, or the folder of an export.
-        tables: Tables in which this very weights file was measured.
+        tables: Tables with scores of exactly this weights file (same sha256).
 
     Returns:
         The weight's folder.
 
     Raises:
-        WeightError: If the weight does not exist, is damaged, or is not what was measured.
+        WeightError: If the weight does not exist, is damaged, or is not the measured file.
     """
     stored = store.where(weight) if store.is_name(weight) else None
     folder = stored or Path(weight)

@@ -64,7 +64,7 @@ def extract_feature_maps(
         size: Height and width of the centre crops in pixels.
         num_workers: Processes that read images; 0 for none.
         what: Label of the progress bar.
-        disable: Show no progress bar.
+        disable: Hide the progress bar.
         device: Device of ``extract``. Default: the GPU if there is one.
     """
     batches = centre_crops(images, rows, size=size, num_workers=num_workers, device=device)

@@ -37,7 +37,7 @@ class LabelFreeReport:
     Args:
         images: Any finite set of images.
         dataset: Name of the images in results tables.
-        teacher: A teacher, as ``pcd_hub/models/teacher_loading.py`` lists them.
+        teacher: A teacher source (forms: ``pcd_hub/models/teacher_loading.py``).
         num_images: Number of images to compare; the same random subset every time.
         k: Number of nearest neighbours.
         image_size: Height and width of the centre crops in pixels.
@@ -75,7 +75,7 @@ class LabelFreeReport:
         command: str = DEFAULT_COMMAND,
         details: Mapping[str, Any] | None = None,
     ) -> Evaluation:
-        """Return the results table without a model."""
+        """Return an empty results table."""
         return Evaluation(
             task="label-free report",
             dataset=self._dataset,
@@ -142,7 +142,7 @@ def agreement(
     k: int,
     watch: ProgressWrapper = iter,
 ) -> dict[str, float]:
-    """Compare two models' feature maps of the same images, on the coarser of their grids.
+    """Compare two models' feature maps of the same images, on the coarser of the two grids.
 
     Returns:
         Retrieval and CKA in %, and the student's effective rank.

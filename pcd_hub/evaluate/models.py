@@ -44,7 +44,7 @@ class EvaluatedModel:
     """A headless timm model and its input normalisation."""
 
     name: str
-    """The string it was opened by; its row label in results tables."""
+    """Name passed to :func:`open_model`; the row label in results tables."""
     model: nn.Module
     mean: tuple[float, ...]
     """Mean of the pixel values in [0, 1] per channel."""
@@ -61,7 +61,7 @@ def open_model(
 
     Args:
         name: One of the forms in the table at the top of this file.
-        image_size: Height and width of the images in pixels; matters only to architectures with a
+        image_size: Height and width of the images in pixels; used only by architectures with a
             fixed input size.
         seed: Seed of ``random:`` weights; everything else ignores it.
         **timm_arguments: Passed to ``timm.create_model``, e.g. ``features_only``.
@@ -162,7 +162,7 @@ def _pcd_weight(name: str, arguments: dict[str, Any]) -> EvaluatedModel:
 
 
 def _architecture(name: str) -> str | None:
-    """Return the architecture if ``name`` reveals it; None e.g. for a freely named repository."""
+    """Return the architecture that ``name`` contains; None if it contains none."""
     if name.startswith("local-dir:"):
         config = local_path(name.removeprefix("local-dir:")) / "config.json"
         try:
@@ -179,7 +179,7 @@ def _timm_model(name: str, arguments: dict[str, Any]) -> EvaluatedModel:
     with cache_alone_if_unreachable(name) as unreachable:
         try:
             model = create_pretrained(name, **arguments)
-        except Exception as error:  # timm, the Hub client and broken files raise anything
+        except Exception as error:  # timm, the Hub client and broken files raise many types
             why = unreachable or first_line(error)[:200]
             plain = name.partition(".")[0]
             remedy = "" if ":" in name else f"; use random:{plain} for random weights"

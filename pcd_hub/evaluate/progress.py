@@ -53,7 +53,7 @@ def _style() -> dict[str, Any]:
 
 
 class _Lines(io.TextIOBase):
-    """Standard error with one line per state of the bar, instead of overwriting it."""
+    """Stream that writes each state of the bar to standard error on a new line."""
 
     def write(self, text: str, /) -> int:
         if line := text.strip():

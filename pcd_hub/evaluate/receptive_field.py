@@ -18,7 +18,7 @@ def effective_receptive_field(
 
     Args:
         extract: The backbone in eval mode, images to feature maps.
-        images: In the range that ``extract`` expects.
+        images: Input images, in the range that ``extract`` expects.
     """
     leaf = images.detach().requires_grad_()
     maps = extract(leaf)

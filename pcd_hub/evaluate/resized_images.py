@@ -1,4 +1,4 @@
-"""A labelled segmentation set as images of one size, read by worker processes."""
+"""Segmentation images, resized to one size and read by worker processes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -34,7 +34,7 @@ def resized_images(
 
 
 class MaskCache:
-    """The masks of a set, held in memory once read: one byte per pixel.
+    """Masks of a set, cached in memory after the first read: one byte per pixel.
 
     Args:
         images: The labelled set.
@@ -60,13 +60,13 @@ class MaskCache:
     def add(self, masks: UInt8[Tensor, " pixels"], sizes: Mapping[int, tuple[int, int]]) -> None:
         """Store the flattened, concatenated masks of some rows, given their sizes by row."""
         parts = masks.split([height * width for height, width in sizes.values()])
-        # Copies: a tensor from a worker is a file in shared memory, which is scarce.
+        # Copy, because a worker's tensor occupies shared memory, which is scarce.
         for (row, size), part in zip(sizes.items(), parts, strict=True):
             self._masks[row] = part.clone().view(size)
 
 
 class ResizedImages:
-    """Images that are read and resized on access; masks are read with them, into ``masks``."""
+    """Images that are read and resized on access; their masks are added to ``masks``."""
 
     def __init__(
         self, images: SegmentationSet, size: int, masks: MaskCache, *, num_workers: int
@@ -108,13 +108,13 @@ class _Row(NamedTuple):
     row: int
     image: UInt8[Tensor, "size size 3"]
     mask: UInt8[Tensor, "height width"] | None
-    """None if it was read before."""
+    """None if the mask is already cached."""
 
 
 class _Batch(NamedTuple):
     images: UInt8[Tensor, "b size size 3"]
     masks: UInt8[Tensor, " pixels"]
-    """Flattened and concatenated: each tensor of a worker would be an open file."""
+    """All masks, flattened and concatenated, because each tensor from a worker is an open file."""
     mask_sizes: dict[int, tuple[int, int]]
     """Height and width by row, in the order of ``masks``."""
 

@@ -34,7 +34,7 @@ class ModelScores:
     details: dict[str, Any] = field(default_factory=dict)
     """Scores that are stored outside the table, e.g. per class."""
     predictions: tuple[UInt8[Tensor, "_ _"], ...] = ()
-    """Predicted classes of every test image at the first seed; empty unless per pixel."""
+    """Predicted masks of the test images at the first seed; empty if none are predicted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Evaluation:
     """Facts outside the table: times, hardware, versions, scores per class."""
 
     def save(self, folder: Path) -> Path:
-        """Write ``evaluation.json`` atomically; the folder is made if it does not exist."""
+        """Write ``evaluation.json`` atomically; create the folder if needed."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / FILE
         draft = path.with_suffix(".draft")
@@ -76,7 +76,7 @@ class Evaluation:
         """Load a table from its file or its folder.
 
         Raises:
-            DataError: If there is none, or a score is missing or not finite.
+            DataError: If there is no table, or a score is missing or not finite.
         """
         file = path / FILE if is_dir(path) else path
         try:
@@ -134,9 +134,9 @@ class Evaluation:
         """Return one measurement per metric, by a short name, for a weight's record.
 
         Args:
-            subject: The row of that weight, which may be labelled by a local folder.
-            name: The weight's name. The hash is appended to the label of any other weight of that
-                name.
+            subject: Row label of that weight, which may be a local folder.
+            name: The weight's name. The hash is appended to the label of any other weight with
+                that name.
         """
         other = f"{name} (weights {self.weights_sha256.get(name, 'unknown')[:8]})"
         named = {model: other if model == name else model for model in self.scores}
@@ -171,10 +171,10 @@ class Evaluation:
 
 
 def join(tables: Sequence[Evaluation]) -> Evaluation:
-    """Merge runs of the same evaluation with other models or other seeds into one table.
+    """Merge runs of the same evaluation on different models or seeds into one table.
 
     Raises:
-        DataError: If the runs differ in more than that, a model was scored twice at the same seed,
+        DataError: If the runs differ in anything else, a model was scored twice at the same seed,
             or the models' seeds differ.
     """
     first = tables[0]

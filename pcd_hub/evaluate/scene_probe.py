@@ -1,4 +1,4 @@
-"""Linear segmentation probe on generated scenes that no training uses."""
+"""Linear segmentation probe on generated scenes that are not used for training."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,7 +17,7 @@ from pcd_hub.evaluate.stage_features import StageFeatures
 from pcd_hub.weights.record import Measurement
 
 TRAIN_SEED, TEST_SEED = 1_000_001, 1_000_002
-"""Seeds of the scenes; training uses others by default."""
+"""Seeds of the scenes; the default training images have different ones."""
 
 
 def labelled_scenes(seed: int, count: int) -> LabelledImages:
@@ -73,9 +73,9 @@ def scene_measurement(
 
     Args:
         results: Results of :func:`probe_on_scenes`.
-        subject: The model whose record it is.
+        subject: The model that the record describes.
         num_scenes: Number of training and of test scenes.
-        command: The command that reproduces it.
+        command: The command that reproduces the results.
     """
     return Measurement(
         task="linear segmentation probe",

@@ -2,8 +2,8 @@
 
 A 1x1 convolution on the normalised, concatenated maps of the last stages, bilinearly upsampled to
 the size of the labels. This is the protocol of DINOv2 and DINOv3, which put a BatchNorm before the
-convolution. The backbone being frozen, the BatchNorm's statistics are computed once from the whole
-training set, and its affine part is absorbed by the convolution.
+convolution. Because the backbone is frozen, the BatchNorm's statistics are computed once from the
+whole training set, and its affine part is absorbed by the convolution.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class LabelledImages:
 
     images: Images
     masks: Masks
-    """Masks of one size for training; of any size for testing."""
+    """Masks, all of one size for training and of any size for testing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class ProbeResult:
 
     mean_iou: float
     class_iou: tuple[float, ...]
-    """NaN for a class that occurs in neither the labels nor the predictions."""
+    """IoU of each class; NaN if it occurs in neither the labels nor the predictions."""
     pixel_accuracy: float
     predictions: tuple[UInt8[Tensor, "_ _"], ...]
     """Predicted classes at the size of each mask."""
@@ -54,7 +54,7 @@ class ProbeResult:
 class LinearProbe:
     """Linear probe of a frozen backbone, trained on one set of images and scored on another.
 
-    The backbone is not changed, so the runs with different seeds share its feature maps.
+    The backbone is not changed, so runs with different seeds share its feature maps.
 
     Args:
         features: The frozen backbone, e.g. :class:`~pcd_hub.evaluate.stage_features.StageFeatures`.
@@ -62,7 +62,7 @@ class LinearProbe:
         test: Test images, with masks of any size.
         num_classes: Number of classes C; masks hold 0 to C - 1 and ``IGNORE``.
         cache_bytes: Memory for cached feature maps, for training and test images each.
-        progress: Shows the progress of each pass over the images and of training.
+        progress: Progress display for passes over the images and for training.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class LinearProbe:
         generator, offsets = (torch.Generator().manual_seed(seed) for _ in range(2))
         probe = nn.Linear(self._train.num_channels, self._num_classes).to(self._device)
         for parameter in probe.parameters():
-            nn.init.zeros_(parameter)  # the problem is convex: the start does not matter
+            nn.init.zeros_(parameter)  # the problem is convex: any initial weights will do
         optimizer = torch.optim.AdamW(probe.parameters(), lr=lr, weight_decay=weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         batch_rows = [

@@ -29,9 +29,9 @@ class SegmentationProbe:
     test: SegmentationSet
     _: KW_ONLY
     image_size: int = 192
-    """Height and width in pixels to which images are resized; scores are taken at label size."""
+    """Height and width in pixels to which images are resized; scores are computed at label size."""
     num_stages: int = 3
-    """Number of stages, counted from the end, that are concatenated on the finest one's grid."""
+    """Number of last stages to concatenate, on the grid of the finest."""
     steps: int = 400
     batch_size: int = 32
     lr: float = 3e-3
@@ -50,7 +50,7 @@ class SegmentationProbe:
         command: str = DEFAULT_COMMAND,
         details: Mapping[str, Any] | None = None,
     ) -> Evaluation:
-        """Return the results table without a model."""
+        """Return an empty results table."""
         return Evaluation(
             task="linear segmentation probe",
             dataset=self.test.name,
@@ -67,7 +67,7 @@ class SegmentationProbe:
         """Open a model by name (:func:`~pcd_hub.evaluate.models.open_model`) and probe it.
 
         Raises:
-            StudentError: If it cannot compute these stages for images of this size.
+            StudentError: If the model cannot compute these stages for images of this size.
             DataError: If an image or mask cannot be read, or no test pixel has a label.
         """
         started = time.monotonic()

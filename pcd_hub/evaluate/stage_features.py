@@ -45,7 +45,7 @@ class StageFeatures:
         model: A timm model with ``forward_intermediates``; it is put in eval mode.
         num_stages: Number of stages (blocks of a ViT), counted from the end.
         mean: Mean of the pixel values in [0, 1] per channel that the model expects.
-        std: Standard deviation of the same.
+        std: Standard deviation of these pixel values.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class FeatureCache:
         features: The frozen backbone.
         images: Images of one size.
         cache_bytes: The maps are cached if all of them take at most this much memory in float32.
-        progress: Shows the progress of each pass over all images.
+        progress: Progress display for passes over all images.
         name: Label of the images in progress bars.
 
     Raises:
@@ -123,13 +123,13 @@ class FeatureCache:
 
     @property
     def is_cached(self) -> bool:
-        """True if the maps are held in memory."""
+        """True if the maps are cached in memory."""
         return self._maps is not None
 
     def batches(self, rows: Sequence[list[int]]) -> Iterator[list[Float[Tensor, "c h w"]]]:
         """Yield the standardised maps of each list of rows, in order."""
         if self._maps is not None:
-            for each in rows:  # views: indexing with the list would copy, at 4 times the cost
+            for each in rows:  # views; indexing with a list copies, which takes 4 times as long
                 yield [self._maps[row] for row in each]
             return
         for images in _read(self._images, rows):
@@ -156,7 +156,7 @@ class FeatureCache:
         return mean.float(), variance.sqrt().float()
 
     def standardise(self, mean: Float[Tensor, "c 1 1"], scale: Float[Tensor, "c 1 1"]) -> None:
-        """Return ``(maps - mean) / scale`` per channel from now on. Call it once."""
+        """Standardise all later maps per channel, ``(maps - mean) / scale``. Call it once."""
         if self._maps is not None:
             self._maps.sub_(mean).div_(scale)
         self._mean, self._scale = (t.to(self._mean.device) for t in (mean, scale))

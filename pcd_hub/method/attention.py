@@ -9,10 +9,11 @@ from torch import Tensor, nn
 class SelfAttention2d(nn.Module):
     """Residual self-attention, ``x + Proj(MHSA(Norm(x)))``, over the positions of a feature map.
 
-    PCD adds multi-head self-attention to the student to widen its effective receptive field; its
-    position and form are not public. This is a pre-norm residual block after the last stage, for
-    any grid size. The projection starts at zero, so a new block is the identity. The number of
-    heads changes no parameter's shape: it belongs to the architecture, not to the weights.
+    PCD adds multi-head self-attention to the student to widen its effective receptive field. The
+    authors' released code does not contain it; this implementation is a pre-norm residual block
+    after the last stage, for any grid size. The projection starts at zero, so a new block is the
+    identity. The number of heads is part of the architecture and cannot be inferred from the
+    weights, because it affects no parameter's shape.
 
     Raises:
         ValueError: If ``dim`` is not a multiple of ``num_heads``.

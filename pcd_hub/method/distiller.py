@@ -14,8 +14,9 @@ PixelLoss = Callable[..., Tensor]
 class Distiller(nn.Module):
     """Student and head, with the loss against a frozen teacher's feature map.
 
-    It holds exactly the parameters with gradients, so DistributedDataParallel wraps it. The teacher
-    and the key queue stay outside: DDP would broadcast their buffers at every step.
+    It contains exactly the parameters that receive gradients, so that DistributedDataParallel can
+    wrap it. The teacher and the key queue stay outside, because DDP would broadcast their buffers
+    at every step.
     """
 
     def __init__(

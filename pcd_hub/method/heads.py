@@ -40,8 +40,8 @@ def to_pixel_head(vector_head: nn.Sequential) -> nn.Sequential:
         The pixel head in eval mode.
 
     Raises:
-        TeacherError: If there is another layer, which the message names: GELU, LayerNorm and L2
-            normalisation do not commute with the mean.
+        TeacherError: If the head has a layer of another type. GELU, LayerNorm and L2
+            normalisation, for example, do not commute with the mean.
     """
     return nn.Sequential(*_convert(vector_head, "head")).eval()
 

@@ -122,7 +122,7 @@ def pixel_retrieval(
     separately for student and teacher, so their numbers of channels may differ.
 
     Returns:
-        The fraction of pixels for which it is, in [0, 1].
+        The fraction of pixels for which this is the case, in [0, 1].
     """
     count, _, pixels = student.shape
     images = torch.arange(count).repeat_interleave(pixels)

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 class ChannelMoments(nn.Module):
     """Mean and variance per channel over all batches so far.
 
-    Batches are merged by count, mean and squared deviation (Chan, Golub, LeVeque 1979), which stays
-    exact in float32 where sums of squares would cancel. Like ``KeyQueue``, it is a module only for
-    its ``state_dict``: keep it outside the model that DistributedDataParallel wraps.
+    Batches are merged by count, mean and squared deviation (Chan, Golub, LeVeque 1979), which is
+    accurate in float32, where sums of squares would cancel. Like ``KeyQueue``, it is a module only
+    for its ``state_dict``: keep it outside the model that DistributedDataParallel wraps.
     """
 
     merged: Float[Tensor, "3 c"]

@@ -18,7 +18,7 @@ Colour = Float[np.ndarray, " 3"]
 
 _COLOURS = np.asarray([*colormaps["tab10"].colors, *colormaps["Dark2"].colors])  # pyright: ignore
 _MASK_OPACITY = 0.45
-_LABEL_HEIGHT = 8  # pixels above a box that its label needs
+_LABEL_HEIGHT = 8  # pixels that a label needs above its box
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ def save_detection_panels(
     Args:
         path: PNG file.
         images: RGB images.
-        panels: The panels of each image; as many for every image.
+        panels: The panels of each image, the same number for all.
     """
     shares = [image.shape[0] / image.shape[1] for image in images]
     height = sum(3.6 * share + 0.32 for share in shares)

@@ -26,7 +26,7 @@ def save_sample_overlays(
     Args:
         path: PNG file.
         images: The labelled set.
-        predicted: By model, a function from a row of the set and its image to the predicted mask.
+        predicted: For each model, a function of a row and its image that predicts the mask.
         count: Maximum number of images.
     """
     rows = np.linspace(0, len(images) - 1, min(count, len(images))).astype(int).tolist()
@@ -49,7 +49,7 @@ def save_overlays(
     Args:
         path: PNG file.
         images: RGB images.
-        masks: By row label, a mask per image; 255 is left uncoloured.
+        masks: Masks of the images for each row label; 255 is left uncoloured.
         classes: Class names for the legend.
     """
     colours = class_colours(len(classes))

@@ -23,6 +23,6 @@ def save_views(path: Path, views: UInt8[Tensor, "b 2 3 size size"], count: int =
 
 
 def save_figure(path: Path, figure: Figure) -> None:
-    """Write a figure without the library's version, so that equal figures are equal files."""
+    """Write a figure without the library's version, so that equal figures give equal files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Software": None})

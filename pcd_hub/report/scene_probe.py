@@ -1,4 +1,4 @@
-"""Closing table of a training run: a linear probe on generated scenes, with a figure."""
+"""Final table of a training run: a linear probe on generated scenes, with a figure."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -47,7 +47,7 @@ def probe_backbones(
     """Probe each backbone on the same scenes, print the table and draw the predictions.
 
     Args:
-        backbones: The models, each with a name of its own.
+        backbones: The models, with unique names.
         subject: Name of the model whose record gets the table.
         num_scenes: Number of training and of test scenes.
         picture: PNG file of the figure.

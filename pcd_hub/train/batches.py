@@ -1,4 +1,4 @@
-"""Batches of a training run: their number and division, and the images of recipes without labels.
+"""Plan the batches of a training run, and open the images of recipes without labels.
 
 The order and the views of the images are in :mod:`pcd_hub.data.loader`.
 """
@@ -46,13 +46,13 @@ def plan_batches(
         total_steps: Optimizer steps of the whole run.
         seed: Seed of the order of the images.
         num_images: Images to train on; None for a stream.
-        images: The same in words, for the error message: "DIR has 5 images".
+        images: Description of the images for the error message: "DIR has 5 images".
         option: Option that sets ``global_batch_size``, for the error message.
         accumulation_steps: Forward passes per step.
 
     Raises:
         ConfigError: If there are fewer images than one global batch.
-        DataError: If the global batch does not divide by processes and accumulation steps.
+        DataError: If the global batch is not divisible by processes and accumulation steps.
     """
     if num_images is not None and num_images < global_batch_size:
         raise ConfigError(f"{images}, fewer than one batch of {global_batch_size}; lower {option}")
@@ -73,7 +73,7 @@ def plan_epochs(
 
     Raises:
         ConfigError: If a stream is used without ``--run.max-steps``, or there are too few images.
-        DataError: If the global batch does not divide by processes and accumulation steps.
+        DataError: If the global batch is not divisible by processes and accumulation steps.
     """
     if run.max_steps is None and isinstance(source, ImageStream):
         raise ConfigError("the length of a stream is unknown; set --run.max-steps")
@@ -91,7 +91,7 @@ def plan_epochs(
 
 
 def steps_per_epoch(source: ImageSource | ImageStream, optim: OptimConfig) -> int:
-    """Count the steps that see every image once, or 100,000 images of a stream."""
+    """Count the steps that use every image once, or 100,000 images of a stream."""
     return (count_images(source) or _STREAM_EPOCH) // optim.global_batch_size
 
 
@@ -140,7 +140,7 @@ def num_workers(requested: int | None, device: torch.device) -> int:
 
 
 def shard(count: int, process_index: int, num_processes: int) -> range:
-    """Return the indices of one process; together the processes have each index once."""
+    """Return the indices of one process; every index belongs to exactly one process."""
     return range(process_index, count, num_processes)
 
 

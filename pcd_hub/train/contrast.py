@@ -118,7 +118,7 @@ def momentum_keys(p: Pretraining, first: Tensor, second: Tensor, step: int) -> t
 
 
 def prepare(accelerator: Accelerator, config: ContrastConfig, config_name: str) -> Pretraining:
-    """Build everything; a mistake is found before the output folder is made.
+    """Build everything; invalid settings raise before the output folder is created.
 
     Raises:
         ConfigError: If gradients are accumulated, or the images or folders cannot be used.

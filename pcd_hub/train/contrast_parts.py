@@ -40,14 +40,14 @@ class Pretraining:
     contrast: MoCoV3 | SimCLR
     """Encoder, heads and loss, not wrapped by the Accelerator."""
     momentum_encoder: ProjectedEncoder | None
-    """MoCo v3's."""
+    """Momentum encoder of MoCo v3; None for SimCLR."""
     random_start: nn.Module
     """A copy of the backbone before training."""
     normalise: Normalise
 
 
 def resolve(config: ContrastConfig, *, accelerator: Accelerator, plan: BatchPlan) -> ContrastConfig:
-    """Return the configuration with the values in use; it configures the same run."""
+    """Return the configuration with all defaults resolved; it reproduces the same run."""
     workers = num_workers(config.data.num_workers, accelerator.device)
     config = resolve_run(config, total_steps=plan.total_steps, num_workers=workers)
     return replace(config, speed=resolve_speed(config.speed, accelerator, steps=plan.total_steps))

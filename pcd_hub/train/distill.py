@@ -149,7 +149,7 @@ def pair_views(target: Tensor, config: DistillConfig) -> Tensor:
 
 
 def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -> Distillation:
-    """Build everything; a mistake is found before the output folder is made."""
+    """Build everything; invalid settings raise before the output folder is created."""
     size = config.data.image_size
     torch.manual_seed(config.run.seed)
     source = open_training_source(config.data, accelerator)
@@ -204,7 +204,7 @@ def check_weight_name(config: DistillConfig) -> str:
     """Return the weight's name in the store.
 
     Raises:
-        ConfigError: If it names another architecture than the student's.
+        ConfigError: If its architecture is not the student's.
     """
     name = store.check_name(config.run.name or f"{config.student.arch}.pcd")
     if name.partition(".")[0] != config.student.arch:

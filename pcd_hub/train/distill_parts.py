@@ -74,7 +74,7 @@ def resolve(
     source: ImageSource | ImageStream,
     teacher: Teacher,
 ) -> DistillConfig:
-    """Return the configuration with the values in use; it configures the same run.
+    """Return the configuration with all defaults resolved; it reproduces the same run.
 
     Args:
         config: The requested configuration, with None, "auto" or "match" for defaults.
@@ -109,7 +109,7 @@ def move_to_device(d: Distillation) -> None:
 
 
 def compile_distillation(d: Distillation) -> None:
-    """Compile the teacher, and on GPUs student and head; on CPUs these do not get faster."""
+    """Compile the teacher, and on GPUs the student and head, which gain nothing on CPUs."""
     images = d.normalise.example(2 * d.plan.batch_size, d.config.data.image_size)
     parts: dict[str, Compilable] = {"teacher": d.teacher}
     if compiles_training(images.device) and not has_sync_batch_norm("student", d.distiller):
@@ -179,7 +179,7 @@ def build_loss(method: PixelMethodConfig) -> PixelLoss:
 def build_teacher_statistics(
     config: DistillConfig, teacher: Teacher
 ) -> tuple[KeyQueue | None, ChannelMoments | None]:
-    """Build what the loss needs besides the two feature maps: negatives, or channel statistics.
+    """Build the negatives or channel statistics that the loss needs besides the feature maps.
 
     They are saved in checkpoints, and are not part of the wrapped network.
     """

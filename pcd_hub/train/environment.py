@@ -1,4 +1,4 @@
-"""Checks of the environment that a launcher, SLURM, MPI or a user sets for a recipe."""
+"""Checks of the environment variables set by launchers, SLURM, MPI and users."""
 
 from collections.abc import Mapping
 
@@ -21,18 +21,18 @@ _TASKS = {
     "PMI_SIZE": f"{_TORCHRUN} recipes/... on each node",
     "MV2_COMM_WORLD_SIZE": f"{_TORCHRUN} recipes/... on each node",
 }
-"""Variables with the number of copies of a command, and the command that joins the copies.
+"""Variables with the number of copies of a command, and the command to use instead.
 
-``SLURM_NTASKS`` is not one of them: a batch script has it too, and is one process.
+``SLURM_NTASKS`` is not included: it is also set in a batch script, which is a single process.
 """
 
 
 def check_launcher_settings(environ: Mapping[str, str]) -> None:
-    """Check for settings that the Accelerator would follow and the training loop does not support.
+    """Reject settings that the Accelerator would apply but the training loop does not support.
 
     Raises:
-        ConfigError: For sharded training, gradient accumulation, compilation or a precision that
-            ``accelerate launch`` or its configuration file requests and no recipe implements.
+        ConfigError: If ``accelerate launch`` or its configuration file requests sharded training,
+            gradient accumulation, compilation, or an unsupported precision.
     """
     for name, feature in _UNSUPPORTED.items():
         if environ.get(name, "false").lower() in {"1", "true", "yes", "on", "y", "t"}:
@@ -56,7 +56,7 @@ def check_launcher_settings(environ: Mapping[str, str]) -> None:
 
 
 def check_processes_are_joined(environ: Mapping[str, str], num_processes: int) -> None:
-    """Check that no copies of one command train separately, all into one folder.
+    """Check that copies of one command do not train separately into the same folder.
 
     Args:
         environ: Environment of this process.
@@ -76,8 +76,8 @@ def check_processes_are_joined(environ: Mapping[str, str], num_processes: int) -
 def num_threads(environ: Mapping[str, str], cores: int) -> int | None:
     """Return the number of CPU threads; None if ``OMP_NUM_THREADS`` sets it.
 
-    torchrun and ``accelerate launch`` set ``OMP_NUM_THREADS=1`` if it is not set: under a launcher
-    a 1 is taken for the launcher's, and the processes share the cores instead.
+    torchrun and ``accelerate launch`` set ``OMP_NUM_THREADS=1`` if it is not set. Under a launcher,
+    a value of 1 is therefore ignored, and the processes share the cores.
 
     Args:
         environ: Environment of this process.

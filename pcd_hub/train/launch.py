@@ -1,4 +1,4 @@
-"""Start and end of every recipe's Accelerator: one CPU process, several (gloo), GPUs, nodes."""
+"""Start and shut down a recipe's Accelerator, on CPUs or GPUs, on one node or several."""
 
 import gc
 import logging
@@ -35,15 +35,15 @@ def start_accelerator(
 ) -> Accelerator:
     """Start an Accelerator that spans all launched processes.
 
-    On machines without an accelerator it needs ``cpu=True``, or every process of a launch sees only
-    itself. The number of threads is set there too, unless ``OMP_NUM_THREADS`` sets it: launchers
-    give each process one thread.
+    Machines without an accelerator need ``cpu=True``; otherwise the processes of a launch would not
+    connect. The number of threads is also set there, because launchers give each process only one;
+    a user's ``OMP_NUM_THREADS`` takes precedence.
 
     Args:
         trackers: Trackers in addition to metrics.jsonl.
         speed: Precision and memory; if not given, the launcher's precision and the system's
             defaults.
-        static_graph: Whether every step has one backward pass through the same parameters.
+        static_graph: True if every step has one backward pass through the same parameters.
 
     Raises:
         ConfigError: If the launcher started more processes than the Accelerator sees or requests
@@ -77,15 +77,14 @@ def start_accelerator(
 
 
 def finish(accelerator: Accelerator) -> None:
-    """Wait for all processes and end the process group; nothing may refer to the wrapped network.
+    """Wait for all processes and end the process group.
 
-    Call it before the main process works alone: the others would wait for it in a collective, which
-    NCCL ends with an error after ten minutes. The trackers stay open until
-    ``RunFolder.end_trackers``.
+    Call it before work that only the main process does: the others would wait in a collective,
+    which NCCL aborts after ten minutes. The trackers stay open until ``RunFolder.end_trackers``.
 
-    A DistributedDataParallel that outlives its process group destroys it later, while it holds the
-    interpreter lock that threads of the group may wait for: the process never exits (seen with gloo
-    and PyTorch 2.6).
+    Drop all references to the wrapped network first. A DistributedDataParallel that outlives its
+    process group would destroy it later while holding the interpreter lock. Threads of the group
+    may wait for that lock, and the process would never exit (seen with gloo and PyTorch 2.6).
     """
     accelerator.wait_for_everyone()
     accelerator.free_memory()

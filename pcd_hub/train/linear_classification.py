@@ -48,7 +48,7 @@ from pcd_hub.train.run_folder.resume import labelled_inputs
 
 @dataclass(kw_only=True)
 class LinearEvaluation:
-    """One backbone's run."""
+    """State of a run: one backbone at one seed."""
 
     config: LinearClsConfig
     accelerator: Accelerator
@@ -62,7 +62,7 @@ class LinearEvaluation:
     feature_map: FeatureExtractor
     """The frozen backbone with its normalisation."""
     layer: nn.Module
-    """The linear layer, which alone is trained; not wrapped by the Accelerator."""
+    """The linear layer, the only trained part; not wrapped by the Accelerator."""
 
 
 def main(arguments: list[str]) -> None:
@@ -118,7 +118,7 @@ def train(linear: LinearEvaluation) -> None:
 def prepare(
     accelerator: Accelerator, config: LinearClsConfig, config_name: str
 ) -> LinearEvaluation:
-    """Build everything; a mistake is found before the output folder is made."""
+    """Build everything; invalid settings raise before the output folder is created."""
     train_set, test_set = open_classification_splits(config.data)
     schedule = epoch_schedule(
         config.optim, num_images=len(train_set), max_steps=config.run.max_steps
@@ -186,7 +186,7 @@ def crop_policy(config: LinearClsConfig) -> ViewPolicy:
 
 
 def linear_layer(width: int, num_classes: int, *, seed: int) -> nn.Linear:
-    """Build a layer with MoCo's start: normal weights (std 0.01), bias 0."""
+    """Build a layer with MoCo's initialisation: normal weights (std 0.01), bias 0."""
     layer = nn.Linear(width, num_classes)
     nn.init.normal_(layer.weight, std=0.01, generator=torch.Generator().manual_seed(seed))
     nn.init.zeros_(layer.bias)

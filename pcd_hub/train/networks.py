@@ -1,4 +1,4 @@
-"""Networks of the training recipes: backbone at random start, SyncBatchNorm, memory format."""
+"""Networks of the training recipes: random backbone, SyncBatchNorm, memory format."""
 
 import logging
 
@@ -17,7 +17,7 @@ log = logging.getLogger("pcd_hub")
 
 
 def build_backbone(arch: str, *, image_size: int) -> PixelGrid:
-    """Build a timm backbone at random start, with its last feature map as output.
+    """Build a timm backbone with random weights and its last feature map as output.
 
     Raises:
         StudentError: If timm has no such architecture, or it cannot take ``image_size``.
@@ -39,7 +39,7 @@ def with_sync_batch_norm(
     Args:
         network: The whole network.
         accelerator: The run's Accelerator.
-        required_by: Option that requires it; None if local batch statistics will do.
+        required_by: Option that requires it; None if local batch statistics suffice.
 
     Raises:
         ConfigError: If it is required on CPUs, where SyncBatchNorm does not exist.

@@ -76,7 +76,7 @@ def optimizer_step(
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter], accelerator: Accelerator) -> Tensor:
-    """Compute the norm of all gradients; 0 in float16, whose GradScaler skips infinite ones."""
+    """Compute the norm of all gradients; 0 in float16, where GradScaler skips infinite ones."""
     if accelerator.scaler is not None:
         return torch.zeros((), device=accelerator.device)
     gradients = [p.grad for p in parameters if p.grad is not None]

@@ -54,8 +54,8 @@ class TrainingRun(Generic[BatchT]):
         folder: Folder for metrics, checkpoints and pictures.
         settings: The recipe's ``config.run``.
         plan: Steps, and how their batches are shared.
-        open_batches: Opens this process's batches from the start step of a plan on; its second
-            argument holds the positions in a stream, by loader process.
+        open_batches: Function that opens this process's batches, starting at the plan's start
+            step; its second argument gives the positions in a stream, by loader process.
         network: The unwrapped network, whose weights are checked before each checkpoint.
         optimizer: Optimizer as prepared by the Accelerator.
         state: Everything with ``state_dict`` that affects the next step, by name.
@@ -137,8 +137,8 @@ class TrainingRun(Generic[BatchT]):
         Args:
             loss: Loss of this process.
             norm: Gradient norm of this process, before clipping.
-            metrics: Logged next to the loss: tensors as their mean over all processes, numbers as
-                the main process has them.
+            metrics: Values to log with the loss: tensors as their mean over all processes, numbers
+                from the main process.
 
         Raises:
             CheckpointError: If the run's folder cannot be written.
@@ -166,7 +166,7 @@ class TrainingRun(Generic[BatchT]):
             raise stopped_run(signum, self._done, self.folder.path, self._accelerator)
 
     def is_measured(self, step: int) -> bool:
-        """Return whether monitors measure this step: the first one, and those that are logged."""
+        """Return True if monitors measure this step: the first one and every logged one."""
         return step == self._first_step or self._is_logged(step)
 
     def _is_logged(self, step: int) -> bool:

@@ -14,14 +14,15 @@ from pcd_hub.data.workers import STOP_SIGNALS
 
 
 class StoppedRun(BaseException):
-    """A run that was stopped by a signal and is saved; ``exit_code`` is the shell's convention.
+    """Raised after a signal has stopped a run and the run is saved.
 
-    Like KeyboardInterrupt it is not an error, and no ``except Exception`` may catch it.
+    ``exit_code`` follows the shells' convention. Like KeyboardInterrupt, it is not an error, and
+    ``except Exception`` must not catch it.
 
     Args:
         signum: The signal.
         folder: Folder of the run.
-        step: Completed steps; None if the training is complete and its result is not written.
+        step: Completed steps; None if training is complete but the result is not written.
     """
 
     def __init__(self, signum: int, folder: Path, *, step: int | None) -> None:
@@ -38,7 +39,7 @@ class StoppedRun(BaseException):
 def stopped_run(signum: int, step: int, folder: Path, accelerator: Accelerator) -> StoppedRun:
     """Build the exception to raise after the checkpoint is written; call it on every process.
 
-    A launcher ends all processes when the first one exits, so they wait for the one that writes.
+    A launcher ends all processes when one exits, so all wait for the main process to write.
     """
     accelerator.wait_for_everyone()
     return StoppedRun(signum, folder, step=step)
@@ -46,7 +47,7 @@ def stopped_run(signum: int, step: int, folder: Path, accelerator: Accelerator) 
 
 @contextmanager
 def stopping_at_once(folder: Path) -> Iterator[None]:
-    """End the block, which begins after the last step, at the first signal.
+    """Interrupt the block, which runs after the last step, at the first signal.
 
     Raises:
         StoppedRun: When a signal arrives.
@@ -65,9 +66,9 @@ def stopping_at_once(folder: Path) -> Iterator[None]:
 
 
 class StopRequest:
-    """Context in which the first signal is only recorded; a second SIGINT is KeyboardInterrupt.
+    """Context manager that records the first signal; a second SIGINT raises KeyboardInterrupt.
 
-    At the end of the context, a signal that has not stopped the run goes to the previous handler.
+    On exit, a signal that has not stopped the run is passed to the previous handler.
     """
 
     def __init__(self) -> None:

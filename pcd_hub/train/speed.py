@@ -1,4 +1,4 @@
-"""Precision, compilation and memory: a faster run, whose values differ only by rounding."""
+"""Precision, compilation and memory settings, which change results only by rounding."""
 
 import ctypes
 import dataclasses
@@ -28,7 +28,7 @@ _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # /proc/cpuinfo on x86 an
 
 
 class Compilable(Protocol):
-    """A module that compiles in place, as ``nn.Module``, so the names of its weights stay."""
+    """A module that compiles in place, as ``nn.Module`` does, and keeps its parameter names."""
 
     def compile(self, *args: Any, **kwargs: Any) -> None: ...
 
@@ -36,7 +36,7 @@ class Compilable(Protocol):
 def mixed_precision(speed: SpeedConfig) -> str | None:
     """Return the Accelerator's ``mixed_precision``; None leaves it to the launcher.
 
-    auto: the launcher's setting, else bfloat16 if the device has units for it.
+    auto: the launcher's setting, or else bfloat16 if the hardware supports it.
     """
     match speed.precision:
         case "fp32":
@@ -53,8 +53,8 @@ def check_precision(precision: str | None, *, on_cpu: bool) -> None:
 
     Args:
         precision: Result of :func:`mixed_precision`.
-        on_cpu: Whether there is no accelerator; CPUs have no fast float16, and some of its
-            operators never end there.
+        on_cpu: True if there is no accelerator. CPUs have no fast float16, and some float16
+            operators hang on them.
 
     Raises:
         ConfigError: If it is fp16 on a CPU, or the launcher's precision is unknown.
@@ -68,7 +68,7 @@ def check_precision(precision: str | None, *, on_cpu: bool) -> None:
 
 
 def has_bfloat16_units() -> bool:
-    """Check for bfloat16 units; processors without them emulate it slowly."""
+    """Check for hardware support of bfloat16, without which CPUs emulate it slowly."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     try:
@@ -81,8 +81,8 @@ def has_bfloat16_units() -> bool:
 def keep_freed_memory() -> bool:
     """Make glibc keep freed memory, for this process and its children; return whether it does.
 
-    By default every freed tensor above 32 MiB goes back to the system, and the next one of that
-    size is mapped and zeroed page by page again: on two cores a tenth of the recipe's step.
+    By default, every freed tensor above 32 MiB is returned to the system, and the next one is
+    mapped and zeroed page by page, which takes a tenth of the recipe's step on two cores.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -91,13 +91,13 @@ def keep_freed_memory() -> bool:
 
 
 def wants_compile(speed: SpeedConfig, device: torch.device, *, steps: int) -> bool:
-    """Return the configured value; by default compile on GPUs, if the run is long enough."""
+    """Return the configured value, or by default True on GPUs if the run is long enough."""
     long_enough = device.type == "cuda" and steps >= MIN_STEPS_TO_COMPILE
     return long_enough if speed.compile is None else speed.compile
 
 
 def resolve_speed(speed: SpeedConfig, accelerator: Accelerator, *, steps: int) -> SpeedConfig:
-    """Return the settings in use: the Accelerator's precision, and whether to compile."""
+    """Resolve the defaults: set the Accelerator's precision and whether to compile."""
     mixed_precision = str(accelerator.mixed_precision)
     precision = "fp32" if mixed_precision == "no" else mixed_precision
     compiled = wants_compile(speed, accelerator.device, steps=steps)
@@ -105,14 +105,14 @@ def resolve_speed(speed: SpeedConfig, accelerator: Accelerator, *, steps: int) -
 
 
 def compiles_training(device: torch.device) -> bool:
-    """Check whether to compile networks with a backward pass, which is no faster on CPUs."""
+    """Return True on GPUs; on CPUs, compiling networks with a backward pass gains nothing."""
     return device.type == "cuda"
 
 
 def has_sync_batch_norm(name: str, network: nn.Module) -> bool:
     """Check for SyncBatchNorm, which prevents compilation, and log it.
 
-    It communicates between processes in the middle of a network: ResNet-18 becomes 23 graphs.
+    It communicates in the middle of the network, which would split ResNet-18 into 23 graphs.
     """
     found = any(isinstance(module, nn.SyncBatchNorm) for module in network.modules())
     if found:
@@ -127,12 +127,12 @@ def compile_networks(
 
     Args:
         parts: Networks by name.
-        one_pass: Runs them as a training step does, with its shapes, gradients and autocast, and
-            without changing them or waiting for other processes.
+        one_pass: Function that runs them with the shapes, gradients and autocast of a training
+            step, without changing them or waiting for other processes.
         accelerator: The run's Accelerator.
 
     Returns:
-        Whether they are compiled; otherwise the reason is logged.
+        True if they are compiled; otherwise the reason is logged.
     """
     if not parts:
         return False
@@ -140,11 +140,11 @@ def compile_networks(
     try:
         for part in parts.values():
             part.compile()
-        with warnings.catch_warnings():  # torch.compile asks each network's input for its gradient
+        with warnings.catch_warnings():  # torch.compile reads the gradient of each input
             warnings.filterwarnings("ignore", "The .grad attribute of a Tensor")
             one_pass()
     except Exception as error:  # no compiler, an unsupported operator ...
-        # torch.compile wraps the cause in an error of its own.
+        # torch.compile wraps the cause in its own exception.
         reason = first_line(getattr(error, "inner_exception", error)) or type(error).__name__
     if reason := next(filter(None, gather_object([reason])), ""):
         torch.compiler.set_stance("force_eager")

@@ -1,6 +1,6 @@
 """``RECIPE [CONFIG] [--config FILE] [--group.field VALUE ...]``: options that change a config.
 
-A mistake of the user is one line and exit code 2.
+A user error prints one line and exits with code 2.
 """
 
 import contextlib
@@ -32,15 +32,15 @@ ConfigT = TypeVar("ConfigT")
 def parse(
     configs: Mapping[str, ConfigT], default: str, arguments: list[str]
 ) -> tuple[str, ConfigT]:
-    """Return a configuration with the overrides of a command line, and its name.
+    """Apply a command line to a configuration; return the result and its name.
 
-    The first argument may name one of ``configs``; without it, ``default`` is taken. ``--config
-    FILE`` changes the named configuration; without a name, fields that the file lacks have their
-    defaults, and the configuration is called by the file's name. Other options come last.
+    The first argument may name one of ``configs``; without it, ``default`` is used. ``--config
+    FILE`` overrides the named configuration; without a name, fields missing from the file take
+    their defaults, and the configuration is named after the file. All other options follow.
 
     Raises:
-        ConfigError: For an unknown name, option or field, with the nearest known one; for a value
-            that an option cannot have; and for a file that cannot be read.
+        ConfigError: If a name, option or field is unknown (the message suggests the nearest one),
+            a value is invalid, or a file cannot be read.
     """
     name = ""
     if arguments and not arguments[0].startswith("-"):
@@ -67,7 +67,7 @@ def parse(
 def _without_max_steps(config: ConfigT, arguments: list[str]) -> ConfigT:
     """Return ``config`` without its max-steps if the command line sets another length.
 
-    A configuration in a file, or a named one, would ignore --optim.epochs otherwise.
+    Otherwise a configuration with max-steps would ignore --optim.epochs.
     """
     flags = {argument.partition("=")[0] for argument in arguments}
     if not flags & {"--optim.epochs", "--optim.iterations"}:
@@ -103,7 +103,7 @@ def _config_file(arguments: list[str]) -> tuple[list[str], str | None]:
 
 
 def _name_of(file: Path) -> str:
-    """Return a name for a configuration from a file; a run's own files have its folder's."""
+    """Name a configuration after its file, or after the run's folder if a run wrote the file."""
     own = file.stem in {"config", "record"}
     return (file.absolute().parent.name if own else file.stem) or "config"
 
@@ -124,10 +124,10 @@ def override(config: ConfigT, arguments: list[str], *, description: str | None =
     Args:
         config: The configuration to start from.
         arguments: Options with their values.
-        description: Head of ``--help``; the configuration's docstring if not given.
+        description: Introduction of ``--help``. Default: the configuration's docstring.
 
     Raises:
-        ConfigError: For an unknown option, and for a value that an option cannot have.
+        ConfigError: If an option is unknown or its value is invalid.
     """
     known = {flag: option for option in options(config) for flag in _flags(option)}
     arguments = [_with_known_flag(argument, known) for argument in arguments]
@@ -139,13 +139,13 @@ def override(config: ConfigT, arguments: list[str], *, description: str | None =
 
 
 def _flags(option: Option) -> list[str]:
-    """Return the option's flag; a switch has a negative one too."""
+    """Return the option's flag, and the negative flag if it is boolean."""
     group, dot, last = option.name.removeprefix("--").rpartition(".")
     return [option.name, f"--{group}{dot}no-{last}"] if option.kind is bool else [option.name]
 
 
 def _with_known_flag(argument: str, known: Mapping[str, Option]) -> str:
-    """Return ``argument``; a flag is written with hyphens and under its current name."""
+    """Return ``argument``; a flag gets hyphens and its current name."""
     if not argument.startswith("--"):
         return argument
     flag, equals, value = argument.partition("=")
@@ -170,7 +170,7 @@ def _current_flag(flag: str, known: Mapping[str, Option]) -> str:
 
 
 def _nearest_flag(flag: str, known: Mapping[str, Option]) -> str:
-    """Suggest the flag with the most words in common; without any, the most similar one."""
+    """Suggest the flag with the most words in common; if there is none, the most similar one."""
     group, wanted = _words(flag)
 
     def likeness(other: str) -> tuple[int, int, bool, float]:
@@ -198,7 +198,7 @@ def _alike(word: str, other: str) -> bool:
 def _by_tyro(config: ConfigT, arguments: list[str], description: str | None) -> ConfigT | None:
     """Return the changed configuration, or None if tyro cannot read the arguments.
 
-    ``--help`` is printed and ends the program. tyro's own errors, which are long, are discarded.
+    ``--help`` prints and exits. tyro's own error messages, which are long, are discarded.
     """
     try:
         with contextlib.redirect_stderr(io.StringIO()):
@@ -210,7 +210,7 @@ def _by_tyro(config: ConfigT, arguments: list[str], description: str | None) -> 
 
 
 def _mistake(config: object, arguments: list[str], known: Mapping[str, Option]) -> ConfigError:
-    """Return the error of the first option that cannot be read alone."""
+    """Return the error for the first option that tyro cannot read on its own."""
     for flag, *values in _by_option(arguments):
         if _by_tyro(config, [flag, *values], None) is not None:
             continue
@@ -240,13 +240,13 @@ def _by_option(arguments: list[str]) -> Iterator[list[str]]:
 def run_main(main: Callable[[list[str]], None]) -> None:
     """Call ``main`` with the command line.
 
-    A mistake of the user is one line on stderr and exit code 2. A run stopped by a signal prints
-    how to resume it, with the exit code that shells expect for that signal.
+    A user error prints one line on stderr and exits with code 2. A run stopped by a signal prints
+    how to resume it and exits with the code that shells expect for that signal.
     """
     message, code = _call(main)
     if code:
-        # The error is gone, and with it everything that its traceback referred to: a network that
-        # is still wrapped at the very end keeps the process from exiting (launch.finish).
+        # The exception and its traceback have been released here. A wrapped network that the
+        # traceback still referenced would keep the process from exiting (see launch.finish).
         gc.collect()
         print(message, file=sys.stderr)
         sys.exit(code)
@@ -265,7 +265,7 @@ def _call(main: Callable[[list[str]], None]) -> tuple[str, int]:
         return str(stopped), stopped.exit_code
     except KeyboardInterrupt:  # before the first step, or again during one
         return "stopped by SIGINT; nothing more was saved", 128 + signal.SIGINT
-    except RuntimeError as error:  # raised wherever the main process is when a worker dies
+    except RuntimeError as error:  # raised anywhere in the main process when a worker dies
         if not str(error).startswith("DataLoader worker"):
             raise
         remedy = "provide more memory (docker run --shm-size 32g) or use --data.num-workers 0"

@@ -76,7 +76,7 @@ CONTRAST: dict[str, ContrastConfig] = {
         optim=OptimConfig(lr_per_256=0.3, weight_decay=1.5e-6, epochs=1000, warmup_share=0.01),
     ),
 }
-"""quickstart_teacher: the teacher that the package contains.
+"""quickstart_teacher: the teacher included in the package.
 
 mocov3_r50 and mocov3_r50_1000ep: 100 and 1000 epochs with MoCo v3's learning rate for 256 images,
 weight decay and momentum for each (github.com/facebookresearch/moco-v3, CONFIG.md), at a global

@@ -186,7 +186,7 @@ DETECT: dict[str, DetectConfig] = {
         ),
     ),
 }
-"""small: minutes on a CPU.
+"""small: takes minutes on a CPU.
 
 coco_*: Mask R-CNN, 1x and 2x. voc_r18_c4_24k: Faster R-CNN on Pascal VOC 07+12 in COCO's format,
 scored as COCO does and by VOC's own rules.

@@ -38,7 +38,7 @@ class TeacherConfig:
     """Keep the BatchNorm without weights that ends a head like MoCo v3's.
     The released PCD code drops it."""
     fold_batch_norms: bool = True
-    """Fold BatchNorms into the convolutions before them; faster, equal but for rounding."""
+    """Fold BatchNorms into the convolutions before them; faster, identical up to rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class PixelMethodConfig:
 
 
 def resolve_method(method: PixelMethodConfig, *, num_images: int | None) -> PixelMethodConfig:
-    """Return the method with the values in use: temperature, queue length, width of the head.
+    """Return the method with its defaults resolved: temperature, queue length, width of the head.
 
     Args:
         method: The configured method.
@@ -147,13 +147,13 @@ DISTILL: dict[str, DistillConfig] = {
         speed=SpeedConfig(precision="fp32"),
     ),
 }
-"""quickstart: offline, on a CPU, in minutes.
+"""quickstart: runs offline on a CPU in minutes.
 
 pcd_r18: PCD for 100 epochs of ImageNet, with the hyper-parameters of the authors' released code
 (github.com/allo-rene/pcd, commit 6b0ad4d). It differs from that code in four choices: student and
-teacher see the same view, as the paper's "corresponding pixels" says, instead of each other's; the
-teacher's head keeps its last BatchNorm, with which it was trained; SyncBatchNorm on GPUs; bfloat16
-where the GPU supports it.
+teacher see the same view, as the paper's "corresponding pixels" implies, instead of each other's;
+the teacher's head keeps its last BatchNorm, with which it was trained; SyncBatchNorm on GPUs;
+bfloat16 where the GPU supports it.
 
 pcd_r18_released: these four as in the released code. Both configurations still differ from it in
 the following; all but the last two points are defects of that code:

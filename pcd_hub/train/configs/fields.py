@@ -18,10 +18,10 @@ from tyro.constructors import PrimitiveConstructorSpec
 from pcd_hub.errors import ConfigError
 
 _LONGEST = 80
-"""Characters of a value in an error."""
+"""Maximum number of characters of a value in an error message."""
 
 _SANITY = 10**9
-"""From here on an upper bound only catches slips of the keyboard; --help leaves it out."""
+"""Upper bounds from here on only catch typing errors; --help omits them."""
 
 
 class Bounds(PrimitiveConstructorSpec[Any]):
@@ -39,7 +39,7 @@ class Bounds(PrimitiveConstructorSpec[Any]):
     high: float
     above: bool
     words: str
-    """The same as part of a sentence: "an integer from 1 to 9"."""
+    """The bounds as part of a sentence: "an integer from 1 to 9"."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Bounds(PrimitiveConstructorSpec[Any]):
             words = f"{noun if number is int else 'a finite number'} {sign} {low}"
         else:
             words = f"{noun} > {low} and <= {high}" if above else f"{noun} from {low} to {high}"
-        # The class it extends is frozen.
+        # The base class is a frozen dataclass.
         values = {"number": number, "low": low, "high": high, "above": above, "words": words}
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -95,16 +95,16 @@ class Option:
     """One field of a configuration, as an option of the command line."""
 
     name: str
-    """Such as ``--optim.epochs``."""
+    """Flag, e.g. ``--optim.epochs``."""
     value: Any
     kind: Any
-    """Its annotation."""
+    """Type annotation."""
     example: Any
-    """Its default, MISSING if it has none."""
+    """Default value; MISSING if there is none."""
 
     @property
     def key(self) -> str:
-        """Its name in a file, such as ``optim.lr_per_256``."""
+        """Name in a file, e.g. ``optim.lr_per_256``."""
         return self.name.removeprefix("--").replace("-", "_")
 
 
@@ -113,7 +113,7 @@ class Group(Protocol):
     """A group of fields that may contradict each other."""
 
     def check(self, group: str) -> None:
-        """Raise a ConfigError if they do; ``group`` is the prefix of their options: ``--data.``."""
+        """Raise a ConfigError if they do; ``group`` is the options' prefix, e.g. ``--data.``."""
 
 
 def options(config: object, group: str = "--") -> Iterator[Option]:
@@ -128,7 +128,7 @@ def options(config: object, group: str = "--") -> Iterator[Option]:
 
 
 def groups(config: object, prefix: str = "") -> Iterator[str]:
-    """Yield the name of every group of fields, as ``optim``."""
+    """Yield the name of every group of fields, e.g. ``optim``."""
     for field in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
         if dataclasses.is_dataclass(part := getattr(config, field.name)):
             yield prefix + field.name
@@ -139,7 +139,7 @@ def check(config: object, group: str = "--") -> None:
     """Check every field against its type and bounds, and the fields of a group against each other.
 
     Raises:
-        ConfigError: For the first that is wrong, with option, value and what is expected.
+        ConfigError: If a field is invalid; the message gives option, value and expected values.
     """
     for option in options(config, group):
         if not allows(option.kind, option.value):
@@ -150,7 +150,7 @@ def check(config: object, group: str = "--") -> None:
 
 
 def wrong_value(option: Option, value: object) -> ConfigError:
-    """Return the error of a value that ``option`` cannot have; an empty tuple is no value."""
+    """Return the error for an invalid value of ``option``; an empty tuple means no value."""
     typed = f"{option.name} {as_typed(value)}".rstrip()
     known = option.example not in (None, "", (), dataclasses.MISSING)
     example = f", as {as_typed(option.example)}" if known else ""

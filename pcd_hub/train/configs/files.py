@@ -38,18 +38,18 @@ ConfigT = TypeVar("ConfigT")
 MAX_BYTES = 2**20
 
 _WHERE = ("output_dir", "resume", "accept_changed_data", "project", "run_name")
-"""Fields of the group ``run`` that only say where a run is and whether it is a resumed one."""
+"""Fields of the group ``run`` that only locate, name or resume a run."""
 
 _CHANGES = "changed_at_resume"
 
 
 def plain(config: object) -> dict[str, Any]:
-    """Return a configuration in the containers of JSON."""
+    """Convert a configuration to plain JSON containers."""
     return json.loads(json.dumps(dataclasses.asdict(cast("Any", config)), default=str))
 
 
 def recorded(config: object) -> dict[str, Any]:
-    """Return a configuration in the containers of JSON, without the fields that say where."""
+    """Convert a configuration to plain JSON containers, without the fields in ``_WHERE``."""
     found = plain(config)
     for name in _WHERE:
         found.get("run", {}).pop(name, None)
@@ -62,11 +62,11 @@ def as_yaml(config: object) -> str:
 
 
 def with_file(config: ConfigT, file: str) -> ConfigT:
-    """Return ``config`` with the fields that a file holds.
+    """Return ``config`` with the fields that a file sets.
 
     Raises:
-        ConfigError: If the file cannot be read or holds no mapping, for an unknown key, and for a
-            value that a field cannot have.
+        ConfigError: If the file cannot be read or is not a mapping, a key is unknown, or a value
+            is invalid.
     """
     label = file if file.isprintable() else ascii(file)
     known = {option.key: option for option in options(config)}
@@ -144,7 +144,7 @@ for _kind, _pattern in {
 
 
 def _settings(found: Any, label: str) -> Mapping[Any, Any]:
-    """Return the configuration itself, out of a record or a manifest if it is one."""
+    """Return the configuration, extracted if ``found`` is a record or a manifest."""
     for key in ("record", "config"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
@@ -189,7 +189,7 @@ def _value(option: Option, value: object, label: str) -> object:
 
 
 def _as_kind(kind: Any, value: Any) -> Any:
-    """Return ``value`` as a field annotated with ``kind`` holds it.
+    """Convert ``value`` to the type of a field annotated with ``kind``.
 
     YAML and JSON have lists for tuples, text for paths, and integers for whole floats.
     """
@@ -211,7 +211,7 @@ def _as_kind(kind: Any, value: Any) -> Any:
 
 
 def with_fields(config: ConfigT, changes: Mapping[str, Any]) -> ConfigT:
-    """Return ``config`` with the fields replaced that ``changes`` holds as ``group.field``."""
+    """Return ``config`` with the fields in ``changes`` replaced, named ``group.field``."""
     own: dict[str, Any] = {}
     of_groups: dict[str, dict[str, Any]] = {}
     for name, value in changes.items():

@@ -1,4 +1,4 @@
-"""Settings that the recipes share that train on labels: detection, segmentation, classification."""
+"""Settings shared by recipes that train on labels: detection, segmentation, classification."""
 
 from dataclasses import dataclass
 

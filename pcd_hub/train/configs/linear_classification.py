@@ -60,7 +60,7 @@ LINEAR_CLS: dict[str, LinearClsConfig] = {
         ),
     ),
 }
-"""small: minutes on a CPU; not a published protocol.
+"""small: takes minutes on a CPU; not a published protocol.
 
 imagenet_mocov3: main_lincls.py of facebookresearch/moco-v3 for ResNets. imagenet_mocov2:
 main_lincls.py of facebookresearch/moco. Both on a folder with train/ and val/; not run.

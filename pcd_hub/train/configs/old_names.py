@@ -1,4 +1,4 @@
-"""Names that options had in the release before, which are still read.
+"""Option names of the previous release, which are still accepted.
 
 Remove an entry one release after its rename.
 """
@@ -34,11 +34,11 @@ OLD_NAMES = {
 """Current names by old names, as ``group.field``."""
 
 REMOVED = frozenset({"run.name", "run.store"})
-"""Fields that recipes had without using them; ignored in files of recipes that have none."""
+"""Fields that some recipes had but never used; ignored in files where the recipe lacks them."""
 
 
 def current_name(name: str, known: Collection[str]) -> str:
-    """Return the current name of an option that ``known`` lacks; itself if it was not renamed."""
+    """Return the current name of an option missing from ``known``; ``name`` if it has none."""
     today = OLD_NAMES.get(name, "")
     return today if today in known else name
 
@@ -56,8 +56,8 @@ def with_current_names(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[s
     """Return a recorded configuration under the names of a current one.
 
     Args:
-        old: The configuration as a checkpoint holds it, nested by group.
-        new: One of the same recipe in this release.
+        old: The configuration stored in a checkpoint, nested by group.
+        new: A configuration of the same recipe in this release.
 
     Returns:
         ``old``, flat, as ``{"group.field": value}``.

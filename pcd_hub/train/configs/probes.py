@@ -103,7 +103,7 @@ LINEAR_SEG: dict[str, LinearSegConfig] = {
         probe=SegmentationProbeConfig(steps=20_000, batch_size=8, lr=1e-3),
     ),
 }
-"""folder: minutes on a CPU for some hundred images.
+"""folder: takes minutes on a CPU for a few hundred images.
 
 ade20k, voc, cityscapes: the official downloads; the numbers of steps are not tuned.
 """

@@ -17,7 +17,7 @@ class RunConfig:
     """Folder of the run. None: runs/CONFIG, with a number appended if that exists."""
     max_steps: Count | None = None
     """Number of steps to train, to which the learning-rate schedule is
-    fitted. None: as the epochs or iterations say."""
+    fitted. None: set by the epochs or iterations."""
     seed: Seed = 0
     """Seed of the initial weights, of the order of the images and of their augmentation."""
     resume: bool = False
@@ -44,7 +44,7 @@ class RunConfig:
 
 
 def resolve_run(config: ConfigT, *, total_steps: int, num_workers: int) -> ConfigT:
-    """Return a recipe's configuration with the number of steps and loader processes in use.
+    """Return a recipe's configuration with the actual number of steps and loader processes.
 
     Args:
         config: A configuration with the groups ``data`` and ``run``.

@@ -106,7 +106,7 @@ FINETUNE_SEG: dict[str, FinetuneSegConfig] = {
         )
     ),
 }
-"""small: minutes on a CPU.
+"""small: takes minutes on a CPU.
 
 cityscapes, voc, ade20k: the official downloads, 40k steps of 16 images; not tuned.
 """

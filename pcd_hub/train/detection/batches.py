@@ -75,7 +75,7 @@ def detection_batches(
         labels: Labels of the categories.
         plan: How the global batch is split among processes.
         masks: Read the objects' masks.
-        by_orientation: Make each step's images either all wider than tall or all not.
+        by_orientation: Fill each step with images that are all wider than tall, or all not.
         num_workers: Processes that read images; 0 for none.
         pin_memory: Page-lock the examples, for CUDA.
 
@@ -125,7 +125,7 @@ def read_images(
     """Yield the images in order, prefetched by workers.
 
     Raises:
-        DataError: If an image cannot be read, when it is reached; see :func:`read_image`.
+        DataError: When an unreadable image is reached; see :func:`read_image`.
     """
     return read_batches(
         read_image,
@@ -139,7 +139,7 @@ def read_images(
 
 def read_example(image: CocoImage, labels: Labels, *, masks: bool) -> Example:
     """Read an image and its objects without crowds, as detectron2 does in training."""
-    pixels = read_image(image)  # first: it checks the size that the masks are decoded at
+    pixels = read_image(image)  # before the masks, as it checks their size
     objects = [each for each in image.objects if not each.is_crowd]
     boxes = [clip_box(each.box, image.width, image.height) for each in objects]
     target = {

@@ -1,4 +1,4 @@
-"""COCO's average precision by pycocotools, without its output."""
+"""COCO average precision, computed by pycocotools without its printed output."""
 
 import contextlib
 import io
@@ -35,7 +35,7 @@ def coco_scores(
     """Score predictions on every image of ``truth``, including those without objects.
 
     Args:
-        truth: A COCO json. As in COCO, a match with a crowd counts neither way.
+        truth: Annotations in COCO's JSON format. As in COCO, matches with crowds are ignored.
         predictions: COCO results: image_id, category_id, score, bbox and, for ``segm``, a
             compressed run-length mask.
         kind: Measure overlaps of boxes or of masks.
@@ -43,7 +43,7 @@ def coco_scores(
     Returns:
         COCO's twelve statistics in [0, 1], and the AP of each category that occurs.
     """
-    # Renumbered from 1: COCOeval takes an object with id 0 for no match.
+    # Number from 1, because COCOeval treats a match with id 0 as no match.
     objects = [{**entry, "id": n} for n, entry in enumerate(truth["annotations"], start=1)]
     results = [_result(entry, n, kind) for n, entry in enumerate(predictions, start=1)]
     with contextlib.redirect_stdout(io.StringIO()):
@@ -58,7 +58,7 @@ def coco_scores(
 def _result(entry: Mapping[str, Any], number: int, kind: str) -> dict[str, Any]:
     """Complete a prediction as COCO.loadRes does, which fails on an empty list.
 
-    The area determines the size class of a false positive; of the mask, if masks are scored.
+    The area, that of the mask if masks are scored, determines the size class of a false positive.
     """
     result = {**entry, "id": number, "iscrowd": 0}
     if kind == "bbox":

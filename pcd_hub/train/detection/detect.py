@@ -1,4 +1,4 @@
-"""Object detection: Mask R-CNN or Faster R-CNN trained on a backbone, scored as COCO does.
+"""Object detection: Mask R-CNN or Faster R-CNN trained on a backbone, scored by COCO's rules.
 
     python -m pcd_hub.train.detection.detect --data.source DATA --model resnet18.pcd
 
@@ -51,7 +51,7 @@ from pcd_hub.train.run_folder.resume import labelled_inputs
 
 @dataclass(kw_only=True)
 class Detection:
-    """One backbone's run."""
+    """State of a run: one backbone at one seed."""
 
     config: DetectConfig
     accelerator: Accelerator
@@ -64,11 +64,11 @@ class Detection:
     masks: bool
     backbone: EvaluatedModel
     detector: nn.Module
-    """Not wrapped by the Accelerator."""
+    """The detector, not wrapped by the Accelerator."""
 
     @property
     def loading(self) -> dict[str, Any]:
-        """Return how images are loaded."""
+        """Return the options for reading images."""
         return {
             "num_workers": self.config.data.num_workers,
             "pin_memory": self.accelerator.device.type == "cuda",
@@ -124,7 +124,7 @@ def train(detection: Detection) -> None:
         learning_rate=detection.schedule.learning_rate,
         lr_option="--optim.lr",
     )
-    # The network draws random numbers: dropout, sampled regions.
+    # The network draws random numbers for dropout and the sampling of regions.
     torch.manual_seed(config.run.seed + accelerator.process_index)
     wrapped.train()
     for _, (examples,) in run.steps():
@@ -137,7 +137,7 @@ def train(detection: Detection) -> None:
 
 
 def prepare(accelerator: Accelerator, config: DetectConfig, config_name: str) -> Detection:
-    """Build everything; a mistake is found before the output folder is made."""
+    """Build everything; invalid settings raise before the output folder is created."""
     schedule = scaled_schedule(config.optim, max_steps=config.run.max_steps)
     train_split, val_split = read_splits(config.data, read_masks=config.detector.masks != "no")
     masks = use_masks(config.detector.masks, train_split, val_split)
@@ -223,7 +223,7 @@ def detect_objects(detection: Detection) -> list[dict[str, Any]]:
 def one_per_image(
     gathered: list[tuple[int, list[dict[str, Any]]]], count: int
 ) -> list[dict[str, Any]]:
-    """Order the results by image; an image that occurs twice or never is a bug."""
+    """Sort the results by image, and assert that every image occurs exactly once."""
     assert sorted(index for index, _ in gathered) == list(range(count))
     return [each for _, results in sorted(gathered, key=lambda pair: pair[0]) for each in results]
 

@@ -81,7 +81,7 @@ def check_pyramidal(under_test: EvaluatedModel) -> None:
     """Check that the backbone has strides 4 to 32 and takes images of any size.
 
     Raises:
-        StudentError: If not.
+        StudentError: If it does not.
     """
     info: Any = under_test.model.feature_info
     fixed = (getattr(under_test.model, "pretrained_cfg", None) or {}).get("fixed_input_size")

@@ -33,7 +33,7 @@ def recompute_batch_norm_statistics(
     Args:
         network: The unwrapped network, the same on every process.
         batches: This process's batches; every process must have the same number.
-        forward: Runs the network on a batch.
+        forward: Function that runs the network on a batch.
         accelerator: The run's Accelerator, which sums over processes.
     """
     network.train()

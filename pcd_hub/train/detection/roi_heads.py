@@ -129,7 +129,7 @@ def mask_targets(
     matches: Int64[Tensor, " n"],
     side: int,
 ) -> Float[Tensor, "n side side"]:
-    """Return 1 for each cell of a box that is covered by the object by at least half, else 0.
+    """Return 1 for each cell of a box of which the object covers at least half, else 0.
 
     Same as detectron2's ``BitMasks.crop_and_resize``: RoIAlign with the half-pixel shift,
     thresholded at 0.5. torchvision's targets are the coverages themselves, without the shift.

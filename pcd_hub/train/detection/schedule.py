@@ -1,4 +1,4 @@
-"""Learning rate schedule: linear warm-up, a tenth after every drop, scaled to the batch size."""
+"""Learning rate schedule: linear warm-up, division by 10 at drops, scaled to the batch size."""
 
 from dataclasses import dataclass
 

@@ -11,10 +11,10 @@ from pcd_hub.train.detection.schedule import DetectionSchedule
 from pcd_hub.train.detection.voc_metrics import Points, voc_scores
 
 KINDS: tuple[tuple[str, Literal["bbox", "segm"]], ...] = (("box", "bbox"), ("mask", "segm"))
-"""Kinds of overlap that are scored, and their names in COCOeval."""
+"""Kinds of overlap to score, with their names in COCOeval."""
 
 METRICS = ("AP", "AP50", "AP75")
-"""Metrics of the table; COCO's other nine are stored in its details."""
+"""Metrics in the table; COCO's other nine are stored in the table's details."""
 
 VOC_YEARS: dict[str, Points] = {"VOC2007": "11", "VOC2010": "all"}
 """Points of recall at which each year's challenge measured the precision."""
@@ -54,7 +54,7 @@ def sample_images(split: CocoSplit, count: int = 4) -> list[CocoImage]:
 
 
 def dataset_name(data: CocoDataConfig) -> str:
-    """Return e.g. "coco val2017", or the json's name if there is no root."""
+    """Name the data set, e.g. "coco val2017"; without a root, after the annotation file."""
     if data.test_annotations is not None or data.source is None:
         return data.test_split if data.test_annotations is None else data.test_annotations.stem
     return f"{data.source.resolve().name} {data.test_split}"

@@ -69,7 +69,7 @@ def _places(
 
 
 def use_masks(mode: Literal["auto", "yes", "no"], *splits: CocoSplit) -> bool:
-    """Return whether to train a mask head.
+    """Decide whether to train a mask head.
 
     Raises:
         DataError: If some objects have masks and others do not, or masks are required and missing.

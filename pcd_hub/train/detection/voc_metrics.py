@@ -1,7 +1,7 @@
 """Pascal VOC's average precision of boxes, by the rules of its development kit.
 
 Differences from COCO's: a detection is matched with the object of its class that it overlaps most,
-even if that object is already detected; matches with difficult objects count neither way; and the
+even if that object is already detected; matches with difficult objects are ignored; and the
 precision is measured at 11 points of recall (VOC2007) or at all (since VOC2010). M. Everingham et
 al., "The Pascal Visual Object Classes (VOC) Challenge", IJCV 2010, section 4.2; VOCdevkit,
 VOCevaldet.m.
@@ -91,9 +91,9 @@ def best_matches(
 
 
 def outcomes(matches: Iterable[Match], threshold: float) -> list[bool]:
-    """Return for each detection that counts whether it is a true positive.
+    """Return, for each detection that is not ignored, True if it is a true positive.
 
-    Only the first detection of an object is.
+    Only the first detection of an object can be one.
     """
     taken: set[tuple[int, int]] = set()
     right: list[bool] = []
@@ -111,14 +111,14 @@ def average_precision(right: Sequence[bool], count: int, *, points: Points) -> f
     """Compute the mean over recalls of the best precision at that recall or a higher one.
 
     Args:
-        right: Whether each detection is a true positive, in descending order of score.
+        right: Outcome of each detection, in descending order of score; True: true positive.
         count: Number of objects.
         points: "11" for recalls of 0, 0.1 ... 1; "all" for the area under the curve.
     """
     hits = np.cumsum(np.asarray(right, np.int64))
     precision = hits / np.arange(1, len(hits) + 1)
     best = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
-    if points == "11":  # in integers, so that 3 of 10 reach a recall of 0.3
+    if points == "11":  # integer arithmetic, so that 3 of 10 reach a recall of 0.3
         reached = np.searchsorted(10 * hits, np.arange(11) * count)
         return float(best[reached].mean())
     return float(np.sum(np.diff(hits, prepend=0) * best[:-1]) / count)

@@ -1,1 +1,1 @@
-"""Command-line evaluations of frozen backbones; the measuring itself is ``pcd_hub.evaluate``."""
+"""Command-line evaluations of frozen backbones, built on ``pcd_hub.evaluate``."""

@@ -15,7 +15,7 @@ from pcd_hub.weights.manifest import write_json
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ComparisonConfig:
-    """Output besides the screen."""
+    """Output in addition to the terminal."""
 
     output_dir: Path | None = None
     """Write comparison.md and comparison.json into this folder."""

@@ -1,4 +1,4 @@
-"""Images that cannot be read: skipped, counted and named over all processes."""
+"""Count and log the images that could not be read, over all processes."""
 
 import itertools
 import logging
@@ -14,7 +14,7 @@ log = logging.getLogger("pcd_hub")
 
 MAX_BROKEN_SHARE = 0.01
 _MAX_NAMED = 10
-_MIN_STREAM_IMAGES = 1000  # before a share of a stream, whose length is unknown, is meaningful
+_MIN_STREAM_IMAGES = 1000  # fewer make the share of broken images of a stream unreliable
 
 
 class BrokenImages:
@@ -39,7 +39,7 @@ class BrokenImages:
             self._rows_seen += len(batch.indices) + len(batch.broken)
 
     def check(self) -> None:
-        """Log the names of new ones; call it on every process.
+        """Log the names of newly found broken images; call it on every process.
 
         Raises:
             DataError: If more than 1 % of the images are broken.

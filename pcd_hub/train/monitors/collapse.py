@@ -1,4 +1,4 @@
-"""Warn of a collapsed student and of a key queue that no longer changes."""
+"""Warn about a collapsed student or a key queue that no longer changes."""
 
 import logging
 
@@ -27,8 +27,8 @@ class CollapseMonitor:
     Args:
         distiller: The unwrapped distiller.
         queue: Key queue, if the loss has one.
-        patience: Steps after which a student that starts with near-identical feature vectors must
-            distinguish them.
+        patience: Number of steps before a student whose feature vectors have been nearly identical
+            from the start is reported.
     """
 
     def __init__(self, distiller: Distiller, queue: KeyQueue | None, *, patience: int) -> None:
@@ -46,11 +46,11 @@ class CollapseMonitor:
             step: Number of the step, from 0.
 
         Returns:
-            The metrics of the part of the batch that this process has; call it on the main process.
+            The metrics of this process's part of the batch; call it on the main process.
         """
         student, teacher = map(_sample, self._distiller.last_feature_maps)
         if not all(bool(torch.isfinite(vectors).all()) for vectors in (student, teacher)):
-            return {}  # LossMonitor raises, on an accelerator one step later
+            return {}  # LossMonitor raises, one step later on an accelerator
         if len(student) < _MIN_SAMPLES:
             return self._measure_queue(step)
         rank, teacher_rank = effective_rank(student), effective_rank(teacher)

@@ -1,4 +1,4 @@
-"""Stop a run, on all processes at the same step, on a signal or on values that are not finite."""
+"""Stop all processes of a run at the same step, on a signal or on non-finite values."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -40,7 +40,7 @@ class _Step(NamedTuple):
 
 
 class LossMonitor:
-    """Check every step before a checkpoint contains it, so that the last checkpoint is good.
+    """Check every step before it is saved, so that the last checkpoint is always valid.
 
     On an accelerator, a step is checked one step late, so that the device never waits for the host.
     Stop signals are exchanged with the same values, so that all processes stop at the same step.
@@ -48,7 +48,7 @@ class LossMonitor:
     Args:
         accelerator: The run's Accelerator.
         folder: Folder in which the last batches are saved.
-        lr_option: Learning-rate option that the error message suggests to lower.
+        lr_option: Learning-rate option that the error message suggests lowering.
     """
 
     def __init__(self, accelerator: Accelerator, folder: RunFolder, *, lr_option: str) -> None:

@@ -26,7 +26,7 @@ _RUN_NAME = {
     "swanlab": "experiment_name",
     "clearml": "task_name",
 }
-"""Argument that names the run, by tracker; the others take only the project."""
+"""Each tracker's argument for the name of the run; other trackers take only the project."""
 _BATCHES = ("tensorboard", "wandb", "swanlab")
 """Trackers that take several images under one name."""
 
@@ -77,7 +77,7 @@ def start_trackers(
     failure = [""]
     try:
         accelerator.init_trackers(project, config=flatten_config(config), init_kwargs=arguments)
-    except Exception as error:  # any tracker's
+    except Exception as error:  # trackers raise various types
         failure[0] = (
             f"--run.trackers {' '.join(trackers)}: cannot start "
             f"({type(error).__name__}: {first_line(error)}); log in to it, use its offline mode "
@@ -110,12 +110,12 @@ _FAILED: "weakref.WeakSet[Any]" = weakref.WeakSet()
 def for_each_tracker(accelerator: Accelerator, action: Callable[[Any], None]) -> None:
     """Call ``action`` with every tracker; call it on the main process.
 
-    The first error of a tracker is logged, not raised: the run's folder has everything.
+    A tracker's first error is logged, not raised: the run's folder has the same data.
     """
     for tracker in accelerator.trackers:
         try:
             action(tracker)
-        except Exception as error:  # any tracker's
+        except Exception as error:  # trackers raise various types
             if tracker in _FAILED:
                 continue
             _FAILED.add(tracker)

@@ -1,1 +1,1 @@
-"""What a training run leaves when it is done: a weight, a teacher, or an evaluation."""
+"""Results of a finished training run: a weight, a teacher or an evaluation."""

@@ -26,7 +26,7 @@ def save_evaluation(
 
     Args:
         scores: Score in % by metric.
-        task: What was learned, for the table's title.
+        task: Name of the task, for the table's title.
         dataset: Data set and split.
         protocol: One sentence with every choice that changes the scores.
         command: Command that repeats the run.

@@ -64,7 +64,7 @@ def _half(value: Tensor) -> Tensor:
 
 
 def recipe(p: Pretraining) -> str:
-    """Return the command that an installed package runs, without a checkout."""
+    """Return the command that repeats the run with the installed package."""
     name = p.config_name if p.config_name in CONTRAST else "--config config.json"
     return f"python -m pcd_hub.train.contrast {name}"
 
@@ -88,7 +88,7 @@ def probe(p: Pretraining, trained: nn.Module, picture: Path) -> dict[str, Any]:
 
 
 def build_record(p: Pretraining, metrics: dict[str, Any]) -> dict[str, Any]:
-    """Build the record of the teacher: where it comes from, and what was measured."""
+    """Build the record of the teacher: its provenance and measurements."""
     config = p.config
     cfg = entry_cfg(config.encoder.arch)
     on_scenes = config.data.source.startswith("scenes:")

@@ -29,7 +29,7 @@ CARD_PICTURES = ("pca.png", "probe.png", "training.png")
 
 def save_weight(d: Distillation, weight_name: str) -> None:
     """Probe, record, export and store the student, and print how to load it."""
-    with torch.compiler.set_stance("force_eager"):  # other shapes, a few times each
+    with torch.compiler.set_stance("force_eager"):  # new shapes, each used only a few times
         export = export_student(d, weight_name)
     if not d.config.run.store:
         print(f"\n{_create_model(f'local-dir:{export.absolute()}')}")
@@ -113,7 +113,7 @@ def probe(d: Distillation, picture: Path) -> dict[str, Any]:
 
 
 def recipe(d: Distillation) -> str:
-    """Return the command that an installed package runs, without a checkout."""
+    """Return the command that repeats the run with the installed package."""
     name = d.config_name if d.config_name in DISTILL else "--config config.json"
     return f"pcd-hub distill {name}"
 
@@ -126,7 +126,7 @@ def draw_feature_maps(d: Distillation, path: Path) -> None:
     teacher_cfg = getattr(teacher.grid.model, "pretrained_cfg", None) or {}
     if cfg.fixed_input_size or teacher_cfg.get("fixed_input_size"):
         images = scene_mosaics(8, tiles=1, size=d.config.data.image_size)
-    else:  # the feature map of a training view is too small to look at
+    else:  # a training view's feature map is too small for a figure
         images = scene_mosaics(2, tiles=4)
         teacher.set_sizes(images.shape[-1])
     student = pixel_grid(d.student, image_size=images.shape[-1])
@@ -140,7 +140,7 @@ def draw_feature_maps(d: Distillation, path: Path) -> None:
 
 
 def build_record(d: Distillation, weight_name: str, metrics: dict[str, Any]) -> WeightRecord:
-    """Build the record of the weight: where it comes from, and what was measured."""
+    """Build the record of the weight: its provenance and measurements."""
     config = d.config
     return WeightRecord(
         name=weight_name,

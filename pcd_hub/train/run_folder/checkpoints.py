@@ -1,4 +1,4 @@
-"""Checkpoints of a run: one file each, complete or missing, with its sha256 in a second file."""
+"""Checkpoints of a run: one atomically written file each, with its sha256 in a second file."""
 
 import hashlib
 import logging
@@ -74,7 +74,7 @@ class Checkpoints:
         """
         file = None
         if self._accelerator.is_main_process:
-            for draft in self._folder.checkpoints.glob("*.draft"):  # of a write that was killed
+            for draft in self._folder.checkpoints.glob("*.draft"):  # left by a killed write
                 draft.unlink()
             file = last_undamaged(self._folder.checkpoints)
         file = cast("Path | None", from_main_process(self._accelerator, file))
@@ -158,7 +158,7 @@ def write_checkpoint(everything: dict[str, Any], file: Path) -> None:
 
 
 def last_undamaged(folder: Path) -> Path | None:
-    """Return the last undamaged checkpoint; rename damaged ones, which must not count as kept."""
+    """Return the last undamaged checkpoint; rename damaged ones, so that they do not count."""
     for file in sorted(folder.glob("step_*.pt"), reverse=True):
         if (damage := find_damage(file)) is None:
             return file

@@ -1,4 +1,4 @@
-"""Output folder of a run: made or entered again, locked, with metrics and pictures."""
+"""Output folder of a run: created or reopened, locked, with metrics and pictures."""
 
 import json
 import logging
@@ -61,8 +61,8 @@ class RunFolder:
         path: The folder.
         accelerator: The run's Accelerator.
         config: The run's configuration, with the values in use.
-        requested: The same with the user's defaults, if they were resolved.
-        inputs: Fingerprints by name: "data", and of the weights that the run starts from.
+        requested: The configuration before its defaults were resolved, if they were.
+        inputs: Fingerprints of the data ("data") and of the initial weights, by name.
     """
 
     def __init__(
@@ -96,17 +96,17 @@ class RunFolder:
         default_name: str,
         inputs: Mapping[str, str],
     ) -> "RunFolder":
-        """Make the folder, or enter it again with ``--run.resume``; call it on every process.
+        """Create the folder, or reopen it with ``--run.resume``; call it on every process.
 
         Args:
             accelerator: The run's Accelerator.
             config: The run's configuration, with the values in use.
-            requested: The same with the user's defaults, if they were resolved.
+            requested: The configuration before its defaults were resolved, if they were.
             default_name: Name of the folder below ``runs``, if none is configured.
             inputs: Fingerprints by name, "data" among them; a resumed run needs the same.
 
         Raises:
-            ConfigError: If the folder holds another run, there is nothing to resume, or another
+            ConfigError: If the folder contains another run, there is nothing to resume, or another
                 process is running there.
         """
         outcome: Path | str = ""
@@ -132,11 +132,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def config_dict(self) -> dict[str, Any]:
-        """Return the resolved configuration in plain containers, without names and places."""
+        """Return the resolved configuration in plain containers, without names and paths."""
         return recorded(self._config)
 
     def requested_dict(self) -> dict[str, Any]:
-        """Return the same as requested, with None, "auto" or "match" for defaults."""
+        """Return the requested configuration, with None, "auto" or "match" for defaults."""
         return recorded(self._requested)
 
     def recorded_config(self) -> dict[str, Any]:
@@ -157,10 +157,10 @@ class RunFolder:
         return provenance(code=self._code, hardware=hardware)
 
     def start_trackers(self) -> None:
-        """Start the trackers and give them the configuration.
+        """Start the trackers and log the configuration to them.
 
         Raises:
-            ConfigError: If one fails.
+            ConfigError: If a tracker fails to start.
         """
         if self.settings.trackers:
             start_trackers(
@@ -173,14 +173,14 @@ class RunFolder:
             )
 
     def log_pictures(self) -> None:
-        """Give the trackers the new pictures; call it on the main process."""
+        """Log the new pictures to the trackers; call it on the main process."""
         pictures = {*(self.path / "pictures").glob("*.png")} - self._logged_pictures
         if self.settings.trackers:
             log_pictures(self._accelerator, sorted(pictures), step=self._step)
         self._logged_pictures |= pictures
 
     def end_trackers(self) -> None:
-        """Give the trackers the last pictures and end them; call it on the main process."""
+        """Log the last pictures and close the trackers; call it on the main process."""
         self.log_pictures()
         for_each_tracker(self._accelerator, lambda tracker: tracker.finish())
 
@@ -216,7 +216,7 @@ class RunFolder:
 
     @contextmanager
     def writing(self, path: Path) -> Iterator[None]:
-        """Explain a failed write of ``path`` before the end of the training.
+        """Raise a clear error if writing ``path`` fails before the end of the training.
 
         Raises:
             CheckpointError: For any OSError or RuntimeError in the block; ``torch.save`` raises the
@@ -233,10 +233,10 @@ class RunFolder:
 
 
 def new_folder(requested: Path | None, default_name: str) -> Path:
-    """Make the requested folder of a run, or the next free ``runs/NAME``.
+    """Create the requested folder of a run, or the next free ``runs/NAME``.
 
     Raises:
-        ConfigError: If it is not empty, or cannot be made and written.
+        ConfigError: If it is not empty, or cannot be created and written.
     """
     path = requested or _numbered(Path("runs") / default_name, resume=False)
     check_run_folder(path)
@@ -247,7 +247,7 @@ def new_folder(requested: Path | None, default_name: str) -> Path:
                 "or name another --run.output-dir"
             )
         path.mkdir(parents=True, exist_ok=True)
-        (path / ".gitignore").write_text("*\n")  # in a checkout it must not count as changed code
+        (path / ".gitignore").write_text("*\n")  # the run must not mark a checkout as changed
     except OSError as error:
         raise ConfigError(
             f"--run.output-dir {path}: cannot make this folder or write to it "
@@ -298,8 +298,9 @@ def _new_run(config: RunConfigured, default_name: str) -> Path:
 def _lock(file: Path) -> None:
     """Lock the folder for the lifetime of this process.
 
-    A killed torchrun leaves its ranks behind, which continue to write. The system releases the lock
-    as soon as this process closes the file, however it was opened: nothing may open it again.
+    The workers of a killed torchrun continue to write, so a new run must not share their folder.
+    The system releases the lock as soon as this process closes any handle of the file; therefore
+    nothing else may open it.
 
     Raises:
         ConfigError: If another process holds the lock.

@@ -1,4 +1,4 @@
-"""Check that a run can write its results, before its first step; explain a failure at its end."""
+"""Check before the first step that a run can write its results; explain failures at the end."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +33,7 @@ def check_places(
     failure = ""
     if accelerator.is_main_process:
         try:
-            # A checkpoint has the weights and an optimizer state of the same size; then the export.
+            # A checkpoint (weights, and as much optimizer state) and the exported weights.
             check_run_folder(output_dir or Path("runs"), num_bytes=3 * num_bytes)
             if stored_as:
                 store.check_can_add(stored_as, num_bytes=num_bytes)

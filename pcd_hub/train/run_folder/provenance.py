@@ -26,7 +26,7 @@ def provenance(
     """Describe time, code, library versions and hardware, for a record.
 
     Args:
-        code: Commit and dirty flag when the run started; the present ones if not given.
+        code: Commit and dirty flag when the run started; the current ones if not given.
         hardware: Facts to add about the hardware.
     """
     versions = {name: installed for name in _LIBRARIES if (installed := _version(name))}
@@ -45,7 +45,7 @@ def provenance(
 def git_state() -> dict[str, Any]:
     """Return the commit of the checkout, and whether its code differs; None outside a checkout.
 
-    A new file counts if it is next to the code, but not a file of a run, a tracker or a dry run.
+    New files next to the code count; files of runs, trackers and dry runs do not.
     """
 
     def git(*arguments: str) -> str | None:

@@ -1,7 +1,7 @@
-"""Changes of settings and inputs between a checkpoint and the run that resumes from it.
+"""Compare the settings and inputs of a checkpoint with those of the run that resumes from it.
 
-Only the settings in :data:`MAY_CHANGE` may change. The changes are saved in the run's folder, its
-later checkpoints and its record.
+Only the settings in :data:`MAY_CHANGE` may differ. Changes are saved in the run's folder, its later
+checkpoints and its record.
 """
 
 from collections.abc import Mapping
@@ -12,41 +12,41 @@ from pcd_hub.evaluate.models import EvaluatedModel
 from pcd_hub.train.configs.old_names import flat, with_current_names
 
 LENGTH = ("run.max_steps", "optim.epochs")
-"""Length of the run; learning rate and momentum follow a new length from the next step on."""
+"""Length of the run; a new length changes learning rate and momentum from the next step on."""
 
 MAY_CHANGE = frozenset(
     {
         *LENGTH,
-        # name and place of the result, and what is measured and logged
+        # name and location of the result, probes and logging
         *("run.name", "run.store", "run.trackers", "probe_scenes"),
         *("run.log_every_steps", "run.checkpoint_every_steps", "run.keep_checkpoints"),
-        # speed, which affects values only by rounding
+        # performance, which changes values only by rounding
         *("data.num_workers", "speed.compile", "speed.channels_last", "speed.foreach"),
         *("speed.keep_memory", "speed.precision"),
     }
 )
 
 FOLLOW_DATA = frozenset({"method.queue_length"})
-"""Settings that the number of images limits; then the change of the data is the one recorded."""
+"""Settings limited by the number of images; only the change of the data is recorded."""
 
 _MAY_BE_ACCEPTED = ("data", "test data", "teacher")
 
 Change = dict[str, Any]
-"""``after_step``, ``what``, ``from``, ``to``."""
+"""A recorded change, with the keys ``after_step``, ``what``, ``from`` and ``to``."""
 
 
 class LabelledSet(Protocol):
     """Images with labels."""
 
     def fingerprint(self) -> str:
-        """Return a short text that changes when the set does."""
+        """Return a short string that changes when the set changes."""
         ...
 
 
 def labelled_inputs(
     backbone: EvaluatedModel, train_set: LabelledSet, test_set: LabelledSet
 ) -> dict[str, str]:
-    """Return the fingerprints of a run on labels, for :meth:`RunFolder.open`."""
+    """Return the input fingerprints of a run on labels, for :meth:`RunFolder.open`."""
     sha256 = backbone.weights_sha256
     weights = f"weights sha256 {sha256}" if sha256 else "no stored weights"
     return {
@@ -66,16 +66,16 @@ def changed_settings(
     """List the differences between the configuration of a checkpoint and this run's.
 
     Args:
-        old: The checkpoint's configuration; the release before recorded it as requested.
+        old: The checkpoint's configuration; the previous release did not resolve its defaults.
         new: This run's configuration, with the values in use.
-        requested: This run's as requested, with None, "auto" or "match" for defaults.
+        requested: This run's configuration with None, "auto" or "match" for defaults.
         step: Completed steps.
 
     Returns:
         The settings that differ, all of them in :data:`MAY_CHANGE`.
 
     Raises:
-        CheckpointError: If another one differs.
+        CheckpointError: If any other setting differs.
     """
     before, now = with_current_names(old, new), flat(new)
     asked = flat(requested or new)
@@ -103,7 +103,7 @@ def changed_inputs(
         old: Fingerprints in the checkpoint, by name.
         new: Fingerprints of this run.
         step: Completed steps.
-        accept: Whether images and teacher may have changed.
+        accept: Accept changed images and a changed teacher.
 
     Raises:
         CheckpointError: If one has changed and is not accepted.
@@ -137,7 +137,7 @@ def check_length(step: int, steps: int) -> None:
     """Check that the run does not end before the checkpoint.
 
     Raises:
-        CheckpointError: If it does.
+        CheckpointError: If it ends earlier.
     """
     if step > steps:
         raise CheckpointError(
@@ -150,7 +150,7 @@ def load_parts(checkpoint: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
     """Load the state of every part from a checkpoint.
 
     Raises:
-        CheckpointError: If the checkpoint lacks one, or it does not fit.
+        CheckpointError: If a part is missing from the checkpoint, or its state does not fit.
     """
     for name, part in parts.items():
         try:

@@ -147,7 +147,7 @@ def whole_images(
         partial(_whole_image, images),
         [[row] for row in rows],
         num_workers=num_workers,
-        batch_bytes=4 * width * height,  # of the first; the others are about as large
+        batch_bytes=4 * width * height,  # of the first image; the others are similar
         collate=itemgetter(0),
         pin_memory=pin_memory,
     )

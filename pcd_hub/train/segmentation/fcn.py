@@ -43,7 +43,7 @@ def open_backbone(name: str, *, output_stride: int, seed: int) -> EvaluatedModel
 
 
 class FCN(nn.Module):
-    """Score of every class at every pixel.
+    """Fully convolutional network that scores every class at every pixel.
 
     The head's layers are initialised from torch's random state.
     """
@@ -74,7 +74,7 @@ class FCN(nn.Module):
 def head(in_channels: int, config: FCNConfig, *, num_classes: int) -> nn.Sequential:
     """Build the head: two 3 x 3 convolutions with batch norm and ReLU, and a 1 x 1 convolution."""
     classifier = nn.Conv2d(config.channels, num_classes, 1)
-    # Small, so that all classes start equal whatever the scale of the backbone's features.
+    # Small, so that all classes start with similar scores at any scale of the features.
     nn.init.normal_(classifier.weight, std=0.01)
     nn.init.zeros_(classifier.get_parameter("bias"))
     first = _block(in_channels, config.channels, config.dilation)

@@ -52,7 +52,7 @@ from pcd_hub.train.segmentation.fcn import FCN, open_backbone, pixel_cross_entro
 
 @dataclass(kw_only=True)
 class Finetuning:
-    """One backbone's run."""
+    """State of a run: one backbone at one seed."""
 
     config: FinetuneSegConfig
     accelerator: Accelerator
@@ -68,7 +68,7 @@ class Finetuning:
 
     @property
     def loading(self) -> dict[str, Any]:
-        """Return how images are loaded."""
+        """Return the options for reading images."""
         return {
             "num_workers": self.config.data.num_workers,
             "pin_memory": self.accelerator.device.type == "cuda",
@@ -125,7 +125,7 @@ def train(finetuning: Finetuning) -> None:
 
 
 def prepare(accelerator: Accelerator, config: FinetuneSegConfig, config_name: str) -> Finetuning:
-    """Build everything; a mistake is found before the output folder is made."""
+    """Build everything; invalid settings raise before the output folder is created."""
     schedule = scaled_schedule(config.optim, max_steps=config.run.max_steps)
     train_set, test_set = open_segmentation_splits(config.data)
     plan = plan_batches(
