@@ -25,8 +25,7 @@ _USUAL = (
     ("linear classification", "ImageNet"),
     ("detection", "COCO"),
 )
-"""Common benchmarks for such backbones, as keywords of task and data set."""
-
+"""Common benchmarks, as keywords of task and data set."""
 _PICTURES = {
     "pca.png": "First three principal components of the feature maps as colours: images, "
     "teacher, this weight",
@@ -319,10 +318,12 @@ def _licenses(record: WeightRecord, license_link: str | None) -> str:
 
 def _provenance(record: WeightRecord) -> str:
     versions = ", ".join(f"{_text(name)} {_text(v)}" for name, v in record.versions.items())
+    wheel = ("files of the wheel, sha256", "wheel_sha256")
+    kind, key = wheel if wheel[1] in record.code else ("commit", "commit")
     return f"""## Provenance
 
 - Made: {_text(record.created)}, by {_text(record.recipe)}
-- Code: commit {_fact(record.code, "commit")}, pcd_hub {_fact(record.code, "pcd_hub")}
+- Code: {kind} {_fact(record.code, key)}, pcd_hub {_fact(record.code, "pcd_hub")}
 - Versions: {versions or NOT_STATED}
 - All settings: `{MANIFEST_FILE}` (record sha256 `{record_sha256(record.to_dict())}`)"""
 

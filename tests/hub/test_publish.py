@@ -352,7 +352,7 @@ def test_a_manifest_that_names_what_is_no_weights_file_is_refused(hub, export):
     ("changed", "message"),
     [
         ({"code": {"commit": "c" * 40, "dirty": True}}, "uncommitted changes"),
-        ({"code": {"commit": None, "dirty": None}}, "has no git commit"),
+        ({"code": {"commit": None, "dirty": None}}, "has neither a git commit nor a wheel"),
         ({"teacher": {"source": "x"}}, "no teacher.sha256"),
         ({"data": {"source": "x"}}, "no data.fingerprint"),
     ],
@@ -362,6 +362,13 @@ def test_a_dirty_or_incomplete_record_is_refused(hub, tmp_path, changed, message
     with pytest.raises(WeightError, match=message):
         pcd_hub.publish(folder, REPO)
     assert not hub.requests
+
+
+def test_a_weight_made_by_an_installed_wheel_is_published(ann, hub, tmp_path):
+    code = {"pcd_hub": "9", "commit": None, "wheel_sha256": "d" * 64, "dirty": False}
+    folder = exported(tmp_path / "export", code=code)
+    pcd_hub.publish(folder, REPO)
+    assert f"files of the wheel, sha256 {'d' * 64}, pcd_hub 9" in (folder / "README.md").read_text()
 
 
 def test_every_licence_must_be_said_and_none_contradicted(hub, tmp_path):

@@ -19,7 +19,7 @@ from pcd_hub.train.configs.files import recorded
 from pcd_hub.train.launch import from_main_process
 from pcd_hub.train.monitors.trackers import for_each_tracker, log_pictures, start_trackers
 from pcd_hub.train.run_folder.preflight import check_run_folder
-from pcd_hub.train.run_folder.provenance import git_state, provenance
+from pcd_hub.train.run_folder.provenance import code_state, provenance
 from pcd_hub.train.run_folder.resume import Change
 
 if sys.platform != "win32":
@@ -84,7 +84,7 @@ class RunFolder:
         self._logged_pictures: set[Path] = set()
         self._step = 0
         self._started = time.monotonic()
-        self._code = git_state()  # at the start: it may be edited or committed during the run
+        self._code = code_state()  # at the start: it may be edited or committed during the run
 
     @classmethod
     def open(

@@ -133,15 +133,17 @@ def _prepare(
 
 
 def _check_record(record: WeightRecord) -> None:
-    if not is_commit(str(record.code.get("commit"))):
+    wheel = re.fullmatch(r"[0-9a-f]{64}", str(record.code.get("wheel_sha256")))
+    if not wheel and not is_commit(str(record.code.get("commit"))):
         raise WeightError(
-            f"the record of {record.name} has no git commit of the code that made it; run the "
-            "recipe from a git clone"
+            f"the record of {record.name} has neither a git commit nor a wheel's hash of the code "
+            "that made it; run the recipe from a git clone, or from an installed wheel"
         )
     if record.code.get("dirty") is not False:
         raise WeightError(
             f"{record.name} was made by code with uncommitted changes (record: code.dirty); "
-            "commit them and run the recipe again, so that it can be reproduced"
+            "commit them, or install the package again; then run the recipe again, so that the "
+            "weight can be reproduced"
         )
     for what, facts, keys in (
         ("teacher", record.teacher, ("source", "sha256")),
