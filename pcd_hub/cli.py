@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     options = _parser().parse_args(words)
     try:
-        options.run(options)
+        options.command(options)
     except PCDHubError as error:
         sys.exit(f"pcd-hub: {error}")
     except BrokenPipeError:  # `pcd-hub list | head`
@@ -248,7 +248,7 @@ def _parser() -> argparse.ArgumentParser:
             description=f"{summary[0].upper()}{summary[1:]}.",
             allow_abbrev=False,
         )
-        command.set_defaults(run=run)
+        command.set_defaults(command=run)
         add_options(command)
     return parser
 

@@ -86,7 +86,7 @@ def test_entries_describe_a_headless_backbone_of_ours(arch):
 
 
 def test_without_a_weight_three_ways_to_one_are_named():
-    with pytest.raises(pcd_hub.WeightError, match=r"distil.*PCD_HUB_HOME.*PCD_HUB_ORG"):
+    with pytest.raises(pcd_hub.WeightError, match=r"Distil.*PCD_HUB_HOME.*PCD_HUB_ORG"):
         timm.create_model("resnet18.pcd", pretrained=True)
 
 

@@ -97,8 +97,13 @@ def test_an_interrupt_before_the_first_step_prints_one_line(monkeypatch, capsys)
     def interrupted(arguments):
         signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(SystemExit) as exited:
-        command_line.run_main(interrupted)
+    # A shell's background job ignores it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(SystemExit) as exited:
+            command_line.run_main(interrupted)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert exited.value.code == 130
     assert capsys.readouterr().err == "stopped by SIGINT; nothing more was saved\n"
 
