@@ -17,6 +17,7 @@ from torch import Tensor
 from pcd_hub.data.uris import is_dir
 from pcd_hub.errors import DataError
 from pcd_hub.weights.card import results_table
+from pcd_hub.weights.manifest import write_json
 from pcd_hub.weights.record import Measurement
 
 FILE = "evaluation.json"
@@ -67,9 +68,8 @@ class Evaluation:
         """Write ``evaluation.json`` atomically; create the folder if needed."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / FILE
-        draft = path.with_suffix(".draft")
-        draft.write_text(json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False) + "\n")
-        return draft.replace(path)
+        write_json(path, dataclasses.asdict(self))
+        return path
 
     @classmethod
     def load(cls, path: Path) -> "Evaluation":

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pcd_hub.evaluate.models import EvaluatedModel
+from pcd_hub.files.write import atomic_write
 from pcd_hub.method.encoder import ProjectedEncoder
 from pcd_hub.models.entries import entry_cfg
 from pcd_hub.models.grid import PixelGrid
@@ -31,7 +32,7 @@ def save_pretrained(p: Pretraining) -> None:
     record = build_record(p, metrics)
     halves = {key: _half(value) for key, value in backbone.state_dict().items()}
     save_teacher(folder / "teacher", halves, head.half(), record)
-    (folder / "record.json").write_text(json.dumps(record, indent=2) + "\n")
+    atomic_write(folder / "record.json", json.dumps(record, indent=2) + "\n")
     if p.momentum_encoder is not None:
         state = moco_state(p.contrast, p.momentum_encoder)
         file = folder / "teacher.pth.tar"

@@ -1,6 +1,5 @@
 """Checkpoints of a run: one atomically written file each, with its sha256 in a second file."""
 
-import hashlib
 import logging
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +13,7 @@ from pcd_hub.files.write import atomic_file, atomic_write
 from pcd_hub.train.launch import from_main_process
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.run_folder.resume import changed_inputs, changed_settings, check_length
+from pcd_hub.weights.manifest import sha256
 
 log = logging.getLogger("pcd_hub")
 
@@ -151,7 +151,7 @@ def write_checkpoint(everything: dict[str, Any], file: Path) -> None:
     try:
         with atomic_file(file) as draft:
             torch.save(everything, draft)
-            atomic_write(sha256_file(file), f"{_sha256(draft)}  {file.name}\n")
+            atomic_write(sha256_file(file), f"{sha256(draft)}  {file.name}\n")
     except (OSError, RuntimeError):
         sha256_file(file).unlink(missing_ok=True)
         raise
@@ -171,7 +171,7 @@ def find_damage(checkpoint: Path) -> str | None:
     """Compare a checkpoint with its sha256; return the difference, or None."""
     try:
         expected = sha256_file(checkpoint).read_text().split()[0]
-        found = _sha256(checkpoint)
+        found = sha256(checkpoint)
     except (OSError, IndexError, UnicodeDecodeError) as error:
         return f"cannot read its sha256: {type(error).__name__}"
     return None if found == expected else f"sha256 {found[:8]}, expected {expected[:8]}"
@@ -180,11 +180,6 @@ def find_damage(checkpoint: Path) -> str | None:
 def sha256_file(checkpoint: Path) -> Path:
     """Return the file with the sha256, in the format of sha256sum."""
     return checkpoint.with_suffix(".pt.sha256")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _rng_state() -> dict[str, torch.Tensor]:
