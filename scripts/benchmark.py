@@ -33,7 +33,7 @@ from benchmark_parts import (
 )
 from benchmark_step import STAGES, SWITCHES, StepCase, plain_network
 from measuring import DEVICE, matmul_rate, median_and_spread, print_table
-from pcd_hub.data.files import ImageFiles
+from pcd_hub.data.sources.files import ImageFiles
 from pcd_hub.models.grid import pixel_grid
 from pcd_hub.models.teacher_folder import save_teacher
 from pcd_hub.models.teacher_loading import load_teacher

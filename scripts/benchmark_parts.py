@@ -19,9 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark_step import plain_view
 from measuring import DEVICE, peak_bytes, print_table, seconds
-from pcd_hub.data.files import ImageFiles
 from pcd_hub.data.loader import DecodeForViews
 from pcd_hub.data.scenes import render_scene
+from pcd_hub.data.sources.files import ImageFiles
 from pcd_hub.data.views import byol_views
 from pcd_hub.method.loss import bank_log_sum_exp
 from pcd_hub.models.entries import STOCK_ARCHITECTURES

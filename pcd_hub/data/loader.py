@@ -25,9 +25,9 @@ from pcd_hub.data.decoding import (
     shrink_jpeg,
     upright_jpeg_size,
 )
-from pcd_hub.data.hf_datasets import EncodedImage
 from pcd_hub.data.shared_memory import fit_workers
-from pcd_hub.data.sources import ImageSource, ImageStream
+from pcd_hub.data.sources.hf_datasets import EncodedImage
+from pcd_hub.data.sources.open import ImageSource, ImageStream
 from pcd_hub.data.views import PairParameters, TwoViewTransform, concatenate_views
 from pcd_hub.data.workers import load_batches
 from pcd_hub.errors import DataError

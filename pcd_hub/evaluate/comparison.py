@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from pcd_hub.data.uris import is_dir, is_file
+from pcd_hub.data.sources.uris import is_dir, is_file
 from pcd_hub.errors import DataError, WeightError
 from pcd_hub.evaluate.results import FILE, Evaluation, join
 from pcd_hub.weights import store

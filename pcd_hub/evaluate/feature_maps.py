@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pcd_hub.data.labelled.classification import ClassificationSet
 from pcd_hub.data.reading import read_batches
-from pcd_hub.data.sources import ImageSource
+from pcd_hub.data.sources.open import ImageSource
 from pcd_hub.data.workers import default_workers
 from pcd_hub.evaluate.models import EvaluatedModel
 from pcd_hub.evaluate.progress import progress

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pcd_hub.data.labelled.classification import ClassificationSet
-from pcd_hub.data.sources import ImageSource
+from pcd_hub.data.sources.open import ImageSource
 from pcd_hub.errors import ConfigError
 from pcd_hub.evaluate.benchmark import DEFAULT_COMMAND, scores_by_seed
 from pcd_hub.evaluate.classification import crop_protocol, watch

@@ -22,7 +22,7 @@ from timm.data.config import resolve_model_data_config
 from torch import nn
 
 import pcd_hub
-from pcd_hub.data.uris import exists, local_path
+from pcd_hub.data.sources.uris import exists, local_path
 from pcd_hub.errors import ConfigError, StudentError, first_line
 from pcd_hub.models.entries import (
     build_arguments,

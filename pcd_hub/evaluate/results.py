@@ -14,7 +14,7 @@ from typing import Any
 from jaxtyping import UInt8
 from torch import Tensor
 
-from pcd_hub.data.uris import is_dir
+from pcd_hub.data.sources.uris import is_dir
 from pcd_hub.errors import DataError
 from pcd_hub.weights.card import results_table
 from pcd_hub.weights.manifest import write_json

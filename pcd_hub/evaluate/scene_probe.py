@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from pcd_hub.data.scenes import CLASSES, render_scene
-from pcd_hub.data.sources import SCENE_SIZE
+from pcd_hub.data.sources.open import SCENE_SIZE
 from pcd_hub.evaluate.models import EvaluatedModel
 from pcd_hub.evaluate.progress import progress, progress_of
 from pcd_hub.evaluate.segmentation import LabelledImages, LinearProbe, ProbeResult

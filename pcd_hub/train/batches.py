@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.loader import Batch, training_batches
-from pcd_hub.data.sources import ImageSource, ImageStream, open_source
+from pcd_hub.data.sources.open import ImageSource, ImageStream, open_source
 from pcd_hub.data.views import byol_views
 from pcd_hub.data.workers import default_workers
 from pcd_hub.errors import ConfigError

@@ -9,7 +9,7 @@ from timm.models.resnet import ResNet
 from torch import nn
 
 from pcd_hub.data.batch_plan import BatchPlan
-from pcd_hub.data.sources import ImageSource, ImageStream
+from pcd_hub.data.sources.open import ImageSource, ImageStream
 from pcd_hub.errors import StudentError
 from pcd_hub.method.encoder import ProjectedEncoder
 from pcd_hub.method.moco import MoCoV3, momentum_copy

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from pcd_hub.data.batch_plan import BatchPlan
-from pcd_hub.data.sources import ImageSource, ImageStream
+from pcd_hub.data.sources.open import ImageSource, ImageStream
 from pcd_hub.errors import ConfigError
 from pcd_hub.method.distiller import Distiller, PixelLoss
 from pcd_hub.method.heads import STUDENT_HEADS, HeadLayout, student_head

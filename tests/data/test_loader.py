@@ -10,7 +10,7 @@ from PIL import Image
 from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.decoding import BrokenImageError
 from pcd_hub.data.loader import training_batches
-from pcd_hub.data.sources import open_source
+from pcd_hub.data.sources.open import open_source
 from pcd_hub.data.views import byol_views
 from pcd_hub.errors import DataError
 

@@ -12,8 +12,8 @@ from PIL import EpsImagePlugin, ExifTags, Image
 
 from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.decoding import BrokenImageError, as_rgb, decode
-from pcd_hub.data.files import ImageFiles
 from pcd_hub.data.loader import DecodeForViews, training_batches
+from pcd_hub.data.sources.files import ImageFiles
 from pcd_hub.data.views import byol_views
 from tests.peak_memory import needs_linux, peak_growth
 

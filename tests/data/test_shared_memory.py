@@ -8,7 +8,7 @@ import torch
 from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.loader import training_batches
 from pcd_hub.data.shared_memory import fit_workers
-from pcd_hub.data.sources import Scenes
+from pcd_hub.data.sources.open import Scenes
 from pcd_hub.data.views import byol_views
 from pcd_hub.errors import DataError
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from pcd_hub.data.labelled.classification import ClassificationSet, open_classification
-from pcd_hub.data.sources import open_source
+from pcd_hub.data.sources.open import open_source
 from pcd_hub.evaluate.feature_maps import centre_crops, extract_feature_maps, feature_extractor
 from pcd_hub.evaluate.models import EvaluatedModel
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pcd_hub.data.sources import open_source
+from pcd_hub.data.sources.open import open_source
 from pcd_hub.errors import ConfigError, TeacherError
 from pcd_hub.evaluate import LabelFreeReport
 from pcd_hub.evaluate.label_free import agreement, random_subset

@@ -110,7 +110,7 @@ def test_training_changes_the_student_and_not_the_teacher(tiny, tmp_path):
 
 def test_the_queue_holds_the_pooled_teacher_vectors_of_the_first_view(tiny, tmp_path):
     from pcd_hub.data.loader import BatchPlan, training_batches
-    from pcd_hub.data.sources import open_source
+    from pcd_hub.data.sources.open import open_source
     from pcd_hub.data.views import byol_views
 
     folder = run(tiny, tmp_path / "run")

@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image
 
 from pcd_hub.data.decoding import ResultT
-from pcd_hub.data.files import ImageFiles, find_split_folder, list_subfolders
-from pcd_hub.data.hf_datasets import HFImages, load_split
-from pcd_hub.data.sources import ImageSource
-from pcd_hub.data.uris import local_path, split_uri
+from pcd_hub.data.sources.files import ImageFiles, find_split_folder, list_subfolders
+from pcd_hub.data.sources.hf_datasets import HFImages, load_split
+from pcd_hub.data.sources.open import ImageSource
+from pcd_hub.data.sources.uris import local_path, split_uri
 from pcd_hub.errors import DataError
 
 

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from pycocotools import mask as mask_codes
 
-from pcd_hub.data.files import hash_sizes
 from pcd_hub.data.labelled.coco_validation import (
     MAX_PIXELS,
     MAX_SIDE,
@@ -21,7 +20,8 @@ from pcd_hub.data.labelled.coco_validation import (
     format_value,
     is_integer,
 )
-from pcd_hub.data.uris import is_file
+from pcd_hub.data.sources.files import hash_sizes
+from pcd_hub.data.sources.uris import is_file
 from pcd_hub.errors import DataError
 
 log = logging.getLogger("pcd_hub")

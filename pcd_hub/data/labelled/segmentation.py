@@ -22,8 +22,6 @@ from pathlib import Path
 import numpy as np
 
 from pcd_hub.data.decoding import as_mask, as_rgb, decode
-from pcd_hub.data.files import find_image_paths, find_split_folder, read_lines
-from pcd_hub.data.hf_datasets import HFImages, load_split
 from pcd_hub.data.labelled.segmentation_set import (
     IGNORE,
     MAX_CLASSES,
@@ -31,7 +29,9 @@ from pcd_hub.data.labelled.segmentation_set import (
     SegmentationSet,
     class_table,
 )
-from pcd_hub.data.uris import is_file, local_path, split_uri
+from pcd_hub.data.sources.files import find_image_paths, find_split_folder, read_lines
+from pcd_hub.data.sources.hf_datasets import HFImages, load_split
+from pcd_hub.data.sources.uris import is_file, local_path, split_uri
 from pcd_hub.errors import DataError
 
 

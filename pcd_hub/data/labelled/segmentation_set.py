@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from pcd_hub.data.files import hash_names, hash_sizes
+from pcd_hub.data.sources.files import hash_names, hash_sizes
 from pcd_hub.errors import DataError
 
 IGNORE = 255

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 
 import yaml
 
-from pcd_hub.data.uris import local_path
+from pcd_hub.data.sources.uris import local_path
 from pcd_hub.errors import ConfigError, WeightError, first_line, nearest
 from pcd_hub.files.read import read_bounded
 from pcd_hub.files.strict_json import parse_json

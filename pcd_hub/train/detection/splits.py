@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from pcd_hub.data.labelled.coco import CocoSplit, read_split
-from pcd_hub.data.uris import is_dir, is_file
+from pcd_hub.data.sources.uris import is_dir, is_file
 from pcd_hub.errors import ConfigError, DataError
 from pcd_hub.train.configs.detection import CocoDataConfig
 

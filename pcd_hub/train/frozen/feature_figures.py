@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pcd_hub.data.sources import ImageSource, open_source
+from pcd_hub.data.sources.open import ImageSource, open_source
 from pcd_hub.errors import ConfigError
 from pcd_hub.evaluate.feature_maps import centre_crops, compute_device, feature_extractor
 from pcd_hub.evaluate.models import check_models, open_model

@@ -3,7 +3,7 @@
 import shlex
 
 from pcd_hub.data.labelled.classification import ClassificationSet
-from pcd_hub.data.sources import ImageSource, open_source
+from pcd_hub.data.sources.open import ImageSource, open_source
 from pcd_hub.errors import ConfigError
 from pcd_hub.evaluate.benchmark import Benchmark
 from pcd_hub.evaluate.classification import ClassificationProbe

@@ -12,7 +12,7 @@ from typing import Any, Protocol, cast
 
 from accelerate import Accelerator
 
-from pcd_hub.data.uris import is_file
+from pcd_hub.data.sources.uris import is_file
 from pcd_hub.errors import CheckpointError, ConfigError, first_line
 from pcd_hub.files.write import atomic_write
 from pcd_hub.train.configs.files import recorded

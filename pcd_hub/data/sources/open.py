@@ -20,16 +20,16 @@ from typing import Any, Protocol, runtime_checkable
 from PIL import Image
 
 from pcd_hub.data.decoding import ResultT, as_rgb
-from pcd_hub.data.files import ImageFiles
-from pcd_hub.data.hf_datasets import (
+from pcd_hub.data.scenes import render_scene
+from pcd_hub.data.sources.files import ImageFiles
+from pcd_hub.data.sources.hf_datasets import (
     EncodedImage,
     HFImages,
     HFStream,
     load_dataset,
     load_from_disk,
 )
-from pcd_hub.data.scenes import render_scene
-from pcd_hub.data.uris import is_dir, local_path, split_uri
+from pcd_hub.data.sources.uris import is_dir, local_path, split_uri
 from pcd_hub.errors import DataError
 
 DEFAULT_SCENE_COUNT = 20_000

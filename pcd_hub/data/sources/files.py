@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from pcd_hub.data.decoding import ResultT, as_rgb, decode
-from pcd_hub.data.uris import is_dir, is_file
+from pcd_hub.data.sources.uris import is_dir, is_file
 from pcd_hub.errors import DataError
 
 log = logging.getLogger("pcd_hub")

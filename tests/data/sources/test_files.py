@@ -5,11 +5,11 @@ import os
 import pytest
 from PIL import Image
 
-from pcd_hub.data.files import find_image_paths, read_lines
 from pcd_hub.data.labelled.classification import open_classification
 from pcd_hub.data.labelled.segmentation import open_segmentation
-from pcd_hub.data.sources import open_source
-from pcd_hub.data.uris import split_uri
+from pcd_hub.data.sources.files import find_image_paths, read_lines
+from pcd_hub.data.sources.open import open_source
+from pcd_hub.data.sources.uris import split_uri
 from pcd_hub.errors import DataError, PCDHubError
 from pcd_hub.evaluate.models import open_model
 

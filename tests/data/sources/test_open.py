@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from pcd_hub.data.decoding import BrokenImageError, as_rgb
-from pcd_hub.data.files import hash_sizes
-from pcd_hub.data.hf_datasets import _parse_name
-from pcd_hub.data.sources import ImageSource, ImageStream, open_source
+from pcd_hub.data.sources.files import hash_sizes
+from pcd_hub.data.sources.hf_datasets import _parse_name
+from pcd_hub.data.sources.open import ImageSource, ImageStream, open_source
 from pcd_hub.errors import DataError
 
 

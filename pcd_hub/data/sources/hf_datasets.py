@@ -20,7 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 from PIL import Image
 
 from pcd_hub.data.decoding import BrokenImageError, ResultT, as_rgb, decode, describe_error
-from pcd_hub.data.uris import is_dir, local_path
+from pcd_hub.data.sources.uris import is_dir, local_path
 from pcd_hub.errors import DataError
 
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"

@@ -1,0 +1,1 @@
+"""Sources of unlabelled images: files, Hugging Face datasets, generated scenes."""
