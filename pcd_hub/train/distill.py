@@ -30,7 +30,7 @@ from pcd_hub.train.batches import (
     plan_epochs,
     steps_per_epoch,
 )
-from pcd_hub.train.configs.command_line import parse, run_main
+from pcd_hub.train.configs.command_line import parse_given, run_main
 from pcd_hub.train.configs.distill import DISTILL, DistillConfig
 from pcd_hub.train.distill_parts import (
     Distillation,
@@ -56,7 +56,21 @@ log = logging.getLogger("pcd_hub")
 
 def main(arguments: list[str]) -> None:
     """Parse the command line, distil, and save the weight."""
-    config_name, config = parse(DISTILL, "quickstart", arguments)
+    config_name, config, given = parse_given(DISTILL, "quickstart", arguments)
+    run(config, config_name=config_name, given=given)
+
+
+def run(
+    config: DistillConfig, *, config_name: str, given: frozenset[str] = frozenset()
+) -> Distillation:
+    """Distil and save the weight; return the finished distillation.
+
+    Args:
+        config: The requested configuration.
+        config_name: Its name, for the run's folder and record.
+        given: Fields that the user sets, as ``group.field``; they are never derived.
+    """
+    del given  # nothing is derived yet
     weight_name = check_weight_name(config)
     accelerator = start_accelerator(
         trackers=config.run.trackers,
@@ -70,6 +84,7 @@ def main(arguments: list[str]) -> None:
         if accelerator.is_main_process:
             save_weight(distillation, weight_name)
             distillation.folder.end_trackers()
+    return distillation
 
 
 def train(d: Distillation) -> None:

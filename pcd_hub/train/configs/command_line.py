@@ -13,14 +13,14 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import tyro
 
 import pcd_hub
 from pcd_hub.errors import ConfigError, PCDHubError, first_line, nearest
 from pcd_hub.train.configs.fields import Option, as_typed, check, options, wrong_value
-from pcd_hub.train.configs.files import as_yaml, with_fields, with_file
+from pcd_hub.train.configs.files import as_yaml, read_fields, with_fields
 from pcd_hub.train.configs.old_names import current_name
 from pcd_hub.train.signals import StoppedRun
 
@@ -29,10 +29,30 @@ log = logging.getLogger("pcd_hub")
 ConfigT = TypeVar("ConfigT")
 
 
+class Parsed(NamedTuple, Generic[ConfigT]):
+    """A configuration with the options of a command line."""
+
+    name: str
+    config: ConfigT
+    given: frozenset[str]
+    """The fields that the command line or its file sets, as ``group.field``."""
+
+
 def parse(
     configs: Mapping[str, ConfigT], default: str, arguments: list[str]
 ) -> tuple[str, ConfigT]:
-    """Apply a command line to a configuration; return the result and its name.
+    """Apply a command line to a configuration; return its name and the result.
+
+    See :func:`parse_given`.
+    """
+    name, config, _ = parse_given(configs, default, arguments)
+    return name, config
+
+
+def parse_given(
+    configs: Mapping[str, ConfigT], default: str, arguments: list[str]
+) -> Parsed[ConfigT]:
+    """Apply a command line to a configuration.
 
     The first argument may name one of ``configs``; without it, ``default`` is used. ``--config
     FILE`` overrides the named configuration; without a name, fields missing from the file take
@@ -49,10 +69,12 @@ def parse(
             raise _unknown_config(name, configs)
     arguments, file = _config_file(arguments)
     config = configs[name or default]
+    from_file = {} if file is None else read_fields(config, file)
     if file is not None:
-        config = with_file(config if name else type(config)(), file)
+        config = with_fields(config if name else type(config)(), from_file)
     print_it = "--print-config" in arguments
     arguments = [argument for argument in arguments if argument != "--print-config"]
+    arguments = _with_known_flags(config, arguments)
     config = override(
         _without_max_steps(config, arguments),
         arguments,
@@ -61,7 +83,18 @@ def parse(
     if print_it:
         print(as_yaml(config), end="")
         sys.exit()
-    return name or (default if file is None else _name_of(Path(file))), config
+    return Parsed(
+        name=name or (default if file is None else _name_of(Path(file))),
+        config=config,
+        given=frozenset(from_file) | _given_fields(config, arguments),
+    )
+
+
+def _given_fields(config: object, arguments: list[str]) -> frozenset[str]:
+    """Return the fields that the options set, as ``group.field``."""
+    known = _by_flag(config)
+    flags = (argument.partition("=")[0] for argument in arguments)
+    return frozenset(known[flag].key for flag in flags if flag in known)
 
 
 def _without_max_steps(config: ConfigT, arguments: list[str]) -> ConfigT:
@@ -129,8 +162,8 @@ def override(config: ConfigT, arguments: list[str], *, description: str | None =
     Raises:
         ConfigError: If an option is unknown or its value is invalid.
     """
-    known = {flag: option for option in options(config) for flag in _flags(option)}
-    arguments = [_with_known_flag(argument, known) for argument in arguments]
+    known = _by_flag(config)
+    arguments = _with_known_flags(config, arguments)
     changed = _by_tyro(config, arguments, description)
     if changed is None:
         raise _mistake(config, arguments, known)
@@ -142,6 +175,15 @@ def _flags(option: Option) -> list[str]:
     """Return the option's flag, and the negative flag if it is boolean."""
     group, dot, last = option.name.removeprefix("--").rpartition(".")
     return [option.name, f"--{group}{dot}no-{last}"] if option.kind is bool else [option.name]
+
+
+def _by_flag(config: object) -> dict[str, Option]:
+    return {flag: option for option in options(config) for flag in _flags(option)}
+
+
+def _with_known_flags(config: object, arguments: list[str]) -> list[str]:
+    known = _by_flag(config)
+    return [_with_known_flag(argument, known) for argument in arguments]
 
 
 def _with_known_flag(argument: str, known: Mapping[str, Option]) -> str:

@@ -61,8 +61,8 @@ def as_yaml(config: object) -> str:
     return yaml.safe_dump(recorded(config), sort_keys=False)
 
 
-def with_file(config: ConfigT, file: str) -> ConfigT:
-    """Return ``config`` with the fields that a file sets.
+def read_fields(config: object, file: str) -> dict[str, Any]:
+    """Return the fields of ``config`` that a file sets, as ``group.field``.
 
     Raises:
         ConfigError: If the file cannot be read or is not a mapping, a key is unknown, or a value
@@ -83,7 +83,7 @@ def with_file(config: ConfigT, file: str) -> ConfigT:
         if name in changes:
             raise ConfigError(f"{label}: {name} is given twice, expected once")
         changes[name] = _value(known[name], value, label)
-    return with_fields(config, changes)
+    return changes
 
 
 def _read(file: str, label: str) -> Any:

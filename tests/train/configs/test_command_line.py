@@ -10,7 +10,7 @@ import pytest
 import pcd_hub
 from pcd_hub.errors import ConfigError
 from pcd_hub.train.configs import command_line
-from pcd_hub.train.configs.command_line import override, parse
+from pcd_hub.train.configs.command_line import override, parse, parse_given
 from pcd_hub.train.configs.detection import DETECT
 from pcd_hub.train.configs.distill import DISTILL
 from pcd_hub.train.configs.linear_classification import LINEAR_CLS
@@ -165,3 +165,19 @@ def test_a_mistake_ends_a_recipe_with_code_2_and_one_line():
     )
     assert done.returncode == 2
     assert done.stderr == f"error: --k x: {COUNT}, as 20\n"
+
+
+def test_the_fields_that_a_user_sets_are_known(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("optim: {epochs: 3}\n")
+    typed = [
+        f"--config={file}",
+        "--data.image_size",
+        "64",
+        "--run.no-store",
+        "--optim.lr-per-256=1",
+    ]
+    name, config, given = parse_given(DISTILL, "quickstart", ["pcd_r18", *typed])
+    assert (name, config.data.image_size, config.run.store) == ("pcd_r18", 64, False)
+    assert given == {"optim.epochs", "data.image_size", "run.store", "optim.lr_per_256"}
+    assert parse_given(DISTILL, "quickstart", []).given == frozenset()

@@ -15,7 +15,7 @@ from pcd_hub.train.configs.command_line import parse
 from pcd_hub.train.configs.contrast import CONTRAST, ContrastConfig
 from pcd_hub.train.configs.detection import DETECT
 from pcd_hub.train.configs.distill import DISTILL, DistillConfig
-from pcd_hub.train.configs.files import MAX_BYTES, as_yaml, recorded, with_file
+from pcd_hub.train.configs.files import MAX_BYTES, as_yaml, read_fields, recorded, with_fields
 from pcd_hub.train.configs.linear_classification import LINEAR_CLS
 from pcd_hub.train.configs.probes import KNN, LINEAR_SEG, LOOK
 from pcd_hub.train.configs.segmentation import FINETUNE_SEG
@@ -24,6 +24,10 @@ TABLES = (DISTILL, CONTRAST, DETECT, FINETUNE_SEG, LINEAR_CLS, LINEAR_SEG, KNN, 
 NAMED = {
     f"{type(config).__name__} {name}": config for table in TABLES for name, config in table.items()
 }
+
+
+def with_file(config, file: str):
+    return with_fields(config, read_fields(config, file))
 
 
 def written(folder: Path, text: str, name: str = "mine.yaml") -> str:
