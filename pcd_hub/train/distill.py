@@ -44,6 +44,7 @@ from pcd_hub.train.launch import finish, start_accelerator
 from pcd_hub.train.monitors.collapse import CollapseMonitor
 from pcd_hub.train.networks import build_backbone
 from pcd_hub.train.optimizers import build_optimizer, learning_rate, optimizer_step
+from pcd_hub.train.own_images.options import with_long_options
 from pcd_hub.train.results.weight import save_weight
 from pcd_hub.train.run import TrainingRun
 from pcd_hub.train.run_folder.folder import RunFolder
@@ -56,7 +57,7 @@ log = logging.getLogger("pcd_hub")
 
 def main(arguments: list[str]) -> None:
     """Parse the command line, distil, and save the weight."""
-    config_name, config, given = parse_given(DISTILL, "quickstart", arguments)
+    config_name, config, given = parse_given(DISTILL, "quickstart", with_long_options(arguments))
     run(config, config_name=config_name, given=given)
 
 

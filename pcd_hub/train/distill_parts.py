@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import logging
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 from accelerate import Accelerator
 from torch import nn
@@ -23,6 +24,7 @@ from pcd_hub.train.batches import Normalise, count_images, num_workers
 from pcd_hub.train.configs.distill import DistillConfig, PixelMethodConfig, resolve_method
 from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.networks import memory_format, with_sync_batch_norm
+from pcd_hub.train.own_images.rule import Decision
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.speed import (
     Compilable,
@@ -58,6 +60,12 @@ class Distillation:
     queue: KeyQueue | None
     moments: ChannelMoments | None
     normalise: Normalise
+    decisions: tuple[Decision, ...] = ()
+    """Settings that were derived, with the reason of each."""
+    survey: Any = None
+    """Survey of the images; None if they were not surveyed."""
+    export: Path | None = None
+    """Folder of the finished weight; None before it is written, and on other processes."""
 
     @property
     def teacher_statistics(self) -> dict[str, nn.Module]:

@@ -28,6 +28,9 @@ log = logging.getLogger("pcd_hub")
 
 ConfigT = TypeVar("ConfigT")
 
+_LENGTHS = ("--optim.epochs", "--optim.iterations", "--run.hours", "--run.add-hours")
+"""Options that replace the max-steps of a configuration."""
+
 
 class Parsed(NamedTuple, Generic[ConfigT]):
     """A configuration with the options of a command line."""
@@ -100,10 +103,10 @@ def _given_fields(config: object, arguments: list[str]) -> frozenset[str]:
 def _without_max_steps(config: ConfigT, arguments: list[str]) -> ConfigT:
     """Return ``config`` without its max-steps if the command line sets another length.
 
-    Otherwise a configuration with max-steps would ignore --optim.epochs.
+    Otherwise a configuration with max-steps would ignore --optim.epochs or reject --run.hours.
     """
     flags = {argument.partition("=")[0] for argument in arguments}
-    if not flags & {"--optim.epochs", "--optim.iterations"}:
+    if flags.isdisjoint(_LENGTHS):
         return config
     return with_fields(config, {"run.max_steps": None})
 

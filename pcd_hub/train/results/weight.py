@@ -30,7 +30,7 @@ CARD_PICTURES = ("pca.png", "probe.png", "training.png")
 def save_weight(d: Distillation, weight_name: str) -> None:
     """Probe, record, export and store the student, and print how to load it."""
     with torch.compiler.set_stance("force_eager"):  # new shapes, each used only a few times
-        export = export_student(d, weight_name)
+        d.export = export = export_student(d, weight_name)
     if not d.config.run.store:
         print(f"\n{_create_model(f'local-dir:{export.absolute()}')}")
         return
