@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pcd_hub.errors import ConfigError
 from pcd_hub.method.heads import STUDENT_HEADS
-from pcd_hub.train.configs.fields import Bounds, Channels, ImageSide, Positive
+from pcd_hub.train.configs.fields import Bounds, Channels, Count, ImageSide, Positive
 from pcd_hub.train.configs.pretraining import (
     DataConfig,
     ModelConfig,
@@ -92,9 +92,29 @@ def resolve_method(method: PixelMethodConfig, *, num_images: int | None) -> Pixe
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillRunConfig(RunConfig):
-    """Output folder, length, seed and logging. Only seed and max-steps change the result."""
+class DistillDataConfig(DataConfig):
+    """Training images, the held-out ones, and the two augmented views drawn from each."""
 
+    held_out: Annotated[float, Bounds(float, 0, 0.5)] = 0.0
+    """Share of the images that is never trained on, 0.02 for example, at most
+    128 images: they score the student during the run. 0: none. A small set
+    holds out more, a set of fewer than 20 images or a stream none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillRunConfig(RunConfig):
+    """Output folder, length, seed and logging.
+
+    Only seed, max-steps and, with held-out images, stop-on-plateau and measure-every-steps change
+    the result.
+    """
+
+    measure_every_steps: Count | None = None
+    """Steps between two scores on the held-out images. None: 20 times over
+    the run, fewer if that would take more than 2 % of its time."""
+    stop_on_plateau: bool = False
+    """Let the learning rate decay to 0 and end the run when the loss on the
+    held-out images no longer improves."""
     name: str | None = None
     """Name of the finished weight: ARCH.pcd (default) or ARCH.pcd_SUFFIX."""
     store: bool = True
@@ -119,7 +139,7 @@ class DistillConfig:
 
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     student: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
+    data: DistillDataConfig = field(default_factory=DistillDataConfig)
     method: PixelMethodConfig = field(default_factory=PixelMethodConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
@@ -136,7 +156,7 @@ _MOCO_TEACHER = "mocov3_r50:r-50-1000ep.pth.tar"
 DISTILL: dict[str, DistillConfig] = {
     "quickstart": DistillConfig(
         teacher=TeacherConfig(image_size=64),
-        data=DataConfig(
+        data=DistillDataConfig(
             source="scenes:20000",
             image_size=48,
             min_crop_area=0.3,
