@@ -22,6 +22,7 @@ from pcd_hub.data.loader import Batch
 from pcd_hub.errors import ConfigError
 from pcd_hub.method.distiller import freeze_unused_parameters
 from pcd_hub.method.moments import ChannelMoments
+from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.batches import (
     Normalise,
     count_images,
@@ -42,6 +43,7 @@ from pcd_hub.train.distill_parts import (
 )
 from pcd_hub.train.launch import finish, start_accelerator
 from pcd_hub.train.monitors.collapse import CollapseMonitor
+from pcd_hub.train.monitors.logged import logged_warnings
 from pcd_hub.train.networks import build_backbone
 from pcd_hub.train.optimizers import build_optimizer, learning_rate, optimizer_step
 from pcd_hub.train.own_images.arguments import parse_distill
@@ -62,7 +64,11 @@ def main(arguments: list[str]) -> None:
 
 
 def run(
-    config: DistillConfig, *, config_name: str, given: frozenset[str] = frozenset()
+    config: DistillConfig,
+    *,
+    config_name: str,
+    given: frozenset[str] = frozenset(),
+    teacher: Teacher | None = None,
 ) -> Distillation:
     """Distil and save the weight; return the finished distillation.
 
@@ -70,6 +76,7 @@ def run(
         config: The requested configuration.
         config_name: Its name, for the run's folder and record.
         given: Fields that the user sets, as ``group.field``; they are never derived.
+        teacher: A teacher that is built already; None for that of the configuration.
     """
     del given  # nothing is derived yet
     weight_name = check_weight_name(config)
@@ -78,13 +85,14 @@ def run(
         speed=config.speed,
         static_graph=config.optim.accumulation_steps == 1,
     )
-    distillation = prepare(accelerator, config, config_name)
-    train(distillation)
-    with finishing(distillation.folder.path):
-        finish(accelerator)
-        if accelerator.is_main_process:
-            save_weight(distillation, weight_name)
-            distillation.folder.end_trackers()
+    with logged_warnings() as warnings:
+        distillation = prepare(accelerator, config, config_name, teacher=teacher)
+        train(distillation)
+        with finishing(distillation.folder.path):
+            finish(accelerator)
+            if accelerator.is_main_process:
+                save_weight(distillation, weight_name, warnings=warnings)
+                distillation.folder.end_trackers()
     return distillation
 
 
@@ -114,10 +122,11 @@ def train(d: Distillation) -> None:
         *(config.teacher.source, config.student.arch, plan.total_steps, d.folder.path),
     )
     wrapped.train()
-    for step, batches in run.steps():
-        loss, norm = training_step(d, wrapped, optimizer, batches)
-        measured = accelerator.is_main_process and run.is_measured(step)
-        run.end_step(loss, norm, metrics=monitor.measure(step) if measured else None)
+    with contextlib.closing(run.steps()) as steps:
+        for step, batches in steps:
+            loss, norm = training_step(d, wrapped, optimizer, batches)
+            measured = accelerator.is_main_process and run.is_measured(step)
+            run.end_step(loss, norm, metrics=monitor.measure(step) if measured else None)
 
 
 def training_step(
@@ -164,7 +173,13 @@ def pair_views(target: Tensor, config: DistillConfig) -> Tensor:
     return target.roll(len(target) // 2, 0) if config.method.views == "cross" else target
 
 
-def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -> Distillation:
+def prepare(
+    accelerator: Accelerator,
+    config: DistillConfig,
+    config_name: str,
+    *,
+    teacher: Teacher | None = None,
+) -> Distillation:
     """Build everything; invalid settings raise before the output folder is created."""
     size = config.data.image_size
     torch.manual_seed(config.run.seed)
@@ -180,7 +195,7 @@ def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -
     )
     check_exportable(random_start, config.student.arch, image_size=size)
     untrained = freeze_unused_parameters(student, image_size=size)
-    teacher = load_teacher(config, student)
+    teacher = teacher or load_teacher(config, student)
     requested = config
     config = resolve(config, accelerator=accelerator, plan=plan, source=source, teacher=teacher)
     distiller = build_distiller(config, student, teacher)

@@ -10,9 +10,10 @@
 logs, writes checkpoints and stops the run on a signal.
 """
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -99,7 +100,7 @@ class TrainingRun(Generic[BatchT]):
         self._lr = 0.0
         self._batches: list[BatchT] = []
 
-    def steps(self) -> Iterator[tuple[int, list[BatchT]]]:
+    def steps(self) -> Generator[tuple[int, list[BatchT]], None, None]:
         """Iterate over (step, this process's batches of it: one per accumulation step).
 
         Raises:
@@ -116,7 +117,7 @@ class TrainingRun(Generic[BatchT]):
             start=self._first_step,
             total_steps=total_steps,
         )
-        with self._stop_request:
+        with self._stop_request, contextlib.closing(self._progress):
             plan = dataclasses.replace(self.plan, start_step=self._first_step)
             batches = self.open_batches(plan, self._stream_states)
             for step in range(self._first_step, total_steps):
@@ -126,7 +127,6 @@ class TrainingRun(Generic[BatchT]):
                 self._batches = self._progress.wait_for(batches, plan.accumulation_steps)
                 yield step, self._batches
                 assert self._done == step + 1, "every step needs end_step"
-        self._progress.close()
         self._broken_images.log_total()
 
     def end_step(
