@@ -22,6 +22,7 @@ from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.batches import Normalise, count_images, num_workers
 from pcd_hub.train.configs.distill import DistillConfig, PixelMethodConfig, resolve_method
 from pcd_hub.train.configs.run import resolve_run
+from pcd_hub.train.held_out.held_out import HeldOut
 from pcd_hub.train.networks import memory_format, with_sync_batch_norm
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.speed import (
@@ -58,6 +59,16 @@ class Distillation:
     queue: KeyQueue | None
     moments: ChannelMoments | None
     normalise: Normalise
+    held_out: HeldOut | None = None
+    """Scores on the held-out images; None without any."""
+
+    @property
+    def exported_step(self) -> int:
+        """Steps of training of the finished student."""
+        if self.held_out is None:
+            return self.plan.total_steps
+        exported = self.held_out.exported
+        return exported.step if exported else self.held_out.end.total_steps
 
     @property
     def teacher_statistics(self) -> dict[str, nn.Module]:
