@@ -31,8 +31,8 @@ from pcd_hub.train.batches import (
     plan_epochs,
     steps_per_epoch,
 )
-from pcd_hub.train.configs.command_line import parse_given, run_main
-from pcd_hub.train.configs.distill import DISTILL, DistillConfig
+from pcd_hub.train.configs.command_line import run_main
+from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.distill_parts import (
     Distillation,
     build_distiller,
@@ -47,6 +47,7 @@ from pcd_hub.train.launch import finish, start_accelerator
 from pcd_hub.train.monitors.collapse import CollapseMonitor
 from pcd_hub.train.networks import build_backbone
 from pcd_hub.train.optimizers import build_optimizer, learning_rate, optimizer_step
+from pcd_hub.train.own_images.arguments import parse_distill
 from pcd_hub.train.results.weight import save_weight
 from pcd_hub.train.run import TrainingRun
 from pcd_hub.train.run_folder.folder import RunFolder
@@ -59,7 +60,7 @@ log = logging.getLogger("pcd_hub")
 
 def main(arguments: list[str]) -> None:
     """Parse the command line, distil, and save the weight."""
-    config_name, config, given = parse_given(DISTILL, "quickstart", arguments)
+    config_name, config, given = parse_distill(arguments)
     run(config, config_name=config_name, given=given)
 
 

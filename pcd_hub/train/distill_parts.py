@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import logging
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 from accelerate import Accelerator
 from torch import nn
@@ -24,6 +25,7 @@ from pcd_hub.train.configs.distill import DistillConfig, PixelMethodConfig, reso
 from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.held_out.held_out import HeldOut
 from pcd_hub.train.networks import memory_format, with_sync_batch_norm
+from pcd_hub.train.own_images.rule import Decision
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.speed import (
     Compilable,
@@ -61,6 +63,12 @@ class Distillation:
     normalise: Normalise
     held_out: HeldOut | None = None
     """Scores on the held-out images; None without any."""
+    decisions: tuple[Decision, ...] = ()
+    """Settings that were derived, with the reason of each."""
+    survey: Any = None
+    """Survey of the images; None if they were not surveyed."""
+    export: Path | None = None
+    """Folder of the finished weight; None before it is written, and on other processes."""
 
     @property
     def exported_step(self) -> int:

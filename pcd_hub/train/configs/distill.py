@@ -4,6 +4,7 @@ import logging
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
+from pcd_hub.errors import ConfigError
 from pcd_hub.method.heads import STUDENT_HEADS
 from pcd_hub.train.configs.fields import Bounds, Channels, Count, ImageSide, Positive
 from pcd_hub.train.configs.pretraining import (
@@ -118,6 +119,18 @@ class DistillRunConfig(RunConfig):
     """Name of the finished weight: ARCH.pcd (default) or ARCH.pcd_SUFFIX."""
     store: bool = True
     """Add the finished weight to the local store, where timm.create_model finds it."""
+    hours: Positive | None = None
+    """Length of the whole run in hours, instead of max-steps: a few steps are
+    measured before the first one, and set max-steps."""
+    add_hours: Positive | None = None
+    """With --run.resume: hours to train after the steps that are done, instead of max-steps."""
+
+    def check(self, group: str) -> None:
+        """Reject two lengths."""
+        lengths = {"max-steps": self.max_steps, "hours": self.hours, "add-hours": self.add_hours}
+        given = [f"{group}{name} {value}" for name, value in lengths.items() if value is not None]
+        if len(given) > 1:
+            raise ConfigError(f"{' and '.join(given)} both set the length; expected one of them")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +144,8 @@ class DistillConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     run: DistillRunConfig = field(default_factory=DistillRunConfig)
+    derive: bool = False
+    """Derive all values that are not given from images, student and device."""
     probe_scenes: ProbeScenes = 0
     """Number of generated scenes for a linear probe of random start, student
     and teacher after training; 0: no probe."""
@@ -159,6 +174,7 @@ DISTILL: dict[str, DistillConfig] = {
         run=DistillRunConfig(max_steps=500, checkpoint_every_steps=250),
         probe_scenes=400,
     ),
+    "own_images": DistillConfig(derive=True, data=DataConfig(source="")),
     "pcd_r18": DistillConfig(teacher=TeacherConfig(source=_MOCO_TEACHER)),
     "pcd_r18_released": DistillConfig(
         teacher=TeacherConfig(source=_MOCO_TEACHER, keep_last_norm=False),
@@ -168,6 +184,9 @@ DISTILL: dict[str, DistillConfig] = {
     ),
 }
 """quickstart: runs offline on a CPU in minutes.
+
+own_images: a folder of images, with settings that follow from them, the device and --run.hours
+(pcd_hub/train/own_images/rule.py).
 
 pcd_r18: PCD for 100 epochs of ImageNet, with the hyper-parameters of the authors' released code
 (github.com/allo-rene/pcd, commit 6b0ad4d). It differs from that code in four choices: student and

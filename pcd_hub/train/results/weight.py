@@ -33,7 +33,7 @@ def save_weight(d: Distillation, weight_name: str) -> None:
     if d.held_out is not None:
         d.held_out.choose()
     with torch.compiler.set_stance("force_eager"):  # new shapes, each used only a few times
-        export = export_student(d, weight_name)
+        d.export = export = export_student(d, weight_name)
     if d.held_out is not None:
         log_verdict(d.held_out)
     if not d.config.run.store:

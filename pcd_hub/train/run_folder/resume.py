@@ -63,6 +63,7 @@ def changed_settings(
     new: Mapping[str, Any],
     *,
     requested: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
     step: int,
 ) -> list[Change]:
     """List the differences between the configuration of a checkpoint and this run's.
@@ -71,6 +72,8 @@ def changed_settings(
         old: The checkpoint's configuration; the previous release did not resolve its defaults.
         new: This run's configuration, with the values in use.
         requested: This run's configuration with None, "auto" or "match" for defaults.
+        defaults: The recipe's default configuration, for fields that the checkpoint lacks because
+            it is older than they are.
         step: Completed steps.
 
     Returns:
@@ -79,7 +82,8 @@ def changed_settings(
     Raises:
         CheckpointError: If any other setting differs.
     """
-    before, now = with_current_names(old, new), flat(new)
+    now = flat(new)
+    before = {**flat(defaults or {}), **with_current_names(old, new)}
     asked = flat(requested or new)
     changes = []
     for name in {**before, **now}:
