@@ -127,7 +127,7 @@ def _images(report: RunReport) -> str:
     if not report.survey:
         return ""
     pairs = [f"- {escaped(one)} and {escaped(other)}" for one, other in report.duplicates]
-    examples = "\n\nAlike, for example:\n\n" + "\n".join(pairs) if pairs else ""
+    examples = "\n\nCopies, for example:\n\n" + "\n".join(pairs) if pairs else ""
     return _facts(report.survey) + examples
 
 

@@ -76,6 +76,8 @@ def build_report(
 
 def verdict(d: Distillation, measured: dict[str, Measurement]) -> str:
     """Return one sentence: whether the student is better than its start, and by how much."""
+    if d.held_out is not None and d.held_out.start:
+        return d.held_out.verdict()
     table = measured.get("scene_probe")
     if table is None:
         return (
@@ -95,15 +97,16 @@ def describe_survey(survey: Any) -> dict[str, object]:
     """Return the results of the survey by label."""
     if survey is None:
         return {}
-    counted = "stream" if survey.num_images is None else f"{survey.num_images:,}"
+    counted = "a stream" if survey.num_images is None else f"{survey.num_images:,}"
+    short = f"{survey.short_side} px ({survey.smallest_side} to {survey.largest_side})"
+    broken = f"{survey.num_broken} ({survey.first_broken})" if survey.num_broken else 0
     return {
         "images": counted,
-        "looked at": f"{survey.num_sampled:,}",
-        "short side (median)": f"{survey.short_side} px",
-        "smallest and largest side": f"{survey.smallest_side} and {survey.largest_side} px",
-        "cannot be read": survey.num_broken,
-        "exact copies": survey.num_exact_copies,
-        "nearly the same": survey.num_near_copies,
+        "read for this survey": f"{survey.num_sampled:,}",
+        "shorter side, median": short,
+        "cannot be decoded": broken,
+        "exact copies": f"{survey.num_exact_copies} among {survey.num_compared:,}",
+        "near copies": f"{survey.num_near_copies} among {survey.num_sampled:,}",
     }
 
 
@@ -141,21 +144,24 @@ def _training(
 
 def _situation(d: Distillation, record: WeightRecord, lines: Sequence[dict[str, Any]]) -> Situation:
     survey = d.survey
-    copies = 0.0
-    if survey is not None and survey.num_sampled:
-        copies = (survey.num_exact_copies + survey.num_near_copies) / survey.num_sampled
+    scores = d.held_out if d.held_out is not None and d.held_out.start else None
     return Situation(
         run=str(d.folder.path),
-        outcome="not measured",
-        still_improving=False,
-        stopped_early=False,
+        outcome="not measured" if scores is None else scores.compare().outcome,
+        still_improving=scores is not None and scores.best_step == scores.history[-1]["step"],
+        stopped_early=scores is not None and scores.stopped_early,
         num_images=record.data["images"],
-        share_of_copies=copies,
+        share_of_copies=0.0 if survey is None else _share_of_copies(survey),
         data_wait=_data_wait(lines),
         on_scenes=d.config.data.source.startswith("scenes:"),
         teacher=d.config.teacher.source,
         starts_from_weights=False,
     )
+
+
+def _share_of_copies(survey: Any) -> float:
+    exact = survey.num_exact_copies / max(1, survey.num_compared)
+    return exact + survey.num_near_copies / max(1, survey.num_sampled)
 
 
 def _data_wait(lines: Sequence[dict[str, Any]]) -> float:

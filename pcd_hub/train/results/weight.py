@@ -19,6 +19,7 @@ from pcd_hub.report.scene_probe import probe_backbones
 from pcd_hub.train.batches import describe_data
 from pcd_hub.train.configs.distill import DISTILL
 from pcd_hub.train.distill_parts import Distillation
+from pcd_hub.train.held_out.result import describe_held_out, held_out_measurement, warn_if_worse
 from pcd_hub.train.results.report import save_report, verdict
 from pcd_hub.weights import store
 from pcd_hub.weights.export import check_finite, export_weight
@@ -37,6 +38,9 @@ def save_weight(d: Distillation, weight_name: str, *, warnings: Sequence[str] = 
         weight_name: Name of the weight.
         warnings: The warnings of the run, for its report.
     """
+    if d.held_out is not None:
+        d.held_out.choose()
+        warn_if_worse(d.held_out)
     with torch.compiler.set_stance("force_eager"):  # new shapes, each used only a few times
         d.export = export = export_student(d, weight_name)
     # The report comes first: a store that rejects the weight must not lose it.
@@ -67,6 +71,13 @@ def export_student(d: Distillation, weight_name: str) -> Path:
     state = {key: value.cpu() for key, value in d.student.state_dict().items()}
     check_finite(state)
     metrics = probe(d, pictures / "probe.png") if d.config.probe_scenes else {}
+    if d.held_out is not None:
+        metrics |= held_out_measurement(
+            d.held_out,
+            teacher=d.teacher.facts.source,
+            image_size=d.config.data.image_size,
+            command=f"{recipe(d)}, with the configuration of the record",
+        )
     draw_feature_maps(d, pictures / "pca.png")
     save_training_curve(pictures / "training.png", folder / "metrics.jsonl")
     export = export_weight(
@@ -162,8 +173,8 @@ def build_record(d: Distillation, weight_name: str, metrics: dict[str, Any]) -> 
         config=d.folder.recorded_config(),
         teacher=dataclasses.asdict(d.teacher.facts),
         data=describe_data(d.source, config.data, d.folder.inputs["data"]),
-        steps=d.plan.total_steps,
-        images_seen=d.plan.total_steps * config.optim.global_batch_size,
+        steps=d.exported_step,
+        images_seen=d.exported_step * config.optim.global_batch_size,
         seed=config.run.seed,
         licenses={
             "code": "apache-2.0",
@@ -172,6 +183,7 @@ def build_record(d: Distillation, weight_name: str, metrics: dict[str, Any]) -> 
             "data": "apache-2.0" if config.data.source.startswith("scenes:") else "not stated",
         },
         untrained=d.untrained,
+        held_out={} if d.held_out is None else describe_held_out(d.held_out),
         metrics=metrics,
         **d.folder.provenance(),
     )
