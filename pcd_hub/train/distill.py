@@ -20,6 +20,7 @@ from torch.profiler import record_function
 
 from pcd_hub.data.loader import Batch
 from pcd_hub.errors import ConfigError
+from pcd_hub.image_size import height_width
 from pcd_hub.method.distiller import freeze_unused_parameters
 from pcd_hub.method.moments import ChannelMoments
 from pcd_hub.train.batches import (
@@ -178,7 +179,7 @@ def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -
         stored_as=check_weight_name(config) if config.run.store else None,
     )
     check_exportable(random_start, config.student.arch, image_size=size)
-    untrained = freeze_unused_parameters(student, image_size=size)
+    untrained = freeze_unused_parameters(student, torch.zeros(2, 3, *height_width(size)))
     teacher = load_teacher(config, student)
     requested = config
     config = resolve(config, accelerator=accelerator, plan=plan, source=source, teacher=teacher)
