@@ -206,12 +206,12 @@ def _check_arguments(model_args: Mapping[str, Any]) -> None:
 
 
 def _check_image_size(model_args: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
-    """Check that non-square position embeddings are not resized: timm reads any as square."""
+    """Check that non-square position embeddings are not resized: timm 1.0.26 takes any as square."""
     own = model_args.get("img_size")
     size = arguments.get("img_size", own)
     if isinstance(own, list) and height_width(own) != height_width(size):
         raise ValueError(
-            f"its position embeddings are for {format_size(own)} px, and timm cannot resize "
+            f"its position embeddings are for {format_size(own)} px, and not every timm can resize "
             f"embeddings that are not square: expected that size, found {format_size(size)}"
         )
 

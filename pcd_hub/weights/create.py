@@ -135,7 +135,7 @@ def build_model(weight: ReadWeight, **timm_arguments: Any) -> nn.Module:
 
 
 def _resized(weight: ReadWeight, size: int | Sequence[int]) -> ReadWeight:
-    """Resample the position embeddings of a non-square weight; timm reads any stored as square."""
+    """Resample the position embeddings of a non-square weight; timm 1.0.26 takes any as square."""
     model: Any = build_model(weight)
     if not hasattr(model, "set_input_size"):
         own_size = format_size(weight.config["model_args"]["img_size"])
@@ -144,7 +144,10 @@ def _resized(weight: ReadWeight, size: int | Sequence[int]) -> ReadWeight:
             f"architecture; expected img_size {own_size}, found {format_size(size)}"
         )
     model.set_input_size(img_size=height_width(size))
-    return weight._replace(tensors=model.state_dict())
+    cfg = {**weight.config["pretrained_cfg"], "input_size": [3, *height_width(size)]}
+    return weight._replace(
+        tensors=model.state_dict(), config={**weight.config, "pretrained_cfg": cfg}
+    )
 
 
 @torch.inference_mode()

@@ -53,7 +53,7 @@ def test_what_would_load_something_else_is_refused(folder, argument):
 
 
 def test_position_embeddings_that_are_not_square_are_resized(tmp_path):
-    """Four times nine tokens are six times six for timm, which would read them in a wrong order."""
+    """Four times nine tokens are six times six for an older timm, which would mix up their order."""
     torch.manual_seed(1)
     model = timm.create_model("test_vit", num_classes=0, img_size=(64, 144))
     folder = exported(tmp_path / "export", "test_vit", model, image_size=(64, 144))
