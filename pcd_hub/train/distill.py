@@ -36,6 +36,7 @@ from pcd_hub.train.distill_parts import (
     Distillation,
     build_distiller,
     build_teacher_statistics,
+    describe_inputs,
     load_teacher,
     move_to_device,
     resolve,
@@ -43,12 +44,19 @@ from pcd_hub.train.distill_parts import (
 from pcd_hub.train.launch import finish, start_accelerator
 from pcd_hub.train.monitors.collapse import CollapseMonitor
 from pcd_hub.train.networks import build_backbone
-from pcd_hub.train.optimizers import build_optimizer, learning_rate, optimizer_step
+from pcd_hub.train.optimizers import (
+    build_optimizer,
+    drop_gradients,
+    learning_rate,
+    optimizer_step,
+    trains_head_alone,
+)
 from pcd_hub.train.own_images.options import with_long_options
 from pcd_hub.train.results.weight import save_weight
 from pcd_hub.train.run import TrainingRun
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.run_folder.preflight import check_places, finishing
+from pcd_hub.train.student.weights import load_start
 from pcd_hub.weights import store
 from pcd_hub.weights.export import check_exportable
 
@@ -115,13 +123,19 @@ def train(d: Distillation) -> None:
     )
     wrapped.train()
     for step, batches in run.steps():
-        loss, norm = training_step(d, wrapped, optimizer, batches)
+        head_only = trains_head_alone(step, config.optim, plan.total_steps)
+        loss, norm = training_step(d, wrapped, optimizer, batches, head_only=head_only)
         measured = accelerator.is_main_process and run.is_measured(step)
         run.end_step(loss, norm, metrics=monitor.measure(step) if measured else None)
 
 
 def training_step(
-    d: Distillation, distiller: nn.Module, optimizer: Any, batches: list[Batch]
+    d: Distillation,
+    distiller: nn.Module,
+    optimizer: Any,
+    batches: list[Batch],
+    *,
+    head_only: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Update student and queue by one global batch; return this process's loss and gradient norm.
 
@@ -130,6 +144,7 @@ def training_step(
         distiller: Student, head and loss, wrapped by the Accelerator.
         optimizer: Optimizer, wrapped by the Accelerator.
         batches: This process's batches, one per accumulation step.
+        head_only: Leave the student's weights unchanged and train its head.
     """
     accelerator = d.accelerator
     losses, keys = [], []
@@ -151,6 +166,8 @@ def training_step(
             losses.append(loss)
             with record_function("backward"):  # outside autocast, which rounds some gradients
                 accelerator.backward(loss)
+    if head_only:
+        drop_gradients(d.distiller.student)
     clip_grad_norm = d.config.optim.clip_grad_norm
     norm = optimizer_step(distiller, optimizer, accelerator, clip_grad_norm=clip_grad_norm)
     if d.queue is not None:
@@ -171,18 +188,28 @@ def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -
     source = open_training_source(config.data, accelerator)
     plan = plan_epochs(source, config.optim, config.run, accelerator)
     student = build_backbone(config.student.arch, image_size=size)
-    random_start = copy.deepcopy(student.model)
+    start_weight = load_start(
+        student.model, config.student.weights, architecture=config.student.arch, image_size=size
+    )
+    start = copy.deepcopy(student.model)
     check_places(
         accelerator,
-        random_start,
+        start,
         output_dir=config.run.output_dir,
         stored_as=check_weight_name(config) if config.run.store else None,
     )
-    check_exportable(random_start, config.student.arch, image_size=size)
+    check_exportable(start, config.student.arch, image_size=size)
     untrained = freeze_unused_parameters(student, image_size=size)
     teacher = load_teacher(config, student)
     requested = config
-    config = resolve(config, accelerator=accelerator, plan=plan, source=source, teacher=teacher)
+    config = resolve(
+        config,
+        accelerator=accelerator,
+        plan=plan,
+        source=source,
+        teacher=teacher,
+        start_weight=start_weight,
+    )
     distiller = build_distiller(config, student, teacher)
     queue, moments = build_teacher_statistics(config, teacher)
     folder = RunFolder.open(
@@ -190,7 +217,7 @@ def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -
         config,
         requested=requested,
         default_name=config_name,
-        inputs={"data": source.fingerprint(), "teacher": f"sha256 {teacher.facts.sha256}"},
+        inputs=describe_inputs(source, teacher, start_weight),
     )
     distillation = Distillation(
         config=config,
@@ -201,7 +228,8 @@ def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -
         plan=plan,
         teacher=teacher,
         student=student.model,
-        random_start=random_start,
+        start=start,
+        start_weight=start_weight,
         untrained=tuple(name.removeprefix("model.") for name in untrained),
         distiller=distiller,
         queue=queue,

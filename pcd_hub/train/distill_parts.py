@@ -34,6 +34,7 @@ from pcd_hub.train.speed import (
     resolve_speed,
     run_once,
 )
+from pcd_hub.train.student.weights import StartWeight
 
 log = logging.getLogger("pcd_hub")
 
@@ -53,8 +54,10 @@ class Distillation:
     """Student, head and loss, not wrapped by the Accelerator."""
     student: nn.Module
     """The timm model inside ``distiller``."""
-    random_start: nn.Module
+    start: nn.Module
     """A copy of the student before training."""
+    start_weight: StartWeight | None
+    """The weights that the student starts from; None if they are random."""
     untrained: tuple[str, ...]
     """Parameters of the student that do not affect its feature map."""
     queue: KeyQueue | None
@@ -66,6 +69,11 @@ class Distillation:
     """Survey of the images; None if they were not surveyed."""
     export: Path | None = None
     """Folder of the finished weight; None before it is written, and on other processes."""
+
+    @property
+    def start_label(self) -> str:
+        """Name of ``start`` in tables: "random start", or "start (resnet18.a1_in1k)"."""
+        return f"start ({self.start_weight.name})" if self.start_weight else "random start"
 
     @property
     def teacher_statistics(self) -> dict[str, nn.Module]:
@@ -81,6 +89,7 @@ def resolve(
     plan: BatchPlan,
     source: ImageSource | ImageStream,
     teacher: Teacher,
+    start_weight: StartWeight | None,
 ) -> DistillConfig:
     """Return the configuration with all defaults resolved; it reproduces the same run.
 
@@ -90,16 +99,28 @@ def resolve(
         plan: The run's steps.
         source: The images, whose number limits the queue.
         teacher: The teacher, matched to the student.
+        start_weight: The weights that the student starts from, if they are not random.
     """
     workers = num_workers(config.data.num_workers, accelerator.device)
     config = resolve_run(config, total_steps=plan.total_steps, num_workers=workers)
     teacher_image_size = teacher.input_size or config.data.image_size
     return dataclasses.replace(
         config,
+        student=dataclasses.replace(
+            config.student, weights=start_weight.source if start_weight else "none"
+        ),
         teacher=dataclasses.replace(config.teacher, image_size=teacher_image_size),
         method=resolve_method(config.method, num_images=count_images(source)),
         speed=resolve_speed(config.speed, accelerator, steps=plan.total_steps),
     )
+
+
+def describe_inputs(
+    source: ImageSource | ImageStream, teacher: Teacher, start_weight: StartWeight | None
+) -> dict[str, str]:
+    """Return the fingerprints of a run's inputs by name; a resumed run needs the same."""
+    inputs = {"data": source.fingerprint(), "teacher": f"sha256 {teacher.facts.sha256}"}
+    return inputs | ({"start": f"sha256 {start_weight.sha256}"} if start_weight else {})
 
 
 def move_to_device(d: Distillation) -> None:

@@ -10,7 +10,7 @@ from torch.profiler import record_function
 
 from pcd_hub.method.optim import LARS, decay_groups
 from pcd_hub.method.schedule import scaled_lr, warmup_cosine
-from pcd_hub.train.configs.distill import OptimConfig, SpeedConfig
+from pcd_hub.train.configs.distill import DistillOptimConfig, OptimConfig, SpeedConfig
 from pcd_hub.train.configs.finetune import SGDConfig
 
 
@@ -19,6 +19,21 @@ def learning_rate(step: int, optim: OptimConfig, total_steps: int) -> float:
     peak = scaled_lr(optim.lr_per_256, global_batch_size=optim.global_batch_size)
     warmup_steps = min(int(optim.warmup_share * total_steps), total_steps - 1)
     return peak * warmup_cosine(step, warmup_steps=warmup_steps, total_steps=total_steps)
+
+
+def trains_head_alone(step: int, optim: DistillOptimConfig, total_steps: int) -> bool:
+    """Return whether ``step`` trains the head alone and leaves the student's weights unchanged."""
+    return step < int(optim.head_only_share * total_steps)
+
+
+def drop_gradients(module: nn.Module) -> None:
+    """Drop the gradients of a module, so that the optimizer skips its parameters and their state.
+
+    They are computed first, because DistributedDataParallel waits for the gradient of every
+    parameter.
+    """
+    for parameter in module.parameters():
+        parameter.grad = None
 
 
 def build_optimizer(

@@ -91,12 +91,12 @@ def _new_export_folder(folder: Path) -> Path:
 
 
 def probe(d: Distillation, picture: Path) -> dict[str, Any]:
-    """Compare random start, student and teacher by a linear probe on generated scenes."""
+    """Compare start, student and teacher by a linear probe on generated scenes."""
     cfg, facts = entry_cfg(d.config.student.arch), d.teacher.facts
     backbones = [
         EvaluatedModel(name=name, model=model, mean=normalisation.mean, std=normalisation.std)
         for name, model, normalisation in (
-            ("random start", d.random_start, cfg),
+            (d.start_label, d.start, cfg),
             ("distilled student", d.student, cfg),
             ("teacher", d.teacher.grid.model, facts),
         )
