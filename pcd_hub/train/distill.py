@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from pcd_hub.data.loader import Batch
+from pcd_hub.data.sources.held_out import split_held_out
 from pcd_hub.errors import ConfigError
 from pcd_hub.method.distiller import freeze_unused_parameters
 from pcd_hub.method.moments import ChannelMoments
@@ -30,33 +31,35 @@ from pcd_hub.train.batches import (
     plan_epochs,
     steps_per_epoch,
 )
-from pcd_hub.train.configs.command_line import parse_given, run_main
-from pcd_hub.train.configs.distill import DISTILL, DistillConfig
+from pcd_hub.train.configs.command_line import run_main
+from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.distill_parts import (
     Distillation,
     build_distiller,
+    build_student,
     build_teacher_statistics,
     describe_inputs,
     load_teacher,
     move_to_device,
     resolve,
+    with_start,
 )
+from pcd_hub.train.held_out.open import open_held_out, read_held_out
+from pcd_hub.train.held_out.plateau import EarlyEnd
 from pcd_hub.train.launch import finish, start_accelerator
 from pcd_hub.train.monitors.collapse import CollapseMonitor
-from pcd_hub.train.networks import build_backbone
 from pcd_hub.train.optimizers import (
     build_optimizer,
     drop_gradients,
+    head_only_steps,
     learning_rate,
     optimizer_step,
-    trains_head_alone,
 )
-from pcd_hub.train.own_images.options import with_long_options
+from pcd_hub.train.own_images.arguments import parse_distill
 from pcd_hub.train.results.weight import save_weight
 from pcd_hub.train.run import TrainingRun
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.run_folder.preflight import check_places, finishing
-from pcd_hub.train.student.weights import load_start
 from pcd_hub.weights import store
 from pcd_hub.weights.export import check_exportable
 
@@ -65,7 +68,7 @@ log = logging.getLogger("pcd_hub")
 
 def main(arguments: list[str]) -> None:
     """Parse the command line, distil, and save the weight."""
-    config_name, config, given = parse_given(DISTILL, "quickstart", with_long_options(arguments))
+    config_name, config, given = parse_distill(arguments)
     run(config, config_name=config_name, given=given)
 
 
@@ -99,6 +102,7 @@ def run(
 def train(d: Distillation) -> None:
     """Train the student and its head against the frozen teacher."""
     accelerator, config, plan = d.accelerator, d.config, d.plan
+    end = EarlyEnd(plan.total_steps) if d.held_out is None else d.held_out.end
     optimizer = build_optimizer(d.distiller, config.optim, config.speed)
     wrapped, optimizer = accelerator.prepare(d.distiller, optimizer)
     run = TrainingRun(
@@ -109,8 +113,17 @@ def train(d: Distillation) -> None:
         open_batches=functools.partial(open_batches, d.source, config.data, accelerator.device),
         network=d.distiller,
         optimizer=optimizer,
-        state={"distiller": d.distiller, "optimizer": optimizer, **d.teacher_statistics},
-        learning_rate=lambda step: learning_rate(step, config.optim, plan.total_steps),
+        state={
+            "distiller": d.distiller,
+            "optimizer": optimizer,
+            **d.teacher_statistics,
+            **({} if d.held_out is None else {"held_out": d.held_out}),
+        },
+        learning_rate=lambda step: (
+            end.factor(step)
+            * learning_rate(end.scheduled_step(step), config.optim, plan.total_steps)
+        ),
+        num_steps=lambda: end.total_steps,
         lr_option="--optim.lr-per-256",
         num_images=count_images(d.source),
     )
@@ -123,8 +136,12 @@ def train(d: Distillation) -> None:
     )
     wrapped.train()
     for step, batches in run.steps():
-        head_only = trains_head_alone(step, config.optim, plan.total_steps)
+        if d.held_out is not None:
+            d.held_out.measure_start(step)
+        head_only = step < head_only_steps(config.optim, plan.total_steps)
         loss, norm = training_step(d, wrapped, optimizer, batches, head_only=head_only)
+        if d.held_out is not None:
+            d.held_out.measure(step + 1)
         measured = accelerator.is_main_process and run.is_measured(step)
         run.end_step(loss, norm, metrics=monitor.measure(step) if measured else None)
 
@@ -186,11 +203,10 @@ def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -
     size = config.data.image_size
     torch.manual_seed(config.run.seed)
     source = open_training_source(config.data, accelerator)
+    source, held_out = split_held_out(source, share=config.data.held_out)
+    held_out_images = read_held_out(accelerator, config, held_out)
     plan = plan_epochs(source, config.optim, config.run, accelerator)
-    student = build_backbone(config.student.arch, image_size=size)
-    start_weight = load_start(
-        student.model, config.student.weights, architecture=config.student.arch, image_size=size
-    )
+    student, start_weight = build_student(config)
     start = copy.deepcopy(student.model)
     check_places(
         accelerator,
@@ -201,15 +217,8 @@ def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -
     check_exportable(start, config.student.arch, image_size=size)
     untrained = freeze_unused_parameters(student, image_size=size)
     teacher = load_teacher(config, student)
-    requested = config
-    config = resolve(
-        config,
-        accelerator=accelerator,
-        plan=plan,
-        source=source,
-        teacher=teacher,
-        start_weight=start_weight,
-    )
+    requested, config = config, with_start(config, start_weight)
+    config = resolve(config, accelerator=accelerator, plan=plan, source=source, teacher=teacher)
     distiller = build_distiller(config, student, teacher)
     queue, moments = build_teacher_statistics(config, teacher)
     folder = RunFolder.open(
@@ -241,6 +250,7 @@ def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -
         ),
     )
     move_to_device(distillation)
+    distillation.held_out = open_held_out(distillation, held_out_images)
     return distillation
 
 

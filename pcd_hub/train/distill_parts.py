@@ -23,7 +23,8 @@ from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.batches import Normalise, count_images, num_workers
 from pcd_hub.train.configs.distill import DistillConfig, PixelMethodConfig, resolve_method
 from pcd_hub.train.configs.run import resolve_run
-from pcd_hub.train.networks import memory_format, with_sync_batch_norm
+from pcd_hub.train.held_out.held_out import HeldOut
+from pcd_hub.train.networks import build_backbone, memory_format, with_sync_batch_norm
 from pcd_hub.train.own_images.rule import Decision
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.speed import (
@@ -34,7 +35,7 @@ from pcd_hub.train.speed import (
     resolve_speed,
     run_once,
 )
-from pcd_hub.train.student.weights import StartWeight
+from pcd_hub.train.student.weights import StartWeight, load_start
 
 log = logging.getLogger("pcd_hub")
 
@@ -63,6 +64,8 @@ class Distillation:
     queue: KeyQueue | None
     moments: ChannelMoments | None
     normalise: Normalise
+    held_out: HeldOut | None = None
+    """Scores on the held-out images; None without any."""
     decisions: tuple[Decision, ...] = ()
     """Settings that were derived, with the reason of each."""
     survey: Any = None
@@ -74,6 +77,14 @@ class Distillation:
     def start_label(self) -> str:
         """Name of ``start`` in tables: "random start", or "start (resnet18.a1_in1k)"."""
         return f"start ({self.start_weight.name})" if self.start_weight else "random start"
+
+    @property
+    def exported_step(self) -> int:
+        """Steps of training of the finished student."""
+        if self.held_out is None:
+            return self.plan.total_steps
+        exported = self.held_out.exported
+        return exported.step if exported else self.held_out.end.total_steps
 
     @property
     def teacher_statistics(self) -> dict[str, nn.Module]:
@@ -89,7 +100,6 @@ def resolve(
     plan: BatchPlan,
     source: ImageSource | ImageStream,
     teacher: Teacher,
-    start_weight: StartWeight | None,
 ) -> DistillConfig:
     """Return the configuration with all defaults resolved; it reproduces the same run.
 
@@ -99,20 +109,31 @@ def resolve(
         plan: The run's steps.
         source: The images, whose number limits the queue.
         teacher: The teacher, matched to the student.
-        start_weight: The weights that the student starts from, if they are not random.
     """
     workers = num_workers(config.data.num_workers, accelerator.device)
     config = resolve_run(config, total_steps=plan.total_steps, num_workers=workers)
     teacher_image_size = teacher.input_size or config.data.image_size
     return dataclasses.replace(
         config,
-        student=dataclasses.replace(
-            config.student, weights=start_weight.source if start_weight else "none"
-        ),
         teacher=dataclasses.replace(config.teacher, image_size=teacher_image_size),
         method=resolve_method(config.method, num_images=count_images(source)),
         speed=resolve_speed(config.speed, accelerator, steps=plan.total_steps),
     )
+
+
+def build_student(config: DistillConfig) -> tuple[PixelGrid, StartWeight | None]:
+    """Build the student with the weights that it starts from; None if they are random."""
+    arch, image_size = config.student.arch, config.data.image_size
+    student = build_backbone(arch, image_size=image_size)
+    weights = config.student.weights
+    start_weight = load_start(student.model, weights, architecture=arch, image_size=image_size)
+    return student, start_weight
+
+
+def with_start(config: DistillConfig, start_weight: StartWeight | None) -> DistillConfig:
+    """Return the configuration with the name of the weights that ``pretrained`` stands for."""
+    weights = start_weight.source if start_weight else "none"
+    return dataclasses.replace(config, student=dataclasses.replace(config.student, weights=weights))
 
 
 def describe_inputs(

@@ -2,7 +2,12 @@
 
 from collections.abc import Iterator
 
-SHORT_OPTIONS = {"--hours": "--run.hours"}
+SHORT_OPTIONS = {
+    "--hours": "--run.hours",
+    "--teacher": "--teacher.source",
+    "--student": "--student.arch",
+    "--output-dir": "--run.output-dir",
+}
 """Options by their short names."""
 
 
@@ -14,4 +19,4 @@ def with_long_options(arguments: list[str]) -> list[str]:
 def _long_options(arguments: list[str]) -> Iterator[str]:
     for argument in arguments:
         flag, equals, value = argument.partition("=")
-        yield f"{SHORT_OPTIONS.get(flag, flag)}{equals}{value}"
+        yield f"{SHORT_OPTIONS.get(flag.replace('_', '-'), flag)}{equals}{value}"
