@@ -164,10 +164,12 @@ def build_record(d: Distillation, weight_name: str, metrics: dict[str, Any]) -> 
         steps=d.exported_step,
         images_seen=d.exported_step * config.optim.global_batch_size,
         seed=config.run.seed,
+        start=d.start_weight.to_dict() if d.start_weight else {},
         licenses={
             "code": "apache-2.0",
             "weights": "not stated",
             "teacher": d.teacher.facts.license,
+            **({"start": d.start_weight.license} if d.start_weight else {}),
             "data": "apache-2.0" if config.data.source.startswith("scenes:") else "not stated",
         },
         untrained=d.untrained,
