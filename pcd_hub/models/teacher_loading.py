@@ -13,7 +13,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import os
 from dataclasses import dataclass, field
 from importlib import resources
@@ -33,7 +32,7 @@ from pcd_hub.models.grid import default_image_size, pixel_grid
 from pcd_hub.models.layouts import FAMILIES, LAYOUTS, CheckpointLayout, layout_of
 from pcd_hub.models.teacher_folder import TEACHER_FACTS, format_layers, read_teacher_folder
 from pcd_hub.models.teachers import MEAN_TOLERANCE, Teacher, TeacherFacts, grid_size, noise_images
-from pcd_hub.models.tensor_files import State
+from pcd_hub.models.tensor_files import State, tensors_sha256
 from pcd_hub.models.timm_loading import (
     cache_alone_if_unreachable,
     create_pretrained,
@@ -278,7 +277,7 @@ def _assemble(parts: _Parts, source: str, image_size: ImageSize | None) -> Teach
     facts = TeacherFacts(
         source=source,
         architecture=model.pretrained_cfg["architecture"],
-        sha256=_tensors_sha256(model, parts.head),
+        sha256=tensors_sha256(*(part.state_dict() for part in (model, parts.head) if part)),
         head=format_layers(parts.head),
         license=parts.license,
         mean=parts.mean,
@@ -310,12 +309,3 @@ def _check_head(
             f"the mean by {error:.1e}, expected at most {MEAN_TOLERANCE:.0e}; its head cannot be "
             "applied to feature maps"
         )
-
-
-def _tensors_sha256(model: nn.Module, head: nn.Module | None) -> str:
-    digest = hashlib.sha256()
-    for module in (model, head):
-        for key, value in sorted(module.state_dict().items()) if module is not None else ():
-            digest.update(key.encode())
-            digest.update(value.contiguous().numpy().tobytes())
-    return digest.hexdigest()

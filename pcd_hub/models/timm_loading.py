@@ -15,12 +15,12 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import get_session
 from timm.models import clean_state_dict, model_entrypoint
 from timm.models._hub import download_from_hf
-from torch import nn
+from torch import Tensor, nn
 
 from pcd_hub.errors import first_line
 from pcd_hub.files.read import check_is_file, read_bounded
 from pcd_hub.image_size import format_size, height_width
-from pcd_hub.models.entries import forget_tensors
+from pcd_hub.models.entries import entry_cfg, forget_tensors
 from pcd_hub.models.torch_files import read_torch_file
 
 log = logging.getLogger("pcd_hub")
@@ -127,6 +127,32 @@ def create_pretrained(name: str, **arguments: Any) -> nn.Module:
         model = timm.create_model(name, pretrained=True, **arguments)
     if missing:
         raise ValueError(f"{len(missing)} weights are not in its file ({', '.join(missing[:3])})")
+    return forget_tensors(model)
+
+
+def create_with_state(
+    architecture: str, state: Mapping[str, Tensor], **arguments: Any
+) -> nn.Module:
+    """Build a headless timm model with these weights, as timm adapts them to its arguments.
+
+    timm resamples position embeddings to ``img_size``.
+
+    Args:
+        architecture: A timm architecture.
+        state: Its weights, with timm's keys; every weight must be there.
+        **arguments: Further arguments for ``timm.create_model``.
+
+    Raises:
+        ValueError: If weights are missing.
+        Exception: Any other error of timm, such as for unlike shapes.
+    """
+    cfg = {**entry_cfg(architecture).to_dict(), "state_dict": dict(state)}
+    with _missing_keys() as missing:
+        model = timm.create_model(
+            architecture, pretrained=True, pretrained_cfg=cfg, num_classes=0, **arguments
+        )
+    if missing:
+        raise ValueError(f"{len(missing)} weights are missing ({', '.join(missing[:3])})")
     return forget_tensors(model)
 
 

@@ -45,7 +45,7 @@ def create_model(
                 f"create_model takes no {argument}: it always loads {name}; "
                 "use timm.create_model to load something else"
             )
-    return build_model(_read(name, manifest_sha256), **timm_arguments)
+    return build_model(read_named(name, manifest_sha256=manifest_sha256), **timm_arguments)
 
 
 def read_by_name(name: str) -> dict[str, Tensor]:
@@ -56,7 +56,7 @@ def read_by_name(name: str) -> dict[str, Tensor]:
             normalisation than the timm entry.
         HubError: If the Hub refuses access or cannot be reached.
     """
-    weight = _read(name, None)
+    weight = read_named(name)
     architecture = name.partition(".")[0]
     if weight.config["architecture"] != architecture:
         raise WeightError(
@@ -74,7 +74,13 @@ def read_by_name(name: str) -> dict[str, Tensor]:
     return weight.tensors
 
 
-def _read(name: str, manifest_sha256: str | None) -> ReadWeight:
+def read_named(name: str, *, manifest_sha256: str | None = None) -> ReadWeight:
+    """Read a verified weight by a name for :func:`create_model`.
+
+    Raises:
+        WeightError: If the weight is missing or damaged, or is not the expected one.
+        HubError: If the Hub refuses access or cannot be reached.
+    """
     if name.startswith(_LOCAL_DIR):
         folder = store.expanded(name.removeprefix(_LOCAL_DIR))
         return read_weight(folder, manifest_sha256=manifest_sha256)

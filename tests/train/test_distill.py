@@ -104,7 +104,7 @@ def test_training_changes_the_student_and_not_the_teacher(tiny, tmp_path):
     again.fold_batch_norms(32)
     for key, value in finished.teacher.state_dict().items():
         assert torch.equal(value, again.state_dict()[key]), key
-    start, weight = finished.random_start.state_dict(), "layer1.0.conv1.weight"
+    start, weight = finished.start.state_dict(), "layer1.0.conv1.weight"
     assert not torch.equal(finished.student.state_dict()[weight], start[weight])
 
 
@@ -188,9 +188,7 @@ def test_the_configured_loss_gets_maps_or_pooled_vectors(tiny, tmp_path):
 @pytest.mark.parametrize("options", [["--teacher.image-size=64"], ["--teacher.source=quickstart"]])
 def test_the_random_start_does_not_depend_on_the_teacher(tiny, tmp_path, monkeypatch, options):
     seen = []
-    monkeypatch.setattr(
-        distill, "save_weight", lambda finished, name: seen.append(finished.random_start)
-    )
+    monkeypatch.setattr(distill, "save_weight", lambda finished, name: seen.append(finished.start))
     run([*tiny, "--run.max-steps=1"], tmp_path / "one")
     run([*tiny, *options, "--run.max-steps=1"], tmp_path / "other")
     one, other = (model.state_dict()["layer1.0.conv1.weight"] for model in seen)

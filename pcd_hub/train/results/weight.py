@@ -118,12 +118,12 @@ def measure_on_scenes(d: Distillation, picture: Path) -> dict[str, Any]:
 
 
 def probe(d: Distillation, picture: Path) -> dict[str, Any]:
-    """Compare random start, student and teacher by a linear probe on generated scenes."""
+    """Compare start, student and teacher by a linear probe on generated scenes."""
     cfg, facts = entry_cfg(d.config.student.arch), d.teacher.facts
     backbones = [
         EvaluatedModel(name=name, model=model, mean=normalisation.mean, std=normalisation.std)
         for name, model, normalisation in (
-            ("random start", d.random_start, cfg),
+            (d.start_label, d.start, cfg),
             ("distilled student", d.student, cfg),
             ("teacher", d.teacher.grid.model, facts),
         )
@@ -179,10 +179,12 @@ def build_record(d: Distillation, weight_name: str, metrics: dict[str, Any]) -> 
         steps=d.exported_step,
         images_seen=d.exported_step * config.optim.global_batch_size,
         seed=config.run.seed,
+        start=d.start_weight.to_dict() if d.start_weight else {},
         licenses={
             "code": "apache-2.0",
             "weights": "not stated",
             "teacher": d.teacher.facts.license,
+            **({"start": d.start_weight.license} if d.start_weight else {}),
             "data": "apache-2.0" if config.data.source.startswith("scenes:") else "not stated",
         },
         untrained=d.untrained,
