@@ -122,7 +122,7 @@ DISTILL: dict[str, DistillConfig] = {
     "quickstart": DistillConfig(
         teacher=TeacherConfig(image_size=64),
         data=DataConfig(
-            source="scenes:20000",
+            source=("scenes:20000",),
             image_size=48,
             min_crop_area=0.3,
             max_crop_area=1.0,

@@ -15,7 +15,7 @@ from pcd_hub.models.grid import pixel_grid
 from pcd_hub.report.curves import save_training_curve
 from pcd_hub.report.features import save_pca
 from pcd_hub.report.scene_probe import probe_backbones
-from pcd_hub.train.batches import describe_data
+from pcd_hub.train.batches import describe_data, only_scenes
 from pcd_hub.train.configs.distill import DISTILL
 from pcd_hub.train.distill_parts import Distillation
 from pcd_hub.weights import store
@@ -156,7 +156,7 @@ def build_record(d: Distillation, weight_name: str, metrics: dict[str, Any]) -> 
             "code": "apache-2.0",
             "weights": "not stated",
             "teacher": d.teacher.facts.license,
-            "data": "apache-2.0" if config.data.source.startswith("scenes:") else "not stated",
+            "data": "apache-2.0" if only_scenes(config.data.source) else "not stated",
         },
         untrained=d.untrained,
         metrics=metrics,
