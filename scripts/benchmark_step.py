@@ -35,8 +35,8 @@ from pcd_hub.models.teacher_loading import load_matched_teacher
 from pcd_hub.train import distill
 from pcd_hub.train.batches import open_batches
 from pcd_hub.train.configs.distill import (
-    DataConfig,
     DistillConfig,
+    DistillDataConfig,
     DistillRunConfig,
     ModelConfig,
     OptimConfig,
@@ -84,7 +84,7 @@ def recipe_step(case: StepCase, steps: int, folder: Path) -> tuple[Step, Iterato
             source=f"local-dir:{case.teacher}", fold_batch_norms="fold" not in case.off
         ),
         student=ModelConfig(arch=case.student),
-        data=DataConfig(
+        data=DistillDataConfig(
             source=(case.images,),
             image_size=case.image_size,
             renderer="pillow" if "opencv" in case.off else "opencv",

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from pcd_hub.data.loader import Batch
+from pcd_hub.data.sources.held_out import split_held_out
 from pcd_hub.errors import ConfigError
 from pcd_hub.method.distiller import freeze_unused_parameters
 from pcd_hub.method.moments import ChannelMoments
@@ -30,8 +31,8 @@ from pcd_hub.train.batches import (
     plan_epochs,
     steps_per_epoch,
 )
-from pcd_hub.train.configs.command_line import parse_given, run_main
-from pcd_hub.train.configs.distill import DISTILL, DistillConfig
+from pcd_hub.train.configs.command_line import run_main
+from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.distill_parts import (
     Distillation,
     build_distiller,
@@ -40,10 +41,13 @@ from pcd_hub.train.distill_parts import (
     move_to_device,
     resolve,
 )
+from pcd_hub.train.held_out.open import open_held_out, read_held_out
+from pcd_hub.train.held_out.plateau import EarlyEnd
 from pcd_hub.train.launch import finish, start_accelerator
 from pcd_hub.train.monitors.collapse import CollapseMonitor
 from pcd_hub.train.networks import build_backbone
 from pcd_hub.train.optimizers import build_optimizer, learning_rate, optimizer_step
+from pcd_hub.train.own_images.arguments import parse_distill
 from pcd_hub.train.results.weight import save_weight
 from pcd_hub.train.run import TrainingRun
 from pcd_hub.train.run_folder.folder import RunFolder
@@ -56,7 +60,7 @@ log = logging.getLogger("pcd_hub")
 
 def main(arguments: list[str]) -> None:
     """Parse the command line, distil, and save the weight."""
-    config_name, config, given = parse_given(DISTILL, "quickstart", arguments)
+    config_name, config, given = parse_distill(arguments)
     run(config, config_name=config_name, given=given)
 
 
@@ -90,6 +94,7 @@ def run(
 def train(d: Distillation) -> None:
     """Train the student and its head against the frozen teacher."""
     accelerator, config, plan = d.accelerator, d.config, d.plan
+    end = EarlyEnd(plan.total_steps) if d.held_out is None else d.held_out.end
     optimizer = build_optimizer(d.distiller, config.optim, config.speed)
     wrapped, optimizer = accelerator.prepare(d.distiller, optimizer)
     run = TrainingRun(
@@ -100,8 +105,17 @@ def train(d: Distillation) -> None:
         open_batches=functools.partial(open_batches, d.source, config.data, accelerator.device),
         network=d.distiller,
         optimizer=optimizer,
-        state={"distiller": d.distiller, "optimizer": optimizer, **d.teacher_statistics},
-        learning_rate=lambda step: learning_rate(step, config.optim, plan.total_steps),
+        state={
+            "distiller": d.distiller,
+            "optimizer": optimizer,
+            **d.teacher_statistics,
+            **({} if d.held_out is None else {"held_out": d.held_out}),
+        },
+        learning_rate=lambda step: (
+            end.factor(step)
+            * learning_rate(end.scheduled_step(step), config.optim, plan.total_steps)
+        ),
+        num_steps=lambda: end.total_steps,
         lr_option="--optim.lr-per-256",
         num_images=count_images(d.source),
     )
@@ -114,7 +128,11 @@ def train(d: Distillation) -> None:
     )
     wrapped.train()
     for step, batches in run.steps():
+        if d.held_out is not None:
+            d.held_out.measure_start(step)
         loss, norm = training_step(d, wrapped, optimizer, batches)
+        if d.held_out is not None:
+            d.held_out.measure(step + 1)
         measured = accelerator.is_main_process and run.is_measured(step)
         run.end_step(loss, norm, metrics=monitor.measure(step) if measured else None)
 
@@ -168,6 +186,8 @@ def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -
     size = config.data.image_size
     torch.manual_seed(config.run.seed)
     source = open_training_source(config.data, accelerator)
+    source, held_out = split_held_out(source, share=config.data.held_out)
+    held_out_images = read_held_out(accelerator, config, held_out)
     plan = plan_epochs(source, config.optim, config.run, accelerator)
     student = build_backbone(config.student.arch, image_size=size)
     random_start = copy.deepcopy(student.model)
@@ -212,6 +232,7 @@ def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -
         ),
     )
     move_to_device(distillation)
+    distillation.held_out = open_held_out(distillation, held_out_images)
     return distillation
 
 

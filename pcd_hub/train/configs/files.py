@@ -187,7 +187,9 @@ def _unknown(
 
 def _value(option: Option, value: object, label: str) -> object:
     is_one = option.key == "data.source" and isinstance(value, str)  # as it is recorded
-    converted = _as_kind(option.kind, [value] if is_one and _is_tuple(option.kind) else value)
+    converted = _as_kind(
+        option.kind, list(filter(None, [value])) if is_one and _is_tuple(option.kind) else value
+    )
     if not allows(option.kind, converted):
         named = dataclasses.replace(option, name=f"{label}: {option.key}")
         raise wrong_value(named, converted)

@@ -66,9 +66,7 @@ class DataConfig:
     """Library for colour jitter and blur; pillow is the slow reference implementation."""
 
     def check(self, group: str) -> None:
-        """Reject no source, and crop areas in the wrong order."""
-        if not self.source:
-            raise ConfigError(f"{group}source: expected at least one folder or other source")
+        """Reject crop areas in the wrong order."""
         if self.min_crop_area > self.max_crop_area:
             raise ConfigError(
                 f"{group}min-crop-area {self.min_crop_area} is larger than "

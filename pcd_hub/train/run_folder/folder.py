@@ -139,6 +139,10 @@ class RunFolder:
         """Return the requested configuration, with None, "auto" or "match" for defaults."""
         return recorded(self._requested)
 
+    def default_dict(self) -> dict[str, Any]:
+        """Return the recipe's default configuration: the values of a run older than a field."""
+        return recorded(type(self._config)())
+
     def recorded_config(self) -> dict[str, Any]:
         """Return the configuration for a record, with what changed when the run was resumed."""
         return self.config_dict() | self.recorded_changes()
