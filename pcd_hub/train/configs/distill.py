@@ -179,7 +179,7 @@ DISTILL: dict[str, DistillConfig] = {
     "quickstart": DistillConfig(
         teacher=TeacherConfig(image_size=64),
         data=DistillDataConfig(
-            source="scenes:20000",
+            source=("scenes:20000",),
             image_size=48,
             min_crop_area=0.3,
             max_crop_area=1.0,
@@ -196,7 +196,7 @@ DISTILL: dict[str, DistillConfig] = {
         run=DistillRunConfig(max_steps=500, checkpoint_every_steps=250),
         probe_scenes=400,
     ),
-    "own_images": DistillConfig(derive=True, data=DistillDataConfig(source="", held_out=0.02)),
+    "own_images": DistillConfig(derive=True, data=DistillDataConfig(source=(), held_out=0.02)),
     "pcd_r18": DistillConfig(teacher=TeacherConfig(source=_MOCO_TEACHER)),
     "pcd_r18_released": DistillConfig(
         teacher=TeacherConfig(source=_MOCO_TEACHER, keep_last_norm=False),

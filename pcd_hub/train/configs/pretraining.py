@@ -39,10 +39,13 @@ class ModelConfig:
 class DataConfig:
     """Training images, and the two augmented views drawn from each."""
 
-    source: str = "scenes:"
-    """Training images: a folder (searched recursively), a .txt file with one
-    path a line, scenes:[COUNT[:SEED]] (generated), hf-disk:DIR,
-    hf:ORG/NAME[/CONFIG][:SPLIT] or hf-stream:ORG/NAME[/CONFIG][:SPLIT]."""
+    source: tuple[str, ...] = ("scenes:",)
+    """Training images, one or several of: a folder (searched recursively), a
+    pattern in quotes ('photos/**/*.jpg'), a .txt file with one path a line, a
+    .zip file, tar shards ('shards-{000..012}.tar'), any of these behind a URL
+    (s3://, gs://, https://), scenes:[COUNT[:SEED]] (generated), hf-disk:DIR,
+    hf:ORG/NAME[/CONFIG][:SPLIT][#COLUMN] or hf-stream: followed by the same.
+    """
     shuffle_buffer: Count = 1000
     """For hf-stream only: number of encoded images that each loader process
     shuffles; 1 keeps the stored order. Other sources are shuffled as a

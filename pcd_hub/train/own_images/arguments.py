@@ -115,7 +115,7 @@ def _check_images(word: str, *, is_first: bool) -> None:
         raise ConfigError(
             f"no configuration and no images '{shown}'; for a file of settings use --config {shown}"
         )
-    if exists(local_path(word)) or set(word) & set(":*?["):
+    if exists(local_path(word)) or set(word) & set(":*?[{"):
         return
     images = "a folder, a file, a glob, or a data set such as hf:ORG/NAME"
     if not is_first or "/" in word:

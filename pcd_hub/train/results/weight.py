@@ -17,7 +17,7 @@ from pcd_hub.models.grid import pixel_grid
 from pcd_hub.report.curves import save_training_curve
 from pcd_hub.report.features import save_pca
 from pcd_hub.report.scene_probe import probe_backbones
-from pcd_hub.train.batches import describe_data
+from pcd_hub.train.batches import describe_data, only_scenes
 from pcd_hub.train.configs.distill import DISTILL
 from pcd_hub.train.distill_parts import Distillation
 from pcd_hub.train.held_out.result import describe_held_out, held_out_measurement, log_verdict
@@ -185,7 +185,7 @@ def build_record(d: Distillation, weight_name: str, metrics: dict[str, Any]) -> 
             "weights": "not stated",
             "teacher": d.teacher.facts.license,
             **({"start": d.start_weight.license} if d.start_weight else {}),
-            "data": "apache-2.0" if config.data.source.startswith("scenes:") else "not stated",
+            "data": "apache-2.0" if only_scenes(config.data.source) else "not stated",
         },
         untrained=d.untrained,
         held_out={} if d.held_out is None else describe_held_out(d.held_out),
