@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from pcd_hub.data.loader import Batch
+from pcd_hub.data.sources.held_out import split_held_out
 from pcd_hub.data.sources.open import ImageSource, ImageStream
 from pcd_hub.errors import ConfigError
 from pcd_hub.method.distiller import freeze_unused_parameters
@@ -32,8 +33,8 @@ from pcd_hub.train.batches import (
     plan_epochs,
     steps_per_epoch,
 )
-from pcd_hub.train.configs.command_line import parse_given, run_main
-from pcd_hub.train.configs.distill import DISTILL, DistillConfig
+from pcd_hub.train.configs.command_line import run_main
+from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.configs.files import with_fields
 from pcd_hub.train.distill_parts import (
     Distillation,
@@ -44,12 +45,14 @@ from pcd_hub.train.distill_parts import (
     resolve,
     trial,
 )
+from pcd_hub.train.held_out.open import open_held_out, read_held_out
+from pcd_hub.train.held_out.plateau import EarlyEnd
 from pcd_hub.train.launch import finish, on_main_process, start_accelerator
 from pcd_hub.train.monitors.collapse import CollapseMonitor
 from pcd_hub.train.networks import build_backbone
 from pcd_hub.train.optimizers import build_optimizer, learning_rate, optimizer_step
+from pcd_hub.train.own_images.arguments import parse_distill
 from pcd_hub.train.own_images.decisions import log_decisions
-from pcd_hub.train.own_images.options import with_long_options
 from pcd_hub.train.own_images.settings import find_settings, median_short_side, set_length
 from pcd_hub.train.own_images.timing import measure_step
 from pcd_hub.train.results.weight import save_weight
@@ -64,7 +67,7 @@ log = logging.getLogger("pcd_hub")
 
 def main(arguments: list[str]) -> None:
     """Parse the command line, distil, and save the weight."""
-    config_name, config, given = parse_given(DISTILL, "quickstart", with_long_options(arguments))
+    config_name, config, given = parse_distill(arguments)
     run(config, config_name=config_name, given=given)
 
 
@@ -98,6 +101,7 @@ def run(
 def train(d: Distillation) -> None:
     """Train the student and its head against the frozen teacher."""
     accelerator, config, plan = d.accelerator, d.config, d.plan
+    end = EarlyEnd(plan.total_steps) if d.held_out is None else d.held_out.end
     wrapped, optimizer = wrap(d)
     run = TrainingRun(
         accelerator=accelerator,
@@ -107,8 +111,17 @@ def train(d: Distillation) -> None:
         open_batches=functools.partial(open_batches, d.source, config.data, accelerator.device),
         network=d.distiller,
         optimizer=optimizer,
-        state={"distiller": d.distiller, "optimizer": optimizer, **d.teacher_statistics},
-        learning_rate=lambda step: learning_rate(step, config.optim, plan.total_steps),
+        state={
+            "distiller": d.distiller,
+            "optimizer": optimizer,
+            **d.teacher_statistics,
+            **({} if d.held_out is None else {"held_out": d.held_out}),
+        },
+        learning_rate=lambda step: (
+            end.factor(step)
+            * learning_rate(end.scheduled_step(step), config.optim, plan.total_steps)
+        ),
+        num_steps=lambda: end.total_steps,
         lr_option="--optim.lr-per-256",
         num_images=count_images(d.source),
     )
@@ -121,7 +134,11 @@ def train(d: Distillation) -> None:
     )
     wrapped.train()
     for step, batches in run.steps():
+        if d.held_out is not None:
+            d.held_out.measure_start(step)
         loss, norm = training_step(d, wrapped, optimizer, batches)
+        if d.held_out is not None:
+            d.held_out.measure(step + 1)
         measured = accelerator.is_main_process and run.is_measured(step)
         run.end_step(loss, norm, metrics=monitor.measure(step) if measured else None)
 
@@ -194,7 +211,8 @@ def prepare(
         started: Time of the run's start, by ``time.monotonic``; now if not given.
     """
     started = time.monotonic() if started is None else started
-    source = open_training_source(config.data, accelerator)
+    everything = open_training_source(config.data, accelerator)
+    source, held_out = split_held_out(everything, share=config.data.held_out)
     settings = on_main_process(
         accelerator,
         lambda: find_settings(
@@ -206,6 +224,7 @@ def prepare(
             accelerator=accelerator,
         ),
     )
+    held_out_images = read_held_out(accelerator, settings.config, held_out)
     d = build(accelerator, settings.config, config_name, source)
     if settings.needs_measurement:
         seconds = seconds_per_step(d)
@@ -226,6 +245,7 @@ def prepare(
     if accelerator.is_main_process and d.decisions:
         log_decisions(d.folder, d.decisions)
     move_to_device(d)
+    d.held_out = open_held_out(d, held_out_images)
     return d
 
 

@@ -27,6 +27,7 @@ from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.batches import Normalise, count_images, num_workers
 from pcd_hub.train.configs.distill import DistillConfig, PixelMethodConfig, resolve_method
 from pcd_hub.train.configs.run import resolve_run
+from pcd_hub.train.held_out.held_out import HeldOut
 from pcd_hub.train.networks import memory_format, with_sync_batch_norm
 from pcd_hub.train.own_images.rule import Decision
 from pcd_hub.train.run_folder.folder import RunFolder
@@ -65,12 +66,22 @@ class Distillation:
     queue: KeyQueue | None
     moments: ChannelMoments | None
     normalise: Normalise
+    held_out: HeldOut | None = None
+    """Scores on the held-out images; None without any."""
     decisions: tuple[Decision, ...] = ()
     """Settings that were derived, with the reason of each."""
     survey: Any = None
     """Survey of the images; None if they were not surveyed."""
     export: Path | None = None
     """Folder of the finished weight; None before it is written, and on other processes."""
+
+    @property
+    def exported_step(self) -> int:
+        """Steps of training of the finished student."""
+        if self.held_out is None:
+            return self.plan.total_steps
+        exported = self.held_out.exported
+        return exported.step if exported else self.held_out.end.total_steps
 
     @property
     def teacher_statistics(self) -> dict[str, nn.Module]:

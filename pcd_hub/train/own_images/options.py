@@ -6,7 +6,12 @@ from pcd_hub.data.sources.uris import is_file
 from pcd_hub.errors import ConfigError
 from pcd_hub.train.own_images.started import length
 
-SHORT_OPTIONS = {"--hours": "--run.hours"}
+SHORT_OPTIONS = {
+    "--hours": "--run.hours",
+    "--teacher": "--teacher.source",
+    "--student": "--student.arch",
+    "--output-dir": "--run.output-dir",
+}
 """Options by their short names."""
 
 RESUME = "--resume"
@@ -32,20 +37,18 @@ def with_long_options(arguments: list[str]) -> list[str]:
     rest = [_renamed(argument, {"--run.hours": "--run.add-hours"}) for argument in rest]
     flags = {argument.partition("=")[0].replace("_", "-") for argument in rest}
     steps = length(folder) if flags.isdisjoint(_LENGTHS) else None
-    named = rest[:1] if rest and not rest[0].startswith("-") else []
     return [
-        *named,
         f"--config={folder / 'config.json'}",
         "--run.resume",
         f"--run.output-dir={folder}",
         *([] if steps is None else [f"--run.max-steps={steps}"]),
-        *rest[len(named) :],
+        *rest,
     ]
 
 
 def _renamed(argument: str, names: dict[str, str]) -> str:
     flag, equals, value = argument.partition("=")
-    return f"{names.get(flag, flag)}{equals}{value}"
+    return f"{names.get(flag.replace('_', '-'), flag)}{equals}{value}"
 
 
 def _without(option: str, arguments: list[str]) -> tuple[list[str], str | None]:

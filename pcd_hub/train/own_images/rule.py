@@ -312,14 +312,3 @@ _RULES: tuple[Callable[[Situation, Values], Iterator[Decision]], ...] = (
     *(_image_size, _teacher_size, _batch, _optimizer, _learning_rate, _method, _crops),
     *(_hardware, _length, _intervals),
 )
-
-DERIVED = frozenset(
-    {
-        *("data.image_size", "data.min_crop_area", "data.num_workers"),
-        *("teacher.image_size", "method.queue_length", "method.head"),
-        *("optim.name", "optim.global_batch_size", "optim.lr_per_256", "optim.warmup_share"),
-        *("optim.weight_decay", "speed.precision", "speed.compile"),
-        *("run.max_steps", "run.checkpoint_every_steps", "run.log_every_steps"),
-    }
-)
-"""All options that may be derived."""

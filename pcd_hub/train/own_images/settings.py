@@ -17,12 +17,11 @@ from pcd_hub.data.workers import num_cores
 from pcd_hub.errors import ConfigError, PCDHubError
 from pcd_hub.models.entries import build_skeleton, check_architecture
 from pcd_hub.models.timm_loading import cache_alone_if_unreachable, read_config
-from pcd_hub.train.configs.distill import DistillConfig
+from pcd_hub.train.configs.distill import DERIVED, DistillConfig
 from pcd_hub.train.configs.fields import options
 from pcd_hub.train.configs.files import with_fields
 from pcd_hub.train.own_images.decisions import read_decisions
 from pcd_hub.train.own_images.rule import (
-    DERIVED,
     LENGTH,
     MIN_BATCH,
     MIN_STEPS,
@@ -164,14 +163,15 @@ def set_length(settings: Settings, seconds_per_step: float, *, seconds_used: flo
         decisions = (*kept, steps)
     changed = replace(settings, situation=situation, decisions=decisions)
     if changed.length[MAX_STEPS] < done + MIN_STEPS:
-        raise ConfigError(_too_short(situation))
+        option = "--run.add-hours" if config.run.resume else "--run.hours"
+        raise ConfigError(_too_short(situation, option))
     return replace(changed, config=with_fields(config, changed.length))
 
 
-def _too_short(s: Situation) -> str:
+def _too_short(s: Situation, option: str) -> str:
     return (
-        f"--run.hours {s.hours_or_default:g}: expected at least {least_hours(s):g}; a step takes "
-        f"{s.seconds_per_step:.2g} s, the start took {s.seconds_used:.0f} s, and a run has at "
+        f"{option} {s.hours_or_default:g}: expected at least {least_hours(s):g}; a step takes "
+        f"{s.seconds_per_step:.3g} s, the start took {s.seconds_used:.0f} s, and a run has at "
         f"least {MIN_STEPS} steps"
     )
 

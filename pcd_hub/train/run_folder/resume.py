@@ -20,6 +20,8 @@ MAY_CHANGE = frozenset(
         # name and location of the result, probes and logging
         *("run.name", "run.store", "run.trackers", "probe_scenes"),
         *("run.log_every_steps", "run.checkpoint_every_steps", "run.keep_checkpoints"),
+        # scores on the held-out images, and the end of the run that they may decide
+        *("run.measure_every_steps", "run.stop_on_plateau"),
         # performance, which changes values only by rounding
         *("data.num_workers", "speed.compile", "speed.channels_last", "speed.foreach"),
         *("speed.keep_memory", "speed.precision"),
