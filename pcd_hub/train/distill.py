@@ -52,8 +52,9 @@ from pcd_hub.train.monitors.collapse import CollapseMonitor
 from pcd_hub.train.networks import build_backbone
 from pcd_hub.train.optimizers import build_optimizer, learning_rate, optimizer_step
 from pcd_hub.train.own_images.arguments import parse_distill
-from pcd_hub.train.own_images.decisions import log_decisions
-from pcd_hub.train.own_images.settings import find_settings, median_short_side, set_length
+from pcd_hub.train.own_images.records import record_decisions
+from pcd_hub.train.own_images.settings import find_settings, set_length
+from pcd_hub.train.own_images.surveyed import survey_images
 from pcd_hub.train.own_images.timing import measure_step
 from pcd_hub.train.results.weight import save_weight
 from pcd_hub.train.run import TrainingRun
@@ -212,6 +213,7 @@ def prepare(
     """
     started = time.monotonic() if started is None else started
     everything = open_training_source(config.data, accelerator)
+    survey = on_main_process(accelerator, lambda: survey_images(everything, config, given))
     source, held_out = split_held_out(everything, share=config.data.held_out)
     settings = on_main_process(
         accelerator,
@@ -220,7 +222,7 @@ def prepare(
             default_name=config_name,
             given=given,
             num_images=count_images(source),
-            short_side=median_short_side(source),
+            short_side=survey.short_side if survey else 0,
             accelerator=accelerator,
         ),
     )
@@ -234,7 +236,7 @@ def prepare(
         )
         d.config = with_fields(d.config, settings.length)
         d.plan = plan_epochs(source, d.config.optim, d.config.run, accelerator)
-    d.decisions = settings.decisions
+    d.survey, d.decisions = survey, settings.decisions
     d.folder = RunFolder.open(
         accelerator,
         d.config,
@@ -242,8 +244,8 @@ def prepare(
         default_name=config_name,
         inputs={"data": source.fingerprint(), "teacher": f"sha256 {d.teacher.facts.sha256}"},
     )
-    if accelerator.is_main_process and d.decisions:
-        log_decisions(d.folder, d.decisions)
+    if accelerator.is_main_process:
+        record_decisions(d)
     move_to_device(d)
     d.held_out = open_held_out(d, held_out_images)
     return d

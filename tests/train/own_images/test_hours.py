@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from pcd_hub.data.sources.open import open_source
-from pcd_hub.errors import ConfigError
+from pcd_hub.errors import ConfigError, PCDHubError
 from pcd_hub.train import distill
 from tests.train.conftest import run, trace
 
@@ -92,7 +91,11 @@ def test_settings_are_derived_printed_and_recorded(derived, caplog):
     for option, decision in decisions.items():
         group, _, name = option.rpartition(".")
         assert config[group][name] == decision["value"], option
-    assert "\n  --run.max-steps               11      1 h at 300 s a step" in caplog.text
+    printed = "\n".join(record.getMessage() for record in caplog.get_records("setup"))
+    assert "\n  --run.max-steps               11      1 h at 300 s a step" in printed
+    survey = json.loads((derived / "survey.json").read_text())
+    assert (survey["num_images"], survey["short_side"]) == (64, 96)
+    assert "64 images, short side 96 px" in printed
     record = json.loads((derived / "record.json").read_text())
     assert record["recipe"] == "pcd-hub distill --config config.json"
     assert record["config"] == config
@@ -111,15 +114,21 @@ def test_the_same_command_resumes_without_a_measurement(derived, own_images, mon
 
 def test_hours_are_added_to_a_finished_run(derived, tmp_path):
     export = {p.name: p.read_bytes() for p in (derived / "export").iterdir() if p.is_file()}
-    distill.main(["--resume", str(derived), "--hours", "1"])
+    distill.main(["--resume", str(derived), "--hours", "1", "--run.checkpoint-every-steps=2"])
     assert steps_of(derived) == list(range(22))
-    (change,) = json.loads((derived / "changes.json").read_text())
-    assert (change["what"], change["from"], change["to"]) == ("--run.max-steps", 11, 22)
+    changes = json.loads((derived / "changes.json").read_text())
+    assert {one["what"]: (one["from"], one["to"]) for one in changes} == {
+        "--run.max-steps": (11, 22),
+        "--run.checkpoint-every-steps": (1, 2),
+    }
     assert export == {p.name: p.read_bytes() for p in (derived / "export").iterdir() if p.is_file()}
     assert (derived / "export-2" / "model.safetensors").exists()
     decisions = json.loads((derived / "decisions.json").read_text())
     assert decisions[-1]["reason"] == "11 + 1 h at 300 s a step"
-    assert [one["option"] for one in decisions].count("run.max_steps") == 1
+    options = [one["option"] for one in decisions]
+    assert options.count("run.max_steps") == 1
+    assert "run.log_every_steps" in options
+    assert "run.checkpoint_every_steps" not in options, "given"
 
     # That run, interrupted: it keeps its new length. Then with another one.
     for file in (derived / "checkpoints").glob("step_00000022.pt*"):
@@ -128,7 +137,7 @@ def test_hours_are_added_to_a_finished_run(derived, tmp_path):
     assert steps_of(derived) == list(range(22))
     distill.main(["--resume", str(derived), "--run.max-steps=23", "--run.keep-checkpoints=1"])
     assert steps_of(derived) == list(range(23))
-    assert len([*(derived / "checkpoints").glob("*.pt")]) == 1
+    assert len([*(derived / "checkpoints").glob("step_*.pt")]) == 1
 
 
 @pytest.mark.parametrize(
@@ -138,10 +147,10 @@ def test_hours_are_added_to_a_finished_run(derived, tmp_path):
             ["--hours=0.01"],
             r"^--run.hours 0.01: expected at least 0.9\d; a step takes 300 s, the start took \d+",
         ),
-        (["--data.source=scenes:3"], "has 3 images to train on, expected at least 8; add some"),
+        (["--data.source=scenes:3"], "has 3 images: expected at least 8"),
         (
-            ["--data.source=scenes:3", "--optim.global-batch-size=4"],
-            "has 3 images, fewer than one batch of 4; lower",
+            ["--data.source=scenes:12", "--optim.global-batch-size=16"],
+            "has 12 images, fewer than one batch of 16; lower",
         ),
         (["--data.source="], "no images are given"),
         (["--run.add-hours=1"], "--run.add-hours 1.0 is for a run that is resumed; use --resume"),
@@ -150,7 +159,7 @@ def test_hours_are_added_to_a_finished_run(derived, tmp_path):
     ],
 )
 def test_mistakes_are_one_line_before_the_folder_is_made(own_images, tmp_path, options, message):
-    with pytest.raises(ConfigError, match=message) as error:
+    with pytest.raises(PCDHubError, match=message) as error:
         run(own_images, tmp_path / "run", *options)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
@@ -180,4 +189,3 @@ def test_a_printed_configuration_still_derives(capsys, own_images, tmp_path):
     run([f"--config={file}"], tmp_path / "run", "--hours=1")
     config = config_of(tmp_path / "run")
     assert (config["optim"]["name"], config["optim"]["weight_decay"]) == ("adamw", 0.1)
-    assert len(open_source("scenes:64")) == 64
