@@ -23,6 +23,7 @@ from pcd_hub.data.loader import Batch
 from pcd_hub.data.sources.held_out import split_held_out
 from pcd_hub.data.sources.open import ImageSource, ImageStream
 from pcd_hub.errors import ConfigError
+from pcd_hub.image_size import height_width
 from pcd_hub.method.distiller import freeze_unused_parameters
 from pcd_hub.method.moments import ChannelMoments
 from pcd_hub.train.batches import (
@@ -270,7 +271,7 @@ def build(
         stored_as=check_weight_name(config) if config.run.store else None,
     )
     check_exportable(random_start, config.student.arch, image_size=size)
-    untrained = freeze_unused_parameters(student, image_size=size)
+    untrained = freeze_unused_parameters(student, torch.zeros(2, 3, *height_width(size)))
     teacher = load_teacher(config, student)
     config = resolve(config, accelerator=accelerator, plan=plan, source=source, teacher=teacher)
     distiller = build_distiller(config, student, teacher)

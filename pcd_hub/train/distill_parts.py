@@ -17,6 +17,7 @@ from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.sources.open import ImageSource, ImageStream
 from pcd_hub.data.survey_result import Survey
 from pcd_hub.errors import ConfigError
+from pcd_hub.image_size import simplest
 from pcd_hub.method.distiller import Distiller, PixelLoss
 from pcd_hub.method.heads import STUDENT_HEADS, HeadLayout, student_head
 from pcd_hub.method.loss import cosine_smooth_l1, pixel_info_nce, similarity_kl
@@ -110,10 +111,11 @@ def resolve(
     """
     workers = num_workers(config.data.num_workers, accelerator.device)
     config = resolve_run(config, total_steps=plan.total_steps, num_workers=workers)
-    teacher_image_size = teacher.input_size or config.data.image_size
+    image_size = simplest(config.data.image_size)
     return dataclasses.replace(
         config,
-        teacher=dataclasses.replace(config.teacher, image_size=teacher_image_size),
+        data=dataclasses.replace(config.data, image_size=image_size),
+        teacher=dataclasses.replace(config.teacher, image_size=teacher.input_size or image_size),
         method=resolve_method(config.method, num_images=count_images(source)),
         speed=resolve_speed(config.speed, accelerator, steps=plan.total_steps),
     )

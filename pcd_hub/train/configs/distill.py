@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pcd_hub.errors import ConfigError
 from pcd_hub.method.heads import STUDENT_HEADS
-from pcd_hub.train.configs.fields import Bounds, Channels, Count, ImageSide, Positive
+from pcd_hub.train.configs.fields import Bounds, Channels, Count, HeightWidth, Positive
 from pcd_hub.train.configs.pretraining import (
     DataConfig,
     ModelConfig,
@@ -30,11 +30,11 @@ class TeacherConfig:
     """Teacher: quickstart (in the package), timm:NAME,
     hf-hub:ORG/NAME[@REVISION], local-dir:DIR, mocov3_r50:FILE,
     mocov3:ARCH:FILE, resnet:ARCH:FILE ..."""
-    image_size: ImageSide | Literal["match"] | None = None
-    """Height and width in pixels to which views are resized for the teacher.
-    None: the student's size. match: the size at which the teacher's
-    feature map has the student's height and width, if there is one;
-    otherwise its feature map is resampled."""
+    image_size: HeightWidth | Literal["match"] | None = None
+    """Size in pixels to which views are resized for the teacher: the shorter
+    side, or height and width. None: the student's size. match: the size at
+    which the teacher's feature map has the student's height and width, if
+    there is one; otherwise its feature map is resampled."""
     keep_last_norm: bool = True
     """Keep the BatchNorm without weights that ends a head like MoCo v3's.
     The released PCD code drops it."""
