@@ -73,7 +73,8 @@ class Distillation:
     decisions: tuple[Decision, ...] = ()
     """Settings that were derived, with the reason of each."""
     survey: Survey | None = None
-    """Survey of the images; None if they were not surveyed."""
+    """Survey of the images; None if they were not surveyed, and in a resumed run on all processes
+    but the main one."""
     export: Path | None = None
     """Folder of the finished weight; None before it is written, and on other processes."""
 

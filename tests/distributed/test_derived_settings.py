@@ -40,7 +40,7 @@ def _one_process(rank: int, ports: list[int], arguments: list[str], root: Path) 
         with (root / f"{rank}.jsonl").open("a") as file:
             decided = [[one.option, one.value, one.reason] for one in finished.decisions]
             steps = finished.plan.total_steps
-            file.write(json.dumps([decided, steps, finished.survey is not None]) + "\n")
+            file.write(json.dumps([decided, steps]) + "\n")
         return finished
 
     distill.run = recorded

@@ -9,6 +9,7 @@ from pcd_hub.data.sources.open import ImageSource, ImageStream
 from pcd_hub.data.survey import survey
 from pcd_hub.data.survey_result import Survey
 from pcd_hub.files.write import atomic_write
+from pcd_hub.image_size import height_width
 from pcd_hub.train.configs.distill import DistillConfig
 
 log = logging.getLogger("pcd_hub")
@@ -38,7 +39,8 @@ def survey_images(
         seconds = min(_LONGEST, max(_SHORTEST, _SHARE * 3600 * config.run.hours))
     found = survey(source, seconds=seconds)
     log.info("%s", found.describe())
-    view_side = config.data.image_size if "data.image_size" in given else None
+    is_given = "data.image_size" in given
+    view_side = max(height_width(config.data.image_size)) if is_given else None
     for caution in found.cautions(view_side=view_side):
         log.warning("%s", caution)
     return found

@@ -110,7 +110,7 @@ def test_given_values_enter_the_others():
     assert (found["optim.lr_per_256"], found["optim.weight_decay"]) == (1.0, 1e-5)
     given = {"data.image_size": (64, 128), "data.max_crop_area": 0.1}
     found = values(Situation(num_images=3000, short_side=480, given=given, **GPU))
-    assert (found["teacher.image_size"], found["data.min_crop_area"]) == (None, 0.1)
+    assert (found["teacher.image_size"], found["data.min_crop_area"]) == ((96, 160), 0.1)
 
 
 @pytest.mark.parametrize(
@@ -135,6 +135,9 @@ def test_sizes_are_multiples_of_the_patches():
         Situation(num_images=300, short_side=90, teacher_patch=14, student_patch=16, **CPU)
     )
     assert (found["data.image_size"], found["teacher.image_size"]) == (80, 112)  # 106.7 / 14 = 7.6
+    given = {"data.image_size": 256}
+    found = values(Situation(num_images=300, short_side=480, teacher_patch=14, given=given, **GPU))
+    assert found["teacher.image_size"] == 252
 
 
 def test_the_batch_fits_into_a_gpu_and_is_divisible_by_its_parts():
