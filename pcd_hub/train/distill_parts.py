@@ -7,7 +7,7 @@ import functools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -15,6 +15,7 @@ from torch import nn
 
 from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.sources.open import ImageSource, ImageStream
+from pcd_hub.data.survey_result import Survey
 from pcd_hub.errors import ConfigError
 from pcd_hub.image_size import simplest
 from pcd_hub.method.distiller import Distiller, PixelLoss
@@ -74,8 +75,9 @@ class Distillation:
     """Scores on the held-out images; None without any."""
     decisions: tuple[Decision, ...] = ()
     """Settings that were derived, with the reason of each."""
-    survey: Any = None
-    """Survey of the images; None if they were not surveyed."""
+    survey: Survey | None = None
+    """Survey of the images; None if they were not surveyed, and in a resumed run on all processes
+    but the main one."""
     export: Path | None = None
     """Folder of the finished weight; None before it is written, and on other processes."""
 

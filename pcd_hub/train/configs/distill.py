@@ -148,11 +148,28 @@ class DistillRunConfig(RunConfig):
     """With --run.resume: hours to train after the steps that are done, instead of max-steps."""
 
     def check(self, group: str) -> None:
-        """Reject two lengths."""
+        """Reject two lengths, and hours to add to a new run."""
         lengths = {"max-steps": self.max_steps, "hours": self.hours, "add-hours": self.add_hours}
         given = [f"{group}{name} {value}" for name, value in lengths.items() if value is not None]
         if len(given) > 1:
             raise ConfigError(f"{' and '.join(given)} both set the length; expected one of them")
+        if self.add_hours is not None and not self.resume:
+            raise ConfigError(
+                f"{group}add-hours {self.add_hours} is for a run that is resumed; use --resume RUN "
+                f"--hours {self.add_hours}, or {group}hours for a new run"
+            )
+
+
+DERIVED = frozenset(
+    {
+        *("data.image_size", "data.min_crop_area", "data.num_workers"),
+        *("teacher.image_size", "method.queue_length", "method.head"),
+        *("optim.name", "optim.global_batch_size", "optim.lr_per_256", "optim.warmup_share"),
+        *("optim.weight_decay", "speed.precision", "speed.compile"),
+        *("run.max_steps", "run.checkpoint_every_steps", "run.log_every_steps"),
+    }
+)
+"""Fields that may be derived (``pcd_hub/train/own_images/rule.py``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +188,11 @@ class DistillConfig:
     probe_scenes: ProbeScenes = 0
     """Number of generated scenes for a linear probe of the start, student and
     teacher after training; 0: no probe."""
+
+    @property
+    def derived(self) -> frozenset[str]:
+        """Fields whose values are not used, because they are derived unless they are given."""
+        return DERIVED | {"optim.epochs"} if self.derive else frozenset()
 
 
 _MOCO_TEACHER = "mocov3_r50:r-50-1000ep.pth.tar"

@@ -141,7 +141,8 @@ def probe(d: Distillation, picture: Path) -> dict[str, Any]:
 
 def recipe(d: Distillation) -> str:
     """Return the command that repeats the run with the installed package."""
-    name = d.config_name if d.config_name in DISTILL else "--config config.json"
+    named = d.config_name in DISTILL and not DISTILL[d.config_name].derive
+    name = d.config_name if named else "--config config.json"
     return f"pcd-hub distill {name}"
 
 
