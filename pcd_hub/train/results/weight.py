@@ -20,7 +20,7 @@ from pcd_hub.report.scene_probe import probe_backbones
 from pcd_hub.train.batches import describe_data, only_scenes
 from pcd_hub.train.configs.distill import DISTILL
 from pcd_hub.train.distill_parts import Distillation
-from pcd_hub.train.held_out.result import describe_held_out, held_out_measurement, log_verdict
+from pcd_hub.train.held_out.result import describe_held_out, held_out_measurements, log_verdict
 from pcd_hub.weights import store
 from pcd_hub.weights.export import check_finite, export_weight
 from pcd_hub.weights.manifest import read_manifest, write_json
@@ -64,7 +64,7 @@ def export_student(d: Distillation, weight_name: str) -> Path:
     check_finite(state)
     metrics = measure_on_scenes(d, pictures / "probe.png")
     if d.held_out is not None:
-        metrics |= held_out_measurement(
+        metrics |= held_out_measurements(
             d.held_out,
             teacher=d.teacher.facts.source,
             image_size=d.config.data.image_size,
