@@ -53,13 +53,19 @@ def parse(
 
 
 def parse_given(
-    configs: Mapping[str, ConfigT], default: str, arguments: list[str]
+    configs: Mapping[str, ConfigT], default: str, arguments: list[str], *, usage: str = ""
 ) -> Parsed[ConfigT]:
     """Apply a command line to a configuration.
 
     The first argument may name one of ``configs``; without it, ``default`` is used. ``--config
     FILE`` overrides the named configuration; without a name, fields missing from the file take
     their defaults, and the configuration is named after the file. All other options follow.
+
+    Args:
+        configs: The configurations by name.
+        default: Name of the configuration without a first argument.
+        arguments: The command line.
+        usage: Further lines of ``--help``.
 
     Raises:
         ConfigError: If a name, option or field is unknown (the message suggests the nearest one),
@@ -81,7 +87,7 @@ def parse_given(
     config = override(
         _without_max_steps(config, arguments),
         arguments,
-        description=_description(config, configs, default),
+        description=f"{_description(config, configs, default)}\n{usage}".rstrip(),
     )
     if print_it:
         print(as_yaml(config), end="")

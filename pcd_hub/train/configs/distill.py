@@ -174,7 +174,7 @@ DISTILL: dict[str, DistillConfig] = {
         run=DistillRunConfig(max_steps=500, checkpoint_every_steps=250),
         probe_scenes=400,
     ),
-    "own_images": DistillConfig(derive=True, data=DataConfig(source="")),
+    "own_images": DistillConfig(derive=True, data=DistillDataConfig(source="", held_out=0.02)),
     "pcd_r18": DistillConfig(teacher=TeacherConfig(source=_MOCO_TEACHER)),
     "pcd_r18_released": DistillConfig(
         teacher=TeacherConfig(source=_MOCO_TEACHER, keep_last_norm=False),
