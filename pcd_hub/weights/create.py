@@ -143,9 +143,9 @@ def _resized(weight: ReadWeight, size: int | Sequence[int]) -> ReadWeight:
     if name in tensors and torch.equal(tensors[name], weight.tensors[name].to(tensors[name].dtype)):
         own_size = format_size(weight.config["model_args"]["img_size"])
         raise WeightError(
-            f"{weight.record.name} was trained at {own_size} px, and timm {timm.__version__} cannot "
-            f"resize its position embeddings; upgrade timm, or use img_size {own_size}, found "
-            f"{format_size(size)}"
+            f"{weight.record.name} was trained at {own_size} px, and timm {timm.__version__} "
+            f"cannot resize its position embeddings to {format_size(size)}; upgrade timm, or use "
+            "the size of the training"
         )
     cfg = {**weight.config["pretrained_cfg"], "input_size": [3, *height_width(size)]}
     return weight._replace(tensors=tensors, config={**weight.config, "pretrained_cfg": cfg})
