@@ -11,6 +11,7 @@ from typing import NamedTuple, NoReturn
 import pcd_hub
 from pcd_hub.errors import PCDHubError, WeightError
 from pcd_hub.files.strict_json import printable
+from pcd_hub.models.teacher_sources import catalogue as teacher_catalogue
 from pcd_hub.weights import store
 from pcd_hub.weights.catalogue import (
     find,
@@ -155,6 +156,13 @@ def _publish(options: argparse.Namespace) -> None:
     _print_json(asdict(done.record))
 
 
+def _teachers(options: argparse.Namespace) -> None:
+    if options.json:
+        _print_json([teacher_catalogue.facts(one) for one in teacher_catalogue.TEACHERS])
+    else:
+        print(teacher_catalogue.as_text())
+
+
 def _folder(name: str) -> Path:
     if folder := find(name):
         return folder
@@ -181,6 +189,10 @@ def _name_option(parser: argparse.ArgumentParser) -> None:
 
 def _list_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--license", metavar="ID", help="only weights with this licence")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -230,6 +242,7 @@ _COMMANDS = {
     "fetch": _Command(_fetch, "download a weight, verify it and print its pin", _fetch_options),
     "verify": _Command(_verify, "verify every byte of weights on this machine", _verify_options),
     "where": _Command(_where, "print the folder of a weight on this machine", _name_option),
+    "teachers": _Command(_teachers, "print recommended teachers with their cost", _json_option),
     "add": _Command(_add, "save a finished weight in the local store", _add_options),
     "publish": _Command(_publish, "publish a finished weight on the Hub", _publish_options),
 }

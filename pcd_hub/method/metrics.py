@@ -109,6 +109,30 @@ def linear_cka(one: Float[Tensor, "n c"], other: Float[Tensor, "n d"]) -> float:
     return float(both / alone) if alone > 0 else 0.0
 
 
+def nearest_pixels(
+    maps: Float[Tensor, "n c pixels"], *, k: int, watch: ProgressWrapper = iter
+) -> Int64[Tensor, "rows k"]:
+    """Find the ``k`` most similar pixels of other images for each pixel, by cosine similarity.
+
+    Args:
+        maps: Feature vectors of the pixels of each image.
+        k: Number of neighbours, in descending order of similarity.
+        watch: Progress wrapper around the chunks of pixels.
+
+    Returns:
+        Positions in the list of all pixels of the first image, then of the second, and so on.
+    """
+    count, _, pixels = maps.shape
+    images = torch.arange(count, device=maps.device).repeat_interleave(pixels)
+    unit = F.normalize(maps.transpose(1, 2).flatten(0, 1).float(), dim=1)
+    nearest = []
+    for rows in watch(torch.arange(len(images), device=maps.device).split(1024)):
+        same_image = images[rows, None] == images
+        similarity = (unit[rows] @ unit.T).masked_fill(same_image, -2)
+        nearest.append(similarity.topk(k, dim=1).indices)
+    return torch.cat(nearest)
+
+
 def pixel_retrieval(
     student: Float[Tensor, "n c pixels"],
     teacher: Float[Tensor, "n d pixels"],
@@ -124,17 +148,6 @@ def pixel_retrieval(
     Returns:
         The fraction of pixels for which this is the case, in [0, 1].
     """
-    count, _, pixels = student.shape
-    images = torch.arange(count).repeat_interleave(pixels)
-    student_unit, teacher_unit = (
-        F.normalize(maps.transpose(1, 2).flatten(0, 1).float(), dim=1)
-        for maps in (student, teacher)
-    )
-    hits = 0
-    for rows in watch(torch.arange(len(images)).split(1024)):
-        same_image = images[rows, None] == images
-        target = (teacher_unit[rows] @ teacher_unit.T).masked_fill(same_image, -2).argmax(1)
-        similarity = (student_unit[rows] @ student_unit.T).masked_fill(same_image, -2)
-        nearest = similarity.topk(k, dim=1).indices
-        hits += int((nearest == target[:, None]).any(1).sum())
-    return hits / len(images)
+    target = nearest_pixels(teacher, k=1)
+    hits = (nearest_pixels(student, k=k, watch=watch) == target).any(1)
+    return int(hits.sum()) / len(hits)

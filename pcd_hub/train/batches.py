@@ -102,7 +102,14 @@ def count_images(source: ImageSource | ImageStream) -> int | None:
 
 
 def open_training_source(data: DataConfig, accelerator: Accelerator) -> ImageSource | ImageStream:
-    """Open the images; a stream is split by process."""
+    """Open the images; a stream is split by process.
+
+    Raises:
+        ConfigError: If no images are configured.
+        DataError: If they do not exist.
+    """
+    if not data.source:
+        raise ConfigError("no images are given; expected --data.source DIR, a folder of images")
     return open_source(
         data.source, rank=accelerator.process_index, world_size=accelerator.num_processes
     )

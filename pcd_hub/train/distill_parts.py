@@ -1,10 +1,15 @@
 """Parts of a distillation: teacher, student with head and loss, negatives, compilation."""
 
+import contextlib
+import copy
 import dataclasses
 import functools
 import logging
-from typing import cast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
 
+import torch
 from accelerate import Accelerator
 from torch import nn
 
@@ -23,7 +28,9 @@ from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.batches import Normalise, count_images, num_workers
 from pcd_hub.train.configs.distill import DistillConfig, PixelMethodConfig, resolve_method
 from pcd_hub.train.configs.run import resolve_run
+from pcd_hub.train.held_out.held_out import HeldOut
 from pcd_hub.train.networks import memory_format, with_sync_batch_norm
+from pcd_hub.train.own_images.rule import Decision
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.speed import (
     Compilable,
@@ -44,7 +51,8 @@ class Distillation:
     config: DistillConfig
     config_name: str
     accelerator: Accelerator
-    folder: RunFolder
+    folder: RunFolder = dataclasses.field(init=False)
+    """Set when everything else is built."""
     source: ImageSource | ImageStream
     plan: BatchPlan
     teacher: Teacher
@@ -59,6 +67,22 @@ class Distillation:
     queue: KeyQueue | None
     moments: ChannelMoments | None
     normalise: Normalise
+    held_out: HeldOut | None = None
+    """Scores on the held-out images; None without any."""
+    decisions: tuple[Decision, ...] = ()
+    """Settings that were derived, with the reason of each."""
+    survey: Any = None
+    """Survey of the images; None if they were not surveyed."""
+    export: Path | None = None
+    """Folder of the finished weight; None before it is written, and on other processes."""
+
+    @property
+    def exported_step(self) -> int:
+        """Steps of training of the finished student."""
+        if self.held_out is None:
+            return self.plan.total_steps
+        exported = self.held_out.exported
+        return exported.step if exported else self.held_out.end.total_steps
 
     @property
     def teacher_statistics(self) -> dict[str, nn.Module]:
@@ -108,6 +132,29 @@ def move_to_device(d: Distillation) -> None:
         part.to(accelerator.device)
     if config.speed.compile:
         compile_distillation(d)
+
+
+@contextlib.contextmanager
+def trial(d: Distillation) -> Iterator[Distillation]:
+    """Yield a copy whose training leaves ``d`` and the random states unchanged.
+
+    Training on it must not outlive the block. ``d`` is not on its device yet.
+    """
+    accelerator = d.accelerator
+    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
+    scaler = None if accelerator.scaler is None else accelerator.scaler.state_dict()
+    with torch.random.fork_rng(devices):
+        copied = dataclasses.replace(
+            d,
+            distiller=copy.deepcopy(d.distiller),
+            queue=copy.deepcopy(d.queue),
+            moments=copy.deepcopy(d.moments),
+        )
+        move_to_device(copied)
+        yield copied
+    accelerator.free_memory()
+    if accelerator.scaler is not None and scaler is not None:
+        accelerator.scaler.load_state_dict(scaler)
 
 
 def compile_distillation(d: Distillation) -> None:

@@ -17,8 +17,14 @@ from pcd_hub.train.configs.finetune import SGDConfig
 def learning_rate(step: int, optim: OptimConfig, total_steps: int) -> float:
     """Compute the learning rate of ``step``, which is independent of the number of processes."""
     peak = scaled_lr(optim.lr_per_256, global_batch_size=optim.global_batch_size)
-    warmup_steps = min(int(optim.warmup_share * total_steps), total_steps - 1)
-    return peak * warmup_cosine(step, warmup_steps=warmup_steps, total_steps=total_steps)
+    return peak * warmup_cosine(
+        step, warmup_steps=warmup_steps(optim, total_steps), total_steps=total_steps
+    )
+
+
+def warmup_steps(optim: OptimConfig, total_steps: int) -> int:
+    """Return the number of steps of the linear warm-up."""
+    return min(int(optim.warmup_share * total_steps), total_steps - 1)
 
 
 def build_optimizer(

@@ -60,6 +60,8 @@ class TrainingRun(Generic[BatchT]):
         optimizer: Optimizer as prepared by the Accelerator.
         state: Everything with ``state_dict`` that affects the next step, by name.
         learning_rate: Learning rate by step.
+        num_steps: Number of steps after which the run ends, if that may become less than the
+            plan's; the same on every process.
         lr_option: Learning-rate option, for the message if the loss is not finite.
         num_images: Images in the source; None if unknown.
     """
@@ -77,6 +79,7 @@ class TrainingRun(Generic[BatchT]):
         state: Mapping[str, Any],
         learning_rate: Callable[[int], float],
         lr_option: str,
+        num_steps: Callable[[], int] | None = None,
         num_images: int | None = None,
     ) -> None:
         self.folder = folder
@@ -91,6 +94,7 @@ class TrainingRun(Generic[BatchT]):
             self._state["scaler"] = accelerator.scaler
         self._stream_states: dict[int, Any] = {}
         self._learning_rate = learning_rate
+        self._num_steps = num_steps or (lambda: plan.total_steps)
         self._checkpoints = Checkpoints(folder, accelerator)
         self._losses = LossMonitor(accelerator, folder, lr_option=lr_option)
         self._broken_images = BrokenImages(accelerator, num_images=num_images)
@@ -109,18 +113,18 @@ class TrainingRun(Generic[BatchT]):
         self.folder.start_trackers()
         if self._settings.resume:
             self._resume()
-        total_steps = self.plan.total_steps
         self._progress = Progress(
             self._accelerator,
             self.plan.global_batch_size,
             start=self._first_step,
-            total_steps=total_steps,
+            total_steps=self._num_steps(),
         )
         with self._stop_request:
             plan = dataclasses.replace(self.plan, start_step=self._first_step)
             batches = self.open_batches(plan, self._stream_states)
-            for step in range(self._first_step, total_steps):
-                self._step, self._lr = step, self._learning_rate(step)
+            while self._done < self._num_steps():
+                self._step = step = self._done
+                self._lr = self._learning_rate(step)
                 for group in self._optimizer.param_groups:
                     group["lr"] = self._lr
                 self._batches = self._progress.wait_for(batches, plan.accumulation_steps)
@@ -147,6 +151,7 @@ class TrainingRun(Generic[BatchT]):
             StoppedRun: If a process has received a stop signal; the step is saved.
         """
         step, batches = self._step, self._batches
+        self._progress.set_length(self._num_steps())
         signum = self._losses.record_step(
             step, self._lr, batches, loss, norm, signum=self._stop_request.signum
         )
@@ -171,16 +176,16 @@ class TrainingRun(Generic[BatchT]):
 
     def _is_logged(self, step: int) -> bool:
         done = step + 1
-        return done % self._settings.log_every_steps == 0 or done == self.plan.total_steps
+        return done % self._settings.log_every_steps == 0 or done == self._num_steps()
 
     def _is_saved(self, step: int) -> bool:
         done = step + 1
-        return done % self._settings.checkpoint_every_steps == 0 or done == self.plan.total_steps
+        return done % self._settings.checkpoint_every_steps == 0 or done == self._num_steps()
 
     def _resume(self) -> None:
         checkpoint = self._checkpoints.load(total_steps=self.plan.total_steps)
         load_parts(checkpoint, self._state)
-        self._first_step = int(checkpoint["step"])
+        self._first_step = self._done = int(checkpoint["step"])
         self._stream_states = self._checkpoints.stream_states(checkpoint)
         log.info("resumed after step %d of %d", self._first_step, self.plan.total_steps)
 

@@ -27,7 +27,7 @@ HUB_LICENSES = frozenset(
 _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("steps", "images_seen", "seed"), int),
     **dict.fromkeys(("config", "teacher", "data", "code", "versions", "hardware"), dict),
-    **dict.fromkeys(("licenses", "model", "metrics"), dict),
+    **dict.fromkeys(("licenses", "model", "metrics", "held_out"), dict),
     "untrained": (list, tuple),
 }
 """JSON types of a record's fields; fields that are not listed are strings."""
@@ -69,6 +69,9 @@ class WeightRecord:
     """Number of parameters, channels and cost, measured at export."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """Measurements by a short name, as plain dicts; see :class:`Measurement`."""
+    held_out: dict[str, Any] = field(default_factory=dict)
+    """Scores on images held out from training, at the start, the best and the last step, and the
+    step of this weight; empty without held-out images."""
     unknown: dict[str, Any] = field(default_factory=dict)
     """Fields written by a newer pcd_hub, which are preserved."""
 

@@ -62,7 +62,7 @@ def test_mistakes_are_reported_before_anything_is_written(tiny, tmp_path, change
 
 def test_an_unknown_configuration_suggests_the_nearest():
     with pytest.raises(
-        ConfigError, match="no configuration 'quickstrat'; did you mean 'quickstart'"
+        ConfigError, match="no configuration and no images 'quickstrat'; did you mean 'quickstart'"
     ):
         distill.main(["quickstrat"])
 

@@ -28,6 +28,9 @@ log = logging.getLogger("pcd_hub")
 
 ConfigT = TypeVar("ConfigT")
 
+_LENGTHS = ("--optim.epochs", "--optim.iterations", "--run.hours", "--run.add-hours")
+"""Options that replace the max-steps of a configuration."""
+
 
 class Parsed(NamedTuple, Generic[ConfigT]):
     """A configuration with the options of a command line."""
@@ -50,13 +53,19 @@ def parse(
 
 
 def parse_given(
-    configs: Mapping[str, ConfigT], default: str, arguments: list[str]
+    configs: Mapping[str, ConfigT], default: str, arguments: list[str], *, usage: str = ""
 ) -> Parsed[ConfigT]:
     """Apply a command line to a configuration.
 
     The first argument may name one of ``configs``; without it, ``default`` is used. ``--config
     FILE`` overrides the named configuration; without a name, fields missing from the file take
     their defaults, and the configuration is named after the file. All other options follow.
+
+    Args:
+        configs: The configurations by name.
+        default: Name of the configuration without a first argument.
+        arguments: The command line.
+        usage: Further lines of ``--help``.
 
     Raises:
         ConfigError: If a name, option or field is unknown (the message suggests the nearest one),
@@ -78,7 +87,7 @@ def parse_given(
     config = override(
         _without_max_steps(config, arguments),
         arguments,
-        description=_description(config, configs, default),
+        description=f"{_description(config, configs, default)}\n{usage}".rstrip(),
     )
     if print_it:
         print(as_yaml(config), end="")
@@ -100,10 +109,10 @@ def _given_fields(config: object, arguments: list[str]) -> frozenset[str]:
 def _without_max_steps(config: ConfigT, arguments: list[str]) -> ConfigT:
     """Return ``config`` without its max-steps if the command line sets another length.
 
-    Otherwise a configuration with max-steps would ignore --optim.epochs.
+    Otherwise a configuration with max-steps would ignore --optim.epochs or reject --run.hours.
     """
     flags = {argument.partition("=")[0] for argument in arguments}
-    if not flags & {"--optim.epochs", "--optim.iterations"}:
+    if flags.isdisjoint(_LENGTHS):
         return config
     return with_fields(config, {"run.max_steps": None})
 

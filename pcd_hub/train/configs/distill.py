@@ -4,8 +4,9 @@ import logging
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
+from pcd_hub.errors import ConfigError
 from pcd_hub.method.heads import STUDENT_HEADS
-from pcd_hub.train.configs.fields import Bounds, Channels, HeightWidth, Positive
+from pcd_hub.train.configs.fields import Bounds, Channels, Count, HeightWidth, Positive
 from pcd_hub.train.configs.pretraining import (
     DataConfig,
     ModelConfig,
@@ -91,13 +92,45 @@ def resolve_method(method: PixelMethodConfig, *, num_images: int | None) -> Pixe
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillRunConfig(RunConfig):
-    """Output folder, length, seed and logging. Only seed and max-steps change the result."""
+class DistillDataConfig(DataConfig):
+    """Training images, the held-out ones, and the two augmented views drawn from each."""
 
+    held_out: Annotated[float, Bounds(float, 0, 0.5)] = 0.0
+    """Share of the images that is never trained on, 0.02 for example, at most
+    128 images: they score the student during the run. 0: none. A small set
+    holds out more, a set of fewer than 20 images or a stream none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillRunConfig(RunConfig):
+    """Output folder, length, seed and logging.
+
+    Only seed, max-steps and, with held-out images, stop-on-plateau and measure-every-steps change
+    the result.
+    """
+
+    measure_every_steps: Count | None = None
+    """Steps between two scores on the held-out images. None: 20 times over
+    the run, fewer if that would take more than 2 % of its time."""
+    stop_on_plateau: bool = False
+    """Let the learning rate decay to 0 and end the run when the loss on the
+    held-out images no longer improves."""
     name: str | None = None
     """Name of the finished weight: ARCH.pcd (default) or ARCH.pcd_SUFFIX."""
     store: bool = True
     """Add the finished weight to the local store, where timm.create_model finds it."""
+    hours: Positive | None = None
+    """Length of the whole run in hours, instead of max-steps: a few steps are
+    measured before the first one, and set max-steps."""
+    add_hours: Positive | None = None
+    """With --run.resume: hours to train after the steps that are done, instead of max-steps."""
+
+    def check(self, group: str) -> None:
+        """Reject two lengths."""
+        lengths = {"max-steps": self.max_steps, "hours": self.hours, "add-hours": self.add_hours}
+        given = [f"{group}{name} {value}" for name, value in lengths.items() if value is not None]
+        if len(given) > 1:
+            raise ConfigError(f"{' and '.join(given)} both set the length; expected one of them")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,11 +139,13 @@ class DistillConfig:
 
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     student: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
+    data: DistillDataConfig = field(default_factory=DistillDataConfig)
     method: PixelMethodConfig = field(default_factory=PixelMethodConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     run: DistillRunConfig = field(default_factory=DistillRunConfig)
+    derive: bool = False
+    """Derive all values that are not given from images, student and device."""
     probe_scenes: ProbeScenes = 0
     """Number of generated scenes for a linear probe of random start, student
     and teacher after training; 0: no probe."""
@@ -121,7 +156,7 @@ _MOCO_TEACHER = "mocov3_r50:r-50-1000ep.pth.tar"
 DISTILL: dict[str, DistillConfig] = {
     "quickstart": DistillConfig(
         teacher=TeacherConfig(image_size=64),
-        data=DataConfig(
+        data=DistillDataConfig(
             source="scenes:20000",
             image_size=48,
             min_crop_area=0.3,
@@ -139,6 +174,7 @@ DISTILL: dict[str, DistillConfig] = {
         run=DistillRunConfig(max_steps=500, checkpoint_every_steps=250),
         probe_scenes=400,
     ),
+    "own_images": DistillConfig(derive=True, data=DistillDataConfig(source="", held_out=0.02)),
     "pcd_r18": DistillConfig(teacher=TeacherConfig(source=_MOCO_TEACHER)),
     "pcd_r18_released": DistillConfig(
         teacher=TeacherConfig(source=_MOCO_TEACHER, keep_last_norm=False),
@@ -148,6 +184,9 @@ DISTILL: dict[str, DistillConfig] = {
     ),
 }
 """quickstart: runs offline on a CPU in minutes.
+
+own_images: a folder of images, with settings that follow from them, the device and --run.hours
+(pcd_hub/train/own_images/rule.py).
 
 pcd_r18: PCD for 100 epochs of ImageNet, with the hyper-parameters of the authors' released code
 (github.com/allo-rene/pcd, commit 6b0ad4d). It differs from that code in four choices: student and

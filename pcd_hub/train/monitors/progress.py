@@ -54,6 +54,10 @@ class Progress:
         self._since, self._step, self._waited = now, step + 1, 0.0
         return metrics
 
+    def set_length(self, total_steps: int) -> None:
+        """Set the last step + 1, which may come earlier than at the start of the run."""
+        self._bar.total = total_steps
+
     def close(self) -> None:
         """Leave the finished bar on the screen."""
         self._bar.close()

@@ -11,7 +11,7 @@ import torch
 from pcd_hub.errors import StudentError, WeightError
 from pcd_hub.evaluate.models import EvaluatedModel
 from pcd_hub.evaluate.scene_probe import scene_mosaics
-from pcd_hub.image_size import simplest
+from pcd_hub.image_size import format_size, simplest
 from pcd_hub.models.entries import STOCK_ARCHITECTURES, entry_cfg
 from pcd_hub.models.grid import pixel_grid
 from pcd_hub.report.curves import save_training_curve
@@ -20,6 +20,7 @@ from pcd_hub.report.scene_probe import probe_backbones
 from pcd_hub.train.batches import describe_data
 from pcd_hub.train.configs.distill import DISTILL
 from pcd_hub.train.distill_parts import Distillation
+from pcd_hub.train.held_out.result import describe_held_out, held_out_measurement, log_verdict
 from pcd_hub.weights import store
 from pcd_hub.weights.export import check_finite, export_weight
 from pcd_hub.weights.manifest import read_manifest, write_json
@@ -33,8 +34,12 @@ CARD_PICTURES = ("pca.png", "probe.png", "training.png")
 
 def save_weight(d: Distillation, weight_name: str) -> None:
     """Probe, record, export and store the student, and print how to load it."""
+    if d.held_out is not None:
+        d.held_out.choose()
     with torch.compiler.set_stance("force_eager"):  # new shapes, each used only a few times
-        export = export_student(d, weight_name)
+        d.export = export = export_student(d, weight_name)
+    if d.held_out is not None:
+        log_verdict(d.held_out)
     if not d.config.run.store:
         print(f"\n{_create_model(f'local-dir:{export.absolute()}')}")
         return
@@ -58,6 +63,13 @@ def export_student(d: Distillation, weight_name: str) -> Path:
     state = {key: value.cpu() for key, value in d.student.state_dict().items()}
     check_finite(state)
     metrics = measure_on_scenes(d, pictures / "probe.png")
+    if d.held_out is not None:
+        metrics |= held_out_measurement(
+            d.held_out,
+            teacher=d.teacher.facts.source,
+            image_size=format_size(d.config.data.image_size),
+            command=f"{recipe(d)}, with the configuration of the record",
+        )
     draw_feature_maps(d, pictures / "pca.png")
     save_training_curve(pictures / "training.png", folder / "metrics.jsonl")
     export = export_weight(
@@ -164,8 +176,8 @@ def build_record(d: Distillation, weight_name: str, metrics: dict[str, Any]) -> 
         config=d.folder.recorded_config(),
         teacher=dataclasses.asdict(d.teacher.facts),
         data=describe_data(d.source, config.data, d.folder.inputs["data"]),
-        steps=d.plan.total_steps,
-        images_seen=d.plan.total_steps * config.optim.global_batch_size,
+        steps=d.exported_step,
+        images_seen=d.exported_step * config.optim.global_batch_size,
         seed=config.run.seed,
         licenses={
             "code": "apache-2.0",
@@ -174,6 +186,7 @@ def build_record(d: Distillation, weight_name: str, metrics: dict[str, Any]) -> 
             "data": "apache-2.0" if config.data.source.startswith("scenes:") else "not stated",
         },
         untrained=d.untrained,
+        held_out={} if d.held_out is None else describe_held_out(d.held_out),
         metrics=metrics,
         **d.folder.provenance(),
     )

@@ -116,7 +116,11 @@ class Checkpoints:
         step, folder = int(state["step"]), self._folder
         accept = folder.settings.accept_changed_data
         changes = changed_settings(
-            state["config"], folder.config_dict(), requested=folder.requested_dict(), step=step
+            state["config"],
+            folder.config_dict(),
+            requested=folder.requested_dict(),
+            defaults=folder.default_dict(),
+            step=step,
         )
         changes += changed_inputs(state.get("inputs", {}), folder.inputs, step=step, accept=accept)
         check_length(step, total_steps)

@@ -20,6 +20,8 @@ MAY_CHANGE = frozenset(
         # name and location of the result, probes and logging
         *("run.name", "run.store", "run.trackers", "probe_scenes"),
         *("run.log_every_steps", "run.checkpoint_every_steps", "run.keep_checkpoints"),
+        # scores on the held-out images, and the end of the run that they may decide
+        *("run.measure_every_steps", "run.stop_on_plateau"),
         # performance, which changes values only by rounding
         *("data.num_workers", "speed.compile", "speed.channels_last", "speed.foreach"),
         *("speed.keep_memory", "speed.precision"),
@@ -61,6 +63,7 @@ def changed_settings(
     new: Mapping[str, Any],
     *,
     requested: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
     step: int,
 ) -> list[Change]:
     """List the differences between the configuration of a checkpoint and this run's.
@@ -69,6 +72,8 @@ def changed_settings(
         old: The checkpoint's configuration; the previous release did not resolve its defaults.
         new: This run's configuration, with the values in use.
         requested: This run's configuration with None, "auto" or "match" for defaults.
+        defaults: The recipe's default configuration, for fields that the checkpoint lacks because
+            it is older than they are.
         step: Completed steps.
 
     Returns:
@@ -77,7 +82,8 @@ def changed_settings(
     Raises:
         CheckpointError: If any other setting differs.
     """
-    before, now = with_current_names(old, new), flat(new)
+    now = flat(new)
+    before = {**flat(defaults or {}), **with_current_names(old, new)}
     asked = flat(requested or new)
     changes = []
     for name in {**before, **now}:

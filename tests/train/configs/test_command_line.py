@@ -146,6 +146,9 @@ def test_a_length_on_the_command_line_replaces_the_configurations():
     both = ["--optim.epochs=2", "--run.max-steps=7"]
     assert parse(DISTILL, "quickstart", both)[1].run.max_steps == 7
     assert parse(DISTILL, "quickstart", ["--run.seed=2"])[1].run.max_steps == 500
+    assert parse(DISTILL, "quickstart", ["--run.hours=2"])[1].run.max_steps is None
+    with pytest.raises(ConfigError, match=r"^--run.max-steps 7 and --run.hours 2.0 both set the"):
+        parse(DISTILL, "quickstart", ["--run.hours=2", "--run.max-steps=7"])
 
 
 def test_the_version_is_said(monkeypatch, capsys):

@@ -55,6 +55,14 @@ def test_a_setting_that_one_of_both_lacks_is_a_change():
         changed_settings({"data": {}}, {"data": {"shuffle_buffer": 1000}}, step=1)
 
 
+def test_a_checkpoint_older_than_a_setting_has_its_default():
+    defaults = {"data": {"augment": "default"}}
+    old, light = {"data": {}}, {"data": {"augment": "light"}}
+    assert changed_settings(old, defaults, defaults=defaults, step=1) == []
+    with pytest.raises(CheckpointError, match=r"another --data.augment \(default, now light\)"):
+        changed_settings(old, light, defaults=defaults, step=1)
+
+
 @pytest.mark.parametrize(
     ("name", "accept", "message"),
     [

@@ -1,0 +1,1 @@
+"""Where teachers come from: recommended timm weights, a user's modules, files and folders."""

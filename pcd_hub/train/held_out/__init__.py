@@ -1,0 +1,1 @@
+"""Scores of the student on held-out images during a run, and what they decide."""

@@ -1,0 +1,273 @@
+"""Scores on held-out images during a run: history, early end, best checkpoint, verdict.
+
+    held_out.measure_start(step)   # before the first step
+    held_out.measure(step + 1)     # after each step, before its checkpoint
+
+Every process holds the same scores, so that all decide the same; only the main process computes
+them and writes files.
+"""
+
+import dataclasses
+import json
+import logging
+import time
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from pcd_hub.files.write import atomic_write
+from pcd_hub.train.held_out.plateau import EarlyEnd, plateau
+from pcd_hub.train.held_out.scorer import Scorer
+from pcd_hub.train.held_out.scores import (
+    Scores,
+    Verdict,
+    compare_with_start,
+    paired_difference,
+)
+from pcd_hub.train.launch import from_main_process
+from pcd_hub.train.monitors.trackers import for_each_tracker
+from pcd_hub.train.run_folder.checkpoints import find_damage, write_checkpoint
+from pcd_hub.train.run_folder.folder import RunFolder
+
+log = logging.getLogger("pcd_hub")
+
+FILE = "held_out.jsonl"
+BEST = "best.pt"
+
+
+@dataclasses.dataclass(kw_only=True)
+class _State:
+    """What a checkpoint holds."""
+
+    images: str
+    """Hash of the held-out images; scores of other images cannot be compared."""
+    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    """Step and mean scores of every measurement, the start first."""
+    plateau_from: int = 0
+    """First step whose scores count for the plateau."""
+    start: Scores | None = None
+    best: Scores | None = None
+    last: Scores | None = None
+
+
+class HeldOut:
+    """Scores of the student on the held-out images of a run.
+
+    Args:
+        accelerator: The run's Accelerator.
+        folder: The run's folder.
+        student: The model whose weights are kept when they score best.
+        scorer: Scorer of the student.
+        images: Hash of the held-out images.
+        num_images: Number of held-out images.
+        every_steps: Steps between two measurements.
+        warmup_steps: Steps of warm-up, whose scores do not count for the plateau.
+        end: Length of the run.
+        stop_on_plateau: Whether a plateau ends the run early.
+        start_name: Name of the start in the verdict.
+    """
+
+    def __init__(
+        self,
+        *,
+        accelerator: Accelerator,
+        folder: RunFolder,
+        student: nn.Module,
+        scorer: Scorer,
+        images: str,
+        num_images: int,
+        every_steps: int,
+        warmup_steps: int,
+        end: EarlyEnd,
+        stop_on_plateau: bool,
+        start_name: str = "random start",
+    ) -> None:
+        self.end = end
+        self.num_images = num_images
+        self.start_name = start_name
+        self.seconds = 0.0
+        """Time of all measurements of this process."""
+        self.exported: Scores | None = None
+        """Scores of the weight that is exported; None before :meth:`choose`."""
+        self._accelerator = accelerator
+        self._folder = folder
+        self._student = student
+        self._scorer = scorer
+        self._every_steps = every_steps
+        self._stop_on_plateau = stop_on_plateau
+        self._state = _State(images=images, plateau_from=warmup_steps)
+
+    @property
+    def start(self) -> dict[str, float]:
+        """Mean scores of the student before training; empty if they are not known."""
+        return _means(self._state.start)
+
+    @property
+    def best(self) -> dict[str, float]:
+        """Mean scores of the step with the lowest loss."""
+        return _means(self._state.best)
+
+    @property
+    def last(self) -> dict[str, float]:
+        """Mean scores of the last step that was measured."""
+        return _means(self._state.last)
+
+    @property
+    def best_step(self) -> int:
+        """Steps after which the loss was lowest."""
+        return self._state.best.step if self._state.best else 0
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether a plateau has ended the run early, or will."""
+        return self.end.decay_from is not None
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """Step and mean scores of every measurement, the start first."""
+        return self._state.history
+
+    def measure_start(self, step: int) -> None:
+        """Measure the student before the first step; call it on every process."""
+        if step == 0:
+            self._measure(0)
+
+    def measure(self, done: int) -> None:
+        """Measure if it is due after ``done`` steps; call it on every process.
+
+        Raises:
+            CheckpointError: If the scores or the best weights cannot be written.
+        """
+        if done % self._every_steps == 0 or done == self.end.total_steps:
+            self._measure(done)
+            if self._stop_on_plateau:
+                self._check_plateau(done)
+
+    def _measure(self, done: int) -> None:
+        started = time.monotonic()
+        scores = self._scorer.score(done) if self._accelerator.is_main_process else None
+        scores = from_main_process(self._accelerator, scores)
+        if isinstance(scores, Scores):
+            self._add(scores)
+        self.seconds += time.monotonic() - started
+
+    def _add(self, scores: Scores) -> None:
+        state, means = self._state, scores.means()
+        state.history.append({"step": scores.step, **means})
+        if scores.step == 0:
+            state.start = scores
+        elif state.best is None or means["loss"] < state.best.means()["loss"]:
+            state.best = scores
+            self._save_best(scores.step)
+        state.last = scores
+        if self._accelerator.is_main_process:
+            self._write_history()
+            named = {f"held_out_{name}": value for name, value in means.items()}
+            step = max(0, scores.step - 1)  # as metrics.jsonl counts
+            for_each_tracker(self._accelerator, lambda tracker: tracker.log(named, step=step))
+
+    def _save_best(self, step: int) -> None:
+        if self._accelerator.is_main_process:
+            file = self._folder.checkpoints / BEST
+            with self._folder.writing(file):
+                write_checkpoint({"step": step, "student": self._student.state_dict()}, file)
+
+    def _write_history(self) -> None:
+        file = self._folder.path / FILE
+        with self._folder.writing(file):
+            atomic_write(file, "".join(json.dumps(line) + "\n" for line in self._state.history))
+
+    def _check_plateau(self, done: int) -> None:
+        counted = [e["loss"] for e in self.history if e["step"] >= self._state.plateau_from]
+        if plateau(counted) and self.end.begin(done):
+            log.info(
+                "the held-out loss no longer improves: the learning rate decays to 0, and the run "
+                "ends after %d steps instead of %d",
+                *(self.end.total_steps, self.end.planned_steps),
+            )
+
+    def choose(self) -> Scores | None:
+        """Load the best weights into the student if they beat the last ones by more than noise.
+
+        Call it on the main process, after training.
+
+        Returns:
+            The scores of the weights that the student has then.
+        """
+        last, best = self._state.last, self._state.best
+        self.exported = last
+        if last is None or best is None or best.step == last.step:
+            return last
+        difference = paired_difference(last.loss, best.loss)
+        if difference.is_noise or difference.mean < 0:
+            return last
+        weights = self._best_weights(best.step)
+        if weights is None:
+            return last
+        self._student.load_state_dict(weights)
+        log.info(
+            "the weight is that of step %d, whose held-out loss is lower than that of the last "
+            "step %d by %.4f ± %.4f",
+            *(best.step, last.step, *difference),
+        )
+        self.exported = best
+        return best
+
+    def _saved_best(self) -> int | None:
+        """Return the step of the saved weights; None if there are none, or they are damaged."""
+        file = self._folder.checkpoints / BEST
+        if not file.exists() or find_damage(file):
+            return None
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)["step"]
+
+    def _best_weights(self, step: int) -> dict[str, Any] | None:
+        file = self._folder.checkpoints / BEST
+        if damage := find_damage(file):
+            log.warning("%s is damaged (%s); the weight is that of the last step", file, damage)
+            return None
+        saved = torch.load(file, map_location="cpu", weights_only=True)
+        return saved["student"] if saved["step"] == step else None
+
+    def verdict(self) -> str:
+        """Return one sentence that compares the student with its start."""
+        return self.compare().sentence
+
+    def compare(self) -> Verdict:
+        """Compare the exported student with its start, image by image."""
+        student = self.exported or self._state.last
+        if self._state.start is None or student is None:
+            return Verdict("within noise", "the student was not compared with its start")
+        return compare_with_start(self._state.start, student, start_name=self.start_name)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state for a checkpoint."""
+        return {**dataclasses.asdict(self._state), "end": self.end.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load the state of a checkpoint, and rewind the history in the folder to it."""
+        self.end.load_state_dict(state["end"])
+        if state["images"] != self._state.images:
+            log.warning("the held-out images have changed; their earlier scores do not count")
+            return
+        scores = {
+            name: Scores.from_dict(state[name]) if state[name] else None
+            for name in ("start", "best", "last")
+        }
+        if scores["best"] is not None and self._saved_best() != scores["best"].step:
+            scores["best"] = None  # written after the checkpoint: the next measurements find it
+        history, planned = state["history"], state["end"]["planned_steps"]
+        extended = planned != self.end.planned_steps and history
+        self._state = _State(
+            images=state["images"],
+            history=history,
+            plateau_from=history[-1]["step"] if extended else state["plateau_from"],
+            **scores,
+        )
+        if self._accelerator.is_main_process:
+            self._write_history()
+
+
+def _means(scores: Scores | None) -> dict[str, float]:
+    return {} if scores is None else scores.means()

@@ -1,0 +1,172 @@
+"""Score the student on the held-out images, without changing anything of the run."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+import torch
+from accelerate import Accelerator
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+
+from pcd_hub.method.distiller import Distiller
+from pcd_hub.method.metrics import effective_rank, linear_cka, nearest_pixels
+from pcd_hub.method.moments import ChannelMoments
+from pcd_hub.train.held_out.scores import Scores
+
+MAX_PIXELS = 4096
+"""Pixels among which the most similar one is searched, of all images together."""
+_MAX_VECTORS = 1024
+"""Pixels for CKA and effective rank, whose cost grows with the cube of the channels."""
+
+
+class _Targets(NamedTuple):
+    """The teacher's part of every score, which is computed once."""
+
+    maps: Float[Tensor, "n d h w"]
+    """Targets of the loss: a sample of the pixels, or one mean vector per image."""
+    keys: Float[Tensor, "n d"]
+    """Mean vector of every image: negatives of the other images."""
+    vectors: Float[Tensor, "m d"]
+    nearest: Int64[Tensor, "rows 1"]
+
+
+class Scorer:
+    """Scores of the current student on the held-out images; only the main process needs one.
+
+    Args:
+        accelerator: The run's Accelerator, for device and precision.
+        images: Held-out images.
+        distiller: Student, head and loss, not wrapped.
+        teacher: The teacher: images in [0, 1] -> feature maps on the student's grid.
+        normalise: The student's normalisation of images in [0, 1].
+        negatives: Whether the loss takes negatives.
+        moments: Whether the loss takes standardised targets.
+        batch_size: Number of images in one forward pass.
+        memory_format: Memory format of the images.
+    """
+
+    def __init__(
+        self,
+        *,
+        accelerator: Accelerator,
+        images: UInt8[Tensor, "n bands height width"],
+        distiller: Distiller,
+        teacher: nn.Module,
+        normalise: Callable[[Tensor], Tensor],
+        negatives: bool,
+        moments: bool,
+        batch_size: int,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> None:
+        self._accelerator = accelerator
+        self._images = images
+        self._distiller = distiller
+        self._teacher = teacher
+        self._normalise = normalise
+        self._negatives = negatives
+        self._moments = moments
+        self._batch_size = batch_size
+        self._memory_format = memory_format
+        self._targets: _Targets | None = None
+
+    def score(self, step: int) -> Scores | None:
+        """Score the student after ``step`` steps; None if its features are not finite."""
+        with self._unchanged():
+            if self._targets is None:
+                self._targets = self._teacher_targets()
+            targets = self._targets
+            pixels, means = self._features(
+                lambda images: self._distiller.student(self._normalise(images))
+            )
+            if not bool(torch.isfinite(pixels).all()):
+                return None  # the run is about to stop
+            losses = self._losses(means if self._distiller.pooled else pixels, targets)
+        if not all(map(math.isfinite, losses)):
+            return None
+        vectors = _vectors(pixels)
+        hits = nearest_pixels(pixels.flatten(2), k=1) == targets.nearest
+        retrieval = 100 * hits.view(len(pixels), -1).double().mean(1)
+        return Scores(
+            step=step,
+            retrieval=tuple(retrieval.tolist()),
+            loss=tuple(losses),
+            cka=100 * linear_cka(vectors, targets.vectors),
+            effective_rank=effective_rank(vectors),
+        )
+
+    @contextmanager
+    def _unchanged(self) -> Iterator[None]:
+        """Set eval mode, without gradients and compilation; restore mode and random state."""
+        device = self._accelerator.device
+        training = {module: module.training for module in self._distiller.modules()}
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(torch.compiler.set_stance("force_eager"))  # other shapes
+            devices = [device] if device.type == "cuda" else []
+            stack.enter_context(torch.random.fork_rng(devices))
+            self._distiller.eval()
+            try:
+                yield
+            finally:
+                for module, mode in training.items():
+                    module.training = mode
+
+    def _batches(self) -> Iterator[Float[Tensor, "b bands height width"]]:
+        for part in self._images.split(self._batch_size):
+            images = part.to(self._accelerator.device) / 255
+            yield images.contiguous(memory_format=self._memory_format)
+
+    def _features(
+        self, network: Callable[[Tensor], Tensor]
+    ) -> tuple[Float[Tensor, "n c pixels 1"], Float[Tensor, "n c 1 1"]]:
+        """Return a sample of the pixels of each feature map, and its mean, on the CPU."""
+        count, pixels, means = len(self._images), [], []
+        for images in self._batches():
+            with self._accelerator.autocast():
+                maps = network(images).float()
+            pixels.append(_sample_pixels(maps, MAX_PIXELS // count).cpu())
+            means.append(maps.mean((2, 3), keepdim=True).cpu())
+        return torch.cat(pixels), torch.cat(means)
+
+    def _teacher_targets(self) -> _Targets:
+        pixels, means = self._features(self._teacher)
+        wanted = means if self._distiller.pooled else pixels
+        if self._moments:
+            moments = ChannelMoments(pixels.shape[1])
+            moments.add(ChannelMoments.of(pixels)[None])
+            wanted = moments.standardise(wanted)
+        return _Targets(
+            maps=wanted,
+            keys=means.flatten(1),
+            vectors=_vectors(pixels),
+            nearest=nearest_pixels(pixels.flatten(2), k=1),
+        )
+
+    def _losses(self, maps: Float[Tensor, "n c h w"], targets: _Targets) -> list[float]:
+        """Return the loss of every image; its negatives are the mean vectors of all others."""
+        with self._accelerator.autocast():
+            predicted = self._distiller.head(maps.to(self._accelerator.device)).float().cpu()
+        pairs = zip(predicted.split(1), targets.maps.split(1), strict=True)
+        losses = []
+        for image, (student, teacher) in enumerate(pairs):
+            others = torch.cat([targets.keys[:image], targets.keys[image + 1 :]])
+            negatives = (others,) if self._negatives else ()
+            losses.append(float(self._distiller.loss(student, teacher, *negatives)))
+        return losses
+
+
+def _sample_pixels(maps: Float[Tensor, "n c h w"], count: int) -> Float[Tensor, "n c pixels 1"]:
+    """Return ``count`` pixels spread evenly over each map, at least 2 if it has them."""
+    pixels = maps.flatten(2)
+    count = min(pixels.shape[2], max(2, count))
+    places = torch.linspace(0, pixels.shape[2] - 1, count).round().long()
+    return pixels[:, :, places.to(maps.device), None]
+
+
+def _vectors(pixels: Float[Tensor, "n c pixels 1"]) -> Float[Tensor, "m c"]:
+    """Return at most ``_MAX_VECTORS`` pixels, spread evenly over all images."""
+    vectors = pixels.flatten(2).transpose(1, 2).flatten(0, 1)
+    rows = torch.linspace(0, len(vectors) - 1, min(len(vectors), _MAX_VECTORS)).round().long()
+    return vectors[rows]

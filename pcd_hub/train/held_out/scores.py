@@ -1,0 +1,94 @@
+"""Scores of one student on the held-out images, and their comparison image by image."""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, Self
+
+NOISE = 2.0
+"""Standard errors of a difference that count as noise."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Scores of the student after ``step`` steps."""
+
+    step: int
+    retrieval: tuple[float, ...]
+    """For each image: % of its pixels whose most similar pixel of another image is the one that
+    the teacher finds most similar. It needs no head, so it also rates a student before training."""
+    loss: tuple[float, ...]
+    """For each image: the loss of distillation, with student head, against the other images."""
+    cka: float
+    """Linear CKA of the student's pixels with the teacher's, in %."""
+    effective_rank: float
+    """Effective rank of the student's pixels."""
+
+    def means(self) -> dict[str, float]:
+        """Return the scores by name, means over the images."""
+        return {
+            "retrieval": statistics.fmean(self.retrieval),
+            "cka": self.cka,
+            "effective_rank": self.effective_rank,
+            "loss": statistics.fmean(self.loss),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the scores in plain containers, for a checkpoint."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> Self:
+        """Build scores from the dict that :meth:`to_dict` returns."""
+        return cls(**raw)
+
+
+class Difference(NamedTuple):
+    """A mean difference over the images, with its standard error."""
+
+    mean: float
+    standard_error: float
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether the difference is within ``NOISE`` standard errors of 0."""
+        return abs(self.mean) <= NOISE * self.standard_error
+
+
+def paired_difference(one: Sequence[float], other: Sequence[float]) -> Difference:
+    """Compare the values of the same images: mean of ``one - other``, and its standard error."""
+    differences = [a - b for a, b in zip(one, other, strict=True)]
+    mean = statistics.fmean(differences)
+    return Difference(mean, statistics.stdev(differences) / math.sqrt(len(differences)))
+
+
+class Verdict(NamedTuple):
+    """Whether the student agrees better with the teacher than its start."""
+
+    outcome: Literal["better", "within noise", "worse"]
+    sentence: str
+
+
+def compare_with_start(start: Scores, student: Scores, *, start_name: str) -> Verdict:
+    """Compare the student with its start by retrieval, which neither owes to a trained head.
+
+    Args:
+        start: Scores of the student before training.
+        student: Scores of the trained student.
+        start_name: Name of the start in the sentence, such as "random start".
+    """
+    difference = paired_difference(student.retrieval, start.retrieval)
+    before, after = (each.means()["retrieval"] for each in (start, student))
+    numbers = (
+        f"the most similar pixel is the teacher's for {after:.1f} % of the pixels, for the "
+        f"{start_name} {before:.1f} % ({difference.mean:+.1f} ± "
+        f"{difference.standard_error:.1f}, standard error)"
+    )
+    images = f"on {len(student.retrieval)} held-out images"
+    if difference.is_noise:
+        text = f"the student differs from its {start_name} only within noise {images}: {numbers}"
+        return Verdict("within noise", text)
+    outcome = "better" if difference.mean > 0 else "worse"
+    text = f"the student agrees with the teacher {outcome} than its {start_name} {images}"
+    return Verdict(outcome, f"{text}: {numbers}")

@@ -1,0 +1,1 @@
+"""Distillation of a person's own images: derived settings, length in hours, continued runs."""

@@ -1,0 +1,126 @@
+"""Words of a distillation's command line: a named configuration, images, and short options."""
+
+import logging
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pcd_hub.data.sources.uris import exists, local_path
+from pcd_hub.errors import ConfigError, nearest
+from pcd_hub.train.configs.command_line import Parsed, parse_given
+from pcd_hub.train.configs.distill import DISTILL, DistillConfig
+from pcd_hub.train.configs.fields import as_typed, options
+from pcd_hub.train.own_images.options import SHORT_OPTIONS, with_long_options
+
+log = logging.getLogger("pcd_hub")
+
+DEFAULT = "quickstart"
+FOR_IMAGES = "own_images"
+"""Configuration of a command line that starts with images."""
+
+_SOURCE = "--data.source"
+_ALONE = ("-h", "--help", "--print-config")
+_USAGE = f"""\
+IMAGES: folders, files, globs, lists or data sets, as in {_SOURCE}. Without a configuration before
+them, the settings are derived from the images and the device (configuration {FOR_IMAGES}).
+{", ".join(SHORT_OPTIONS)}: short for {", ".join(SHORT_OPTIONS.values())}.
+
+Examples:
+  pcd-hub distill                            {DEFAULT}: offline, on a CPU, in minutes
+  pcd-hub distill photos --hours 2           your own images
+  pcd-hub distill photos 'more/*.jpg' --student mobilenetv4_conv_small --teacher timm:NAME
+  pcd-hub distill photos --hours 2 --optim.global-batch-size 64 --run.name resnet18.pcd_photos
+  pcd-hub distill --config runs/own_images/config.json     the same settings again"""
+
+
+def parse_distill(arguments: list[str]) -> Parsed[DistillConfig]:
+    """Parse ``[CONFIG] [IMAGES ...] [--hours H] [--group.field VALUE ...]``.
+
+    Without any word the configuration is ``quickstart``; with images alone, ``own_images``.
+
+    Raises:
+        ConfigError: If a word is neither a configuration nor images, or an option is wrong.
+    """
+    words, flags = split_words(with_long_options(arguments))
+    name, images = _configuration(words)
+    if images:
+        if _SOURCE in {flag.partition("=")[0] for flag in flags}:
+            raise ConfigError(
+                f"images are given twice: {as_typed(tuple(images))} and {_SOURCE}; name all of "
+                "them in one place"
+            )
+        flags = [_SOURCE, *images, *flags]
+    return parse_given(DISTILL, DEFAULT, [*([name] if name else []), *flags], usage=_USAGE)
+
+
+def split_words(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Separate words from options with their values.
+
+    A word may follow an option that takes one value: ``--run.hours 2 photos``.
+    """
+    takes_one = set(_single_valued())
+    words: list[str] = []
+    flags: list[str] = []
+    free = 0  # values that the last option can still take
+    for argument in arguments:
+        if argument.startswith("-") and argument != "-":
+            flag, equals, _ = argument.partition("=")
+            single = flag.replace("_", "-") in takes_one
+            free = int(not equals) if single else 0 if flag in _ALONE else len(arguments)
+            flags.append(argument)
+        elif flags and free:
+            free -= 1
+            flags.append(argument)
+        else:
+            words.append(argument)
+    return words, flags
+
+
+def _single_valued() -> Iterator[str]:
+    """Yield the options that take exactly one value."""
+    yield "--config"
+    for option in options(DISTILL[FOR_IMAGES]):
+        if option.kind is not bool and not _holds_tuples(option.kind):
+            yield option.name
+
+
+def _holds_tuples(kind: Any) -> bool:
+    inner = typing.get_args(kind)
+    return typing.get_origin(kind) is tuple or any(map(_holds_tuples, inner))
+
+
+def _configuration(words: list[str]) -> tuple[str, list[str]]:
+    """Return the name of the configuration, empty for the default, and the images."""
+    if not words:
+        return "", []
+    name, *images = words
+    if name not in DISTILL:
+        name, images = FOR_IMAGES, words
+    elif exists(Path(name)):
+        log.warning("%s is the configuration of that name; for the folder write ./%s", name, name)
+    for word in images:
+        _check_images(word, is_first=word == words[0])
+    return name, images
+
+
+def _check_images(word: str, *, is_first: bool) -> None:
+    """Reject a misspelt name and a missing path; globs and URIs are checked when they are opened.
+
+    Raises:
+        ConfigError: If there is no such path, and the word is neither a glob nor a URI.
+    """
+    shown = as_typed(word)
+    if Path(word).suffix in {".json", ".yaml", ".yml"}:
+        raise ConfigError(
+            f"no configuration and no images '{shown}'; for a file of settings use --config {shown}"
+        )
+    if exists(local_path(word)) or set(word) & set(":*?["):
+        return
+    images = "a folder, a file, a glob, or a data set such as hf:ORG/NAME"
+    if not is_first or "/" in word:
+        raise ConfigError(f"no images '{shown}': expected {images}")
+    raise ConfigError(
+        f"no configuration and no images '{shown}'{nearest(word, DISTILL)}; expected one of "
+        f"{', '.join(DISTILL)}, or {images}"
+    )

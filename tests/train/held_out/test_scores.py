@@ -1,0 +1,39 @@
+import pytest
+
+from pcd_hub.train.held_out.scores import Scores, compare_with_start, paired_difference
+
+
+def scores(retrieval, loss=(1.0, 2.0, 3.0), step=0):
+    return Scores(step=step, retrieval=retrieval, loss=loss, cka=50.0, effective_rank=7.0)
+
+
+def test_the_standard_error_is_that_of_the_differences_image_by_image():
+    found = paired_difference([11.0, 21.0, 34.0], [10.0, 20.0, 30.0])
+    assert found.mean == 2
+    assert found.standard_error == pytest.approx(1.0), "sqrt(3) / sqrt(3), not that of 10 to 30"
+    assert found.is_noise
+    assert not paired_difference([12.0, 22.0, 32.5], [10.0, 20.0, 30.0]).is_noise
+
+
+@pytest.mark.parametrize(
+    ("student", "outcome", "words"),
+    [
+        ((20.0, 30.0, 40.5), "better", "agrees with the teacher better than its random start on 3"),
+        ((0.0, 10.0, 20.5), "worse", "agrees with the teacher worse than its random start on 3"),
+        ((11.0, 19.0, 30.5), "within noise", "differs from its random start only within noise"),
+    ],
+)
+def test_the_verdict_compares_with_the_start_and_gives_the_numbers(student, outcome, words):
+    start = scores((10.0, 20.0, 30.0))
+    verdict = compare_with_start(start, scores(student, step=9), start_name="random start")
+    assert verdict.outcome == outcome
+    assert words in verdict.sentence
+    assert "3 held-out images" in verdict.sentence
+    assert "20.0 %" in verdict.sentence
+    assert "±" in verdict.sentence
+
+
+def test_means_and_state():
+    found = scores((10.0, 20.0, 30.0), step=4)
+    assert found.means() == {"retrieval": 20.0, "cka": 50.0, "effective_rank": 7.0, "loss": 2.0}
+    assert Scores.from_dict(found.to_dict()) == found

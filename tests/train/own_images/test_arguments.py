@@ -1,0 +1,96 @@
+"""Words of ``pcd-hub distill``: a configuration, or images with derived settings."""
+
+import pytest
+
+from pcd_hub.errors import ConfigError
+from pcd_hub.train.own_images.arguments import parse_distill
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "more").mkdir()
+    return "photos"
+
+
+def sources(config) -> tuple[str, ...]:
+    found = config.data.source
+    return (found,) if isinstance(found, str) else found
+
+
+def test_without_words_it_is_the_quickstart():
+    name, config, given = parse_distill([])
+    assert (name, config.derive, given) == ("quickstart", False, frozenset())
+    assert parse_distill(["--run.seed=3"]).name == "quickstart"
+
+
+def test_images_select_own_images(photos):
+    name, config, given = parse_distill([photos])
+    assert (name, config.derive) == ("own_images", True)
+    assert sources(config) == (photos,)
+    assert given == {"data.source"}
+
+
+@pytest.mark.parametrize("uri", ["hf:org/photos", "photos/*.jpg", "s3://bucket/photos"])
+def test_globs_and_data_sets_are_images(uri):
+    assert sources(parse_distill([uri]).config) == (uri,)
+
+
+def test_images_may_follow_options_that_take_one_value(photos):
+    name, config, given = parse_distill(["--hours", "0.5", "--output-dir=x", photos])
+    assert (name, config.run.hours, sources(config)) == ("own_images", 0.5, (photos,))
+    assert given == {"data.source", "run.hours", "run.output_dir"}
+
+
+def test_short_options_set_teacher_student_and_folder(photos):
+    config = parse_distill(
+        [photos, "--teacher", "quickstart", "--student=resnet34", "--output-dir", "out"]
+    ).config
+    assert config.teacher.source == "quickstart"
+    assert config.student.arch == "resnet34"
+    assert str(config.run.output_dir) == "out"
+
+
+def test_a_configuration_may_be_given_images(photos):
+    name, config, _ = parse_distill(["pcd_r18", photos, "--optim.epochs", "3"])
+    assert (name, config.derive, config.optim.epochs) == ("pcd_r18", False, 3)
+    assert sources(config) == (photos,)
+
+
+def test_a_configuration_wins_over_a_folder_of_its_name(photos, tmp_path, caplog):
+    (tmp_path / "quickstart").mkdir()
+    assert parse_distill(["quickstart"]).name == "quickstart"
+    assert "for the folder write ./quickstart" in caplog.text
+    assert sources(parse_distill(["./quickstart"]).config) == ("./quickstart",)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["quickstrat"],
+            "no configuration and no images 'quickstrat'; did you mean 'quickstart'?; expected one",
+        ),
+        (["fotos/"], "no images 'fotos/': expected a folder, a file, a glob, or a data set"),
+        (["photos", "moer"], "no images 'moer': expected a folder"),
+        (["mine.yaml"], "no configuration and no images 'mine.yaml'; for a file of settings use"),
+        (
+            ["photos", "--data.source", "more"],
+            "images are given twice: photos and --data.source; name all of them in one place",
+        ),
+    ],
+)
+def test_a_word_that_is_neither_is_one_line(photos, words, message):
+    with pytest.raises(ConfigError) as refused:
+        parse_distill(words)
+    assert str(refused.value).startswith(message)
+    assert "\n" not in str(refused.value)
+
+
+def test_help_explains_words_and_short_options(capsys):
+    with pytest.raises(SystemExit):
+        parse_distill(["--help"])
+    shown = capsys.readouterr().out
+    assert "pcd-hub distill photos --hours 2" in shown
+    assert "--hours, --teacher, --student, --output-dir: short for --run.hours," in shown
