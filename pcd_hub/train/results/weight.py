@@ -11,7 +11,7 @@ import torch
 from pcd_hub.errors import StudentError, WeightError
 from pcd_hub.evaluate.models import EvaluatedModel
 from pcd_hub.evaluate.scene_probe import scene_mosaics
-from pcd_hub.image_size import simplest
+from pcd_hub.image_size import format_size, simplest
 from pcd_hub.models.entries import STOCK_ARCHITECTURES, entry_cfg
 from pcd_hub.models.grid import pixel_grid
 from pcd_hub.report.curves import save_training_curve
@@ -67,7 +67,7 @@ def export_student(d: Distillation, weight_name: str) -> Path:
         metrics |= held_out_measurements(
             d.held_out,
             teacher=d.teacher.facts.source,
-            image_size=d.config.data.image_size,
+            image_size=format_size(d.config.data.image_size),
             command=f"{recipe(d)}, with the configuration of the record",
         )
     draw_feature_maps(d, pictures / "pca.png")
