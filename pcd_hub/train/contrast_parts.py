@@ -16,6 +16,7 @@ from pcd_hub.method.moco import MoCoV3, momentum_copy
 from pcd_hub.method.simclr import SimCLR
 from pcd_hub.train.batches import Normalise, num_workers
 from pcd_hub.train.configs.contrast import ContrastConfig
+from pcd_hub.train.configs.pretraining import resolve_augmentation
 from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.networks import build_backbone, memory_format, with_sync_batch_norm
 from pcd_hub.train.run_folder.folder import RunFolder
@@ -50,7 +51,11 @@ def resolve(config: ContrastConfig, *, accelerator: Accelerator, plan: BatchPlan
     """Return the configuration with all defaults resolved; it reproduces the same run."""
     workers = num_workers(config.data.num_workers, accelerator.device)
     config = resolve_run(config, total_steps=plan.total_steps, num_workers=workers)
-    return replace(config, speed=resolve_speed(config.speed, accelerator, steps=plan.total_steps))
+    return replace(
+        config,
+        data=resolve_augmentation(config.data),
+        speed=resolve_speed(config.speed, accelerator, steps=plan.total_steps),
+    )
 
 
 def build_contrast(

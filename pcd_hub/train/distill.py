@@ -54,6 +54,7 @@ from pcd_hub.train.optimizers import build_optimizer, learning_rate, optimizer_s
 from pcd_hub.train.own_images.arguments import parse_distill
 from pcd_hub.train.own_images.decisions import log_decisions
 from pcd_hub.train.own_images.settings import find_settings, median_short_side, set_length
+from pcd_hub.train.own_images.surveying import survey_images, write_survey
 from pcd_hub.train.own_images.timing import measure_step
 from pcd_hub.train.results.weight import save_weight
 from pcd_hub.train.run import TrainingRun
@@ -211,9 +212,12 @@ def prepare(
         started: Time of the run's start, by ``time.monotonic``; now if not given.
     """
     started = time.monotonic() if started is None else started
-    source, held_out = split_held_out(
-        open_training_source(config.data, accelerator), share=config.data.held_out
+    images = open_training_source(config.data, accelerator)
+    survey = on_main_process(
+        accelerator,
+        lambda: survey_images(images, config, default_name=config_name, given=given),
     )
+    source, held_out = split_held_out(images, share=config.data.held_out)
     settings = on_main_process(
         accelerator,
         lambda: find_settings(
@@ -221,7 +225,7 @@ def prepare(
             default_name=config_name,
             given=given,
             num_images=count_images(source),
-            short_side=median_short_side(source),
+            short_side=survey.short_side if survey else median_short_side(source),
             accelerator=accelerator,
         ),
     )
@@ -235,7 +239,7 @@ def prepare(
         )
         d.config = with_fields(d.config, settings.length)
         d.plan = plan_epochs(source, d.config.optim, d.config.run, accelerator)
-    d.decisions = settings.decisions
+    d.decisions, d.survey = settings.decisions, survey
     d.folder = RunFolder.open(
         accelerator,
         d.config,
@@ -243,6 +247,8 @@ def prepare(
         default_name=config_name,
         inputs={"data": source.fingerprint(), "teacher": f"sha256 {d.teacher.facts.sha256}"},
     )
+    if accelerator.is_main_process and survey is not None:
+        write_survey(d.folder, survey)
     if accelerator.is_main_process and d.decisions:
         log_decisions(d.folder, d.decisions)
     move_to_device(d)
