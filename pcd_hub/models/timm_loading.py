@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from pcd_hub.errors import first_line
 from pcd_hub.files.read import check_is_file, read_bounded
+from pcd_hub.image_size import format_size, height_width
 from pcd_hub.models.entries import entry_cfg, forget_tensors
 from pcd_hub.models.torch_files import read_torch_file
 
@@ -115,6 +116,7 @@ def create_pretrained(name: str, **arguments: Any) -> nn.Module:
     scheme, place = _split(name)
     if config := read_config(name):
         _check_arguments(config.model_args)
+        _check_image_size(config.model_args, arguments)
         if scheme == "local-dir":
             file = _weights_file(Path(place))
             _check_size(config, [file.stat().st_size])
@@ -224,6 +226,17 @@ def _check_arguments(model_args: Mapping[str, Any]) -> None:
         for number in numbers:
             if not number <= most:  # true for NaN as well
                 raise ValueError(f"config.json: model_args: {key} is {number:g}, at most {most}")
+
+
+def _check_image_size(model_args: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+    """Check that non-square position embeddings keep their size: timm 1.0.26 resizes squares."""
+    own = model_args.get("img_size")
+    size = arguments.get("img_size", own)
+    if isinstance(own, list) and height_width(own) != height_width(size):
+        raise ValueError(
+            f"its position embeddings are for {format_size(own)} px, and not every timm can resize "
+            f"embeddings that are not square: expected that size, found {format_size(size)}"
+        )
 
 
 def _numbers(value: object) -> Iterator[float]:

@@ -9,6 +9,7 @@ from typing import Any
 from timm.models import get_pretrained_cfg
 
 from pcd_hub.errors import WeightError
+from pcd_hub.image_size import format_size
 from pcd_hub.weights.card_metadata import front_matter, hub_repository, needs_import
 from pcd_hub.weights.layout import MANIFEST_FILE, WEIGHTS_FILE
 from pcd_hub.weights.manifest import record_sha256
@@ -90,8 +91,7 @@ def _summary(record: WeightRecord, files: list[dict[str, Any]]) -> str:
         f"{_number(facts, 'parameters', 1e6)} M parameters",
         f"{size / 1e6:.1f} MB",
         f"{_number(facts, 'macs', 1e9)} GMACs at {_fact(facts, 'image_size')} px",
-        f"{_fact(facts, 'channels')} channels out",
-        f"licence {_text(record.licenses['weights'])}",
+        f"{_fact(facts, 'channels')} channels out; licence {_text(record.licenses['weights'])}",
     ]
     return (
         f"A timm backbone: {'; '.join(parts)}. Made with "
@@ -305,7 +305,7 @@ def _number(facts: dict[str, Any], key: str, unit: float) -> str:
 
 def _fact(facts: dict[str, Any], key: str) -> str:
     value = facts.get(key)
-    return NOT_STATED if value is None else _text(value)
+    return NOT_STATED if value is None else _text(format_size(value))
 
 
 def _text(value: object) -> str:

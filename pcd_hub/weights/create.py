@@ -1,6 +1,7 @@
 """Create a timm model with a verified weight from this machine or the Hub."""
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pcd_hub.errors import PCDHubError, WeightError
+from pcd_hub.image_size import format_size, height_width
 from pcd_hub.models.entries import entry_cfg, forget_tensors
 from pcd_hub.weights import store
 from pcd_hub.weights.hub.fetch import fetch, read_fetched
@@ -128,6 +130,9 @@ def build_model(weight: ReadWeight, **timm_arguments: Any) -> nn.Module:
     """Build a timm model and load the tensors of a verified weight."""
     config = weight.config
     arguments = {"num_classes": 0, **config.get("model_args", {}), **timm_arguments}
+    own_size = config.get("model_args", {}).get("img_size")
+    if isinstance(own_size, list) and height_width(own_size) != height_width(arguments["img_size"]):
+        weight = _resized(weight, arguments["img_size"])
     cfg = {**known_cfg(config["pretrained_cfg"]), "state_dict": weight.tensors}
     model = timm.create_model(
         config["architecture"], pretrained=True, pretrained_cfg=cfg, **arguments
@@ -135,10 +140,27 @@ def build_model(weight: ReadWeight, **timm_arguments: Any) -> nn.Module:
     return forget_tensors(model)
 
 
+def _resized(weight: ReadWeight, size: int | Sequence[int]) -> ReadWeight:
+    """Resample the position embeddings of a non-square weight; timm 1.0.26 takes any as square."""
+    model: Any = build_model(weight)
+    if not hasattr(model, "set_input_size"):
+        own_size = format_size(weight.config["model_args"]["img_size"])
+        raise WeightError(
+            f"{weight.record.name} was trained at {own_size} px, and timm cannot resize its "
+            f"architecture; expected img_size {own_size}, found {format_size(size)}"
+        )
+    model.set_input_size(img_size=height_width(size))
+    cfg = {**weight.config["pretrained_cfg"], "input_size": [3, *height_width(size)]}
+    return weight._replace(
+        tensors=model.state_dict(), config={**weight.config, "pretrained_cfg": cfg}
+    )
+
+
 @torch.inference_mode()
-def golden_features(model: nn.Module, image_size: int) -> tuple[float, ...]:
+def golden_features(model: nn.Module, image_size: int | Sequence[int]) -> tuple[float, ...]:
     """Return the first eight pooled features of a fixed image, as a fingerprint of the weight."""
-    rows, columns = (torch.linspace(-2, 2, image_size).view(shape) for shape in ((-1, 1), (1, -1)))
+    height, width = height_width(image_size)
+    rows, columns = torch.linspace(-2, 2, height)[:, None], torch.linspace(-2, 2, width)[None]
     image = torch.stack(
         [rows * columns, torch.sin(3 * rows) - columns, torch.cos(5 * columns * rows)]
     )

@@ -1,5 +1,6 @@
 """Loading by name: what is checked, and what the caller may say."""
 
+import copy
 import json
 import shutil
 import time
@@ -12,6 +13,7 @@ from huggingface_hub import constants
 
 import pcd_hub
 from pcd_hub.errors import HubError, WeightError
+from pcd_hub.models.timm_loading import create_pretrained
 from pcd_hub.weights import catalogue, create, store
 from pcd_hub.weights.hub import published
 from pcd_hub.weights.hub.address import check_endpoint, redacted
@@ -48,6 +50,28 @@ def test_a_folder_and_a_stored_name_load_the_same(folder, model):
 def test_what_would_load_something_else_is_refused(folder, argument):
     with pytest.raises(WeightError, match=f"takes no {argument}"):
         pcd_hub.create_model(f"local-dir:{folder}", **{argument: {}})
+
+
+def test_position_embeddings_that_are_not_square_are_resized(tmp_path):
+    """An older timm takes four times nine tokens for six times six, which mixes up their order."""
+    torch.manual_seed(1)
+    model = timm.create_model("test_vit", num_classes=0, img_size=(64, 144))
+    folder = exported(tmp_path / "export", "test_vit", model, image_size=(64, 144))
+    for load in (pcd_hub.create_model, timm.create_model):
+        again = load(
+            f"local-dir:{folder}", **({"pretrained": True} if load is timm.create_model else {})
+        )
+        assert again.patch_embed.grid_size == (4, 9)
+        assert torch.equal(again.pos_embed, model.pos_embed)
+    for arguments in ({}, {"features_only": True}):
+        square = pcd_hub.create_model(f"local-dir:{folder}", img_size=96, **arguments)
+        position = dict(square.named_parameters())
+        name = next(name for name in position if name.endswith("pos_embed"))
+        expected = copy.deepcopy(model)
+        expected.set_input_size(img_size=(96, 96))
+        torch.testing.assert_close(position[name], expected.pos_embed)
+    with pytest.raises(ValueError, match="for 64 x 144 px, .* expected that size, found 96"):
+        create_pretrained(f"local-dir:{folder}", img_size=96)
 
 
 def test_a_weight_under_the_name_of_another_architecture_is_refused(tmp_path):

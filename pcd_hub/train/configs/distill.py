@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pcd_hub.errors import ConfigError
 from pcd_hub.method.heads import STUDENT_HEADS
-from pcd_hub.train.configs.fields import Bounds, Channels, Count, ImageSide, Positive, Share
+from pcd_hub.train.configs.fields import Bounds, Channels, Count, HeightWidth, Positive, Share
 from pcd_hub.train.configs.pretraining import (
     DataConfig,
     ModelConfig,
@@ -30,11 +30,11 @@ class TeacherConfig:
     """Teacher: quickstart (in the package), timm:NAME,
     hf-hub:ORG/NAME[@REVISION], local-dir:DIR, mocov3_r50:FILE,
     mocov3:ARCH:FILE, resnet:ARCH:FILE ..."""
-    image_size: ImageSide | Literal["match"] | None = None
-    """Height and width in pixels to which views are resized for the teacher.
-    None: the student's size. match: the size at which the teacher's
-    feature map has the student's height and width, if there is one;
-    otherwise its feature map is resampled."""
+    image_size: HeightWidth | Literal["match"] | None = None
+    """Size in pixels to which views are resized for the teacher: the shorter
+    side, or height and width. None: the student's size. match: the size at
+    which the teacher's feature map has the student's height and width, if
+    there is one; otherwise its feature map is resampled."""
     keep_last_norm: bool = True
     """Keep the BatchNorm without weights that ends a head like MoCo v3's.
     The released PCD code drops it."""
@@ -204,7 +204,7 @@ DISTILL: dict[str, DistillConfig] = {
         run=DistillRunConfig(max_steps=500, checkpoint_every_steps=250),
         probe_scenes=400,
     ),
-    "own_images": DistillConfig(derive=True, data=DistillDataConfig(source="")),
+    "own_images": DistillConfig(derive=True, data=DistillDataConfig(source="", held_out=0.02)),
     "pcd_r18": DistillConfig(teacher=TeacherConfig(source=_MOCO_TEACHER)),
     "pcd_r18_released": DistillConfig(
         teacher=TeacherConfig(source=_MOCO_TEACHER, keep_last_norm=False),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pcd_hub.data.sources.open import ImageSource
 from pcd_hub.errors import ConfigError
+from pcd_hub.image_size import height_width
 from pcd_hub.train.batches import num_workers
 from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.distill_parts import Distillation
@@ -45,7 +46,7 @@ def read_held_out(
     return read_on_main_process(
         accelerator,
         source,
-        size=(config.data.image_size, config.data.image_size),
+        size=height_width(config.data.image_size),
         num_workers=num_workers(config.data.num_workers, accelerator.device),
     )
 

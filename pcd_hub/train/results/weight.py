@@ -2,14 +2,16 @@
 
 import dataclasses
 import itertools
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pcd_hub.errors import WeightError
+from pcd_hub.errors import StudentError, WeightError
 from pcd_hub.evaluate.models import EvaluatedModel
 from pcd_hub.evaluate.scene_probe import scene_mosaics
+from pcd_hub.image_size import simplest
 from pcd_hub.models.entries import STOCK_ARCHITECTURES, entry_cfg
 from pcd_hub.models.grid import pixel_grid
 from pcd_hub.report.curves import save_training_curve
@@ -23,6 +25,8 @@ from pcd_hub.weights import store
 from pcd_hub.weights.export import check_finite, export_weight
 from pcd_hub.weights.manifest import read_manifest, write_json
 from pcd_hub.weights.record import WeightRecord
+
+log = logging.getLogger("pcd_hub")
 
 CARD_PICTURES = ("pca.png", "probe.png", "training.png")
 """Pictures that are published with the weight; none of them shows a training image."""
@@ -58,7 +62,7 @@ def export_student(d: Distillation, weight_name: str) -> Path:
     pictures = folder / "pictures"
     state = {key: value.cpu() for key, value in d.student.state_dict().items()}
     check_finite(state)
-    metrics = probe(d, pictures / "probe.png") if d.config.probe_scenes else {}
+    metrics = measure_on_scenes(d, pictures / "probe.png")
     if d.held_out is not None:
         metrics |= held_out_measurement(
             d.held_out,
@@ -102,6 +106,17 @@ def _new_export_folder(folder: Path) -> Path:
     return next(path for path in map(folder.joinpath, names) if not path.exists())
 
 
+def measure_on_scenes(d: Distillation, picture: Path) -> dict[str, Any]:
+    """Probe as configured; a backbone that cannot take the scenes has no such measurement."""
+    if not d.config.probe_scenes:
+        return {}
+    try:
+        return probe(d, picture)
+    except StudentError as error:
+        log.warning("no linear probe on generated scenes: %s", error)
+        return {}
+
+
 def probe(d: Distillation, picture: Path) -> dict[str, Any]:
     """Compare start, student and teacher by a linear probe on generated scenes."""
     cfg, facts = entry_cfg(d.config.student.arch), d.teacher.facts
@@ -141,7 +156,7 @@ def draw_feature_maps(d: Distillation, path: Path) -> None:
     else:  # a training view's feature map is too small for a figure
         images = scene_mosaics(2, tiles=4)
         teacher.set_sizes(images.shape[-1])
-    student = pixel_grid(d.student, image_size=images.shape[-1])
+    student = pixel_grid(d.student, image_size=simplest(images.shape[2:]))
     mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (cfg.mean, cfg.std))
     values = images.to(device).float() / 255
     feature_maps = {

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from pcd_hub.data.sources.uris import is_dir, is_file, local_path
 from pcd_hub.errors import PCDHubError, StudentError, TeacherError, first_line
 from pcd_hub.files.strict_json import printable
+from pcd_hub.image_size import ImageSize
 from pcd_hub.models.entries import build_arguments, entry_cfg
 from pcd_hub.models.tensor_files import check_tensors, load_tensor_file, tensors_sha256
 from pcd_hub.models.timm_loading import (
@@ -91,7 +92,7 @@ class _Loaded(NamedTuple):
 
 
 def load_start(
-    student: nn.Module, weights: str, *, architecture: str, image_size: int, in_chans: int = 3
+    student: nn.Module, weights: str, *, architecture: str, image_size: ImageSize, in_chans: int = 3
 ) -> StartWeight | None:
     """Load the weights that a student starts from into it; the random state is unchanged.
 

@@ -91,7 +91,9 @@ def publish(
         )
     source = finished_export(run_or_name)
     given = (license, teacher_license, data_license, start_license)
-    licenses = dict(zip(("weights", "teacher", "data", "start"), given, strict=True))
+    licenses: dict[str, str | None] = dict(
+        zip(("weights", "teacher", "data", "start"), given, strict=True)
+    )
     if dry_run and dry_run.exists():
         raise WeightError(f"{dry_run} exists already; use a new folder for the dry run")
     with temporary_folder() as scratch:

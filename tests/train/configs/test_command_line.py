@@ -36,8 +36,14 @@ COUNT = "expected an integer from 1 to 1000000000"
         ),
         (
             "--teacher.image-size -32",
-            "--teacher.image-size -32: expected an integer from 8 to 16384 or match or None",
+            "--teacher.image-size -32: expected an integer from 8 to 16384 or 2 such values or",
         ),
+        (
+            "--data.image-size 96 160 3",
+            "--data.image-size 96 160 3: expected an integer from 8 to 16384 or 2 such values, as",
+        ),
+        ("--data.image-size 96 4", "--data.image-size 96 4: expected an integer from 8"),
+        ("--data.image-size", "--data.image-size: expected an integer from 8"),
         (
             "--run.resume True",
             "--run.resume True: expected no value; use --run.resume or ",
