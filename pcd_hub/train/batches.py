@@ -18,6 +18,7 @@ from pcd_hub.data.sources.open import ImageSource, ImageStream, open_sources
 from pcd_hub.data.views import byol_views
 from pcd_hub.data.workers import default_workers
 from pcd_hub.errors import ConfigError
+from pcd_hub.image_size import ImageSize, height_width
 from pcd_hub.models.entries import entry_cfg
 from pcd_hub.train.configs.distill import DataConfig, OptimConfig, RunConfig
 from pcd_hub.train.configs.fields import one_as_text
@@ -178,14 +179,14 @@ class Normalise:
         self._std = torch.tensor(cfg.std, device=device).view(3, 1, 1)
         self._device = device
 
-    def images(self, batch: Batch) -> Float[Tensor, "two_b 3 size size"]:
+    def images(self, batch: Batch) -> Float[Tensor, "two_b 3 height width"]:
         """Return images in [0, 1]: the first view of every image, then every second view."""
         views = batch.views.to(self._device, non_blocking=True).transpose(0, 1).flatten(0, 1)
         return (views / 255).contiguous(memory_format=self._memory_format)
 
-    def example(self, count: int, size: int) -> Float[Tensor, "count 3 size size"]:
+    def example(self, count: int, size: ImageSize) -> Float[Tensor, "count 3 height width"]:
         """Return black images in the memory format of a batch."""
-        images = torch.zeros(count, 3, size, size, device=self._device)
+        images = torch.zeros(count, 3, *height_width(size), device=self._device)
         return images.contiguous(memory_format=self._memory_format)
 
     def __call__(

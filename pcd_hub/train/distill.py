@@ -11,6 +11,7 @@ import contextlib
 import copy
 import functools
 import logging
+import time
 from typing import Any
 
 import torch
@@ -20,7 +21,9 @@ from torch.profiler import record_function
 
 from pcd_hub.data.loader import Batch
 from pcd_hub.data.sources.held_out import split_held_out
+from pcd_hub.data.sources.open import ImageSource, ImageStream
 from pcd_hub.errors import ConfigError
+from pcd_hub.image_size import height_width
 from pcd_hub.method.distiller import freeze_unused_parameters
 from pcd_hub.method.moments import ChannelMoments
 from pcd_hub.train.batches import (
@@ -33,21 +36,35 @@ from pcd_hub.train.batches import (
 )
 from pcd_hub.train.configs.command_line import run_main
 from pcd_hub.train.configs.distill import DistillConfig
+from pcd_hub.train.configs.files import with_fields
 from pcd_hub.train.distill_parts import (
     Distillation,
     build_distiller,
+    build_student,
     build_teacher_statistics,
+    describe_inputs,
     load_teacher,
     move_to_device,
     resolve,
+    trial,
+    with_start,
 )
 from pcd_hub.train.held_out.open import open_held_out, read_held_out
 from pcd_hub.train.held_out.plateau import EarlyEnd
-from pcd_hub.train.launch import finish, start_accelerator
+from pcd_hub.train.launch import finish, on_main_process, start_accelerator
 from pcd_hub.train.monitors.collapse import CollapseMonitor
-from pcd_hub.train.networks import build_backbone
-from pcd_hub.train.optimizers import build_optimizer, learning_rate, optimizer_step
+from pcd_hub.train.optimizers import (
+    build_optimizer,
+    drop_gradients,
+    head_only_steps,
+    learning_rate,
+    optimizer_step,
+)
 from pcd_hub.train.own_images.arguments import parse_distill
+from pcd_hub.train.own_images.records import record_decisions
+from pcd_hub.train.own_images.settings import find_settings, set_length
+from pcd_hub.train.own_images.surveyed import survey_images
+from pcd_hub.train.own_images.timing import measure_step
 from pcd_hub.train.results.weight import save_weight
 from pcd_hub.train.run import TrainingRun
 from pcd_hub.train.run_folder.folder import RunFolder
@@ -74,14 +91,14 @@ def run(
         config_name: Its name, for the run's folder and record.
         given: Fields that the user sets, as ``group.field``; they are never derived.
     """
-    del given  # nothing is derived yet
+    started = time.monotonic()
     weight_name = check_weight_name(config)
     accelerator = start_accelerator(
         trackers=config.run.trackers,
         speed=config.speed,
         static_graph=config.optim.accumulation_steps == 1,
     )
-    distillation = prepare(accelerator, config, config_name)
+    distillation = prepare(accelerator, config, config_name, given=given, started=started)
     train(distillation)
     with finishing(distillation.folder.path):
         finish(accelerator)
@@ -95,8 +112,7 @@ def train(d: Distillation) -> None:
     """Train the student and its head against the frozen teacher."""
     accelerator, config, plan = d.accelerator, d.config, d.plan
     end = EarlyEnd(plan.total_steps) if d.held_out is None else d.held_out.end
-    optimizer = build_optimizer(d.distiller, config.optim, config.speed)
-    wrapped, optimizer = accelerator.prepare(d.distiller, optimizer)
+    wrapped, optimizer = wrap(d)
     run = TrainingRun(
         accelerator=accelerator,
         folder=d.folder,
@@ -130,15 +146,27 @@ def train(d: Distillation) -> None:
     for step, batches in run.steps():
         if d.held_out is not None:
             d.held_out.measure_start(step)
-        loss, norm = training_step(d, wrapped, optimizer, batches)
+        head_only = step < head_only_steps(config.optim, plan.total_steps)
+        loss, norm = training_step(d, wrapped, optimizer, batches, head_only=head_only)
         if d.held_out is not None:
             d.held_out.measure(step + 1)
         measured = accelerator.is_main_process and run.is_measured(step)
         run.end_step(loss, norm, metrics=monitor.measure(step) if measured else None)
 
 
+def wrap(d: Distillation) -> tuple[nn.Module, Any]:
+    """Build the optimizer, and wrap it and the networks with gradients for all processes."""
+    optimizer = build_optimizer(d.distiller, d.config.optim, d.config.speed)
+    return d.accelerator.prepare(d.distiller, optimizer)
+
+
 def training_step(
-    d: Distillation, distiller: nn.Module, optimizer: Any, batches: list[Batch]
+    d: Distillation,
+    distiller: nn.Module,
+    optimizer: Any,
+    batches: list[Batch],
+    *,
+    head_only: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Update student and queue by one global batch; return this process's loss and gradient norm.
 
@@ -147,6 +175,7 @@ def training_step(
         distiller: Student, head and loss, wrapped by the Accelerator.
         optimizer: Optimizer, wrapped by the Accelerator.
         batches: This process's batches, one per accumulation step.
+        head_only: Leave the student's weights unchanged and train its head.
     """
     accelerator = d.accelerator
     losses, keys = [], []
@@ -168,6 +197,8 @@ def training_step(
             losses.append(loss)
             with record_function("backward"):  # outside autocast, which rounds some gradients
                 accelerator.backward(loss)
+    if head_only:
+        drop_gradients(d.distiller.student)
     clip_grad_norm = d.config.optim.clip_grad_norm
     norm = optimizer_step(distiller, optimizer, accelerator, clip_grad_norm=clip_grad_norm)
     if d.queue is not None:
@@ -181,46 +212,98 @@ def pair_views(target: Tensor, config: DistillConfig) -> Tensor:
     return target.roll(len(target) // 2, 0) if config.method.views == "cross" else target
 
 
-def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -> Distillation:
-    """Build everything; invalid settings raise before the output folder is created."""
+def prepare(
+    accelerator: Accelerator,
+    config: DistillConfig,
+    config_name: str,
+    *,
+    given: frozenset[str] = frozenset(),
+    started: float | None = None,
+) -> Distillation:
+    """Build everything; invalid settings raise before the output folder is created.
+
+    Args:
+        accelerator: The run's Accelerator.
+        config: The requested configuration.
+        config_name: Its name.
+        given: Fields that the user sets, as ``group.field``.
+        started: Time of the run's start, by ``time.monotonic``; now if not given.
+    """
+    started = time.monotonic() if started is None else started
+    everything = open_training_source(config.data, accelerator)
+    survey = on_main_process(accelerator, lambda: survey_images(everything, config, given))
+    source, held_out = split_held_out(everything, share=config.data.held_out)
+    settings = on_main_process(
+        accelerator,
+        lambda: find_settings(
+            config,
+            default_name=config_name,
+            given=given,
+            num_images=count_images(source),
+            short_side=survey.short_side if survey else 0,
+            accelerator=accelerator,
+        ),
+    )
+    held_out_images = read_held_out(accelerator, settings.config, held_out)
+    d = build(accelerator, settings.config, config_name, source)
+    if settings.needs_measurement:
+        seconds = seconds_per_step(d)
+        used = time.monotonic() - started
+        settings = on_main_process(
+            accelerator, lambda: set_length(settings, seconds, seconds_used=used)
+        )
+        d.config = with_fields(d.config, settings.length)
+        d.plan = plan_epochs(source, d.config.optim, d.config.run, accelerator)
+    d.survey, d.decisions = survey, settings.decisions
+    d.folder = RunFolder.open(
+        accelerator,
+        d.config,
+        requested=settings.config,
+        default_name=config_name,
+        inputs=describe_inputs(source, d.teacher, d.start_weight),
+    )
+    if accelerator.is_main_process:
+        record_decisions(d)
+    move_to_device(d)
+    d.held_out = open_held_out(d, held_out_images)
+    return d
+
+
+def build(
+    accelerator: Accelerator,
+    config: DistillConfig,
+    config_name: str,
+    source: ImageSource | ImageStream,
+) -> Distillation:
+    """Build the networks and what belongs to them, on the CPU."""
     size = config.data.image_size
     torch.manual_seed(config.run.seed)
-    source = open_training_source(config.data, accelerator)
-    source, held_out = split_held_out(source, share=config.data.held_out)
-    held_out_images = read_held_out(accelerator, config, held_out)
     plan = plan_epochs(source, config.optim, config.run, accelerator)
-    student = build_backbone(config.student.arch, image_size=size)
-    random_start = copy.deepcopy(student.model)
+    student, start_weight = build_student(config)
+    start = copy.deepcopy(student.model)
     check_places(
         accelerator,
-        random_start,
+        start,
         output_dir=config.run.output_dir,
         stored_as=check_weight_name(config) if config.run.store else None,
     )
-    check_exportable(random_start, config.student.arch, image_size=size)
-    untrained = freeze_unused_parameters(student, image_size=size)
+    check_exportable(start, config.student.arch, image_size=size)
+    untrained = freeze_unused_parameters(student, torch.zeros(2, 3, *height_width(size)))
     teacher = load_teacher(config, student)
-    requested = config
+    config = with_start(config, start_weight)
     config = resolve(config, accelerator=accelerator, plan=plan, source=source, teacher=teacher)
     distiller = build_distiller(config, student, teacher)
     queue, moments = build_teacher_statistics(config, teacher)
-    folder = RunFolder.open(
-        accelerator,
-        config,
-        requested=requested,
-        default_name=config_name,
-        inputs={"data": source.fingerprint(), "teacher": f"sha256 {teacher.facts.sha256}"},
-    )
-    distillation = Distillation(
+    return Distillation(
         config=config,
         config_name=config_name,
         accelerator=accelerator,
-        folder=folder,
         source=source,
         plan=plan,
         teacher=teacher,
         student=student.model,
-        random_start=random_start,
+        start=start,
+        start_weight=start_weight,
         untrained=tuple(name.removeprefix("model.") for name in untrained),
         distiller=distiller,
         queue=queue,
@@ -231,9 +314,21 @@ def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -
             channels_last=config.speed.channels_last,
         ),
     )
-    move_to_device(distillation)
-    distillation.held_out = open_held_out(distillation, held_out_images)
-    return distillation
+
+
+def seconds_per_step(d: Distillation) -> float:
+    """Measure the training step on copies of the networks; call it on every process."""
+    log.info("measuring the duration of a step")
+    with trial(d) as copied:
+        wrapped, optimizer = wrap(copied)
+        wrapped.train()
+        return measure_step(
+            lambda batches: training_step(copied, wrapped, optimizer, batches),
+            open_batches(d.source, d.config.data, d.accelerator.device, d.plan, {}),
+            accumulation_steps=d.plan.accumulation_steps,
+            num_workers=d.config.data.num_workers or 0,
+            accelerator=d.accelerator,
+        )
 
 
 def check_weight_name(config: DistillConfig) -> str:

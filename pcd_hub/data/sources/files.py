@@ -84,6 +84,10 @@ class ImageFiles:
         """Return the path of image ``index``, relative to the folder."""
         return self._paths[index]
 
+    def path(self, index: int) -> Path:
+        """Return the file of image ``index``."""
+        return self.root / self._paths[index]
+
     def paths(self) -> list[str]:
         """Return all paths, relative to the folder."""
         return list(self._paths)

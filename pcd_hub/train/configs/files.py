@@ -61,9 +61,18 @@ def recorded(config: object) -> dict[str, Any]:
     return found
 
 
-def as_yaml(config: object) -> str:
-    """Return a configuration as a YAML file that ``--config`` reads."""
-    return yaml.safe_dump(recorded(config), sort_keys=False)
+def as_yaml(config: object, *, without: Collection[str] = ()) -> str:
+    """Return a configuration as a YAML file that ``--config`` reads.
+
+    Args:
+        config: The configuration.
+        without: Fields to omit, as ``group.field``.
+    """
+    found = recorded(config)
+    for name in without:
+        group, _, last = name.rpartition(".")
+        (found[group] if group else found).pop(last)
+    return yaml.safe_dump(found, sort_keys=False)
 
 
 def read_fields(config: object, file: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pcd_hub.train.configs.fields import (
     Area,
     Bounds,
     Count,
-    ImageSide,
+    HeightWidth,
     NotNegative,
     Positive,
     Share,
@@ -50,8 +50,8 @@ class DataConfig:
     """For hf-stream only: number of encoded images that each loader process
     shuffles; 1 keeps the stored order. Other sources are shuffled as a
     whole."""
-    image_size: ImageSide = 224
-    """Height and width of a view in pixels."""
+    image_size: HeightWidth = 224
+    """Height and width of a view in pixels: one number for both, or two (192 320)."""
     min_crop_area: Area = 0.08
     """Smallest random crop, as a share of the image area."""
     max_crop_area: Area = 1.0
