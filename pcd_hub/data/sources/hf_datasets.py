@@ -149,7 +149,7 @@ def _find_image_column(dataset: Any, uri: str, column: str | None) -> str:
     names = f" ({', '.join(columns)})" if columns else ""
     expected = "exactly 1" if column is None else f"a column '{column}'"
     remedy = (
-        f"name one, for example {uri.partition('#')[0]}#{columns[0]}"
+        f"name one, for example {uri.removesuffix(f'#{column}')}#{columns[0]}"
         if columns
         else "save it with one by dataset.select_columns(['image']).save_to_disk(DIR)"
     )

@@ -175,3 +175,15 @@ def test_one_image_as_a_source_is_refused_with_a_pattern(tmp_path):
     (tmp_path / "1.png").write_bytes(png(1))
     with pytest.raises(DataError, match=r"1.png is one image: expected .* such as '.*/\*.png'"):
         open_source(str(tmp_path / "1.png"))
+
+
+def test_heic_is_read_if_pillow_heif_is_installed(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.from_pillow(Image.new("RGB", (64, 48), (200, 0, 0))).save(tmp_path / "1.HEIC")
+    assert open_source(str(tmp_path))[0].size == (64, 48)
+
+
+def test_the_file_of_an_image_is_known_if_it_is_a_whole_file(folders):
+    source = open_sources([make_zip(folders / "x.zip", [("9.png", png(9))]), str(folders / "b")])
+    assert isinstance(source, CombinedImages)
+    assert [source.path(index) for index in range(2)] == [None, folders / "b" / "3.png"]
