@@ -4,7 +4,7 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import get_session
 from timm.models import clean_state_dict, model_entrypoint
 from timm.models._hub import download_from_hf
-from torch import nn
+from torch import Tensor, nn
 
 from pcd_hub.errors import first_line
 from pcd_hub.files.read import check_is_file, read_bounded
@@ -28,7 +28,8 @@ _MAX_CONFIG_BYTES = 1_000_000
 _MAX_LAYERS = 300  # timm's maximum is ResNet-RS-420: 139 blocks
 _MAX_NUMBER = 65_536
 _MAX_VALUES = 7_000_000_000  # timm's maximum is DINOv3's ViT-7B: 6.7 billion
-_TIMEOUT_SECONDS = 10.0
+TIMEOUT_SECONDS = 10.0
+"""Longest wait for an answer of the Hub."""
 _PREFERRED = (  # in the order of timm 1.0.26 to 1.0.31, followed by suffixes
     "model.safetensors",
     "pytorch_model.bin",
@@ -66,7 +67,7 @@ def cache_alone_if_unreachable(name: str) -> Iterator[str]:
     Yields:
         The reason why the Hub is not used; an empty string if it is used.
     """
-    reason = "" if constants.HF_HUB_OFFLINE or not _needs_hub(name) else _probe_hub()
+    reason = "" if constants.HF_HUB_OFFLINE or not _needs_hub(name) else probe_hub()
     with _PROCESS_LOCK:
         before = constants.HF_HUB_OFFLINE
         constants.HF_HUB_OFFLINE = before or bool(reason)
@@ -121,11 +122,52 @@ def create_pretrained(name: str, **arguments: Any) -> nn.Module:
             arguments["pretrained_cfg_overlay"] = _overlay(file)
         else:
             _check_size(config, _hub_file_sizes(place) if config.model_args else [])
-    with _missing_keys() as missing:
+    with _unmatched_keys() as unmatched:
         model = timm.create_model(name, pretrained=True, **arguments)
-    if missing:
+    if missing := unmatched.missing:
         raise ValueError(f"{len(missing)} weights are not in its file ({', '.join(missing[:3])})")
     return forget_tensors(model)
+
+
+def create_from_state(
+    architecture: str, state: Mapping[str, Tensor], **arguments: Any
+) -> nn.Module:
+    """Build a model without its classifier from a state dict in timm's keys, or convertible ones.
+
+    Args:
+        architecture: Name in timm.
+        state: Its weights, and those of its classifier if it has one.
+        **arguments: Further arguments for ``timm.create_model``.
+
+    Raises:
+        ValueError: If a weight is missing, or a key is unknown.
+        Exception: Any other error of timm.
+    """
+    overlay = {"source": "", "state_dict": dict(state), "num_classes": -1}  # never strict
+    with _unmatched_keys() as unmatched:
+        model = timm.create_model(
+            architecture,
+            pretrained=True,
+            num_classes=0,
+            pretrained_cfg_overlay=overlay,
+            **arguments,
+        )
+    # Old torchvision files lack these counters, which are not used in eval mode.
+    missing = [key for key in unmatched.missing if not key.endswith("num_batches_tracked")]
+    cfg: Any = model.pretrained_cfg
+    unknown = without_classifier(unmatched.unexpected, cfg.get("classifier"))
+    if missing or unknown:
+        raise ValueError(
+            f"{len(missing)} weights missing ({', '.join(missing[:3])}), "
+            f"{len(unknown)} unknown ({', '.join(unknown[:3])})"
+        )
+    return forget_tensors(model)
+
+
+def without_classifier(keys: list[str], classifier: str | Sequence[str] | None) -> list[str]:
+    """Return the keys that do not belong to ``classifier``, a field of timm's cfgs."""
+    names = (classifier,) if isinstance(classifier, str) else classifier or ()
+    return [key for key in keys if not key.startswith(tuple(f"{name}." for name in names))]
 
 
 def _needs_hub(name: str) -> bool:
@@ -140,10 +182,10 @@ def _needs_hub(name: str) -> bool:
             return False
 
 
-def _probe_hub() -> str:
+def probe_hub() -> str:
     """Return the reason why the Hub does not respond; an empty string if it does."""
     try:
-        get_session().head(constants.ENDPOINT, timeout=_TIMEOUT_SECONDS)
+        get_session().head(constants.ENDPOINT, timeout=TIMEOUT_SECONDS)
     except Exception as error:  # from requests or httpx
         return f"the Hub does not answer ({first_line(error)})"
     return ""
@@ -183,7 +225,7 @@ def _hub_file_sizes(place: str) -> list[int]:
     repo, _, revision = place.partition("@")
     try:
         info = HfApi().model_info(
-            repo, revision=revision or None, files_metadata=True, timeout=_TIMEOUT_SECONDS
+            repo, revision=revision or None, files_metadata=True, timeout=TIMEOUT_SECONDS
         )
     except Exception as error:  # depends on the HTTP library; the files may be cached
         log.info("the size of %s is unknown (%s)", place, first_line(error))
@@ -246,13 +288,18 @@ def _build_on_meta(config: TimmConfig) -> nn.Module | None:
         return None
 
 
+class _Unmatched(NamedTuple):
+    missing: list[str]
+    unexpected: list[str]
+
+
 @contextmanager
-def _missing_keys() -> Iterator[list[str]]:
-    """Collect the missing keys of this thread's ``load_state_dict`` calls inside the block.
+def _unmatched_keys() -> Iterator[_Unmatched]:
+    """Collect the unmatched keys of this thread's ``load_state_dict`` calls inside the block.
 
     timm only logs them. One thread at a time.
     """
-    missing: list[str] = []
+    unmatched = _Unmatched([], [])
     this_thread = threading.get_ident()
     with _PROCESS_LOCK:
         load_state_dict = nn.Module.load_state_dict
@@ -260,11 +307,12 @@ def _missing_keys() -> Iterator[list[str]]:
         def recording(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
             result = load_state_dict(self, *args, **kwargs)
             if threading.get_ident() == this_thread:
-                missing.extend(result.missing_keys)
+                unmatched.missing.extend(result.missing_keys)
+                unmatched.unexpected.extend(result.unexpected_keys)
             return result
 
         nn.Module.load_state_dict = recording
         try:
-            yield missing
+            yield unmatched
         finally:
             nn.Module.load_state_dict = load_state_dict

@@ -23,6 +23,7 @@ from pcd_hub.data.sources.held_out import split_held_out
 from pcd_hub.errors import ConfigError
 from pcd_hub.method.distiller import freeze_unused_parameters
 from pcd_hub.method.moments import ChannelMoments
+from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.batches import (
     Normalise,
     count_images,
@@ -37,7 +38,6 @@ from pcd_hub.train.distill_parts import (
     Distillation,
     build_distiller,
     build_teacher_statistics,
-    load_teacher,
     move_to_device,
     resolve,
 )
@@ -52,6 +52,7 @@ from pcd_hub.train.results.weight import save_weight
 from pcd_hub.train.run import TrainingRun
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.run_folder.preflight import check_places, finishing
+from pcd_hub.train.teacher.loading import load_teacher, resolve_teacher
 from pcd_hub.weights import store
 from pcd_hub.weights.export import check_exportable
 
@@ -65,7 +66,11 @@ def main(arguments: list[str]) -> None:
 
 
 def run(
-    config: DistillConfig, *, config_name: str, given: frozenset[str] = frozenset()
+    config: DistillConfig,
+    *,
+    config_name: str,
+    given: frozenset[str] = frozenset(),
+    teacher: Teacher | None = None,
 ) -> Distillation:
     """Distil and save the weight; return the finished distillation.
 
@@ -73,6 +78,7 @@ def run(
         config: The requested configuration.
         config_name: Its name, for the run's folder and record.
         given: Fields that the user sets, as ``group.field``; they are never derived.
+        teacher: A teacher from Python, instead of ``teacher.source``.
     """
     del given  # nothing is derived yet
     weight_name = check_weight_name(config)
@@ -81,7 +87,7 @@ def run(
         speed=config.speed,
         static_graph=config.optim.accumulation_steps == 1,
     )
-    distillation = prepare(accelerator, config, config_name)
+    distillation = prepare(accelerator, config, config_name, teacher)
     train(distillation)
     with finishing(distillation.folder.path):
         finish(accelerator)
@@ -181,7 +187,9 @@ def pair_views(target: Tensor, config: DistillConfig) -> Tensor:
     return target.roll(len(target) // 2, 0) if config.method.views == "cross" else target
 
 
-def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -> Distillation:
+def prepare(
+    accelerator: Accelerator, config: DistillConfig, config_name: str, given: Teacher | None = None
+) -> Distillation:
     """Build everything; invalid settings raise before the output folder is created."""
     size = config.data.image_size
     torch.manual_seed(config.run.seed)
@@ -199,8 +207,9 @@ def prepare(accelerator: Accelerator, config: DistillConfig, config_name: str) -
     )
     check_exportable(random_start, config.student.arch, image_size=size)
     untrained = freeze_unused_parameters(student, image_size=size)
-    teacher = load_teacher(config, student)
     requested = config
+    config = resolve_teacher(config, accelerator, given=given)
+    teacher = load_teacher(config, student, plan=plan, device=accelerator.device, given=given)
     config = resolve(config, accelerator=accelerator, plan=plan, source=source, teacher=teacher)
     distiller = build_distiller(config, student, teacher)
     queue, moments = build_teacher_statistics(config, teacher)

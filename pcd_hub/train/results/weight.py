@@ -12,6 +12,7 @@ from pcd_hub.evaluate.models import EvaluatedModel
 from pcd_hub.evaluate.scene_probe import scene_mosaics
 from pcd_hub.models.entries import STOCK_ARCHITECTURES, entry_cfg
 from pcd_hub.models.grid import pixel_grid
+from pcd_hub.models.teachers import Teacher
 from pcd_hub.report.curves import save_training_curve
 from pcd_hub.report.features import save_pca
 from pcd_hub.report.scene_probe import probe_backbones
@@ -112,6 +113,7 @@ def probe(d: Distillation, picture: Path) -> dict[str, Any]:
             ("distilled student", d.student, cfg),
             ("teacher", d.teacher.grid.model, facts),
         )
+        if hasattr(model, "forward_intermediates")  # a module from Python may lack it
     ]
     return {
         "scene_probe": probe_backbones(
@@ -159,7 +161,7 @@ def build_record(d: Distillation, weight_name: str, metrics: dict[str, Any]) -> 
         architecture=config.student.arch,
         recipe=recipe(d),
         config=d.folder.recorded_config(),
-        teacher=dataclasses.asdict(d.teacher.facts),
+        teacher=describe_teacher(d.teacher),
         data=describe_data(d.source, config.data, d.folder.inputs["data"]),
         steps=d.exported_step,
         images_seen=d.exported_step * config.optim.global_batch_size,
@@ -175,3 +177,9 @@ def build_record(d: Distillation, weight_name: str, metrics: dict[str, Any]) -> 
         metrics=metrics,
         **d.folder.provenance(),
     )
+
+
+def describe_teacher(teacher: Teacher) -> dict[str, Any]:
+    """Return the teacher's provenance, with its warnings if there are any."""
+    facts = dataclasses.asdict(teacher.facts)
+    return facts | ({"warnings": list(teacher.warnings)} if teacher.warnings else {})
