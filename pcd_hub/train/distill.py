@@ -11,6 +11,7 @@ import contextlib
 import copy
 import functools
 import logging
+import time
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch.profiler import record_function
 
 from pcd_hub.data.loader import Batch
 from pcd_hub.data.sources.held_out import split_held_out
+from pcd_hub.data.sources.open import ImageSource, ImageStream
 from pcd_hub.errors import ConfigError
 from pcd_hub.method.distiller import freeze_unused_parameters
 from pcd_hub.method.moments import ChannelMoments
@@ -34,20 +36,25 @@ from pcd_hub.train.batches import (
 )
 from pcd_hub.train.configs.command_line import run_main
 from pcd_hub.train.configs.distill import DistillConfig
+from pcd_hub.train.configs.files import with_fields
 from pcd_hub.train.distill_parts import (
     Distillation,
     build_distiller,
     build_teacher_statistics,
     move_to_device,
     resolve,
+    trial,
 )
 from pcd_hub.train.held_out.open import open_held_out, read_held_out
 from pcd_hub.train.held_out.plateau import EarlyEnd
-from pcd_hub.train.launch import finish, start_accelerator
+from pcd_hub.train.launch import finish, on_main_process, start_accelerator
 from pcd_hub.train.monitors.collapse import CollapseMonitor
 from pcd_hub.train.networks import build_backbone
 from pcd_hub.train.optimizers import build_optimizer, learning_rate, optimizer_step
 from pcd_hub.train.own_images.arguments import parse_distill
+from pcd_hub.train.own_images.decisions import log_decisions
+from pcd_hub.train.own_images.settings import find_settings, median_short_side, set_length
+from pcd_hub.train.own_images.timing import measure_step
 from pcd_hub.train.results.weight import save_weight
 from pcd_hub.train.run import TrainingRun
 from pcd_hub.train.run_folder.folder import RunFolder
@@ -80,14 +87,16 @@ def run(
         given: Fields that the user sets, as ``group.field``; they are never derived.
         teacher: A teacher from Python, instead of ``teacher.source``.
     """
-    del given  # nothing is derived yet
+    started = time.monotonic()
     weight_name = check_weight_name(config)
     accelerator = start_accelerator(
         trackers=config.run.trackers,
         speed=config.speed,
         static_graph=config.optim.accumulation_steps == 1,
     )
-    distillation = prepare(accelerator, config, config_name, teacher)
+    distillation = prepare(
+        accelerator, config, config_name, given=given, teacher=teacher, started=started
+    )
     train(distillation)
     with finishing(distillation.folder.path):
         finish(accelerator)
@@ -101,8 +110,7 @@ def train(d: Distillation) -> None:
     """Train the student and its head against the frozen teacher."""
     accelerator, config, plan = d.accelerator, d.config, d.plan
     end = EarlyEnd(plan.total_steps) if d.held_out is None else d.held_out.end
-    optimizer = build_optimizer(d.distiller, config.optim, config.speed)
-    wrapped, optimizer = accelerator.prepare(d.distiller, optimizer)
+    wrapped, optimizer = wrap(d)
     run = TrainingRun(
         accelerator=accelerator,
         folder=d.folder,
@@ -141,6 +149,12 @@ def train(d: Distillation) -> None:
             d.held_out.measure(step + 1)
         measured = accelerator.is_main_process and run.is_measured(step)
         run.end_step(loss, norm, metrics=monitor.measure(step) if measured else None)
+
+
+def wrap(d: Distillation) -> tuple[nn.Module, Any]:
+    """Build the optimizer, and wrap it and the networks with gradients for all processes."""
+    optimizer = build_optimizer(d.distiller, d.config.optim, d.config.speed)
+    return d.accelerator.prepare(d.distiller, optimizer)
 
 
 def training_step(
@@ -188,14 +202,75 @@ def pair_views(target: Tensor, config: DistillConfig) -> Tensor:
 
 
 def prepare(
-    accelerator: Accelerator, config: DistillConfig, config_name: str, given: Teacher | None = None
+    accelerator: Accelerator,
+    config: DistillConfig,
+    config_name: str,
+    *,
+    given: frozenset[str] = frozenset(),
+    teacher: Teacher | None = None,
+    started: float | None = None,
 ) -> Distillation:
-    """Build everything; invalid settings raise before the output folder is created."""
+    """Build everything; invalid settings raise before the output folder is created.
+
+    Args:
+        accelerator: The run's Accelerator.
+        config: The requested configuration.
+        config_name: Its name.
+        given: Fields that the user sets, as ``group.field``.
+        teacher: A teacher from Python, instead of ``teacher.source``.
+        started: Time of the run's start, by ``time.monotonic``; now if not given.
+    """
+    started = time.monotonic() if started is None else started
+    config = resolve_teacher(config, accelerator, given=teacher)
+    source, held_out = split_held_out(
+        open_training_source(config.data, accelerator), share=config.data.held_out
+    )
+    settings = on_main_process(
+        accelerator,
+        lambda: find_settings(
+            config,
+            default_name=config_name,
+            given=given,
+            num_images=count_images(source),
+            short_side=median_short_side(source),
+            accelerator=accelerator,
+        ),
+    )
+    held_out_images = read_held_out(accelerator, settings.config, held_out)
+    d = build(accelerator, settings.config, config_name, source, teacher)
+    if settings.needs_measurement:
+        seconds = seconds_per_step(d)
+        used = time.monotonic() - started
+        settings = on_main_process(
+            accelerator, lambda: set_length(settings, seconds, seconds_used=used)
+        )
+        d.config = with_fields(d.config, settings.length)
+        d.plan = plan_epochs(source, d.config.optim, d.config.run, accelerator)
+    d.decisions = settings.decisions
+    d.folder = RunFolder.open(
+        accelerator,
+        d.config,
+        requested=settings.config,
+        default_name=config_name,
+        inputs={"data": source.fingerprint(), "teacher": f"sha256 {d.teacher.facts.sha256}"},
+    )
+    if accelerator.is_main_process and d.decisions:
+        log_decisions(d.folder, d.decisions)
+    move_to_device(d)
+    d.held_out = open_held_out(d, held_out_images)
+    return d
+
+
+def build(
+    accelerator: Accelerator,
+    config: DistillConfig,
+    config_name: str,
+    source: ImageSource | ImageStream,
+    given: Teacher | None = None,
+) -> Distillation:
+    """Build the networks and what belongs to them, on the CPU."""
     size = config.data.image_size
     torch.manual_seed(config.run.seed)
-    source = open_training_source(config.data, accelerator)
-    source, held_out = split_held_out(source, share=config.data.held_out)
-    held_out_images = read_held_out(accelerator, config, held_out)
     plan = plan_epochs(source, config.optim, config.run, accelerator)
     student = build_backbone(config.student.arch, image_size=size)
     random_start = copy.deepcopy(student.model)
@@ -207,24 +282,14 @@ def prepare(
     )
     check_exportable(random_start, config.student.arch, image_size=size)
     untrained = freeze_unused_parameters(student, image_size=size)
-    requested = config
-    config = resolve_teacher(config, accelerator, given=given)
     teacher = load_teacher(config, student, plan=plan, device=accelerator.device, given=given)
     config = resolve(config, accelerator=accelerator, plan=plan, source=source, teacher=teacher)
     distiller = build_distiller(config, student, teacher)
     queue, moments = build_teacher_statistics(config, teacher)
-    folder = RunFolder.open(
-        accelerator,
-        config,
-        requested=requested,
-        default_name=config_name,
-        inputs={"data": source.fingerprint(), "teacher": f"sha256 {teacher.facts.sha256}"},
-    )
-    distillation = Distillation(
+    return Distillation(
         config=config,
         config_name=config_name,
         accelerator=accelerator,
-        folder=folder,
         source=source,
         plan=plan,
         teacher=teacher,
@@ -240,9 +305,21 @@ def prepare(
             channels_last=config.speed.channels_last,
         ),
     )
-    move_to_device(distillation)
-    distillation.held_out = open_held_out(distillation, held_out_images)
-    return distillation
+
+
+def seconds_per_step(d: Distillation) -> float:
+    """Measure the training step on copies of the networks; call it on every process."""
+    log.info("measuring the duration of a step")
+    with trial(d) as copied:
+        wrapped, optimizer = wrap(copied)
+        wrapped.train()
+        return measure_step(
+            lambda batches: training_step(copied, wrapped, optimizer, batches),
+            open_batches(d.source, d.config.data, d.accelerator.device, d.plan, {}),
+            accumulation_steps=d.plan.accumulation_steps,
+            num_workers=d.config.data.num_workers or 0,
+            accelerator=d.accelerator,
+        )
 
 
 def check_weight_name(config: DistillConfig) -> str:

@@ -1,11 +1,15 @@
 """Parts of a distillation: teacher, student with head and loss, negatives, compilation."""
 
+import contextlib
+import copy
 import dataclasses
 import functools
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from accelerate import Accelerator
 from torch import nn
 
@@ -44,7 +48,8 @@ class Distillation:
     config: DistillConfig
     config_name: str
     accelerator: Accelerator
-    folder: RunFolder
+    folder: RunFolder = dataclasses.field(init=False)
+    """Set when everything else is built."""
     source: ImageSource | ImageStream
     plan: BatchPlan
     teacher: Teacher
@@ -105,7 +110,12 @@ def resolve(
     teacher_image_size = teacher.input_size or config.data.image_size
     return dataclasses.replace(
         config,
-        teacher=dataclasses.replace(config.teacher, image_size=teacher_image_size),
+        teacher=dataclasses.replace(
+            config.teacher,
+            image_size=teacher_image_size,
+            mean=teacher.facts.mean,
+            std=teacher.facts.std,
+        ),
         method=resolve_method(config.method, num_images=count_images(source)),
         speed=resolve_speed(config.speed, accelerator, steps=plan.total_steps),
     )
@@ -123,6 +133,29 @@ def move_to_device(d: Distillation) -> None:
         part.to(accelerator.device)
     if config.speed.compile:
         compile_distillation(d)
+
+
+@contextlib.contextmanager
+def trial(d: Distillation) -> Iterator[Distillation]:
+    """Yield a copy whose training leaves ``d`` and the random states unchanged.
+
+    Training on it must not outlive the block. ``d`` is not on its device yet.
+    """
+    accelerator = d.accelerator
+    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
+    scaler = None if accelerator.scaler is None else accelerator.scaler.state_dict()
+    with torch.random.fork_rng(devices):
+        copied = dataclasses.replace(
+            d,
+            distiller=copy.deepcopy(d.distiller),
+            queue=copy.deepcopy(d.queue),
+            moments=copy.deepcopy(d.moments),
+        )
+        move_to_device(copied)
+        yield copied
+    accelerator.free_memory()
+    if accelerator.scaler is not None and scaler is not None:
+        accelerator.scaler.load_state_dict(scaler)
 
 
 def compile_distillation(d: Distillation) -> None:

@@ -3,7 +3,9 @@
 import gc
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar, cast
 
 import torch
 from accelerate import Accelerator
@@ -14,7 +16,7 @@ from accelerate.utils import (
 )
 
 from pcd_hub.data.workers import num_cores
-from pcd_hub.errors import ConfigError
+from pcd_hub.errors import ConfigError, PCDHubError
 from pcd_hub.train.configs.distill import SpeedConfig
 from pcd_hub.train.environment import (
     check_launcher_settings,
@@ -25,6 +27,8 @@ from pcd_hub.train.monitors.trackers import check_trackers
 from pcd_hub.train.speed import check_precision, keep_freed_memory, mixed_precision
 
 log = logging.getLogger("pcd_hub")
+
+ResultT = TypeVar("ResultT")
 
 
 def start_accelerator(
@@ -114,6 +118,24 @@ def quiet_logs() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for library in ("httpx", "httpx2", "filelock", "timm", "fsspec", "matplotlib"):
         logging.getLogger(library).setLevel(logging.WARNING)
+
+
+def on_main_process(accelerator: Accelerator, decide: Callable[[], ResultT]) -> ResultT:
+    """Call ``decide`` in the main process, and return its result on every process.
+
+    Raises:
+        PCDHubError: On every process, if ``decide`` raises it.
+    """
+    outcome: object = None
+    if accelerator.is_main_process:
+        try:
+            outcome = decide()
+        except PCDHubError as error:
+            outcome = error  # raised below on every process: the others are waiting
+    outcome = from_main_process(accelerator, outcome)
+    if isinstance(outcome, PCDHubError):
+        raise outcome
+    return cast("ResultT", outcome)
 
 
 def from_main_process(accelerator: Accelerator, value: object) -> object:

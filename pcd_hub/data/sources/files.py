@@ -80,6 +80,10 @@ class ImageFiles:
         """Return the path of image ``index``, relative to the folder."""
         return _text(self._paths[index])
 
+    def path(self, index: int) -> Path:
+        """Return the file of image ``index``."""
+        return self._root / _text(self._paths[index])
+
     def paths(self) -> list[str]:
         """Return all paths, relative to the folder."""
         return [_text(path) for path in self._paths]

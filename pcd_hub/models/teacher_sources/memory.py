@@ -15,6 +15,11 @@ from torch.utils._pytree import tree_leaves
 from pcd_hub.errors import TeacherError
 from pcd_hub.models.entries import build_arguments
 from pcd_hub.models.layouts import FAMILIES, LAYOUTS
+from pcd_hub.models.teacher_folder import TEACHER_FACTS, read_facts
+from pcd_hub.models.teacher_sources.transformers_folder import (
+    is_transformers_folder,
+    transformers_architecture,
+)
 from pcd_hub.models.timm_loading import read_config
 
 _GIB = 2**30
@@ -78,9 +83,17 @@ def architecture_of(source: str) -> str | None:
         return LAYOUTS[scheme].architecture
     if scheme == "local-dir":
         with suppress(Exception):  # loading it raises the error
-            config = read_config(source)
-            return config.architecture if config else None
+            return _architecture_of_folder(Path(rest))
     return None
+
+
+def _architecture_of_folder(folder: Path) -> str | None:
+    if (folder / TEACHER_FACTS).exists():
+        return read_facts(folder / TEACHER_FACTS)["architecture"]
+    if is_transformers_folder(folder):
+        return transformers_architecture(folder)
+    config = read_config(f"local-dir:{folder}")
+    return config.architecture if config else None
 
 
 def estimate(architecture: str, image_size: int, batch_size: int) -> MemoryEstimate | None:

@@ -69,8 +69,8 @@ def with_normalisation(
 def check_normalisation(mean: Numbers, std: Numbers, source: str) -> None:
     """Raise a TeacherError if mean or std is not three sensible numbers."""
     for name, values, low in (("mean", mean, -_MAX_VALUE), ("std", std, 0)):
-        if len(values) != 3 or not all(low < value < _MAX_VALUE for value in values):
-            bound = f"three numbers > {low:g} and < {_MAX_VALUE:g}, one for each channel"
+        if len(values) != 3 or not all(low < value <= _MAX_VALUE for value in values):
+            bound = f"three numbers > {low:g} and <= {_MAX_VALUE:g}, one for each channel"
             raise TeacherError(f"{source}: {name} is {tuple(values)}, expected {bound}")
 
 

@@ -105,6 +105,15 @@ def is_transformers_folder(folder: Path) -> bool:
     return "model_type" in config and "architecture" not in config
 
 
+def transformers_architecture(folder: Path) -> str:
+    """Return timm's architecture for a folder in transformers' format.
+
+    Raises:
+        TeacherError: If there is none.
+    """
+    return _architecture(_read_json(folder / "config.json"), f"local-dir:{folder}")[0]
+
+
 def read_transformers_folder(folder: Path, source: str, image_size: int | None) -> TeacherParts:
     """Read a DINOv2 or DINOv3 model from a folder in transformers' format.
 

@@ -18,8 +18,8 @@ from pcd_hub.train.configs.run import RunConfig
 
 log = logging.getLogger("pcd_hub")
 
-ChannelMean = Annotated[float, Bounds(float, -10, 10)]
-ChannelStd = Annotated[float, Bounds(float, 0, 10, above=True)]
+ChannelMean = Annotated[float, Bounds(float, -1000, 1000)]
+ChannelStd = Annotated[float, Bounds(float, 0, 1000, above=True)]
 
 TEMPERATURES = {"pixel_info_nce": 0.2, "similarity_kl": 0.07}
 """Default temperature by loss."""
@@ -191,7 +191,7 @@ DISTILL: dict[str, DistillConfig] = {
         run=DistillRunConfig(max_steps=500, checkpoint_every_steps=250),
         probe_scenes=400,
     ),
-    "own_images": DistillConfig(derive=True, data=DataConfig(source="")),
+    "own_images": DistillConfig(derive=True, data=DistillDataConfig(source="", held_out=0.02)),
     "pcd_r18": DistillConfig(teacher=TeacherConfig(source=_MOCO_TEACHER)),
     "pcd_r18_released": DistillConfig(
         teacher=TeacherConfig(source=_MOCO_TEACHER, keep_last_norm=False),

@@ -1,8 +1,58 @@
-"""Derive a distillation's settings from its images, student and device."""
+"""Derive a distillation's settings from its images, student and device: a pure function.
 
-from collections.abc import Mapping
+The values for a CPU are those of a configuration that was compared with others on photographs (two
+cores, ResNet-18, a supervised teacher, 5 to 26 minutes); its peak learning rate is the starting
+point for all batch sizes. The values for GPUs follow common practice and have not been measured.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from pcd_hub.train.configs.pretraining import OptimConfig
+
+IMAGE_SIZE = {"cpu": 96, "gpu": 224}
+"""Height and width of a view, in pixels."""
+SIZE_STEP = 32
+"""Sizes are multiples of it: the stride of most backbones."""
+TEACHER_IMAGE_SIZE = 224
+"""Size for which most teachers are trained; larger views do not help them."""
+TEACHER_SCALE = 4 / 3
+
+MIN_BATCH, CPU_BATCH, GPU_BATCH, MAX_BATCH = 8, 32, 256, 1024
+"""Images per step: fewest, on a CPU, per GPU, most."""
+BATCHES_PER_EPOCH = 4
+"""A batch holds at most this part of the images."""
+MEMORY_SHARE = 0.6
+"""Share of a GPU's memory for the student's activations; the rest holds teacher and weights."""
+
+PEAK_LR, PEAK_LR_BATCH, MAX_PEAK_LR = 2e-3, 32, 4e-3
+"""AdamW: peak learning rate of a batch of 32, growing with the square root of the batch."""
+PRETRAINED_LR_SHARE = 0.25
+"""Share of that rate for a student that starts from weights."""
+WARMUP_SHARE, PRETRAINED_WARMUP_SHARE = 0.05, 0.2
+WEIGHT_DECAY = 0.05
+
+CPU_QUEUE, GPU_QUEUE, LONG_RUN_HOURS = 4096, 65_536, 1.0
+"""Most negatives on a CPU and in short runs, and in runs on GPUs of at least an hour."""
+MIN_CROP_AREA = 0.2
+
+DEFAULT_HOURS = {"cpu": 1.0, "gpu": 4.0}
+TRAINING_SHARE = 0.95
+"""Share of the hours for training; the rest is for the export and its figures."""
+MAX_PASSES = 800
+"""Most passes over the images."""
+MIN_STEPS = 10
+"""Fewest steps of a run whose length is given in hours."""
+COMPILE_HOURS = 0.25
+"""Shortest run in which compiling saves more time than it takes (on GPUs)."""
+CHECKPOINT_SECONDS, LOG_SECONDS, MIN_LOGGED = 300, 30, 20
+UNMEASURED_CHECKPOINT_STEPS = {"cpu": 100, "gpu": 500}
+"""Steps between checkpoints where the duration of a step is not known."""
+
+LENGTH = ("run.max_steps", "optim.epochs")
+"""Options that set the length; if one is given, the length is not derived."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,12 +63,53 @@ class Situation:
     """Images to train on; None for a stream."""
     short_side: int
     """Median of the images' shorter sides, in pixels."""
-    device: str
-    """Type of the devices: ``cpu`` or ``cuda``."""
+    device: str = "cpu"
+    """Type of the devices, such as ``cpu`` or ``cuda``."""
     num_devices: int = 1
     """Processes, each with its own device."""
+    memory: float | None = None
+    """Memory of a GPU in bytes; None if it is unknown or the device is a CPU."""
+    cores: int = 2
+    """CPU cores for each process."""
+    precision: str = "fp32"
+    """Precision of the Accelerator: fp32, bf16 or fp16."""
+    student_patch: int = SIZE_STEP
+    """The student's image size is a multiple of it."""
+    student_size: int | None = None
+    """The only image size that the student takes; None if it takes others."""
+    bytes_per_pixel: float | None = None
+    """Memory that the student's backward pass needs per pixel of a view, in fp32."""
+    pretrained: bool = False
+    """The student starts from weights."""
+    teacher: str = ""
+    """The teacher's source."""
+    teacher_patch: int = SIZE_STEP
+    """The teacher's image size is a multiple of it."""
+    loss: str = "pixel_info_nce"
+    accumulation_steps: int = 1
+    hours: float | None = None
+    """Hours of the whole run; None for the default."""
+    seconds_per_step: float | None = None
+    """None before a step has been measured."""
+    seconds_used: float = 0.0
+    """Seconds that the run has taken before its first step."""
     given: Mapping[str, Any] = field(default_factory=dict)
     """Values that the user sets, by option; they are not derived."""
+
+    @property
+    def kind(self) -> str:
+        """``cpu``, or ``gpu`` for every other device."""
+        return "cpu" if self.device == "cpu" else "gpu"
+
+    @property
+    def hours_or_default(self) -> float:
+        """Hours of the whole run."""
+        return DEFAULT_HOURS[self.kind] if self.hours is None else self.hours
+
+    @property
+    def has_length(self) -> bool:
+        """Whether the user sets the number of steps or epochs."""
+        return any(self.given.get(option) is not None for option in LENGTH)
 
 
 @dataclass(frozen=True)
@@ -29,10 +120,206 @@ class Decision:
     """Field of the configuration, such as ``optim.global_batch_size``."""
     value: Any
     reason: str
-    """Reason that a person understands: "4,477 images / 4"."""
+    """Reason that a person understands: "a quarter of 300 images"."""
+
+
+Values = Mapping[str, Any]
+"""The values decided so far, and the given ones, by option."""
 
 
 def derive(situation: Situation) -> tuple[Decision, ...]:
-    """Return a value for every derived option that the user does not set."""
-    del situation
-    return ()
+    """Return a value for every derived option that the user does not set.
+
+    The number of steps and what depends on it are among them if ``seconds_per_step`` is known and
+    the user sets no other length.
+    """
+    values = dict(situation.given)
+    decisions = []
+    for decide in _RULES:
+        for decision in decide(situation, values):
+            if decision.option not in situation.given:
+                values[decision.option] = decision.value
+                decisions.append(decision)
+    return tuple(decisions)
+
+
+def _image_size(s: Situation, _: Values) -> Iterator[Decision]:
+    if s.student_size is not None:
+        yield Decision("data.image_size", s.student_size, "the only size that the student takes")
+        return
+    usual = IMAGE_SIZE[s.kind] // s.student_patch * s.student_patch
+    held = max(SIZE_STEP, s.short_side) // s.student_patch * s.student_patch
+    if held < usual:
+        yield Decision("data.image_size", held, f"the images are {s.short_side} px small (median)")
+    else:
+        yield Decision("data.image_size", usual, f"on a {s.kind.upper()}")
+
+
+def _teacher_size(s: Situation, values: Values) -> Iterator[Decision]:
+    size = values["data.image_size"]
+    if not isinstance(size, int):  # height and width
+        yield Decision("teacher.image_size", None, "the student's")
+        return
+    finer = min(size * TEACHER_SCALE, TEACHER_IMAGE_SIZE)
+    if finer <= size:
+        yield Decision("teacher.image_size", size, "the student's")
+        return
+    finer = max(1, round(finer / s.teacher_patch)) * s.teacher_patch
+    yield Decision("teacher.image_size", finer, f"4/3 of {size} px, for a finer feature map")
+
+
+def _optimizer(_: Situation, __: Values) -> Iterator[Decision]:
+    yield Decision("optim.name", "adamw", "less sensitive to the learning rate than LARS")
+
+
+def _batch(s: Situation, values: Values) -> Iterator[Decision]:
+    limits = {f"{CPU_BATCH} on a CPU": CPU_BATCH}
+    if s.kind == "gpu":
+        limits = {
+            f"{GPU_BATCH} a GPU": GPU_BATCH * s.num_devices,
+            f"at most {MAX_BATCH:,}": MAX_BATCH,
+        }
+        if (fitting := _fitting_images(s, _area(values["data.image_size"]))) is not None:
+            limits[f"{fitting:,} fit into the memory of a GPU"] = fitting * s.num_devices
+    if s.num_images is not None:
+        limits[f"a quarter of {s.num_images:,} images"] = s.num_images // BATCHES_PER_EPOCH
+    reason, most = min(limits.items(), key=lambda limit: limit[1])
+    parts = s.num_devices * s.accumulation_steps
+    batch = parts * _power_of_two(max(most, MIN_BATCH) // parts)
+    yield Decision("optim.global_batch_size", batch, reason)
+
+
+def _area(size: int | tuple[int, int]) -> int:
+    return size**2 if isinstance(size, int) else size[0] * size[1]
+
+
+def _fitting_images(s: Situation, pixels: int) -> int | None:
+    """Return the number of images, in two views each, whose activations fit into a GPU."""
+    if s.memory is None or s.bytes_per_pixel is None:
+        return None
+    per_value = 1.0 if s.precision == "fp32" else 0.5
+    return int(MEMORY_SHARE * s.memory / (2 * pixels * s.bytes_per_pixel * per_value))
+
+
+def _power_of_two(most: int) -> int:
+    """Return the largest power of two up to ``most``; at least 1."""
+    return 1 << max(0, most.bit_length() - 1)
+
+
+def _learning_rate(s: Situation, values: Values) -> Iterator[Decision]:
+    batch = values["optim.global_batch_size"]
+    if values["optim.name"] != "adamw":
+        usual = OptimConfig()
+        yield Decision("optim.lr_per_256", usual.lr_per_256, "for LARS, as in PCD")
+        yield Decision("optim.warmup_share", usual.warmup_share, "for LARS, as in PCD")
+        yield Decision("optim.weight_decay", usual.weight_decay, "for LARS, as in PCD")
+        return
+    peak = min(PEAK_LR * math.sqrt(batch / PEAK_LR_BATCH), MAX_PEAK_LR)
+    start = ""
+    if s.pretrained:
+        peak, start = peak * PRETRAINED_LR_SHARE, ", low for a student that starts from weights"
+    lr_per_256 = float(f"{peak * 256 / batch:.3g}")
+    yield Decision("optim.lr_per_256", lr_per_256, f"a peak of {peak:.2g} at batch {batch}{start}")
+    share = PRETRAINED_WARMUP_SHARE if s.pretrained else WARMUP_SHARE
+    yield Decision("optim.warmup_share", share, f"for AdamW{start.replace('low', 'long')}")
+    yield Decision("optim.weight_decay", WEIGHT_DECAY, "for AdamW")
+
+
+def _method(s: Situation, _: Values) -> Iterator[Decision]:
+    if s.loss == "pixel_info_nce":
+        usual, reason = CPU_QUEUE, "on a CPU"
+        if s.kind == "gpu":
+            is_long = s.has_length or s.hours_or_default >= LONG_RUN_HOURS
+            usual = GPU_QUEUE if is_long else CPU_QUEUE
+            reason = "on GPUs" if is_long else "in a short run"
+        half = usual if s.num_images is None else max(1, s.num_images // 2)
+        if half < usual:
+            usual, reason = half, f"half of {s.num_images:,} images"
+        yield Decision("method.queue_length", usual, reason)
+    if s.loss == "pixel_info_nce" and s.teacher.startswith("mocov3"):
+        yield Decision("method.head", "mocov3", "the teacher's")
+    else:
+        yield Decision("method.head", "linear", "for a teacher without a trained head")
+
+
+def _crops(_: Situation, values: Values) -> Iterator[Decision]:
+    area = min(MIN_CROP_AREA, values.get("data.max_crop_area", 1.0))
+    yield Decision("data.min_crop_area", area, "smaller crops show too little")
+
+
+def _hardware(s: Situation, _: Values) -> Iterator[Decision]:
+    if s.kind == "cpu":
+        yield Decision("data.num_workers", 1, "the cores train as well")
+    else:
+        workers = min(16, max(1, s.cores - 1))
+        yield Decision("data.num_workers", workers, f"{s.cores} cores for each process")
+    reason = "no units for bfloat16" if s.precision == "fp32" else "the hardware supports it"
+    yield Decision("speed.precision", s.precision, reason)
+    if s.kind == "gpu" and not s.has_length:
+        worth_it = s.hours_or_default >= COMPILE_HOURS
+        reason = "saves more time than it takes" if worth_it else "takes longer than it saves"
+        yield Decision("speed.compile", worth_it, reason)
+
+
+def _length(s: Situation, values: Values) -> Iterator[Decision]:
+    if s.seconds_per_step is not None and not s.has_length:
+        yield steps_in_hours(s, values["optim.global_batch_size"])
+
+
+def _intervals(s: Situation, values: Values) -> Iterator[Decision]:
+    steps = values.get("run.max_steps")
+    if s.has_length:
+        every = UNMEASURED_CHECKPOINT_STEPS[s.kind]
+        yield Decision("run.checkpoint_every_steps", every, f"usual on a {s.kind.upper()}")
+    if s.seconds_per_step is None or steps is None:
+        return
+    every = min(steps, _round_number(CHECKPOINT_SECONDS / s.seconds_per_step))
+    yield Decision("run.checkpoint_every_steps", every, "about every 5 minutes")
+    every = min(_round_number(LOG_SECONDS / s.seconds_per_step), _round_number(steps / MIN_LOGGED))
+    yield Decision("run.log_every_steps", every, "about every half minute, and 20 times a run")
+
+
+def _round_number(most: float) -> int:
+    """Return the largest of 1, 2, 5, 10, 20, 50 ... up to ``most``; at least 1."""
+    if most < 1:
+        return 1
+    power = 10 ** int(math.log10(most))
+    return max(power * digit for digit in (1, 2, 5) if power * digit <= most)
+
+
+def steps_in_hours(s: Situation, global_batch_size: int) -> Decision:
+    """Return the number of steps for the hours; fewer than MIN_STEPS if they are too short."""
+    assert s.seconds_per_step is not None, "measured"
+    seconds = TRAINING_SHARE * s.hours_or_default * 3600 - s.seconds_used
+    steps = max(0, int(seconds / s.seconds_per_step))
+    which = " (the default)" if s.hours is None else ""
+    reason = f"{s.hours_or_default:g} h{which} at {s.seconds_per_step:.3g} s a step"
+    if s.num_images is not None:
+        most = MAX_PASSES * max(1, s.num_images // global_batch_size)
+        if most < steps:
+            steps, reason = most, f"{MAX_PASSES} passes over {s.num_images:,} images"
+    return Decision("run.max_steps", steps, reason)
+
+
+def least_hours(s: Situation) -> float:
+    """Return the least hours for MIN_STEPS steps, rounded up."""
+    assert s.seconds_per_step is not None, "measured"
+    seconds = (MIN_STEPS * s.seconds_per_step + s.seconds_used) / TRAINING_SHARE
+    return math.ceil(1.1 * seconds / 36) / 100  # 10 % more: the next start may take longer
+
+
+_RULES: tuple[Callable[[Situation, Values], Iterator[Decision]], ...] = (
+    *(_image_size, _teacher_size, _batch, _optimizer, _learning_rate, _method, _crops),
+    *(_hardware, _length, _intervals),
+)
+
+DERIVED = frozenset(
+    {
+        *("data.image_size", "data.min_crop_area", "data.num_workers"),
+        *("teacher.image_size", "method.queue_length", "method.head"),
+        *("optim.name", "optim.global_batch_size", "optim.lr_per_256", "optim.warmup_share"),
+        *("optim.weight_decay", "speed.precision", "speed.compile"),
+        *("run.max_steps", "run.checkpoint_every_steps", "run.log_every_steps"),
+    }
+)
+"""All options that may be derived."""

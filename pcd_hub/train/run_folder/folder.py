@@ -270,13 +270,18 @@ def _numbered(path: Path, *, resume: bool) -> Path:
 
 
 def _prepare(config: RunConfigured, default_name: str) -> Path:
-    prepare = _existing_run if config.run.resume else _new_run
+    prepare = existing_run if config.run.resume else _new_run
     path = prepare(config, default_name)
     _lock(path / "config.json")
     return path
 
 
-def _existing_run(config: RunConfigured, default_name: str) -> Path:
+def existing_run(config: RunConfigured, default_name: str) -> Path:
+    """Return the folder of the run that ``--run.resume`` continues.
+
+    Raises:
+        ConfigError: If it contains no run, or cannot be written.
+    """
     path = config.run.output_dir or _numbered(Path("runs") / default_name, resume=True)
     if not is_file(path / "config.json"):
         raise ConfigError(

@@ -111,7 +111,8 @@ def _choose(config: DistillConfig, accelerator: Accelerator) -> str:
     if accelerator.is_main_process:
         try:
             chosen = choose_teacher(
-                image_size=teacher_image_size(config), device_type=accelerator.device.type
+                image_size=None if config.derive else teacher_image_size(config),
+                device_type=accelerator.device.type,
             ).source
         except TeacherError as error:
             chosen = error

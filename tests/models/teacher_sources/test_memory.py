@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import timm
 import torch
@@ -70,6 +72,11 @@ def test_the_architecture_is_known_before_loading(tmp_path):
     assert architecture_of("resnet:resnet50:file") == "resnet50"
     assert architecture_of("mocov3_vit_b:file") == "vit_base_patch16_224"
     assert architecture_of(f"local-dir:{timm_folder(tmp_path / 't')}") == "test_resnet"
+    hub = {"model_type": "dinov2", "hidden_size": 384, "num_hidden_layers": 12}
+    (tmp_path / "config.json").write_text(json.dumps(hub | {"num_attention_heads": 6}))
+    assert architecture_of(f"local-dir:{tmp_path}") == "vit_small_patch14_dinov2"
+    (tmp_path / "teacher.json").write_text('{"architecture": "resnet34"}')
+    assert architecture_of(f"local-dir:{tmp_path}") == "resnet34"
     for source in ("quickstart", "hf-hub:a/b", "local-dir:/nowhere", "auto"):
         assert architecture_of(source) is None
         assert check(source) == ""

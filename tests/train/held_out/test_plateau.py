@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -6,7 +7,6 @@ from pcd_hub.train.held_out.plateau import (
     EarlyEnd,
     decay_steps,
     measure_interval,
-    plateau,
 )
 
 
@@ -19,7 +19,7 @@ def test_the_learning_rate_decays_to_0_over_a_tenth_of_the_steps_done():
     factors = [end.factor(step) for step in range(399, 440)]
     assert factors[:2] == [1.0, 1.0]
     assert factors[21] == pytest.approx(0.5)
-    assert all(a > b for a, b in zip(factors[1:], factors[2:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(factors[1:]))
     assert 0 < factors[-1] < 0.01
 
 

@@ -1,5 +1,10 @@
 """Short options stand for longer ones."""
 
+import json
+
+import pytest
+
+from pcd_hub.errors import ConfigError
 from pcd_hub.train.own_images.options import with_long_options
 
 
@@ -7,3 +12,51 @@ def test_short_options_stand_for_long_ones():
     typed = ["own_images", "--hours=2", "--run.seed", "3", "--hours", "4"]
     expected = ["own_images", "--run.hours=2", "--run.seed", "3", "--run.hours", "4"]
     assert with_long_options(typed) == expected
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    return tmp_path
+
+
+@pytest.mark.parametrize("typed", [["--resume", "RUN"], ["--resume=RUN"]])
+def test_resume_stands_for_the_runs_configuration_and_folder(run, typed):
+    typed = [argument.replace("RUN", str(run)) for argument in typed]
+    found = with_long_options(["own_images", *typed, "--run.log-every-steps=3"])
+    assert found == [
+        "own_images",
+        f"--config={run / 'config.json'}",
+        "--run.resume",
+        f"--run.output-dir={run}",
+        "--run.log-every-steps=3",
+    ]
+
+
+def test_hours_are_added_to_a_run_that_is_resumed(run):
+    for hours in ("--hours", "--run.hours"):
+        assert with_long_options(["--resume", str(run), hours, "2"])[-2:] == [
+            "--run.add-hours",
+            "2",
+        ]
+
+
+def test_a_run_that_was_made_longer_keeps_that_length_unless_another_is_given(run):
+    changes = [
+        {"after_step": 5, "what": "--run.max-steps", "from": 5, "to": 7},
+        {"after_step": 7, "what": "--run.max-steps", "from": 7, "to": 9},
+        {"after_step": 7, "what": "--data.num-workers", "from": 1, "to": 0},
+    ]
+    (run / "changes.json").write_text(json.dumps(changes))
+    assert with_long_options(["--resume", str(run)])[-1] == "--run.max-steps=9"
+    for given in ("--hours=1", "--run.max-steps=20", "--optim.epochs=3"):
+        found = with_long_options(["--resume", str(run), given])
+        assert "--run.max-steps=9" not in found
+    (run / "changes.json").write_text("{")
+    assert "--run.max-steps" not in " ".join(with_long_options(["--resume", str(run)]))
+
+
+@pytest.mark.parametrize("typed", [["--resume"], ["--resume", "/no/such"], ["--resume="]])
+def test_a_folder_without_a_run_is_one_line(typed):
+    with pytest.raises(ConfigError, match=r"^--resume .*: it contains no run; expected the folder"):
+        with_long_options(typed)

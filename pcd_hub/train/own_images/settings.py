@@ -1,0 +1,282 @@
+"""Settings of a run: derived from its situation, or those with which it was started."""
+
+import contextlib
+import logging
+import re
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from pcd_hub.data.decoding import BrokenImageError
+from pcd_hub.data.sources.open import ImageSource, ImageStream
+from pcd_hub.data.workers import num_cores
+from pcd_hub.errors import ConfigError, PCDHubError
+from pcd_hub.models.entries import build_skeleton, check_architecture
+from pcd_hub.models.teacher_sources.memory import architecture_of
+from pcd_hub.models.timm_loading import cache_alone_if_unreachable, read_config
+from pcd_hub.train.configs.distill import DistillConfig
+from pcd_hub.train.configs.fields import options
+from pcd_hub.train.configs.files import with_fields
+from pcd_hub.train.own_images.decisions import read_decisions
+from pcd_hub.train.own_images.rule import (
+    DERIVED,
+    LENGTH,
+    MIN_BATCH,
+    MIN_STEPS,
+    SIZE_STEP,
+    Decision,
+    Situation,
+    derive,
+    least_hours,
+    steps_in_hours,
+)
+from pcd_hub.train.own_images.started import MAX_STEPS, started_settings, steps_done
+from pcd_hub.train.run_folder.folder import existing_run
+
+log = logging.getLogger("pcd_hub")
+
+_BATCH = "optim.global_batch_size"
+
+ANY_SIZE = 2**14
+"""Larger than any image size of a configuration."""
+
+UNMEASURED_STEPS = 1_000_000
+"""Length of a run before a measured step sets it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A configuration, and the decisions that led to it."""
+
+    config: DistillConfig
+    situation: Situation
+    decisions: tuple[Decision, ...] = ()
+    derives: bool = False
+    """Whether all settings are derived, not only the length."""
+    needs_measurement: bool = False
+    """Whether the duration of a step sets the length."""
+    steps_done: int = 0
+    """Steps of a run that is made longer."""
+
+    @property
+    def length(self) -> dict[str, Any]:
+        """The settings that depend on the duration of a step."""
+        return {one.option: one.value for one in self.decisions if one.option.startswith("run.")}
+
+
+def find_settings(
+    config: DistillConfig,
+    *,
+    default_name: str,
+    given: frozenset[str],
+    num_images: int | None,
+    short_side: int,
+    accelerator: Accelerator,
+) -> Settings:
+    """Derive the settings of a new run, or take those of the run that is resumed.
+
+    Args:
+        config: The requested configuration.
+        default_name: Name of the run's folder below ``runs``, if none is configured.
+        given: Fields that the user sets, as ``group.field``; they are not derived.
+        num_images: Images to train on; None for a stream.
+        short_side: Median of the images' shorter sides, in pixels.
+        accelerator: The run's Accelerator.
+
+    Raises:
+        ConfigError: If there are too few images, or no run to resume.
+    """
+    decisions: tuple[Decision, ...] = ()
+    done = 0
+    if config.run.resume:
+        folder = existing_run(config, default_name)
+        decisions, done = read_decisions(folder), steps_done(folder)
+        if config.derive or config.run.hours is not None:
+            config = as_started(config, given, started_settings(config, folder))
+    situation = find_situation(
+        config, given, num_images=num_images, short_side=short_side, accelerator=accelerator
+    )
+    derives = config.derive
+    if derives:
+        check_number_of_images(situation)
+        decisions = derive(situation)
+        config = with_fields(config, {one.option: one.value for one in decisions})
+    measures = situation.hours is not None or (derives and not situation.has_length)
+    lengths = {"run.hours": None, "run.add_hours": None}
+    lengths |= {MAX_STEPS: UNMEASURED_STEPS} if measures else {}
+    return Settings(
+        config=with_fields(config, {"derive": False, **lengths}),
+        situation=situation,
+        decisions=decisions,
+        derives=derives,
+        needs_measurement=measures,
+        steps_done=done,
+    )
+
+
+def as_started(
+    config: DistillConfig, given: frozenset[str], started: Mapping[str, Any]
+) -> DistillConfig:
+    """Return the configuration with the derived values and the length of the run it resumes.
+
+    Args:
+        config: The requested configuration, which asks to derive values or a length.
+        given: Fields that the user sets.
+        started: Values of the run, by field.
+    """
+    names = {MAX_STEPS} | (DERIVED - given if config.derive else frozenset())
+    kept = {name: started[name] for name in names if name in started}
+    if config.run.add_hours is not None or any(name in given for name in LENGTH):
+        del kept[MAX_STEPS]
+    if config.run.hours is not None:
+        log.info(
+            "the run keeps its length of %s steps; --resume RUN --hours H makes it longer",
+            kept.get(MAX_STEPS),
+        )
+    return with_fields(config, {**kept, "derive": False, "run.hours": None})
+
+
+def set_length(settings: Settings, seconds_per_step: float, *, seconds_used: float) -> Settings:
+    """Set the number of steps, and what depends on it, by the measured duration of a step.
+
+    Args:
+        settings: Settings that need the measurement.
+        seconds_per_step: Duration of a step.
+        seconds_used: Seconds since the start of the run.
+
+    Raises:
+        ConfigError: If the hours are too short for a few steps.
+    """
+    situation = replace(
+        settings.situation, seconds_per_step=seconds_per_step, seconds_used=seconds_used
+    )
+    config, done = settings.config, settings.steps_done
+    if settings.derives:
+        decisions = derive(situation)
+    else:
+        steps = steps_in_hours(situation, config.optim.global_batch_size)
+        if done:
+            steps = replace(steps, value=done + steps.value, reason=f"{done} + {steps.reason}")
+        kept = (one for one in settings.decisions if one.option != MAX_STEPS)
+        decisions = (*kept, steps)
+    changed = replace(settings, situation=situation, decisions=decisions)
+    if changed.length[MAX_STEPS] < done + MIN_STEPS:
+        raise ConfigError(_too_short(situation))
+    return replace(changed, config=with_fields(config, changed.length))
+
+
+def _too_short(s: Situation) -> str:
+    return (
+        f"--run.hours {s.hours_or_default:g}: expected at least {least_hours(s):g}; a step takes "
+        f"{s.seconds_per_step:.2g} s, the start took {s.seconds_used:.0f} s, and a run has at "
+        f"least {MIN_STEPS} steps"
+    )
+
+
+def check_number_of_images(situation: Situation) -> None:
+    """Check that there are enough images for the smallest batch.
+
+    Raises:
+        ConfigError: If there are fewer.
+    """
+    found = situation.num_images
+    if found is not None and found < MIN_BATCH and _BATCH not in situation.given:
+        raise ConfigError(
+            f"--data.source has {found} images to train on, expected at least {MIN_BATCH}; add some"
+        )
+
+
+def find_situation(
+    config: DistillConfig,
+    given: frozenset[str],
+    *,
+    num_images: int | None,
+    short_side: int,
+    accelerator: Accelerator,
+) -> Situation:
+    """Return what the derived settings depend on; see :func:`find_settings`."""
+    device = accelerator.device
+    precision = str(accelerator.mixed_precision)
+    hours = config.run.hours or config.run.add_hours
+    values = {option.key: option.value for option in options(config) if option.key in given}
+    return Situation(
+        num_images=num_images,
+        short_side=short_side,
+        device=device.type,
+        num_devices=accelerator.num_processes,
+        cores=num_cores(),
+        precision="fp32" if precision == "no" else precision,
+        student_patch=patch_size(config.student.arch),
+        memory=_memory(device),
+        bytes_per_pixel=bytes_per_pixel(config.student.arch) if device.type == "cuda" else None,
+        pretrained=getattr(config.student, "weights", "none") != "none",
+        teacher=config.teacher.source,
+        teacher_patch=patch_size(_architecture(config.teacher.source)),
+        loss=config.method.loss,
+        accumulation_steps=config.optim.accumulation_steps,
+        hours=hours,
+        given={k: v for k, v in values.items() if not (hours and k in LENGTH)},
+    )
+
+
+def median_short_side(source: ImageSource | ImageStream, *, sample: int = 64) -> int:
+    """Return the median of the shorter sides of some images, in pixels; no limit for streams."""
+    if not isinstance(source, ImageSource):
+        return ANY_SIZE
+    sides = []
+    for index in range(0, len(source), max(1, len(source) // sample)):
+        with contextlib.suppress(BrokenImageError):
+            sides.append(source.read(index, lambda image: min(image.size)))
+    return int(statistics.median_low(sides)) if sides else ANY_SIZE
+
+
+def patch_size(architecture: str) -> int:
+    """Return the step between the image sizes that an architecture takes, by its timm name."""
+    found = re.search(r"patch(\d+)", architecture)
+    return int(found[1]) if found else SIZE_STEP
+
+
+def _architecture(teacher: str) -> str:
+    """Return the architecture's name if the teacher's source tells it."""
+    if known := architecture_of(teacher):
+        return known
+    try:
+        with cache_alone_if_unreachable(teacher):
+            config = read_config(teacher)
+    except Exception:  # loading the teacher reports it
+        return teacher
+    return teacher if config is None else config.architecture
+
+
+def _memory(device: torch.device) -> float | None:
+    if device.type != "cuda":
+        return None
+    return float(torch.cuda.get_device_properties(device).total_memory)
+
+
+def bytes_per_pixel(architecture: str) -> float | None:
+    """Measure the memory that a backward pass needs per pixel of an image, in fp32.
+
+    The network runs without data (on PyTorch's meta device); None if it cannot.
+    """
+    size = 224
+    seen: dict[int, int] = {}
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        if not isinstance(tensor, torch.nn.Parameter):
+            seen[id(tensor)] = tensor.nbytes
+        return tensor
+
+    try:
+        check_architecture(architecture)
+        model = build_skeleton(architecture)
+        images = torch.zeros(2, 3, size, size, device=next(model.parameters()).device)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            model(images)
+    except (PCDHubError, RuntimeError, NotImplementedError, ValueError, AssertionError):
+        return None
+    return sum(seen.values()) / (2 * size**2)

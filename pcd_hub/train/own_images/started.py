@@ -1,0 +1,43 @@
+"""What a run's folder tells about a run that is resumed: its settings and its length."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pcd_hub.train.configs.files import read_fields
+from pcd_hub.train.run_folder.resume import option
+
+MAX_STEPS = "run.max_steps"
+
+
+def started_settings(config: object, folder: Path) -> dict[str, Any]:
+    """Return the settings with which the run in ``folder`` was started, and its current length.
+
+    Args:
+        config: A configuration of the same recipe.
+        folder: Folder of the run.
+
+    Returns:
+        Values by field, as ``group.field``.
+
+    Raises:
+        ConfigError: If config.json cannot be read.
+    """
+    fields = read_fields(config, str(folder / "config.json"))
+    return fields | {MAX_STEPS: length(folder) or fields.get(MAX_STEPS)}
+
+
+def length(folder: Path) -> int | None:
+    """Return the length that the run got when it was resumed; None if it has kept its first."""
+    try:
+        changes = json.loads((folder / "changes.json").read_text())
+        lengths = [change["to"] for change in changes if change["what"] == option(MAX_STEPS)]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return next((steps for steps in reversed(lengths) if isinstance(steps, int)), None)
+
+
+def steps_done(folder: Path) -> int:
+    """Return the number of steps in the last checkpoint; 0 if there is none."""
+    names = [file.stem.removeprefix("step_") for file in (folder / "checkpoints").glob("step_*.pt")]
+    return max((int(name) for name in names if name.isdecimal()), default=0)
