@@ -26,6 +26,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
 from pcd_hub.errors import StudentError, TeacherError, first_line, nearest
+from pcd_hub.image_size import ImageSize
 from pcd_hub.method.heads import spatial_mean_error, to_pixel_head
 from pcd_hub.models.checkpoints import read_checkpoint
 from pcd_hub.models.grid import default_image_size, pixel_grid
@@ -66,7 +67,7 @@ _ORIGIN = ("layout", "source_file", "source_sha256")
 def load_teacher(
     source: str,
     *,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     keep_last_norm: bool = True,
     mean: Numbers | None = None,
     std: Numbers | None = None,
@@ -75,7 +76,7 @@ def load_teacher(
 
     Args:
         source: One of the forms at the top of this file.
-        image_size: Height and width of its images in pixels; default: the model's input size.
+        image_size: Size of its images in pixels; default: the model's input size.
         keep_last_norm: False removes the non-affine BatchNorm at the end of MoCo v3's heads, as
             the released PCD code does, which changes the feature maps.
         mean: Mean of each channel with which it was trained; default: as stated by the source.
@@ -96,8 +97,8 @@ def load_matched_teacher(
     source: str,
     student: nn.Module,
     *,
-    image_size: int,
-    teacher_image_size: int | str | None = None,
+    image_size: ImageSize,
+    teacher_image_size: ImageSize | str | None = None,
     keep_last_norm: bool = True,
     fold_batch_norms: bool = False,
     mean: Numbers | None = None,
@@ -108,10 +109,11 @@ def load_matched_teacher(
     Args:
         source: See :func:`load_teacher`.
         student: A network, images ``(B, 3, H, W)`` -> feature maps ``(B, C, h, w)``.
-        image_size: Height and width of the images in pixels.
+        image_size: Size of the images in pixels.
         teacher_image_size: The size to which the teacher resizes them: None for no change, a
-            number, or ``"match"`` for the size at which its feature maps have the student's height
-            and width, if there is one. Feature maps that still differ are resampled
+            number for the shorter side with the aspect ratio of the images, height and width, or
+            ``"match"`` for the size at which its feature maps have the student's height and width,
+            if there is one. Feature maps that still differ are resampled
             (:class:`~pcd_hub.models.grid.Resample`).
         keep_last_norm: See :func:`load_teacher`.
         fold_batch_norms: Call :meth:`Teacher.fold_batch_norms`.
@@ -122,7 +124,7 @@ def load_matched_teacher(
         TeacherError: See :func:`load_teacher`.
     """
 
-    def load(size: int) -> Teacher:
+    def load(size: ImageSize) -> Teacher:
         return _load(source, size, keep_last_norm=keep_last_norm, mean=mean, std=std)
 
     return match_loaded(
@@ -136,7 +138,7 @@ def load_matched_teacher(
 
 def _load(
     source: str,
-    image_size: int | None,
+    image_size: ImageSize | None,
     *,
     keep_last_norm: bool,
     mean: Numbers | None,
@@ -150,7 +152,7 @@ def _load(
     return _assemble(parts, source, image_size)
 
 
-def _read(source: str, image_size: int | None) -> TeacherParts:
+def _read(source: str, image_size: ImageSize | None) -> TeacherParts:
     scheme, _, rest = source.partition(":")
     if source == "quickstart":
         with resources.as_file(resources.files("pcd_hub.models") / "quickstart_teacher") as folder:
@@ -181,7 +183,7 @@ def _read(source: str, image_size: int | None) -> TeacherParts:
     )
 
 
-def _from_folder(folder: Path, source: str, image_size: int | None) -> TeacherParts:
+def _from_folder(folder: Path, source: str, image_size: ImageSize | None) -> TeacherParts:
     if _is_file(folder / TEACHER_FACTS):
         return _from_teacher_folder(folder, source, image_size)
     if is_transformers_folder(folder):
@@ -193,7 +195,7 @@ def _is_file(path: Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises if a name is too long
 
 
-def _from_teacher_folder(path: Path, source: str, image_size: int | None) -> TeacherParts:
+def _from_teacher_folder(path: Path, source: str, image_size: ImageSize | None) -> TeacherParts:
     folder = read_teacher_folder(path)
     facts = folder.facts
     return TeacherParts(
@@ -213,11 +215,11 @@ def _training_size(facts: dict[str, Any]) -> int | None:
     value: Any = facts
     for key in ("config", "data", "image_size"):
         value = value.get(key) if isinstance(value, dict) else None
-    return value if isinstance(value, int) else None
+    return value if isinstance(value, int) and value > 0 else None
 
 
 def _from_checkpoint(
-    source: str, layout: CheckpointLayout, file: Path, image_size: int | None
+    source: str, layout: CheckpointLayout, file: Path, image_size: ImageSize | None
 ) -> TeacherParts:
     checkpoint = read_checkpoint(file.expanduser(), layout)
     return TeacherParts(
@@ -227,7 +229,7 @@ def _from_checkpoint(
     )
 
 
-def _from_timm(source: str, image_size: int | None) -> TeacherParts:
+def _from_timm(source: str, image_size: ImageSize | None) -> TeacherParts:
     name = source.removeprefix("timm:")
     if source.startswith("timm:") and not timm.is_model(name):
         raise TeacherError(
@@ -254,7 +256,7 @@ def _from_timm(source: str, image_size: int | None) -> TeacherParts:
     )
 
 
-def _size_argument(source: str, image_size: int | None) -> dict[str, Any]:
+def _size_argument(source: str, image_size: ImageSize | None) -> dict[str, Any]:
     """Return ``img_size`` for models with a fixed input size, such as most ViTs.
 
     timm resamples their position embeddings on loading.
@@ -276,7 +278,7 @@ def _without_last_norm(head: nn.Sequential | None, source: str) -> nn.Sequential
     return head[:-1]
 
 
-def _assemble(parts: TeacherParts, source: str, image_size: int | None) -> Teacher:
+def _assemble(parts: TeacherParts, source: str, image_size: ImageSize | None) -> Teacher:
     model: Any = parts.model
     try:
         grid = pixel_grid(model, image_size=image_size)
@@ -305,7 +307,7 @@ def _assemble(parts: TeacherParts, source: str, image_size: int | None) -> Teach
 
 
 def _check_head(
-    teacher: Teacher, vector_head: nn.Module, pixel_head: nn.Module, image_size: int
+    teacher: Teacher, vector_head: nn.Module, pixel_head: nn.Module, image_size: ImageSize
 ) -> None:
     """Check that both heads agree on feature maps of noise images."""
     with torch.no_grad():

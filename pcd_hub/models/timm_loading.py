@@ -4,7 +4,7 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from pcd_hub.errors import first_line
 from pcd_hub.files.read import check_is_file, read_bounded
-from pcd_hub.models.entries import forget_tensors
+from pcd_hub.image_size import format_size, height_width
+from pcd_hub.models.entries import entry_cfg, forget_tensors
 from pcd_hub.models.torch_files import read_torch_file
 
 log = logging.getLogger("pcd_hub")
@@ -116,58 +117,44 @@ def create_pretrained(name: str, **arguments: Any) -> nn.Module:
     scheme, place = _split(name)
     if config := read_config(name):
         _check_arguments(config.model_args)
+        _check_image_size(config.model_args, arguments)
         if scheme == "local-dir":
             file = _weights_file(Path(place))
             _check_size(config, [file.stat().st_size])
             arguments["pretrained_cfg_overlay"] = _overlay(file)
         else:
             _check_size(config, _hub_file_sizes(place) if config.model_args else [])
-    with _unmatched_keys() as unmatched:
+    with unmatched_keys() as unmatched:
         model = timm.create_model(name, pretrained=True, **arguments)
     if missing := unmatched.missing:
         raise ValueError(f"{len(missing)} weights are not in its file ({', '.join(missing[:3])})")
     return forget_tensors(model)
 
 
-def create_from_state(
+def create_with_state(
     architecture: str, state: Mapping[str, Tensor], **arguments: Any
 ) -> nn.Module:
-    """Build a model without its classifier from a state dict in timm's keys, or convertible ones.
+    """Build a headless timm model with these weights, as timm adapts them to its arguments.
+
+    timm resamples position embeddings to ``img_size``.
 
     Args:
-        architecture: Name in timm.
-        state: Its weights, and those of its classifier if it has one.
+        architecture: A timm architecture.
+        state: Its weights, with timm's keys; every weight must be there.
         **arguments: Further arguments for ``timm.create_model``.
 
     Raises:
-        ValueError: If a weight is missing, or a key is unknown.
-        Exception: Any other error of timm.
+        ValueError: If weights are missing.
+        Exception: Any other error of timm, such as for unlike shapes.
     """
-    overlay = {"source": "", "state_dict": dict(state), "num_classes": -1}  # never strict
-    with _unmatched_keys() as unmatched:
+    cfg = {**entry_cfg(architecture).to_dict(), "state_dict": dict(state)}
+    with unmatched_keys() as unmatched:
         model = timm.create_model(
-            architecture,
-            pretrained=True,
-            num_classes=0,
-            pretrained_cfg_overlay=overlay,
-            **arguments,
+            architecture, pretrained=True, pretrained_cfg=cfg, num_classes=0, **arguments
         )
-    # Old torchvision files lack these counters, which are not used in eval mode.
-    missing = [key for key in unmatched.missing if not key.endswith("num_batches_tracked")]
-    cfg: Any = model.pretrained_cfg
-    unknown = without_classifier(unmatched.unexpected, cfg.get("classifier"))
-    if missing or unknown:
-        raise ValueError(
-            f"{len(missing)} weights missing ({', '.join(missing[:3])}), "
-            f"{len(unknown)} unknown ({', '.join(unknown[:3])})"
-        )
+    if missing := unmatched.missing:
+        raise ValueError(f"{len(missing)} weights are missing ({', '.join(missing[:3])})")
     return forget_tensors(model)
-
-
-def without_classifier(keys: list[str], classifier: str | Sequence[str] | None) -> list[str]:
-    """Return the keys that do not belong to ``classifier``, a field of timm's cfgs."""
-    names = (classifier,) if isinstance(classifier, str) else classifier or ()
-    return [key for key in keys if not key.startswith(tuple(f"{name}." for name in names))]
 
 
 def _needs_hub(name: str) -> bool:
@@ -245,6 +232,17 @@ def _check_arguments(model_args: Mapping[str, Any]) -> None:
                 raise ValueError(f"config.json: model_args: {key} is {number:g}, at most {most}")
 
 
+def _check_image_size(model_args: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+    """Reject a resize of non-square position embeddings, which timm 1.0.26 takes as square."""
+    own = model_args.get("img_size")
+    size = arguments.get("img_size", own)
+    if isinstance(own, list) and height_width(own) != height_width(size):
+        raise ValueError(
+            f"its position embeddings are for {format_size(own)} px, and not every timm can resize "
+            f"embeddings that are not square: expected that size, found {format_size(size)}"
+        )
+
+
 def _numbers(value: object) -> Iterator[float]:
     match value:
         case bool() | str() | None:
@@ -288,18 +286,20 @@ def _build_on_meta(config: TimmConfig) -> nn.Module | None:
         return None
 
 
-class _Unmatched(NamedTuple):
+class UnmatchedKeys(NamedTuple):
+    """Keys of ``load_state_dict`` calls that were not matched."""
+
     missing: list[str]
     unexpected: list[str]
 
 
 @contextmanager
-def _unmatched_keys() -> Iterator[_Unmatched]:
+def unmatched_keys() -> Iterator[UnmatchedKeys]:
     """Collect the unmatched keys of this thread's ``load_state_dict`` calls inside the block.
 
     timm only logs them. One thread at a time.
     """
-    unmatched = _Unmatched([], [])
+    unmatched = UnmatchedKeys([], [])
     this_thread = threading.get_ident()
     with _PROCESS_LOCK:
         load_state_dict = nn.Module.load_state_dict

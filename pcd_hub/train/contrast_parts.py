@@ -11,6 +11,7 @@ from torch import nn
 from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.sources.open import ImageSource, ImageStream
 from pcd_hub.errors import StudentError
+from pcd_hub.image_size import simplest
 from pcd_hub.method.encoder import ProjectedEncoder
 from pcd_hub.method.moco import MoCoV3, momentum_copy
 from pcd_hub.method.simclr import SimCLR
@@ -50,7 +51,11 @@ def resolve(config: ContrastConfig, *, accelerator: Accelerator, plan: BatchPlan
     """Return the configuration with all defaults resolved; it reproduces the same run."""
     workers = num_workers(config.data.num_workers, accelerator.device)
     config = resolve_run(config, total_steps=plan.total_steps, num_workers=workers)
-    return replace(config, speed=resolve_speed(config.speed, accelerator, steps=plan.total_steps))
+    return replace(
+        config,
+        data=replace(config.data, image_size=simplest(config.data.image_size)),
+        speed=resolve_speed(config.speed, accelerator, steps=plan.total_steps),
+    )
 
 
 def build_contrast(

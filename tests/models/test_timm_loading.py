@@ -305,7 +305,7 @@ def interleaved(context: Callable) -> None:
 
 def test_two_threads_leave_torch_as_it_was():
     original = nn.Module.load_state_dict
-    interleaved(timm_loading._unmatched_keys)
+    interleaved(timm_loading.unmatched_keys)
     assert nn.Module.load_state_dict is original
 
 
@@ -313,7 +313,7 @@ def test_another_threads_missing_weights_are_not_a_teachers():
     def load() -> None:
         nn.Linear(1, 1).load_state_dict({}, strict=False)
 
-    with timm_loading._unmatched_keys() as unmatched:
+    with timm_loading.unmatched_keys() as unmatched:
         thread = threading.Thread(target=load)
         thread.start()
         thread.join()

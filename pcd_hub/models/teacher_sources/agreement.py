@@ -7,6 +7,7 @@ import numpy as np
 from timm.models import get_arch_pretrained_cfgs
 from torch import nn
 
+from pcd_hub.image_size import ImageSize, format_size, height_width
 from pcd_hub.models.entries import TAG
 from pcd_hub.models.teacher_sources.parts import TeacherParts
 
@@ -37,7 +38,11 @@ def normalisation_warning(parts: TeacherParts, *, architecture: str) -> str:
 
 
 def size_warning(
-    model: nn.Module, *, image_size: int, grid: tuple[int, int], training_size: int | None
+    model: nn.Module,
+    *,
+    image_size: ImageSize,
+    grid: tuple[int, int],
+    training_size: ImageSize | None,
 ) -> str:
     """Return a warning if the images are too small for the teacher; "" otherwise.
 
@@ -46,21 +51,20 @@ def size_warning(
 
     Args:
         model: The teacher's timm model.
-        image_size: Height and width of its images in pixels.
+        image_size: Size of its images in pixels.
         grid: Height and width of its feature map for such images.
         training_size: Size it was trained at; default: the input size stated by timm.
     """
     is_vit = hasattr(model, "patch_embed") and hasattr(model, "blocks")
     smallest = _SMALLEST_VIT_GRID if is_vit else _SMALLEST_GRID
     cfg: Any = getattr(model, "pretrained_cfg", None) or {}
-    trained = training_size or cfg.get("input_size", (3, 224, 224))[1]
-    if min(grid) >= smallest or image_size >= trained:
+    trained = min(height_width(training_size or cfg.get("input_size", (3, 224, 224))[1:]))
+    side = min(height_width(image_size))
+    if min(grid) >= smallest or side >= trained:
         return ""
-    sensible = min(-(-image_size * smallest // min(grid)), trained)
-    return (
-        f"the teacher gets images of {image_size} px, a {grid[0]} x {grid[1]} feature map; "
-        f"expected at least {sensible} px (--teacher.image-size)"
-    )
+    sensible = min(-(-side * smallest // min(grid)), trained)
+    seen = f"images of {format_size(image_size)} px, a {grid[0]} x {grid[1]} feature map"
+    return f"the teacher gets {seen}; expected at least {sensible} px (--teacher.image-size)"
 
 
 def _known_normalisations(architecture: str) -> list[Normalisation]:

@@ -1,6 +1,7 @@
 """``--teacher.source auto``: the first reachable of a list of recommended teachers."""
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ import timm
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 
 from pcd_hub.errors import TeacherError, first_line
+from pcd_hub.image_size import ImageSize, height_width
 from pcd_hub.models.teacher_sources.catalogue import TEACHERS, RecommendedTeacher
 from pcd_hub.models.timm_loading import TIMEOUT_SECONDS, probe_hub
 
@@ -41,14 +43,14 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose_teacher(*, image_size: int | None = None, device_type: str = "cpu") -> Choice:
+def choose_teacher(*, image_size: ImageSize | None = None, device_type: str = "cpu") -> Choice:
     """Choose the first candidate that is in huggingface_hub's cache, else the first on the Hub.
 
     Candidates that make no sense at ``image_size`` come last. With ``HF_HUB_OFFLINE=1`` there is no
     request. The choice is logged.
 
     Args:
-        image_size: Height and width of the teacher's images in pixels; None for its own.
+        image_size: Size of the teacher's images in pixels; None for its own.
         device_type: "cpu" for the list of cheap candidates, else the one for GPUs.
 
     Raises:
@@ -63,13 +65,12 @@ def choose_teacher(*, image_size: int | None = None, device_type: str = "cpu") -
 
 
 def _suitable_first(
-    candidates: Sequence[RecommendedTeacher], image_size: int | None
+    candidates: Sequence[RecommendedTeacher], image_size: ImageSize | None
 ) -> list[RecommendedTeacher]:
     """Drop what timm lacks, and sort those to the end for which the images are too small."""
+    side = min(height_width(image_size)) if image_size else math.inf
     in_timm = [teacher for teacher in candidates if teacher.is_in_timm]
-    return sorted(
-        in_timm, key=lambda one: bool(image_size) and image_size < one.smallest_image_size
-    )
+    return sorted(in_timm, key=lambda one: side < one.smallest_image_size)
 
 
 def _cached(candidates: Sequence[RecommendedTeacher]) -> Choice | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import nn
 
 from pcd_hub.errors import TeacherError, first_line
+from pcd_hub.image_size import ImageSize, format_size, height_width, simplest
 from pcd_hub.models.teacher_sources.agreement import size_warning
 from pcd_hub.models.teachers import Teacher, grid_size
 
@@ -17,8 +18,8 @@ def match_teacher(
     teacher: Teacher,
     student: nn.Module,
     *,
-    image_size: int,
-    teacher_image_size: int | str | None = None,
+    image_size: ImageSize,
+    teacher_image_size: ImageSize | str | None = None,
     fold_batch_norms: bool = False,
 ) -> Teacher:
     """Give a loaded teacher's feature maps the student's height and width.
@@ -26,22 +27,23 @@ def match_teacher(
     Args:
         teacher: The teacher.
         student: A network, images ``(B, 3, H, W)`` -> feature maps ``(B, C, h, w)``.
-        image_size: Height and width of the images in pixels.
+        image_size: Size of the images in pixels.
         teacher_image_size: The size to which the teacher resizes them: None for no change, a
-            number, or ``"match"`` (``load_matched_teacher``).
+            number for the shorter side, height and width, or ``"match"``
+            (``load_matched_teacher``).
         fold_batch_norms: Call :meth:`Teacher.fold_batch_norms`.
 
     Raises:
         TeacherError: If the teacher does not accept the size.
     """
 
-    def accept(size: int) -> Teacher:
+    def accept(size: ImageSize) -> Teacher:
         try:
             teacher.set_sizes(size)
         except Exception as error:
             raise TeacherError(
-                f"{teacher.facts.source} cannot take {size} x {size} pixels ({first_line(error)}); "
-                "use another --teacher.image-size"
+                f"{teacher.facts.source} cannot take images of {format_size(size)} px "
+                f"({first_line(error)}); use another --teacher.image-size"
             ) from error
         return teacher
 
@@ -55,11 +57,11 @@ def match_teacher(
 
 
 def match_loaded(
-    load: Callable[[int], Teacher],
+    load: Callable[[ImageSize], Teacher],
     student: nn.Module,
     *,
-    image_size: int,
-    teacher_image_size: int | str | None,
+    image_size: ImageSize,
+    teacher_image_size: ImageSize | str | None,
     fold_batch_norms: bool,
 ) -> Teacher:
     """Load a teacher at the size that :func:`match_teacher` describes.
@@ -72,11 +74,12 @@ def match_loaded(
         fold_batch_norms: See :func:`match_teacher`.
     """
     wanted = grid_size(student, image_size)
-    size = teacher_image_size if isinstance(teacher_image_size, int) else image_size
+    size = input_size(image_size, teacher_image_size)
     teacher = load(size)
     own = teacher.grid_size(size)
     if teacher_image_size == "match" and own != wanted:
-        candidate = round(size * wanted[0] / own[0])
+        sides = zip(height_width(size), wanted, own, strict=True)
+        candidate = simplest([round(side * new / old) for side, new, old in sides])
         with contextlib.suppress(TeacherError):  # it may not accept that size
             resized = load(candidate)
             if resized.grid_size(candidate) == wanted:
@@ -93,6 +96,18 @@ def match_loaded(
     teacher.set_sizes(image_size, input_size=size, grid=wanted)
     log_warnings(teacher)
     return teacher
+
+
+def input_size(image_size: ImageSize, requested: ImageSize | str | None) -> ImageSize:
+    """Return the requested size; one number is the shorter side of images of ``image_size``."""
+    match requested:
+        case int():
+            sides = height_width(image_size)
+            return simplest([round(side * requested / min(sides)) for side in sides])
+        case tuple():
+            return requested
+        case _:
+            return image_size
 
 
 def log_warnings(teacher: Teacher) -> None:

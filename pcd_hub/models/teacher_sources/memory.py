@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pcd_hub.errors import TeacherError
+from pcd_hub.image_size import ImageSize, format_size, height_width
 from pcd_hub.models.entries import build_arguments
 from pcd_hub.models.layouts import FAMILIES, LAYOUTS
 from pcd_hub.models.teacher_folder import TEACHER_FACTS, read_facts
@@ -38,7 +39,7 @@ class MemoryEstimate:
 
 
 def check_teacher_memory(
-    source: str, *, image_size: int, batch_size: int, device: torch.device
+    source: str, *, image_size: ImageSize, batch_size: int, device: torch.device
 ) -> str:
     """Refuse a teacher whose weights alone do not fit; return a warning if a batch may not, or "".
 
@@ -47,7 +48,7 @@ def check_teacher_memory(
 
     Args:
         source: The teacher's source.
-        image_size: Height and width of its images in pixels.
+        image_size: Size of its images in pixels.
         batch_size: Images in one forward pass.
         device: Where it will run; it is loaded on the host.
 
@@ -67,9 +68,10 @@ def check_teacher_memory(
         if place == _name(device) and need.weights + need.activations > available:
             return (
                 f"the teacher needs about {(need.weights + need.activations) / _GIB:.1f} GiB for a "
-                f"batch of {batch_size} images of {image_size} px, but {available / _GIB:.1f} GiB "
-                f"of {place} memory are available; reduce --optim.global-batch-size (with "
-                "--optim.accumulation-steps) or --teacher.image-size, or use a smaller teacher"
+                f"batch of {batch_size} images of {format_size(image_size)} px, but "
+                f"{available / _GIB:.1f} GiB of {place} memory are available; reduce "
+                "--optim.global-batch-size (with --optim.accumulation-steps) or "
+                "--teacher.image-size, or use a smaller teacher"
             )
     return ""
 
@@ -96,7 +98,7 @@ def _architecture_of_folder(folder: Path) -> str | None:
     return config.architecture if config else None
 
 
-def estimate(architecture: str, image_size: int, batch_size: int) -> MemoryEstimate | None:
+def estimate(architecture: str, image_size: ImageSize, batch_size: int) -> MemoryEstimate | None:
     """Estimate a model's memory on the meta device; None if it cannot be built there."""
     try:
         with torch.device("meta"), torch.random.fork_rng(devices=()):
@@ -110,11 +112,11 @@ def estimate(architecture: str, image_size: int, batch_size: int) -> MemoryEstim
     )
 
 
-def _activations(model: nn.Module, image_size: int, batch_size: int) -> int:
+def _activations(model: nn.Module, image_size: ImageSize, batch_size: int) -> int:
     forward: Any = getattr(model, "forward_features", model)
     with torch.device("meta"), torch.no_grad(), _LargestOperation() as largest:
         try:
-            forward(torch.zeros(_PROBED_BATCH, 3, image_size, image_size))
+            forward(torch.zeros(_PROBED_BATCH, 3, *height_width(image_size)))
         except Exception:  # not every operation exists on the meta device
             return 0
     return largest.num_values * 4 * batch_size // _PROBED_BATCH

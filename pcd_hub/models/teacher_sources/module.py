@@ -1,14 +1,14 @@
 """A teacher from any ``nn.Module`` whose output contains a feature map or a token sequence."""
 
 from collections.abc import Mapping
-from math import isqrt
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pcd_hub.errors import StudentError, TeacherError, first_line
-from pcd_hub.models.grid import PixelGrid, pixel_grid
+from pcd_hub.image_size import ImageSize, height_width
+from pcd_hub.models.grid import PixelGrid, fills_grid, pixel_grid
 from pcd_hub.models.teacher_sources.parts import Numbers, check_normalisation
 from pcd_hub.models.teachers import Teacher, TeacherFacts
 from pcd_hub.models.tensor_files import tensors_sha256
@@ -27,7 +27,7 @@ def teacher_from_module(
     std: Numbers,
     name: str | None = None,
     license: str = "not stated",  # noqa: A002
-    image_size: int = 224,
+    image_size: ImageSize = 224,
     num_prefix_tokens: int | None = None,
 ) -> Teacher:
     """Make a frozen teacher from a module: images ``(B, 3, H, W)`` -> features.
@@ -44,9 +44,9 @@ def teacher_from_module(
         std: Standard deviation of each channel.
         name: Name for the record; default: the class.
         license: Licence of its weights.
-        image_size: Height and width of the black images in pixels.
+        image_size: Size of the black images in pixels.
         num_prefix_tokens: Tokens before those of the image, such as class token and registers;
-            default: as few as make the rest a square.
+            default: as few as make the rest a grid.
 
     Raises:
         TeacherError: If the module fails, or its output contains no feature map.
@@ -71,7 +71,7 @@ def teacher_from_module(
 
 
 def _grid(
-    module: nn.Module, source: str, image_size: int, num_prefix_tokens: int | None
+    module: nn.Module, source: str, image_size: ImageSize, num_prefix_tokens: int | None
 ) -> PixelGrid:
     is_from_timm = getattr(module, "pretrained_cfg", None) and hasattr(module, "forward_features")
     network: Any = module if is_from_timm else Features(module)
@@ -103,10 +103,10 @@ class Features(nn.Module):
         return find_features(forward(images))
 
 
-def _count_prefix_tokens(network: Features, image_size: int) -> int:
-    """Return the smallest number of tokens without which the others fill a square."""
+def _count_prefix_tokens(network: Features, image_size: ImageSize) -> int:
+    """Return the smallest number of tokens without which the others fill a grid."""
     parameter = next(network.parameters())
-    shape = (2, 3, image_size, image_size)
+    shape = (2, 3, *height_width(image_size))
     images = torch.zeros(shape, device=parameter.device, dtype=parameter.dtype)
     was_training = network.training
     try:
@@ -123,8 +123,7 @@ def _count_prefix_tokens(network: Features, image_size: int) -> int:
         network.train(was_training)
     tokens = features.shape[1] if features.ndim == 3 else 0
     counts = range(min(_MAX_PREFIX_TOKENS, tokens - 1) + 1)
-    squares = (count for count in counts if isqrt(tokens - count) ** 2 == tokens - count)
-    return next(squares, 0)
+    return next((count for count in counts if fills_grid(tokens - count, images)), 0)
 
 
 def find_features(output: Any) -> Tensor:

@@ -2,18 +2,19 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
-from torch import Tensor
+from torch import Tensor, nn
 
 from pcd_hub.errors import TeacherError, first_line
-from pcd_hub.models.entries import build_skeleton
+from pcd_hub.image_size import ImageSize
+from pcd_hub.models.entries import build_skeleton, forget_tensors
 from pcd_hub.models.teacher_sources.parts import TeacherParts, check_architecture, has_fixed_size
 from pcd_hub.models.tensor_files import State, check_tensors, load_tensor_file
-from pcd_hub.models.timm_loading import create_from_state, without_classifier
+from pcd_hub.models.timm_loading import unmatched_keys
 
 log = logging.getLogger("pcd_hub")
 
@@ -22,7 +23,7 @@ _COUNTER = "num_batches_tracked"
 
 
 def read_own_file(
-    file: Path, architecture: str, source: str, image_size: int | None
+    file: Path, architecture: str, source: str, image_size: ImageSize | None
 ) -> TeacherParts:
     """Read the weights of a timm model from a ``torch.save`` or safetensors file.
 
@@ -34,7 +35,7 @@ def read_own_file(
         file: Path of the file.
         architecture: Name in timm; a tag selects the mean and std of these timm weights.
         source: The teacher's source, for error messages.
-        image_size: Height and width of its images in pixels.
+        image_size: Size of its images in pixels.
 
     Raises:
         TeacherError: If the file is damaged, or its weights are not exactly the architecture's.
@@ -50,7 +51,7 @@ def read_own_file(
         raise TeacherError(f"{source}: timm states no mean and std for {architecture}")
     size = {"img_size": image_size} if image_size and has_fixed_size(cfg.to_dict()) else {}
     try:
-        model = create_from_state(architecture, own, **size)
+        model = _create(architecture, own, **size)
     except Exception as error:
         raise TeacherError(
             f"{source} does not fit {architecture}: {first_line(error)[:300]}; "
@@ -62,7 +63,7 @@ def read_own_file(
         std=tuple(cfg.std),
         is_normalisation_stated="." in architecture,
         origin={"source_file": file.name, "source_sha256": hashlib.sha256(content).hexdigest()},
-        warnings=_unused_warning(without_classifier(unused, cfg.classifier)),
+        warnings=_unused_warning(_without_classifier(unused, cfg.classifier)),
     )
 
 
@@ -144,3 +145,42 @@ def _unused_warning(unused: list[str]) -> tuple[str, ...]:
     modules = list(dict.fromkeys(key.partition(".")[0] for key in unused))
     named = ", ".join(modules[:4]) + (" ..." if len(modules) > 4 else "")
     return (f"{len(unused)} tensors of the teacher's file are not used: {named}",)
+
+
+def _create(architecture: str, state: Mapping[str, Tensor], **arguments: Any) -> nn.Module:
+    """Build a model without its classifier from a state dict in timm's keys, or convertible ones.
+
+    Args:
+        architecture: Name in timm.
+        state: Its weights, and those of its classifier if it has one.
+        **arguments: Further arguments for ``timm.create_model``.
+
+    Raises:
+        ValueError: If a weight is missing, or a key is unknown.
+        Exception: Any other error of timm.
+    """
+    overlay = {"source": "", "state_dict": dict(state), "num_classes": -1}  # never strict
+    with unmatched_keys() as unmatched:
+        model = timm.create_model(
+            architecture,
+            pretrained=True,
+            num_classes=0,
+            pretrained_cfg_overlay=overlay,
+            **arguments,
+        )
+    # Old torchvision files lack these counters, which are not used in eval mode.
+    missing = [key for key in unmatched.missing if not key.endswith("num_batches_tracked")]
+    cfg: Any = model.pretrained_cfg
+    unknown = _without_classifier(unmatched.unexpected, cfg.get("classifier"))
+    if missing or unknown:
+        raise ValueError(
+            f"{len(missing)} weights missing ({', '.join(missing[:3])}), "
+            f"{len(unknown)} unknown ({', '.join(unknown[:3])})"
+        )
+    return forget_tensors(model)
+
+
+def _without_classifier(keys: list[str], classifier: str | Sequence[str] | None) -> list[str]:
+    """Return the keys that do not belong to ``classifier``, a field of timm's cfgs."""
+    names = (classifier,) if isinstance(classifier, str) else classifier or ()
+    return [key for key in keys if not key.startswith(tuple(f"{name}." for name in names))]

@@ -10,6 +10,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
 from pcd_hub.errors import TeacherError, nearest
+from pcd_hub.image_size import ImageSize
 from pcd_hub.models.tensor_files import State
 
 _MAX_VALUE = 1000.0
@@ -33,8 +34,8 @@ class TeacherParts:
     is_normalisation_given: bool = False
     """Whether the user gives mean and std."""
     origin: dict[str, str] = field(default_factory=dict)
-    training_size: int | None = None
-    """Height and width in pixels of the images it was trained on, if its source states them."""
+    training_size: ImageSize | None = None
+    """Size in pixels of the images it was trained on, if its source states it."""
     warnings: tuple[str, ...] = ()
     """What may be wrong with it, each in one line."""
 
@@ -84,7 +85,7 @@ def check_architecture(architecture: str, source: str) -> None:
 
 
 def build_model(
-    architecture: str, state: State, source: str, image_size: int | None, **arguments: Any
+    architecture: str, state: State, source: str, image_size: ImageSize | None, **arguments: Any
 ) -> nn.Module:
     """Build a timm model with exactly these weights; a fixed input size becomes ``image_size``.
 
@@ -92,7 +93,7 @@ def build_model(
         architecture: Name in timm.
         state: The weights, with timm's keys.
         source: The teacher's source, for error messages.
-        image_size: Height and width of its images in pixels.
+        image_size: Size of its images in pixels.
         **arguments: Arguments of ``timm.create_model`` besides the architecture's own.
 
     Raises:

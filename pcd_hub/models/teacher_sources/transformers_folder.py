@@ -14,6 +14,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from pcd_hub.errors import TeacherError, first_line
 from pcd_hub.files.read import read_bounded
 from pcd_hub.files.strict_json import parse_json, printable
+from pcd_hub.image_size import ImageSize
 from pcd_hub.models.teacher_sources.parts import TeacherParts, build_model, check_normalisation
 from pcd_hub.models.teacher_sources.transformers_keys import (
     Conversion,
@@ -114,13 +115,15 @@ def transformers_architecture(folder: Path) -> str:
     return _architecture(_read_json(folder / "config.json"), f"local-dir:{folder}")[0]
 
 
-def read_transformers_folder(folder: Path, source: str, image_size: int | None) -> TeacherParts:
+def read_transformers_folder(
+    folder: Path, source: str, image_size: ImageSize | None
+) -> TeacherParts:
     """Read a DINOv2 or DINOv3 model from a folder in transformers' format.
 
     Args:
         folder: Folder with config.json, model.safetensors and preprocessor_config.json.
         source: The teacher's source, for error messages.
-        image_size: Height and width of its images in pixels.
+        image_size: Size of its images in pixels.
 
     Raises:
         TeacherError: If the model is another, a file is missing or damaged, or a weight is missing

@@ -9,10 +9,11 @@ from accelerate import Accelerator
 
 from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.errors import ConfigError, TeacherError
+from pcd_hub.image_size import ImageSize
 from pcd_hub.models.grid import PixelGrid
 from pcd_hub.models.teacher_loading import load_matched_teacher
 from pcd_hub.models.teacher_sources.choice import AUTO, choose_teacher
-from pcd_hub.models.teacher_sources.matching import match_teacher
+from pcd_hub.models.teacher_sources.matching import input_size, match_teacher
 from pcd_hub.models.teacher_sources.memory import check_teacher_memory
 from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.configs.distill import DistillConfig
@@ -78,10 +79,9 @@ def load_teacher(
     return teacher
 
 
-def teacher_image_size(config: DistillConfig) -> int:
+def teacher_image_size(config: DistillConfig) -> ImageSize:
     """Return the size of the teacher's images, before it is matched to the student."""
-    size = config.teacher.image_size
-    return size if isinstance(size, int) else config.data.image_size
+    return input_size(config.data.image_size, config.teacher.image_size)
 
 
 def resolve_teacher(

@@ -142,7 +142,7 @@ def test_the_size_is_matched_without_loading_again():
     assert matched(torch.rand(1, 3, 256, 256)).shape == (1, 8, 8, 8)
     fixed = timm.create_model("vit_tiny_patch16_224", depth=1)
     teacher = teacher_from_module(fixed, mean=MEAN, std=STD)
-    with pytest.raises(TeacherError, match="cannot take 96 x 96 pixels .*--teacher.image-size"):
+    with pytest.raises(TeacherError, match="cannot take images of 96 px .*--teacher.image-size"):
         match_teacher(teacher, student, image_size=96)
 
 
