@@ -22,7 +22,6 @@ from torch.profiler import record_function
 from pcd_hub.data.loader import Batch
 from pcd_hub.data.sources.held_out import split_held_out
 from pcd_hub.data.sources.open import ImageSource, ImageStream
-from pcd_hub.errors import ConfigError
 from pcd_hub.image_size import height_width
 from pcd_hub.method.distiller import freeze_unused_parameters
 from pcd_hub.method.moments import ChannelMoments
@@ -44,7 +43,6 @@ from pcd_hub.train.distill_parts import (
     build_student,
     build_teacher_statistics,
     describe_inputs,
-    load_teacher,
     move_to_device,
     resolve,
     trial,
@@ -67,11 +65,11 @@ from pcd_hub.train.own_images.records import record_decisions
 from pcd_hub.train.own_images.settings import find_settings, set_length
 from pcd_hub.train.own_images.surveyed import survey_images
 from pcd_hub.train.own_images.timing import measure_step
-from pcd_hub.train.results.weight import save_weight
+from pcd_hub.train.results.weight import check_weight_name, save_weight
 from pcd_hub.train.run import TrainingRun
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.run_folder.preflight import check_places, finishing
-from pcd_hub.weights import store
+from pcd_hub.train.teacher.loading import load_teacher, resolve_teacher
 from pcd_hub.weights.export import check_exportable
 
 log = logging.getLogger("pcd_hub")
@@ -96,7 +94,7 @@ def run(
         config: The requested configuration.
         config_name: Its name, for the run's folder and record.
         given: Fields that the user sets, as ``group.field``; they are never derived.
-        teacher: A teacher that is built already; None for that of the configuration.
+        teacher: A teacher from Python, instead of ``teacher.source``.
     """
     started = time.monotonic()
     weight_name = check_weight_name(config)
@@ -229,8 +227,8 @@ def prepare(
     config_name: str,
     *,
     given: frozenset[str] = frozenset(),
-    started: float | None = None,
     teacher: Teacher | None = None,
+    started: float | None = None,
 ) -> Distillation:
     """Build everything; invalid settings raise before the output folder is created.
 
@@ -239,10 +237,11 @@ def prepare(
         config: The requested configuration.
         config_name: Its name.
         given: Fields that the user sets, as ``group.field``.
+        teacher: A teacher from Python, instead of ``teacher.source``.
         started: Time of the run's start, by ``time.monotonic``; now if not given.
-        teacher: A teacher that is built already; None for that of the configuration.
     """
     started = time.monotonic() if started is None else started
+    config = resolve_teacher(config, accelerator, given=teacher)
     everything = open_training_source(config.data, accelerator)
     survey = on_main_process(accelerator, lambda: survey_images(everything, config, given))
     source, held_out = split_held_out(everything, share=config.data.held_out)
@@ -287,7 +286,7 @@ def build(
     config: DistillConfig,
     config_name: str,
     source: ImageSource | ImageStream,
-    teacher: Teacher | None = None,
+    given: Teacher | None = None,
 ) -> Distillation:
     """Build the networks and what belongs to them, on the CPU."""
     size = config.data.image_size
@@ -303,7 +302,7 @@ def build(
     )
     check_exportable(start, config.student.arch, image_size=size)
     untrained = freeze_unused_parameters(student, torch.zeros(2, 3, *height_width(size)))
-    teacher = teacher or load_teacher(config, student)
+    teacher = load_teacher(config, student, plan=plan, device=accelerator.device, given=given)
     config = with_start(config, start_weight)
     config = resolve(config, accelerator=accelerator, plan=plan, source=source, teacher=teacher)
     distiller = build_distiller(config, student, teacher)
@@ -343,21 +342,6 @@ def seconds_per_step(d: Distillation) -> float:
             num_workers=d.config.data.num_workers or 0,
             accelerator=d.accelerator,
         )
-
-
-def check_weight_name(config: DistillConfig) -> str:
-    """Return the weight's name in the store.
-
-    Raises:
-        ConfigError: If its architecture is not the student's.
-    """
-    name = store.check_name(config.run.name or f"{config.student.arch}.pcd")
-    if name.partition(".")[0] != config.student.arch:
-        raise ConfigError(
-            f"--run.name {name} names another architecture than --student.arch "
-            f"{config.student.arch}; use {config.student.arch}.pcd_WHAT"
-        )
-    return name
 
 
 if __name__ == "__main__":

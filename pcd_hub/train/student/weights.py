@@ -123,7 +123,8 @@ def load_start(
         loaded = _load(student, weights, architecture, arguments)
         student.load_state_dict(loaded.state, strict=True)
     digest = tensors_sha256(student.state_dict())
-    adapt_normalisation(student, entry_cfg(architecture), mean=loaded.mean, std=loaded.std)
+    if len(loaded.mean) == 3:  # a weight of other channels was trained by pcd_hub
+        adapt_normalisation(student, entry_cfg(architecture), mean=loaded.mean, std=loaded.std)
     facts = dataclasses.replace(loaded.facts, sha256=digest)
     log.info("the student starts from %s (licence: %s)", facts.name, facts.license)
     return facts
@@ -155,7 +156,9 @@ def _load(
         raise StudentError(f"it is a folder; use local-dir:{weights}")
     if store.is_name(weights.partition("@")[0]) or _REPO.fullmatch(weights.partition("@")[0]):
         return _from_pcd_hub(weights, architecture, arguments)
-    return _from_timm(_timm_name(weights, architecture), architecture, arguments)
+    name = _name_with_tag(weights, architecture)
+    read = _from_pcd_hub if store.is_name(name) else _from_timm
+    return read(name, architecture, arguments)
 
 
 def _from_folder(folder: str, architecture: str, arguments: dict[str, Any]) -> _Loaded:
@@ -184,8 +187,8 @@ def _from_pcd_hub(name: str, architecture: str, arguments: dict[str, Any]) -> _L
     return _Loaded(facts, model.state_dict(), tuple(cfg["mean"]), tuple(cfg["std"]))
 
 
-def _timm_name(weights: str, architecture: str) -> str:
-    """Return the name with its tag of the timm weights that ``pretrained`` or a name stands for.
+def _name_with_tag(weights: str, architecture: str) -> str:
+    """Return the name with its tag of the weights that ``pretrained`` or a name stands for.
 
     Raises:
         StudentError: If timm has no such weights, or they are of another architecture.
@@ -198,7 +201,7 @@ def _timm_name(weights: str, architecture: str) -> str:
     if name == architecture and default is not None:
         name = f"{architecture}.{default.tag}"
     known = timm.list_pretrained(f"{architecture}.*")
-    if name not in known:
+    if name not in known and not store.is_name(name):
         choice = f"one of {', '.join(known)}" if known else "none, as it has none for this one"
         raise StudentError(f"timm has no weights {name}; expected {choice}, or a file")
     return name
@@ -294,7 +297,7 @@ def _unlike(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list
         f"{tuple(value.shape)}"
         for key, value in expected.items()
         if state[key].shape != value.shape
-        or state[key].is_floating_point() != value.is_floating_point()
+        or (value.is_floating_point() and not state[key].is_floating_point())
     ]
 
 

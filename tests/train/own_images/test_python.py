@@ -87,9 +87,7 @@ except KeyboardInterrupt as stopped:
     shown = stopped  # as a notebook keeps it
 assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 print(shown, flush=True)
-steps = int(input())
-settings["run.max_steps"] = steps
-pcd_hub.distill(**settings, output_dir="run", run={"resume": True})
+pcd_hub.distill(resume="run", **{"run.max_steps": int(input())})
 """
 
 
@@ -111,7 +109,7 @@ def test_an_interrupt_saves_the_run_and_says_how_to_continue(settings, tmp_path)
         assert process.stdout
         said = process.stdout.readline()
         assert said.startswith("stopped by SIGINT after step "), process.communicate()[1]
-        assert 'which is saved; continue with the same arguments and output_dir="run", run=' in said
+        assert 'which is saved; continue with pcd_hub.distill(resume="run")' in said
         with (tmp_path / "run" / "config.json").open("r+") as file:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the process has released it
         steps = int(said.split("step ")[1].split(",")[0]) + 2
@@ -131,10 +129,23 @@ def test_a_mistake_leaves_no_trace_of_the_run(settings, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_module_is_a_teacher_with_its_normalisation(settings, tmp_path):
+    settings |= {"teacher": timm.create_model("test_resnet", num_classes=0), "run.max_steps": 2}
+    with pytest.raises(ConfigError, match="a teacher that is a module needs mean=... and std="):
+        pcd_hub.distill(**settings, output_dir=tmp_path / "run")
+    half = (0.5, 0.5, 0.5)
+    done = pcd_hub.distill(**settings, mean=half, std=half, output_dir=tmp_path / "run")
+    record = json.loads((done.folder / "record.json").read_text())
+    assert record["teacher"]["mean"] == [0.5, 0.5, 0.5]
+    with pytest.raises(ConfigError, match="mean and std belong to a teacher that is a module"):
+        pcd_hub.distill("photos", teacher="quickstart", mean=half)
+
+
 def call(images="photos", **arguments):
     models = {name: arguments.pop(name, "quickstart") for name in ("student", "teacher")}
     run = {name: arguments.pop(name, None) for name in ("output_dir", "hours")}
-    return configure(images, models, run, arguments)
+    _, config, given = configure(images, models, run, arguments)
+    return config, given
 
 
 def test_fields_are_given_by_group_or_by_dotted_name():
