@@ -14,6 +14,7 @@ SUBJECT = "distilled student"
 
 def log_verdict(held_out: HeldOut) -> None:
     """Log the comparison with the start, as a warning if the student is worse."""
+    log.info("scores on held-out images took %.1f s of this run", held_out.seconds)
     found = held_out.compare()
     sentence = found.sentence[:1].upper() + found.sentence[1:]
     if found.outcome == "worse":
