@@ -52,6 +52,7 @@ from pcd_hub.train.held_out.open import open_held_out, read_held_out
 from pcd_hub.train.held_out.plateau import EarlyEnd
 from pcd_hub.train.launch import finish, on_main_process, start_accelerator
 from pcd_hub.train.monitors.collapse import CollapseMonitor
+from pcd_hub.train.monitors.logged import logged_warnings
 from pcd_hub.train.optimizers import (
     build_optimizer,
     drop_gradients,
@@ -102,15 +103,16 @@ def run(
         speed=config.speed,
         static_graph=config.optim.accumulation_steps == 1,
     )
-    distillation = prepare(
-        accelerator, config, config_name, given=given, teacher=teacher, started=started
-    )
-    train(distillation)
-    with finishing(distillation.folder.path):
-        finish(accelerator)
-        if accelerator.is_main_process:
-            save_weight(distillation, weight_name)
-            distillation.folder.end_trackers()
+    with logged_warnings() as warnings:
+        distillation = prepare(
+            accelerator, config, config_name, given=given, started=started, teacher=teacher
+        )
+        train(distillation)
+        with finishing(distillation.folder.path):
+            finish(accelerator)
+            if accelerator.is_main_process:
+                save_weight(distillation, weight_name, warnings=warnings)
+                distillation.folder.end_trackers()
     return distillation
 
 
@@ -149,15 +151,16 @@ def train(d: Distillation) -> None:
         *(config.teacher.source, config.student.arch, plan.total_steps, d.folder.path),
     )
     wrapped.train()
-    for step, batches in run.steps():
-        if d.held_out is not None:
-            d.held_out.measure_start(step)
-        head_only = step < head_only_steps(config.optim, plan.total_steps)
-        loss, norm = training_step(d, wrapped, optimizer, batches, head_only=head_only)
-        if d.held_out is not None:
-            d.held_out.measure(step + 1)
-        measured = accelerator.is_main_process and run.is_measured(step)
-        run.end_step(loss, norm, metrics=monitor.measure(step) if measured else None)
+    with contextlib.closing(run.steps()) as steps:
+        for step, batches in steps:
+            if d.held_out is not None:
+                d.held_out.measure_start(step)
+            head_only = step < head_only_steps(config.optim, plan.total_steps)
+            loss, norm = training_step(d, wrapped, optimizer, batches, head_only=head_only)
+            if d.held_out is not None:
+                d.held_out.measure(step + 1)
+            measured = accelerator.is_main_process and run.is_measured(step)
+            run.end_step(loss, norm, metrics=monitor.measure(step) if measured else None)
 
 
 def wrap(d: Distillation) -> tuple[nn.Module, Any]:

@@ -13,7 +13,7 @@ logs, writes checkpoints and stops the run on a signal.
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -105,7 +105,7 @@ class TrainingRun(Generic[BatchT]):
         self._lr = 0.0
         self._batches: list[BatchT] = []
 
-    def steps(self) -> Iterator[tuple[int, list[BatchT]]]:
+    def steps(self) -> Generator[tuple[int, list[BatchT]], None, None]:
         """Iterate over (step, this process's batches of it: one per accumulation step).
 
         Raises:
@@ -121,7 +121,7 @@ class TrainingRun(Generic[BatchT]):
             start=self._first_step,
             total_steps=self._num_steps(),
         )
-        with self._stop_request:
+        with self._stop_request, contextlib.closing(self._progress):
             plan = dataclasses.replace(self.plan, start_step=self._first_step)
             batches = self.open_batches(plan, self._stream_states)
             while self._done < self._num_steps():
@@ -133,7 +133,6 @@ class TrainingRun(Generic[BatchT]):
                     self._batches = self._progress.wait_for(batches, plan.accumulation_steps)
                 yield step, self._batches
                 assert self._done == step + 1, "every step needs end_step"
-        self._progress.close()
         self._broken_images.log_total()
 
     def end_step(
