@@ -22,7 +22,6 @@ from torch.profiler import record_function
 from pcd_hub.data.loader import Batch
 from pcd_hub.data.sources.held_out import split_held_out
 from pcd_hub.data.sources.open import ImageSource, ImageStream
-from pcd_hub.errors import ConfigError
 from pcd_hub.image_size import height_width
 from pcd_hub.method.distiller import freeze_unused_parameters
 from pcd_hub.method.moments import ChannelMoments
@@ -42,6 +41,7 @@ from pcd_hub.train.distill_parts import (
     build_distiller,
     build_student,
     build_teacher_statistics,
+    check_weight_name,
     describe_inputs,
     load_teacher,
     move_to_device,
@@ -51,7 +51,7 @@ from pcd_hub.train.distill_parts import (
 )
 from pcd_hub.train.held_out.open import open_held_out, read_held_out
 from pcd_hub.train.held_out.plateau import EarlyEnd
-from pcd_hub.train.launch import finish, on_main_process, start_accelerator
+from pcd_hub.train.launch import finish, start_accelerator
 from pcd_hub.train.monitors.collapse import CollapseMonitor
 from pcd_hub.train.optimizers import (
     build_optimizer,
@@ -62,14 +62,13 @@ from pcd_hub.train.optimizers import (
 )
 from pcd_hub.train.own_images.arguments import parse_distill
 from pcd_hub.train.own_images.records import record_decisions
-from pcd_hub.train.own_images.settings import find_settings, set_length
+from pcd_hub.train.own_images.settings import find_settings, settings_in_hours
 from pcd_hub.train.own_images.surveyed import survey_images
 from pcd_hub.train.own_images.timing import measure_step
 from pcd_hub.train.results.weight import save_weight
 from pcd_hub.train.run import TrainingRun
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.run_folder.preflight import check_places, finishing
-from pcd_hub.weights import store
 from pcd_hub.weights.export import check_exportable
 
 log = logging.getLogger("pcd_hub")
@@ -231,27 +230,21 @@ def prepare(
     """
     started = time.monotonic() if started is None else started
     everything = open_training_source(config.data, accelerator)
-    survey = on_main_process(accelerator, lambda: survey_images(everything, config, given))
+    survey = survey_images(everything, config, given, accelerator)
     source, held_out = split_held_out(everything, share=config.data.held_out)
-    settings = on_main_process(
-        accelerator,
-        lambda: find_settings(
-            config,
-            default_name=config_name,
-            given=given,
-            num_images=count_images(source),
-            short_side=survey.short_side if survey else 0,
-            accelerator=accelerator,
-        ),
+    settings = find_settings(
+        config,
+        default_name=config_name,
+        given=given,
+        num_images=count_images(source),
+        short_side=survey.short_side if survey else 0,
+        accelerator=accelerator,
     )
     held_out_images = read_held_out(accelerator, settings.config, held_out)
     d = build(accelerator, settings.config, config_name, source)
     if settings.needs_measurement:
         seconds = seconds_per_step(d)
-        used = time.monotonic() - started
-        settings = on_main_process(
-            accelerator, lambda: set_length(settings, seconds, seconds_used=used)
-        )
+        settings = settings_in_hours(settings, seconds, started=started, accelerator=accelerator)
         d.config = with_fields(d.config, settings.length)
         d.plan = plan_epochs(source, d.config.optim, d.config.run, accelerator)
     d.survey, d.decisions = survey, settings.decisions
@@ -329,21 +322,6 @@ def seconds_per_step(d: Distillation) -> float:
             num_workers=d.config.data.num_workers or 0,
             accelerator=d.accelerator,
         )
-
-
-def check_weight_name(config: DistillConfig) -> str:
-    """Return the weight's name in the store.
-
-    Raises:
-        ConfigError: If its architecture is not the student's.
-    """
-    name = store.check_name(config.run.name or f"{config.student.arch}.pcd")
-    if name.partition(".")[0] != config.student.arch:
-        raise ConfigError(
-            f"--run.name {name} names another architecture than --student.arch "
-            f"{config.student.arch}; use {config.student.arch}.pcd_WHAT"
-        )
-    return name
 
 
 if __name__ == "__main__":

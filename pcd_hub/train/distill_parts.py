@@ -42,6 +42,7 @@ from pcd_hub.train.speed import (
     run_once,
 )
 from pcd_hub.train.student.weights import StartWeight, load_start
+from pcd_hub.weights import store
 
 log = logging.getLogger("pcd_hub")
 
@@ -273,3 +274,18 @@ def build_teacher_statistics(
             return None, ChannelMoments(teacher.num_channels)
         case "similarity_kl":
             return None, None
+
+
+def check_weight_name(config: DistillConfig) -> str:
+    """Return the weight's name in the store.
+
+    Raises:
+        ConfigError: If its architecture is not the student's.
+    """
+    name = store.check_name(config.run.name or f"{config.student.arch}.pcd")
+    if name.partition(".")[0] != config.student.arch:
+        raise ConfigError(
+            f"--run.name {name} names another architecture than --student.arch "
+            f"{config.student.arch}; use {config.student.arch}.pcd_WHAT"
+        )
+    return name

@@ -165,7 +165,7 @@ DERIVED = frozenset(
         *("data.image_size", "data.min_crop_area", "data.num_workers"),
         *("teacher.image_size", "method.queue_length", "method.head"),
         *("optim.name", "optim.global_batch_size", "optim.lr_per_256", "optim.warmup_share"),
-        *("optim.weight_decay", "speed.precision", "speed.compile"),
+        *("optim.weight_decay", "optim.head_only_share", "speed.precision", "speed.compile"),
         *("run.max_steps", "run.checkpoint_every_steps", "run.log_every_steps"),
     }
 )
