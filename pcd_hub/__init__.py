@@ -1,8 +1,12 @@
 """Small vision backbones, pre-trained without labels for dense prediction, as ordinary timm models.
 
 Importing this registers the timm entries: ``timm.create_model("resnet18.pcd", pretrained=True)``.
-It opens no connection and no weight.
+It opens no connection and no weight. ``pcd_hub.distill`` is imported when it is first used, because
+it needs the extra ``train``.
 """
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn
 
 from pcd_hub.errors import (
     CheckpointError,
@@ -33,6 +37,9 @@ from pcd_hub.weights.hub.fetch import FetchedWeight, fetch
 from pcd_hub.weights.hub.publish import Publication, publish
 from pcd_hub.weights.record import Measurement, WeightRecord
 
+if TYPE_CHECKING:
+    from pcd_hub.train.own_images.python import Distilled, distill
+
 __version__ = "0.1.0.dev0"
 
 __all__ = [
@@ -41,6 +48,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "Distilled",
     "Distiller",
     "FetchedWeight",
     "HubError",
@@ -60,6 +68,7 @@ __all__ = [
     "cosine_smooth_l1",
     "create_model",
     "decay_groups",
+    "distill",
     "fetch",
     "list_weights",
     "load_teacher",
@@ -73,3 +82,25 @@ __all__ = [
 ]
 
 register_entries(read_by_name, has_weight)
+
+
+def __getattr__(name: str) -> object:
+    if name not in {"distill", "Distilled"}:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from pcd_hub.train.own_images import python  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("pcd_hub"):
+            raise
+        return _needs_extra(error)
+    return python.distill if name == "distill" else python.Distilled
+
+
+def _needs_extra(missing: ModuleNotFoundError) -> Callable[..., NoReturn]:
+    """Return a function that fails when it is called, so that ``import *`` works without it."""
+    message = f'{missing}; pip install "pcd_hub[train]"'
+
+    def distill(*_: object, **__: object) -> NoReturn:
+        raise ModuleNotFoundError(message, name=missing.name)
+
+    return distill

@@ -133,24 +133,21 @@ def create_pretrained(name: str, **arguments: Any) -> nn.Module:
 def create_with_state(
     architecture: str, state: Mapping[str, Tensor], **arguments: Any
 ) -> nn.Module:
-    """Build a headless timm model with these weights, as timm adapts them to its arguments.
-
-    timm resamples position embeddings to ``img_size``.
+    """Build a timm model with these weights; timm resamples position embeddings to ``img_size``.
 
     Args:
         architecture: A timm architecture.
         state: Its weights, with timm's keys; every weight must be there.
-        **arguments: Further arguments for ``timm.create_model``.
+        **arguments: Arguments for ``timm.create_model``, such as ``num_classes=0``.
 
     Raises:
         ValueError: If weights are missing.
         Exception: Any other error of timm, such as for unlike shapes.
     """
-    cfg = {**entry_cfg(architecture).to_dict(), "state_dict": dict(state)}
+    # Without first_conv, no timm adapts the input channels of these weights.
+    cfg = entry_cfg(architecture).to_dict() | {"state_dict": dict(state), "first_conv": None}
     with _missing_keys() as missing:
-        model = timm.create_model(
-            architecture, pretrained=True, pretrained_cfg=cfg, num_classes=0, **arguments
-        )
+        model = timm.create_model(architecture, pretrained=True, pretrained_cfg=cfg, **arguments)
     if missing:
         raise ValueError(f"{len(missing)} weights are missing ({', '.join(missing[:3])})")
     return forget_tensors(model)

@@ -15,7 +15,7 @@ from torch import Tensor
 from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.loader import Batch, training_batches
 from pcd_hub.data.sources.open import ImageSource, ImageStream, open_sources
-from pcd_hub.data.views import byol_views
+from pcd_hub.data.views import TwoViewTransform
 from pcd_hub.data.workers import default_workers
 from pcd_hub.errors import ConfigError
 from pcd_hub.image_size import ImageSize, height_width
@@ -124,12 +124,12 @@ def open_batches(
     stream_states: dict[int, Any],
 ) -> Iterator[Batch]:
     """Open this process's batches of two views per image, from ``plan.start_step`` on."""
-    views = byol_views(
-        data.image_size,
+    first, second = data.view_policies()
+    views = TwoViewTransform(
+        image_size=data.image_size,
+        first=first,
+        second=second,
         seed=plan.seed,
-        crop_area=(data.min_crop_area, data.max_crop_area),
-        hue=data.hue,
-        gray_probability=data.gray_probability,
         renderer=data.renderer,
     )
     return training_batches(

@@ -25,6 +25,7 @@ from pcd_hub.data.sources.open import ImageSource, ImageStream
 from pcd_hub.image_size import height_width
 from pcd_hub.method.distiller import freeze_unused_parameters
 from pcd_hub.method.moments import ChannelMoments
+from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.batches import (
     Normalise,
     count_images,
@@ -53,6 +54,7 @@ from pcd_hub.train.held_out.open import open_held_out, read_held_out
 from pcd_hub.train.held_out.plateau import EarlyEnd
 from pcd_hub.train.launch import finish, start_accelerator
 from pcd_hub.train.monitors.collapse import CollapseMonitor
+from pcd_hub.train.monitors.logged import logged_warnings
 from pcd_hub.train.optimizers import (
     build_optimizer,
     drop_gradients,
@@ -81,7 +83,11 @@ def main(arguments: list[str]) -> None:
 
 
 def run(
-    config: DistillConfig, *, config_name: str, given: frozenset[str] = frozenset()
+    config: DistillConfig,
+    *,
+    config_name: str,
+    given: frozenset[str] = frozenset(),
+    teacher: Teacher | None = None,
 ) -> Distillation:
     """Distil and save the weight; return the finished distillation.
 
@@ -89,6 +95,7 @@ def run(
         config: The requested configuration.
         config_name: Its name, for the run's folder and record.
         given: Fields that the user sets, as ``group.field``; they are never derived.
+        teacher: A teacher that is built already; None for that of the configuration.
     """
     started = time.monotonic()
     weight_name = check_weight_name(config)
@@ -97,13 +104,16 @@ def run(
         speed=config.speed,
         static_graph=config.optim.accumulation_steps == 1,
     )
-    distillation = prepare(accelerator, config, config_name, given=given, started=started)
-    train(distillation)
-    with finishing(distillation.folder.path):
-        finish(accelerator)
-        if accelerator.is_main_process:
-            save_weight(distillation, weight_name)
-            distillation.folder.end_trackers()
+    with logged_warnings() as warnings:
+        distillation = prepare(
+            accelerator, config, config_name, given=given, started=started, teacher=teacher
+        )
+        train(distillation)
+        with finishing(distillation.folder.path):
+            finish(accelerator)
+            if accelerator.is_main_process:
+                save_weight(distillation, weight_name, warnings=warnings)
+                distillation.folder.end_trackers()
     return distillation
 
 
@@ -142,15 +152,16 @@ def train(d: Distillation) -> None:
         *(config.teacher.source, config.student.arch, plan.total_steps, d.folder.path),
     )
     wrapped.train()
-    for step, batches in run.steps():
-        if d.held_out is not None:
-            d.held_out.measure_start(step)
-        head_only = step < head_only_steps(config.optim, plan.total_steps)
-        loss, norm = training_step(d, wrapped, optimizer, batches, head_only=head_only)
-        if d.held_out is not None:
-            d.held_out.measure(step + 1)
-        measured = accelerator.is_main_process and run.is_measured(step)
-        run.end_step(loss, norm, metrics=monitor.measure(step) if measured else None)
+    with contextlib.closing(run.steps()) as steps:
+        for step, batches in steps:
+            if d.held_out is not None:
+                d.held_out.measure_start(step)
+            head_only = step < head_only_steps(config.optim, plan.total_steps)
+            loss, norm = training_step(d, wrapped, optimizer, batches, head_only=head_only)
+            if d.held_out is not None:
+                d.held_out.measure(step + 1)
+            measured = accelerator.is_main_process and run.is_measured(step)
+            run.end_step(loss, norm, metrics=monitor.measure(step) if measured else None)
 
 
 def wrap(d: Distillation) -> tuple[nn.Module, Any]:
@@ -218,6 +229,7 @@ def prepare(
     *,
     given: frozenset[str] = frozenset(),
     started: float | None = None,
+    teacher: Teacher | None = None,
 ) -> Distillation:
     """Build everything; invalid settings raise before the output folder is created.
 
@@ -227,6 +239,7 @@ def prepare(
         config_name: Its name.
         given: Fields that the user sets, as ``group.field``.
         started: Time of the run's start, by ``time.monotonic``; now if not given.
+        teacher: A teacher that is built already; None for that of the configuration.
     """
     started = time.monotonic() if started is None else started
     everything = open_training_source(config.data, accelerator)
@@ -241,7 +254,7 @@ def prepare(
         accelerator=accelerator,
     )
     held_out_images = read_held_out(accelerator, settings.config, held_out)
-    d = build(accelerator, settings.config, config_name, source)
+    d = build(accelerator, settings.config, config_name, source, teacher)
     if settings.needs_measurement:
         seconds = seconds_per_step(d)
         settings = settings_in_hours(settings, seconds, started=started, accelerator=accelerator)
@@ -267,6 +280,7 @@ def build(
     config: DistillConfig,
     config_name: str,
     source: ImageSource | ImageStream,
+    teacher: Teacher | None = None,
 ) -> Distillation:
     """Build the networks and what belongs to them, on the CPU."""
     size = config.data.image_size
@@ -282,7 +296,7 @@ def build(
     )
     check_exportable(start, config.student.arch, image_size=size)
     untrained = freeze_unused_parameters(student, torch.zeros(2, 3, *height_width(size)))
-    teacher = load_teacher(config, student)
+    teacher = teacher or load_teacher(config, student)
     config = with_start(config, start_weight)
     config = resolve(config, accelerator=accelerator, plan=plan, source=source, teacher=teacher)
     distiller = build_distiller(config, student, teacher)

@@ -15,7 +15,7 @@ from torch import nn
 
 from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.sources.open import ImageSource, ImageStream
-from pcd_hub.data.survey_result import Survey
+from pcd_hub.data.survey.result import Survey
 from pcd_hub.errors import ConfigError
 from pcd_hub.image_size import simplest
 from pcd_hub.method.distiller import Distiller, PixelLoss
@@ -28,6 +28,7 @@ from pcd_hub.models.teacher_loading import load_matched_teacher
 from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.batches import Normalise, count_images, num_workers
 from pcd_hub.train.configs.distill import DistillConfig, PixelMethodConfig, resolve_method
+from pcd_hub.train.configs.pretraining import resolve_augmentation
 from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.held_out.held_out import HeldOut
 from pcd_hub.train.networks import build_backbone, memory_format, with_sync_batch_norm
@@ -124,7 +125,7 @@ def resolve(
     image_size = simplest(config.data.image_size)
     return dataclasses.replace(
         config,
-        data=dataclasses.replace(config.data, image_size=image_size),
+        data=dataclasses.replace(resolve_augmentation(config.data), image_size=image_size),
         teacher=dataclasses.replace(config.teacher, image_size=teacher.input_size or image_size),
         method=resolve_method(config.method, num_images=count_images(source)),
         speed=resolve_speed(config.speed, accelerator, steps=plan.total_steps),

@@ -5,6 +5,7 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from PIL import Image
 
@@ -42,6 +43,11 @@ class CombinedImages:
         """Return the name of image ``index`` in its source."""
         source, own_index = self._find(index)
         return source.name(own_index)
+
+    def path(self, index: int) -> Path | None:
+        """Return the file of image ``index``; None if it is not a whole file."""
+        source, own_index = self._find(index)
+        return source.path(own_index) if isinstance(source, ImageFiles) else None
 
     def _find(self, index: int) -> tuple[NamedImages, int]:
         if not -len(self) <= index < len(self):

@@ -53,6 +53,14 @@ class StudentConfig(ModelConfig):
     local-dir:DIR, or a checkpoint FILE (.safetensors, .pth, .pt, .bin,
     .ckpt)."""
 
+    def check(self, group: str) -> None:
+        """Reject the name of a weight as an architecture, and weights without a name."""
+        super().check(group)
+        if not self.weights.strip():
+            raise ConfigError(
+                f"{group}weights '{self.weights}': expected none, pretrained, a name or a file"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class DistillOptimConfig(OptimConfig):

@@ -3,13 +3,12 @@
 import json
 import logging
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 
 from pcd_hub.data.sources.open import ImageSource, ImageStream
-from pcd_hub.data.survey import survey
-from pcd_hub.data.survey_result import Survey
+from pcd_hub.data.survey.result import Survey
+from pcd_hub.data.survey.survey import survey
 from pcd_hub.files.write import atomic_write
 from pcd_hub.image_size import height_width
 from pcd_hub.train.configs.distill import DistillConfig
@@ -68,8 +67,6 @@ def write_survey(folder: Path, found: Survey) -> None:
 def read_survey(folder: Path) -> Survey | None:
     """Read the survey of a run; None if it made none or the file is damaged."""
     try:
-        found: dict[str, Any] = json.loads((folder / FILE).read_text())
-        examples = tuple((one, other) for one, other in found.pop("examples"))
-        return Survey(**found, examples=examples)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return Survey.from_json(json.loads((folder / FILE).read_text()))
+    except (OSError, ValueError, TypeError, LookupError):
         return None

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from pcd_hub.report.scene_probe import probe_backbones
 from pcd_hub.train.batches import describe_data, only_scenes
 from pcd_hub.train.configs.distill import DISTILL
 from pcd_hub.train.distill_parts import Distillation
-from pcd_hub.train.held_out.result import describe_held_out, held_out_measurements, log_verdict
+from pcd_hub.train.held_out.result import describe_held_out, held_out_measurements, warn_if_worse
+from pcd_hub.train.results.report import save_report, verdict
 from pcd_hub.weights import store
 from pcd_hub.weights.export import check_finite, export_weight
 from pcd_hub.weights.manifest import read_manifest, write_json
@@ -32,28 +34,38 @@ CARD_PICTURES = ("pca.png", "probe.png", "training.png")
 """Pictures that are published with the weight; none of them shows a training image."""
 
 
-def save_weight(d: Distillation, weight_name: str) -> None:
-    """Probe, record, export and store the student, and print how to load it."""
+def save_weight(d: Distillation, weight_name: str, *, warnings: Sequence[str] = ()) -> None:
+    """Probe, record, export and store the student, write the report, and print how to load it.
+
+    Args:
+        d: The trained distillation.
+        weight_name: Name of the weight.
+        warnings: The warnings of the run, for its report.
+    """
     if d.held_out is not None:
         d.held_out.choose()
+        warn_if_worse(d.held_out)
     with torch.compiler.set_stance("force_eager"):  # new shapes, each used only a few times
         d.export = export = export_student(d, weight_name)
-    if d.held_out is not None:
-        log_verdict(d.held_out)
-    if not d.config.run.store:
-        print(f"\n{_create_model(f'local-dir:{export.absolute()}')}")
-        return
-    replaced = add_to_store(weight_name, export)
-    if replaced:
+    # The report comes first: a store that rejects the weight must not lose it.
+    names = loadable_names(d, weight_name, export)
+    record = WeightRecord.from_dict(read_manifest(export)["record"])
+    report = save_report(d, record, load=names[0], warnings=warnings)
+    if d.config.run.store and (replaced := add_to_store(weight_name, export)):
         print(f"\nreplaced {weight_name} in the store; the previous weight is kept in {replaced}")
-    print("\nload it anywhere:\n")
-    if weight_name in {f"{arch}.pcd" for arch in (*STOCK_ARCHITECTURES, "resnet18_mhsa")}:
-        print(f"  import pcd_hub, timm; {_create_model(weight_name)}")
-    print(f"  {_create_model(f'local-dir:{store.home() / weight_name}')}")
+    print(f"\n{verdict(d, record.measurements())}\nreport: {report}\n\nload it anywhere:\n")
+    for name in names:
+        bring = "" if name.startswith("local-dir:") else "import pcd_hub, timm; "
+        print(f'  {bring}timm.create_model("{name}", pretrained=True, features_only=True)')
 
 
-def _create_model(name: str) -> str:
-    return f'timm.create_model("{name}", pretrained=True, features_only=True)'
+def loadable_names(d: Distillation, weight_name: str, export: Path) -> list[str]:
+    """Return the names by which ``timm.create_model`` loads the weight, the shortest first."""
+    if not d.config.run.store:
+        return [f"local-dir:{export.absolute()}"]
+    in_store = f"local-dir:{store.home() / weight_name}"
+    has_entry = weight_name in {f"{arch}.pcd" for arch in (*STOCK_ARCHITECTURES, "resnet18_mhsa")}
+    return [weight_name, in_store] if has_entry else [in_store]
 
 
 def export_student(d: Distillation, weight_name: str) -> Path:

@@ -29,7 +29,7 @@ MAX_HASH_BITS = 7
 """Near copies differ in at most this many of the 64 bits of their hashes."""
 _BANDS = MAX_HASH_BITS + 1
 """Two hashes that differ in 7 bits agree in one of 8 bands of 8 bits."""
-MAX_DIFFERENCE = 0.05
+MAX_DIFFERENCE = 0.04
 """Mean absolute difference of near copies in their 9 x 8 colours, as a share of the contrast."""
 MIN_CONTRAST = 4.0
 """Images with a smaller contrast, the standard deviation of 9 x 8 grays, are not compared."""
