@@ -30,6 +30,7 @@ from pcd_hub.method.queue import KeyQueue
 from pcd_hub.models.entries import register_entries
 from pcd_hub.models.grid import pixel_grid
 from pcd_hub.models.teacher_loading import load_teacher
+from pcd_hub.models.teacher_sources.module import teacher_from_module
 from pcd_hub.weights.catalogue import ListedWeight, has_weight, list_weights
 from pcd_hub.weights.catalogue import find as where
 from pcd_hub.weights.create import create_model, read_by_name
@@ -77,6 +78,7 @@ __all__ = [
     "publish",
     "similarity_kl",
     "student_head",
+    "teacher_from_module",
     "to_pixel_head",
     "where",
 ]

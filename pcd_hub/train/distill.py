@@ -44,7 +44,6 @@ from pcd_hub.train.distill_parts import (
     build_teacher_statistics,
     check_weight_name,
     describe_inputs,
-    load_teacher,
     move_to_device,
     resolve,
     trial,
@@ -67,10 +66,11 @@ from pcd_hub.train.own_images.records import record_decisions
 from pcd_hub.train.own_images.settings import find_settings, settings_in_hours
 from pcd_hub.train.own_images.surveyed import survey_images
 from pcd_hub.train.own_images.timing import measure_step
-from pcd_hub.train.results.weight import save_weight
+from pcd_hub.train.results.weight import check_weight_name, save_weight
 from pcd_hub.train.run import TrainingRun
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.run_folder.preflight import check_places, finishing
+from pcd_hub.train.teacher.loading import load_teacher, resolve_teacher
 from pcd_hub.weights.export import check_exportable
 
 log = logging.getLogger("pcd_hub")
@@ -95,7 +95,7 @@ def run(
         config: The requested configuration.
         config_name: Its name, for the run's folder and record.
         given: Fields that the user sets, as ``group.field``; they are never derived.
-        teacher: A teacher that is built already; None for that of the configuration.
+        teacher: A teacher from Python, instead of ``teacher.source``.
     """
     started = time.monotonic()
     weight_name = check_weight_name(config)
@@ -228,8 +228,8 @@ def prepare(
     config_name: str,
     *,
     given: frozenset[str] = frozenset(),
-    started: float | None = None,
     teacher: Teacher | None = None,
+    started: float | None = None,
 ) -> Distillation:
     """Build everything; invalid settings raise before the output folder is created.
 
@@ -238,10 +238,11 @@ def prepare(
         config: The requested configuration.
         config_name: Its name.
         given: Fields that the user sets, as ``group.field``.
+        teacher: A teacher from Python, instead of ``teacher.source``.
         started: Time of the run's start, by ``time.monotonic``; now if not given.
-        teacher: A teacher that is built already; None for that of the configuration.
     """
     started = time.monotonic() if started is None else started
+    config = resolve_teacher(config, accelerator, given=teacher)
     everything = open_training_source(config.data, accelerator)
     survey = survey_images(everything, config, given, accelerator)
     source, held_out = split_held_out(everything, share=config.data.held_out)
@@ -280,7 +281,7 @@ def build(
     config: DistillConfig,
     config_name: str,
     source: ImageSource | ImageStream,
-    teacher: Teacher | None = None,
+    given: Teacher | None = None,
 ) -> Distillation:
     """Build the networks and what belongs to them, on the CPU."""
     size = config.data.image_size
@@ -296,7 +297,7 @@ def build(
     )
     check_exportable(start, config.student.arch, image_size=size)
     untrained = freeze_unused_parameters(student, torch.zeros(2, 3, *height_width(size)))
-    teacher = teacher or load_teacher(config, student)
+    teacher = load_teacher(config, student, plan=plan, device=accelerator.device, given=given)
     config = with_start(config, start_weight)
     config = resolve(config, accelerator=accelerator, plan=plan, source=source, teacher=teacher)
     distiller = build_distiller(config, student, teacher)

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from pcd_hub.data.workers import num_cores
 from pcd_hub.errors import ConfigError, PCDHubError
 from pcd_hub.models.entries import build_skeleton, check_architecture
+from pcd_hub.models.teacher_sources.memory import architecture_of
 from pcd_hub.models.timm_loading import cache_alone_if_unreachable, read_config
 from pcd_hub.train.configs.distill import DERIVED, DistillConfig
 from pcd_hub.train.configs.fields import options
@@ -263,6 +264,8 @@ def patch_size(architecture: str) -> int:
 
 def _architecture(teacher: str) -> str:
     """Return the architecture's name if the teacher's source tells it."""
+    if known := architecture_of(teacher):
+        return known
     try:
         with cache_alone_if_unreachable(teacher):
             config = read_config(teacher)

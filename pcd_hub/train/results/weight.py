@@ -9,17 +9,18 @@ from typing import Any
 
 import torch
 
-from pcd_hub.errors import StudentError, WeightError
+from pcd_hub.errors import ConfigError, StudentError, WeightError
 from pcd_hub.evaluate.models import EvaluatedModel
 from pcd_hub.evaluate.scene_probe import scene_mosaics
 from pcd_hub.image_size import format_size, simplest
 from pcd_hub.models.entries import STOCK_ARCHITECTURES, entry_cfg
 from pcd_hub.models.grid import pixel_grid
+from pcd_hub.models.teachers import Teacher
 from pcd_hub.report.curves import save_training_curve
 from pcd_hub.report.features import save_pca
 from pcd_hub.report.scene_probe import probe_backbones
 from pcd_hub.train.batches import describe_data, only_scenes
-from pcd_hub.train.configs.distill import DISTILL
+from pcd_hub.train.configs.distill import DISTILL, DistillConfig
 from pcd_hub.train.distill_parts import Distillation
 from pcd_hub.train.held_out.result import describe_held_out, held_out_measurements, warn_if_worse
 from pcd_hub.train.results.report import save_report, verdict
@@ -139,6 +140,7 @@ def probe(d: Distillation, picture: Path) -> dict[str, Any]:
             ("distilled student", d.student, cfg),
             ("teacher", d.teacher.grid.model, facts),
         )
+        if hasattr(model, "forward_intermediates")  # a module from Python may lack it
     ]
     return {
         "scene_probe": probe_backbones(
@@ -187,7 +189,7 @@ def build_record(d: Distillation, weight_name: str, metrics: dict[str, Any]) -> 
         architecture=config.student.arch,
         recipe=recipe(d),
         config=d.folder.recorded_config(),
-        teacher=dataclasses.asdict(d.teacher.facts),
+        teacher=describe_teacher(d.teacher),
         data=describe_data(d.source, config.data, d.folder.inputs["data"]),
         steps=d.exported_step,
         images_seen=d.exported_step * config.optim.global_batch_size,
@@ -205,3 +207,24 @@ def build_record(d: Distillation, weight_name: str, metrics: dict[str, Any]) -> 
         metrics=metrics,
         **d.folder.provenance(),
     )
+
+
+def describe_teacher(teacher: Teacher) -> dict[str, Any]:
+    """Return the teacher's provenance, with its warnings if there are any."""
+    facts = dataclasses.asdict(teacher.facts)
+    return facts | ({"warnings": list(teacher.warnings)} if teacher.warnings else {})
+
+
+def check_weight_name(config: DistillConfig) -> str:
+    """Return the weight's name in the store.
+
+    Raises:
+        ConfigError: If its architecture is not the student's.
+    """
+    name = store.check_name(config.run.name or f"{config.student.arch}.pcd")
+    if name.partition(".")[0] != config.student.arch:
+        raise ConfigError(
+            f"--run.name {name} names another architecture than --student.arch "
+            f"{config.student.arch}; use {config.student.arch}.pcd_WHAT"
+        )
+    return name
