@@ -42,7 +42,6 @@ from pcd_hub.train.distill_parts import (
     build_distiller,
     build_student,
     build_teacher_statistics,
-    check_weight_name,
     describe_inputs,
     move_to_device,
     resolve,

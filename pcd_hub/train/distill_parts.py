@@ -16,7 +16,6 @@ from torch import nn
 from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.sources.open import ImageSource, ImageStream
 from pcd_hub.data.survey.result import Survey
-from pcd_hub.errors import ConfigError
 from pcd_hub.image_size import simplest
 from pcd_hub.method.distiller import Distiller, PixelLoss
 from pcd_hub.method.heads import STUDENT_HEADS, HeadLayout, student_head
@@ -42,7 +41,6 @@ from pcd_hub.train.speed import (
     run_once,
 )
 from pcd_hub.train.student.weights import StartWeight, load_start
-from pcd_hub.weights import store
 
 log = logging.getLogger("pcd_hub")
 
@@ -254,18 +252,3 @@ def build_teacher_statistics(
             return None, ChannelMoments(teacher.num_channels)
         case "similarity_kl":
             return None, None
-
-
-def check_weight_name(config: DistillConfig) -> str:
-    """Return the weight's name in the store.
-
-    Raises:
-        ConfigError: If its architecture is not the student's.
-    """
-    name = store.check_name(config.run.name or f"{config.student.arch}.pcd")
-    if name.partition(".")[0] != config.student.arch:
-        raise ConfigError(
-            f"--run.name {name} names another architecture than --student.arch "
-            f"{config.student.arch}; use {config.student.arch}.pcd_WHAT"
-        )
-    return name
