@@ -243,7 +243,11 @@ DISTILL: dict[str, DistillConfig] = {
         run=DistillRunConfig(max_steps=500, checkpoint_every_steps=250),
         probe_scenes=400,
     ),
-    "own_images": DistillConfig(derive=True, data=DistillDataConfig(source=(), held_out=0.02)),
+    "own_images": DistillConfig(
+        teacher=TeacherConfig(source="auto"),
+        data=DistillDataConfig(source=(), held_out=0.02),
+        derive=True,
+    ),
     "pcd_r18": DistillConfig(teacher=TeacherConfig(source=_MOCO_TEACHER)),
     "pcd_r18_released": DistillConfig(
         teacher=TeacherConfig(source=_MOCO_TEACHER, keep_last_norm=False),

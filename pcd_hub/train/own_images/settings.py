@@ -146,7 +146,9 @@ def as_started(
         given: Fields that the user sets.
         started: Values of the run, by field.
     """
-    names = {MAX_STEPS} | (DERIVED - given if config.derive else frozenset())
+    names = {MAX_STEPS}
+    if config.derive:  # a teacher that was chosen automatically stays, too
+        names |= (DERIVED | {"teacher.source"}) - given
     kept = {name: started[name] for name in names if name in started}
     if config.run.add_hours is not None or any(name in given for name in LENGTH):
         del kept[MAX_STEPS]
