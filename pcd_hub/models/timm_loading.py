@@ -229,7 +229,7 @@ def _check_arguments(model_args: Mapping[str, Any]) -> None:
 
 
 def _check_image_size(model_args: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
-    """Check that non-square position embeddings keep their size: timm 1.0.26 resizes squares."""
+    """Reject a resize of non-square position embeddings, which timm 1.0.26 takes as square."""
     own = model_args.get("img_size")
     size = arguments.get("img_size", own)
     if isinstance(own, list) and height_width(own) != height_width(size):

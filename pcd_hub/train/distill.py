@@ -61,8 +61,9 @@ from pcd_hub.train.optimizers import (
     optimizer_step,
 )
 from pcd_hub.train.own_images.arguments import parse_distill
-from pcd_hub.train.own_images.decisions import log_decisions
-from pcd_hub.train.own_images.settings import find_settings, median_short_side, set_length
+from pcd_hub.train.own_images.records import record_decisions
+from pcd_hub.train.own_images.settings import find_settings, set_length
+from pcd_hub.train.own_images.surveyed import survey_images
 from pcd_hub.train.own_images.timing import measure_step
 from pcd_hub.train.results.weight import save_weight
 from pcd_hub.train.run import TrainingRun
@@ -229,9 +230,9 @@ def prepare(
         started: Time of the run's start, by ``time.monotonic``; now if not given.
     """
     started = time.monotonic() if started is None else started
-    source, held_out = split_held_out(
-        open_training_source(config.data, accelerator), share=config.data.held_out
-    )
+    everything = open_training_source(config.data, accelerator)
+    survey = on_main_process(accelerator, lambda: survey_images(everything, config, given))
+    source, held_out = split_held_out(everything, share=config.data.held_out)
     settings = on_main_process(
         accelerator,
         lambda: find_settings(
@@ -239,7 +240,7 @@ def prepare(
             default_name=config_name,
             given=given,
             num_images=count_images(source),
-            short_side=median_short_side(source),
+            short_side=survey.short_side if survey else 0,
             accelerator=accelerator,
         ),
     )
@@ -253,7 +254,7 @@ def prepare(
         )
         d.config = with_fields(d.config, settings.length)
         d.plan = plan_epochs(source, d.config.optim, d.config.run, accelerator)
-    d.decisions = settings.decisions
+    d.survey, d.decisions = survey, settings.decisions
     d.folder = RunFolder.open(
         accelerator,
         d.config,
@@ -261,8 +262,8 @@ def prepare(
         default_name=config_name,
         inputs=describe_inputs(source, d.teacher, d.start_weight),
     )
-    if accelerator.is_main_process and d.decisions:
-        log_decisions(d.folder, d.decisions)
+    if accelerator.is_main_process:
+        record_decisions(d)
     move_to_device(d)
     d.held_out = open_held_out(d, held_out_images)
     return d

@@ -7,7 +7,7 @@ import functools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -15,6 +15,7 @@ from torch import nn
 
 from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.sources.open import ImageSource, ImageStream
+from pcd_hub.data.survey.result import Survey
 from pcd_hub.errors import ConfigError
 from pcd_hub.image_size import simplest
 from pcd_hub.method.distiller import Distiller, PixelLoss
@@ -27,6 +28,7 @@ from pcd_hub.models.teacher_loading import load_matched_teacher
 from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.batches import Normalise, count_images, num_workers
 from pcd_hub.train.configs.distill import DistillConfig, PixelMethodConfig, resolve_method
+from pcd_hub.train.configs.pretraining import resolve_augmentation
 from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.held_out.held_out import HeldOut
 from pcd_hub.train.networks import build_backbone, memory_format, with_sync_batch_norm
@@ -74,8 +76,9 @@ class Distillation:
     """Scores on the held-out images; None without any."""
     decisions: tuple[Decision, ...] = ()
     """Settings that were derived, with the reason of each."""
-    survey: Any = None
-    """Survey of the images; None if they were not surveyed."""
+    survey: Survey | None = None
+    """Survey of the images; None if they were not surveyed, and in a resumed run on all processes
+    but the main one."""
     export: Path | None = None
     """Folder of the finished weight; None before it is written, and on other processes."""
 
@@ -121,7 +124,7 @@ def resolve(
     image_size = simplest(config.data.image_size)
     return dataclasses.replace(
         config,
-        data=dataclasses.replace(config.data, image_size=image_size),
+        data=dataclasses.replace(resolve_augmentation(config.data), image_size=image_size),
         teacher=dataclasses.replace(config.teacher, image_size=teacher.input_size or image_size),
         method=resolve_method(config.method, num_images=count_images(source)),
         speed=resolve_speed(config.speed, accelerator, steps=plan.total_steps),

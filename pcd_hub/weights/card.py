@@ -209,7 +209,8 @@ def _method(record: WeightRecord) -> str:
         "Teacher": f"{_teacher_source(teacher)}, {_fact(teacher, 'architecture')}, "
         f"head {_fact(teacher, 'head')}",
         **({"Start": start} if record.start else {}),
-        "Data": f"{_fact(data, 'source')}, {_fact(data, 'images')} images, "
+        "Data": f"{', '.join(map(_text, record.sources)) or NOT_STATED}, "
+        f"{_fact(data, 'images')} images, "
         f"fingerprint {_fact(data, 'fingerprint')}",
         "Training": f"{record.steps} steps, {record.images_seen} images seen (two views each), "
         f"seed {record.seed}",
@@ -267,7 +268,7 @@ def _limits(record: WeightRecord) -> str:
         "- A backbone without a head: train one for your task.",
         "- Biases of the teacher and of the images carry over.",
     ]
-    if str(record.data.get("source", "")).startswith("scenes:"):
+    if record.sources and all(source.startswith("scenes:") for source in record.sources):
         lines.append("- Trained on generated scenes only: a demonstration, not for photographs.")
     if record.untrained:
         names = ", ".join(map(_text, record.untrained))

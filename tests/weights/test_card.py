@@ -171,6 +171,9 @@ def test_a_data_set_of_the_hub_is_named_and_others_are_not():
     named = yaml.safe_load(card(data={"source": "hf:org/birds:train"}).split("---")[1])
     assert named["datasets"] == ["org/birds"]
     assert "datasets" not in yaml.safe_load(card(data={"source": "/data/x"}).split("---")[1])
+    several = card(data={"source": ["hf:org/birds/small:train#photo", "/data/x", "hf:org/birds"]})
+    assert yaml.safe_load(several.split("---")[1])["datasets"] == ["org/birds"]
+    assert "- Data: hf:org/birds/small:train#photo, /data/x, hf:org/birds, " in several
 
 
 def test_the_snippets_load_this_weight_and_an_own_architecture_says_what_it_needs(tmp_path):
@@ -191,6 +194,8 @@ def test_the_method_is_the_one_of_the_configuration():
         assert "self-supervised" not in text, "nobody knows that of every teacher"
         assert "Trained on generated scenes only" in text
     assert "generated scenes only" not in card(data={"source": "IMAGES"})
+    assert "generated scenes only" not in card(data={"source": ["scenes:9", "IMAGES"]})
+    assert "generated scenes only" in card(data={"source": ["scenes:9", "scenes:9:1"]})
 
 
 def test_untrained_layers_are_named_under_limits():

@@ -156,11 +156,28 @@ class DistillRunConfig(RunConfig):
     """With --run.resume: hours to train after the steps that are done, instead of max-steps."""
 
     def check(self, group: str) -> None:
-        """Reject two lengths."""
+        """Reject two lengths, and hours to add to a new run."""
         lengths = {"max-steps": self.max_steps, "hours": self.hours, "add-hours": self.add_hours}
         given = [f"{group}{name} {value}" for name, value in lengths.items() if value is not None]
         if len(given) > 1:
             raise ConfigError(f"{' and '.join(given)} both set the length; expected one of them")
+        if self.add_hours is not None and not self.resume:
+            raise ConfigError(
+                f"{group}add-hours {self.add_hours} is for a run that is resumed; use --resume RUN "
+                f"--hours {self.add_hours}, or {group}hours for a new run"
+            )
+
+
+DERIVED = frozenset(
+    {
+        *("data.image_size", "data.min_crop_area", "data.num_workers"),
+        *("teacher.image_size", "method.queue_length", "method.head"),
+        *("optim.name", "optim.global_batch_size", "optim.lr_per_256", "optim.warmup_share"),
+        *("optim.weight_decay", "speed.precision", "speed.compile"),
+        *("run.max_steps", "run.checkpoint_every_steps", "run.log_every_steps"),
+    }
+)
+"""Fields that may be derived (``pcd_hub/train/own_images/rule.py``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +197,11 @@ class DistillConfig:
     """Number of generated scenes for a linear probe of the start, student and
     teacher after training; 0: no probe."""
 
+    @property
+    def derived(self) -> frozenset[str]:
+        """Fields whose values are not used, because they are derived unless they are given."""
+        return DERIVED | {"optim.epochs"} if self.derive else frozenset()
+
 
 _MOCO_TEACHER = "mocov3_r50:r-50-1000ep.pth.tar"
 
@@ -187,7 +209,7 @@ DISTILL: dict[str, DistillConfig] = {
     "quickstart": DistillConfig(
         teacher=TeacherConfig(image_size=64),
         data=DistillDataConfig(
-            source="scenes:20000",
+            source=("scenes:20000",),
             image_size=48,
             min_crop_area=0.3,
             max_crop_area=1.0,
@@ -204,7 +226,7 @@ DISTILL: dict[str, DistillConfig] = {
         run=DistillRunConfig(max_steps=500, checkpoint_every_steps=250),
         probe_scenes=400,
     ),
-    "own_images": DistillConfig(derive=True, data=DistillDataConfig(source="", held_out=0.02)),
+    "own_images": DistillConfig(derive=True, data=DistillDataConfig(source=(), held_out=0.02)),
     "pcd_r18": DistillConfig(teacher=TeacherConfig(source=_MOCO_TEACHER)),
     "pcd_r18_released": DistillConfig(
         teacher=TeacherConfig(source=_MOCO_TEACHER, keep_last_norm=False),

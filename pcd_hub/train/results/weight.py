@@ -11,16 +11,16 @@ import torch
 from pcd_hub.errors import StudentError, WeightError
 from pcd_hub.evaluate.models import EvaluatedModel
 from pcd_hub.evaluate.scene_probe import scene_mosaics
-from pcd_hub.image_size import simplest
+from pcd_hub.image_size import format_size, simplest
 from pcd_hub.models.entries import STOCK_ARCHITECTURES, entry_cfg
 from pcd_hub.models.grid import pixel_grid
 from pcd_hub.report.curves import save_training_curve
 from pcd_hub.report.features import save_pca
 from pcd_hub.report.scene_probe import probe_backbones
-from pcd_hub.train.batches import describe_data
+from pcd_hub.train.batches import describe_data, only_scenes
 from pcd_hub.train.configs.distill import DISTILL
 from pcd_hub.train.distill_parts import Distillation
-from pcd_hub.train.held_out.result import describe_held_out, held_out_measurement, log_verdict
+from pcd_hub.train.held_out.result import describe_held_out, held_out_measurements, log_verdict
 from pcd_hub.weights import store
 from pcd_hub.weights.export import check_finite, export_weight
 from pcd_hub.weights.manifest import read_manifest, write_json
@@ -64,10 +64,10 @@ def export_student(d: Distillation, weight_name: str) -> Path:
     check_finite(state)
     metrics = measure_on_scenes(d, pictures / "probe.png")
     if d.held_out is not None:
-        metrics |= held_out_measurement(
+        metrics |= held_out_measurements(
             d.held_out,
             teacher=d.teacher.facts.source,
-            image_size=d.config.data.image_size,
+            image_size=format_size(d.config.data.image_size),
             command=f"{recipe(d)}, with the configuration of the record",
         )
     draw_feature_maps(d, pictures / "pca.png")
@@ -141,7 +141,8 @@ def probe(d: Distillation, picture: Path) -> dict[str, Any]:
 
 def recipe(d: Distillation) -> str:
     """Return the command that repeats the run with the installed package."""
-    name = d.config_name if d.config_name in DISTILL else "--config config.json"
+    named = d.config_name in DISTILL and not DISTILL[d.config_name].derive
+    name = d.config_name if named else "--config config.json"
     return f"pcd-hub distill {name}"
 
 
@@ -185,7 +186,7 @@ def build_record(d: Distillation, weight_name: str, metrics: dict[str, Any]) -> 
             "weights": "not stated",
             "teacher": d.teacher.facts.license,
             **({"start": d.start_weight.license} if d.start_weight else {}),
-            "data": "apache-2.0" if config.data.source.startswith("scenes:") else "not stated",
+            "data": "apache-2.0" if only_scenes(config.data.source) else "not stated",
         },
         untrained=d.untrained,
         held_out={} if d.held_out is None else describe_held_out(d.held_out),
