@@ -128,7 +128,8 @@ def load_start(
             reason = str(error).splitlines()[-1].strip()[:200]
             raise StudentError(f"it does not fit timm's {architecture}: {reason}") from error
     digest = tensors_sha256(student.state_dict())
-    adapt_normalisation(student, entry_cfg(architecture), mean=loaded.mean, std=loaded.std)
+    if len(loaded.mean) == 3:  # a weight of other channels was trained by pcd_hub
+        adapt_normalisation(student, entry_cfg(architecture), mean=loaded.mean, std=loaded.std)
     facts = dataclasses.replace(loaded.facts, sha256=digest)
     log.info("the student starts from %s (licence: %s)", facts.name, facts.license)
     return facts
