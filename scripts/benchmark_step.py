@@ -85,7 +85,7 @@ def recipe_step(case: StepCase, steps: int, folder: Path) -> tuple[Step, Iterato
         ),
         student=StudentConfig(arch=case.student),
         data=DistillDataConfig(
-            source=case.images,
+            source=(case.images,),
             image_size=case.image_size,
             renderer="pillow" if "opencv" in case.off else "opencv",
         ),

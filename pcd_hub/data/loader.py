@@ -27,8 +27,7 @@ from pcd_hub.data.decoding import (
     upright_jpeg_size,
 )
 from pcd_hub.data.shared_memory import fit_workers
-from pcd_hub.data.sources.hf_datasets import EncodedImage
-from pcd_hub.data.sources.open import ImageSource, ImageStream
+from pcd_hub.data.sources.protocols import EncodedImage, ImageSource, ImageStream
 from pcd_hub.data.views import PairParameters, TwoViewTransform, concatenate_views
 from pcd_hub.data.workers import load_batches
 from pcd_hub.errors import DataError

@@ -23,6 +23,7 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
+from pcd_hub.data.view_policy import ViewPolicy, view_policies
 from pcd_hub.errors import DataError
 from pcd_hub.image_size import ImageSize, height_width
 
@@ -30,27 +31,6 @@ Renderer = Literal["opencv", "pillow"]
 Pixels = UInt8[np.ndarray, "height width 3"]
 
 _GRAY = np.asarray([0.299, 0.587, 0.114])  # ITU-R 601, as in Pillow and OpenCV
-
-
-@dataclass(frozen=True, kw_only=True)
-class ViewPolicy:
-    """Distribution of one view; the defaults are those of BYOL, MoCo v3 and PCD's released code."""
-
-    crop_area: tuple[float, float] = (0.08, 1.0)
-    """Smallest and largest crop, as a fraction of the image's area."""
-    jitter_probability: float = 0.8
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.2
-    hue: float = 0.1
-    """Largest shift, as a fraction of the colour circle."""
-    gray_probability: float = 0.2
-    blur_probability: float = 1.0
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
-    """Range of the standard deviation in pixels at image size 224; scaled with the image size,
-    of a non-square image with the root of its area."""
-    solarize_probability: float = 0.0
-    flip_probability: float = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,13 +87,10 @@ def byol_views(
     *,
     seed: int,
     crop_area: tuple[float, float] = (0.08, 1.0),
-    hue: float = 0.1,
-    gray_probability: float = 0.2,
     renderer: Renderer = "opencv",
 ) -> TwoViewTransform:
     """Build BYOL's asymmetric pair: only the first always blurred, only the second solarized."""
-    first = ViewPolicy(crop_area=crop_area, hue=hue, gray_probability=gray_probability)
-    second = dataclasses.replace(first, blur_probability=0.1, solarize_probability=0.2)
+    first, second = view_policies("default", crop_area=crop_area)
     return TwoViewTransform(
         image_size=image_size, first=first, second=second, seed=seed, renderer=renderer
     )
@@ -132,6 +109,7 @@ class ViewParameters:
     blur_sigma: float
     """Standard deviation in pixels at image size 224; 0 for no blur."""
     solarize: bool
+    vertical_flip: bool = False
 
     @property
     def crop_size(self) -> tuple[float, float]:
@@ -179,7 +157,13 @@ def draw_view(
         if rng.random() < policy.blur_probability
         else 0.0,
         solarize=bool(rng.random() < policy.solarize_probability),
+        vertical_flip=_happens(policy.vertical_flip_probability, rng),
     )
+
+
+def _happens(probability: float, rng: np.random.Generator) -> bool:
+    """Draw an event without using up a random number if it is impossible."""
+    return probability > 0 and bool(rng.random() < probability)
 
 
 def _draw_box(
@@ -222,7 +206,9 @@ def _crop(image: Image.Image, parameters: ViewParameters, size: ImageSize) -> Im
     view = image.resize(
         (width, height), Image.Resampling.BICUBIC, box=parameters.box, reducing_gap=2.0
     )
-    return view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if parameters.flip else view
+    if parameters.flip:
+        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return view.transpose(Image.Transpose.FLIP_TOP_BOTTOM) if parameters.vertical_flip else view
 
 
 def _blur_sigma(parameters: ViewParameters, size: ImageSize) -> float:

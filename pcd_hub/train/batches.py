@@ -14,13 +14,14 @@ from torch import Tensor
 
 from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.loader import Batch, training_batches
-from pcd_hub.data.sources.open import ImageSource, ImageStream, open_source
-from pcd_hub.data.views import byol_views
+from pcd_hub.data.sources.open import ImageSource, ImageStream, open_sources
+from pcd_hub.data.views import TwoViewTransform
 from pcd_hub.data.workers import default_workers
 from pcd_hub.errors import ConfigError
 from pcd_hub.image_size import ImageSize, height_width
 from pcd_hub.models.entries import entry_cfg
 from pcd_hub.train.configs.distill import DataConfig, OptimConfig, RunConfig
+from pcd_hub.train.configs.fields import one_as_text
 from pcd_hub.train.networks import memory_format
 
 log = logging.getLogger("pcd_hub")
@@ -108,9 +109,9 @@ def open_training_source(data: DataConfig, accelerator: Accelerator) -> ImageSou
         ConfigError: If no images are configured.
         DataError: If they do not exist.
     """
-    if not data.source:
+    if not any(data.source):
         raise ConfigError("no images are given; expected --data.source DIR, a folder of images")
-    return open_source(
+    return open_sources(
         data.source, rank=accelerator.process_index, world_size=accelerator.num_processes
     )
 
@@ -123,12 +124,12 @@ def open_batches(
     stream_states: dict[int, Any],
 ) -> Iterator[Batch]:
     """Open this process's batches of two views per image, from ``plan.start_step`` on."""
-    views = byol_views(
-        data.image_size,
+    first, second = data.view_policies()
+    views = TwoViewTransform(
+        image_size=data.image_size,
+        first=first,
+        second=second,
         seed=plan.seed,
-        crop_area=(data.min_crop_area, data.max_crop_area),
-        hue=data.hue,
-        gray_probability=data.gray_probability,
         renderer=data.renderer,
     )
     return training_batches(
@@ -156,7 +157,16 @@ def describe_data(
     source: ImageSource | ImageStream, data: DataConfig, fingerprint: str
 ) -> dict[str, Any]:
     """Describe the images for a record."""
-    return {"source": data.source, "fingerprint": fingerprint, "images": count_images(source)}
+    return {
+        "source": one_as_text(data.source),
+        "fingerprint": fingerprint,
+        "images": count_images(source),
+    }
+
+
+def only_scenes(sources: tuple[str, ...]) -> bool:
+    """Return True if all images are generated."""
+    return all(source.startswith("scenes:") for source in sources)
 
 
 class Normalise:

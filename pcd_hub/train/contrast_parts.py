@@ -17,6 +17,7 @@ from pcd_hub.method.moco import MoCoV3, momentum_copy
 from pcd_hub.method.simclr import SimCLR
 from pcd_hub.train.batches import Normalise, num_workers
 from pcd_hub.train.configs.contrast import ContrastConfig
+from pcd_hub.train.configs.pretraining import resolve_augmentation
 from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.networks import build_backbone, memory_format, with_sync_batch_norm
 from pcd_hub.train.run_folder.folder import RunFolder
@@ -53,7 +54,9 @@ def resolve(config: ContrastConfig, *, accelerator: Accelerator, plan: BatchPlan
     config = resolve_run(config, total_steps=plan.total_steps, num_workers=workers)
     return replace(
         config,
-        data=replace(config.data, image_size=simplest(config.data.image_size)),
+        data=replace(
+            resolve_augmentation(config.data), image_size=simplest(config.data.image_size)
+        ),
         speed=resolve_speed(config.speed, accelerator, steps=plan.total_steps),
     )
 

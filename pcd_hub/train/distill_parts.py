@@ -7,7 +7,7 @@ import functools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -15,7 +15,7 @@ from torch import nn
 
 from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.sources.open import ImageSource, ImageStream
-from pcd_hub.errors import ConfigError
+from pcd_hub.data.survey.result import Survey
 from pcd_hub.image_size import simplest
 from pcd_hub.method.distiller import Distiller, PixelLoss
 from pcd_hub.method.heads import STUDENT_HEADS, HeadLayout, student_head
@@ -23,10 +23,10 @@ from pcd_hub.method.loss import cosine_smooth_l1, pixel_info_nce, similarity_kl
 from pcd_hub.method.moments import ChannelMoments
 from pcd_hub.method.queue import KeyQueue
 from pcd_hub.models.grid import PixelGrid
-from pcd_hub.models.teacher_loading import load_matched_teacher
 from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.batches import Normalise, count_images, num_workers
 from pcd_hub.train.configs.distill import DistillConfig, PixelMethodConfig, resolve_method
+from pcd_hub.train.configs.pretraining import resolve_augmentation
 from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.held_out.held_out import HeldOut
 from pcd_hub.train.networks import build_backbone, memory_format, with_sync_batch_norm
@@ -74,8 +74,9 @@ class Distillation:
     """Scores on the held-out images; None without any."""
     decisions: tuple[Decision, ...] = ()
     """Settings that were derived, with the reason of each."""
-    survey: Any = None
-    """Survey of the images; None if they were not surveyed."""
+    survey: Survey | None = None
+    """Survey of the images; None if they were not surveyed, and in a resumed run on all processes
+    but the main one."""
     export: Path | None = None
     """Folder of the finished weight; None before it is written, and on other processes."""
 
@@ -121,8 +122,13 @@ def resolve(
     image_size = simplest(config.data.image_size)
     return dataclasses.replace(
         config,
-        data=dataclasses.replace(config.data, image_size=image_size),
-        teacher=dataclasses.replace(config.teacher, image_size=teacher.input_size or image_size),
+        data=dataclasses.replace(resolve_augmentation(config.data), image_size=image_size),
+        teacher=dataclasses.replace(
+            config.teacher,
+            image_size=teacher.input_size or image_size,
+            mean=teacher.facts.mean,
+            std=teacher.facts.std,
+        ),
         method=resolve_method(config.method, num_images=count_images(source)),
         speed=resolve_speed(config.speed, accelerator, steps=plan.total_steps),
     )
@@ -203,31 +209,6 @@ def compile_distillation(d: Distillation) -> None:
             run_once(d.distiller, images, target, *negatives, accelerator=d.accelerator)
 
     compile_networks(parts, one_pass, d.accelerator)
-
-
-def load_teacher(config: DistillConfig, student: PixelGrid) -> Teacher:
-    """Load the teacher with its feature map at the student's resolution.
-
-    Raises:
-        ConfigError: If the loss compares the locations of an image and there is only one.
-    """
-    teacher = load_matched_teacher(
-        config.teacher.source,
-        student,
-        image_size=config.data.image_size,
-        teacher_image_size=config.teacher.image_size,
-        keep_last_norm=config.teacher.keep_last_norm,
-        fold_batch_norms=config.teacher.fold_batch_norms,
-    )
-    height, width = teacher.grid_size(config.data.image_size)
-    one_location = config.method.targets == "pooled" or height * width < 2
-    if config.method.loss == "similarity_kl" and one_location:
-        raise ConfigError(
-            f"--method.loss similarity_kl compares the locations of an image; expected at least 2, "
-            f"found 1 with --method.targets {config.method.targets} on a {height} x {width} "
-            "feature map; use --method.targets pixels and a larger --data.image-size"
-        )
-    return teacher
 
 
 def build_distiller(config: DistillConfig, student: PixelGrid, teacher: Teacher) -> Distiller:

@@ -38,9 +38,8 @@ def front_matter(
     }
     if repo := hub_repository(record.start):
         matter |= {"base_model": repo, "base_model_relation": "finetune"}
-    source = str(record.data.get("source", ""))
-    if on_hub := re.fullmatch(r"hf(?:-stream)?:([\w.-]+/[\w.-]+)(:.*)?", source):
-        matter["datasets"] = [on_hub[1]]
+    if record.hub_datasets:
+        matter["datasets"] = record.hub_datasets
     if measured:
         matter["model-index"] = [
             {

@@ -133,7 +133,7 @@ def build_model(weight: ReadWeight, **timm_arguments: Any) -> nn.Module:
     own_size = config.get("model_args", {}).get("img_size")
     if isinstance(own_size, list) and height_width(own_size) != height_width(arguments["img_size"]):
         weight = _resized(weight, arguments["img_size"])
-    cfg = {**known_cfg(config["pretrained_cfg"]), "state_dict": weight.tensors}
+    cfg = {**known_cfg(weight.config["pretrained_cfg"]), "state_dict": weight.tensors}
     model = timm.create_model(
         config["architecture"], pretrained=True, pretrained_cfg=cfg, **arguments
     )
@@ -141,19 +141,20 @@ def build_model(weight: ReadWeight, **timm_arguments: Any) -> nn.Module:
 
 
 def _resized(weight: ReadWeight, size: int | Sequence[int]) -> ReadWeight:
-    """Resample the position embeddings of a non-square weight; timm 1.0.26 takes any as square."""
+    """Resample position embeddings that are not square, which timm 1.0.26 takes as square."""
     model: Any = build_model(weight)
-    if not hasattr(model, "set_input_size"):
+    if hasattr(model, "set_input_size"):
+        model.set_input_size(img_size=height_width(size))
+    tensors, name = model.state_dict(), "pos_embed"
+    if name in tensors and torch.equal(tensors[name], weight.tensors[name].to(tensors[name].dtype)):
         own_size = format_size(weight.config["model_args"]["img_size"])
         raise WeightError(
-            f"{weight.record.name} was trained at {own_size} px, and timm cannot resize its "
-            f"architecture; expected img_size {own_size}, found {format_size(size)}"
+            f"{weight.record.name} was trained at {own_size} px, and timm {timm.__version__} "
+            f"cannot resize its position embeddings to {format_size(size)}; upgrade timm, or use "
+            "the size of the training"
         )
-    model.set_input_size(img_size=height_width(size))
     cfg = {**weight.config["pretrained_cfg"], "input_size": [3, *height_width(size)]}
-    return weight._replace(
-        tensors=model.state_dict(), config={**weight.config, "pretrained_cfg": cfg}
-    )
+    return weight._replace(tensors=tensors, config={**weight.config, "pretrained_cfg": cfg})
 
 
 @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import reprlib
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,8 @@ from pcd_hub.files.strict_json import COUNT, FINITE, TEXT, Field, check_fields, 
 from pcd_hub.weights.safety import unknown_fields
 
 NOT_STATED = "not stated"
+_ON_HUB = re.compile(r"hf(?:-stream)?:([\w.-]+/[\w.-]+)(?:/[^/:#]+)?(?::[^#]*)?(?:#.*)?")
+"""``hf:ORG/NAME[/CONFIG][:SPLIT][#COLUMN]``"""
 LICENSED = ("code", "weights", "teacher", "data")
 """The parts whose licences a record lists, besides ``start`` if there is one."""
 HUB_LICENSES = frozenset(
@@ -51,7 +54,7 @@ class WeightRecord:
     """The resolved configuration."""
     teacher: dict[str, Any]
     data: dict[str, Any]
-    """Source, fingerprint and number of images."""
+    """Source or sources, fingerprint and number of images."""
     steps: int
     images_seen: int
     """Number of images seen in training, each in two views."""
@@ -77,6 +80,18 @@ class WeightRecord:
     step of this weight; empty without held-out images."""
     unknown: dict[str, Any] = field(default_factory=dict)
     """Fields written by a newer pcd_hub, which are preserved."""
+
+    @property
+    def sources(self) -> list[str]:
+        """Sources of the training images; ``data`` has one as a text, several as a list."""
+        source = self.data.get("source") or []
+        return list(map(str, source)) if isinstance(source, list) else [str(source)]
+
+    @property
+    def hub_datasets(self) -> list[str]:
+        """Names of those sources that are datasets on the Hub."""
+        found = filter(None, map(_ON_HUB.fullmatch, self.sources))
+        return [*dict.fromkeys(match[1] for match in found)]
 
     @classmethod
     def trial(cls, architecture: str) -> "WeightRecord":

@@ -167,6 +167,14 @@ def as_typed(value: object) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
+def one_as_text(values: tuple[str, ...]) -> str | list[str]:
+    """Return a single text as it is, and several as a list: the form of ``data.source`` in files.
+
+    Readers of the release before know one text only.
+    """
+    return values[0] if len(values) == 1 else list(values)
+
+
 def allows(kind: Any, value: object) -> bool:
     """Return True if a field annotated with ``kind`` may hold ``value``."""
     inner = typing.get_args(kind)

@@ -26,6 +26,7 @@ from pcd_hub.train.configs.fields import (
     as_typed,
     bounds,
     groups,
+    one_as_text,
     options,
     wrong_value,
 )
@@ -44,8 +45,12 @@ _CHANGES = "changed_at_resume"
 
 
 def plain(config: object) -> dict[str, Any]:
-    """Convert a configuration to plain JSON containers."""
-    return json.loads(json.dumps(dataclasses.asdict(cast("Any", config)), default=str))
+    """Convert a configuration to plain JSON containers; a single source is a text."""
+    found = json.loads(json.dumps(dataclasses.asdict(cast("Any", config)), default=str))
+    data = found.get("data", {})
+    if isinstance(data.get("source"), list):
+        data["source"] = one_as_text(tuple(data["source"]))
+    return found
 
 
 def recorded(config: object) -> dict[str, Any]:
@@ -56,9 +61,18 @@ def recorded(config: object) -> dict[str, Any]:
     return found
 
 
-def as_yaml(config: object) -> str:
-    """Return a configuration as a YAML file that ``--config`` reads."""
-    return yaml.safe_dump(recorded(config), sort_keys=False)
+def as_yaml(config: object, *, without: Collection[str] = ()) -> str:
+    """Return a configuration as a YAML file that ``--config`` reads.
+
+    Args:
+        config: The configuration.
+        without: Fields to omit, as ``group.field``.
+    """
+    found = recorded(config)
+    for name in without:
+        group, _, last = name.rpartition(".")
+        (found[group] if group else found).pop(last)
+    return yaml.safe_dump(found, sort_keys=False)
 
 
 def read_fields(config: object, file: str) -> dict[str, Any]:
@@ -69,10 +83,24 @@ def read_fields(config: object, file: str) -> dict[str, Any]:
             is invalid.
     """
     label = file if file.isprintable() else ascii(file)
+    return checked_fields(config, _settings(_read(file, label), label), label)
+
+
+def checked_fields(config: object, found: Mapping[Any, Any], label: str) -> dict[str, Any]:
+    """Return the fields of ``config`` that a mapping sets, as ``group.field``.
+
+    Args:
+        config: The configuration.
+        found: Values by ``group.field``, or by field in one mapping for each group.
+        label: Origin of the values, for errors.
+
+    Raises:
+        ConfigError: If a name is unknown or given twice, or a value is invalid.
+    """
     known = {option.key: option for option in options(config)}
     its_groups = frozenset(groups(config))
     changes: dict[str, Any] = {}
-    for key, value in _fields(_settings(_read(file, label), label), its_groups, label):
+    for key, value in _fields(found, its_groups, label):
         name = key if key in known else current_name(key, known)
         if name not in known:
             if name not in REMOVED:
@@ -177,15 +205,25 @@ def _unknown(
     shown = as_typed(name)
     if name in its_groups:
         return ConfigError(f"{label}: {shown} {as_typed(value)}: expected a group of fields")
-    return ConfigError(f"{label}: unknown field '{shown}'{nearest(name, known)}")
+    last = name.rpartition(".")[2]
+    longer = [each for each in known if each.rpartition(".")[2].startswith(last)]
+    likely = nearest(name, known) or nearest(last, longer, cutoff=0)
+    return ConfigError(f"{label}: unknown field '{shown}'{likely}")
 
 
 def _value(option: Option, value: object, label: str) -> object:
-    converted = _as_kind(option.kind, value)
+    is_one = option.key == "data.source" and isinstance(value, str)  # as it is recorded
+    converted = _as_kind(
+        option.kind, list(filter(None, [value])) if is_one and _is_tuple(option.kind) else value
+    )
     if not allows(option.kind, converted):
         named = dataclasses.replace(option, name=f"{label}: {option.key}")
         raise wrong_value(named, converted)
     return converted
+
+
+def _is_tuple(kind: Any) -> bool:
+    return typing.get_origin(kind) is tuple
 
 
 def _as_kind(kind: Any, value: Any) -> Any:

@@ -1,8 +1,9 @@
 """Settings that distillation and contrastive pre-training share."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Literal
 
+from pcd_hub.data.view_policy import Augment, Switches, ViewPolicy, switches_of, view_policies
 from pcd_hub.errors import ConfigError
 from pcd_hub.train.configs.fields import (
     Area,
@@ -39,10 +40,13 @@ class ModelConfig:
 class DataConfig:
     """Training images, and the two augmented views drawn from each."""
 
-    source: str = "scenes:"
-    """Training images: a folder (searched recursively), a .txt file with one
-    path a line, scenes:[COUNT[:SEED]] (generated), hf-disk:DIR,
-    hf:ORG/NAME[/CONFIG][:SPLIT] or hf-stream:ORG/NAME[/CONFIG][:SPLIT]."""
+    source: tuple[str, ...] = ("scenes:",)
+    """Training images, one or several of: a folder (searched recursively), a
+    pattern in quotes ('photos/**/*.jpg'), a .txt file with one path a line, a
+    .zip file, tar shards ('shards-{000..012}.tar'), any of these behind a URL
+    (s3://, gs://, https://), scenes:[COUNT[:SEED]] (generated), hf-disk:DIR,
+    hf:ORG/NAME[/CONFIG][:SPLIT][#COLUMN] or hf-stream: followed by the same.
+    """
     shuffle_buffer: Count = 1000
     """For hf-stream only: number of encoded images that each loader process
     shuffles; 1 keeps the stored order. Other sources are shuffled as a
@@ -53,22 +57,84 @@ class DataConfig:
     """Smallest random crop, as a share of the image area."""
     max_crop_area: Area = 1.0
     """Largest random crop, as a share of the image area."""
-    hue: Annotated[float, Bounds(float, 0, 0.5)] = 0.1
-    """Largest hue shift of the colour jitter, as a share of the colour circle."""
-    gray_probability: Share = 0.2
-    """Probability of converting a view to grayscale."""
+    augment: Augment = "default"
+    """default: BYOL's views: crop, flip, colour jitter, gray, blur and
+    solarize. light: half the jitter without hue shift, rare blur, no gray
+    and no solarize, for medical, satellite and other images whose colours
+    are information. none: random crops alone."""
+    flip: bool | None = None
+    """Mirror left and right. None: as in augment. Switch it off for documents
+    and for scenes in which left and right differ."""
+    vertical_flip: bool | None = None
+    """Mirror top and bottom, which suits satellite and microscope images.
+    None: off."""
+    color_jitter: bool | None = None
+    """Change brightness, contrast, saturation and hue. None: as in augment."""
+    gray: bool | None = None
+    """Convert some views to gray. None: as in augment. Switch it off if
+    colours are information."""
+    blur: bool | None = None
+    """Blur views. None: as in augment. Switch it off if fine texture is
+    information, as in microscope images."""
+    solarize: bool | None = None
+    """Invert the bright pixels of some views. None: as in augment."""
+    hue: Annotated[float, Bounds(float, 0, 0.5)] | None = None
+    """Largest hue shift of the colour jitter, as a share of the colour
+    circle; 0 keeps the hues, as for medical images. None: 0.1, or 0 with
+    augment light."""
+    gray_probability: Share | None = None
+    """Probability of converting a view to grayscale. None: 0.2 if gray is on."""
     num_workers: Workers | None = None
     """Loader processes per training process. None: 1 on a CPU, up to 16 with a GPU."""
     renderer: Literal["opencv", "pillow"] = "opencv"
     """Library for colour jitter and blur; pillow is the slow reference implementation."""
 
     def check(self, group: str) -> None:
-        """Reject crop areas in the wrong order."""
+        """Reject crop areas in the wrong order, and strengths of what is switched off."""
         if self.min_crop_area > self.max_crop_area:
             raise ConfigError(
                 f"{group}min-crop-area {self.min_crop_area} is larger than "
                 f"{group}max-crop-area {self.max_crop_area}; expected at most that"
             )
+        parts = switches_of(view_policies(self.augment, self.switches))
+        for part, is_on, strength in (
+            ("gray", parts.gray, "gray_probability"),
+            ("color_jitter", parts.color_jitter, "hue"),
+        ):
+            value = getattr(self, strength)
+            if value and not is_on:
+                switch, number = (f"{group}{name.replace('_', '-')}" for name in (part, strength))
+                raise ConfigError(
+                    f"{number} {value}: {switch} is off (with {group}augment {self.augment}); "
+                    f"set {switch} True or {number} 0"
+                )
+
+    @property
+    def switches(self) -> Switches:
+        """Parts of the augmentation that are switched on or off."""
+        return Switches(**{one.name: getattr(self, one.name) for one in fields(Switches)})
+
+    def view_policies(self) -> tuple[ViewPolicy, ViewPolicy]:
+        """Return the distributions of the first and the second view."""
+        return view_policies(
+            self.augment,
+            self.switches,
+            crop_area=(self.min_crop_area, self.max_crop_area),
+            hue=self.hue,
+            gray_probability=self.gray_probability,
+        )
+
+
+def resolve_augmentation(data: DataConfig) -> DataConfig:
+    """Return the data's settings with the defaults of the augmentation resolved."""
+    first, second = pair = data.view_policies()
+    switches = switches_of(pair)
+    return replace(
+        data,
+        **asdict(switches),
+        hue=first.hue if switches.color_jitter else 0.0,
+        gray_probability=second.gray_probability,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

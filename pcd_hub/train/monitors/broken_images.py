@@ -8,11 +8,11 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from pcd_hub.data.loader import Batch
+from pcd_hub.data.survey.result import MAX_BROKEN_SHARE
 from pcd_hub.errors import DataError
 
 log = logging.getLogger("pcd_hub")
 
-MAX_BROKEN_SHARE = 0.01
 _MAX_NAMED = 10
 _MIN_STREAM_IMAGES = 1000  # fewer make the share of broken images of a stream unreliable
 

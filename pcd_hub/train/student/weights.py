@@ -155,7 +155,9 @@ def _load(
         raise StudentError(f"it is a folder; use local-dir:{weights}")
     if store.is_name(weights.partition("@")[0]) or _REPO.fullmatch(weights.partition("@")[0]):
         return _from_pcd_hub(weights, architecture, arguments)
-    return _from_timm(_timm_name(weights, architecture), architecture, arguments)
+    name = _name_with_tag(weights, architecture)
+    read = _from_pcd_hub if store.is_name(name) else _from_timm
+    return read(name, architecture, arguments)
 
 
 def _from_folder(folder: str, architecture: str, arguments: dict[str, Any]) -> _Loaded:
@@ -184,8 +186,8 @@ def _from_pcd_hub(name: str, architecture: str, arguments: dict[str, Any]) -> _L
     return _Loaded(facts, model.state_dict(), tuple(cfg["mean"]), tuple(cfg["std"]))
 
 
-def _timm_name(weights: str, architecture: str) -> str:
-    """Return the name with its tag of the timm weights that ``pretrained`` or a name stands for.
+def _name_with_tag(weights: str, architecture: str) -> str:
+    """Return the name with its tag of the weights that ``pretrained`` or a name stands for.
 
     Raises:
         StudentError: If timm has no such weights, or they are of another architecture.
@@ -198,7 +200,7 @@ def _timm_name(weights: str, architecture: str) -> str:
     if name == architecture and default is not None:
         name = f"{architecture}.{default.tag}"
     known = timm.list_pretrained(f"{architecture}.*")
-    if name not in known:
+    if name not in known and not store.is_name(name):
         choice = f"one of {', '.join(known)}" if known else "none, as it has none for this one"
         raise StudentError(f"timm has no weights {name}; expected {choice}, or a file")
     return name
@@ -294,7 +296,7 @@ def _unlike(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list
         f"{tuple(value.shape)}"
         for key, value in expected.items()
         if state[key].shape != value.shape
-        or state[key].is_floating_point() != value.is_floating_point()
+        or (value.is_floating_point() and not state[key].is_floating_point())
     ]
 
 

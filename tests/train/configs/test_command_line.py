@@ -149,6 +149,8 @@ def test_a_length_on_the_command_line_replaces_the_configurations():
     assert parse(DISTILL, "quickstart", ["--run.hours=2"])[1].run.max_steps is None
     with pytest.raises(ConfigError, match=r"^--run.max-steps 7 and --run.hours 2.0 both set the"):
         parse(DISTILL, "quickstart", ["--run.hours=2", "--run.max-steps=7"])
+    with pytest.raises(ConfigError, match=r"^--optim.epochs and --run.hours both set the length"):
+        parse(DISTILL, "quickstart", ["--run.hours=2", "--optim.epochs=7"])
 
 
 def test_the_version_is_said(monkeypatch, capsys):

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from pcd_hub.data.view_policy import ViewPolicy
 from pcd_hub.train.configs.contrast import CONTRAST
 from pcd_hub.train.configs.distill import DISTILL
 
@@ -38,7 +39,10 @@ def test_pcd_has_the_settings_of_the_released_code():
     )
     assert (method.head, method.head_width, method.targets) == ("mocov3", None, "pixels")
     assert (data.image_size, data.min_crop_area, data.max_crop_area) == (224, 0.08, 1.0)
-    assert (data.hue, data.gray_probability, config.student.arch) == (0.1, 0.2, "resnet18")
+    policies = (ViewPolicy(), ViewPolicy(blur_probability=0.1, solarize_probability=0.2))
+    assert data.view_policies() == policies
+    assert (policies[0].hue, policies[0].gray_probability) == (0.1, 0.2)
+    assert config.student.arch == "resnet18"
     # pcd/pcd.py:51-53; the teacher files skip the last norm; no SyncBN and no autocast anywhere.
     assert (method.views, config.teacher.keep_last_norm) == ("cross", False)
     assert (config.optim.sync_batch_norm, config.speed.precision) == (False, "fp32")

@@ -18,16 +18,16 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from pcd_hub.data.decoding import BrokenImageError
-from pcd_hub.data.duplicates import (
+from pcd_hub.data.sources.held_out import NamedImages
+from pcd_hub.data.sources.open import ImageSource, ImageStream, Scenes
+from pcd_hub.data.survey.duplicates import (
     Thumbnail,
     group_equal,
     group_equal_files,
     group_near,
     make_thumbnail,
 )
-from pcd_hub.data.sources.held_out import NamedImages
-from pcd_hub.data.sources.open import ImageSource, ImageStream, Scenes
-from pcd_hub.data.survey_result import MIN_SIDE, Survey, check, check_count
+from pcd_hub.data.survey.result import MIN_SIDE, Survey, check, check_count
 from pcd_hub.data.workers import num_cores
 
 _STREAM_IMAGES = 64

@@ -9,8 +9,8 @@ from PIL import Image
 
 from pcd_hub.data.scenes import render_scene
 from pcd_hub.data.sources.open import open_source
-from pcd_hub.data.survey import survey
-from pcd_hub.data.survey_result import FEW_IMAGES, MIN_IMAGES
+from pcd_hub.data.survey.result import FEW_IMAGES, MIN_IMAGES
+from pcd_hub.data.survey.survey import survey
 from pcd_hub.errors import DataError
 
 

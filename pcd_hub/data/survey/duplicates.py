@@ -1,7 +1,7 @@
 """Find images that occur more than once: equal files, and near copies by a hash of the content.
 
-A near copy is the same picture encoded, scaled or slightly retouched anew, or the next frame of a
-video. Mirrored, rotated and cropped copies are not found.
+A near copy is the same picture encoded or scaled anew, or the next frame of a video. Mirrored,
+rotated, cropped and brighter copies are not found.
 """
 
 import hashlib
@@ -23,14 +23,16 @@ ItemT = TypeVar("ItemT")
 
 _HEAD_BYTES = 1 << 16
 _WIDTH, _HEIGHT = 9, 8
-MAX_HASH_BITS = 3
+_DECODED_SCALE = 8
+"""A JPEG is decoded at this multiple of 9 x 8 or larger; below it the grids of blocks show."""
+MAX_HASH_BITS = 7
 """Near copies differ in at most this many of the 64 bits of their hashes."""
 _BANDS = MAX_HASH_BITS + 1
-"""Two hashes that differ in 3 bits agree in one of 4 bands of 16 bits."""
-MAX_COLOUR_DIFFERENCE = 6.0
-"""Near copies differ in their 9 x 8 colours by at most this mean absolute difference, of 255."""
+"""Two hashes that differ in 7 bits agree in one of 8 bands of 8 bits."""
+MAX_DIFFERENCE = 0.04
+"""Mean absolute difference of near copies in their 9 x 8 colours, as a share of the contrast."""
 MIN_CONTRAST = 4.0
-"""Images whose 9 x 8 grays have a smaller standard deviation are not compared: plain areas."""
+"""Images with a smaller contrast, the standard deviation of 9 x 8 grays, are not compared."""
 _LARGEST_RUN = 2000
 """Equal bands are compared in groups of this many images; pairs across groups are missed."""
 
@@ -54,7 +56,7 @@ def make_thumbnail(opened: Image.Image) -> Thumbnail:
     """
     size = opened.size
     if is_jpeg(opened):
-        shrink_jpeg(opened, min(size[0] / (2 * _WIDTH), size[1] / (2 * _HEIGHT)))
+        shrink_jpeg(opened, min(size[0] / _WIDTH, size[1] / _HEIGHT) / _DECODED_SCALE)
     image = as_rgb(opened)
     colours = np.asarray(image.resize((_WIDTH, _HEIGHT), Image.Resampling.BOX))
     return Thumbnail(size, colours, hashlib.blake2b(image.tobytes(), digest_size=8).digest())
@@ -143,11 +145,12 @@ def group_near(thumbnails: list[Thumbnail]) -> list[list[int]]:
         return []
     colours = np.stack([thumbnail.colours for thumbnail in thumbnails]).astype(np.int16)
     grays = colours @ np.asarray([0.299, 0.587, 0.114])
-    (places,) = np.nonzero(grays.std((1, 2)) >= MIN_CONTRAST)
+    contrasts = grays.std((1, 2))
+    (places,) = np.nonzero(contrasts >= MIN_CONTRAST)
     pairs = places[near_pairs(difference_hash(grays[places]))]
     first, second = pairs.T
     differences = np.abs(colours[first] - colours[second]).mean((1, 2, 3))
-    return _connected(pairs[differences <= MAX_COLOUR_DIFFERENCE])
+    return _connected(pairs[differences <= MAX_DIFFERENCE * contrasts[first]])
 
 
 def difference_hash(grays: np.ndarray) -> UInt64[np.ndarray, " n"]:
@@ -163,9 +166,9 @@ def difference_hash(grays: np.ndarray) -> UInt64[np.ndarray, " n"]:
 def near_pairs(hashes: UInt64[np.ndarray, " n"]) -> Int64[np.ndarray, "pairs 2"]:
     """Return the places of all pairs of hashes that differ in at most ``MAX_HASH_BITS`` bits.
 
-    Only hashes with an equal band of 16 bits are compared, not all pairs.
+    Only hashes with an equal band of 8 bits are compared, not all pairs.
     """
-    bands = np.ascontiguousarray(hashes).view(np.uint16).reshape(len(hashes), _BANDS)
+    bands = np.ascontiguousarray(hashes).view(np.uint8).reshape(len(hashes), _BANDS)
     found = [np.empty((0, 2), np.int64)]
     for band in bands.T:
         for run in _equal_runs(band):

@@ -1,0 +1,1 @@
+"""Survey of unlabelled images before training: sizes, broken files, copies."""
