@@ -136,7 +136,7 @@ def configure(
         raise ConfigError(f"{_CALL}: no images are given; expected a folder, or several")
     main = {"student": "arch", "teacher": "source"}
     named = {
-        "data.source": sources if len(sources) > 1 else sources[0],
+        "data.source": sources,
         **{
             group: {main[group]: value} if isinstance(value, str) else value
             for group, value in models.items()

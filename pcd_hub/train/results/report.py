@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pcd_hub.files.write import atomic_write
+from pcd_hub.image_size import format_size, height_width
 from pcd_hub.report.advice import Situation, next_steps
 from pcd_hub.report.run_report import RunReport, Setting, render_report
 from pcd_hub.train.batches import only_scenes
@@ -85,7 +86,7 @@ def verdict(d: Distillation, measured: dict[str, Measurement]) -> str:
             "it was not measured whether the student is better than its start; on labelled images "
             f"`pcd-hub probe LABELLED {d.folder.path}` shows it"
         )
-    start, student = table.means["random start"], table.means[table.subject]
+    start, student = table.means[d.start_label], table.means[table.subject]
     better, worse = student - start > _NOISE, start - student > _NOISE
     outcome = "better than" if better else "worse than" if worse else "about as good as"
     return (
@@ -113,14 +114,17 @@ def describe_survey(survey: Any) -> dict[str, object]:
 
 def _summary(d: Distillation, record: WeightRecord) -> dict[str, object]:
     config, facts = d.config, d.teacher.facts
-    size = config.data.image_size
+    size = format_size(height_width(config.data.image_size))
     count = record.data["images"]
     images = f"{record.data['source']}: {'a stream' if count is None else f'{count:,} images'}"
+    if d.held_out is not None:
+        images += f" for training, {d.held_out.num_images:,} others held out"
+    start = "random weights" if d.start_weight is None else d.start_weight.name
     return {
-        "student": f"{config.student.arch}, from random weights",
+        "student": f"{config.student.arch}, from {start}",
         "teacher": f"{facts.source} ({facts.architecture}, licence {facts.license})",
         "images": images,
-        "views": f"two of {size} x {size} px for each image",
+        "views": f"two of {size} px for each image",
         "loss": f"{config.method.loss}, {config.method.targets}",
     }
 
@@ -132,7 +136,7 @@ def _training(
     passes = f" ({record.images_seen / images:.2g} passes)" if images else ""
     speeds = [line["images_per_s"] for line in lines]
     return {
-        "steps": f"{record.steps:,} of {d.config.optim.global_batch_size} images",
+        "steps": f"{record.steps:,}, each with {d.config.optim.global_batch_size} images",
         "images seen": f"{record.images_seen:,}{passes}",
         "time": f"{hardware['seconds'] / 60:.1f} minutes since the last start",
         "device": f"{hardware['device']}, {hardware['processes']} process(es), "

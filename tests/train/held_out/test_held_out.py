@@ -54,15 +54,15 @@ def test_a_run_scores_the_start_and_the_student_and_states_them(measured, tmp_pa
 @pytest.mark.parametrize("dropout", [False, True])
 def test_measuring_changes_nothing_of_the_run(measured, tmp_path, monkeypatch, dropout):
     if dropout:  # draws random numbers in training
-        build = distill.build_backbone
+        build = distill.build_student
 
-        def with_dropout(*args, **kwargs):
-            grid = build(*args, **kwargs)
+        def with_dropout(config):
+            grid, start = build(config)
             drop = torch.nn.functional.dropout
             grid.register_forward_hook(lambda module, _, out: drop(out, 0.3, module.training))
-            return grid
+            return grid, start
 
-        monkeypatch.setattr(distill, "build_backbone", with_dropout)
+        monkeypatch.setattr(distill, "build_student", with_dropout)
     often = run([*measured, "--run.measure-every-steps=1"], tmp_path / "often")
     with monkeypatch.context() as patch:
         patch.setattr(HeldOut, "_measure", lambda *_: None)
