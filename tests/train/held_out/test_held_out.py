@@ -66,7 +66,7 @@ def test_measuring_changes_nothing_of_the_run(measured, tmp_path, monkeypatch, d
     often = run([*measured, "--run.measure-every-steps=1"], tmp_path / "often")
     with monkeypatch.context() as patch:
         patch.setattr(HeldOut, "_measure", lambda *_: None)
-        patch.setattr(distill, "save_weight", lambda *_: None)
+        patch.setattr(distill, "save_weight", lambda *_, **__: None)
         never = run(measured, tmp_path / "never")
     assert trace(often) == trace(never)
     one, other = (checkpoint(folder, 12) for folder in (often, never))
