@@ -147,7 +147,6 @@ def create_with_state(
     """
     # Without first_conv, no timm adapts the input channels of these weights.
     cfg = entry_cfg(architecture).to_dict() | {"state_dict": dict(state), "first_conv": None}
-    arguments = {"num_classes": 0, **arguments}
     with unmatched_keys() as unmatched:
         model = timm.create_model(architecture, pretrained=True, pretrained_cfg=cfg, **arguments)
     if missing := unmatched.missing:

@@ -50,7 +50,7 @@ from pcd_hub.train.distill_parts import (
 )
 from pcd_hub.train.held_out.open import open_held_out, read_held_out
 from pcd_hub.train.held_out.plateau import EarlyEnd
-from pcd_hub.train.launch import finish, on_main_process, start_accelerator
+from pcd_hub.train.launch import finish, start_accelerator
 from pcd_hub.train.monitors.collapse import CollapseMonitor
 from pcd_hub.train.monitors.logged import logged_warnings
 from pcd_hub.train.optimizers import (
@@ -62,7 +62,7 @@ from pcd_hub.train.optimizers import (
 )
 from pcd_hub.train.own_images.arguments import parse_distill
 from pcd_hub.train.own_images.records import record_decisions
-from pcd_hub.train.own_images.settings import find_settings, set_length
+from pcd_hub.train.own_images.settings import find_settings, settings_in_hours
 from pcd_hub.train.own_images.surveyed import survey_images
 from pcd_hub.train.own_images.timing import measure_step
 from pcd_hub.train.results.weight import check_weight_name, save_weight
@@ -243,27 +243,21 @@ def prepare(
     started = time.monotonic() if started is None else started
     config = resolve_teacher(config, accelerator, given=teacher)
     everything = open_training_source(config.data, accelerator)
-    survey = on_main_process(accelerator, lambda: survey_images(everything, config, given))
+    survey = survey_images(everything, config, given, accelerator)
     source, held_out = split_held_out(everything, share=config.data.held_out)
-    settings = on_main_process(
-        accelerator,
-        lambda: find_settings(
-            config,
-            default_name=config_name,
-            given=given,
-            num_images=count_images(source),
-            short_side=survey.short_side if survey else 0,
-            accelerator=accelerator,
-        ),
+    settings = find_settings(
+        config,
+        default_name=config_name,
+        given=given,
+        num_images=count_images(source),
+        short_side=survey.short_side if survey else 0,
+        accelerator=accelerator,
     )
     held_out_images = read_held_out(accelerator, settings.config, held_out)
     d = build(accelerator, settings.config, config_name, source, teacher)
     if settings.needs_measurement:
         seconds = seconds_per_step(d)
-        used = time.monotonic() - started
-        settings = on_main_process(
-            accelerator, lambda: set_length(settings, seconds, seconds_used=used)
-        )
+        settings = settings_in_hours(settings, seconds, started=started, accelerator=accelerator)
         d.config = with_fields(d.config, settings.length)
         d.plan = plan_epochs(source, d.config.optim, d.config.run, accelerator)
     d.survey, d.decisions = survey, settings.decisions

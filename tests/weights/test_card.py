@@ -269,7 +269,7 @@ def test_the_start_is_the_base_model_if_it_is_on_the_hub(hub_id, base_model):
     assert f"- Start: {name}, licence mit, sha256 {'b' * 64}" in text
     assert "| start | mit |" in text
     if base_model:
-        assert ModelCard(text).data.base_model == base_model
+        assert ModelCard(text).data.to_dict()["base_model"] == base_model
 
 
 def test_a_random_start_is_not_on_the_card():

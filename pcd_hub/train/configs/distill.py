@@ -190,7 +190,7 @@ DERIVED = frozenset(
         *("data.image_size", "data.min_crop_area", "data.num_workers"),
         *("teacher.image_size", "method.queue_length", "method.head"),
         *("optim.name", "optim.global_batch_size", "optim.lr_per_256", "optim.warmup_share"),
-        *("optim.weight_decay", "speed.precision", "speed.compile"),
+        *("optim.weight_decay", "optim.head_only_share", "speed.precision", "speed.compile"),
         *("run.max_steps", "run.checkpoint_every_steps", "run.log_every_steps"),
     }
 )
@@ -244,9 +244,9 @@ DISTILL: dict[str, DistillConfig] = {
         probe_scenes=400,
     ),
     "own_images": DistillConfig(
-        derive=True,
         teacher=TeacherConfig(source="auto"),
         data=DistillDataConfig(source=(), held_out=0.02),
+        derive=True,
     ),
     "pcd_r18": DistillConfig(teacher=TeacherConfig(source=_MOCO_TEACHER)),
     "pcd_r18_released": DistillConfig(

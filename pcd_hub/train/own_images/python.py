@@ -80,8 +80,8 @@ def distill(
         images: Folders, files, globs, lists or data sets such as ``hf:ORG/NAME``; one or several.
         student: A timm architecture, or fields of the group ``student``. Default: ``resnet18``.
         teacher: A teacher such as ``timm:NAME``, fields of the group ``teacher``, or a module that
-            computes a feature map or tokens. Default: ``auto``, the first reachable of the
-            recommended teachers.
+            computes a feature map or tokens (``pcd_hub.teacher_from_module`` has more options).
+            Default: ``auto``, the first reachable of the recommended teachers.
         mean: For a module: mean of each channel with which it was trained, for images in [0, 1].
         std: For a module: standard deviation of each channel.
         output_dir: Folder of the run. Default: ``runs/own_images``, with a number appended if that
@@ -182,13 +182,13 @@ def _sources(images: Images | Sequence[Images] | None, *, required: bool) -> dic
 def _teacher(
     module: nn.Module | None, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Teacher | None:
-    if module is None:
+    if module is None or isinstance(module, Teacher):
         if mean is not None or std is not None:
             raise ConfigError(
                 f"{_CALL}: mean and std belong to a teacher that is a module; for another use "
                 'teacher={"source": ..., "mean": ..., "std": ...}'
             )
-        return None
+        return module
     if mean is None or std is None:
         raise ConfigError(
             f"{_CALL}: a teacher that is a module needs mean=... and std=..., the normalisation "

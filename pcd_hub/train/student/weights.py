@@ -121,7 +121,12 @@ def load_start(
         arguments["in_chans"] = in_chans
     with torch.random.fork_rng(devices=[]), _naming(weights):
         loaded = _load(student, weights, architecture, arguments)
-        student.load_state_dict(loaded.state, strict=True)
+        _check_normalisation(loaded)
+        try:
+            student.load_state_dict(loaded.state, strict=True)
+        except RuntimeError as error:  # a variant of the architecture, by its model_args
+            reason = str(error).splitlines()[-1].strip()[:200]
+            raise StudentError(f"it does not fit timm's {architecture}: {reason}") from error
     digest = tensors_sha256(student.state_dict())
     if len(loaded.mean) == 3:  # a weight of other channels was trained by pcd_hub
         adapt_normalisation(student, entry_cfg(architecture), mean=loaded.mean, std=loaded.std)
@@ -159,6 +164,17 @@ def _load(
     name = _name_with_tag(weights, architecture)
     read = _from_pcd_hub if store.is_name(name) else _from_timm
     return read(name, architecture, arguments)
+
+
+def _check_normalisation(loaded: _Loaded) -> None:
+    """Check that mean and std, which a stranger's config.json may hold, are usable numbers."""
+    values = (*loaded.mean, *loaded.std)
+    numbers = all(type(value) in {int, float} and abs(value) < 1e3 for value in values)
+    if not numbers or len(loaded.mean) != len(loaded.std) or min(loaded.std, default=0) <= 0:
+        raise StudentError(
+            f"its images have mean {printable(str(loaded.mean))[:80]} and std "
+            f"{printable(str(loaded.std))[:80]}; expected a number for each channel, std > 0"
+        )
 
 
 def _from_folder(folder: str, architecture: str, arguments: dict[str, Any]) -> _Loaded:
@@ -227,11 +243,15 @@ def _from_timm(name: str, architecture: str, arguments: dict[str, Any]) -> _Load
     repo = hub_id.partition("@")[0]
     facts = StartWeight(
         source=name,
-        name=name if not colon or scheme == "hf-hub" else Path(place).name,
-        license=cfg.get("license") or NOT_STATED,
+        name=name if not colon or scheme == "hf-hub" else Path(place).resolve().name,
+        license=str(cfg.get("license") or NOT_STATED),
         hub_id=repo if _REPO.fullmatch(repo) else "",
     )
-    return _Loaded(facts, model.state_dict(), tuple(cfg["mean"]), tuple(cfg["std"]))
+    return _Loaded(facts, model.state_dict(), _as_tuple(cfg["mean"]), _as_tuple(cfg["std"]))
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 def _from_file(

@@ -51,7 +51,7 @@ def test_numbers_that_are_not_stated_are_warned_of(tmp_path):
     ):
         (warning,) = load_teacher(source, image_size=64).warnings
         assert "states no mean and std, (0.485, 0.456, 0.406) / (0.229" in warning
-        given = load_teacher(source, image_size=64, mean=(0.5,) * 3, std=(0.5,) * 3)
+        given = load_teacher(source, image_size=64, mean=(0.1,) * 3, std=(0.9,) * 3)
         assert given.warnings == ()
 
 

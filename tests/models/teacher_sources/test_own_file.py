@@ -42,6 +42,7 @@ LAYOUTS = {
         "student": nested({key: value + 1 for key, value in state.items()}, "backbone."),
         "teacher": nested(state, "module.backbone."),
     },
+    "with a head below no prefix": lambda state: state | {"decoder.weight": torch.zeros(3)},
     "with a head beside it": lambda state: {
         "model": nested(state, "encoder.") | {"decoder.weight": torch.zeros(3)}
     },

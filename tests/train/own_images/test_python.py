@@ -184,3 +184,12 @@ def test_a_wrong_argument_is_one_line(arguments, message):
     with pytest.raises(ConfigError) as refused:
         call(**arguments)
     assert str(refused.value).startswith(f"pcd_hub.distill: {message}")
+
+
+def test_a_module_teaches(settings, tmp_path):
+    module = timm.create_model("test_resnet", num_classes=0)
+    teacher = pcd_hub.teacher_from_module(module, mean=(0.5,) * 3, std=(0.5,) * 3, name="mine")
+    done = pcd_hub.distill(**settings | {"teacher": teacher}, output_dir=tmp_path / "run")
+    record = json.loads((done.folder / "record.json").read_text())
+    assert record["teacher"]["source"] == "module:mine"
+    assert record["teacher"]["sha256"] == teacher.facts.sha256

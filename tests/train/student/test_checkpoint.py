@@ -24,8 +24,8 @@ def under(prefix: str, state: dict) -> dict:
         ({"model": under("backbone.", STATE), "epoch": 3, "args": None}, "model.backbone.", ""),
         (under("student.model.", STATE), "student.model.", ""),
         (under("encoder.", STATE) | under("decoder.", HEAD), "encoder.", "decoder.* (2)"),
-        ({"model_ema": {"module": STATE}, "model": STATE}, "model_ema.module.", None),
-        ({"state_dict": STATE, "state_dict_ema": STATE}, "state_dict_ema.", None),
+        ({"model": STATE, "model_ema": {"module": {**STATE}}}, "model_ema.module.", None),
+        ({"state_dict": STATE, "state_dict_ema": {**STATE}}, "state_dict_ema.", None),
         (
             {"state_dict": STATE, "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}}},
             "state_dict.",

@@ -142,7 +142,7 @@ def test_a_resumed_run_needs_the_same_start(tiny, distilled, tmp_path, finished)
 def test_the_resolved_name_of_the_start_is_recorded_and_resumed(tiny, tmp_path, monkeypatch):
     model = timm.create_model("test_resnet", num_classes=0)
     monkeypatch.setattr(weights, "create_pretrained", lambda *_, **__: model)
-    monkeypatch.setattr(timm_loading, "_probe_hub", lambda: "")
+    monkeypatch.setattr(timm_loading, "probe_hub", lambda: "")
     options = [*tiny, "--student.weights=pretrained", "--run.no-store"]
     folder = run([*options, "--run.max-steps=3"], tmp_path / "run")
     config = json.loads((folder / "config.json").read_text())

@@ -99,6 +99,32 @@ def test_a_folder_in_timms_layout_keeps_its_licence(tmp_path):
     assert (facts.name, facts.license) == ("mine", "mit")
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mean": [0.5, 0.5]}, r"its images have mean \(0.5, 0.5\) and std .*; expected a number"),
+        ({"std": [0.5, 0.5, 0]}, "std > 0"),
+        ({"std": 3}, "expected a number"),
+        ({"mean": ["a", 0, 0]}, "expected a number for each channel"),
+    ],
+)
+def test_a_strangers_configuration_is_checked(tmp_path, changes, message):
+    folder = timm_folder(tmp_path / "mine")
+    config = json.loads((folder / "config.json").read_text())
+    config["pretrained_cfg"] |= {"license": [1], **changes}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(StudentError, match=f"^--student.weights local-dir:.*({message})"):
+        start(f"local-dir:{folder}")
+
+
+def test_a_variant_of_the_architecture_is_refused(tmp_path):
+    variant = timm.create_model("test_resnet", num_classes=0, stem_width=24)
+    folder = timm_folder(tmp_path / "mine", model_args={"stem_width": 24})
+    save_file(variant.state_dict(), folder / "model.safetensors")
+    with pytest.raises(StudentError, match="mine: it does not fit timm's test_resnet: "):
+        start(f"local-dir:{folder}")
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     with LoopbackHub(tmp_path / "hub") as hub:
