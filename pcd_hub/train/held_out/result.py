@@ -26,6 +26,7 @@ def describe_held_out(held_out: HeldOut) -> dict[str, Any]:
     exported = held_out.exported
     return {
         "images": held_out.num_images,
+        "every_steps": held_out.every_steps,
         "exported_step": exported.step if exported else None,
         "best_step": held_out.best_step,
         "last_step": held_out.history[-1]["step"] if held_out.history else None,
