@@ -88,7 +88,7 @@ def _print_record(record: WeightRecord) -> None:
     facts = record.to_dict()
     for key in ("name", "architecture", "created", "recipe", "steps", "images_seen", "seed"):
         print(printable(f"{key:24} {facts[key]}"))
-    for key in ("model", "teacher", "data", "licenses", "code", "hardware"):
+    for key in ("model", "teacher", "start", "data", "licenses", "code", "hardware"):
         for what, value in facts[key].items():
             print(printable(f"{key + ' ' + what:24} {value}"))
     for table in record.measurements().values():
@@ -142,6 +142,7 @@ def _publish(options: argparse.Namespace) -> None:
         license=options.license,
         teacher_license=options.teacher_license,
         data_license=options.data_license,
+        start_license=options.start_license,
         license_link=options.license_link,
         dry_run=folder,
     )
@@ -225,6 +226,7 @@ def _publish_options(parser: argparse.ArgumentParser) -> None:
     add("--license", metavar="ID", help="licence of the weights, such as apache-2.0")
     add("--teacher-license", metavar="ID", help="licence of the teacher's weights")
     add("--data-license", metavar="ID", help="licence of the training images")
+    add("--start-license", metavar="ID", help="licence of the weights the training started from")
     add("--license-link", metavar="URL", help="text of a licence unknown to the Hub")
     add("--dry-run", action="store_true", help="write the folder and list the changes, no more")
     add("--out", type=Path, help="folder that a dry run writes; default: dry-run/NAME")

@@ -35,13 +35,13 @@ from pcd_hub.models.teacher_loading import load_matched_teacher
 from pcd_hub.train import distill
 from pcd_hub.train.batches import open_batches
 from pcd_hub.train.configs.distill import (
-    DataConfig,
     DistillConfig,
+    DistillDataConfig,
+    DistillOptimConfig,
     DistillRunConfig,
-    ModelConfig,
-    OptimConfig,
     PixelMethodConfig,
     SpeedConfig,
+    StudentConfig,
     TeacherConfig,
 )
 from pcd_hub.train.launch import start_accelerator
@@ -83,14 +83,14 @@ def recipe_step(case: StepCase, steps: int, folder: Path) -> tuple[Step, Iterato
         teacher=TeacherConfig(
             source=f"local-dir:{case.teacher}", fold_batch_norms="fold" not in case.off
         ),
-        student=ModelConfig(arch=case.student),
-        data=DataConfig(
-            source=case.images,
+        student=StudentConfig(arch=case.student),
+        data=DistillDataConfig(
+            source=(case.images,),
             image_size=case.image_size,
             renderer="pillow" if "opencv" in case.off else "opencv",
         ),
         method=PixelMethodConfig(temperature=case.temperature, queue_length=case.queue_length),
-        optim=OptimConfig(global_batch_size=case.batch_size, epochs=1),
+        optim=DistillOptimConfig(global_batch_size=case.batch_size, epochs=1),
         speed=SpeedConfig(
             precision="fp32" if "bf16" in case.off else "auto",
             compile=case.compile and "compile" not in case.off,

@@ -92,7 +92,8 @@ def try_student(arch: str, image_size: int, parameters: int) -> Outcome:
 def _run_all_steps(arch: str, image_size: int, scratch: Path) -> dict[str, Any]:
     torch.manual_seed(0)
     student = build_backbone(arch, image_size=image_size)
-    untrained = freeze_unused_parameters(student, image_size=image_size)
+    images = torch.zeros(2, 3, image_size, image_size)
+    untrained = freeze_unused_parameters(student, images)
     feature_map = _train_once(student, image_size)
     record = WeightRecord.trial(arch)
     state = student.model.state_dict()

@@ -6,6 +6,7 @@ position is saved in the checkpoint.
 """
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -26,11 +27,11 @@ from pcd_hub.data.decoding import (
     upright_jpeg_size,
 )
 from pcd_hub.data.shared_memory import fit_workers
-from pcd_hub.data.sources.hf_datasets import EncodedImage
-from pcd_hub.data.sources.open import ImageSource, ImageStream
+from pcd_hub.data.sources.protocols import EncodedImage, ImageSource, ImageStream
 from pcd_hub.data.views import PairParameters, TwoViewTransform, concatenate_views
 from pcd_hub.data.workers import load_batches
 from pcd_hub.errors import DataError
+from pcd_hub.image_size import height_width
 
 _MAX_BROKEN_IN_A_ROW = 32
 
@@ -39,7 +40,7 @@ _MAX_BROKEN_IN_A_ROW = 32
 class Batch:
     """The views of one forward pass of one process."""
 
-    views: UInt8[Tensor, "b 2 3 size size"]
+    views: UInt8[Tensor, "b 2 3 height width"]
     indices: Int64[Tensor, " b"]
     """Index of each image in its source."""
     broken: list[tuple[str, str]] = field(default_factory=list)
@@ -87,7 +88,7 @@ def training_batches(
     workers = fit_workers(
         requested,
         prefetch=4,
-        batch_bytes=2 * 3 * views.image_size**2 * plan.batch_size,
+        batch_bytes=2 * 3 * math.prod(height_width(views.image_size)) * plan.batch_size,
         batches_held=3 * plan.accumulation_steps,
     )
     if isinstance(source, ImageSource):

@@ -36,7 +36,8 @@ class ViewPolicy:
     gray_probability: float = 0.2
     blur_probability: float = 1.0
     blur_sigma: tuple[float, float] = (0.1, 2.0)
-    """Range of the standard deviation in pixels at image size 224; scaled with the image size."""
+    """Range of the standard deviation in pixels at image size 224; scaled with the image size,
+    of a non-square image with the root of its area."""
     solarize_probability: float = 0.0
     flip_probability: float = 0.5
     vertical_flip_probability: float = 0.0

@@ -25,6 +25,7 @@ from torchvision.transforms.v2 import functional as tvf
 
 from pcd_hub.data.view_policy import ViewPolicy, view_policies
 from pcd_hub.errors import DataError
+from pcd_hub.image_size import ImageSize, height_width
 
 Renderer = Literal["opencv", "pillow"]
 Pixels = UInt8[np.ndarray, "height width 3"]
@@ -36,7 +37,7 @@ _GRAY = np.asarray([0.299, 0.587, 0.114])  # ITU-R 601, as in Pillow and OpenCV
 class TwoViewTransform:
     """Transform of an image to two augmented views of ``image_size`` pixels."""
 
-    image_size: int
+    image_size: ImageSize
     first: ViewPolicy
     second: ViewPolicy
     seed: int
@@ -47,23 +48,26 @@ class TwoViewTransform:
 
     def __call__(
         self, image: Image.Image, *, epoch: int, index: int
-    ) -> UInt8[Tensor, "2 3 size size"]:
+    ) -> UInt8[Tensor, "2 3 height width"]:
         """Return the two views of ``image``, number ``index`` of its source, in ``epoch``."""
         return self.render(image, self.draw(image.size, epoch=epoch, index=index))
 
     def draw(self, size: tuple[int, int], *, epoch: int, index: int) -> "PairParameters":
         """Draw the parameters of both views of an image of ``size`` (width, height)."""
         width, height = size
+        view_height, view_width = height_width(self.image_size)
         views = []
         for number, policy in enumerate((self.first, self.second)):
             rng = np.random.default_rng((self.seed, epoch, index, number))
-            views.append(draw_view(policy, rng, width=width, height=height))
-        sides = [side for view in views for side in view.crop_size]
-        return PairParameters(views=views, size=size, max_shrink=min(sides) / self.image_size)
+            aspect = view_width / view_height
+            views.append(draw_view(policy, rng, width=width, height=height, aspect=aspect))
+        crops = [view.crop_size for view in views]
+        shrink = min(min(wide / view_width, high / view_height) for wide, high in crops)
+        return PairParameters(views=views, size=size, max_shrink=shrink)
 
     def render(
         self, image: Image.Image, parameters: "PairParameters"
-    ) -> UInt8[Tensor, "2 3 size size"]:
+    ) -> UInt8[Tensor, "2 3 height width"]:
         """Render both views of an RGB image, which may be smaller than ``parameters.size``."""
         scale = image.width / parameters.size[0], image.height / parameters.size[1]
         render = render_view if self.renderer == "opencv" else render_view_with_pillow
@@ -79,7 +83,7 @@ def concatenate_views(views: list[Tensor]) -> Tensor:
 
 
 def byol_views(
-    image_size: int,
+    image_size: ImageSize,
     *,
     seed: int,
     crop_area: tuple[float, float] = (0.08, 1.0),
@@ -133,11 +137,19 @@ class PairParameters:
 
 
 def draw_view(
-    policy: ViewPolicy, rng: np.random.Generator, *, width: int, height: int
+    policy: ViewPolicy, rng: np.random.Generator, *, width: int, height: int, aspect: float = 1.0
 ) -> ViewParameters:
-    """Draw the parameters of one view of an image of ``width`` x ``height`` pixels."""
+    """Draw the parameters of one view of an image of ``width`` x ``height`` pixels.
+
+    Args:
+        policy: The distribution.
+        rng: The source of randomness.
+        width: Width of the image.
+        height: Height of the image.
+        aspect: Width / height of the view, to which the aspect of the crop is relative.
+    """
     return ViewParameters(
-        box=_draw_box(policy.crop_area, rng, width, height),
+        box=_draw_box(policy.crop_area, rng, width, height, aspect),
         flip=bool(rng.random() < policy.flip_probability),
         jitter=_draw_jitter(policy, rng),
         gray=bool(rng.random() < policy.gray_probability),
@@ -155,17 +167,21 @@ def _happens(probability: float, rng: np.random.Generator) -> bool:
 
 
 def _draw_box(
-    area: tuple[float, float], rng: np.random.Generator, width: int, height: int
+    area: tuple[float, float], rng: np.random.Generator, width: int, height: int, aspect: float
 ) -> tuple[float, float, float, float]:
-    """Draw torchvision's RandomResizedCrop: aspect 3/4..4/3, a centre crop after ten misses."""
+    """Draw torchvision's RandomResizedCrop, with the aspect relative to that of the view.
+
+    It is 3/4..4/3 times ``aspect``, so that a view distorts objects no more than a square one; a
+    centre crop after ten misses.
+    """
     for _ in range(10):
         pixels = width * height * rng.uniform(*area)
-        aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
-        w, h = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
+        ratio = aspect * math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
         if 0 < w <= width and 0 < h <= height:
             left, top = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
             return float(left), float(top), float(left + w), float(top + h)
-    w, h = min(float(width), height * 4 / 3), min(float(height), width * 4 / 3)
+    w, h = min(float(width), height * 4 / 3 * aspect), min(float(height), width * 4 / 3 / aspect)
     left, top = (width - w) / 2, (height - h) / 2
     return left, top, left + w, top + h
 
@@ -185,18 +201,24 @@ def _draw_jitter(policy: ViewPolicy, rng: np.random.Generator) -> tuple[tuple[st
     return tuple(factors[place] for place in rng.permutation(4))
 
 
-def _crop(image: Image.Image, parameters: ViewParameters, size: int) -> Image.Image:
+def _crop(image: Image.Image, parameters: ViewParameters, size: ImageSize) -> Image.Image:
+    height, width = height_width(size)
     view = image.resize(
-        (size, size), Image.Resampling.BICUBIC, box=parameters.box, reducing_gap=2.0
+        (width, height), Image.Resampling.BICUBIC, box=parameters.box, reducing_gap=2.0
     )
     if parameters.flip:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return view.transpose(Image.Transpose.FLIP_TOP_BOTTOM) if parameters.vertical_flip else view
 
 
+def _blur_sigma(parameters: ViewParameters, size: ImageSize) -> float:
+    """Return the standard deviation in pixels of a view of ``size``."""
+    return parameters.blur_sigma * math.sqrt(math.prod(height_width(size))) / 224
+
+
 def render_view(
-    image: Image.Image, parameters: ViewParameters, *, size: int
-) -> UInt8[Tensor, "3 size size"]:
+    image: Image.Image, parameters: ViewParameters, *, size: ImageSize
+) -> UInt8[Tensor, "3 height width"]:
     """Render one view of an RGB image with OpenCV; every step rounds to 8 bits, as in Pillow."""
     view: Pixels = np.array(_crop(image, parameters, size))
     for name, factor in parameters.jitter:
@@ -204,14 +226,14 @@ def render_view(
     if parameters.gray:
         view = _adjust_saturation(view, 0.0)
     if parameters.blur_sigma:
-        sigma = parameters.blur_sigma * size / 224
+        sigma = _blur_sigma(parameters, size)
         view = _cv2().GaussianBlur(view, (0, 0), sigma, borderType=_cv2().BORDER_REPLICATE)
     if parameters.solarize:
         view = np.where(view < 128, view, 255 - view)
     return _to_tensor(view)
 
 
-def _to_tensor(view: Pixels) -> UInt8[Tensor, "3 size size"]:
+def _to_tensor(view: Pixels) -> UInt8[Tensor, "3 height width"]:
     """Convert without a copy; channels last is also the fastest format for convolutions."""
     return torch.from_numpy(view).permute(2, 0, 1)
 
@@ -268,8 +290,8 @@ def _check_renderer(renderer: Renderer) -> None:
 
 
 def render_view_with_pillow(
-    image: Image.Image, parameters: ViewParameters, *, size: int
-) -> UInt8[Tensor, "3 size size"]:
+    image: Image.Image, parameters: ViewParameters, *, size: ImageSize
+) -> UInt8[Tensor, "3 height width"]:
     """Reference implementation of :func:`render_view`; Pillow's blur is three box filters."""
     view = _crop(image, parameters, size)
     for name, factor in parameters.jitter:
@@ -277,7 +299,7 @@ def render_view_with_pillow(
     if parameters.gray:
         view = view.convert("L").convert("RGB")
     if parameters.blur_sigma:
-        view = view.filter(ImageFilter.GaussianBlur(parameters.blur_sigma * size / 224))
+        view = view.filter(ImageFilter.GaussianBlur(_blur_sigma(parameters, size)))
     if parameters.solarize:
         view = ImageOps.solarize(view)
     return _to_tensor(np.array(view))

@@ -78,11 +78,11 @@ def open_model(
         return _with_random_weights(name, rest, image_size, seed, arguments)
     if colon and kind == "teacher":
         return _teacher(name, rest, image_size, arguments)
-    is_pcd_weight = _is_pcd_weight(name)
+    is_pcd = is_pcd_weight(name)
     if architecture := _architecture(name):
         check_architecture(architecture)
         arguments = {**build_arguments(architecture, image_size), **arguments}
-    return _pcd_weight(name, arguments) if is_pcd_weight else _timm_model(name, arguments)
+    return _pcd_weight(name, arguments) if is_pcd else _timm_model(name, arguments)
 
 
 def for_each_seed(
@@ -148,7 +148,8 @@ def _teacher(name: str, source: str, image_size: int, arguments: dict[str, Any])
     return EvaluatedModel(name=name, model=forget_tensors(model), mean=facts.mean, std=facts.std)
 
 
-def _is_pcd_weight(name: str) -> bool:
+def is_pcd_weight(name: str) -> bool:
+    """Return whether a name of :func:`open_model` is that of a pcd_hub weight."""
     if name.startswith("local-dir:"):
         return exists(local_path(name.removeprefix("local-dir:")) / MANIFEST_FILE)
     return ":" not in name and ("/" in name or store.is_name(name.partition("@")[0]))

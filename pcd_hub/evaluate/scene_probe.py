@@ -14,6 +14,7 @@ from pcd_hub.evaluate.models import EvaluatedModel
 from pcd_hub.evaluate.progress import progress, progress_of
 from pcd_hub.evaluate.segmentation import LabelledImages, LinearProbe, ProbeResult
 from pcd_hub.evaluate.stage_features import StageFeatures
+from pcd_hub.image_size import ImageSize, height_width
 from pcd_hub.weights.record import Measurement
 
 TRAIN_SEED, TEST_SEED = 1_000_001, 1_000_002
@@ -32,21 +33,21 @@ def labelled_scenes(seed: int, count: int) -> LabelledImages:
 
 
 def scene_mosaics(
-    count: int, *, tiles: int, size: int | None = None
-) -> UInt8[Tensor, "count 3 side side"]:
+    count: int, *, tiles: int, size: ImageSize | None = None
+) -> UInt8[Tensor, "count 3 height width"]:
     """Render test scenes, ``tiles`` x ``tiles`` per image.
 
     Args:
         count: Number of images.
         tiles: Scenes per side of an image.
-        size: Height and width of the images in pixels. Default: ``tiles`` times a scene's.
+        size: Size of the images in pixels. Default: ``tiles`` times a scene's.
     """
     scenes = labelled_scenes(TEST_SEED, count * tiles**2).images[:]
     rows = scenes.unflatten(0, (count, tiles, tiles)).permute(0, 3, 1, 4, 2, 5)
     images = rows.flatten(4, 5).flatten(2, 3)
     if size is None:
         return images
-    resized = F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
+    resized = F.interpolate(images.float(), height_width(size), mode="bilinear", antialias=True)
     return resized.round().clamp(0, 255).byte()
 
 

@@ -124,13 +124,17 @@ def several(item: Field, low: int, high: int) -> Field:
     )
 
 
+def either(*fields: Field) -> Field:
+    """Return a check for values that fit one of ``fields``."""
+    return Field(
+        lambda v: any(field.fits(v) for field in fields),
+        " or ".join(field.bound for field in fields),
+    )
+
+
 def or_null(*fields: Field) -> Field:
     """Return a check for values that fit one of ``fields``, or are null or absent."""
-    return Field(
-        lambda v: v is None or any(field.fits(v) for field in fields),
-        " or ".join([*(field.bound for field in fields), "null"]),
-        required=False,
-    )
+    return optional(either(*fields, Field(lambda v: v is None, "null")))
 
 
 OBJECT = Field(lambda v: isinstance(v, dict), "an object")

@@ -50,17 +50,23 @@ class Distiller(nn.Module):
             return self.loss(student_map, teacher_map, *negatives)
 
 
-def freeze_unused_parameters(student: nn.Module, *, image_size: int) -> tuple[str, ...]:
+def freeze_unused_parameters(
+    student: nn.Module, images: Float[Tensor, "b _ height width"]
+) -> tuple[str, ...]:
     """Freeze the parameters that the last feature map does not depend on, and return their names.
 
     Some backbones have layers after the last map (MobileNetV3's ``conv_head``, ConvNeXt's head
     norm). They get no gradient, which DistributedDataParallel treats as an error; the record lists
     them.
+
+    Args:
+        student: Images -> feature map.
+        images: Two images or more, of any content; they set the size.
     """
     parameters = {name: p for name, p in student.named_parameters() if p.requires_grad}
     was_training = student.training
     with torch.enable_grad():
-        feature_map = student.eval()(torch.zeros(2, 3, image_size, image_size))
+        feature_map = student.eval()(images)
         gradients = torch.autograd.grad(
             feature_map.sum(), list(parameters.values()), allow_unused=True
         )

@@ -1,6 +1,7 @@
 """Evaluation metrics on tensors."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -109,30 +110,6 @@ def linear_cka(one: Float[Tensor, "n c"], other: Float[Tensor, "n d"]) -> float:
     return float(both / alone) if alone > 0 else 0.0
 
 
-def nearest_pixels(
-    maps: Float[Tensor, "n c pixels"], *, k: int, watch: ProgressWrapper = iter
-) -> Int64[Tensor, "rows k"]:
-    """Find the ``k`` most similar pixels of other images for each pixel, by cosine similarity.
-
-    Args:
-        maps: Feature vectors of the pixels of each image.
-        k: Number of neighbours, in descending order of similarity.
-        watch: Progress wrapper around the chunks of pixels.
-
-    Returns:
-        Positions in the list of all pixels of the first image, then of the second, and so on.
-    """
-    count, _, pixels = maps.shape
-    images = torch.arange(count, device=maps.device).repeat_interleave(pixels)
-    unit = F.normalize(maps.transpose(1, 2).flatten(0, 1).float(), dim=1)
-    nearest = []
-    for rows in watch(torch.arange(len(images), device=maps.device).split(1024)):
-        same_image = images[rows, None] == images
-        similarity = (unit[rows] @ unit.T).masked_fill(same_image, -2)
-        nearest.append(similarity.topk(k, dim=1).indices)
-    return torch.cat(nearest)
-
-
 def pixel_retrieval(
     student: Float[Tensor, "n c pixels"],
     teacher: Float[Tensor, "n d pixels"],
@@ -148,6 +125,46 @@ def pixel_retrieval(
     Returns:
         The fraction of pixels for which this is the case, in [0, 1].
     """
-    target = nearest_pixels(teacher, k=1)
-    hits = (nearest_pixels(student, k=k, watch=watch) == target).any(1)
-    return int(hits.sum()) / len(hits)
+    count, _, pixels = student.shape
+    images = torch.arange(count).repeat_interleave(pixels)
+    student_unit, teacher_unit = (
+        F.normalize(maps.transpose(1, 2).flatten(0, 1).float(), dim=1)
+        for maps in (student, teacher)
+    )
+    hits = 0
+    for rows in watch(torch.arange(len(images)).split(1024)):
+        same_image = images[rows, None] == images
+        target = (teacher_unit[rows] @ teacher_unit.T).masked_fill(same_image, -2).argmax(1)
+        similarity = (student_unit[rows] @ student_unit.T).masked_fill(same_image, -2)
+        nearest = similarity.topk(k, dim=1).indices
+        hits += int((nearest == target[:, None]).any(1).sum())
+    return hits / len(images)
+
+
+class PixelRelations(NamedTuple):
+    """Relations of each pixel to the pixels of all other images, by cosine similarity."""
+
+    nearest: Int64[Tensor, " rows"]
+    """Position of the most similar pixel."""
+    profiles: Float[Tensor, "rows rows"]
+    """Centred similarities to all pixels, as unit vectors; 0 for pixels of the same image."""
+
+
+def pixel_relations(maps: Float[Tensor, "n c pixels"]) -> PixelRelations:
+    """Compare each pixel with those of all other images.
+
+    The dot product of two models' profiles of a pixel says whether both find the same pixels
+    similar: its mean is linear CKA (arXiv:1905.00414) of unit vectors, pixel by pixel and without
+    pairs from one image. Profiles are centred as CKA's kernel matrices, by rows and columns.
+    """
+    count, _, pixels = maps.shape
+    images = torch.arange(count, device=maps.device).repeat_interleave(pixels)
+    same_image = images[:, None] == images
+    unit = F.normalize(maps.transpose(1, 2).flatten(0, 1).float(), dim=1)
+    similarity = unit @ unit.T
+    rows, columns = similarity.mean(1, keepdim=True), similarity.mean(0, keepdim=True)
+    centred = similarity - rows - columns + similarity.mean()
+    return PixelRelations(
+        nearest=similarity.masked_fill(same_image, -2).argmax(1),
+        profiles=F.normalize(centred.masked_fill(same_image, 0), dim=1, eps=1e-3),  # 0 if constant
+    )

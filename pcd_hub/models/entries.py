@@ -32,6 +32,7 @@ from timm.models import _registry as timm_registry
 from timm.models.resnet import BasicBlock, ResNet
 
 from pcd_hub.errors import StudentError, nearest
+from pcd_hub.image_size import ImageSize
 from pcd_hub.method.attention import SelfAttention2d
 
 TAG = "pcd"
@@ -129,12 +130,12 @@ def entry_cfg(architecture: str) -> PcdCfg:
     )
 
 
-def size_argument(architecture: str, image_size: int) -> dict[str, Any]:
+def size_argument(architecture: str, image_size: ImageSize) -> dict[str, Any]:
     """Return ``img_size`` for ``timm.create_model`` if the input size is fixed, else {}."""
     return {"img_size": image_size} if entry_cfg(architecture).fixed_input_size else {}
 
 
-def build_arguments(architecture: str, image_size: int) -> dict[str, Any]:
+def build_arguments(architecture: str, image_size: ImageSize) -> dict[str, Any]:
     """Return the arguments that build the same model as ``pretrained=True``, without weights."""
     # timm 1.0.31, efficientnet.py: fbnetc_100 has a different epsilon if pretrained.
     extra = {"bn_eps": 1e-3} if architecture == "fbnetc_100" else {}

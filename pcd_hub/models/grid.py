@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pcd_hub.errors import StudentError, first_line
+from pcd_hub.image_size import ImageSize, format_size, height_width, simplest
 
 
 class PixelGrid(nn.Module):
@@ -31,7 +32,7 @@ class PixelGrid(nn.Module):
         return self._to_map(features, images)
 
 
-def pixel_grid(model: nn.Module, *, image_size: int | None = None) -> PixelGrid:
+def pixel_grid(model: nn.Module, *, image_size: ImageSize | None = None) -> PixelGrid:
     """Wrap a timm model so that it returns its last feature map as ``(B, C, h, w)``.
 
     Prefix tokens of ViTs are dropped, and channels-last maps are permuted. The layout is detected
@@ -39,7 +40,7 @@ def pixel_grid(model: nn.Module, *, image_size: int | None = None) -> PixelGrid:
 
     Args:
         model: Any timm model with ``forward_features``.
-        image_size: Height and width of the black images in pixels; default: the model's input size.
+        image_size: Size of the black images in pixels; default: the model's input size.
 
     Raises:
         StudentError: If the model has no feature map, or does not accept ``image_size``.
@@ -47,21 +48,21 @@ def pixel_grid(model: nn.Module, *, image_size: int | None = None) -> PixelGrid:
     name = architecture(model)
     if not hasattr(model, "forward_features"):
         raise StudentError(f"{name} is not a timm model: it has no forward_features")
-    size = image_size or default_image_size(model)
+    height, width = height_width(image_size or default_image_size(model))
     parameter = next(model.parameters())
-    probe = torch.zeros(2, 3, size, size, device=parameter.device, dtype=parameter.dtype)
+    probe = torch.zeros(2, 3, height, width, device=parameter.device, dtype=parameter.dtype)
     was_training = model.training
     try:
         with torch.no_grad():
             features = model.eval().forward_features(probe)  # pyright: ignore[reportCallIssue]
     except Exception as error:
         raise StudentError(
-            f"{name} cannot take {size} x {size} pixels ({first_line(error)}); "
-            f"its input size is {default_image_size(model)}, most CNNs take any multiple of 32"
+            f"{name} cannot take {height} x {width} pixels ({first_line(error)}); its input size "
+            f"is {format_size(default_image_size(model))}, most CNNs take any multiple of 32"
         ) from error
     finally:
         model.train(was_training)
-    to_map = _layout(model, features, name)
+    to_map = _layout(model, features, probe, name)
     return PixelGrid(model, to_map, num_channels=to_map(features, probe).shape[1])
 
 
@@ -112,54 +113,72 @@ def architecture(model: nn.Module) -> str:
     return _pretrained_cfg(model).get("architecture") or type(model).__name__
 
 
-def default_image_size(model: nn.Module) -> int:
-    """Return the input height in the model's pretrained_cfg; 224 if it has none."""
-    return int((_pretrained_cfg(model).get("input_size") or (3, 224, 224))[1])
+def default_image_size(model: nn.Module) -> ImageSize:
+    """Return the input size in the model's pretrained_cfg; 224 if it has none."""
+    return simplest((_pretrained_cfg(model).get("input_size") or (3, 224, 224))[1:])
 
 
 def _pretrained_cfg(model: nn.Module) -> dict[str, Any]:
     return getattr(model, "pretrained_cfg", None) or {}
 
 
-def _layout(model: nn.Module, features: object, name: str) -> Callable[[Any, Tensor], Tensor]:
+def _layout(
+    model: nn.Module, features: object, images: Tensor, name: str
+) -> Callable[[Any, Tensor], Tensor]:
     """Return a function that converts such features of this model to ``(B, C, h, w)``."""
     if isinstance(features, list | tuple) and features:  # CoaT, CrossViT: the coarsest is last
-        of_last = _layout(model, features[-1], name)
+        of_last = _layout(model, features[-1], images, name)
         return lambda branches, images: of_last(branches[-1], images)
     shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
     match shape:
         case (_, _, _, _) if getattr(model, "output_fmt", "NCHW") == "NHWC":
             return _from_nhwc
-        case (_, _, height, width) if height == width:
+        case (_, _, height, width) if _has_aspect(height, width, images):
             return _from_nchw
-        case (_, height, width, _) if height == width:
+        case (_, height, width, _) if _has_aspect(height, width, images):
             return _from_nhwc
-        case (_, channels, pixels) if _is_channels_first(model, channels, pixels):
+        case (_, channels, pixels) if _is_channels_first(model, channels, pixels, images):
             return _from_ncl
-        case (_, tokens, _) if _is_square(tokens - (prefix := _num_prefix_tokens(model, tokens))):
-            return _FromTokens(prefix)
-        case _:
-            raise StudentError(
-                f"{name} has no spatial feature map: forward_features returns {shape}; "
-                "use a CNN or a plain ViT"
-            )
+        case (_, tokens, _):
+            prefix = _num_prefix_tokens(model, tokens, images)
+            if _fills_grid(tokens - prefix, images):
+                return _FromTokens(prefix)
+    raise StudentError(
+        f"{name} has no spatial feature map: forward_features returns {shape}; "
+        "use a CNN or a plain ViT"
+    )
 
 
-def _num_prefix_tokens(model: nn.Module, tokens: int) -> int:
+def _has_aspect(height: int, width: int, images: Tensor) -> bool:
+    """Check whether a map is a smaller copy of the images; each side may be rounded up or down."""
+    _, _, image_height, image_width = images.shape
+    difference = height * image_width - width * image_height
+    return abs(difference) < max(image_height, image_width)
+
+
+def _num_prefix_tokens(model: nn.Module, tokens: int, images: Tensor) -> int:
     """Return the number of prefix tokens; VOLO and CoaT do not count their class token."""
     stated = int(getattr(model, "num_prefix_tokens", 0))
     has_class_token = any(name.startswith("cls_token") for name, _ in model.named_parameters())
-    return 1 if has_class_token and not _is_square(tokens - stated) else stated
+    return 1 if has_class_token and not _fills_grid(tokens - stated, images) else stated
 
 
-def _is_channels_first(model: nn.Module, channels: int, pixels: int) -> bool:
+def _is_channels_first(model: nn.Module, channels: int, pixels: int, images: Tensor) -> bool:
     """Detect a flattened map ``(B, C, h * w)``, as in EfficientViM."""
     stages: Any = getattr(model, "feature_info", None) or [{}]
-    return channels == stages[-1].get("num_chs") != pixels and _is_square(pixels)
+    return channels == stages[-1].get("num_chs") != pixels and _fills_grid(pixels, images)
 
 
-def _is_square(count: int) -> bool:
-    return count > 0 and round(count**0.5) ** 2 == count
+def _fills_grid(count: int, images: Tensor) -> bool:
+    """Check whether ``count`` locations fill a grid with the aspect ratio of the images."""
+    if count <= 0:
+        return False
+    rows = _num_rows(count, images)
+    return rows * round((count * images.shape[3] / images.shape[2]) ** 0.5) == count
+
+
+def _num_rows(count: int, images: Tensor) -> int:
+    return round((count * images.shape[2] / images.shape[3]) ** 0.5)
 
 
 def _from_nchw(features: Tensor, images: Tensor) -> Tensor:
@@ -174,8 +193,7 @@ def _from_nhwc(features: Tensor, images: Tensor) -> Tensor:
 
 def _from_ncl(features: Tensor, images: Tensor) -> Tensor:
     """Reshape ``(B, C, h * w)`` to a map with the aspect ratio of the images."""
-    height = round((features.shape[2] * images.shape[2] / images.shape[3]) ** 0.5)
-    return features.unflatten(2, (height, -1))
+    return features.unflatten(2, (_num_rows(features.shape[2], images), -1))
 
 
 class _FromTokens:

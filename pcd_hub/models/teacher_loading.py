@@ -13,7 +13,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import os
 from dataclasses import dataclass, field
 from importlib import resources
@@ -26,13 +25,14 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
 from pcd_hub.errors import StudentError, TeacherError, first_line, nearest
+from pcd_hub.image_size import ImageSize, height_width, simplest
 from pcd_hub.method.heads import spatial_mean_error, to_pixel_head
 from pcd_hub.models.checkpoints import read_checkpoint
 from pcd_hub.models.grid import default_image_size, pixel_grid
 from pcd_hub.models.layouts import FAMILIES, LAYOUTS, CheckpointLayout, layout_of
 from pcd_hub.models.teacher_folder import TEACHER_FACTS, format_layers, read_teacher_folder
 from pcd_hub.models.teachers import MEAN_TOLERANCE, Teacher, TeacherFacts, grid_size, noise_images
-from pcd_hub.models.tensor_files import State
+from pcd_hub.models.tensor_files import State, tensors_sha256
 from pcd_hub.models.timm_loading import (
     cache_alone_if_unreachable,
     create_pretrained,
@@ -56,13 +56,13 @@ class _Parts:
 
 
 def load_teacher(
-    source: str, *, image_size: int | None = None, keep_last_norm: bool = True
+    source: str, *, image_size: ImageSize | None = None, keep_last_norm: bool = True
 ) -> Teacher:
     """Load a teacher; every weight must be in its source.
 
     Args:
         source: One of the forms at the top of this file.
-        image_size: Height and width of its images in pixels; default: the model's input size.
+        image_size: Size of its images in pixels; default: the model's input size.
         keep_last_norm: False removes the non-affine BatchNorm at the end of MoCo v3's heads, as
             the released PCD code does, which changes the feature maps.
 
@@ -82,8 +82,8 @@ def load_matched_teacher(
     source: str,
     student: nn.Module,
     *,
-    image_size: int,
-    teacher_image_size: int | str | None = None,
+    image_size: ImageSize,
+    teacher_image_size: ImageSize | str | None = None,
     keep_last_norm: bool = True,
     fold_batch_norms: bool = False,
 ) -> Teacher:
@@ -92,10 +92,11 @@ def load_matched_teacher(
     Args:
         source: See :func:`load_teacher`.
         student: A network, images ``(B, 3, H, W)`` -> feature maps ``(B, C, h, w)``.
-        image_size: Height and width of the images in pixels.
+        image_size: Size of the images in pixels.
         teacher_image_size: The size to which the teacher resizes them: None for no change, a
-            number, or ``"match"`` for the size at which its feature maps have the student's height
-            and width, if there is one. Feature maps that still differ are resampled
+            number for the shorter side with the aspect ratio of the images, height and width, or
+            ``"match"`` for the size at which its feature maps have the student's height and width,
+            if there is one. Feature maps that still differ are resampled
             (:class:`~pcd_hub.models.grid.Resample`).
         keep_last_norm: See :func:`load_teacher`.
         fold_batch_norms: Call :meth:`Teacher.fold_batch_norms`.
@@ -104,11 +105,12 @@ def load_matched_teacher(
         TeacherError: See :func:`load_teacher`.
     """
     wanted = grid_size(student, image_size)
-    size = teacher_image_size if isinstance(teacher_image_size, int) else image_size
+    size = _input_size(image_size, teacher_image_size)
     teacher = load_teacher(source, image_size=size, keep_last_norm=keep_last_norm)
     own = teacher.grid_size(size)
     if teacher_image_size == "match" and own != wanted:
-        candidate = round(size * wanted[0] / own[0])
+        sides = zip(height_width(size), wanted, own, strict=True)
+        candidate = simplest([round(side * new / old) for side, new, old in sides])
         with contextlib.suppress(TeacherError):  # it may not accept that size
             resized = load_teacher(source, image_size=candidate, keep_last_norm=keep_last_norm)
             if resized.grid_size(candidate) == wanted:
@@ -119,7 +121,19 @@ def load_matched_teacher(
     return teacher
 
 
-def _read(source: str, image_size: int | None) -> _Parts:
+def _input_size(image_size: ImageSize, requested: ImageSize | str | None) -> ImageSize:
+    """Return the requested size; one number is the shorter side of images of ``image_size``."""
+    match requested:
+        case int():
+            sides = height_width(image_size)
+            return simplest([round(side * requested / min(sides)) for side in sides])
+        case tuple():
+            return requested
+        case _:
+            return image_size
+
+
+def _read(source: str, image_size: ImageSize | None) -> _Parts:
     scheme, _, rest = source.partition(":")
     if source == "quickstart":
         with resources.as_file(resources.files("pcd_hub.models") / "quickstart_teacher") as folder:
@@ -143,7 +157,7 @@ def _is_file(path: Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises if a name is too long
 
 
-def _from_teacher_folder(path: Path, source: str, image_size: int | None) -> _Parts:
+def _from_teacher_folder(path: Path, source: str, image_size: ImageSize | None) -> _Parts:
     folder = read_teacher_folder(path)
     facts = folder.facts
     return _Parts(
@@ -157,7 +171,7 @@ def _from_teacher_folder(path: Path, source: str, image_size: int | None) -> _Pa
 
 
 def _from_checkpoint(
-    source: str, layout: CheckpointLayout, file: Path, image_size: int | None
+    source: str, layout: CheckpointLayout, file: Path, image_size: ImageSize | None
 ) -> _Parts:
     checkpoint = read_checkpoint(file.expanduser(), layout)
     return _Parts(
@@ -167,7 +181,7 @@ def _from_checkpoint(
     )
 
 
-def _from_timm(source: str, image_size: int | None) -> _Parts:
+def _from_timm(source: str, image_size: ImageSize | None) -> _Parts:
     name = source.removeprefix("timm:")
     if source.startswith("timm:") and not timm.is_model(name):
         raise TeacherError(
@@ -192,7 +206,9 @@ def _from_timm(source: str, image_size: int | None) -> _Parts:
     )
 
 
-def _build_model(architecture: str, state: State, source: str, image_size: int | None) -> nn.Module:
+def _build_model(
+    architecture: str, state: State, source: str, image_size: ImageSize | None
+) -> nn.Module:
     """Build a timm model with exactly these weights; a fixed input size becomes ``image_size``."""
     if not timm.is_model(architecture):
         raise TeacherError(
@@ -223,7 +239,7 @@ def _build_model(architecture: str, state: State, source: str, image_size: int |
     return model
 
 
-def _size_argument(source: str, image_size: int | None) -> dict[str, Any]:
+def _size_argument(source: str, image_size: ImageSize | None) -> dict[str, Any]:
     """Return ``img_size`` for models with a fixed input size, such as most ViTs.
 
     timm resamples their position embeddings on loading.
@@ -249,7 +265,7 @@ def _without_last_norm(head: nn.Sequential | None, source: str) -> nn.Sequential
     return head[:-1]
 
 
-def _assemble(parts: _Parts, source: str, image_size: int | None) -> Teacher:
+def _assemble(parts: _Parts, source: str, image_size: ImageSize | None) -> Teacher:
     model: Any = parts.model
     try:
         grid = pixel_grid(model, image_size=image_size)
@@ -261,7 +277,7 @@ def _assemble(parts: _Parts, source: str, image_size: int | None) -> Teacher:
     facts = TeacherFacts(
         source=source,
         architecture=model.pretrained_cfg["architecture"],
-        sha256=_tensors_sha256(model, parts.head),
+        sha256=tensors_sha256(*(part.state_dict() for part in (model, parts.head) if part)),
         head=format_layers(parts.head),
         license=parts.license,
         mean=parts.mean,
@@ -275,7 +291,7 @@ def _assemble(parts: _Parts, source: str, image_size: int | None) -> Teacher:
 
 
 def _check_head(
-    teacher: Teacher, vector_head: nn.Module, pixel_head: nn.Module, image_size: int
+    teacher: Teacher, vector_head: nn.Module, pixel_head: nn.Module, image_size: ImageSize
 ) -> None:
     """Check that both heads agree on feature maps of noise images."""
     with torch.no_grad():
@@ -293,12 +309,3 @@ def _check_head(
             f"the mean by {error:.1e}, expected at most {MEAN_TOLERANCE:.0e}; its head cannot be "
             "applied to feature maps"
         )
-
-
-def _tensors_sha256(model: nn.Module, head: nn.Module | None) -> str:
-    digest = hashlib.sha256()
-    for module in (model, head):
-        for key, value in sorted(module.state_dict().items()) if module is not None else ():
-            digest.update(key.encode())
-            digest.update(value.contiguous().numpy().tobytes())
-    return digest.hexdigest()

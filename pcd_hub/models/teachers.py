@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pcd_hub.errors import TeacherError
+from pcd_hub.image_size import ImageSize, format_size, height_width
 from pcd_hub.method.heads import spatial_mean_error
 from pcd_hub.models.folding import fold_batch_norms
 from pcd_hub.models.grid import PixelGrid, Resample
@@ -60,8 +61,8 @@ class Teacher(nn.Module):
         self.register_buffer("mean", torch.tensor(facts.mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(facts.std).view(3, 1, 1))
         self.resample: nn.Module = nn.Identity()
-        self.input_size: int | None = None
-        """Height and width in pixels to which images are resized; None for no resizing."""
+        self.input_size: ImageSize | None = None
+        """Size in pixels to which images are resized; None for no resizing."""
         self._compute: Callable[[Tensor], Tensor] = self._feature_map
         self.requires_grad_(False)  # noqa: FBT003
         self.eval()
@@ -82,12 +83,16 @@ class Teacher(nn.Module):
 
     def _feature_map(self, images: Tensor) -> Tensor:
         if self.input_size is not None:
-            size = self.input_size, self.input_size
+            size = height_width(self.input_size)
             images = F.interpolate(images, size, mode="bilinear", antialias=True)
         return self.resample(self.head(self.grid((images - self.mean) / self.std)))
 
     def set_sizes(
-        self, image_size: int, *, input_size: int | None = None, grid: tuple[int, int] | None = None
+        self,
+        image_size: ImageSize,
+        *,
+        input_size: ImageSize | None = None,
+        grid: tuple[int, int] | None = None,
     ) -> None:
         """Resize images of ``image_size`` to ``input_size``, and feature maps to ``grid``.
 
@@ -98,8 +103,9 @@ class Teacher(nn.Module):
                 for the mean.
         """
         self.resample, self.input_size, self._compute = nn.Identity(), None, self._feature_map
-        if input_size not in {None, image_size}:
-            log.info("the teacher's input is %d px, the student's %d px", input_size, image_size)
+        if input_size and height_width(input_size) != height_width(image_size):
+            sizes = format_size(input_size), format_size(image_size)
+            log.info("the teacher's input is %s px, the student's %s px", *sizes)
             self.input_size = input_size
         own = self.grid_size(image_size)
         if grid is not None and grid != own:
@@ -110,7 +116,7 @@ class Teacher(nn.Module):
             self.resample = Resample(own, grid).to(self.mean.device)
             self._check_resampled(input_size or image_size)
 
-    def _check_resampled(self, image_size: int) -> None:
+    def _check_resampled(self, image_size: ImageSize) -> None:
         with torch.no_grad():
             maps = self.grid(noise_images(self, image_size))
         error = spatial_mean_error(
@@ -126,11 +132,11 @@ class Teacher(nn.Module):
                 "--teacher.image-size"
             )
 
-    def grid_size(self, image_size: int) -> tuple[int, int]:
+    def grid_size(self, image_size: ImageSize) -> tuple[int, int]:
         """Return the height and width of the feature map for images of ``image_size``."""
         return grid_size(self, image_size)
 
-    def fold_batch_norms(self, image_size: int) -> None:
+    def fold_batch_norms(self, image_size: ImageSize) -> None:
         """Fold batch norms into convolutions: the same output up to rounding, but faster.
 
         Nothing is folded, and a warning is logged, if on noise images the cosine between any output
@@ -164,17 +170,19 @@ class Teacher(nn.Module):
         return convolutions[-1].out_channels if convolutions else self.grid.num_channels
 
 
-def grid_size(network: nn.Module, image_size: int) -> tuple[int, int]:
+def grid_size(network: nn.Module, image_size: ImageSize) -> tuple[int, int]:
     """Return the height and width of the feature map for images of ``image_size``."""
     device = next(network.parameters()).device
     training = network.training
     with torch.no_grad():
-        shape = network.eval()(torch.zeros(2, 3, image_size, image_size, device=device)).shape
+        images = torch.zeros(2, 3, *height_width(image_size), device=device)
+        shape = network.eval()(images).shape
     network.train(training)
     return shape[2], shape[3]
 
 
-def noise_images(teacher: Teacher, image_size: int) -> Float[Tensor, "2 3 height width"]:
+def noise_images(teacher: Teacher, image_size: ImageSize) -> Float[Tensor, "2 3 height width"]:
     """Return two normalised noise images from a fixed seed."""
-    images = torch.rand(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 3, *height_width(image_size), generator=generator)
     return (images.to(teacher.mean.device) - teacher.mean) / teacher.std

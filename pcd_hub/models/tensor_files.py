@@ -1,7 +1,8 @@
 """Read and write tensor files: safetensors, and files of ``torch.save``."""
 
+import hashlib
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,16 @@ def check_tensors(state: State, file: Path, *, size: int) -> None:
             )
         if not torch.isfinite(value).all():
             raise TeacherError(f"{file}: {key} holds NaN or infinity; use another checkpoint")
+
+
+def tensors_sha256(*states: Mapping[str, Tensor]) -> str:
+    """Return the hash of the names and values of all tensors, on the CPU."""
+    digest = hashlib.sha256()
+    for state in states:
+        for key, value in sorted(state.items()):
+            digest.update(key.encode())
+            digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def save_tensors(tensors: State, file: Path) -> None:

@@ -15,11 +15,12 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import get_session
 from timm.models import clean_state_dict, model_entrypoint
 from timm.models._hub import download_from_hf
-from torch import nn
+from torch import Tensor, nn
 
 from pcd_hub.errors import first_line
 from pcd_hub.files.read import check_is_file, read_bounded
-from pcd_hub.models.entries import forget_tensors
+from pcd_hub.image_size import format_size, height_width
+from pcd_hub.models.entries import entry_cfg, forget_tensors
 from pcd_hub.models.torch_files import read_torch_file
 
 log = logging.getLogger("pcd_hub")
@@ -115,6 +116,7 @@ def create_pretrained(name: str, **arguments: Any) -> nn.Module:
     scheme, place = _split(name)
     if config := read_config(name):
         _check_arguments(config.model_args)
+        _check_image_size(config.model_args, arguments)
         if scheme == "local-dir":
             file = _weights_file(Path(place))
             _check_size(config, [file.stat().st_size])
@@ -125,6 +127,32 @@ def create_pretrained(name: str, **arguments: Any) -> nn.Module:
         model = timm.create_model(name, pretrained=True, **arguments)
     if missing:
         raise ValueError(f"{len(missing)} weights are not in its file ({', '.join(missing[:3])})")
+    return forget_tensors(model)
+
+
+def create_with_state(
+    architecture: str, state: Mapping[str, Tensor], **arguments: Any
+) -> nn.Module:
+    """Build a headless timm model with these weights, as timm adapts them to its arguments.
+
+    timm resamples position embeddings to ``img_size``.
+
+    Args:
+        architecture: A timm architecture.
+        state: Its weights, with timm's keys; every weight must be there.
+        **arguments: Further arguments for ``timm.create_model``.
+
+    Raises:
+        ValueError: If weights are missing.
+        Exception: Any other error of timm, such as for unlike shapes.
+    """
+    cfg = {**entry_cfg(architecture).to_dict(), "state_dict": dict(state)}
+    with _missing_keys() as missing:
+        model = timm.create_model(
+            architecture, pretrained=True, pretrained_cfg=cfg, num_classes=0, **arguments
+        )
+    if missing:
+        raise ValueError(f"{len(missing)} weights are missing ({', '.join(missing[:3])})")
     return forget_tensors(model)
 
 
@@ -201,6 +229,17 @@ def _check_arguments(model_args: Mapping[str, Any]) -> None:
         for number in numbers:
             if not number <= most:  # true for NaN as well
                 raise ValueError(f"config.json: model_args: {key} is {number:g}, at most {most}")
+
+
+def _check_image_size(model_args: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+    """Reject a resize of non-square position embeddings, which timm 1.0.26 takes as square."""
+    own = model_args.get("img_size")
+    size = arguments.get("img_size", own)
+    if isinstance(own, list) and height_width(own) != height_width(size):
+        raise ValueError(
+            f"its position embeddings are for {format_size(own)} px, and not every timm can resize "
+            f"embeddings that are not square: expected that size, found {format_size(size)}"
+        )
 
 
 def _numbers(value: object) -> Iterator[float]:

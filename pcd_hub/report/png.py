@@ -17,7 +17,7 @@ def save_tiles(path: Path, tiles: UInt8[np.ndarray, "rows columns height width 3
     Image.fromarray(sheet).save(path)
 
 
-def save_views(path: Path, views: UInt8[Tensor, "b 2 3 size size"], count: int = 8) -> None:
+def save_views(path: Path, views: UInt8[Tensor, "b 2 3 height width"], count: int = 8) -> None:
     """Write the two views of the first ``count`` images, one view per row."""
     save_tiles(path, views[:count].permute(1, 0, 3, 4, 2).numpy())
 

@@ -14,12 +14,14 @@ from torch import Tensor
 
 from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.loader import Batch, training_batches
-from pcd_hub.data.sources.open import ImageSource, ImageStream, open_source
+from pcd_hub.data.sources.open import ImageSource, ImageStream, open_sources
 from pcd_hub.data.views import TwoViewTransform
 from pcd_hub.data.workers import default_workers
 from pcd_hub.errors import ConfigError
+from pcd_hub.image_size import ImageSize, height_width
 from pcd_hub.models.entries import entry_cfg
 from pcd_hub.train.configs.distill import DataConfig, OptimConfig, RunConfig
+from pcd_hub.train.configs.fields import one_as_text
 from pcd_hub.train.networks import memory_format
 
 log = logging.getLogger("pcd_hub")
@@ -107,9 +109,9 @@ def open_training_source(data: DataConfig, accelerator: Accelerator) -> ImageSou
         ConfigError: If no images are configured.
         DataError: If they do not exist.
     """
-    if not data.source:
+    if not any(data.source):
         raise ConfigError("no images are given; expected --data.source DIR, a folder of images")
-    return open_source(
+    return open_sources(
         data.source, rank=accelerator.process_index, world_size=accelerator.num_processes
     )
 
@@ -155,7 +157,16 @@ def describe_data(
     source: ImageSource | ImageStream, data: DataConfig, fingerprint: str
 ) -> dict[str, Any]:
     """Describe the images for a record."""
-    return {"source": data.source, "fingerprint": fingerprint, "images": count_images(source)}
+    return {
+        "source": one_as_text(data.source),
+        "fingerprint": fingerprint,
+        "images": count_images(source),
+    }
+
+
+def only_scenes(sources: tuple[str, ...]) -> bool:
+    """Return True if all images are generated."""
+    return all(source.startswith("scenes:") for source in sources)
 
 
 class Normalise:
@@ -168,14 +179,14 @@ class Normalise:
         self._std = torch.tensor(cfg.std, device=device).view(3, 1, 1)
         self._device = device
 
-    def images(self, batch: Batch) -> Float[Tensor, "two_b 3 size size"]:
+    def images(self, batch: Batch) -> Float[Tensor, "two_b 3 height width"]:
         """Return images in [0, 1]: the first view of every image, then every second view."""
         views = batch.views.to(self._device, non_blocking=True).transpose(0, 1).flatten(0, 1)
         return (views / 255).contiguous(memory_format=self._memory_format)
 
-    def example(self, count: int, size: int) -> Float[Tensor, "count 3 size size"]:
+    def example(self, count: int, size: ImageSize) -> Float[Tensor, "count 3 height width"]:
         """Return black images in the memory format of a batch."""
-        images = torch.zeros(count, 3, size, size, device=self._device)
+        images = torch.zeros(count, 3, *height_width(size), device=self._device)
         return images.contiguous(memory_format=self._memory_format)
 
     def __call__(

@@ -11,6 +11,7 @@ from torch import nn
 from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.sources.open import ImageSource, ImageStream
 from pcd_hub.errors import StudentError
+from pcd_hub.image_size import simplest
 from pcd_hub.method.encoder import ProjectedEncoder
 from pcd_hub.method.moco import MoCoV3, momentum_copy
 from pcd_hub.method.simclr import SimCLR
@@ -53,7 +54,9 @@ def resolve(config: ContrastConfig, *, accelerator: Accelerator, plan: BatchPlan
     config = resolve_run(config, total_steps=plan.total_steps, num_workers=workers)
     return replace(
         config,
-        data=resolve_augmentation(config.data),
+        data=resolve_augmentation(
+            replace(config.data, image_size=simplest(config.data.image_size))
+        ),
         speed=resolve_speed(config.speed, accelerator, steps=plan.total_steps),
     )
 

@@ -23,6 +23,7 @@ from pcd_hub.data.loader import Batch
 from pcd_hub.data.sources.held_out import split_held_out
 from pcd_hub.data.sources.open import ImageSource, ImageStream
 from pcd_hub.errors import ConfigError
+from pcd_hub.image_size import height_width
 from pcd_hub.method.distiller import freeze_unused_parameters
 from pcd_hub.method.moments import ChannelMoments
 from pcd_hub.train.batches import (
@@ -39,22 +40,30 @@ from pcd_hub.train.configs.files import with_fields
 from pcd_hub.train.distill_parts import (
     Distillation,
     build_distiller,
+    build_student,
     build_teacher_statistics,
+    describe_inputs,
     load_teacher,
     move_to_device,
     resolve,
     trial,
+    with_start,
 )
 from pcd_hub.train.held_out.open import open_held_out, read_held_out
 from pcd_hub.train.held_out.plateau import EarlyEnd
 from pcd_hub.train.launch import finish, on_main_process, start_accelerator
 from pcd_hub.train.monitors.collapse import CollapseMonitor
-from pcd_hub.train.networks import build_backbone
-from pcd_hub.train.optimizers import build_optimizer, learning_rate, optimizer_step
+from pcd_hub.train.optimizers import (
+    build_optimizer,
+    drop_gradients,
+    head_only_steps,
+    learning_rate,
+    optimizer_step,
+)
 from pcd_hub.train.own_images.arguments import parse_distill
-from pcd_hub.train.own_images.decisions import log_decisions
-from pcd_hub.train.own_images.settings import find_settings, median_short_side, set_length
-from pcd_hub.train.own_images.surveying import survey_images, write_survey
+from pcd_hub.train.own_images.records import record_decisions
+from pcd_hub.train.own_images.settings import find_settings, set_length
+from pcd_hub.train.own_images.surveyed import survey_images
 from pcd_hub.train.own_images.timing import measure_step
 from pcd_hub.train.results.weight import save_weight
 from pcd_hub.train.run import TrainingRun
@@ -137,7 +146,8 @@ def train(d: Distillation) -> None:
     for step, batches in run.steps():
         if d.held_out is not None:
             d.held_out.measure_start(step)
-        loss, norm = training_step(d, wrapped, optimizer, batches)
+        head_only = step < head_only_steps(config.optim, plan.total_steps)
+        loss, norm = training_step(d, wrapped, optimizer, batches, head_only=head_only)
         if d.held_out is not None:
             d.held_out.measure(step + 1)
         measured = accelerator.is_main_process and run.is_measured(step)
@@ -151,7 +161,12 @@ def wrap(d: Distillation) -> tuple[nn.Module, Any]:
 
 
 def training_step(
-    d: Distillation, distiller: nn.Module, optimizer: Any, batches: list[Batch]
+    d: Distillation,
+    distiller: nn.Module,
+    optimizer: Any,
+    batches: list[Batch],
+    *,
+    head_only: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Update student and queue by one global batch; return this process's loss and gradient norm.
 
@@ -160,6 +175,7 @@ def training_step(
         distiller: Student, head and loss, wrapped by the Accelerator.
         optimizer: Optimizer, wrapped by the Accelerator.
         batches: This process's batches, one per accumulation step.
+        head_only: Leave the student's weights unchanged and train its head.
     """
     accelerator = d.accelerator
     losses, keys = [], []
@@ -181,6 +197,8 @@ def training_step(
             losses.append(loss)
             with record_function("backward"):  # outside autocast, which rounds some gradients
                 accelerator.backward(loss)
+    if head_only:
+        drop_gradients(d.distiller.student)
     clip_grad_norm = d.config.optim.clip_grad_norm
     norm = optimizer_step(distiller, optimizer, accelerator, clip_grad_norm=clip_grad_norm)
     if d.queue is not None:
@@ -212,12 +230,9 @@ def prepare(
         started: Time of the run's start, by ``time.monotonic``; now if not given.
     """
     started = time.monotonic() if started is None else started
-    images = open_training_source(config.data, accelerator)
-    survey = on_main_process(
-        accelerator,
-        lambda: survey_images(images, config, default_name=config_name, given=given),
-    )
-    source, held_out = split_held_out(images, share=config.data.held_out)
+    everything = open_training_source(config.data, accelerator)
+    survey = on_main_process(accelerator, lambda: survey_images(everything, config, given))
+    source, held_out = split_held_out(everything, share=config.data.held_out)
     settings = on_main_process(
         accelerator,
         lambda: find_settings(
@@ -225,7 +240,7 @@ def prepare(
             default_name=config_name,
             given=given,
             num_images=count_images(source),
-            short_side=survey.short_side if survey else median_short_side(source),
+            short_side=survey.short_side if survey else 0,
             accelerator=accelerator,
         ),
     )
@@ -239,18 +254,16 @@ def prepare(
         )
         d.config = with_fields(d.config, settings.length)
         d.plan = plan_epochs(source, d.config.optim, d.config.run, accelerator)
-    d.decisions, d.survey = settings.decisions, survey
+    d.survey, d.decisions = survey, settings.decisions
     d.folder = RunFolder.open(
         accelerator,
         d.config,
         requested=settings.config,
         default_name=config_name,
-        inputs={"data": source.fingerprint(), "teacher": f"sha256 {d.teacher.facts.sha256}"},
+        inputs=describe_inputs(source, d.teacher, d.start_weight),
     )
-    if accelerator.is_main_process and survey is not None:
-        write_survey(d.folder, survey)
-    if accelerator.is_main_process and d.decisions:
-        log_decisions(d.folder, d.decisions)
+    if accelerator.is_main_process:
+        record_decisions(d)
     move_to_device(d)
     d.held_out = open_held_out(d, held_out_images)
     return d
@@ -266,17 +279,18 @@ def build(
     size = config.data.image_size
     torch.manual_seed(config.run.seed)
     plan = plan_epochs(source, config.optim, config.run, accelerator)
-    student = build_backbone(config.student.arch, image_size=size)
-    random_start = copy.deepcopy(student.model)
+    student, start_weight = build_student(config)
+    start = copy.deepcopy(student.model)
     check_places(
         accelerator,
-        random_start,
+        start,
         output_dir=config.run.output_dir,
         stored_as=check_weight_name(config) if config.run.store else None,
     )
-    check_exportable(random_start, config.student.arch, image_size=size)
-    untrained = freeze_unused_parameters(student, image_size=size)
+    check_exportable(start, config.student.arch, image_size=size)
+    untrained = freeze_unused_parameters(student, torch.zeros(2, 3, *height_width(size)))
     teacher = load_teacher(config, student)
+    config = with_start(config, start_weight)
     config = resolve(config, accelerator=accelerator, plan=plan, source=source, teacher=teacher)
     distiller = build_distiller(config, student, teacher)
     queue, moments = build_teacher_statistics(config, teacher)
@@ -288,7 +302,8 @@ def build(
         plan=plan,
         teacher=teacher,
         student=student.model,
-        random_start=random_start,
+        start=start,
+        start_weight=start_weight,
         untrained=tuple(name.removeprefix("model.") for name in untrained),
         distiller=distiller,
         queue=queue,

@@ -17,6 +17,7 @@ from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.sources.open import ImageSource, ImageStream
 from pcd_hub.data.survey.result import Survey
 from pcd_hub.errors import ConfigError
+from pcd_hub.image_size import simplest
 from pcd_hub.method.distiller import Distiller, PixelLoss
 from pcd_hub.method.heads import STUDENT_HEADS, HeadLayout, student_head
 from pcd_hub.method.loss import cosine_smooth_l1, pixel_info_nce, similarity_kl
@@ -30,7 +31,7 @@ from pcd_hub.train.configs.distill import DistillConfig, PixelMethodConfig, reso
 from pcd_hub.train.configs.pretraining import resolve_augmentation
 from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.held_out.held_out import HeldOut
-from pcd_hub.train.networks import memory_format, with_sync_batch_norm
+from pcd_hub.train.networks import build_backbone, memory_format, with_sync_batch_norm
 from pcd_hub.train.own_images.rule import Decision
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.speed import (
@@ -41,6 +42,7 @@ from pcd_hub.train.speed import (
     resolve_speed,
     run_once,
 )
+from pcd_hub.train.student.weights import StartWeight, load_start
 
 log = logging.getLogger("pcd_hub")
 
@@ -61,8 +63,10 @@ class Distillation:
     """Student, head and loss, not wrapped by the Accelerator."""
     student: nn.Module
     """The timm model inside ``distiller``."""
-    random_start: nn.Module
+    start: nn.Module
     """A copy of the student before training."""
+    start_weight: StartWeight | None
+    """The weights that the student starts from; None if they are random."""
     untrained: tuple[str, ...]
     """Parameters of the student that do not affect its feature map."""
     queue: KeyQueue | None
@@ -73,9 +77,15 @@ class Distillation:
     decisions: tuple[Decision, ...] = ()
     """Settings that were derived, with the reason of each."""
     survey: Survey | None = None
-    """Survey of the images; None if they were not surveyed."""
+    """Survey of the images; None if they were not surveyed, and in a resumed run on all processes
+    but the main one."""
     export: Path | None = None
     """Folder of the finished weight; None before it is written, and on other processes."""
+
+    @property
+    def start_label(self) -> str:
+        """Name of ``start`` in tables: "random start", or "start (resnet18.a1_in1k)"."""
+        return f"start ({self.start_weight.name})" if self.start_weight else "random start"
 
     @property
     def exported_step(self) -> int:
@@ -111,14 +121,37 @@ def resolve(
     """
     workers = num_workers(config.data.num_workers, accelerator.device)
     config = resolve_run(config, total_steps=plan.total_steps, num_workers=workers)
-    teacher_image_size = teacher.input_size or config.data.image_size
+    image_size = simplest(config.data.image_size)
     return dataclasses.replace(
         config,
-        teacher=dataclasses.replace(config.teacher, image_size=teacher_image_size),
-        data=resolve_augmentation(config.data),
+        data=resolve_augmentation(dataclasses.replace(config.data, image_size=image_size)),
+        teacher=dataclasses.replace(config.teacher, image_size=teacher.input_size or image_size),
         method=resolve_method(config.method, num_images=count_images(source)),
         speed=resolve_speed(config.speed, accelerator, steps=plan.total_steps),
     )
+
+
+def build_student(config: DistillConfig) -> tuple[PixelGrid, StartWeight | None]:
+    """Build the student with the weights that it starts from; None if they are random."""
+    arch, image_size = config.student.arch, config.data.image_size
+    student = build_backbone(arch, image_size=image_size)
+    weights = config.student.weights
+    start_weight = load_start(student.model, weights, architecture=arch, image_size=image_size)
+    return student, start_weight
+
+
+def with_start(config: DistillConfig, start_weight: StartWeight | None) -> DistillConfig:
+    """Return the configuration with the name of the weights that ``pretrained`` stands for."""
+    weights = start_weight.source if start_weight else "none"
+    return dataclasses.replace(config, student=dataclasses.replace(config.student, weights=weights))
+
+
+def describe_inputs(
+    source: ImageSource | ImageStream, teacher: Teacher, start_weight: StartWeight | None
+) -> dict[str, str]:
+    """Return the fingerprints of a run's inputs by name; a resumed run needs the same."""
+    inputs = {"data": source.fingerprint(), "teacher": f"sha256 {teacher.facts.sha256}"}
+    return inputs | ({"start": f"sha256 {start_weight.sha256}"} if start_weight else {})
 
 
 def move_to_device(d: Distillation) -> None:

@@ -10,13 +10,14 @@ from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from pcd_hub.errors import ConfigError, StudentError
+from pcd_hub.image_size import ImageSize, format_size
 from pcd_hub.models.entries import build_arguments, check_architecture
 from pcd_hub.models.grid import PixelGrid, pixel_grid
 
 log = logging.getLogger("pcd_hub")
 
 
-def build_backbone(arch: str, *, image_size: int) -> PixelGrid:
+def build_backbone(arch: str, *, image_size: ImageSize) -> PixelGrid:
     """Build a timm backbone with random weights and its last feature map as output.
 
     Raises:
@@ -27,7 +28,8 @@ def build_backbone(arch: str, *, image_size: int) -> PixelGrid:
     try:
         model = timm.create_model(arch, pretrained=False, num_classes=0, **arguments)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise StudentError(f"timm cannot build {arch} for {image_size} px: {error}") from error
+        size = format_size(image_size)
+        raise StudentError(f"timm cannot build {arch} for {size} px: {error}") from error
     return pixel_grid(model, image_size=image_size)
 
 

@@ -10,7 +10,7 @@ from torch.profiler import record_function
 
 from pcd_hub.method.optim import LARS, decay_groups
 from pcd_hub.method.schedule import scaled_lr, warmup_cosine
-from pcd_hub.train.configs.distill import OptimConfig, SpeedConfig
+from pcd_hub.train.configs.distill import DistillOptimConfig, OptimConfig, SpeedConfig
 from pcd_hub.train.configs.finetune import SGDConfig
 
 
@@ -25,6 +25,21 @@ def learning_rate(step: int, optim: OptimConfig, total_steps: int) -> float:
 def warmup_steps(optim: OptimConfig, total_steps: int) -> int:
     """Return the number of steps of the linear warm-up."""
     return min(int(optim.warmup_share * total_steps), total_steps - 1)
+
+
+def head_only_steps(optim: DistillOptimConfig, total_steps: int) -> int:
+    """Count the first steps, which train the head alone and leave the student's weights as is."""
+    return int(optim.head_only_share * total_steps)
+
+
+def drop_gradients(module: nn.Module) -> None:
+    """Drop the gradients of a module, so that the optimizer skips its parameters and their state.
+
+    They are computed first, because DistributedDataParallel waits for the gradient of every
+    parameter.
+    """
+    for parameter in module.parameters():
+        parameter.grad = None
 
 
 def build_optimizer(

@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-import yaml
-from timm.models import get_pretrained_cfg, model_entrypoint
+from timm.models import get_pretrained_cfg
 
 from pcd_hub.errors import WeightError
+from pcd_hub.image_size import format_size
+from pcd_hub.weights.card_metadata import front_matter, hub_repository, needs_import
 from pcd_hub.weights.layout import MANIFEST_FILE, WEIGHTS_FILE
 from pcd_hub.weights.manifest import record_sha256
-from pcd_hub.weights.record import HUB_LICENSES, LICENSED, NOT_STATED, Measurement, WeightRecord
+from pcd_hub.weights.record import NOT_STATED, Measurement, WeightRecord, licensed_parts
 from pcd_hub.weights.safety import check_buildable
 
 NOT_MEASURED = "not measured"
@@ -61,13 +62,13 @@ def render_card(
     files = list(files)
     check_buildable(record.architecture, {}, what=record.name)
     measured = record.measurements()
-    if missing := [what for what in LICENSED if what not in record.licenses]:
+    if missing := [what for what in licensed_parts(record) if what not in record.licenses]:
         raise WeightError(
             f"{record.name}: the record has no licence of the {missing[0]}; a card needs those of "
-            "code, weights, teacher and data"
+            f"{', '.join(licensed_parts(record))}"
         )
     sections = [
-        _front_matter(record, measured, license_link),
+        front_matter(record, measured, license_link=license_link),
         f"# {_text(repo or record.name)}\n\n{_summary(record, files)}",
         _results(measured),
         _usage(record, repo),
@@ -82,58 +83,6 @@ def render_card(
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def needs_import(architecture: str) -> bool:
-    """Return whether ``architecture`` is defined in pcd_hub and not in timm."""
-    return model_entrypoint(architecture).__module__.startswith("pcd_hub")
-
-
-def _front_matter(
-    record: WeightRecord, measured: dict[str, Measurement], license_link: str | None
-) -> str:
-    license_id = record.licenses["weights"]
-    known = license_id in HUB_LICENSES
-    library = "pcd_hub" if needs_import(record.architecture) else "timm"
-    matter: dict[str, Any] = {"license": license_id if known else "other"}
-    if not known:
-        matter |= {"license_name": license_id, "license_link": license_link or NOT_STATED}
-    matter |= {
-        # The Hub shows a loading snippet for this library.
-        "library_name": library,
-        "pipeline_tag": "image-feature-extraction",
-        "tags": [library, "pcd", "distillation", "dense-prediction"],
-    }
-    source = str(record.data.get("source", ""))
-    if on_hub := re.fullmatch(r"hf(?:-stream)?:([\w.-]+/[\w.-]+)(:.*)?", source):
-        matter["datasets"] = [on_hub[1]]
-    if measured:
-        matter["model-index"] = [
-            {
-                "name": record.name,
-                "results": [_indexed(name, table) for name, table in measured.items()],
-            }
-        ]
-    return f"---\n{yaml.safe_dump(matter, sort_keys=False, allow_unicode=True)}---"
-
-
-def _indexed(name: str, table: Measurement) -> dict[str, Any]:
-    """Format one result; the Hub merges results with the same data set and ``config``."""
-    return {
-        "task": {"type": "image-feature-extraction", "name": table.task},
-        "dataset": {
-            "type": re.sub(r"[^a-z0-9]+", "-", table.dataset.lower()).strip("-"),
-            "name": table.dataset,
-            "config": name,
-        },
-        "metrics": [
-            {
-                "type": re.sub(r"[^a-z0-9]+", "_", table.metric.lower()).strip("_"),
-                "name": f"{table.metric} ({table.task})",
-                "value": float(table.means[table.subject]),
-            }
-        ],
-    }
-
-
 def _summary(record: WeightRecord, files: list[dict[str, Any]]) -> str:
     facts = record.model
     size = next(f["size"] for f in files if f["path"] == WEIGHTS_FILE)
@@ -142,8 +91,7 @@ def _summary(record: WeightRecord, files: list[dict[str, Any]]) -> str:
         f"{_number(facts, 'parameters', 1e6)} M parameters",
         f"{size / 1e6:.1f} MB",
         f"{_number(facts, 'macs', 1e9)} GMACs at {_fact(facts, 'image_size')} px",
-        f"{_fact(facts, 'channels')} channels out",
-        f"licence {_text(record.licenses['weights'])}",
+        f"{_fact(facts, 'channels')} channels out; licence {_text(record.licenses['weights'])}",
     ]
     return (
         f"A timm backbone: {'; '.join(parts)}. Made with "
@@ -248,10 +196,21 @@ def _method(record: WeightRecord) -> str:
     seconds = hardware.get("seconds")
     is_measured = isinstance(seconds, int | float)
     minutes = f"{seconds / 60:.1f} minutes" if is_measured else f"time {NOT_MEASURED}"
+    start = (
+        f"{_start(record.start)}, licence {_fact(record.start, 'license')}, sha256 "
+        f"{_fact(record.start, 'sha256')}"
+    )
+    sentences = [
+        _loss(record.config.get("method")),
+        *([f"The training started from {_start(record.start)}."] if record.start else []),
+        "The distillation used no labels; the teacher's training may.",
+    ]
     facts = {
         "Teacher": f"{_teacher_source(teacher)}, {_fact(teacher, 'architecture')}, "
         f"head {_fact(teacher, 'head')}",
-        "Data": f"{_fact(data, 'source')}, {_fact(data, 'images')} images, "
+        **({"Start": start} if record.start else {}),
+        "Data": f"{', '.join(map(_text, record.sources)) or NOT_STATED}, "
+        f"{_fact(data, 'images')} images, "
         f"fingerprint {_fact(data, 'fingerprint')}",
         "Training": f"{record.steps} steps, {record.images_seen} images seen (two views each), "
         f"seed {record.seed}",
@@ -261,7 +220,7 @@ def _method(record: WeightRecord) -> str:
     }
     return f"""## Method and data
 
-{_loss(record.config.get("method"))} The distillation used no labels; the teacher's training may.
+{" ".join(sentences)}
 
 {chr(10).join(f"- {what}: {fact}" for what, fact in facts.items())}"""
 
@@ -269,7 +228,8 @@ def _method(record: WeightRecord) -> str:
 def _teacher_source(teacher: dict[str, Any]) -> str:
     """Return the teacher's source, with a link if it is on the Hub.
 
-    ``base_model`` is not used: on the Hub it means a fine-tuned, merged or quantized model.
+    ``base_model`` is not used: on the Hub it means a fine-tuned, merged or quantized model, which
+    is the start (:func:`_start`).
     """
     scheme, _, name = str(teacher.get("source", "")).partition(":")
     if scheme == "timm":
@@ -280,6 +240,12 @@ def _teacher_source(teacher: dict[str, Any]) -> str:
     if scheme not in {"timm", "hf-hub"} or not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         return _fact(teacher, "source")
     return f"[{_fact(teacher, 'source')}](https://huggingface.co/{repo})"
+
+
+def _start(start: dict[str, Any]) -> str:
+    """Return the name of the weights that the training started from, linked if on the Hub."""
+    name, repo = _fact(start, "name"), hub_repository(start)
+    return f"[{name}](https://huggingface.co/{repo})" if repo else name
 
 
 def _loss(method: Any) -> str:
@@ -302,7 +268,7 @@ def _limits(record: WeightRecord) -> str:
         "- A backbone without a head: train one for your task.",
         "- Biases of the teacher and of the images carry over.",
     ]
-    if str(record.data.get("source", "")).startswith("scenes:"):
+    if record.sources and all(source.startswith("scenes:") for source in record.sources):
         lines.append("- Trained on generated scenes only: a demonstration, not for photographs.")
     if record.untrained:
         names = ", ".join(map(_text, record.untrained))
@@ -311,7 +277,7 @@ def _limits(record: WeightRecord) -> str:
 
 
 def _licenses(record: WeightRecord, license_link: str | None) -> str:
-    rows = [f"| {what} | {_text(record.licenses[what])} |" for what in LICENSED]
+    rows = [f"| {what} | {_text(record.licenses[what])} |" for what in licensed_parts(record)]
     link = f"\n\nText of the weights' licence: <{license_link}>" if license_link else ""
     return "\n".join(["## Licences", "", "| part | licence |", "|---|---|", *rows]) + link
 
@@ -340,7 +306,7 @@ def _number(facts: dict[str, Any], key: str, unit: float) -> str:
 
 def _fact(facts: dict[str, Any], key: str) -> str:
     value = facts.get(key)
-    return NOT_STATED if value is None else _text(value)
+    return NOT_STATED if value is None else _text(format_size(value))
 
 
 def _text(value: object) -> str:

@@ -1,6 +1,7 @@
 """Create a timm model with a verified weight from this machine or the Hub."""
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pcd_hub.errors import PCDHubError, WeightError
+from pcd_hub.image_size import format_size, height_width
 from pcd_hub.models.entries import entry_cfg, forget_tensors
 from pcd_hub.weights import store
 from pcd_hub.weights.hub.fetch import fetch, read_fetched
@@ -43,7 +45,7 @@ def create_model(
                 f"create_model takes no {argument}: it always loads {name}; "
                 "use timm.create_model to load something else"
             )
-    return build_model(_read(name, manifest_sha256), **timm_arguments)
+    return build_model(read_named(name, manifest_sha256=manifest_sha256), **timm_arguments)
 
 
 def read_by_name(name: str) -> dict[str, Tensor]:
@@ -54,7 +56,7 @@ def read_by_name(name: str) -> dict[str, Tensor]:
             normalisation than the timm entry.
         HubError: If the Hub refuses access or cannot be reached.
     """
-    weight = _read(name, None)
+    weight = read_named(name)
     architecture = name.partition(".")[0]
     if weight.config["architecture"] != architecture:
         raise WeightError(
@@ -72,7 +74,13 @@ def read_by_name(name: str) -> dict[str, Tensor]:
     return weight.tensors
 
 
-def _read(name: str, manifest_sha256: str | None) -> ReadWeight:
+def read_named(name: str, *, manifest_sha256: str | None = None) -> ReadWeight:
+    """Read a verified weight by a name for :func:`create_model`.
+
+    Raises:
+        WeightError: If the weight is missing or damaged, or is not the expected one.
+        HubError: If the Hub refuses access or cannot be reached.
+    """
     if name.startswith(_LOCAL_DIR):
         folder = store.expanded(name.removeprefix(_LOCAL_DIR))
         return read_weight(folder, manifest_sha256=manifest_sha256)
@@ -122,17 +130,38 @@ def build_model(weight: ReadWeight, **timm_arguments: Any) -> nn.Module:
     """Build a timm model and load the tensors of a verified weight."""
     config = weight.config
     arguments = {"num_classes": 0, **config.get("model_args", {}), **timm_arguments}
-    cfg = {**known_cfg(config["pretrained_cfg"]), "state_dict": weight.tensors}
+    own_size = config.get("model_args", {}).get("img_size")
+    if isinstance(own_size, list) and height_width(own_size) != height_width(arguments["img_size"]):
+        weight = _resized(weight, arguments["img_size"])
+    cfg = {**known_cfg(weight.config["pretrained_cfg"]), "state_dict": weight.tensors}
     model = timm.create_model(
         config["architecture"], pretrained=True, pretrained_cfg=cfg, **arguments
     )
     return forget_tensors(model)
 
 
+def _resized(weight: ReadWeight, size: int | Sequence[int]) -> ReadWeight:
+    """Resample position embeddings that are not square, which timm 1.0.26 takes as square."""
+    model: Any = build_model(weight)
+    if hasattr(model, "set_input_size"):
+        model.set_input_size(img_size=height_width(size))
+    tensors, name = model.state_dict(), "pos_embed"
+    if name in tensors and torch.equal(tensors[name], weight.tensors[name].to(tensors[name].dtype)):
+        own_size = format_size(weight.config["model_args"]["img_size"])
+        raise WeightError(
+            f"{weight.record.name} was trained at {own_size} px, and timm {timm.__version__} "
+            f"cannot resize its position embeddings to {format_size(size)}; upgrade timm, or use "
+            "the size of the training"
+        )
+    cfg = {**weight.config["pretrained_cfg"], "input_size": [3, *height_width(size)]}
+    return weight._replace(tensors=tensors, config={**weight.config, "pretrained_cfg": cfg})
+
+
 @torch.inference_mode()
-def golden_features(model: nn.Module, image_size: int) -> tuple[float, ...]:
+def golden_features(model: nn.Module, image_size: int | Sequence[int]) -> tuple[float, ...]:
     """Return the first eight pooled features of a fixed image, as a fingerprint of the weight."""
-    rows, columns = (torch.linspace(-2, 2, image_size).view(shape) for shape in ((-1, 1), (1, -1)))
+    height, width = height_width(image_size)
+    rows, columns = torch.linspace(-2, 2, height)[:, None], torch.linspace(-2, 2, width)[None]
     image = torch.stack(
         [rows * columns, torch.sin(3 * rows) - columns, torch.cos(5 * columns * rows)]
     )

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pcd_hub.errors import StudentError, WeightError
 from pcd_hub.files.writable import temporary_folder
 from pcd_hub.files.write import atomic_folder
+from pcd_hub.image_size import ImageSize, height_width
 from pcd_hub.models.entries import build_arguments, entry_cfg, size_argument
 from pcd_hub.models.tensor_files import save_tensors
 from pcd_hub.weights.card import render_card
@@ -36,7 +37,7 @@ def export_weight(
     record: WeightRecord,
     folder: Path,
     *,
-    image_size: int = 224,
+    image_size: ImageSize = 224,
     pictures: Iterable[Path] = (),
 ) -> Path:
     """Write the export to ``folder``, complete or not at all.
@@ -50,8 +51,8 @@ def export_weight(
         state: The backbone's state dict, with timm's keys and without a head.
         record: The provenance of the weights.
         folder: A path that does not exist yet.
-        image_size: Image size in pixels for the cost; for an architecture with a fixed input size,
-            the size it was built with.
+        image_size: Size of the images in pixels for the cost; for an architecture with a fixed
+            input size, the size it was built with.
         pictures: PNG files for the card.
 
     Raises:
@@ -105,7 +106,7 @@ def add_measurements(export: Path, measured: Mapping[str, Measurement], folder: 
     return folder
 
 
-def check_exportable(model: nn.Module, architecture: str, *, image_size: int) -> None:
+def check_exportable(model: nn.Module, architecture: str, *, image_size: ImageSize) -> None:
     """Export a randomly initialised model, to detect export errors before training starts.
 
     Raises:
@@ -146,9 +147,9 @@ def describe(
 
 
 @torch.inference_mode()
-def _model_facts(model: nn.Module, image_size: int) -> dict[str, Any]:
+def _model_facts(model: nn.Module, image_size: ImageSize) -> dict[str, Any]:
     """Return the model's size, and its cost per image (convolutions and matrix products only)."""
-    images = torch.zeros(1, 3, image_size, image_size)
+    images = torch.zeros(1, 3, *height_width(image_size))
     with FlopCounterMode(display=False) as counter:
         embedding = model.eval()(images)
     return {
@@ -159,7 +160,9 @@ def _model_facts(model: nn.Module, image_size: int) -> dict[str, Any]:
     }
 
 
-def _fresh_model(state: Mapping[str, Tensor], record: WeightRecord, image_size: int) -> nn.Module:
+def _fresh_model(
+    state: Mapping[str, Tensor], record: WeightRecord, image_size: ImageSize
+) -> nn.Module:
     arguments = build_arguments(record.architecture, image_size)
     model = timm.create_model(record.architecture, pretrained=False, num_classes=0, **arguments)
     try:
@@ -192,7 +195,7 @@ def check_finite(state: Mapping[str, Tensor]) -> None:
         )
 
 
-def _timm_config(model: nn.Module, record: WeightRecord, image_size: int) -> dict[str, Any]:
+def _timm_config(model: nn.Module, record: WeightRecord, image_size: ImageSize) -> dict[str, Any]:
     """Return the content of timm's config.json.
 
     :func:`describe` adds pcd_hub's keys at the root: timm rejects unknown ones in
@@ -210,13 +213,14 @@ def _timm_config(model: nn.Module, record: WeightRecord, image_size: int) -> dic
         "model_args": size_argument(record.architecture, image_size),
     }
     if config["model_args"]:
-        config["pretrained_cfg"]["input_size"] = [3, image_size, image_size]
+        config["pretrained_cfg"]["input_size"] = [3, *height_width(image_size)]
     return config
 
 
 @torch.inference_mode()
-def _compare(model: nn.Module, folder: Path, image_size: int) -> None:
-    images = torch.rand(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+def _compare(model: nn.Module, folder: Path, image_size: ImageSize) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(1, 3, *height_width(image_size), generator=generator)
     config = json.loads((folder / CONFIG_FILE).read_text())
     cfg = {**config["pretrained_cfg"], "file": str(folder / WEIGHTS_FILE)}
     arguments: dict[str, Any] = {"num_classes": 0, **config.get("model_args", {})}

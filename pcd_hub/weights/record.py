@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import reprlib
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,8 +12,10 @@ from pcd_hub.files.strict_json import COUNT, FINITE, TEXT, Field, check_fields, 
 from pcd_hub.weights.safety import unknown_fields
 
 NOT_STATED = "not stated"
+_ON_HUB = re.compile(r"hf(?:-stream)?:([\w.-]+/[\w.-]+)(?:/[^/:#]+)?(?::[^#]*)?(?:#.*)?")
+"""``hf:ORG/NAME[/CONFIG][:SPLIT][#COLUMN]``"""
 LICENSED = ("code", "weights", "teacher", "data")
-"""The parts whose licences a record lists."""
+"""The parts whose licences a record lists, besides ``start`` if there is one."""
 HUB_LICENSES = frozenset(
     """afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear
     bsl-1.0 c-uda cc cc-by-2.0 cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0
@@ -27,7 +30,7 @@ HUB_LICENSES = frozenset(
 _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("steps", "images_seen", "seed"), int),
     **dict.fromkeys(("config", "teacher", "data", "code", "versions", "hardware"), dict),
-    **dict.fromkeys(("licenses", "model", "metrics", "held_out"), dict),
+    **dict.fromkeys(("licenses", "model", "metrics", "held_out", "start"), dict),
     "untrained": (list, tuple),
 }
 """JSON types of a record's fields; fields that are not listed are strings."""
@@ -51,7 +54,7 @@ class WeightRecord:
     """The resolved configuration."""
     teacher: dict[str, Any]
     data: dict[str, Any]
-    """Source, fingerprint and number of images."""
+    """Source or sources, fingerprint and number of images."""
     steps: int
     images_seen: int
     """Number of images seen in training, each in two views."""
@@ -62,7 +65,10 @@ class WeightRecord:
     hardware: dict[str, Any]
     """Device, number of processes, and wall time in seconds."""
     licenses: dict[str, str]
-    """Licence of each part in ``LICENSED``; "not stated" if unknown."""
+    """Licence of each of the :func:`licensed_parts`; "not stated" if unknown."""
+    start: dict[str, Any] = field(default_factory=dict)
+    """The weights that the training started from: source, name, sha256, license; empty if they were
+    random."""
     untrained: tuple[str, ...] = ()
     """Parameters that receive no gradient in distillation and keep their initial values."""
     model: dict[str, Any] = field(default_factory=dict)
@@ -74,6 +80,18 @@ class WeightRecord:
     step of this weight; empty without held-out images."""
     unknown: dict[str, Any] = field(default_factory=dict)
     """Fields written by a newer pcd_hub, which are preserved."""
+
+    @property
+    def sources(self) -> list[str]:
+        """Sources of the training images; ``data`` has one as a text, several as a list."""
+        source = self.data.get("source") or []
+        return list(map(str, source)) if isinstance(source, list) else [str(source)]
+
+    @property
+    def hub_datasets(self) -> list[str]:
+        """Names of those sources that are datasets on the Hub."""
+        found = filter(None, map(_ON_HUB.fullmatch, self.sources))
+        return [*dict.fromkeys(match[1] for match in found)]
 
     @classmethod
     def trial(cls, architecture: str) -> "WeightRecord":
@@ -152,6 +170,11 @@ class WeightRecord:
                 raise WeightError(f"the record's {name} must all be strings")
         untrained = tuple(map(str, raw.get("untrained", ())))
         return cls(**{**raw, "untrained": untrained, "unknown": unknown})
+
+
+def licensed_parts(record: WeightRecord) -> tuple[str, ...]:
+    """Return the parts whose licences a record must list."""
+    return (*LICENSED, "start") if record.start else LICENSED
 
 
 def _named(kinds: type | tuple[type, ...]) -> str:

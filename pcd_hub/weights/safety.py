@@ -24,6 +24,7 @@ from pcd_hub.files.strict_json import (
     TEXT,
     Field,
     check_fields,
+    either,
     matching,
     number,
     one_of,
@@ -88,7 +89,11 @@ _CONFIG = {
     "model_args": optional(OBJECT),
     "pcd": OBJECT,
 }
-_MODEL_ARGS = {"img_size": optional(whole(8, 1024))}
+_IMAGE_SIDE = whole(8, 1024)
+_NOT_SQUARE = Field(
+    lambda v: several(_IMAGE_SIDE, 2, 2).fits(v) and v[0] != v[1], "two such integers that differ"
+)
+_MODEL_ARGS = {"img_size": optional(either(_IMAGE_SIDE, _NOT_SQUARE))}
 _PRETRAINED_CFG = {
     "architecture": _ARCHITECTURE,
     "tag": matching(r"pcd(_[a-z0-9_]{1,60})?", "pcd or pcd_WHAT"),

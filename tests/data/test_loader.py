@@ -10,6 +10,7 @@ from PIL import Image
 from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.decoding import BrokenImageError
 from pcd_hub.data.loader import training_batches
+from pcd_hub.data.shared_memory import Workers
 from pcd_hub.data.sources.open import open_source
 from pcd_hub.data.views import byol_views
 from pcd_hub.errors import DataError
@@ -54,6 +55,20 @@ def batches(source, *, num_workers=0, context=None, states=None, shuffle_buffer=
             shuffle_buffer=shuffle_buffer,
         )
     )
+
+
+def test_the_size_of_oblong_batches_is_their_bytes(monkeypatch):
+    seen = []
+
+    def fit(num_workers, **options):
+        seen.append(options["batch_bytes"])
+        return Workers(num_workers, options["prefetch"])
+
+    monkeypatch.setattr("pcd_hub.data.loader.fit_workers", fit)
+    views, plan = byol_views((16, 24), seed=0), BatchPlan(global_batch_size=4, total_steps=1)
+    (batch,) = training_batches(Shades(8), views, plan, num_workers=0)
+    assert batch.views.shape == (4, 2, 3, 16, 24)
+    assert seen == [batch.views.nbytes]
 
 
 @pytest.mark.parametrize(("num_workers", "context"), [(1, "fork"), (3, "fork"), (1, "spawn")])

@@ -111,6 +111,46 @@ def test_drawn_parameters_have_the_distribution_of_the_policy():
     }
 
 
+def test_the_crop_of_an_oblong_view_has_the_aspect_of_the_view():
+    """Objects are distorted by 3/4 to 4/3, as in a square view."""
+    rng, policy = np.random.default_rng(0), ViewPolicy(crop_area=(0.08, 0.3))
+    for aspect in (160 / 96, 96 / 160):
+        drawn = [
+            draw_view(policy, rng, width=500, height=500, aspect=aspect).crop_size
+            for _ in range(2000)
+        ]
+        distortion = np.asarray([width / height for width, height in drawn]) / aspect
+        assert distortion.min() == pytest.approx(3 / 4, abs=0.02)
+        assert distortion.max() == pytest.approx(4 / 3, abs=0.02)
+        assert np.log(distortion).mean() == pytest.approx(0, abs=0.02)
+
+
+@pytest.mark.parametrize("size", [(4, 400), (400, 4)])
+def test_the_centre_crop_for_an_oblong_view_has_nearly_its_aspect(size):
+    """The crop after ten misses covers the short side, and is at most 4/3 too long or too wide."""
+    width, height = size
+    drawn = draw_view(
+        ViewPolicy(crop_area=(1.0, 1.0)),
+        np.random.default_rng(0),
+        width=width,
+        height=height,
+        aspect=2.0,
+    )
+    crop_width, crop_height = drawn.crop_size
+    assert (crop_width if width < height else crop_height) == 4
+    wanted = 2 * 3 / 4 if width < height else 2 * 4 / 3
+    assert crop_width / crop_height == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("renderer", ["opencv", "pillow"])
+def test_oblong_views(renderer):
+    views = byol_views((48, 80), seed=3, renderer=renderer)
+    one = views(IMAGE, epoch=1, index=7)
+    assert one.shape == (2, 3, 48, 80)
+    square, same = byol_views(48, seed=3), byol_views((48, 48), seed=3)
+    assert torch.equal(square(IMAGE, epoch=1, index=7), same(IMAGE, epoch=1, index=7))
+
+
 def test_only_the_second_view_is_solarized_and_rarely_blurred():
     second = draws(byol_views(224, seed=0).second)
     assert np.mean([d.blur_sigma > 0 for d in second]) == pytest.approx(0.1, abs=0.02)
@@ -188,6 +228,26 @@ def test_blur_adds_the_variance_of_its_gaussian_at_224(sigma):
         assert mean == pytest.approx(centre, abs=0.02)
         variance = (mass * (places - mean) ** 2).sum()
         assert variance == pytest.approx(sigma**2 + 20 / 3, rel=0.02)
+
+
+def test_blur_of_an_oblong_view_follows_the_root_of_its_area():
+    image = Image.fromarray(render_scene(5, 0, size=96).image)
+    blurred = dataclasses.replace(WHOLE, blur_sigma=2.0)
+    for render in RENDERERS:
+        wide = render(image, blurred, size=(32, 128))
+        plain = torch.from_numpy(np.array(image.resize((128, 32), Image.Resampling.BICUBIC)))
+        again = dataclasses.replace(blurred, box=(0.0, 0.0, 128.0, 32.0))
+        resized = Image.fromarray(plain.numpy())
+        assert torch.equal(render(resized, again, size=(32, 128)), wide)
+        square = dataclasses.replace(blurred, box=(0.0, 0.0, 64.0, 64.0))
+        edge = np.zeros((64, 64, 3), np.uint8)
+        edge[:, 32:] = 255
+        row = render(Image.fromarray(edge), square, size=64)[0, 32].float()
+        tall = np.zeros((128, 32, 3), np.uint8)
+        tall[64:] = 255
+        oblong = dataclasses.replace(blurred, box=(0.0, 0.0, 32.0, 128.0))
+        column = render(Image.fromarray(tall), oblong, size=(128, 32))[0, 32:96, 16].float()
+        torch.testing.assert_close(row, column, rtol=0, atol=1)
 
 
 def torchvision_views(image_size, blur, solarize):
@@ -280,6 +340,18 @@ def test_a_large_jpeg_is_decoded_no_larger_than_its_views_need(size, least, shru
             "the crops do not depend on the decoded size"
         )
     assert max(drawn_sizes) == shrunk
+
+
+def test_a_jpeg_shrinks_only_until_both_sides_of_an_oblong_view_are_covered():
+    views = byol_views((80, 320), seed=0, crop_area=(1.0, 1.0))
+    with Image.open(jpeg((1280, 1280))) as opened:
+        small, drawn = DecodeForViews(views, 0, 0)(opened)
+    scale = small.width / 1280
+    covered = min(
+        min(width * scale / 320, height * scale / 80)
+        for width, height in (view.crop_size for view in drawn.views)
+    )
+    assert 0.99 <= covered < 2
 
 
 def test_views_of_a_rotated_jpeg_equal_those_of_the_upright_image():

@@ -13,6 +13,7 @@ from pcd_hub.method.metrics import (
     mean_cosine,
     mean_iou,
     pixel_accuracy,
+    pixel_relations,
     pixel_retrieval,
 )
 
@@ -134,3 +135,35 @@ def test_mean_cosine_equals_the_mean_over_all_pairs():
     pairs = torch.nn.functional.cosine_similarity(vectors[:, None], vectors[None], dim=2)
     assert mean_cosine(vectors) == pytest.approx(float(pairs.mean()), rel=1e-5)
     assert mean_cosine(vectors[:1].expand(5, 4) * torch.rand(5, 1)) == pytest.approx(1)
+
+
+def test_pixel_relations_are_those_to_the_pixels_of_other_images():
+    torch.manual_seed(0)
+    one = torch.randn(4, 8, 3)
+    relations = pixel_relations(one)
+    unit = torch.nn.functional.normalize(one.transpose(1, 2).flatten(0, 1), dim=1).double()
+    kernel = unit @ unit.T
+    centring = torch.eye(12).double() - 1 / 12
+    expected = centring @ kernel @ centring
+    for row in range(12):
+        same = range(row // 3 * 3, row // 3 * 3 + 3)
+        others = [column for column in range(12) if column not in same]
+        assert int(relations.nearest[row]) == max(others, key=lambda c: float(kernel[row, c]))
+        assert relations.profiles[row, list(same)].tolist() == [0, 0, 0]
+        profile = expected[row, others] / expected[row, others].norm()
+        torch.testing.assert_close(relations.profiles[row, others].double(), profile)
+
+
+def test_profiles_do_not_depend_on_rotation_and_scale_and_a_constant_map_has_none():
+    torch.manual_seed(0)
+    one = torch.randn(5, 6, 4)
+    rotation = torch.linalg.qr(torch.randn(6, 6)).Q
+    turned = 7 * torch.einsum("dc,ncp->ndp", rotation, one)
+    profiles = pixel_relations(one).profiles
+    assert (profiles * pixel_relations(turned).profiles).sum(1).tolist() == pytest.approx(
+        [1.0] * 20
+    )
+    other = pixel_relations(torch.randn(5, 6, 4)).profiles
+    assert abs(float((profiles * other).sum(1).mean())) < 0.2
+    constant = pixel_relations(torch.ones(5, 6, 4)).profiles
+    assert float((profiles * constant).sum(1).abs().max()) < 1e-3

@@ -76,6 +76,45 @@ def test_oblong_images_keep_their_rows():
         assert pixel_grid(model)(torch.rand(1, 3, 96, 192)).shape == (1, 64, 6, 12)
 
 
+@pytest.mark.parametrize(
+    ("arch", "options", "shape"),
+    [
+        ("resnet18", {}, (512, 3, 5)),
+        ("convnext_atto", {}, (320, 3, 5)),
+        ("test_vit", {"img_size": (96, 160)}, (64, 6, 10)),
+        ("vit_tiny_patch16_224", {"img_size": (96, 160)}, (192, 6, 10)),
+        ("swin_tiny_patch4_window7_224", {"img_size": (96, 160)}, (768, 3, 5)),
+        pytest.param("efficientvim_m1", {}, (320, 2, 3), marks=has_efficientvim),
+    ],
+)
+def test_any_layout_of_oblong_features_is_detected(arch, options, shape):
+    size = (128, 192) if arch == "efficientvim_m1" else (96, 160)
+    model = timm.create_model(arch, num_classes=0, **options)
+    grid = pixel_grid(model, image_size=size).eval()
+    with torch.no_grad():
+        images = torch.rand(1, 3, *size)
+        assert grid(images).shape[1:] == shape
+        wide = grid(images.flip(3)) if arch == "resnet18" else None
+    assert wide is None or wide.shape[1:] == shape
+
+
+@pytest.mark.parametrize("size", [(100, 130), (130, 100), (65, 190)])
+def test_a_side_that_the_stride_does_not_divide_is_rounded(size):
+    grid = pixel_grid(timm.create_model("resnet18", num_classes=0), image_size=size).eval()
+    with torch.no_grad():
+        shape = grid(torch.rand(1, 3, *size)).shape
+    assert shape == (1, 512, -(-size[0] // 32), -(-size[1] // 32))
+
+
+def test_tokens_that_fill_no_grid_of_the_images_aspect_are_refused():
+    class Tokens(nn.Linear):
+        def forward_features(self, images):
+            return torch.zeros(len(images), 61, 3)
+
+    with pytest.raises(StudentError, match="no spatial feature map"):
+        pixel_grid(Tokens(3, 3), image_size=(96, 160))
+
+
 COARSER = [(16, 7), (14, 7), (7, 6), (37, 16), (5, 1)]
 FINER = [(7, 14), (7, 16), (4, 7), (2, 3), (1, 3), (7, 7)]
 GRIDS = COARSER + FINER
@@ -147,14 +186,14 @@ def test_what_has_no_grid_is_refused():
 def test_what_the_architecture_itself_freezes_is_left_alone():
     grid = pixel_grid(timm.create_model("efficientvim_m1", num_classes=0), image_size=128)
     grid.model.patch_embed.requires_grad_(False)
-    unreached = freeze_unused_parameters(grid, image_size=128)
+    unreached = freeze_unused_parameters(grid, torch.zeros(2, 3, 128, 128))
     assert not [name for name in unreached if "patch_embed" in name]
 
 
 def test_layers_behind_the_last_map_are_frozen_and_named():
     grid = pixel_grid(timm.create_model("mobilenetv3_small_050", num_classes=0), image_size=64)
     before = grid.model.blocks[0][0].bn1.running_mean.clone()
-    unreached = freeze_unused_parameters(grid, image_size=64)
+    unreached = freeze_unused_parameters(grid, torch.zeros(2, 3, 64, 64))
     assert set(unreached) == {"model.conv_head.weight", "model.conv_head.bias"}
     assert not grid.model.conv_head.weight.requires_grad
     assert grid.model.conv_stem.weight.requires_grad

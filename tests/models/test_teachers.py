@@ -438,6 +438,28 @@ def test_a_teacher_may_see_another_size_so_that_the_grids_agree(tmp_path, caplog
     torch.testing.assert_close(larger(images), nn.functional.avg_pool2d(full, 3))
 
 
+def test_an_oblong_teacher_matches_each_side_or_keeps_the_aspect_ratio(tmp_path, caplog):
+    arch, cfg = "test_vit", {"input_size": [3, 160, 160], "fixed_input_size": True}
+    cfg |= {"mean": [0.5] * 3, "std": [0.5] * 3, "num_classes": 0, "classifier": "head"}
+    source = f"local-dir:{timm_folder(tmp_path / 't', arch, pretrained_cfg=cfg)}"
+    images, student = torch.rand(2, 3, 96, 160), student_grid(32)
+    with caplog.at_level("INFO"):
+        matched = load_matched_teacher(
+            source, student, image_size=(96, 160), teacher_image_size="match"
+        )
+    assert "the teacher's input is 48 x 80 px, the student's 96 x 160 px" in caplog.text
+    assert matched.input_size == (48, 80)
+    assert matched(images).shape[2:] == (3, 5)
+    small = nn.functional.interpolate(images, (48, 80), mode="bilinear", antialias=True)
+    torch.testing.assert_close(matched(images), load_teacher(source, image_size=(48, 80))(small))
+    for size, expected in ((192, (192, 320)), ((64, 96), (64, 96)), ((96, 160), None)):
+        teacher = load_matched_teacher(
+            source, student, image_size=(96, 160), teacher_image_size=size
+        )
+        assert teacher.input_size == expected
+        assert teacher(images).shape[2:] == (3, 5)
+
+
 def test_where_no_size_fits_the_pixels_are_resampled(tmp_path, caplog, monkeypatch):
     source = f"local-dir:{timm_folder(tmp_path / 't')}"
 

@@ -30,6 +30,16 @@ TINY = [
 IMAGES = torch.rand(2, 3, 64, 64)
 
 
+def test_oblong_views(tmp_path):
+    folder = tmp_path / "run"
+    size = ["--data.image-size", "32", "64"]
+    pretrain.main([*TINY, *size, f"--run.output-dir={folder}", "--run.max-steps=2"])
+    record = json.loads((folder / "record.json").read_text())
+    assert record["config"]["data"]["image_size"] == [32, 64]
+    teacher = load_teacher(f"local-dir:{folder / 'teacher'}", image_size=(32, 64))
+    assert teacher.grid_size((32, 64)) == (1, 2)
+
+
 @pytest.mark.usefixtures("short_probe")
 def test_what_it_writes_is_a_teacher_in_both_forms(tmp_path, capsys, monkeypatch):
     forward, keys = MoCoV3.forward, []

@@ -37,7 +37,6 @@ def test_a_run_writes_record_export_metrics_and_pictures(tiny, tmp_path, capsys,
         "checkpoints",
         "pictures",
         "record.json",
-        "survey.json",
         "export",
     }
     printed = capsys.readouterr().out
@@ -105,7 +104,7 @@ def test_training_changes_the_student_and_not_the_teacher(tiny, tmp_path):
     again.fold_batch_norms(32)
     for key, value in finished.teacher.state_dict().items():
         assert torch.equal(value, again.state_dict()[key]), key
-    start, weight = finished.random_start.state_dict(), "layer1.0.conv1.weight"
+    start, weight = finished.start.state_dict(), "layer1.0.conv1.weight"
     assert not torch.equal(finished.student.state_dict()[weight], start[weight])
 
 
@@ -189,9 +188,7 @@ def test_the_configured_loss_gets_maps_or_pooled_vectors(tiny, tmp_path):
 @pytest.mark.parametrize("options", [["--teacher.image-size=64"], ["--teacher.source=quickstart"]])
 def test_the_random_start_does_not_depend_on_the_teacher(tiny, tmp_path, monkeypatch, options):
     seen = []
-    monkeypatch.setattr(
-        distill, "save_weight", lambda finished, name: seen.append(finished.random_start)
-    )
+    monkeypatch.setattr(distill, "save_weight", lambda finished, name: seen.append(finished.start))
     run([*tiny, "--run.max-steps=1"], tmp_path / "one")
     run([*tiny, *options, "--run.max-steps=1"], tmp_path / "other")
     one, other = (model.state_dict()["layer1.0.conv1.weight"] for model in seen)
@@ -296,6 +293,51 @@ def test_a_student_of_fixed_size_is_built_for_the_image_size(tiny, tmp_path):
     config = json.loads((folder / "export" / "config.json").read_text())
     assert config["pretrained_cfg"]["input_size"] == [3, 32, 32]
     create_pretrained(f"local-dir:{folder / 'export'}")
+
+
+@pytest.mark.parametrize("arch", ["test_resnet", "test_vit"])
+def test_oblong_views_train_export_and_resume(tiny, tmp_path, arch):
+    arguments = [*tiny, f"--student.arch={arch}", "--data.image-size", "48", "80"]
+    arguments += ["--teacher.image-size=match", "--run.checkpoint-every-steps=3", "--run.no-store"]
+    folder = run(arguments, tmp_path / "run")
+    with Image.open(folder / "pictures" / "views.png") as image:
+        assert image.size == (8 * 80, 2 * 48)
+    record = json.loads((folder / "record.json").read_text())
+    assert record["config"]["data"]["image_size"] == record["model"]["image_size"] == [48, 80]
+    assert "at 48 x 80 px" in (folder / "export" / "README.md").read_text()
+    config = json.loads((folder / "export" / "config.json").read_text())
+    fixed = {"img_size": [48, 80]} if arch == "test_vit" else {}
+    assert config["model_args"] == fixed
+    assert config["pretrained_cfg"]["input_size"] == ([3, 48, 80] if fixed else [3, 224, 224])
+    model = create_pretrained(f"local-dir:{folder / 'export'}")
+    assert model(torch.rand(1, 3, 48, 80)).shape == (1, model.num_features)
+    whole = trace(folder)
+    (folder / "checkpoints" / "step_00000006.pt").unlink()
+    run(arguments, folder, "--run.resume")
+    assert trace(folder) == whole
+
+
+def test_two_equal_sides_are_one_number(tiny, tmp_path):
+    arguments = [*tiny, "--run.no-store", "--run.max-steps=2"]
+    one = run(arguments, tmp_path / "one")
+    two = run(arguments, tmp_path / "two", "--data.image-size", "32", "32")
+    assert trace(one) == trace(two)
+    assert (one / "config.json").read_text() == (two / "config.json").read_text()
+
+
+def test_a_probe_that_fails_costs_no_weight(tiny, tmp_path, caplog):
+    """A ViT built for the views' size cannot take the scenes."""
+    folder = run(
+        tiny,
+        tmp_path / "run",
+        "--student.arch=vit_tiny_patch16_224",
+        "--run.max-steps=1",
+        "--probe-scenes=8",
+        "--run.no-store",
+    )
+    assert "no linear probe on generated scenes: " in caplog.text
+    assert json.loads((folder / "record.json").read_text())["metrics"] == {}
+    assert (folder / "export" / "pcd_manifest.json").exists()
 
 
 def test_the_queue_is_capped_at_half_the_data_set_with_one_warning(tiny, tmp_path, caplog):

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from pcd_hub.image_size import ImageSize
 from pcd_hub.weights.export import export_weight
 from pcd_hub.weights.layout import MANIFEST_FILE
 from pcd_hub.weights.manifest import write_manifest
@@ -70,7 +71,7 @@ def exported(
     folder: Path,
     architecture: str = "test_resnet",
     model: nn.Module | None = None,
-    image_size: int = 64,
+    image_size: ImageSize = 64,
     **changed: Any,
 ) -> Path:
     """An export with one picture; ``changed`` goes into the record."""

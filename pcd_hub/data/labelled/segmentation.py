@@ -236,9 +236,9 @@ class _HFRows:
 
     def __getitem__(self, index: int) -> LabelledImage:
         return LabelledImage(
-            name=self.images.name(index),
+            name=self.images.full_name(index),
             image=partial(self.images.read, index, as_rgb),
-            mask_name=self.masks.name(index),
+            mask_name=self.masks.full_name(index),
             mask=partial(self.masks.read, index, as_mask),
         )
 

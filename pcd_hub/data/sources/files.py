@@ -18,14 +18,13 @@ import numpy as np
 from PIL import Image
 
 from pcd_hub.data.decoding import ResultT, as_rgb, decode
+from pcd_hub.data.sources.names import PackedNames
+from pcd_hub.data.sources.other_files import OtherFiles, image_suffixes, is_image
 from pcd_hub.data.sources.uris import is_dir, is_file
 from pcd_hub.errors import DataError
 
 log = logging.getLogger("pcd_hub")
 
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"}
-)
 _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",  # starts with the UTF-16 mark
@@ -36,19 +35,24 @@ _BYTE_ORDER_MARKS = {
 
 
 class ImageFiles:
-    """Image files on this machine."""
+    """Image files on this machine.
 
-    def __init__(self, paths: list[str], *, root: Path) -> None:
-        self._paths = np.asarray(paths, np.bytes_ if all(p.isascii() for p in paths) else np.str_)
-        self._root = root
+    Args:
+        paths: Their paths, relative to ``root`` or absolute.
+        root: Folder of the relative paths.
+    """
+
+    def __init__(self, paths: Iterable[str], *, root: Path) -> None:
+        self._paths = PackedNames(paths)
+        self.root = root
 
     @classmethod
     def from_folder(cls, folder: Path) -> "ImageFiles":
         """Open every image below ``folder``, sorted by path."""
         if not is_dir(folder):
             raise DataError(
-                f"no folder {folder}: expected a folder of images, a .txt list, or a source that "
-                "starts with scenes: hf-disk: hf: or hf-stream:"
+                f"no folder {folder}: expected a folder of images, a .txt list, a .zip, .tar "
+                "shards, or a source that starts with scenes: hf-disk: hf: or hf-stream:"
             )
         return cls(find_image_paths(folder), root=folder)
 
@@ -63,7 +67,7 @@ class ImageFiles:
         paths = [os.path.expanduser(line) for line in read_lines(file)]
         if not paths:
             raise DataError(f"{file} lists no image: expected one path per line")
-        return cls(paths, root=file.parent)
+        return cls(_without_other_files(paths, file), root=file.parent)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -73,30 +77,40 @@ class ImageFiles:
 
     def read(self, index: int, to_image: Callable[[Image.Image], ResultT]) -> ResultT:
         """Decode image ``index`` by ``to_image``; see ``ImageSource.read``."""
-        path = self._root / _text(self._paths[index])
+        path = self.root / self._paths[index]
         return decode(path, str(path), to_image)
 
     def name(self, index: int) -> str:
         """Return the path of image ``index``, relative to the folder."""
-        return _text(self._paths[index])
+        return self._paths[index]
 
     def path(self, index: int) -> Path:
         """Return the file of image ``index``."""
-        return self._root / _text(self._paths[index])
+        return self.root / self._paths[index]
 
     def paths(self) -> list[str]:
         """Return all paths, relative to the folder."""
-        return [_text(path) for path in self._paths]
+        return list(self._paths)
 
     def fingerprint(self) -> str:
         """Fingerprint all paths and the sizes of a sample of files, without reading any file."""
-        sizes = hash_sizes(len(self), lambda index: self._root / _text(self._paths[index]))
-        paths = hash_names(map(_text, self._paths))
+        sizes = hash_sizes(len(self), lambda index: self.root / self._paths[index])
+        paths = hash_names(self._paths)
         return f"{len(self)} files, paths sha256 {paths}, sizes sha256 {sizes}"
 
 
-def _text(path: bytes | str) -> str:
-    return path.decode() if isinstance(path, bytes) else str(path)
+def _without_other_files(paths: list[str], file: Path) -> list[str]:
+    """Return the paths of a list without videos and archives, which are logged.
+
+    Raises:
+        DataError: If no other path remains.
+    """
+    others = OtherFiles()
+    kept = [path for path in paths if not others.add(path)]
+    if not kept:
+        raise DataError(f"{file} lists no image: {others.describe()}")
+    others.warn(str(file))
+    return kept
 
 
 def find_image_paths(folder: Path) -> list[str]:
@@ -108,16 +122,25 @@ def find_image_paths(folder: Path) -> list[str]:
     Raises:
         DataError: If there is no image, or a folder cannot be listed.
     """
-    paths = sorted(_walk(folder))
+    paths, others = [], OtherFiles()
+    for path in walk(folder):
+        if is_image(path):
+            paths.append(path)
+        else:
+            others.add(f"{folder}/{path}")
     if not paths:
-        raise DataError(
-            f"{folder} has no image at any depth: expected a file with one of the suffixes "
-            f"{' '.join(sorted(IMAGE_SUFFIXES))}"
-        )
-    return paths
+        expected = f"expected a file with one of the suffixes {' '.join(sorted(image_suffixes()))}"
+        raise DataError(f"{folder} has no image at any depth: {others.describe() or expected}")
+    others.warn(str(folder))
+    return sorted(paths)
 
 
-def _walk(folder: Path) -> Iterator[str]:
+def walk(folder: Path) -> Iterator[str]:
+    """Yield the visible files below ``folder``, relative to it, and log broken links.
+
+    Raises:
+        DataError: If a folder cannot be listed.
+    """
     visited: set[tuple[int, int]] = set()
     for parent, folders, files in os.walk(folder, followlinks=True, onerror=_raise_cannot_list):
         inode = _inode(parent)
@@ -127,10 +150,10 @@ def _walk(folder: Path) -> Iterator[str]:
         visited.add(inode)
         below = os.path.relpath(parent, folder).replace(os.sep, "/")
         for name in filter(_is_visible, files):
-            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
-                yield name if below == "." else f"{below}/{name}"
-            elif not os.path.exists(path := os.path.join(parent, name)):
+            if not is_image(name) and not os.path.exists(path := os.path.join(parent, name)):
                 log.warning("%s is a broken link; the images behind it, if any, are missing", path)
+            else:
+                yield name if below == "." else f"{below}/{name}"
 
 
 def _is_visible(name: str) -> bool:
@@ -194,6 +217,15 @@ def read_lines(file: Path) -> list[str]:
         raise DataError(
             f"the list {file} cannot be read ({error.strerror or error}); make it readable"
         ) from error
+    return decode_lines(content, str(file))
+
+
+def decode_lines(content: bytes, file: str) -> list[str]:
+    """Decode the lines of a text file that are not blank; see :func:`read_lines`.
+
+    Raises:
+        DataError: If they cannot be decoded; the message names the line.
+    """
     marks = (name for mark, name in _BYTE_ORDER_MARKS.items() if content.startswith(mark))
     encoding = next(marks, "utf-8")
     try:
@@ -208,7 +240,7 @@ def read_lines(file: Path) -> list[str]:
     return [line.removesuffix("\n") for line in lines if line.strip()]
 
 
-def _encoding_error(file: Path, line: int, fault: str) -> DataError:
+def _encoding_error(file: str, line: int, fault: str) -> DataError:
     return DataError(f"{file}, line {line} {fault}: expected UTF-8; save the list as UTF-8")
 
 

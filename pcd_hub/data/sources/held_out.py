@@ -17,14 +17,13 @@ later. A set of fewer than ``MIN_SET`` images has no held-out part.
 import hashlib
 import logging
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int64
 from PIL import Image
 
 from pcd_hub.data.decoding import ResultT, as_rgb
-from pcd_hub.data.sources.open import ImageSource, ImageStream
+from pcd_hub.data.sources.protocols import ImageSource, ImageStream, NamedImages
 
 log = logging.getLogger("pcd_hub")
 
@@ -36,17 +35,6 @@ MIN_SET = 20
 """Images in the smallest set that has a held-out part."""
 _LARGEST_SHARE = 0.1
 """Largest share to which that of a small set is raised."""
-
-
-@runtime_checkable
-class NamedImages(Protocol):
-    """A source whose images have names that stay the same when images are added."""
-
-    def __len__(self) -> int: ...
-
-    def name(self, index: int) -> str:
-        """Return the name of image ``index`` within its source."""
-        ...
 
 
 class ImagesAt:

@@ -1,12 +1,12 @@
 """Open Hugging Face datasets: saved on disk, on the Hub, in a local folder, or streamed.
 
-========================================  ======================================================
-``hf-disk:DIR[/SPLIT]``                   a dataset saved by ``datasets.save_to_disk``
-``hf:ORG/NAME[/CONFIG][:SPLIT]``          downloaded first, or a local folder ``DIR``
-``hf-stream:ORG/NAME[/CONFIG][:SPLIT]``   the same, streamed
-========================================  ======================================================
+==================================================  ============================================
+``hf-disk:DIR[/SPLIT][#COLUMN]``                    a dataset saved by ``datasets.save_to_disk``
+``hf:ORG/NAME[/CONFIG][:SPLIT][#COLUMN]``           downloaded first, or a local folder ``DIR``
+``hf-stream:ORG/NAME[/CONFIG][:SPLIT][#COLUMN]``    the same, streamed
+==================================================  ============================================
 
-The default split is ``train``.
+The default split is ``train``; the column must be named if there are several with images.
 """
 
 import copy
@@ -15,25 +15,17 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from PIL import Image
 
 from pcd_hub.data.decoding import BrokenImageError, ResultT, as_rgb, decode, describe_error
+from pcd_hub.data.sources.protocols import EncodedImage
 from pcd_hub.data.sources.uris import is_dir, local_path
 from pcd_hub.errors import DataError
 
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 """Last bytes of a complete Arrow stream."""
-
-
-@runtime_checkable
-class EncodedImage(Protocol):
-    """An image of a stream, not yet opened."""
-
-    def __call__(self, to_image: Callable[[Image.Image], ResultT]) -> ResultT:
-        """Decode the image by ``to_image``; see ``ImageSource.read``."""
-        ...
 
 
 class HFImages:
@@ -46,7 +38,7 @@ class HFImages:
     """
 
     def __init__(self, dataset: Any, *, uri: str, column: str | None = None) -> None:
-        self._column = column or _find_image_column(dataset, uri)
+        self._column = _find_image_column(dataset, uri, column)
         self._dataset = _select_encoded(dataset, self._column)
         self._fingerprint = f"{len(dataset)} rows, datasets fingerprint {dataset._fingerprint}"
         self._uri = uri
@@ -61,7 +53,7 @@ class HFImages:
 
     def read(self, index: int, to_image: Callable[[Image.Image], ResultT]) -> ResultT:
         """Decode row ``index`` by ``to_image``; errors name the row, as rows may share a path."""
-        name = self.name(index)
+        name = self.full_name(index)
         try:
             cell = self._dataset[int(index)][self._column]
         except Exception as error:  # a damaged table
@@ -69,6 +61,10 @@ class HFImages:
         return decode(cell, name, to_image)
 
     def name(self, index: int) -> str:
+        """Return the number of the row as text."""
+        return str(index)
+
+    def full_name(self, index: int) -> str:
         """Return the name of row ``index`` in errors."""
         return f"{self._uri}[{index}]"
 
@@ -78,12 +74,22 @@ class HFImages:
 
 
 class HFStream:
-    """The image column of a streamed Hugging Face dataset, split by process and worker."""
+    """One image column of a streamed Hugging Face dataset, split by process and worker.
 
-    def __init__(self, dataset: Any, *, uri: str, rank: int, world_size: int) -> None:
+    Args:
+        dataset: The dataset.
+        uri: Name in errors.
+        rank: Rank of this process.
+        world_size: Number of processes.
+        column: Name of the column; the only image column if not given.
+    """
+
+    def __init__(
+        self, dataset: Any, *, uri: str, rank: int, world_size: int, column: str | None = None
+    ) -> None:
         from datasets.distributed import split_dataset_by_node
 
-        self._column = _find_image_column(dataset, uri)
+        self._column = _find_image_column(dataset, uri, column)
         self._dataset = split_dataset_by_node(
             _select_encoded(dataset, self._column), rank=rank, world_size=world_size
         )
@@ -128,17 +134,41 @@ def _select_encoded(dataset: Any, column: str) -> Any:
     return images.cast_column(column, _import_datasets().Image(decode=False))
 
 
-def _find_image_column(dataset: Any, uri: str) -> str:
+def _find_image_column(dataset: Any, uri: str, column: str | None) -> str:
+    """Return the column to read: ``column``, or the only one with images.
+
+    Raises:
+        DataError: If there is no such column, or it must be chosen; the message lists them.
+    """
     features = dataset.features or {}
     columns = [name for name, kind in features.items() if type(kind).__name__ == "Image"]
-    if len(columns) != 1:
-        names = f" ({', '.join(columns)})" if columns else ""
-        raise DataError(
-            f"{uri} has {len(columns)} image columns{names} among its columns "
-            f"{', '.join(features) or '(unknown)'}: expected exactly 1; save it with one by "
-            "dataset.select_columns(['image']).save_to_disk(DIR)"
-        )
-    return columns[0]
+    if column is not None and (column in features or not features):
+        return column
+    if column is None and len(columns) == 1:
+        return columns[0]
+    names = f" ({', '.join(columns)})" if columns else ""
+    expected = "exactly 1" if column is None else f"a column '{column}'"
+    remedy = (
+        f"name one, for example {uri.partition('#')[0]}#{columns[0]}"
+        if columns
+        else "save it with one by dataset.select_columns(['image']).save_to_disk(DIR)"
+    )
+    raise DataError(
+        f"{uri} has {len(columns)} image columns{names} among its columns "
+        f"{', '.join(features) or '(unknown)'}: expected {expected}; {remedy}"
+    )
+
+
+def split_column(text: str) -> tuple[str, str | None]:
+    """Split ``NAME[#COLUMN]``; a local path may contain ``#``."""
+    name, mark, column = text.rpartition("#")
+    is_path = "/" in column or is_dir(local_path(text)) or is_dir(local_path(_before_colon(text)))
+    return (text, None) if not mark or is_path else (name, column)
+
+
+def _before_colon(text: str) -> str:
+    before, colon, _ = text.rpartition(":")
+    return before if colon and "#" in before else ""
 
 
 def _import_datasets() -> Any:

@@ -89,13 +89,14 @@ def parse_given(
         arguments,
         description=f"{_description(config, configs, default)}\n{usage}".rstrip(),
     )
+    given = frozenset(from_file) | _given_fields(config, arguments)
     if print_it:
-        print(as_yaml(config), end="")
+        print(as_yaml(config, without=getattr(config, "derived", frozenset()) - given), end="")
         sys.exit()
     return Parsed(
         name=name or (default if file is None else _name_of(Path(file))),
         config=config,
-        given=frozenset(from_file) | _given_fields(config, arguments),
+        given=given,
     )
 
 
@@ -110,9 +111,15 @@ def _without_max_steps(config: ConfigT, arguments: list[str]) -> ConfigT:
     """Return ``config`` without its max-steps if the command line sets another length.
 
     Otherwise a configuration with max-steps would ignore --optim.epochs or reject --run.hours.
+
+    Raises:
+        ConfigError: If it sets two lengths.
     """
     flags = {argument.partition("=")[0] for argument in arguments}
-    if flags.isdisjoint(_LENGTHS):
+    lengths = [flag for flag in _LENGTHS if flag in flags]
+    if len(lengths) > 1:
+        raise ConfigError(f"{' and '.join(lengths)} both set the length; expected one of them")
+    if not lengths:
         return config
     return with_fields(config, {"run.max_steps": None})
 

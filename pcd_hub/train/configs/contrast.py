@@ -52,7 +52,7 @@ CONTRAST: dict[str, ContrastConfig] = {
     "quickstart_teacher": ContrastConfig(
         encoder=ModelConfig(arch="resnet10t"),
         data=DataConfig(
-            source="scenes:1000000:1",
+            source=("scenes:1000000:1",),
             image_size=48,
             min_crop_area=0.1,
             max_crop_area=0.6,

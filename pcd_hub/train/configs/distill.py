@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pcd_hub.errors import ConfigError
 from pcd_hub.method.heads import STUDENT_HEADS
-from pcd_hub.train.configs.fields import Bounds, Channels, Count, ImageSide, Positive
+from pcd_hub.train.configs.fields import Bounds, Channels, Count, HeightWidth, Positive, Share
 from pcd_hub.train.configs.pretraining import (
     DataConfig,
     ModelConfig,
@@ -30,16 +30,38 @@ class TeacherConfig:
     """Teacher: quickstart (in the package), timm:NAME,
     hf-hub:ORG/NAME[@REVISION], local-dir:DIR, mocov3_r50:FILE,
     mocov3:ARCH:FILE, resnet:ARCH:FILE ..."""
-    image_size: ImageSide | Literal["match"] | None = None
-    """Height and width in pixels to which views are resized for the teacher.
-    None: the student's size. match: the size at which the teacher's
-    feature map has the student's height and width, if there is one;
-    otherwise its feature map is resampled."""
+    image_size: HeightWidth | Literal["match"] | None = None
+    """Size in pixels to which views are resized for the teacher: the shorter
+    side, or height and width. None: the student's size. match: the size at
+    which the teacher's feature map has the student's height and width, if
+    there is one; otherwise its feature map is resampled."""
     keep_last_norm: bool = True
     """Keep the BatchNorm without weights that ends a head like MoCo v3's.
     The released PCD code drops it."""
     fold_batch_norms: bool = True
     """Fold BatchNorms into the convolutions before them; faster, identical up to rounding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentConfig(ModelConfig):
+    """The backbone to train, and the weights that it starts from."""
+
+    weights: str = "none"
+    """Weights that the student starts from. none: random. pretrained: timm's
+    default weights of the architecture. Or a timm or pcd_hub weight of this
+    architecture by name (resnet18.a1_in1k, resnet18.pcd), hf-hub:ORG/NAME,
+    local-dir:DIR, or a checkpoint FILE (.safetensors, .pth, .pt, .bin,
+    .ckpt)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillOptimConfig(OptimConfig):
+    """Optimizer and schedule. Results do not depend on the number of processes."""
+
+    head_only_share: Share = 0.0
+    """Share of all steps, from the first one, that train the head alone: the
+    student's weights stay as they are, except for the running statistics of its
+    batch norms."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,11 +148,28 @@ class DistillRunConfig(RunConfig):
     """With --run.resume: hours to train after the steps that are done, instead of max-steps."""
 
     def check(self, group: str) -> None:
-        """Reject two lengths."""
+        """Reject two lengths, and hours to add to a new run."""
         lengths = {"max-steps": self.max_steps, "hours": self.hours, "add-hours": self.add_hours}
         given = [f"{group}{name} {value}" for name, value in lengths.items() if value is not None]
         if len(given) > 1:
             raise ConfigError(f"{' and '.join(given)} both set the length; expected one of them")
+        if self.add_hours is not None and not self.resume:
+            raise ConfigError(
+                f"{group}add-hours {self.add_hours} is for a run that is resumed; use --resume RUN "
+                f"--hours {self.add_hours}, or {group}hours for a new run"
+            )
+
+
+DERIVED = frozenset(
+    {
+        *("data.image_size", "data.min_crop_area", "data.num_workers"),
+        *("teacher.image_size", "method.queue_length", "method.head"),
+        *("optim.name", "optim.global_batch_size", "optim.lr_per_256", "optim.warmup_share"),
+        *("optim.weight_decay", "speed.precision", "speed.compile"),
+        *("run.max_steps", "run.checkpoint_every_steps", "run.log_every_steps"),
+    }
+)
+"""Fields that may be derived (``pcd_hub/train/own_images/rule.py``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,17 +177,22 @@ class DistillConfig:
     """Distil a frozen teacher into a small student, without labels (PCD, arXiv:2211.00218)."""
 
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
-    student: ModelConfig = field(default_factory=ModelConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)
     data: DistillDataConfig = field(default_factory=DistillDataConfig)
     method: PixelMethodConfig = field(default_factory=PixelMethodConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
+    optim: DistillOptimConfig = field(default_factory=DistillOptimConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     run: DistillRunConfig = field(default_factory=DistillRunConfig)
     derive: bool = False
     """Derive all values that are not given from images, student and device."""
     probe_scenes: ProbeScenes = 0
-    """Number of generated scenes for a linear probe of random start, student
-    and teacher after training; 0: no probe."""
+    """Number of generated scenes for a linear probe of the start, student and
+    teacher after training; 0: no probe."""
+
+    @property
+    def derived(self) -> frozenset[str]:
+        """Fields whose values are not used, because they are derived unless they are given."""
+        return DERIVED | {"optim.epochs"} if self.derive else frozenset()
 
 
 _MOCO_TEACHER = "mocov3_r50:r-50-1000ep.pth.tar"
@@ -157,14 +201,14 @@ DISTILL: dict[str, DistillConfig] = {
     "quickstart": DistillConfig(
         teacher=TeacherConfig(image_size=64),
         data=DistillDataConfig(
-            source="scenes:20000",
+            source=("scenes:20000",),
             image_size=48,
             min_crop_area=0.3,
             max_crop_area=1.0,
             num_workers=1,
         ),
         method=PixelMethodConfig(temperature=0.2, queue_length=4096, head="linear"),
-        optim=OptimConfig(
+        optim=DistillOptimConfig(
             name="adamw",
             lr_per_256=3.2e-2,
             weight_decay=0.05,
@@ -174,12 +218,12 @@ DISTILL: dict[str, DistillConfig] = {
         run=DistillRunConfig(max_steps=500, checkpoint_every_steps=250),
         probe_scenes=400,
     ),
-    "own_images": DistillConfig(derive=True, data=DistillDataConfig(source="", held_out=0.02)),
+    "own_images": DistillConfig(derive=True, data=DistillDataConfig(source=(), held_out=0.02)),
     "pcd_r18": DistillConfig(teacher=TeacherConfig(source=_MOCO_TEACHER)),
     "pcd_r18_released": DistillConfig(
         teacher=TeacherConfig(source=_MOCO_TEACHER, keep_last_norm=False),
         method=PixelMethodConfig(views="cross"),
-        optim=OptimConfig(sync_batch_norm=False),
+        optim=DistillOptimConfig(sync_batch_norm=False),
         speed=SpeedConfig(precision="fp32"),
     ),
 }

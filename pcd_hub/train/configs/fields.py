@@ -16,6 +16,7 @@ from typing import Annotated, Any, Protocol, runtime_checkable
 from tyro.constructors import PrimitiveConstructorSpec
 
 from pcd_hub.errors import ConfigError
+from pcd_hub.image_size import height_width  # noqa: F401 - for users of HeightWidth
 
 _LONGEST = 80
 """Maximum number of characters of a value in an error message."""
@@ -79,6 +80,8 @@ Count = Annotated[int, Bounds(int, 1, 10**9)]
 CountOrZero = Annotated[int, Bounds(int, 0, 10**9)]
 ImageSide = Annotated[int, Bounds(int, 8, 2**14)]
 """Height or width of an image in pixels."""
+HeightWidth = ImageSide | tuple[ImageSide, ImageSide]
+"""Height and width of an image in pixels; one number for both."""
 Channels = Annotated[int, Bounds(int, 1, 2**16)]
 Workers = Annotated[int, Bounds(int, 0, 1024)]
 """Loader processes; with 0 the training process loads the data itself."""
@@ -164,6 +167,14 @@ def as_typed(value: object) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
+def one_as_text(values: tuple[str, ...]) -> str | list[str]:
+    """Return a single text as it is, and several as a list: the form of ``data.source`` in files.
+
+    Readers of the release before know one text only.
+    """
+    return values[0] if len(values) == 1 else list(values)
+
+
 def allows(kind: Any, value: object) -> bool:
     """Return True if a field annotated with ``kind`` may hold ``value``."""
     inner = typing.get_args(kind)
@@ -197,13 +208,21 @@ def describe(kind: Any) -> str:
         case typing.Literal:
             return ("one of " if len(inner) > 1 else "") + ", ".join(map(str, inner))
         case types.UnionType | typing.Union:
-            return " or ".join(map(describe, inner))
+            return " or ".join(_describe_member(one, inner) for one in inner)
         case _:  # tuple
             return (
                 f"any number of values, each {describe(inner[0])}"
                 if inner[-1] is ...
                 else f"{len(inner)} values, each {describe(inner[0])}"
             )
+
+
+def _describe_member(kind: Any, members: tuple[Any, ...]) -> str:
+    """Describe one member of a union; it may be a tuple of another member."""
+    kinds = typing.get_args(kind) if typing.get_origin(kind) is tuple else ()
+    if kinds and all(one in members for one in kinds):
+        return f"{len(kinds)} such values"
+    return describe(kind)
 
 
 def bounds(kind: Any) -> Bounds | None:

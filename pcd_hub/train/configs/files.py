@@ -26,6 +26,7 @@ from pcd_hub.train.configs.fields import (
     as_typed,
     bounds,
     groups,
+    one_as_text,
     options,
     wrong_value,
 )
@@ -44,8 +45,12 @@ _CHANGES = "changed_at_resume"
 
 
 def plain(config: object) -> dict[str, Any]:
-    """Convert a configuration to plain JSON containers."""
-    return json.loads(json.dumps(dataclasses.asdict(cast("Any", config)), default=str))
+    """Convert a configuration to plain JSON containers; a single source is a text."""
+    found = json.loads(json.dumps(dataclasses.asdict(cast("Any", config)), default=str))
+    data = found.get("data", {})
+    if isinstance(data.get("source"), list):
+        data["source"] = one_as_text(tuple(data["source"]))
+    return found
 
 
 def recorded(config: object) -> dict[str, Any]:
@@ -56,9 +61,18 @@ def recorded(config: object) -> dict[str, Any]:
     return found
 
 
-def as_yaml(config: object) -> str:
-    """Return a configuration as a YAML file that ``--config`` reads."""
-    return yaml.safe_dump(recorded(config), sort_keys=False)
+def as_yaml(config: object, *, without: Collection[str] = ()) -> str:
+    """Return a configuration as a YAML file that ``--config`` reads.
+
+    Args:
+        config: The configuration.
+        without: Fields to omit, as ``group.field``.
+    """
+    found = recorded(config)
+    for name in without:
+        group, _, last = name.rpartition(".")
+        (found[group] if group else found).pop(last)
+    return yaml.safe_dump(found, sort_keys=False)
 
 
 def read_fields(config: object, file: str) -> dict[str, Any]:
@@ -181,11 +195,18 @@ def _unknown(
 
 
 def _value(option: Option, value: object, label: str) -> object:
-    converted = _as_kind(option.kind, value)
+    is_one = option.key == "data.source" and isinstance(value, str)  # as it is recorded
+    converted = _as_kind(
+        option.kind, list(filter(None, [value])) if is_one and _is_tuple(option.kind) else value
+    )
     if not allows(option.kind, converted):
         named = dataclasses.replace(option, name=f"{label}: {option.key}")
         raise wrong_value(named, converted)
     return converted
+
+
+def _is_tuple(kind: Any) -> bool:
+    return typing.get_origin(kind) is tuple
 
 
 def _as_kind(kind: Any, value: Any) -> Any:

@@ -9,7 +9,7 @@ from pcd_hub.train.configs.fields import (
     Area,
     Bounds,
     Count,
-    ImageSide,
+    HeightWidth,
     NotNegative,
     Positive,
     Share,
@@ -40,16 +40,19 @@ class ModelConfig:
 class DataConfig:
     """Training images, and the two augmented views drawn from each."""
 
-    source: str = "scenes:"
-    """Training images: a folder (searched recursively), a .txt file with one
-    path a line, scenes:[COUNT[:SEED]] (generated), hf-disk:DIR,
-    hf:ORG/NAME[/CONFIG][:SPLIT] or hf-stream:ORG/NAME[/CONFIG][:SPLIT]."""
+    source: tuple[str, ...] = ("scenes:",)
+    """Training images, one or several of: a folder (searched recursively), a
+    pattern in quotes ('photos/**/*.jpg'), a .txt file with one path a line, a
+    .zip file, tar shards ('shards-{000..012}.tar'), any of these behind a URL
+    (s3://, gs://, https://), scenes:[COUNT[:SEED]] (generated), hf-disk:DIR,
+    hf:ORG/NAME[/CONFIG][:SPLIT][#COLUMN] or hf-stream: followed by the same.
+    """
     shuffle_buffer: Count = 1000
     """For hf-stream only: number of encoded images that each loader process
     shuffles; 1 keeps the stored order. Other sources are shuffled as a
     whole."""
-    image_size: ImageSide = 224
-    """Height and width of a view in pixels."""
+    image_size: HeightWidth = 224
+    """Height and width of a view in pixels: one number for both, or two (192 320)."""
     min_crop_area: Area = 0.08
     """Smallest random crop, as a share of the image area."""
     max_crop_area: Area = 1.0

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pcd_hub.data.sources.open import ImageSource
 from pcd_hub.errors import ConfigError
+from pcd_hub.image_size import height_width
 from pcd_hub.train.batches import num_workers
 from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.distill_parts import Distillation
@@ -19,7 +20,7 @@ from pcd_hub.train.held_out.plateau import EarlyEnd, measure_interval
 from pcd_hub.train.held_out.scorer import Scorer
 from pcd_hub.train.launch import from_main_process
 from pcd_hub.train.networks import memory_format
-from pcd_hub.train.optimizers import warmup_steps
+from pcd_hub.train.optimizers import head_only_steps, warmup_steps
 
 log = logging.getLogger("pcd_hub")
 
@@ -45,7 +46,7 @@ def read_held_out(
     return read_on_main_process(
         accelerator,
         source,
-        size=(config.data.image_size, config.data.image_size),
+        size=height_width(config.data.image_size),
         num_workers=num_workers(config.data.num_workers, accelerator.device),
     )
 
@@ -78,7 +79,10 @@ def open_held_out(
         images=digest,
         num_images=count,
         every_steps=config.run.measure_every_steps or interval,
-        warmup_steps=warmup_steps(config.optim, total_steps),
+        warmup_steps=max(
+            warmup_steps(config.optim, total_steps), head_only_steps(config.optim, total_steps)
+        ),
         end=EarlyEnd(total_steps),
         stop_on_plateau=config.run.stop_on_plateau,
+        start_name=d.start_label,
     )

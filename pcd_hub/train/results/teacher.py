@@ -17,7 +17,7 @@ from pcd_hub.models.grid import PixelGrid
 from pcd_hub.models.teacher_folder import save_teacher
 from pcd_hub.models.tensor_files import writing_tensors
 from pcd_hub.report.scene_probe import probe_backbones
-from pcd_hub.train.batches import describe_data
+from pcd_hub.train.batches import describe_data, only_scenes
 from pcd_hub.train.configs.contrast import CONTRAST
 from pcd_hub.train.contrast_parts import Pretraining
 
@@ -92,7 +92,7 @@ def build_record(p: Pretraining, metrics: dict[str, Any]) -> dict[str, Any]:
     """Build the record of the teacher: its provenance and measurements."""
     config = p.config
     cfg = entry_cfg(config.encoder.arch)
-    on_scenes = config.data.source.startswith("scenes:")
+    on_scenes = only_scenes(config.data.source)
     return {
         "architecture": config.encoder.arch,
         "license": "apache-2.0" if on_scenes else "not stated",

@@ -2,27 +2,31 @@
 
 import dataclasses
 import itertools
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pcd_hub.errors import WeightError
+from pcd_hub.errors import StudentError, WeightError
 from pcd_hub.evaluate.models import EvaluatedModel
 from pcd_hub.evaluate.scene_probe import scene_mosaics
+from pcd_hub.image_size import format_size, simplest
 from pcd_hub.models.entries import STOCK_ARCHITECTURES, entry_cfg
 from pcd_hub.models.grid import pixel_grid
 from pcd_hub.report.curves import save_training_curve
 from pcd_hub.report.features import save_pca
 from pcd_hub.report.scene_probe import probe_backbones
-from pcd_hub.train.batches import describe_data
+from pcd_hub.train.batches import describe_data, only_scenes
 from pcd_hub.train.configs.distill import DISTILL
 from pcd_hub.train.distill_parts import Distillation
-from pcd_hub.train.held_out.result import describe_held_out, held_out_measurement, log_verdict
+from pcd_hub.train.held_out.result import describe_held_out, held_out_measurements, log_verdict
 from pcd_hub.weights import store
 from pcd_hub.weights.export import check_finite, export_weight
 from pcd_hub.weights.manifest import read_manifest, write_json
 from pcd_hub.weights.record import WeightRecord
+
+log = logging.getLogger("pcd_hub")
 
 CARD_PICTURES = ("pca.png", "probe.png", "training.png")
 """Pictures that are published with the weight; none of them shows a training image."""
@@ -58,12 +62,12 @@ def export_student(d: Distillation, weight_name: str) -> Path:
     pictures = folder / "pictures"
     state = {key: value.cpu() for key, value in d.student.state_dict().items()}
     check_finite(state)
-    metrics = probe(d, pictures / "probe.png") if d.config.probe_scenes else {}
+    metrics = measure_on_scenes(d, pictures / "probe.png")
     if d.held_out is not None:
-        metrics |= held_out_measurement(
+        metrics |= held_out_measurements(
             d.held_out,
             teacher=d.teacher.facts.source,
-            image_size=d.config.data.image_size,
+            image_size=format_size(d.config.data.image_size),
             command=f"{recipe(d)}, with the configuration of the record",
         )
     draw_feature_maps(d, pictures / "pca.png")
@@ -102,13 +106,24 @@ def _new_export_folder(folder: Path) -> Path:
     return next(path for path in map(folder.joinpath, names) if not path.exists())
 
 
+def measure_on_scenes(d: Distillation, picture: Path) -> dict[str, Any]:
+    """Probe as configured; a backbone that cannot take the scenes has no such measurement."""
+    if not d.config.probe_scenes:
+        return {}
+    try:
+        return probe(d, picture)
+    except StudentError as error:
+        log.warning("no linear probe on generated scenes: %s", error)
+        return {}
+
+
 def probe(d: Distillation, picture: Path) -> dict[str, Any]:
-    """Compare random start, student and teacher by a linear probe on generated scenes."""
+    """Compare start, student and teacher by a linear probe on generated scenes."""
     cfg, facts = entry_cfg(d.config.student.arch), d.teacher.facts
     backbones = [
         EvaluatedModel(name=name, model=model, mean=normalisation.mean, std=normalisation.std)
         for name, model, normalisation in (
-            ("random start", d.random_start, cfg),
+            (d.start_label, d.start, cfg),
             ("distilled student", d.student, cfg),
             ("teacher", d.teacher.grid.model, facts),
         )
@@ -126,7 +141,8 @@ def probe(d: Distillation, picture: Path) -> dict[str, Any]:
 
 def recipe(d: Distillation) -> str:
     """Return the command that repeats the run with the installed package."""
-    name = d.config_name if d.config_name in DISTILL else "--config config.json"
+    named = d.config_name in DISTILL and not DISTILL[d.config_name].derive
+    name = d.config_name if named else "--config config.json"
     return f"pcd-hub distill {name}"
 
 
@@ -141,7 +157,7 @@ def draw_feature_maps(d: Distillation, path: Path) -> None:
     else:  # a training view's feature map is too small for a figure
         images = scene_mosaics(2, tiles=4)
         teacher.set_sizes(images.shape[-1])
-    student = pixel_grid(d.student, image_size=images.shape[-1])
+    student = pixel_grid(d.student, image_size=simplest(images.shape[2:]))
     mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (cfg.mean, cfg.std))
     values = images.to(device).float() / 255
     feature_maps = {
@@ -164,11 +180,13 @@ def build_record(d: Distillation, weight_name: str, metrics: dict[str, Any]) -> 
         steps=d.exported_step,
         images_seen=d.exported_step * config.optim.global_batch_size,
         seed=config.run.seed,
+        start=d.start_weight.to_dict() if d.start_weight else {},
         licenses={
             "code": "apache-2.0",
             "weights": "not stated",
             "teacher": d.teacher.facts.license,
-            "data": "apache-2.0" if config.data.source.startswith("scenes:") else "not stated",
+            **({"start": d.start_weight.license} if d.start_weight else {}),
+            "data": "apache-2.0" if only_scenes(config.data.source) else "not stated",
         },
         untrained=d.untrained,
         held_out={} if d.held_out is None else describe_held_out(d.held_out),

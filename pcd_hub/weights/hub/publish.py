@@ -22,7 +22,7 @@ from pcd_hub.weights.hub.published import PublishedWeight
 from pcd_hub.weights.layout import CARD_FILE, CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from pcd_hub.weights.load import ReadWeight, read_weight
 from pcd_hub.weights.manifest import files_in, read_listed, read_manifest, sha256
-from pcd_hub.weights.record import HUB_LICENSES, NOT_STATED, WeightRecord
+from pcd_hub.weights.record import HUB_LICENSES, NOT_STATED, WeightRecord, licensed_parts
 
 log = logging.getLogger("pcd_hub")
 
@@ -54,6 +54,7 @@ def publish(
     license: str | None = None,  # noqa: A002 - the usual name
     teacher_license: str | None = None,
     data_license: str | None = None,
+    start_license: str | None = None,
     license_link: str | None = None,
     dry_run: Path | None = None,
 ) -> Publication:
@@ -69,10 +70,10 @@ def publish(
         repo: ``ORG/NAME``; ``PCD_HUB_ORG`` finds it only if ``NAME`` is the weight's name.
         private: Keep the repository private.
         public: Make an existing private repository public.
-        license: Licence of the weights, such as ``apache-2.0``; required unless it is in the
-            record.
+        license: Licence of the weights (``apache-2.0``); required unless the record states it.
         teacher_license: Licence of the teacher's weights; required unless it is in the record.
         data_license: Licence of the training images; required unless it is in the record.
+        start_license: The same for the weights that the training started from, if any.
         license_link: URL of the licence's text, if the Hub has no identifier for it.
         dry_run: Write the files to this new folder and compare them with the Hub, without
             publishing anything.
@@ -89,7 +90,10 @@ def publish(
             "no @REVISION, and at most one of --private and --public"
         )
     source = finished_export(run_or_name)
-    licenses = {"weights": license, "teacher": teacher_license, "data": data_license}
+    given = (license, teacher_license, data_license, start_license)
+    licenses: dict[str, str | None] = dict(
+        zip(("weights", "teacher", "data", "start"), given, strict=True)
+    )
     if dry_run and dry_run.exists():
         raise WeightError(f"{dry_run} exists already; use a new folder for the dry run")
     with temporary_folder() as scratch:
@@ -147,6 +151,7 @@ def _check_record(record: WeightRecord) -> None:
         )
     for what, facts, keys in (
         ("teacher", record.teacher, ("source", "sha256")),
+        *([("start", record.start, ("source", "sha256"))] if record.start else []),
         ("data", record.data, ("source", "fingerprint")),
         ("model", record.model, ("parameters", "image_size")),
     ):
@@ -162,7 +167,14 @@ def _with_licenses(
 ) -> WeightRecord:
     """Return the record with all licences; a given licence must not contradict the record."""
     chain = dict(record.licenses)
+    if given["start"] and not record.start:
+        raise WeightError(
+            f"--start-license {given['start']}: {record.name} started from random weights; "
+            "leave it out"
+        )
     for what, choice in given.items():
+        if what not in licensed_parts(record):
+            continue
         stated = chain.get(what, NOT_STATED)
         option = "--license" if what == "weights" else f"--{what}-license"
         if choice and stated not in {NOT_STATED, choice}:
@@ -172,7 +184,7 @@ def _with_licenses(
         if stated == NOT_STATED and not choice:
             raise WeightError(
                 f"the licence of the {what} of {record.name} is not stated; add {option} ID, such "
-                "as apache-2.0. The teacher's licence may bind the student"
+                "as apache-2.0. The licences of teacher and start may bind the student"
             )
         chain[what] = choice or stated
     if chain["weights"] not in HUB_LICENSES and not license_link:

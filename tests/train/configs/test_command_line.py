@@ -36,8 +36,14 @@ COUNT = "expected an integer from 1 to 1000000000"
         ),
         (
             "--teacher.image-size -32",
-            "--teacher.image-size -32: expected an integer from 8 to 16384 or match or None",
+            "--teacher.image-size -32: expected an integer from 8 to 16384 or 2 such values or",
         ),
+        (
+            "--data.image-size 96 160 3",
+            "--data.image-size 96 160 3: expected an integer from 8 to 16384 or 2 such values, as",
+        ),
+        ("--data.image-size 96 4", "--data.image-size 96 4: expected an integer from 8"),
+        ("--data.image-size", "--data.image-size: expected an integer from 8"),
         (
             "--run.resume True",
             "--run.resume True: expected no value; use --run.resume or ",
@@ -143,6 +149,8 @@ def test_a_length_on_the_command_line_replaces_the_configurations():
     assert parse(DISTILL, "quickstart", ["--run.hours=2"])[1].run.max_steps is None
     with pytest.raises(ConfigError, match=r"^--run.max-steps 7 and --run.hours 2.0 both set the"):
         parse(DISTILL, "quickstart", ["--run.hours=2", "--run.max-steps=7"])
+    with pytest.raises(ConfigError, match=r"^--optim.epochs and --run.hours both set the length"):
+        parse(DISTILL, "quickstart", ["--run.hours=2", "--optim.epochs=7"])
 
 
 def test_the_version_is_said(monkeypatch, capsys):

@@ -47,6 +47,18 @@ def test_every_named_configuration_survives_a_file(name, tmp_path):
         assert recorded(again) == recorded(config)
 
 
+def test_height_and_width_survive_a_file(tmp_path):
+    arguments = ["--data.image-size", "96", "160", "--teacher.image-size", "128", "224"]
+    _, config = parse(DISTILL, "quickstart", arguments)
+    assert config.data.image_size == (96, 160)
+    assert config.teacher.image_size == (128, 224)
+    for file in (
+        written(tmp_path, as_yaml(config)),
+        written(tmp_path, json.dumps(recorded(config)), "mine.json"),
+    ):
+        assert with_file(DistillConfig(), file) == config
+
+
 def test_a_run_given_its_own_record_has_the_same_loss(tiny, tmp_path):
     """Given its config.json: in test_effective_values.py."""
     first, second = tmp_path / "first", tmp_path / "second"

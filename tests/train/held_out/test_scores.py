@@ -3,8 +3,10 @@ import pytest
 from pcd_hub.train.held_out.scores import Scores, compare_with_start, paired_difference
 
 
-def scores(retrieval, loss=(1.0, 2.0, 3.0), step=0):
-    return Scores(step=step, retrieval=retrieval, loss=loss, cka=50.0, effective_rank=7.0)
+def scores(cka, step=0):
+    return Scores(
+        step=step, retrieval=(4.0, 5.0, 6.0), cka=cka, loss=(1.0, 2.0, 3.0), effective_rank=7.0
+    )
 
 
 def test_the_standard_error_is_that_of_the_differences_image_by_image():
@@ -35,5 +37,5 @@ def test_the_verdict_compares_with_the_start_and_gives_the_numbers(student, outc
 
 def test_means_and_state():
     found = scores((10.0, 20.0, 30.0), step=4)
-    assert found.means() == {"retrieval": 20.0, "cka": 50.0, "effective_rank": 7.0, "loss": 2.0}
+    assert found.means() == {"retrieval": 5.0, "cka": 20.0, "effective_rank": 7.0, "loss": 2.0}
     assert Scores.from_dict(found.to_dict()) == found

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from pcd_hub.errors import ConfigError
+from pcd_hub.train.own_images.arguments import split_words
 from pcd_hub.train.own_images.options import with_long_options
 
 
@@ -23,14 +24,17 @@ def run(tmp_path):
 @pytest.mark.parametrize("typed", [["--resume", "RUN"], ["--resume=RUN"]])
 def test_resume_stands_for_the_runs_configuration_and_folder(run, typed):
     typed = [argument.replace("RUN", str(run)) for argument in typed]
-    found = with_long_options(["own_images", *typed, "--run.log-every-steps=3"])
+    found = with_long_options(["own_images", *typed, "--run.log_every_steps=3"])
     assert found == [
-        "own_images",
         f"--config={run / 'config.json'}",
         "--run.resume",
         f"--run.output-dir={run}",
-        "--run.log-every-steps=3",
+        "own_images",
+        "--run.log_every_steps=3",
     ]
+    words, flags = split_words(found)
+    assert words == ["own_images"]
+    assert flags == [*found[:3], found[4]]
 
 
 def test_hours_are_added_to_a_run_that_is_resumed(run):

@@ -1,0 +1,1 @@
+"""Images inside zip files and tar shards, read in place."""

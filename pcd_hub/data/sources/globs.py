@@ -1,0 +1,103 @@
+"""Patterns of paths, ``photos/**/*.jpg`` and ``shards-{000000..000012}.tar``."""
+
+import fnmatch
+import glob
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from pcd_hub.data.sources.archives.tars import is_tar
+from pcd_hub.data.sources.files import ImageFiles, walk
+from pcd_hub.data.sources.other_files import OtherFiles, is_image
+from pcd_hub.data.sources.uris import exists, local_path
+from pcd_hub.errors import DataError
+
+_BRACES = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
+_MAX_SHARDS = 100_000
+
+
+def expand_braces(text: str) -> list[str]:
+    """Expand ``{000000..000012}`` to all numbers with as many digits.
+
+    Raises:
+        DataError: If there are too many, or the first is larger than the last.
+    """
+    found = _BRACES.search(text)
+    if found is None or exists(local_path(text)):
+        return [text]
+    first, last = int(found[1]), int(found[2])
+    if not 0 <= last - first < _MAX_SHARDS:
+        raise DataError(
+            f"{text}: expected a range with at most {_MAX_SHARDS} files, the first number before "
+            "the last"
+        )
+    numbers = (str(number).zfill(len(found[1])) for number in range(first, last + 1))
+    before, after = text[: found.start()], text[found.end() :]
+    return [part for number in numbers for part in expand_braces(f"{before}{number}{after}")]
+
+
+def is_pattern(text: str) -> bool:
+    """Check whether a path is a pattern (``*``, ``?`` or ``[``) and no such path exists."""
+    return glob.has_magic(text) and not exists(local_path(text))
+
+
+def match_pattern(pattern: str) -> ImageFiles | list[str]:
+    """Find the images that match; if there are none, the archives, then the folders.
+
+    ``**`` matches folders at any depth. Names that begin with a dot are skipped, and links are
+    followed as in :mod:`pcd_hub.data.sources.files`.
+
+    Raises:
+        DataError: If nothing matches.
+    """
+    root, rest = _split(str(local_path(pattern)))
+    paths = sorted(_match(root, rest))
+    if images := [path for path in paths if is_image(path)]:
+        return ImageFiles(images, root=root)
+    places = [str(root / path) for path in paths]
+    if archives := [place for place in places if is_tar(place) or place.endswith(".zip")]:
+        return archives
+    if folders := [place for place in places if os.path.isdir(place)]:
+        return folders
+    others = OtherFiles()
+    for place in places:
+        others.add(place)
+    found = others.describe() or f"{len(paths)} other files match" if paths else "nothing matches"
+    raise DataError(
+        f"no image matches {pattern} ({found}): expected a pattern such as 'photos/**/*.jpg', in "
+        "quotes"
+    )
+
+
+def _split(pattern: str) -> tuple[Path, str]:
+    """Split a pattern into the folder before its first special character, and the rest."""
+    parts = pattern.split("/")
+    first = next(number for number, part in enumerate(parts) if glob.has_magic(part))
+    return Path("/".join(parts[:first]) or ("/" if pattern.startswith("/") else ".")), "/".join(
+        parts[first:]
+    )
+
+
+def _match(root: Path, pattern: str) -> Iterator[str]:
+    if not root.is_dir():
+        return
+    if "**" not in pattern.split("/"):
+        yield from glob.iglob(pattern, root_dir=root)
+        return
+    matches = re.compile(_as_regex(pattern)).fullmatch
+    yield from filter(matches, walk(root))
+
+
+def _as_regex(pattern: str) -> str:
+    """Translate a pattern with ``**``; ``*`` and ``?`` do not match a slash."""
+    parts = pattern.split("/")
+    regex = ""
+    for number, part in enumerate(parts, 1):
+        is_last = number == len(parts)
+        if part == "**":
+            regex += ".*" if is_last else "(?:[^/]+/)*"
+        else:
+            one = fnmatch.translate(part).removesuffix(r"\Z").removesuffix(r"\z")
+            regex += one.replace(".*", "[^/]*") + ("" if is_last else "/")
+    return regex

@@ -1,0 +1,65 @@
+"""Survey the images of a run before its settings are derived, and keep the result."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from pcd_hub.data.sources.open import ImageSource, ImageStream
+from pcd_hub.data.survey.result import Survey
+from pcd_hub.data.survey.survey import survey
+from pcd_hub.files.write import atomic_write
+from pcd_hub.image_size import height_width
+from pcd_hub.train.configs.distill import DistillConfig
+
+log = logging.getLogger("pcd_hub")
+
+FILE = "survey.json"
+_LONGEST, _SHORTEST, _SHARE = 60.0, 5.0, 0.02
+"""Seconds of a survey: most, fewest, and as a share of the run's hours between them."""
+
+
+def survey_images(
+    source: ImageSource | ImageStream, config: DistillConfig, given: frozenset[str]
+) -> Survey | None:
+    """Survey the images of a run whose settings are derived; None for any other.
+
+    Args:
+        source: All images, the held-out ones included.
+        config: The requested configuration.
+        given: Fields that the user sets.
+
+    Raises:
+        DataError: If the images cannot be trained on.
+    """
+    if not config.derive or config.run.resume:
+        return None
+    seconds = _LONGEST
+    if config.run.hours is not None:
+        seconds = min(_LONGEST, max(_SHORTEST, _SHARE * 3600 * config.run.hours))
+    found = survey(source, seconds=seconds)
+    log.info("%s", found.describe())
+    is_given = "data.image_size" in given
+    view_side = max(height_width(config.data.image_size)) if is_given else None
+    for caution in found.cautions(view_side=view_side):
+        log.warning("%s", caution)
+    return found
+
+
+def write_survey(folder: Path, found: Survey) -> None:
+    """Write the survey to a run's folder.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    atomic_write(folder / FILE, json.dumps(found.as_json(), indent=2) + "\n")
+
+
+def read_survey(folder: Path) -> Survey | None:
+    """Read the survey of a run; None if it made none or the file is damaged."""
+    try:
+        found: dict[str, Any] = json.loads((folder / FILE).read_text())
+        examples = tuple((one, other) for one, other in found.pop("examples"))
+        return Survey(**found, examples=examples)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None

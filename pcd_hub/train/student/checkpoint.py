@@ -1,0 +1,115 @@
+"""Find the weights of a backbone in a checkpoint of any training code.
+
+The tensors of the file are named by their path through its containers, joined by dots:
+``state_dict.module.backbone.conv1.weight``. The backbone is below the prefix with the most keys of
+the architecture (``state_dict.module.backbone.``). If several prefixes have equally many, an
+exponential moving average (``ema`` in the prefix) is used, otherwise the file is refused.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+from pcd_hub.errors import StudentError
+from pcd_hub.files.strict_json import printable
+
+_MAX_KEY_LENGTH = 512
+_COUNTER = "num_batches_tracked"
+"""Counters of batch norms, which old files lack and which do not affect the features."""
+
+
+class Backbone(NamedTuple):
+    """The backbone in a checkpoint."""
+
+    state: dict[str, Tensor]
+    """Weights with timm's keys."""
+    prefix: str
+    """Where they are in the file."""
+    unused: str
+    """Summary of the tensors that are not used; empty if there are none."""
+
+
+def find_backbone(loaded: object, expected: Collection[str], *, what: str) -> Backbone:
+    """Find the tensors with the keys of an architecture in a loaded checkpoint.
+
+    Args:
+        loaded: The content of the file.
+        expected: Keys of the architecture.
+        what: File and architecture, for error messages: "FILE for resnet18".
+
+    Raises:
+        StudentError: If keys are missing, or several prefixes have all of them.
+    """
+    tensors = dict(_named_tensors(loaded))
+    needed = {key: None for key in expected if not key.endswith(_COUNTER)}
+    prefix = _prefix(tensors, needed, what)
+    inside = {key.removeprefix(prefix): v for key, v in tensors.items() if key.startswith(prefix)}
+    if missing := [key for key in needed if key not in inside]:
+        raise StudentError(
+            f"{what}: {len(missing)} of its {len(needed)} tensors are missing below "
+            f"{printable(prefix) or 'the root'!r} (first {', '.join(missing[:3])}); "
+            "is it another architecture, or another library's naming? Expected timm's keys"
+        )
+    state = {key: inside[key] for key in expected if key in inside}
+    used = {prefix + key for key in state}
+    return Backbone(state, prefix, _summary((key for key in tensors if key not in used), prefix))
+
+
+def _named_tensors(
+    value: object, name: str = "", seen: set[int] | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield all tensors in nested dicts; a dict that occurs repeatedly counts once."""
+    seen = set() if seen is None else seen
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping) and id(value) not in seen and len(seen) < 100_000:
+        seen.add(id(value))
+        for key, inner in value.items():
+            longer = f"{name}.{key}" if name else str(key)
+            if len(longer) <= _MAX_KEY_LENGTH:
+                yield from _named_tensors(inner, longer, seen)
+
+
+def _prefix(tensors: Mapping[str, Tensor], needed: Collection[str], what: str) -> str:
+    """Return the prefix below which most of the needed keys are found."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for key in tensors:
+        for start in (0, *(match.end() for match in re.finditer(r"\.", key))):
+            if key[start:] in needed:
+                found[key[:start]].append(key[start:])
+    if not found:
+        raise StudentError(
+            f"{what}: expected timm's keys, such as {next(iter(needed), '')}, found "
+            f"{_summary(tensors) or 'no tensors'}"
+        )
+    most = max(map(len, found.values()))
+    best = [prefix for prefix, keys in found.items() if len(keys) == most]
+    averaged = [prefix for prefix in best if re.search(r"(^|[._])ema([._]|$)", prefix)]
+    for only in (best, averaged):
+        if len(only) == 1:
+            return only[0]
+    shown = ", ".join(repr(printable(prefix)[:80]) for prefix in best[:3])
+    raise StudentError(
+        f"{what}: {len(best)} backbones are below {shown}; save the state dict of one of them alone"
+    )
+
+
+def _summary(keys: Iterable[str], prefix: str = "") -> str:
+    """Return ``fc.* (2), head.* (4)`` for the keys of tensors outside of ``prefix``."""
+    groups = Counter(_group(key, prefix) for key in keys)
+    shown = [f"{printable(name)[:80]} ({count})" for name, count in groups.most_common(5)]
+    more = sum(groups.values()) - sum(count for _, count in groups.most_common(5))
+    return ", ".join(shown + ([f"{more} more"] if more else []))
+
+
+def _group(key: str, prefix: str) -> str:
+    """Return the part of a key down to where it leaves ``prefix``, as ``state_dict.head.*``."""
+    parts, shared = key.split("."), 0
+    for part, other in zip(parts, prefix.split("."), strict=False):
+        if part != other:
+            break
+        shared += 1
+    return f"{'.'.join(parts[: shared + 1])}.*" if len(parts) > shared + 1 else key
