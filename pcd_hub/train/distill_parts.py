@@ -122,7 +122,7 @@ def resolve(
     image_size = simplest(config.data.image_size)
     return dataclasses.replace(
         config,
-        data=dataclasses.replace(resolve_augmentation(config.data), image_size=image_size),
+        data=resolve_augmentation(dataclasses.replace(config.data, image_size=image_size)),
         teacher=dataclasses.replace(
             config.teacher,
             image_size=teacher.input_size or image_size,

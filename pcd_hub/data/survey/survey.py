@@ -18,8 +18,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from pcd_hub.data.decoding import BrokenImageError
-from pcd_hub.data.sources.held_out import NamedImages
-from pcd_hub.data.sources.open import ImageSource, ImageStream, Scenes
+from pcd_hub.data.sources.open import ImageSource, ImageStream, NamedImages, Scenes
 from pcd_hub.data.survey.duplicates import (
     Thumbnail,
     group_equal,

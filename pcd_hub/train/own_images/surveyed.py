@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
@@ -67,6 +68,8 @@ def write_survey(folder: Path, found: Survey) -> None:
 def read_survey(folder: Path) -> Survey | None:
     """Read the survey of a run; None if it made none or the file is damaged."""
     try:
-        return Survey.from_json(json.loads((folder / FILE).read_text()))
-    except (OSError, ValueError, TypeError, LookupError):
+        found: dict[str, Any] = json.loads((folder / FILE).read_text())
+        examples = tuple((one, other) for one, other in found.pop("examples"))
+        return Survey(**found, examples=examples)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
