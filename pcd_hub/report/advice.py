@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-FEW_IMAGES = 1000
-"""Fewer images than this limit the student more than the length of the run does."""
+MANY_PASSES = 300
+"""Passes over the images from which more images are worth a try; not measured."""
 MANY_COPIES = 0.05
 """Share of duplicates from which it is worth removing them."""
 LONG_WAIT = 0.2
@@ -24,6 +24,8 @@ class Situation:
     """Whether the last held-out score is the best."""
     stopped_early: bool
     num_images: int | None
+    passes: float
+    """Passes over the images; 0 for a stream."""
     share_of_copies: float
     data_wait: float
     on_scenes: bool
@@ -64,10 +66,10 @@ def _by_outcome(facts: Situation) -> Iterator[str]:
 
 
 def _by_images(facts: Situation) -> Iterator[str]:
-    if facts.num_images is not None and facts.num_images < FEW_IMAGES:
+    if facts.passes > MANY_PASSES:
         yield (
-            f"{facts.num_images} images are few: add unlabelled images of the same kind "
-            "(`pcd-hub distill DIR OTHER_DIR`)."
+            f"Each of the {facts.num_images} images was seen {facts.passes:.0f} times: add "
+            "unlabelled images of the same kind (`pcd-hub distill DIR OTHER_DIR`)."
         )
     if facts.share_of_copies > MANY_COPIES:
         yield (
