@@ -9,9 +9,9 @@ from pcd_hub.weights.card import results_tables
 from pcd_hub.weights.record import LICENSED, NOT_STATED, Measurement
 
 _MEANING = (
-    "Scores on held-out images compare the student's features with the teacher's, on images that "
-    "neither training nor the choice of the weight has used as training images. They show whether "
-    "the student has learnt from the teacher beyond the images that it has seen. They do not show "
+    "Agreement with the teacher is measured on images that were not trained on; they only choose "
+    "between the last weights and the best ones. It shows whether the student has learnt from the "
+    "teacher beyond the images that it has seen. It does not show "
     "how useful the features are for your task: measure that on labelled images, however few."
 )
 

@@ -73,7 +73,7 @@ def test_what_there_is_not_is_left_out():
     plain = dataclasses.replace(REPORT, measurements={}, settings=[], survey={}, warnings=[])
     text = render_report(plain)
     assert "## Images" not in text
-    assert "Scores on held-out images" not in text
+    assert "Agreement with the teacher is" not in text
     assert "They are those of the configuration own_images. All settings" in text
     assert "## Warnings\n\nNone." in text
 
