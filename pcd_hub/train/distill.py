@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from pcd_hub.data.loader import Batch
+from pcd_hub.data.multiband.names import weight_suffix
 from pcd_hub.data.sources.held_out import split_held_out
 from pcd_hub.data.sources.open import ImageSource, ImageStream
 from pcd_hub.errors import ConfigError
-from pcd_hub.image_size import height_width
 from pcd_hub.method.distiller import freeze_unused_parameters
 from pcd_hub.method.moments import ChannelMoments
 from pcd_hub.train.batches import (
@@ -46,6 +46,7 @@ from pcd_hub.train.distill_parts import (
     load_teacher,
     move_to_device,
     resolve,
+    resolve_bands,
     trial,
     with_start,
 )
@@ -279,6 +280,7 @@ def build(
     size = config.data.image_size
     torch.manual_seed(config.run.seed)
     plan = plan_epochs(source, config.optim, config.run, accelerator)
+    config, bands = resolve_bands(accelerator, config, source)
     student, start_weight = build_student(config)
     start = copy.deepcopy(student.model)
     check_places(
@@ -287,8 +289,8 @@ def build(
         output_dir=config.run.output_dir,
         stored_as=check_weight_name(config) if config.run.store else None,
     )
-    check_exportable(start, config.student.arch, image_size=size)
-    untrained = freeze_unused_parameters(student, torch.zeros(2, 3, *height_width(size)))
+    check_exportable(start, config.student.arch, image_size=size, bands=bands)
+    untrained = freeze_unused_parameters(student, student.example(size))
     teacher = load_teacher(config, student)
     config = with_start(config, start_weight)
     config = resolve(config, accelerator=accelerator, plan=plan, source=source, teacher=teacher)
@@ -308,11 +310,8 @@ def build(
         distiller=distiller,
         queue=queue,
         moments=moments,
-        normalise=Normalise(
-            config.student.arch,
-            accelerator.device,
-            channels_last=config.speed.channels_last,
-        ),
+        bands=bands,
+        normalise=Normalise(bands, accelerator.device, channels_last=config.speed.channels_last),
     )
 
 
@@ -337,7 +336,8 @@ def check_weight_name(config: DistillConfig) -> str:
     Raises:
         ConfigError: If its architecture is not the student's.
     """
-    name = store.check_name(config.run.name or f"{config.student.arch}.pcd")
+    default_name = f"{config.student.arch}.pcd{weight_suffix(config.data.bands)}"
+    name = store.check_name(config.run.name or default_name)
     if name.partition(".")[0] != config.student.arch:
         raise ConfigError(
             f"--run.name {name} names another architecture than --student.arch "

@@ -14,6 +14,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from pcd_hub.data.batch_plan import BatchPlan
+from pcd_hub.data.multiband.names import RGB, teacher_places
+from pcd_hub.data.multiband.statistics import band_statistics
 from pcd_hub.data.sources.open import ImageSource, ImageStream
 from pcd_hub.data.survey_result import Survey
 from pcd_hub.errors import ConfigError
@@ -30,6 +32,7 @@ from pcd_hub.train.batches import Normalise, count_images, num_workers
 from pcd_hub.train.configs.distill import DistillConfig, PixelMethodConfig, resolve_method
 from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.held_out.held_out import HeldOut
+from pcd_hub.train.launch import on_main_process
 from pcd_hub.train.networks import build_backbone, memory_format, with_sync_batch_norm
 from pcd_hub.train.own_images.rule import Decision
 from pcd_hub.train.run_folder.folder import RunFolder
@@ -42,6 +45,7 @@ from pcd_hub.train.speed import (
     run_once,
 )
 from pcd_hub.train.student.weights import StartWeight, load_start
+from pcd_hub.weights.input_bands import InputBands
 
 log = logging.getLogger("pcd_hub")
 
@@ -70,6 +74,7 @@ class Distillation:
     """Parameters of the student that do not affect its feature map."""
     queue: KeyQueue | None
     moments: ChannelMoments | None
+    bands: InputBands
     normalise: Normalise
     held_out: HeldOut | None = None
     """Scores on the held-out images; None without any."""
@@ -133,9 +138,12 @@ def resolve(
 def build_student(config: DistillConfig) -> tuple[PixelGrid, StartWeight | None]:
     """Build the student with the weights that it starts from; None if they are random."""
     arch, image_size = config.student.arch, config.data.image_size
-    student = build_backbone(arch, image_size=image_size)
+    in_chans = len(config.data.bands)
+    student = build_backbone(arch, image_size=image_size, in_chans=in_chans)
     weights = config.student.weights
-    start_weight = load_start(student.model, weights, architecture=arch, image_size=image_size)
+    start_weight = load_start(
+        student.model, weights, architecture=arch, image_size=image_size, in_chans=in_chans
+    )
     return student, start_weight
 
 
@@ -211,8 +219,11 @@ def load_teacher(config: DistillConfig, student: PixelGrid) -> Teacher:
     """Load the teacher with its feature map at the student's resolution.
 
     Raises:
-        ConfigError: If the loss compares the locations of an image and there is only one.
+        ConfigError: If the loss compares the locations of an image and there is only one, or the
+            teacher knows none of the bands.
     """
+    bands = config.data.bands
+    places = teacher_places(bands, config.teacher.bands)
     teacher = load_matched_teacher(
         config.teacher.source,
         student,
@@ -229,7 +240,32 @@ def load_teacher(config: DistillConfig, student: PixelGrid) -> Teacher:
             f"found 1 with --method.targets {config.method.targets} on a {height} x {width} "
             "feature map; use --method.targets pixels and a larger --data.image-size"
         )
+    if places != tuple(range(len(bands))):
+        log.info("the teacher's red, green and blue: %s", ", ".join(bands[p] for p in places))
+        teacher.set_bands(places)
     return teacher
+
+
+def resolve_bands(
+    accelerator: Accelerator, config: DistillConfig, source: ImageSource | ImageStream
+) -> tuple[DistillConfig, InputBands]:
+    """Return the configuration with the normalisation of the bands, and the bands.
+
+    The statistics of bands that pretrained networks do not know are measured.
+    """
+    data = config.data
+    if data.bands == RGB:
+        return config, InputBands.rgb(config.student.arch)
+    teacher_places(data.bands, config.teacher.bands)
+    if not (data.band_mean and data.band_std):
+        found = on_main_process(accelerator, lambda: band_statistics(source, data.bands))
+        mean, std = data.band_mean or found.mean, data.band_std or found.std
+        data = dataclasses.replace(data, band_mean=mean, band_std=std)
+        log.info("bands %s: mean %s, std %s", " ".join(data.bands), mean, std)
+    return (
+        dataclasses.replace(config, data=data),
+        InputBands(data.bands, data.band_mean, data.band_std),
+    )
 
 
 def build_distiller(config: DistillConfig, student: PixelGrid, teacher: Teacher) -> Distiller:

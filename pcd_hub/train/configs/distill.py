@@ -35,6 +35,9 @@ class TeacherConfig:
     side, or height and width. None: the student's size. match: the size at
     which the teacher's feature map has the student's height and width, if
     there is one; otherwise its feature map is resampled."""
+    bands: tuple[str, ...] = ()
+    """The three of --data.bands that the teacher gets as red, green and blue
+    (false colours). Empty: the bands of these names, or a single band."""
     keep_last_norm: bool = True
     """Keep the BatchNorm without weights that ends a head like MoCo v3's.
     The released PCD code drops it."""

@@ -70,13 +70,17 @@ def export_student(d: Distillation, weight_name: str) -> Path:
             image_size=format_size(d.config.data.image_size),
             command=f"{recipe(d)}, with the configuration of the record",
         )
-    draw_feature_maps(d, pictures / "pca.png")
+    if d.bands.is_rgb:
+        draw_feature_maps(d, pictures / "pca.png")
+    else:
+        log.info("no figure of feature maps: the generated scenes are RGB")
     save_training_curve(pictures / "training.png", folder / "metrics.jsonl")
     export = export_weight(
         state,
         build_record(d, weight_name, metrics),
         _new_export_folder(folder),
         image_size=d.config.data.image_size,
+        bands=d.bands,
         pictures=[path for path in map(pictures.joinpath, CARD_PICTURES) if path.exists()],
     )
     write_json(folder / "record.json", read_manifest(export)["record"])
@@ -109,6 +113,9 @@ def _new_export_folder(folder: Path) -> Path:
 def measure_on_scenes(d: Distillation, picture: Path) -> dict[str, Any]:
     """Probe as configured; a backbone that cannot take the scenes has no such measurement."""
     if not d.config.probe_scenes:
+        return {}
+    if not d.bands.is_rgb:
+        log.info("no linear probe on generated scenes: they are RGB")
         return {}
     try:
         return probe(d, picture)
