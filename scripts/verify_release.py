@@ -19,6 +19,7 @@ import timm
 import torch
 from huggingface_hub import constants
 
+from pcd_hub.data.multiband.names import RGB
 from pcd_hub.errors import PCDHubError, WeightError
 from pcd_hub.weights.card import render_card
 from pcd_hub.weights.card_metadata import needs_import
@@ -49,7 +50,9 @@ def check(weight: PublishedWeight) -> None:
     _same("weights", digests[WEIGHTS_FILE], weight.weights_sha256)
     _same("licence", record.licenses["weights"], weight.license)
     _same("parameters", sum(p.numel() for p in model.parameters()), weight.parameters)
-    _check_features(golden_features(model, record.model["image_size"]), weight.features)
+    in_chans = len(record.data.get("bands", RGB))
+    features = golden_features(model, record.model["image_size"], in_chans=in_chans)
+    _check_features(features, weight.features)
     _check_card(fetched.folder, record, manifest, weight)
     if not needs_import(record.architecture):
         _check_plain_timm(model, weight)

@@ -31,7 +31,7 @@ import io
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
@@ -40,12 +40,24 @@ from pcd_hub.data.bands import check_bands, describe_unreadable_tiff
 from pcd_hub.data.gray import scale_gray
 from pcd_hub.errors import DataError, first_line
 
-_MAX_PIXELS = 89_478_485
+MAX_PIXELS = 89_478_485
 """A quarter of a GiB at three bytes per pixel, from where Pillow warns of decompression bombs."""
 _GRAY_FACTORS = {"2": 85, "4": 17}
 """Factors by which Pillow scales grays of 2 and 4 bits."""
 
 ResultT = TypeVar("ResultT")
+ResultT_co = TypeVar("ResultT_co", covariant=True)
+
+
+@runtime_checkable
+class FileReader(Protocol[ResultT_co]):
+    """A ``to_image`` that opens the file itself, instead of Pillow."""
+
+    def from_file(self, file: Path | io.BytesIO) -> ResultT_co:
+        """Open and convert the file; an error that concerns all files is a DataError."""
+        ...
+
+    def __call__(self, opened: Image.Image, /) -> ResultT_co: ...
 
 
 class BrokenImageError(DataError):
@@ -80,13 +92,18 @@ def decode(
 
     Raises:
         BrokenImageError: If it cannot be decoded.
+        DataError: If a :class:`FileReader` can read none of the files.
     """
+    opens_files = isinstance(to_image, FileReader)
     try:
-        with _open(encoded) as image:
-            _check_size(image)
-            check_bands(image)
+        file = _file_of(encoded)
+        if opens_files:
+            return to_image.from_file(file)
+        with open_image(file) as image:
             return to_image(image)
     except Exception as error:
+        if opens_files and isinstance(error, DataError):
+            raise
         path = encoded.get("path") if isinstance(encoded, Mapping) else None
         full_name = f"{name} ({path!r})" if path else name
         raise BrokenImageError(full_name, describe_error(error)) from error
@@ -97,8 +114,24 @@ def describe_error(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line(error)}"
 
 
-def _open(encoded: Path | Mapping[str, Any] | None) -> Image.Image:
-    file = _file_of(encoded)
+def open_image(file: Path | io.BytesIO) -> Image.Image:
+    """Open an image without decoding it, and check its size and bands.
+
+    Raises:
+        ValueError: If it is too large, or has bands that would be dropped or misread.
+        UnidentifiedImageError: If it is no image.
+    """
+    image = _open(file)
+    try:
+        _check_size(image)
+        check_bands(image)
+    except ValueError:
+        image.close()
+        raise
+    return image
+
+
+def _open(file: Path | io.BytesIO) -> Image.Image:
     try:
         return Image.open(file, formats=_formats())
     except UnidentifiedImageError as error:
@@ -136,9 +169,9 @@ def _formats() -> list[str]:
 
 def _check_size(image: Image.Image) -> None:
     """Reject decompression bombs; Pillow checks JPEGs, which are decoded at a smaller size."""
-    if image.width * image.height > _MAX_PIXELS and not is_jpeg(image):
+    if image.width * image.height > MAX_PIXELS and not is_jpeg(image):
         raise ValueError(
-            f"{image.width} x {image.height} pixels: expected at most {_MAX_PIXELS}; resize it"
+            f"{image.width} x {image.height} pixels: expected at most {MAX_PIXELS}; resize it"
         )
 
 
@@ -196,8 +229,8 @@ def _packing(image: Image.Image) -> tuple[str, str, Any]:
     return codec, str(packing[0]), packing[-1]
 
 
-def is_jpeg(image: Image.Image) -> bool:
-    """Check whether an opened image is a JPEG, which can be decoded at a smaller size."""
+def is_jpeg(image: Any) -> bool:
+    """Check whether an opened image, of any kind, is a JPEG, which can be decoded smaller."""
     return image.format in {"JPEG", "MPO"}
 
 

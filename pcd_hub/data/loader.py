@@ -26,6 +26,7 @@ from pcd_hub.data.decoding import (
     shrink_jpeg,
     upright_jpeg_size,
 )
+from pcd_hub.data.multiband.image import BandImage, decoded
 from pcd_hub.data.shared_memory import fit_workers
 from pcd_hub.data.sources.protocols import EncodedImage, ImageSource, ImageStream
 from pcd_hub.data.views import PairParameters, TwoViewTransform, concatenate_views
@@ -40,7 +41,7 @@ _MAX_BROKEN_IN_A_ROW = 32
 class Batch:
     """The views of one forward pass of one process."""
 
-    views: UInt8[Tensor, "b 2 3 height width"]
+    views: UInt8[Tensor, "b 2 bands height width"]
     indices: Int64[Tensor, " b"]
     """Index of each image in its source."""
     broken: list[tuple[str, str]] = field(default_factory=list)
@@ -88,7 +89,10 @@ def training_batches(
     workers = fit_workers(
         requested,
         prefetch=4,
-        batch_bytes=2 * 3 * math.prod(height_width(views.image_size)) * plan.batch_size,
+        batch_bytes=2
+        * views.num_bands
+        * math.prod(height_width(views.image_size))
+        * plan.batch_size,
         batches_held=3 * plan.accumulation_steps,
     )
     if isinstance(source, ImageSource):
@@ -138,9 +142,9 @@ class DecodeForViews:
     epoch: int
     index: int
 
-    def __call__(self, opened: Image.Image) -> tuple[Image.Image, PairParameters]:
+    def __call__(self, opened: Any) -> tuple[Image.Image | BandImage, PairParameters]:
         if not is_jpeg(opened):
-            image = as_rgb(opened)
+            image = decoded(opened)
             return image, self.views.draw(image.size, epoch=self.epoch, index=self.index)
         parameters = self.views.draw(upright_jpeg_size(opened), epoch=self.epoch, index=self.index)
         shrink_jpeg(opened, parameters.max_shrink)

@@ -18,19 +18,22 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
+from pcd_hub.data.colour_jitter import adjust_colours, cv2
+from pcd_hub.data.multiband.image import BandImage
+from pcd_hub.data.multiband.jitter import adjust_bands
 from pcd_hub.data.view_policy import ViewPolicy, view_policies
 from pcd_hub.errors import DataError
 from pcd_hub.image_size import ImageSize, height_width
 
 Renderer = Literal["opencv", "pillow"]
-Pixels = UInt8[np.ndarray, "height width 3"]
+Pixels = UInt8[np.ndarray, "height width bands"]
 
-_GRAY = np.asarray([0.299, 0.587, 0.114])  # ITU-R 601, as in Pillow and OpenCV
+_RGB = (0, 1, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +45,16 @@ class TwoViewTransform:
     second: ViewPolicy
     seed: int
     renderer: Renderer = "opencv"
+    num_bands: int = 3
+    colours: tuple[int, ...] = _RGB
+    """Places of red, green and blue among the bands; empty if there are no colours."""
 
     def __post_init__(self) -> None:
         _check_renderer(self.renderer)
 
     def __call__(
-        self, image: Image.Image, *, epoch: int, index: int
-    ) -> UInt8[Tensor, "2 3 height width"]:
+        self, image: Image.Image | BandImage, *, epoch: int, index: int
+    ) -> UInt8[Tensor, "2 bands height width"]:
         """Return the two views of ``image``, number ``index`` of its source, in ``epoch``."""
         return self.render(image, self.draw(image.size, epoch=epoch, index=index))
 
@@ -66,11 +72,13 @@ class TwoViewTransform:
         return PairParameters(views=views, size=size, max_shrink=shrink)
 
     def render(
-        self, image: Image.Image, parameters: "PairParameters"
-    ) -> UInt8[Tensor, "2 3 height width"]:
-        """Render both views of an RGB image, which may be smaller than ``parameters.size``."""
+        self, image: Image.Image | BandImage, parameters: "PairParameters"
+    ) -> UInt8[Tensor, "2 bands height width"]:
+        """Render both views of an image, which may be smaller than ``parameters.size``."""
         scale = image.width / parameters.size[0], image.height / parameters.size[1]
-        render = render_view if self.renderer == "opencv" else render_view_with_pillow
+        render: Callable[..., Tensor] = render_view_with_pillow
+        if self.renderer == "opencv":
+            render = functools.partial(render_view, colours=self.colours)
         views = [
             render(image, view.scaled(*scale), size=self.image_size) for view in parameters.views
         ]
@@ -201,7 +209,7 @@ def _draw_jitter(policy: ViewPolicy, rng: np.random.Generator) -> tuple[tuple[st
     return tuple(factors[place] for place in rng.permutation(4))
 
 
-def _crop(image: Image.Image, parameters: ViewParameters, size: ImageSize) -> Image.Image:
+def _crop(image: Any, parameters: ViewParameters, size: ImageSize) -> Any:
     height, width = height_width(size)
     view = image.resize(
         (width, height), Image.Resampling.BICUBIC, box=parameters.box, reducing_gap=2.0
@@ -217,68 +225,38 @@ def _blur_sigma(parameters: ViewParameters, size: ImageSize) -> float:
 
 
 def render_view(
-    image: Image.Image, parameters: ViewParameters, *, size: ImageSize
-) -> UInt8[Tensor, "3 height width"]:
-    """Render one view of an RGB image with OpenCV; every step rounds to 8 bits, as in Pillow."""
+    image: Image.Image | BandImage,
+    parameters: ViewParameters,
+    *,
+    size: ImageSize,
+    colours: tuple[int, ...] = _RGB,
+) -> UInt8[Tensor, "bands height width"]:
+    """Render one view with OpenCV; every step rounds to 8 bits, as in Pillow.
+
+    Args:
+        image: An RGB image, or one of several bands.
+        parameters: The random parameters.
+        size: Size of the view.
+        colours: Places of red, green and blue among the bands; empty if there are none.
+    """
     view: Pixels = np.array(_crop(image, parameters, size))
-    for name, factor in parameters.jitter:
-        view = _COLOUR_JITTER[name](view, factor)
-    if parameters.gray:
-        view = _adjust_saturation(view, 0.0)
+    adjust = functools.partial(adjust_colours, jitter=parameters.jitter, gray=parameters.gray)
+    if colours == _RGB and view.shape[2] == 3:
+        view = adjust(view)
+    else:
+        view = adjust_bands(view, parameters.jitter, colours=colours, adjust_colours=adjust)
     if parameters.blur_sigma:
-        sigma = _blur_sigma(parameters, size)
-        view = _cv2().GaussianBlur(view, (0, 0), sigma, borderType=_cv2().BORDER_REPLICATE)
+        sigma, shape = _blur_sigma(parameters, size), view.shape
+        view = cv2().GaussianBlur(view, (0, 0), sigma, borderType=cv2().BORDER_REPLICATE)
+        view = view.reshape(shape)  # OpenCV drops the axis of a single band
     if parameters.solarize:
         view = np.where(view < 128, view, 255 - view)
     return _to_tensor(view)
 
 
-def _to_tensor(view: Pixels) -> UInt8[Tensor, "3 height width"]:
+def _to_tensor(view: Pixels) -> UInt8[Tensor, "bands height width"]:
     """Convert without a copy; channels last is also the fastest format for convolutions."""
     return torch.from_numpy(view).permute(2, 0, 1)
-
-
-def _mix_channels(view: Pixels, weights: Float[np.ndarray, "3 3"], offset: float) -> Pixels:
-    """Compute ``weights (3, 3) @ pixel + offset``, rounded and clipped to 8 bits."""
-    matrix = np.column_stack((weights, np.full(3, offset)))
-    return _cv2().transform(view, matrix)
-
-
-def _adjust_brightness(view: Pixels, factor: float) -> Pixels:
-    return _mix_channels(view, factor * np.eye(3), 0.0)
-
-
-def _adjust_contrast(view: Pixels, factor: float) -> Pixels:
-    mean = round(float(np.dot(_cv2().mean(view)[:3], _GRAY)))
-    return _mix_channels(view, factor * np.eye(3), (1 - factor) * mean)
-
-
-def _adjust_saturation(view: Pixels, factor: float) -> Pixels:
-    return _mix_channels(view, factor * np.eye(3) + (1 - factor) * _GRAY, 0.0)
-
-
-def _adjust_hue(view: Pixels, factor: float) -> Pixels:
-    """Rotate the hue by ``factor`` of the colour circle, in steps of 1/256."""
-    hsv = _cv2().cvtColor(view, _cv2().COLOR_RGB2HSV_FULL)
-    hsv[..., 0] += np.uint8(round(256 * factor) % 256)
-    return _cv2().cvtColor(hsv, _cv2().COLOR_HSV2RGB_FULL)
-
-
-_COLOUR_JITTER: dict[str, Callable[[Pixels, float], Pixels]] = {
-    "brightness": _adjust_brightness,
-    "contrast": _adjust_contrast,
-    "saturation": _adjust_saturation,
-    "hue": _adjust_hue,
-}
-
-
-@functools.cache
-def _cv2() -> Any:
-    """Import OpenCV and set it to one thread, as loader processes already run in parallel."""
-    import cv2
-
-    cv2.setNumThreads(0)
-    return cv2
 
 
 def _check_renderer(renderer: Renderer) -> None:

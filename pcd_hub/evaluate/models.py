@@ -192,6 +192,8 @@ def _timm_model(name: str, arguments: dict[str, Any]) -> EvaluatedModel:
 
 def _evaluated(name: str, model: nn.Module, weights_sha256: str | None) -> EvaluatedModel:
     data_config = resolve_model_data_config(model)
+    if (count := len(data_config["mean"])) != 3:
+        raise StudentError(f"{name} takes images of {count} bands; evaluations read RGB images")
     return EvaluatedModel(
         name=name,
         model=model,

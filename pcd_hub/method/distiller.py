@@ -24,7 +24,7 @@ class Distiller(nn.Module):
     ) -> None:
         super().__init__()
         self.student = student
-        """Images ``(B, 3, H, W)`` -> feature map ``(B, C, h, w)``; the part that is exported."""
+        """Images ``(B, bands, H, W)`` -> feature maps ``(B, C, h, w)``; the exported part."""
         self.head = head
         self.loss = loss
         self.pooled = pooled
@@ -34,7 +34,7 @@ class Distiller(nn.Module):
 
     def forward(
         self,
-        views: Float[Tensor, "b 3 height width"],
+        views: Float[Tensor, "b bands height width"],
         teacher_map: Float[Tensor, "b d h w"],
         *negatives: Float[Tensor, "k d"],
     ) -> Float[Tensor, ""]:

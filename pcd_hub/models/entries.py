@@ -135,10 +135,14 @@ def size_argument(architecture: str, image_size: ImageSize) -> dict[str, Any]:
     return {"img_size": image_size} if entry_cfg(architecture).fixed_input_size else {}
 
 
-def build_arguments(architecture: str, image_size: ImageSize) -> dict[str, Any]:
+def build_arguments(
+    architecture: str, image_size: ImageSize, *, in_chans: int = 3
+) -> dict[str, Any]:
     """Return the arguments that build the same model as ``pretrained=True``, without weights."""
     # timm 1.0.31, efficientnet.py: fbnetc_100 has a different epsilon if pretrained.
-    extra = {"bn_eps": 1e-3} if architecture == "fbnetc_100" else {}
+    extra: dict[str, Any] = {"bn_eps": 1e-3} if architecture == "fbnetc_100" else {}
+    if in_chans != 3:
+        extra |= {"in_chans": in_chans}
     return {**size_argument(architecture, image_size), **extra}
 
 

@@ -13,26 +13,37 @@ from pcd_hub.image_size import ImageSize, format_size, height_width, simplest
 
 
 class PixelGrid(nn.Module):
-    """A timm model as ``images (B, 3, H, W) -> last feature map (B, num_channels, h, w)``.
+    """A timm model as ``images (B, bands, H, W) -> last feature map (B, num_channels, h, w)``.
 
     Use :func:`pixel_grid` to build one: it detects the layout of the model's features.
     """
 
     def __init__(
-        self, model: nn.Module, to_map: Callable[[Any, Tensor], Tensor], num_channels: int
+        self,
+        model: nn.Module,
+        to_map: Callable[[Any, Tensor], Tensor],
+        num_channels: int,
+        in_chans: int = 3,
     ) -> None:
         super().__init__()
         self.model = model
+        self.in_chans = in_chans
         self.num_channels = num_channels
         """Channels of the map; ``num_features`` differs in MobileNetV3, GhostNet and others."""
         self._to_map = to_map
 
-    def forward(self, images: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b c h w"]:
+    def example(self, image_size: ImageSize) -> Float[Tensor, "2 bands height width"]:
+        """Return two black images."""
+        return torch.zeros(2, self.in_chans, *height_width(image_size))
+
+    def forward(self, images: Float[Tensor, "b bands height width"]) -> Float[Tensor, "b c h w"]:
         features = self.model.forward_features(images)  # pyright: ignore[reportCallIssue]
         return self._to_map(features, images)
 
 
-def pixel_grid(model: nn.Module, *, image_size: ImageSize | None = None) -> PixelGrid:
+def pixel_grid(
+    model: nn.Module, *, image_size: ImageSize | None = None, in_chans: int = 3
+) -> PixelGrid:
     """Wrap a timm model so that it returns its last feature map as ``(B, C, h, w)``.
 
     Prefix tokens of ViTs are dropped, and channels-last maps are permuted. The layout is detected
@@ -41,6 +52,7 @@ def pixel_grid(model: nn.Module, *, image_size: ImageSize | None = None) -> Pixe
     Args:
         model: Any timm model with ``forward_features``.
         image_size: Size of the black images in pixels; default: the model's input size.
+        in_chans: Channels of the images.
 
     Raises:
         StudentError: If the model has no feature map, or does not accept ``image_size``.
@@ -50,7 +62,7 @@ def pixel_grid(model: nn.Module, *, image_size: ImageSize | None = None) -> Pixe
         raise StudentError(f"{name} is not a timm model: it has no forward_features")
     height, width = height_width(image_size or default_image_size(model))
     parameter = next(model.parameters())
-    probe = torch.zeros(2, 3, height, width, device=parameter.device, dtype=parameter.dtype)
+    probe = torch.zeros(2, in_chans, height, width, device=parameter.device, dtype=parameter.dtype)
     was_training = model.training
     try:
         with torch.no_grad():
@@ -63,7 +75,8 @@ def pixel_grid(model: nn.Module, *, image_size: ImageSize | None = None) -> Pixe
     finally:
         model.train(was_training)
     to_map = _layout(model, features, probe, name)
-    return PixelGrid(model, to_map, num_channels=to_map(features, probe).shape[1])
+    num_channels = to_map(features, probe).shape[1]
+    return PixelGrid(model, to_map, num_channels=num_channels, in_chans=in_chans)
 
 
 class Resample(nn.Module):

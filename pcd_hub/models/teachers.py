@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +60,9 @@ class Teacher(nn.Module):
         self.facts = facts
         self.register_buffer("mean", torch.tensor(facts.mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(facts.std).view(3, 1, 1))
+        self.bands: Tensor | None
+        """Places of the bands that it gets as red, green and blue; None for RGB images."""
+        self.register_buffer("bands", None, persistent=False)
         self.resample: nn.Module = nn.Identity()
         self.input_size: ImageSize | None = None
         """Size in pixels to which images are resized; None for no resizing."""
@@ -76,7 +79,7 @@ class Teacher(nn.Module):
         del mode
         return super().train(mode=False)
 
-    def forward(self, images: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b c h w"]:
+    def forward(self, images: Float[Tensor, "b bands height width"]) -> Float[Tensor, "b c h w"]:
         with torch.inference_mode():
             features = self._compute(images)
         return features.clone()  # not an inference tensor, so the loss can save it for backward
@@ -86,10 +89,16 @@ class Teacher(nn.Module):
         self._compute = torch.compile(self._feature_map, *args, **kwargs)
 
     def _feature_map(self, images: Tensor) -> Tensor:
+        if self.bands is not None:
+            images = images[:, self.bands]
         if self.input_size is not None:
             size = height_width(self.input_size)
             images = F.interpolate(images, size, mode="bilinear", antialias=True)
         return self.resample(self.head(self.grid((images - self.mean) / self.std)))
+
+    def set_bands(self, places: Sequence[int] | None) -> None:
+        """Take images of several bands, of which those at ``places`` are red, green and blue."""
+        self.bands = None if places is None else torch.tensor(places, device=self.mean.device)
 
     def set_sizes(
         self,
@@ -179,10 +188,14 @@ def grid_size(network: nn.Module, image_size: ImageSize) -> tuple[int, int]:
     device = next(network.parameters()).device
     training = network.training
     with torch.no_grad():
-        images = torch.zeros(2, 3, *height_width(image_size), device=device)
+        images = torch.zeros(2, _in_chans(network), *height_width(image_size), device=device)
         shape = network.eval()(images).shape
     network.train(training)
     return shape[2], shape[3]
+
+
+def _in_chans(network: nn.Module) -> int:
+    return network.in_chans if isinstance(network, PixelGrid) else 3
 
 
 def noise_images(teacher: Teacher, image_size: ImageSize) -> Float[Tensor, "2 3 height width"]:

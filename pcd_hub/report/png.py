@@ -17,9 +17,13 @@ def save_tiles(path: Path, tiles: UInt8[np.ndarray, "rows columns height width 3
     Image.fromarray(sheet).save(path)
 
 
-def save_views(path: Path, views: UInt8[Tensor, "b 2 3 height width"], count: int = 8) -> None:
-    """Write the two views of the first ``count`` images, one view per row."""
-    save_tiles(path, views[:count].permute(1, 0, 3, 4, 2).numpy())
+def save_views(path: Path, views: UInt8[Tensor, "b 2 bands height width"], count: int = 8) -> None:
+    """Write the two views of the first ``count`` images, one view per row.
+
+    Of images with other bands than RGB, the first three are shown as colours, or the first as gray.
+    """
+    shown = views[:count, :, :3] if views.shape[2] >= 3 else views[:count, :, [0, 0, 0]]
+    save_tiles(path, shown.permute(1, 0, 3, 4, 2).numpy())
 
 
 def save_figure(path: Path, figure: Figure) -> None:

@@ -5,6 +5,7 @@ The order and the views of the images are in :mod:`pcd_hub.data.loader`.
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,15 +15,18 @@ from torch import Tensor
 
 from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.loader import Batch, training_batches
+from pcd_hub.data.multiband.names import RGB, colour_places
+from pcd_hub.data.multiband.reading import BandReader
+from pcd_hub.data.multiband.source import with_bands
 from pcd_hub.data.sources.open import ImageSource, ImageStream, open_sources
 from pcd_hub.data.views import TwoViewTransform
 from pcd_hub.data.workers import default_workers
 from pcd_hub.errors import ConfigError
 from pcd_hub.image_size import ImageSize, height_width
-from pcd_hub.models.entries import entry_cfg
 from pcd_hub.train.configs.distill import DataConfig, OptimConfig, RunConfig
 from pcd_hub.train.configs.fields import one_as_text
 from pcd_hub.train.networks import memory_format
+from pcd_hub.weights.input_bands import InputBands
 
 log = logging.getLogger("pcd_hub")
 
@@ -111,9 +115,13 @@ def open_training_source(data: DataConfig, accelerator: Accelerator) -> ImageSou
     """
     if not any(data.source):
         raise ConfigError("no images are given; expected --data.source DIR, a folder of images")
-    return open_sources(
+    source = open_sources(
         data.source, rank=accelerator.process_index, world_size=accelerator.num_processes
     )
+    if data.bands == RGB:
+        return source
+    low_high = (data.band_range[0], data.band_range[1]) if data.band_range else None
+    return with_bands(source, BandReader(data.bands, low_high))
 
 
 def open_batches(
@@ -132,6 +140,7 @@ def open_batches(
         seed=plan.seed,
         renderer=data.renderer,
     )
+    views = replace(views, num_bands=len(data.bands), colours=colour_places(data.bands))
     return training_batches(
         source,
         views,
@@ -157,11 +166,14 @@ def describe_data(
     source: ImageSource | ImageStream, data: DataConfig, fingerprint: str
 ) -> dict[str, Any]:
     """Describe the images for a record."""
-    return {
+    facts = {
         "source": one_as_text(data.source),
         "fingerprint": fingerprint,
         "images": count_images(source),
     }
+    if data.bands != RGB:
+        facts |= {"bands": list(data.bands), "band_range": list(data.band_range)}
+    return facts
 
 
 def only_scenes(sources: tuple[str, ...]) -> bool:
@@ -172,24 +184,26 @@ def only_scenes(sources: tuple[str, ...]) -> bool:
 class Normalise:
     """Conversion of batches to float images in [0, 1], and the student's normalisation."""
 
-    def __init__(self, arch: str, device: torch.device, *, channels_last: bool = True) -> None:
+    def __init__(
+        self, bands: InputBands, device: torch.device, *, channels_last: bool = True
+    ) -> None:
         self._memory_format = memory_format(channels_last=channels_last)
-        cfg = entry_cfg(arch)
-        self._mean = torch.tensor(cfg.mean, device=device).view(3, 1, 1)
-        self._std = torch.tensor(cfg.std, device=device).view(3, 1, 1)
+        self._num_bands = len(bands.names)
+        self._mean = torch.tensor(bands.mean, device=device).view(-1, 1, 1)
+        self._std = torch.tensor(bands.std, device=device).view(-1, 1, 1)
         self._device = device
 
-    def images(self, batch: Batch) -> Float[Tensor, "two_b 3 height width"]:
+    def images(self, batch: Batch) -> Float[Tensor, "two_b bands height width"]:
         """Return images in [0, 1]: the first view of every image, then every second view."""
         views = batch.views.to(self._device, non_blocking=True).transpose(0, 1).flatten(0, 1)
         return (views / 255).contiguous(memory_format=self._memory_format)
 
-    def example(self, count: int, size: ImageSize) -> Float[Tensor, "count 3 height width"]:
+    def example(self, count: int, size: ImageSize) -> Float[Tensor, "count bands height width"]:
         """Return black images in the memory format of a batch."""
-        images = torch.zeros(count, 3, *height_width(size), device=self._device)
+        images = torch.zeros(count, self._num_bands, *height_width(size), device=self._device)
         return images.contiguous(memory_format=self._memory_format)
 
     def __call__(
-        self, images: Float[Tensor, "b 3 height width"]
-    ) -> Float[Tensor, "b 3 height width"]:
+        self, images: Float[Tensor, "b bands height width"]
+    ) -> Float[Tensor, "b bands height width"]:
         return (images - self._mean) / self._std

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from pcd_hub.data.loader import Batch
+from pcd_hub.data.multiband.names import RGB
 from pcd_hub.errors import ConfigError
 from pcd_hub.method.moco import momentum_update
 from pcd_hub.method.schedule import momentum_to_one
@@ -34,6 +35,7 @@ from pcd_hub.train.results.teacher import save_pretrained
 from pcd_hub.train.run import TrainingRun
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.run_folder.preflight import check_places, finishing
+from pcd_hub.weights.input_bands import InputBands
 
 log = logging.getLogger("pcd_hub")
 
@@ -124,6 +126,11 @@ def prepare(accelerator: Accelerator, config: ContrastConfig, config_name: str) 
         ConfigError: If gradients are accumulated, or the images or folders cannot be used.
         StudentError: If the architecture is not a timm ResNet.
     """
+    if config.data.bands != RGB:
+        raise ConfigError(
+            f"--data.bands {' '.join(config.data.bands)}: expected {' '.join(RGB)}, as a teacher "
+            "takes RGB images"
+        )
     torch.manual_seed(config.run.seed)
     source = open_training_source(config.data, accelerator)
     plan = plan_epochs(source, config.optim, config.run, accelerator)
@@ -152,7 +159,9 @@ def prepare(accelerator: Accelerator, config: ContrastConfig, config_name: str) 
         momentum_encoder=momentum_encoder,
         random_start=random_start,
         normalise=Normalise(
-            config.encoder.arch, accelerator.device, channels_last=config.speed.channels_last
+            InputBands.rgb(config.encoder.arch),
+            accelerator.device,
+            channels_last=config.speed.channels_last,
         ),
     )
     move_to_device(pretraining)

@@ -22,7 +22,6 @@ from torch.profiler import record_function
 from pcd_hub.data.loader import Batch
 from pcd_hub.data.sources.held_out import split_held_out
 from pcd_hub.data.sources.open import ImageSource, ImageStream
-from pcd_hub.image_size import height_width
 from pcd_hub.method.distiller import freeze_unused_parameters
 from pcd_hub.method.moments import ChannelMoments
 from pcd_hub.models.teachers import Teacher
@@ -45,6 +44,7 @@ from pcd_hub.train.distill_parts import (
     describe_inputs,
     move_to_device,
     resolve,
+    resolve_bands,
     trial,
     with_start,
 )
@@ -286,6 +286,7 @@ def build(
     size = config.data.image_size
     torch.manual_seed(config.run.seed)
     plan = plan_epochs(source, config.optim, config.run, accelerator)
+    config, bands = resolve_bands(accelerator, config, source)
     student, start_weight = build_student(config)
     start = copy.deepcopy(student.model)
     check_places(
@@ -294,8 +295,8 @@ def build(
         output_dir=config.run.output_dir,
         stored_as=check_weight_name(config) if config.run.store else None,
     )
-    check_exportable(start, config.student.arch, image_size=size)
-    untrained = freeze_unused_parameters(student, torch.zeros(2, 3, *height_width(size)))
+    check_exportable(start, config.student.arch, image_size=size, bands=bands)
+    untrained = freeze_unused_parameters(student, student.example(size))
     teacher = load_teacher(config, student, plan=plan, device=accelerator.device, given=given)
     config = with_start(config, start_weight)
     config = resolve(config, accelerator=accelerator, plan=plan, source=source, teacher=teacher)
@@ -315,11 +316,8 @@ def build(
         distiller=distiller,
         queue=queue,
         moments=moments,
-        normalise=Normalise(
-            config.student.arch,
-            accelerator.device,
-            channels_last=config.speed.channels_last,
-        ),
+        bands=bands,
+        normalise=Normalise(bands, accelerator.device, channels_last=config.speed.channels_last),
     )
 
 

@@ -14,6 +14,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from pcd_hub.data.batch_plan import BatchPlan
+from pcd_hub.data.multiband.names import RGB, teacher_places
+from pcd_hub.data.multiband.statistics import band_statistics
 from pcd_hub.data.sources.open import ImageSource, ImageStream
 from pcd_hub.data.survey.result import Survey
 from pcd_hub.image_size import simplest
@@ -29,6 +31,7 @@ from pcd_hub.train.configs.distill import DistillConfig, PixelMethodConfig, reso
 from pcd_hub.train.configs.pretraining import resolve_augmentation
 from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.held_out.held_out import HeldOut
+from pcd_hub.train.launch import on_main_process
 from pcd_hub.train.networks import build_backbone, memory_format, with_sync_batch_norm
 from pcd_hub.train.own_images.rule import Decision
 from pcd_hub.train.run_folder.folder import RunFolder
@@ -41,6 +44,7 @@ from pcd_hub.train.speed import (
     run_once,
 )
 from pcd_hub.train.student.weights import StartWeight, load_start
+from pcd_hub.weights.input_bands import InputBands
 
 log = logging.getLogger("pcd_hub")
 
@@ -69,6 +73,7 @@ class Distillation:
     """Parameters of the student that do not affect its feature map."""
     queue: KeyQueue | None
     moments: ChannelMoments | None
+    bands: InputBands
     normalise: Normalise
     held_out: HeldOut | None = None
     """Scores on the held-out images; None without any."""
@@ -137,9 +142,12 @@ def resolve(
 def build_student(config: DistillConfig) -> tuple[PixelGrid, StartWeight | None]:
     """Build the student with the weights that it starts from; None if they are random."""
     arch, image_size = config.student.arch, config.data.image_size
-    student = build_backbone(arch, image_size=image_size)
+    in_chans = len(config.data.bands)
+    student = build_backbone(arch, image_size=image_size, in_chans=in_chans)
     weights = config.student.weights
-    start_weight = load_start(student.model, weights, architecture=arch, image_size=image_size)
+    start_weight = load_start(
+        student.model, weights, architecture=arch, image_size=image_size, in_chans=in_chans
+    )
     return student, start_weight
 
 
@@ -209,6 +217,28 @@ def compile_distillation(d: Distillation) -> None:
             run_once(d.distiller, images, target, *negatives, accelerator=d.accelerator)
 
     compile_networks(parts, one_pass, d.accelerator)
+
+
+def resolve_bands(
+    accelerator: Accelerator, config: DistillConfig, source: ImageSource | ImageStream
+) -> tuple[DistillConfig, InputBands]:
+    """Return the configuration with the normalisation of the bands, and the bands.
+
+    The statistics of bands that pretrained networks do not know are measured.
+    """
+    data = config.data
+    if data.bands == RGB:
+        return config, InputBands.rgb(config.student.arch)
+    teacher_places(data.bands, config.teacher.bands)
+    if not (data.band_mean and data.band_std):
+        found = on_main_process(accelerator, lambda: band_statistics(source, data.bands))
+        mean, std = data.band_mean or found.mean, data.band_std or found.std
+        data = dataclasses.replace(data, band_mean=mean, band_std=std)
+        log.info("bands %s: mean %s, std %s", " ".join(data.bands), mean, std)
+    return (
+        dataclasses.replace(config, data=data),
+        InputBands(data.bands, data.band_mean, data.band_std),
+    )
 
 
 def build_distiller(config: DistillConfig, student: PixelGrid, teacher: Teacher) -> Distiller:

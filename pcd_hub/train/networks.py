@@ -17,20 +17,20 @@ from pcd_hub.models.grid import PixelGrid, pixel_grid
 log = logging.getLogger("pcd_hub")
 
 
-def build_backbone(arch: str, *, image_size: ImageSize) -> PixelGrid:
+def build_backbone(arch: str, *, image_size: ImageSize, in_chans: int = 3) -> PixelGrid:
     """Build a timm backbone with random weights and its last feature map as output.
 
     Raises:
         StudentError: If timm has no such architecture, or it cannot take ``image_size``.
     """
     check_architecture(arch)
-    arguments = build_arguments(arch, image_size)
+    arguments = build_arguments(arch, image_size, in_chans=in_chans)
     try:
         model = timm.create_model(arch, pretrained=False, num_classes=0, **arguments)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         size = format_size(image_size)
         raise StudentError(f"timm cannot build {arch} for {size} px: {error}") from error
-    return pixel_grid(model, image_size=image_size)
+    return pixel_grid(model, image_size=image_size, in_chans=in_chans)
 
 
 def with_sync_batch_norm(

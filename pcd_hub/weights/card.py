@@ -156,6 +156,8 @@ def _usage(record: WeightRecord, repo: str | None) -> str:
         if needs_import(record.architecture)
         else "import timm"
     )
+    bands = _listed(record.data, "bands")
+    size = f", of images `(B, {len(bands)}, H, W)`" if bands else ""
     untrained = (
         "\nThis architecture has layers after the distilled feature map, which keep their initial "
         "values (see Limits): use `features_only` or `forward_features`.\n"
@@ -164,7 +166,7 @@ def _usage(record: WeightRecord, repo: str | None) -> str:
     )
     return f"""## Use
 {untrained}
-Image embeddings, `(B, {_fact(record.model, "channels")})`:
+Image embeddings, `(B, {_fact(record.model, "channels")})`{size}:
 
 ```python
 {first}
@@ -217,6 +219,7 @@ def _method(record: WeightRecord) -> str:
         "Data": f"{', '.join(map(_text, record.sources)) or NOT_STATED}, "
         f"{_fact(data, 'images')} images, "
         f"fingerprint {_fact(data, 'fingerprint')}",
+        **({"Bands": _bands(data)} if _listed(data, "bands") else {}),
         "Training": f"{record.steps} steps, {record.images_seen} images seen (two views each), "
         f"seed {record.seed}",
         "Hardware": f"{_fact(hardware, 'device')}, {_fact(hardware, 'processes')} process(es), "
@@ -228,6 +231,16 @@ def _method(record: WeightRecord) -> str:
 {" ".join(sentences)}
 
 {chr(10).join(f"- {what}: {fact}" for what, fact in facts.items())}"""
+
+
+def _bands(data: dict[str, Any]) -> str:
+    values = " to ".join(map(_text, _listed(data, "band_range"))) or "the range of their type"
+    names = ", ".join(map(_text, _listed(data, "bands")))
+    return f"{names}: the input channels in this order; values from {values} are scaled to 0 to 1"
+
+
+def _listed(data: dict[str, Any], key: str) -> list[Any]:
+    return values if isinstance(values := data.get(key), list) else []
 
 
 def _teacher_source(teacher: dict[str, Any]) -> str:

@@ -64,6 +64,11 @@ def read_by_name(name: str) -> dict[str, Tensor]:
             f"{architecture}; publish or store it under the name of its architecture"
         )
     own, of_entry = weight.config["pretrained_cfg"], entry_cfg(architecture)
+    if "in_chans" in weight.config.get("model_args", {}):
+        raise WeightError(
+            f"the weight {name} takes images of {own['input_size'][0]} bands, timm's entry takes "
+            f'3; load it with pcd_hub.create_model("{name}")'
+        )
     for what in ("mean", "std"):
         if tuple(own[what]) != getattr(of_entry, what):
             raise WeightError(
@@ -130,6 +135,13 @@ def build_model(weight: ReadWeight, **timm_arguments: Any) -> nn.Module:
     """Build a timm model and load the tensors of a verified weight."""
     config = weight.config
     arguments = {"num_classes": 0, **config.get("model_args", {}), **timm_arguments}
+    in_chans = config.get("model_args", {}).get("in_chans", 3)
+    asked = timm_arguments.get("in_chans", in_chans)
+    if asked != in_chans != 3:  # timm adapts weights for RGB images, no others
+        raise WeightError(
+            f"in_chans {asked}: {weight.record.name} takes images of {in_chans} bands; leave it "
+            "out, and replace the first layer after loading"
+        )
     own_size = config.get("model_args", {}).get("img_size")
     if isinstance(own_size, list) and height_width(own_size) != height_width(arguments["img_size"]):
         weight = _resized(weight, arguments["img_size"])
@@ -158,12 +170,15 @@ def _resized(weight: ReadWeight, size: int | Sequence[int]) -> ReadWeight:
 
 
 @torch.inference_mode()
-def golden_features(model: nn.Module, image_size: int | Sequence[int]) -> tuple[float, ...]:
+def golden_features(
+    model: nn.Module, image_size: int | Sequence[int], *, in_chans: int = 3
+) -> tuple[float, ...]:
     """Return the first eight pooled features of a fixed image, as a fingerprint of the weight."""
     height, width = height_width(image_size)
     rows, columns = torch.linspace(-2, 2, height)[:, None], torch.linspace(-2, 2, width)[None]
     image = torch.stack(
         [rows * columns, torch.sin(3 * rows) - columns, torch.cos(5 * columns * rows)]
     )
-    pooled = model.eval()(image.expand(1, 3, -1, -1)).flatten()
+    image = image[torch.arange(in_chans) % 3]
+    pooled = model.eval()(image[None]).flatten()
     return tuple(round(float(value), 5) for value in pooled[:8])

@@ -19,6 +19,7 @@ from pcd_hub.image_size import ImageSize, height_width
 from pcd_hub.models.entries import build_arguments, entry_cfg, size_argument
 from pcd_hub.models.tensor_files import save_tensors
 from pcd_hub.weights.card import render_card
+from pcd_hub.weights.input_bands import InputBands
 from pcd_hub.weights.layout import CARD_FILE, CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from pcd_hub.weights.load import read_weight
 from pcd_hub.weights.manifest import (
@@ -38,6 +39,7 @@ def export_weight(
     folder: Path,
     *,
     image_size: ImageSize = 224,
+    bands: InputBands | None = None,
     pictures: Iterable[Path] = (),
 ) -> Path:
     """Write the export to ``folder``, complete or not at all.
@@ -53,6 +55,7 @@ def export_weight(
         folder: A path that does not exist yet.
         image_size: Size of the images in pixels for the cost; for an architecture with a fixed
             input size, the size it was built with.
+        bands: Bands of the input; red, green and blue if not given.
         pictures: PNG files for the card.
 
     Raises:
@@ -62,7 +65,8 @@ def export_weight(
     """
     if folder.exists():
         raise WeightError(f"{folder} exists already; export to a new folder")
-    model = _fresh_model(state, record, image_size)
+    bands = bands or InputBands.rgb(record.architecture)
+    model = _fresh_model(state, record, image_size, in_chans=len(bands.names))
     with atomic_folder(folder) as draft:
         tensors = {
             # Cloned because CoaT has shared tensors, which safetensors rejects.
@@ -72,9 +76,9 @@ def export_weight(
         save_tensors(tensors, draft / WEIGHTS_FILE)
         for picture in pictures:
             shutil.copyfile(picture, draft / picture.name)
-        record = replace(record, model=_model_facts(model, image_size))
-        describe(draft, record, _timm_config(model, record, image_size))
-        _compare(model, draft, image_size)
+        record = replace(record, model=_model_facts(model, image_size, len(bands.names)))
+        describe(draft, record, _timm_config(model, record, image_size, bands))
+        _compare(model, draft, image_size, len(bands.names))
     return folder
 
 
@@ -106,7 +110,13 @@ def add_measurements(export: Path, measured: Mapping[str, Measurement], folder: 
     return folder
 
 
-def check_exportable(model: nn.Module, architecture: str, *, image_size: ImageSize) -> None:
+def check_exportable(
+    model: nn.Module,
+    architecture: str,
+    *,
+    image_size: ImageSize,
+    bands: InputBands | None = None,
+) -> None:
     """Export a randomly initialised model, to detect export errors before training starts.
 
     Raises:
@@ -116,7 +126,9 @@ def check_exportable(model: nn.Module, architecture: str, *, image_size: ImageSi
     with temporary_folder() as scratch, torch.random.fork_rng():
         trial = WeightRecord.trial(architecture)
         try:
-            export_weight(model.state_dict(), trial, scratch / "trial", image_size=image_size)
+            export_weight(
+                model.state_dict(), trial, scratch / "trial", image_size=image_size, bands=bands
+            )
         except WeightError as error:
             raise StudentError(f"{architecture} cannot be exported: {error}") from error
 
@@ -147,9 +159,9 @@ def describe(
 
 
 @torch.inference_mode()
-def _model_facts(model: nn.Module, image_size: ImageSize) -> dict[str, Any]:
+def _model_facts(model: nn.Module, image_size: ImageSize, in_chans: int) -> dict[str, Any]:
     """Return the model's size, and its cost per image (convolutions and matrix products only)."""
-    images = torch.zeros(1, 3, *height_width(image_size))
+    images = torch.zeros(1, in_chans, *height_width(image_size))
     with FlopCounterMode(display=False) as counter:
         embedding = model.eval()(images)
     return {
@@ -161,9 +173,9 @@ def _model_facts(model: nn.Module, image_size: ImageSize) -> dict[str, Any]:
 
 
 def _fresh_model(
-    state: Mapping[str, Tensor], record: WeightRecord, image_size: ImageSize
+    state: Mapping[str, Tensor], record: WeightRecord, image_size: ImageSize, *, in_chans: int
 ) -> nn.Module:
-    arguments = build_arguments(record.architecture, image_size)
+    arguments = build_arguments(record.architecture, image_size, in_chans=in_chans)
     model = timm.create_model(record.architecture, pretrained=False, num_classes=0, **arguments)
     try:
         model.load_state_dict(
@@ -195,13 +207,16 @@ def check_finite(state: Mapping[str, Tensor]) -> None:
         )
 
 
-def _timm_config(model: nn.Module, record: WeightRecord, image_size: ImageSize) -> dict[str, Any]:
+def _timm_config(
+    model: nn.Module, record: WeightRecord, image_size: ImageSize, bands: InputBands
+) -> dict[str, Any]:
     """Return the content of timm's config.json.
 
     :func:`describe` adds pcd_hub's keys at the root: timm rejects unknown ones in
     ``pretrained_cfg``.
     """
     cfg = entry_cfg(record.architecture)
+    fixed_size = size_argument(record.architecture, image_size)
     architecture, _, tag = record.name.partition(".")
     ours = {"architecture": architecture, "tag": tag, "custom_load": False}
     config: dict[str, Any] = {
@@ -210,17 +225,32 @@ def _timm_config(model: nn.Module, record: WeightRecord, image_size: ImageSize) 
         "num_features": model.num_features,
         "pretrained_cfg": {**cfg.to_dict(remove_source=True), **ours},
         # Present even if empty, because transformers writes it back.
-        "model_args": size_argument(record.architecture, image_size),
+        "model_args": fixed_size,
     }
-    if config["model_args"]:
+    if fixed_size:
         config["pretrained_cfg"]["input_size"] = [3, *height_width(image_size)]
+    if not bands.is_rgb:
+        _set_bands(config, bands)
     return config
 
 
+def _set_bands(config: dict[str, Any], bands: InputBands) -> None:
+    """State the bands of the input.
+
+    Without ``first_conv``, timm loads the first layer as it is. Otherwise it would take it for one
+    of RGB images, and replace weights of four or more channels by random ones.
+    """
+    cfg, in_chans = config["pretrained_cfg"], len(bands.names)
+    cfg |= {"mean": list(bands.mean), "std": list(bands.std)}
+    if in_chans != 3:
+        config["model_args"] = {**config["model_args"], "in_chans": in_chans}
+        cfg |= {"input_size": [in_chans, *cfg["input_size"][1:]], "first_conv": None}
+
+
 @torch.inference_mode()
-def _compare(model: nn.Module, folder: Path, image_size: ImageSize) -> None:
+def _compare(model: nn.Module, folder: Path, image_size: ImageSize, in_chans: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(1, 3, *height_width(image_size), generator=generator)
+    images = torch.rand(1, in_chans, *height_width(image_size), generator=generator)
     config = json.loads((folder / CONFIG_FILE).read_text())
     cfg = {**config["pretrained_cfg"], "file": str(folder / WEIGHTS_FILE)}
     arguments: dict[str, Any] = {"num_classes": 0, **config.get("model_args", {})}

@@ -17,6 +17,7 @@ from typing import Any
 import timm
 from timm.models import PretrainedCfg
 
+from pcd_hub.data.multiband.names import MAX_BANDS
 from pcd_hub.errors import WeightError, nearest
 from pcd_hub.files.strict_json import (
     OBJECT,
@@ -93,19 +94,24 @@ _IMAGE_SIDE = whole(8, 1024)
 _NOT_SQUARE = Field(
     lambda v: several(_IMAGE_SIDE, 2, 2).fits(v) and v[0] != v[1], "two such integers that differ"
 )
-_MODEL_ARGS = {"img_size": optional(either(_IMAGE_SIDE, _NOT_SQUARE))}
+_MODEL_ARGS = {
+    "img_size": optional(either(_IMAGE_SIDE, _NOT_SQUARE)),
+    "in_chans": optional(whole(1, MAX_BANDS)),
+}
 _PRETRAINED_CFG = {
     "architecture": _ARCHITECTURE,
     "tag": matching(r"pcd(_[a-z0-9_]{1,60})?", "pcd or pcd_WHAT"),
     "custom_load": one_of([False]),
     "num_classes": one_of([0]),
-    "input_size": Field(lambda v: _SIZE.fits(v) and v[0] == 3, "[3, height, width], up to 4096"),
+    "input_size": Field(
+        lambda v: _SIZE.fits(v) and v[0] <= MAX_BANDS, "[bands, height, width], up to 64 and 4096"
+    ),
     "fixed_input_size": optional(one_of([False, True])),
     "interpolation": one_of(["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]),
     "crop_pct": number(0.01, 2.0),
     "crop_mode": optional(one_of(["center", "squash", "border"])),
-    "mean": several(number(0.0, 1.0), 3, 3),
-    "std": several(number(0.001, 1.0), 3, 3),
+    "mean": several(number(0.0, 1.0), 1, MAX_BANDS),
+    "std": several(number(0.001, 1.0), 1, MAX_BANDS),
     "pool_size": or_null(several(whole(1, 4096), 2, 2)),
     "first_conv": _MODULES,
     "classifier": _MODULES,
@@ -244,6 +250,14 @@ def check_config(raw: bytes, *, what: str) -> dict[str, Any]:
     _check_known(cfg, _PRETRAINED_CFG, what=f"{what}: pretrained_cfg")
     _check_not_read(cfg, _OF_TIMM - _PRETRAINED_CFG.keys(), what=f"{what}: pretrained_cfg")
     check_buildable(architecture, config.get("model_args", {}), what=what)
+    in_chans = config.get("model_args", {}).get("in_chans", 3)
+    stated = {"input_size": cfg["input_size"][0], "mean": len(cfg["mean"]), "std": len(cfg["std"])}
+    for key, count in stated.items():
+        if count != in_chans:
+            raise WeightError(
+                f"{what}: pretrained_cfg: {key} is {shown(cfg[key])}, of {count} bands; the model "
+                f"takes {in_chans}"
+            )
     if cfg["architecture"] != architecture:
         raise WeightError(
             f"{what}: architecture is {architecture}, in pretrained_cfg {cfg['architecture']}"

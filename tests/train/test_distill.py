@@ -4,12 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
 from PIL import Image
 
 import pcd_hub
+from pcd_hub.data.scenes import render_scene
+from pcd_hub.errors import ConfigError
 from pcd_hub.models.timm_loading import create_pretrained
 from pcd_hub.train import distill, distill_parts
 from pcd_hub.train.configs import command_line
@@ -316,6 +319,77 @@ def test_oblong_views_train_export_and_resume(tiny, tmp_path, arch):
     (folder / "checkpoints" / "step_00000006.pt").unlink()
     run(arguments, folder, "--run.resume")
     assert trace(folder) == whole
+
+
+def write_bands(folder: Path, *, gray: bool = False, count: int = 32) -> str:
+    """Scenes as 4-band PNGs (red, green, blue and one that is derived), or as gray ones."""
+    folder.mkdir()
+    for number in range(count):
+        scene = render_scene(3, number, size=64).image
+        image = Image.fromarray(scene).convert("L")
+        if not gray:
+            image = Image.fromarray(np.dstack([scene, 255 - scene[..., 1]]), "RGBA")
+        image.save(folder / f"{number:02}.png")
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("bands", "name"),
+    [
+        (("red", "green", "blue", "nir"), "test_resnet.pcd_4bands"),
+        (("gray",), "test_resnet.pcd_1band"),
+    ],
+)
+def test_a_student_of_other_bands_trains_exports_and_resumes(tiny, tmp_path, bands, name):
+    source = write_bands(tmp_path / "images", gray=bands == ("gray",))
+    arguments = [*tiny, f"--data.source={source}", "--data.bands", *bands, "--probe-scenes=8"]
+    arguments += ["--run.checkpoint-every-steps=3", "--data.held-out=0.1"]
+    folder = run(arguments, tmp_path / "run")
+    record = json.loads((folder / "record.json").read_text())
+    assert record["name"] == name
+    assert record["data"]["bands"] == record["config"]["data"]["bands"] == list(bands)
+    assert "the input channels in this order" in (folder / "export" / "README.md").read_text()
+    config = json.loads((folder / "export" / "config.json").read_text())
+    assert config["model_args"] == {"in_chans": len(bands)}
+    cfg = config["pretrained_cfg"]
+    assert cfg["input_size"] == [len(bands), 224, 224]
+    assert cfg["mean"] == record["config"]["data"]["band_mean"]
+    assert cfg["std"] == record["config"]["data"]["band_std"]
+    state = torch.load(folder / "checkpoints" / "step_00000006.pt", weights_only=True)
+    trained = state["distiller"]["student.model.conv1.0.weight"]
+    loaded = timm.create_model(f"local-dir:{folder / 'export'}", pretrained=True, num_classes=0)
+    images = torch.rand(1, len(bands), 64, 64)
+    assert torch.equal(loaded.conv1[0].weight, trained)
+    stored = pcd_hub.create_model(name)
+    assert torch.equal(loaded.eval()(images), stored.eval()(images))
+    whole = trace(folder)
+    (folder / "checkpoints" / "step_00000006.pt").unlink()
+    run(arguments, folder, "--run.resume", "--run.no-store")
+    assert trace(folder) == whole
+
+
+def test_the_teacher_sees_the_same_images_with_and_without_another_band(tiny, tmp_path):
+    """Its keys are those of the RGB run: same crops, same colours."""
+    source = write_bands(tmp_path / "images")
+    rgb = tmp_path / "rgb"
+    rgb.mkdir()
+    for path in sorted(Path(source).iterdir()):
+        Image.fromarray(np.array(Image.open(path))[..., :3]).save(rgb / path.name)
+    arguments = [*tiny, "--run.no-store", "--run.max-steps=3"]
+    keys = []
+    for folder, options in ((rgb, []), (source, ["--data.bands", "red", "green", "blue", "nir"])):
+        out = run([*arguments, f"--data.source={folder}", *options], tmp_path / f"run{len(keys)}")
+        state = torch.load(out / "checkpoints" / "step_00000003.pt", weights_only=True)
+        keys.append(state["queue"]["keys"])
+    torch.testing.assert_close(*keys)
+
+
+def test_bands_that_the_teacher_does_not_know_end_the_run_before_it_starts(tiny, tmp_path):
+    source = write_bands(tmp_path / "images")
+    arguments = [*tiny, f"--data.source={source}", "--data.bands", "a", "b", "c", "d"]
+    with pytest.raises(ConfigError, match="--teacher.bands a b c"):
+        run(arguments, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_two_equal_sides_are_one_number(tiny, tmp_path):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pcd_hub.image_size import ImageSize
 from pcd_hub.weights.export import export_weight
+from pcd_hub.weights.input_bands import InputBands
 from pcd_hub.weights.layout import MANIFEST_FILE
 from pcd_hub.weights.manifest import write_manifest
 from pcd_hub.weights.record import Measurement, WeightRecord
@@ -72,6 +73,7 @@ def exported(
     architecture: str = "test_resnet",
     model: nn.Module | None = None,
     image_size: ImageSize = 64,
+    bands: InputBands | None = None,
     **changed: Any,
 ) -> Path:
     """An export with one picture; ``changed`` goes into the record."""
@@ -84,6 +86,7 @@ def exported(
             record(architecture, **changed),
             folder,
             image_size=image_size,
+            bands=bands,
             pictures=[picture],
         )
 

@@ -11,11 +11,13 @@ import torch
 from huggingface_hub import constants
 
 import pcd_hub
-from pcd_hub.errors import HubError, WeightError
+from pcd_hub.errors import HubError, StudentError, WeightError
+from pcd_hub.evaluate.models import open_model
 from pcd_hub.models.timm_loading import create_pretrained
 from pcd_hub.weights import catalogue, create, store
 from pcd_hub.weights.hub import published
 from pcd_hub.weights.hub.address import check_endpoint, redacted
+from pcd_hub.weights.input_bands import InputBands
 from pcd_hub.weights.load import read_weight
 from pcd_hub.weights.manifest import sha256, write_manifest
 from tests.weights.making import exported, filled, same_tensors
@@ -49,6 +51,39 @@ def test_a_folder_and_a_stored_name_load_the_same(folder, model):
 def test_what_would_load_something_else_is_refused(folder, argument):
     with pytest.raises(WeightError, match=f"takes no {argument}"):
         pcd_hub.create_model(f"local-dir:{folder}", **{argument: {}})
+
+
+@pytest.mark.parametrize("names", [("gray",), ("red", "green", "blue", "nir")])
+def test_a_weight_of_other_bands_loads_exactly_and_only_with_them(tmp_path, names):
+    torch.manual_seed(1)
+    count = len(names)
+    model = timm.create_model("test_resnet", num_classes=0, in_chans=count)
+    bands = InputBands(names, (0.4,) * count, (0.2,) * count)
+    folder = exported(tmp_path / "export", model=model, bands=bands)
+    loaded = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    for again in (loaded, pcd_hub.create_model(f"local-dir:{folder}")):
+        assert same_tensors(model, again)
+        assert again.pretrained_cfg["mean"] == [0.4] * count
+    with pytest.raises(WeightError, match=f"in_chans 3: .* takes images of {count} bands"):
+        pcd_hub.create_model(f"local-dir:{folder}", in_chans=3)
+    store.add("resnet18.pcd", folder)
+    with pytest.raises(WeightError, match="has architecture"):
+        timm.create_model("resnet18.pcd", pretrained=True)
+    with pytest.raises(StudentError, match=f"takes images of {count} bands"):
+        open_model(f"local-dir:{folder}")
+
+
+def test_a_weight_of_other_bands_is_refused_as_timms_entry_with_the_line_that_works(tmp_path):
+    model = timm.create_model("resnet18", num_classes=0, in_chans=4)
+    bands = InputBands(("a", "b", "c", "d"), (0.4,) * 4, (0.2,) * 4)
+    store.add("resnet18.pcd", exported(tmp_path / "export", "resnet18", model, bands=bands))
+    with pytest.raises(WeightError, match=r'4 bands, .* pcd_hub.create_model\("resnet18.pcd"\)'):
+        timm.create_model("resnet18.pcd", pretrained=True)
+    assert same_tensors(model, pcd_hub.create_model("resnet18.pcd"))
+
+
+def test_rgb_weights_are_still_adapted_to_other_channels(folder):
+    assert pcd_hub.create_model(f"local-dir:{folder}", in_chans=1)(torch.zeros(1, 1, 64, 64)).shape
 
 
 def test_position_embeddings_that_are_not_square_are_resized(tmp_path):

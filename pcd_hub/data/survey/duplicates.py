@@ -18,6 +18,7 @@ from jaxtyping import Int64, UInt8, UInt64
 from PIL import Image
 
 from pcd_hub.data.decoding import as_rgb, is_jpeg, shrink_jpeg
+from pcd_hub.data.multiband.image import BandImage
 
 ItemT = TypeVar("ItemT")
 
@@ -49,15 +50,15 @@ class Thumbnail:
     """Hash of all pixels as they are decoded for the thumbnail."""
 
 
-def make_thumbnail(opened: Image.Image) -> Thumbnail:
+def make_thumbnail(opened: Image.Image | BandImage) -> Thumbnail:
     """Decode an opened image completely, a JPEG at a smaller size, and reduce it to 9 x 8 pixels.
 
     A file that ends too early fails, like in training.
     """
     size = opened.size
-    if is_jpeg(opened):
+    if not isinstance(opened, BandImage) and is_jpeg(opened):
         shrink_jpeg(opened, min(size[0] / _WIDTH, size[1] / _HEIGHT) / _DECODED_SCALE)
-    image = as_rgb(opened)
+    image = opened.visible() if isinstance(opened, BandImage) else as_rgb(opened)
     colours = np.asarray(image.resize((_WIDTH, _HEIGHT), Image.Resampling.BOX))
     return Thumbnail(size, colours, hashlib.blake2b(image.tobytes(), digest_size=8).digest())
 

@@ -44,6 +44,9 @@ class TeacherConfig:
     trained. None: as its source or timm states."""
     std: tuple[ChannelStd, ChannelStd, ChannelStd] | None = None
     """Standard deviation of each channel. None: as its source or timm states."""
+    bands: tuple[str, ...] = ()
+    """The three of --data.bands that the teacher gets as red, green and blue
+    (false colours). Empty: the bands of these names, or a single band."""
     keep_last_norm: bool = True
     """Keep the BatchNorm without weights that ends a head like MoCo v3's.
     The released PCD code drops it."""

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Literal
 
+from pcd_hub.data.multiband.names import RGB, check_bands
 from pcd_hub.data.view_policy import Augment, Switches, ViewPolicy, switches_of, view_policies
 from pcd_hub.errors import ConfigError
 from pcd_hub.train.configs.fields import (
@@ -16,6 +17,7 @@ from pcd_hub.train.configs.fields import (
     Workers,
 )
 
+BandValue = Annotated[float, Bounds(float, -1e9, 1e9)]
 ProbeScenes = Annotated[int, Bounds(int, 0, 100_000)]
 
 
@@ -86,6 +88,19 @@ class DataConfig:
     """Probability of converting a view to grayscale. None: 0.2 if gray is on."""
     num_workers: Workers | None = None
     """Loader processes per training process. None: 1 on a CPU, up to 16 with a GPU."""
+    bands: tuple[str, ...] = RGB
+    """Names of the images' bands in the order of the files (gray; red green
+    blue nir). Their number is that of the student's input channels.
+    Colour jitter changes red, green and blue as colours, and the brightness
+    and contrast of other bands."""
+    band_range: tuple[BandValue, ...] = ()
+    """For other bands than red, green, blue: the values, LOW HIGH, that become
+    black and white in all images. Empty: 0 255 or 0 65535, by their type."""
+    band_mean: tuple[Share, ...] = ()
+    """Mean of each band after scaling to 0..1. Empty: ImageNet's for red, green,
+    blue and gray, others are measured on 64 images before the first step."""
+    band_std: tuple[Area, ...] = ()
+    """Standard deviation of each band; see band-mean."""
     renderer: Literal["opencv", "pillow"] = "opencv"
     """Library for colour jitter and blur; pillow is the slow reference implementation."""
 
@@ -108,6 +123,29 @@ class DataConfig:
                     f"{number} {value}: {switch} is off (with {group}augment {self.augment}); "
                     f"set {switch} True or {number} 0"
                 )
+        check_bands(self.bands)
+        self._check_band_values(group)
+
+    def _check_band_values(self, group: str) -> None:
+        low_high = self.band_range
+        if low_high and not (len(low_high) == 2 and low_high[0] < low_high[1]):
+            raise ConfigError(
+                f"{group}band-range {' '.join(map(str, low_high))}: expected LOW HIGH, the lower "
+                "first"
+            )
+        for name, values in (("mean", self.band_mean), ("std", self.band_std)):
+            if values and len(values) != len(self.bands):
+                raise ConfigError(
+                    f"{group}band-{name} has {len(values)} values, expected {len(self.bands)}, one "
+                    f"for each of {group}bands {' '.join(self.bands)}"
+                )
+        if self.bands != RGB and self.renderer == "pillow":
+            raise ConfigError(
+                f"{group}renderer pillow renders red, green and blue only; use opencv for "
+                f"{group}bands {' '.join(self.bands)}"
+            )
+        if self.bands == RGB and low_high:
+            raise ConfigError(f"{group}band-range: red, green and blue are read as 8 bits")
 
     @property
     def switches(self) -> Switches:

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from pcd_hub.data.decoding import (
     BrokenImageError,
-    as_rgb,
     is_jpeg,
     shrink_jpeg,
     upright_jpeg_size,
 )
+from pcd_hub.data.multiband.image import decoded
 from pcd_hub.data.reading import read_batches
 from pcd_hub.data.sources.open import ImageSource
 from pcd_hub.errors import DataError, PCDHubError
@@ -45,11 +45,11 @@ class CentreCrop:
         left, top = ((length - side) / 2 for length, side in zip(size, sides, strict=True))
         return left, top, left + sides[0], top + sides[1]
 
-    def __call__(self, opened: Image.Image) -> UInt8[Tensor, "3 height width"]:
+    def __call__(self, opened: Image.Image) -> UInt8[Tensor, "bands height width"]:
         if is_jpeg(opened):
             left, _, right, _ = self.box(upright_jpeg_size(opened))
             shrink_jpeg(opened, (right - left) / self.width)
-        image = as_rgb(opened)
+        image = decoded(opened)
         size = self.width, self.height
         crop = image.resize(size, Image.Resampling.BICUBIC, box=self.box(image.size))
         return torch.from_numpy(np.array(crop)).permute(2, 0, 1).contiguous()
@@ -57,7 +57,7 @@ class CentreCrop:
 
 def read_on_main_process(
     accelerator: Accelerator, source: ImageSource, *, size: tuple[int, int], num_workers: int
-) -> UInt8[Tensor, "n 3 height width"]:
+) -> UInt8[Tensor, "n bands height width"]:
     """Read the held-out images on the main process; the other processes get no image.
 
     Args:
@@ -82,7 +82,7 @@ def read_on_main_process(
 
 def read_crops(
     source: ImageSource, *, size: tuple[int, int], num_workers: int
-) -> UInt8[Tensor, "n 3 height width"]:
+) -> UInt8[Tensor, "n bands height width"]:
     """Read the centre crops of all images that can be read, at most ``MAX_BYTES``.
 
     Raises:

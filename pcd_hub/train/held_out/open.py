@@ -27,7 +27,7 @@ log = logging.getLogger("pcd_hub")
 
 def read_held_out(
     accelerator: Accelerator, config: DistillConfig, source: ImageSource | None
-) -> UInt8[Tensor, "n 3 height width"] | None:
+) -> UInt8[Tensor, "n bands height width"] | None:
     """Read the held-out images on the main process; None if there are none.
 
     Raises:
@@ -52,7 +52,7 @@ def read_held_out(
 
 
 def open_held_out(
-    d: Distillation, images: UInt8[Tensor, "n 3 height width"] | None
+    d: Distillation, images: UInt8[Tensor, "n bands height width"] | None
 ) -> HeldOut | None:
     """Prepare the scores on the held-out images; call it on every process."""
     if images is None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from pcd_hub.data.multiband.names import weight_suffix
 from pcd_hub.errors import ConfigError, StudentError, WeightError
 from pcd_hub.evaluate.models import EvaluatedModel
 from pcd_hub.evaluate.scene_probe import scene_mosaics
@@ -83,13 +84,17 @@ def export_student(d: Distillation, weight_name: str) -> Path:
             image_size=format_size(d.config.data.image_size),
             command=f"{recipe(d)}, with the configuration of the record",
         )
-    draw_feature_maps(d, pictures / "pca.png")
+    if d.bands.is_rgb:
+        draw_feature_maps(d, pictures / "pca.png")
+    else:
+        log.info("no figure of feature maps: the generated scenes are RGB")
     save_training_curve(pictures / "training.png", folder / "metrics.jsonl")
     export = export_weight(
         state,
         build_record(d, weight_name, metrics),
         _new_export_folder(folder),
         image_size=d.config.data.image_size,
+        bands=d.bands,
         pictures=[path for path in map(pictures.joinpath, CARD_PICTURES) if path.exists()],
     )
     write_json(folder / "record.json", read_manifest(export)["record"])
@@ -122,6 +127,9 @@ def _new_export_folder(folder: Path) -> Path:
 def measure_on_scenes(d: Distillation, picture: Path) -> dict[str, Any]:
     """Probe as configured; a backbone that cannot take the scenes has no such measurement."""
     if not d.config.probe_scenes:
+        return {}
+    if not d.bands.is_rgb:
+        log.info("no linear probe on generated scenes: they are RGB")
         return {}
     try:
         return probe(d, picture)
@@ -221,7 +229,8 @@ def check_weight_name(config: DistillConfig) -> str:
     Raises:
         ConfigError: If its architecture is not the student's.
     """
-    name = store.check_name(config.run.name or f"{config.student.arch}.pcd")
+    default_name = f"{config.student.arch}.pcd{weight_suffix(config.data.bands)}"
+    name = store.check_name(config.run.name or default_name)
     if name.partition(".")[0] != config.student.arch:
         raise ConfigError(
             f"--run.name {name} names another architecture than --student.arch "

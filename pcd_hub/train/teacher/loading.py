@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from pcd_hub.data.batch_plan import BatchPlan
+from pcd_hub.data.multiband.names import teacher_places
 from pcd_hub.errors import ConfigError, TeacherError
 from pcd_hub.image_size import ImageSize
 from pcd_hub.models.grid import PixelGrid
@@ -40,9 +41,12 @@ def load_teacher(
         given: A teacher from Python, which is matched instead.
 
     Raises:
-        ConfigError: If the loss compares the locations of an image and there is only one.
+        ConfigError: If the loss compares the locations of an image and there is only one, or the
+            teacher knows none of the bands.
         TeacherError: If it does not load, or its weights do not fit into memory.
     """
+    bands = config.data.bands
+    places = teacher_places(bands, config.teacher.bands)
     sizes: dict[str, Any] = {
         "image_size": config.data.image_size,
         "teacher_image_size": config.teacher.image_size,
@@ -76,6 +80,9 @@ def load_teacher(
             f"found 1 with --method.targets {config.method.targets} on a {height} x {width} "
             "feature map; use --method.targets pixels and a larger --data.image-size"
         )
+    if places != tuple(range(len(bands))):
+        log.info("the teacher's red, green and blue: %s", ", ".join(bands[p] for p in places))
+        teacher.set_bands(places)
     return teacher
 
 

@@ -341,5 +341,9 @@ def _list_entry(repo: str, folder: Path, weight: ReadWeight) -> PublishedWeight:
         weights_sha256=sha256(folder / WEIGHTS_FILE),
         license=record.licenses["weights"],
         parameters=record.model["parameters"],
-        features=golden_features(build_model(weight), record.model["image_size"]),
+        features=golden_features(
+            build_model(weight),
+            record.model["image_size"],
+            in_chans=weight.config.get("model_args", {}).get("in_chans", 3),
+        ),
     )

@@ -1,0 +1,1 @@
+"""Images of other bands than red, green and blue: reading, augmentation, statistics."""
