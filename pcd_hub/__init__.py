@@ -1,8 +1,12 @@
 """Small vision backbones, pre-trained without labels for dense prediction, as ordinary timm models.
 
 Importing this registers the timm entries: ``timm.create_model("resnet18.pcd", pretrained=True)``.
-It opens no connection and no weight.
+It opens no connection and no weight. ``pcd_hub.distill`` is imported when it is first used, because
+it needs the extra ``train``.
 """
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn
 
 from pcd_hub.errors import (
     CheckpointError,
@@ -26,12 +30,16 @@ from pcd_hub.method.queue import KeyQueue
 from pcd_hub.models.entries import register_entries
 from pcd_hub.models.grid import pixel_grid
 from pcd_hub.models.teacher_loading import load_teacher
+from pcd_hub.models.teacher_sources.module import teacher_from_module
 from pcd_hub.weights.catalogue import ListedWeight, has_weight, list_weights
 from pcd_hub.weights.catalogue import find as where
 from pcd_hub.weights.create import create_model, read_by_name
 from pcd_hub.weights.hub.fetch import FetchedWeight, fetch
 from pcd_hub.weights.hub.publish import Publication, publish
 from pcd_hub.weights.record import Measurement, WeightRecord
+
+if TYPE_CHECKING:
+    from pcd_hub.train.own_images.python import Distilled, distill
 
 __version__ = "0.1.0.dev0"
 
@@ -41,6 +49,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "Distilled",
     "Distiller",
     "FetchedWeight",
     "HubError",
@@ -60,6 +69,7 @@ __all__ = [
     "cosine_smooth_l1",
     "create_model",
     "decay_groups",
+    "distill",
     "fetch",
     "list_weights",
     "load_teacher",
@@ -68,8 +78,31 @@ __all__ = [
     "publish",
     "similarity_kl",
     "student_head",
+    "teacher_from_module",
     "to_pixel_head",
     "where",
 ]
 
 register_entries(read_by_name, has_weight)
+
+
+def __getattr__(name: str) -> object:
+    if name not in {"distill", "Distilled"}:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from pcd_hub.train.own_images import python  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("pcd_hub"):
+            raise
+        return _needs_extra(error)
+    return python.distill if name == "distill" else python.Distilled
+
+
+def _needs_extra(missing: ModuleNotFoundError) -> Callable[..., NoReturn]:
+    """Return a function that fails when it is called, so that ``import *`` works without it."""
+    message = f'{missing}; pip install "pcd_hub[train]"'
+
+    def distill(*_: object, **__: object) -> NoReturn:
+        raise ModuleNotFoundError(message, name=missing.name)
+
+    return distill

@@ -1,4 +1,4 @@
-"""List, fetch, verify and publish pcd_hub's weights."""
+"""Distil backbones from your images; evaluate, list, fetch, verify and publish weights."""
 
 import argparse
 import json
@@ -25,12 +25,14 @@ from pcd_hub.weights.hub.publish import publish
 from pcd_hub.weights.load import read_weight
 from pcd_hub.weights.record import WeightRecord
 
+_Main = Callable[[list[str]], None]
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; exit with one line and status 1 after an error, 2 after a usage error."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    if words[:1] == ["distill"]:  # its options, --help included, are those of the recipe
-        _distill(words[1:])
+    if words and words[0] in _RECIPES:  # their options, --help included, are those of the recipe
+        _run_recipe(_RECIPES[words[0]].load, words[1:])
         return
     options = _parser().parse_args(words)
     try:
@@ -41,15 +43,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stderr.close()
 
 
-def _distill(arguments: list[str]) -> None:
+def _run_recipe(load: Callable[[], _Main], arguments: list[str]) -> None:
     try:
-        from pcd_hub.train import distill  # noqa: PLC0415 - needs the extra
-        from pcd_hub.train.configs.command_line import run_main  # noqa: PLC0415
+        recipe = load()
+        from pcd_hub.train.configs.command_line import run_main  # noqa: PLC0415 - needs the extra
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("pcd_hub"):
             raise
         sys.exit(f'pcd-hub: {error}; pip install "pcd_hub[train]"')
-    run_main(lambda _: distill.main(arguments))
+    run_main(lambda _: recipe(arguments))
+
+
+def _load_distill() -> _Main:
+    from pcd_hub.train import distill  # noqa: PLC0415
+
+    return distill.main
+
+
+def _load_probe() -> _Main:
+    from pcd_hub.train.frozen import probe  # noqa: PLC0415
+
+    return probe.main
+
+
+def _load_compare() -> _Main:
+    from pcd_hub.train.frozen import compare  # noqa: PLC0415
+
+    return compare.main
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -232,6 +252,25 @@ def _publish_options(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, help="folder that a dry run writes; default: dry-run/NAME")
 
 
+class _Recipe(NamedTuple):
+    load: Callable[[], _Main]
+    """Imports the recipe, which needs the extra ``train``."""
+    help: str
+
+
+_RECIPES = {
+    "distill": _Recipe(
+        _load_distill, "train a backbone on your images: pcd-hub distill DIR --hours 2"
+    ),
+    "probe": _Recipe(
+        _load_probe, "evaluate backbones on labelled images: pcd-hub probe DIR MODEL ..."
+    ),
+    "compare": _Recipe(
+        _load_compare, "join the tables of several evaluations: pcd-hub compare RUN ..."
+    ),
+}
+
+
 class _Command(NamedTuple):
     run: Callable[[argparse.Namespace], None]
     help: str
@@ -254,8 +293,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _OneLineParser(prog="pcd-hub", description=__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"pcd_hub {pcd_hub.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    summary = "train a backbone on your images (options: `pcd-hub distill --help`)"
-    commands.add_parser("distill", help=summary, add_help=False)
+    for name, recipe in _RECIPES.items():
+        commands.add_parser(name, help=recipe.help, add_help=False)
     for name, (run, summary, add_options) in _COMMANDS.items():
         command = commands.add_parser(
             name,

@@ -14,6 +14,8 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
 from pcd_hub.errors import PCDHubError, TeacherError
 from pcd_hub.models.checkpoints import read_checkpoint
 from pcd_hub.models.layouts import FAMILIES, LAYOUTS, layout_of
@@ -63,6 +65,7 @@ def convert(layout: str, file: Path, out: Path, *, license: str) -> TeacherFacts
         "source_file": file.name,
         "source_sha256": checkpoint.sha256,
         "source_bytes": file.expanduser().stat().st_size,
+        **({"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD} if name in LAYOUTS else {}),
         "versions": {package: version(package) for package in ("pcd_hub", "timm", "torch")},
     }
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -148,3 +148,14 @@ def test_distill_without_accelerate_names_the_extra(monkeypatch):
     monkeypatch.delitem(sys.modules, "pcd_hub.train.distill", raising=False)
     with pytest.raises(SystemExit, match=r'accelerate.*; pip install "pcd_hub\[train\]"'):
         cli.main(["distill"])
+
+
+def test_probe_and_compare_have_the_options_of_the_recipes(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["probe", "--help"])
+    assert caught.value.code == 0
+    assert "pcd-hub probe facades random:resnet18 runs/own_images" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["compare"])
+    assert caught.value.code == 2
+    assert "error: no run: expected at least one, pcd-hub compare" in capsys.readouterr().err

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import types
 from pathlib import Path
 
@@ -10,7 +12,31 @@ def test_what_is_visible_is_what_is_promised():
         for name, value in vars(pcd_hub).items()
         if not name.startswith("_") and not isinstance(value, types.ModuleType)
     }
-    assert visible - {"register_entries", "read_by_name", "has_weight"} == set(pcd_hub.__all__)
+    used = {"register_entries", "read_by_name", "has_weight", "Callable", "NoReturn"}
+    lazy = {"Distilled", "distill"}
+    assert (visible - used - {"TYPE_CHECKING"}) | lazy == set(pcd_hub.__all__)
+    assert pcd_hub.distill.__module__ == "pcd_hub.train.own_images.python"
+
+
+def test_the_import_does_not_need_the_extra():
+    code = """
+import sys
+for name in ("accelerate", "tyro", "cv2", "datasets", "matplotlib"):
+    sys.modules[name] = None
+import pcd_hub
+assert "pcd_hub.train" not in sys.modules
+from pcd_hub import *
+try:
+    distill("photos")
+except ModuleNotFoundError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith('pip install "pcd_hub[train]"\n')
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    assert not hasattr(pcd_hub, "distil")
 
 
 def test_the_package_says_that_it_is_typed():

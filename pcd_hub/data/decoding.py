@@ -25,6 +25,7 @@ above 89 megapixels          rejected, except JPEG (up to 179), which is decoded
 ===========================  ======================================================================
 """
 
+import contextlib
 import functools
 import io
 import math
@@ -123,8 +124,13 @@ def _formats() -> list[str]:
     """Return all formats of Pillow except PostScript and FITS.
 
     Pillow starts an interpreter for PostScript, and reads the signed integers of FITS as unsigned.
+    HEIC is among them if pillow-heif is installed.
     """
     Image.init()
+    with contextlib.suppress(ImportError):
+        import pillow_heif  # pyright: ignore[reportMissingImports]
+
+        pillow_heif.register_heif_opener()
     return [name for name in Image.ID if name not in {"EPS", "FITS"}]
 
 

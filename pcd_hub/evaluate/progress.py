@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 StepT = TypeVar("StepT")
 

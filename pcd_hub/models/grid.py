@@ -141,7 +141,7 @@ def _layout(
             return _from_ncl
         case (_, tokens, _):
             prefix = _num_prefix_tokens(model, tokens, images)
-            if _fills_grid(tokens - prefix, images):
+            if fills_grid(tokens - prefix, images):
                 return _FromTokens(prefix)
     raise StudentError(
         f"{name} has no spatial feature map: forward_features returns {shape}; "
@@ -160,16 +160,16 @@ def _num_prefix_tokens(model: nn.Module, tokens: int, images: Tensor) -> int:
     """Return the number of prefix tokens; VOLO and CoaT do not count their class token."""
     stated = int(getattr(model, "num_prefix_tokens", 0))
     has_class_token = any(name.startswith("cls_token") for name, _ in model.named_parameters())
-    return 1 if has_class_token and not _fills_grid(tokens - stated, images) else stated
+    return 1 if has_class_token and not fills_grid(tokens - stated, images) else stated
 
 
 def _is_channels_first(model: nn.Module, channels: int, pixels: int, images: Tensor) -> bool:
     """Detect a flattened map ``(B, C, h * w)``, as in EfficientViM."""
     stages: Any = getattr(model, "feature_info", None) or [{}]
-    return channels == stages[-1].get("num_chs") != pixels and _fills_grid(pixels, images)
+    return channels == stages[-1].get("num_chs") != pixels and fills_grid(pixels, images)
 
 
-def _fills_grid(count: int, images: Tensor) -> bool:
+def fills_grid(count: int, images: Tensor) -> bool:
     """Check whether ``count`` locations fill a grid with the aspect ratio of the images."""
     if count <= 0:
         return False

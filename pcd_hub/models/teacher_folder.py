@@ -57,7 +57,7 @@ def read_teacher_folder(folder: Path) -> TeacherFolder:
         TeacherError: If a file is missing or damaged, or the head differs from ``teacher.json``.
     """
     try:
-        facts = _read_facts(folder / TEACHER_FACTS)
+        facts = read_facts(folder / TEACHER_FACTS)
         tensors = load_tensors(folder / TEACHER_WEIGHTS)
     except TeacherError as error:
         raise TeacherError(f"{folder} is no complete teacher: {error}") from error
@@ -90,7 +90,12 @@ def _under(prefix: str, tensors: State) -> State:
     }
 
 
-def _read_facts(file: Path) -> dict[str, Any]:
+def read_facts(file: Path) -> dict[str, Any]:
+    """Read and check ``teacher.json``.
+
+    Raises:
+        Exception: If it is missing or damaged; the type depends on the cause.
+    """
     facts = json.loads(read_bounded(file, _MAX_FACTS_BYTES))
     if not isinstance(facts, dict) or not isinstance(facts["architecture"], str):
         raise TypeError("teacher.json names no architecture")

@@ -2,19 +2,20 @@
 
 ==============================  ====================================================================
 ``quickstart``                  the small teacher included in this package
+``auto``                        the first reachable of a list of recommended teachers
 ``timm:NAME``                   timm's pretrained weights, without a head
+``timm:ARCH[.TAG]:FILE``        a checkpoint file of any timm architecture, without a head
 ``hf-hub:ORG/NAME[@REV]``       timm weights from a Hub repository, without a head
-``local-dir:DIR``               a folder in timm's layout, or with ``teacher.json`` (and a head)
+``local-dir:DIR``               a folder in timm's layout, in that of transformers (DINOv2, DINOv3),
+                                or with ``teacher.json`` (and a head)
 ``mocov3_r50:FILE`` ...         a self-supervised checkpoint with its head (``layouts.LAYOUTS``)
 ``mocov3:ARCH:FILE``            a checkpoint of ``recipes/pretrain.py``, for any timm ResNet
 ``resnet:ARCH:FILE``            the weights of a torchvision or timm ResNet, without a head
 ==============================  ====================================================================
 """
 
-import contextlib
 import dataclasses
 import os
-from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,14 +26,35 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
 from pcd_hub.errors import StudentError, TeacherError, first_line, nearest
-from pcd_hub.image_size import ImageSize, height_width, simplest
+from pcd_hub.image_size import ImageSize
 from pcd_hub.method.heads import spatial_mean_error, to_pixel_head
 from pcd_hub.models.checkpoints import read_checkpoint
 from pcd_hub.models.grid import default_image_size, pixel_grid
 from pcd_hub.models.layouts import FAMILIES, LAYOUTS, CheckpointLayout, layout_of
 from pcd_hub.models.teacher_folder import TEACHER_FACTS, format_layers, read_teacher_folder
-from pcd_hub.models.teachers import MEAN_TOLERANCE, Teacher, TeacherFacts, grid_size, noise_images
-from pcd_hub.models.tensor_files import State, tensors_sha256
+from pcd_hub.models.teacher_sources import module as own_module
+from pcd_hub.models.teacher_sources.agreement import normalisation_warning
+from pcd_hub.models.teacher_sources.choice import AUTO, choose_teacher
+from pcd_hub.models.teacher_sources.matching import log_warnings, match_loaded
+from pcd_hub.models.teacher_sources.own_file import read_own_file
+from pcd_hub.models.teacher_sources.parts import (
+    Numbers,
+    TeacherParts,
+    build_model,
+    has_fixed_size,
+    with_normalisation,
+)
+from pcd_hub.models.teacher_sources.transformers_folder import (
+    is_transformers_folder,
+    read_transformers_folder,
+)
+from pcd_hub.models.teachers import (
+    MEAN_TOLERANCE,
+    Teacher,
+    TeacherFacts,
+    noise_images,
+)
+from pcd_hub.models.tensor_files import tensors_sha256
 from pcd_hub.models.timm_loading import (
     cache_alone_if_unreachable,
     create_pretrained,
@@ -42,21 +64,13 @@ from pcd_hub.models.timm_loading import (
 _ORIGIN = ("layout", "source_file", "source_sha256")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Parts:
-    """The parts of a teacher."""
-
-    model: nn.Module
-    head: nn.Sequential | None = None
-    """The trained vector head, before its conversion to a pixel head."""
-    license: str = "not stated"
-    mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN
-    std: tuple[float, ...] = IMAGENET_DEFAULT_STD
-    origin: dict[str, str] = field(default_factory=dict)
-
-
 def load_teacher(
-    source: str, *, image_size: ImageSize | None = None, keep_last_norm: bool = True
+    source: str,
+    *,
+    image_size: ImageSize | None = None,
+    keep_last_norm: bool = True,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
 ) -> Teacher:
     """Load a teacher; every weight must be in its source.
 
@@ -65,6 +79,8 @@ def load_teacher(
         image_size: Size of its images in pixels; default: the model's input size.
         keep_last_norm: False removes the non-affine BatchNorm at the end of MoCo v3's heads, as
             the released PCD code does, which changes the feature maps.
+        mean: Mean of each channel with which it was trained; default: as stated by the source.
+        std: Standard deviation of each channel; default: as stated by the source.
 
     Raises:
         TeacherError: If the source is unknown, a file is damaged or has another layout, a weight is
@@ -72,10 +88,9 @@ def load_teacher(
             the mean of the pixel head's output must equal the vector head's output for the mean
             (``pcd_hub.to_pixel_head``).
     """
-    parts = _read(source, image_size)
-    if not keep_last_norm:
-        parts = dataclasses.replace(parts, head=_without_last_norm(parts.head, source))
-    return _assemble(parts, source, image_size)
+    teacher = _load(source, image_size, keep_last_norm=keep_last_norm, mean=mean, std=std)
+    log_warnings(teacher)
+    return teacher
 
 
 def load_matched_teacher(
@@ -86,6 +101,8 @@ def load_matched_teacher(
     teacher_image_size: ImageSize | str | None = None,
     keep_last_norm: bool = True,
     fold_batch_norms: bool = False,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
 ) -> Teacher:
     """Load a teacher whose feature maps have the student's height and width.
 
@@ -100,88 +117,119 @@ def load_matched_teacher(
             (:class:`~pcd_hub.models.grid.Resample`).
         keep_last_norm: See :func:`load_teacher`.
         fold_batch_norms: Call :meth:`Teacher.fold_batch_norms`.
+        mean: See :func:`load_teacher`.
+        std: See :func:`load_teacher`.
 
     Raises:
         TeacherError: See :func:`load_teacher`.
     """
-    wanted = grid_size(student, image_size)
-    size = _input_size(image_size, teacher_image_size)
-    teacher = load_teacher(source, image_size=size, keep_last_norm=keep_last_norm)
-    own = teacher.grid_size(size)
-    if teacher_image_size == "match" and own != wanted:
-        sides = zip(height_width(size), wanted, own, strict=True)
-        candidate = simplest([round(side * new / old) for side, new, old in sides])
-        with contextlib.suppress(TeacherError):  # it may not accept that size
-            resized = load_teacher(source, image_size=candidate, keep_last_norm=keep_last_norm)
-            if resized.grid_size(candidate) == wanted:
-                teacher, size = resized, candidate
-    if fold_batch_norms:
-        teacher.fold_batch_norms(size)
-    teacher.set_sizes(image_size, input_size=size, grid=wanted)
-    return teacher
+
+    def load(size: ImageSize) -> Teacher:
+        return _load(source, size, keep_last_norm=keep_last_norm, mean=mean, std=std)
+
+    return match_loaded(
+        load,
+        student,
+        image_size=image_size,
+        teacher_image_size=teacher_image_size,
+        fold_batch_norms=fold_batch_norms,
+    )
 
 
-def _input_size(image_size: ImageSize, requested: ImageSize | str | None) -> ImageSize:
-    """Return the requested size; one number is the shorter side of images of ``image_size``."""
-    match requested:
-        case int():
-            sides = height_width(image_size)
-            return simplest([round(side * requested / min(sides)) for side in sides])
-        case tuple():
-            return requested
-        case _:
-            return image_size
+def _load(
+    source: str,
+    image_size: ImageSize | None,
+    *,
+    keep_last_norm: bool,
+    mean: Numbers | None,
+    std: Numbers | None,
+) -> Teacher:
+    if source == AUTO:
+        source = choose_teacher(image_size=image_size).source
+    parts = with_normalisation(_read(source, image_size), source, mean=mean, std=std)
+    if not keep_last_norm:
+        parts = dataclasses.replace(parts, head=_without_last_norm(parts.head, source))
+    return _assemble(parts, source, image_size)
 
 
-def _read(source: str, image_size: ImageSize | None) -> _Parts:
+def _read(source: str, image_size: ImageSize | None) -> TeacherParts:
     scheme, _, rest = source.partition(":")
     if source == "quickstart":
         with resources.as_file(resources.files("pcd_hub.models") / "quickstart_teacher") as folder:
             return _from_teacher_folder(folder, source, image_size)
-    if scheme == "local-dir" and _is_file(Path(rest) / TEACHER_FACTS):
-        return _from_teacher_folder(Path(rest), source, image_size)
-    if scheme in {"timm", "hf-hub", "local-dir"}:
+    if scheme == "local-dir":
+        return _from_folder(Path(rest), source, image_size)
+    if scheme == "timm" and ":" in rest:
+        architecture, _, file = rest.partition(":")
+        return read_own_file(Path(file).expanduser(), architecture, source, image_size)
+    if scheme in {"timm", "hf-hub"}:
         return _from_timm(source, image_size)
     if scheme in FAMILIES:
         architecture, _, file = rest.partition(":")
-        return _from_checkpoint(source, layout_of(scheme, architecture), Path(file), image_size)
+        layout = layout_of(scheme, architecture)
+        return dataclasses.replace(
+            _from_checkpoint(source, layout, Path(file), image_size), is_normalisation_stated=False
+        )
     if scheme in LAYOUTS:
         return _from_checkpoint(source, LAYOUTS[scheme], Path(rest), image_size)
-    known = ["quickstart", "timm", "hf-hub", "local-dir", *FAMILIES, *LAYOUTS]
+    if scheme == own_module.SCHEME:
+        raise TeacherError(
+            f"{source} is a module that was given in Python: pass it again, as in "
+            "pcd_hub.distill(teacher=module)"
+        )
+    known = [AUTO, "quickstart", "timm", "hf-hub", "local-dir", *FAMILIES, *LAYOUTS]
     raise TeacherError(
         f"unknown teacher '{source}'{nearest(scheme, known)}; expected one of {', '.join(known)}"
     )
+
+
+def _from_folder(folder: Path, source: str, image_size: ImageSize | None) -> TeacherParts:
+    if _is_file(folder / TEACHER_FACTS):
+        return _from_teacher_folder(folder, source, image_size)
+    if is_transformers_folder(folder):
+        return read_transformers_folder(folder, source, image_size)
+    return _from_timm(source, image_size)
 
 
 def _is_file(path: Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises if a name is too long
 
 
-def _from_teacher_folder(path: Path, source: str, image_size: ImageSize | None) -> _Parts:
+def _from_teacher_folder(path: Path, source: str, image_size: ImageSize | None) -> TeacherParts:
     folder = read_teacher_folder(path)
     facts = folder.facts
-    return _Parts(
-        model=_build_model(facts["architecture"], folder.backbone, source, image_size),
+    return TeacherParts(
+        model=build_model(facts["architecture"], folder.backbone, source, image_size),
         head=folder.head,
         license=facts.get("license", "not stated"),
         mean=tuple(facts.get("mean", IMAGENET_DEFAULT_MEAN)),
         std=tuple(facts.get("std", IMAGENET_DEFAULT_STD)),
+        is_normalisation_stated="mean" in facts and "std" in facts,
+        training_size=_training_size(facts),
         origin={key: facts[key] for key in _ORIGIN if key in facts},
     )
 
 
+def _training_size(facts: dict[str, Any]) -> int | None:
+    """Return the image size of the pre-training, which a teacher of pcd_hub states."""
+    value: Any = facts
+    for key in ("config", "data", "image_size"):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, int) and value > 0 else None
+
+
 def _from_checkpoint(
     source: str, layout: CheckpointLayout, file: Path, image_size: ImageSize | None
-) -> _Parts:
+) -> TeacherParts:
     checkpoint = read_checkpoint(file.expanduser(), layout)
-    return _Parts(
-        model=_build_model(layout.architecture, checkpoint.encoder, source, image_size),
+    return TeacherParts(
+        model=build_model(layout.architecture, checkpoint.encoder, source, image_size),
         head=checkpoint.head,
         origin={"source_file": file.name, "source_sha256": checkpoint.sha256},
     )
 
 
-def _from_timm(source: str, image_size: ImageSize | None) -> _Parts:
+def _from_timm(source: str, image_size: ImageSize | None) -> TeacherParts:
     name = source.removeprefix("timm:")
     if source.startswith("timm:") and not timm.is_model(name):
         raise TeacherError(
@@ -190,6 +238,7 @@ def _from_timm(source: str, image_size: ImageSize | None) -> _Parts:
     with cache_alone_if_unreachable(name) as unreachable:
         try:
             model = create_pretrained(name, num_classes=0, **_size_argument(source, image_size))
+            config = read_config(source)
         except Exception as error:
             why = f"{unreachable}, nor its cache ({type(error).__name__})" if unreachable else None
             raise TeacherError(
@@ -198,45 +247,13 @@ def _from_timm(source: str, image_size: ImageSize | None) -> _Parts:
                 "or use a file (local-dir:DIR, LAYOUT:FILE)"
             ) from error
     cfg: Any = model.pretrained_cfg
-    return _Parts(
+    return TeacherParts(
         model=model,
         license=cfg.get("license") or "not stated",
         mean=tuple(cfg["mean"]),
         std=tuple(cfg["std"]),
+        is_normalisation_stated=config is None or {"mean", "std"} <= config.pretrained_cfg.keys(),
     )
-
-
-def _build_model(
-    architecture: str, state: State, source: str, image_size: ImageSize | None
-) -> nn.Module:
-    """Build a timm model with exactly these weights; a fixed input size becomes ``image_size``."""
-    if not timm.is_model(architecture):
-        raise TeacherError(
-            f"{source}: timm has no architecture '{architecture}'"
-            f"{nearest(architecture, timm.list_models())}"
-        )
-    model = timm.create_model(architecture, pretrained=False, num_classes=0)
-    expected = model.state_dict()
-    # Old torchvision files lack these counters, which are not used in eval mode.
-    counters = {key: value for key, value in expected.items() if key.endswith("batches_tracked")}
-    state = counters | state
-    missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-    if missing or extra:
-        raise TeacherError(
-            f"{source} does not fit {architecture}: "
-            f"{len(missing)} keys missing ({', '.join(missing[:3])}), "
-            f"{len(extra)} unknown ({', '.join(extra[:3])}); is it another architecture or layout?"
-        )
-    try:
-        model.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise TeacherError(
-            f"{source} does not fit {architecture}: {str(error).splitlines()[-1].strip()}"
-        ) from error
-    if image_size and _has_fixed_size(model.pretrained_cfg) and hasattr(model, "set_input_size"):
-        with contextlib.suppress(AssertionError, ValueError):  # pixel_grid will report it
-            model.set_input_size(img_size=image_size)  # pyright: ignore[reportCallIssue]
-    return model
 
 
 def _size_argument(source: str, image_size: ImageSize | None) -> dict[str, Any]:
@@ -249,11 +266,7 @@ def _size_argument(source: str, image_size: ImageSize | None) -> dict[str, Any]:
     else:
         known = timm.get_pretrained_cfg(source.removeprefix("timm:"))
         cfg = known.to_dict() if known is not None else {}
-    return {"img_size": image_size} if image_size and _has_fixed_size(cfg) else {}
-
-
-def _has_fixed_size(pretrained_cfg: Any) -> bool:
-    return bool(pretrained_cfg.get("fixed_input_size"))
+    return {"img_size": image_size} if image_size and has_fixed_size(cfg) else {}
 
 
 def _without_last_norm(head: nn.Sequential | None, source: str) -> nn.Sequential:
@@ -265,7 +278,7 @@ def _without_last_norm(head: nn.Sequential | None, source: str) -> nn.Sequential
     return head[:-1]
 
 
-def _assemble(parts: _Parts, source: str, image_size: ImageSize | None) -> Teacher:
+def _assemble(parts: TeacherParts, source: str, image_size: ImageSize | None) -> Teacher:
     model: Any = parts.model
     try:
         grid = pixel_grid(model, image_size=image_size)
@@ -285,6 +298,9 @@ def _assemble(parts: _Parts, source: str, image_size: ImageSize | None) -> Teach
         origin=parts.origin,
     )
     teacher = Teacher(grid, pixel_head, facts)
+    teacher.training_size = parts.training_size
+    unlike = normalisation_warning(parts, architecture=facts.architecture)
+    teacher.warnings = (*parts.warnings, unlike) if unlike else parts.warnings
     if parts.head is not None and pixel_head is not None:
         _check_head(teacher, parts.head.eval(), pixel_head, image_size or default_image_size(model))
     return teacher

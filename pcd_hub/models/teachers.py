@@ -63,6 +63,10 @@ class Teacher(nn.Module):
         self.resample: nn.Module = nn.Identity()
         self.input_size: ImageSize | None = None
         """Size in pixels to which images are resized; None for no resizing."""
+        self.training_size: ImageSize | None = None
+        """Size of the images it was trained on, if its source states it."""
+        self.warnings: tuple[str, ...] = ()
+        """What may be wrong with it or with its images, each in one line."""
         self._compute: Callable[[Tensor], Tensor] = self._feature_map
         self.requires_grad_(False)  # noqa: FBT003
         self.eval()

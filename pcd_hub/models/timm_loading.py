@@ -29,7 +29,8 @@ _MAX_CONFIG_BYTES = 1_000_000
 _MAX_LAYERS = 300  # timm's maximum is ResNet-RS-420: 139 blocks
 _MAX_NUMBER = 65_536
 _MAX_VALUES = 7_000_000_000  # timm's maximum is DINOv3's ViT-7B: 6.7 billion
-_TIMEOUT_SECONDS = 10.0
+TIMEOUT_SECONDS = 10.0
+"""Longest wait for an answer of the Hub."""
 _PREFERRED = (  # in the order of timm 1.0.26 to 1.0.31, followed by suffixes
     "model.safetensors",
     "pytorch_model.bin",
@@ -67,7 +68,7 @@ def cache_alone_if_unreachable(name: str) -> Iterator[str]:
     Yields:
         The reason why the Hub is not used; an empty string if it is used.
     """
-    reason = "" if constants.HF_HUB_OFFLINE or not _needs_hub(name) else _probe_hub()
+    reason = "" if constants.HF_HUB_OFFLINE or not _needs_hub(name) else probe_hub()
     with _PROCESS_LOCK:
         before = constants.HF_HUB_OFFLINE
         constants.HF_HUB_OFFLINE = before or bool(reason)
@@ -123,9 +124,9 @@ def create_pretrained(name: str, **arguments: Any) -> nn.Module:
             arguments["pretrained_cfg_overlay"] = _overlay(file)
         else:
             _check_size(config, _hub_file_sizes(place) if config.model_args else [])
-    with _missing_keys() as missing:
+    with unmatched_keys() as unmatched:
         model = timm.create_model(name, pretrained=True, **arguments)
-    if missing:
+    if missing := unmatched.missing:
         raise ValueError(f"{len(missing)} weights are not in its file ({', '.join(missing[:3])})")
     return forget_tensors(model)
 
@@ -133,25 +134,22 @@ def create_pretrained(name: str, **arguments: Any) -> nn.Module:
 def create_with_state(
     architecture: str, state: Mapping[str, Tensor], **arguments: Any
 ) -> nn.Module:
-    """Build a headless timm model with these weights, as timm adapts them to its arguments.
-
-    timm resamples position embeddings to ``img_size``.
+    """Build a timm model with these weights; timm resamples position embeddings to ``img_size``.
 
     Args:
         architecture: A timm architecture.
         state: Its weights, with timm's keys; every weight must be there.
-        **arguments: Further arguments for ``timm.create_model``.
+        **arguments: Arguments for ``timm.create_model``, such as ``num_classes=0``.
 
     Raises:
         ValueError: If weights are missing.
         Exception: Any other error of timm, such as for unlike shapes.
     """
-    cfg = {**entry_cfg(architecture).to_dict(), "state_dict": dict(state)}
-    with _missing_keys() as missing:
-        model = timm.create_model(
-            architecture, pretrained=True, pretrained_cfg=cfg, num_classes=0, **arguments
-        )
-    if missing:
+    # Without first_conv, no timm adapts the input channels of these weights.
+    cfg = entry_cfg(architecture).to_dict() | {"state_dict": dict(state), "first_conv": None}
+    with unmatched_keys() as unmatched:
+        model = timm.create_model(architecture, pretrained=True, pretrained_cfg=cfg, **arguments)
+    if missing := unmatched.missing:
         raise ValueError(f"{len(missing)} weights are missing ({', '.join(missing[:3])})")
     return forget_tensors(model)
 
@@ -168,10 +166,10 @@ def _needs_hub(name: str) -> bool:
             return False
 
 
-def _probe_hub() -> str:
+def probe_hub() -> str:
     """Return the reason why the Hub does not respond; an empty string if it does."""
     try:
-        get_session().head(constants.ENDPOINT, timeout=_TIMEOUT_SECONDS)
+        get_session().head(constants.ENDPOINT, timeout=TIMEOUT_SECONDS)
     except Exception as error:  # from requests or httpx
         return f"the Hub does not answer ({first_line(error)})"
     return ""
@@ -211,7 +209,7 @@ def _hub_file_sizes(place: str) -> list[int]:
     repo, _, revision = place.partition("@")
     try:
         info = HfApi().model_info(
-            repo, revision=revision or None, files_metadata=True, timeout=_TIMEOUT_SECONDS
+            repo, revision=revision or None, files_metadata=True, timeout=TIMEOUT_SECONDS
         )
     except Exception as error:  # depends on the HTTP library; the files may be cached
         log.info("the size of %s is unknown (%s)", place, first_line(error))
@@ -285,13 +283,20 @@ def _build_on_meta(config: TimmConfig) -> nn.Module | None:
         return None
 
 
+class UnmatchedKeys(NamedTuple):
+    """Keys of ``load_state_dict`` calls that were not matched."""
+
+    missing: list[str]
+    unexpected: list[str]
+
+
 @contextmanager
-def _missing_keys() -> Iterator[list[str]]:
-    """Collect the missing keys of this thread's ``load_state_dict`` calls inside the block.
+def unmatched_keys() -> Iterator[UnmatchedKeys]:
+    """Collect the unmatched keys of this thread's ``load_state_dict`` calls inside the block.
 
     timm only logs them. One thread at a time.
     """
-    missing: list[str] = []
+    unmatched = UnmatchedKeys([], [])
     this_thread = threading.get_ident()
     with _PROCESS_LOCK:
         load_state_dict = nn.Module.load_state_dict
@@ -299,11 +304,12 @@ def _missing_keys() -> Iterator[list[str]]:
         def recording(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
             result = load_state_dict(self, *args, **kwargs)
             if threading.get_ident() == this_thread:
-                missing.extend(result.missing_keys)
+                unmatched.missing.extend(result.missing_keys)
+                unmatched.unexpected.extend(result.unexpected_keys)
             return result
 
         nn.Module.load_state_dict = recording
         try:
-            yield missing
+            yield unmatched
         finally:
             nn.Module.load_state_dict = load_state_dict

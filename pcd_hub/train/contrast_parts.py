@@ -54,8 +54,8 @@ def resolve(config: ContrastConfig, *, accelerator: Accelerator, plan: BatchPlan
     config = resolve_run(config, total_steps=plan.total_steps, num_workers=workers)
     return replace(
         config,
-        data=resolve_augmentation(
-            replace(config.data, image_size=simplest(config.data.image_size))
+        data=replace(
+            resolve_augmentation(config.data), image_size=simplest(config.data.image_size)
         ),
         speed=resolve_speed(config.speed, accelerator, steps=plan.total_steps),
     )

@@ -22,10 +22,10 @@ from torch.profiler import record_function
 from pcd_hub.data.loader import Batch
 from pcd_hub.data.sources.held_out import split_held_out
 from pcd_hub.data.sources.open import ImageSource, ImageStream
-from pcd_hub.errors import ConfigError
 from pcd_hub.image_size import height_width
 from pcd_hub.method.distiller import freeze_unused_parameters
 from pcd_hub.method.moments import ChannelMoments
+from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.batches import (
     Normalise,
     count_images,
@@ -43,7 +43,6 @@ from pcd_hub.train.distill_parts import (
     build_student,
     build_teacher_statistics,
     describe_inputs,
-    load_teacher,
     move_to_device,
     resolve,
     trial,
@@ -51,8 +50,9 @@ from pcd_hub.train.distill_parts import (
 )
 from pcd_hub.train.held_out.open import open_held_out, read_held_out
 from pcd_hub.train.held_out.plateau import EarlyEnd
-from pcd_hub.train.launch import finish, on_main_process, start_accelerator
+from pcd_hub.train.launch import finish, start_accelerator
 from pcd_hub.train.monitors.collapse import CollapseMonitor
+from pcd_hub.train.monitors.logged import logged_warnings
 from pcd_hub.train.optimizers import (
     build_optimizer,
     drop_gradients,
@@ -62,14 +62,14 @@ from pcd_hub.train.optimizers import (
 )
 from pcd_hub.train.own_images.arguments import parse_distill
 from pcd_hub.train.own_images.records import record_decisions
-from pcd_hub.train.own_images.settings import find_settings, set_length
+from pcd_hub.train.own_images.settings import find_settings, settings_in_hours
 from pcd_hub.train.own_images.surveyed import survey_images
 from pcd_hub.train.own_images.timing import measure_step
-from pcd_hub.train.results.weight import save_weight
+from pcd_hub.train.results.weight import check_weight_name, save_weight
 from pcd_hub.train.run import TrainingRun
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.run_folder.preflight import check_places, finishing
-from pcd_hub.weights import store
+from pcd_hub.train.teacher.loading import load_teacher, resolve_teacher
 from pcd_hub.weights.export import check_exportable
 
 log = logging.getLogger("pcd_hub")
@@ -82,7 +82,11 @@ def main(arguments: list[str]) -> None:
 
 
 def run(
-    config: DistillConfig, *, config_name: str, given: frozenset[str] = frozenset()
+    config: DistillConfig,
+    *,
+    config_name: str,
+    given: frozenset[str] = frozenset(),
+    teacher: Teacher | None = None,
 ) -> Distillation:
     """Distil and save the weight; return the finished distillation.
 
@@ -90,6 +94,7 @@ def run(
         config: The requested configuration.
         config_name: Its name, for the run's folder and record.
         given: Fields that the user sets, as ``group.field``; they are never derived.
+        teacher: A teacher from Python, instead of ``teacher.source``.
     """
     started = time.monotonic()
     weight_name = check_weight_name(config)
@@ -98,13 +103,16 @@ def run(
         speed=config.speed,
         static_graph=config.optim.accumulation_steps == 1,
     )
-    distillation = prepare(accelerator, config, config_name, given=given, started=started)
-    train(distillation)
-    with finishing(distillation.folder.path):
-        finish(accelerator)
-        if accelerator.is_main_process:
-            save_weight(distillation, weight_name)
-            distillation.folder.end_trackers()
+    with logged_warnings() as warnings:
+        distillation = prepare(
+            accelerator, config, config_name, given=given, started=started, teacher=teacher
+        )
+        train(distillation)
+        with finishing(distillation.folder.path):
+            finish(accelerator)
+            if accelerator.is_main_process:
+                save_weight(distillation, weight_name, warnings=warnings)
+                distillation.folder.end_trackers()
     return distillation
 
 
@@ -143,15 +151,16 @@ def train(d: Distillation) -> None:
         *(config.teacher.source, config.student.arch, plan.total_steps, d.folder.path),
     )
     wrapped.train()
-    for step, batches in run.steps():
-        if d.held_out is not None:
-            d.held_out.measure_start(step)
-        head_only = step < head_only_steps(config.optim, plan.total_steps)
-        loss, norm = training_step(d, wrapped, optimizer, batches, head_only=head_only)
-        if d.held_out is not None:
-            d.held_out.measure(step + 1)
-        measured = accelerator.is_main_process and run.is_measured(step)
-        run.end_step(loss, norm, metrics=monitor.measure(step) if measured else None)
+    with contextlib.closing(run.steps()) as steps:
+        for step, batches in steps:
+            if d.held_out is not None:
+                d.held_out.measure_start(step)
+            head_only = step < head_only_steps(config.optim, plan.total_steps)
+            loss, norm = training_step(d, wrapped, optimizer, batches, head_only=head_only)
+            if d.held_out is not None:
+                d.held_out.measure(step + 1)
+            measured = accelerator.is_main_process and run.is_measured(step)
+            run.end_step(loss, norm, metrics=monitor.measure(step) if measured else None)
 
 
 def wrap(d: Distillation) -> tuple[nn.Module, Any]:
@@ -218,6 +227,7 @@ def prepare(
     config_name: str,
     *,
     given: frozenset[str] = frozenset(),
+    teacher: Teacher | None = None,
     started: float | None = None,
 ) -> Distillation:
     """Build everything; invalid settings raise before the output folder is created.
@@ -227,31 +237,27 @@ def prepare(
         config: The requested configuration.
         config_name: Its name.
         given: Fields that the user sets, as ``group.field``.
+        teacher: A teacher from Python, instead of ``teacher.source``.
         started: Time of the run's start, by ``time.monotonic``; now if not given.
     """
     started = time.monotonic() if started is None else started
+    config = resolve_teacher(config, accelerator, given=teacher)
     everything = open_training_source(config.data, accelerator)
-    survey = on_main_process(accelerator, lambda: survey_images(everything, config, given))
+    survey = survey_images(everything, config, given, accelerator)
     source, held_out = split_held_out(everything, share=config.data.held_out)
-    settings = on_main_process(
-        accelerator,
-        lambda: find_settings(
-            config,
-            default_name=config_name,
-            given=given,
-            num_images=count_images(source),
-            short_side=survey.short_side if survey else 0,
-            accelerator=accelerator,
-        ),
+    settings = find_settings(
+        config,
+        default_name=config_name,
+        given=given,
+        num_images=count_images(source),
+        short_side=survey.short_side if survey else 0,
+        accelerator=accelerator,
     )
     held_out_images = read_held_out(accelerator, settings.config, held_out)
-    d = build(accelerator, settings.config, config_name, source)
+    d = build(accelerator, settings.config, config_name, source, teacher)
     if settings.needs_measurement:
         seconds = seconds_per_step(d)
-        used = time.monotonic() - started
-        settings = on_main_process(
-            accelerator, lambda: set_length(settings, seconds, seconds_used=used)
-        )
+        settings = settings_in_hours(settings, seconds, started=started, accelerator=accelerator)
         d.config = with_fields(d.config, settings.length)
         d.plan = plan_epochs(source, d.config.optim, d.config.run, accelerator)
     d.survey, d.decisions = survey, settings.decisions
@@ -274,6 +280,7 @@ def build(
     config: DistillConfig,
     config_name: str,
     source: ImageSource | ImageStream,
+    given: Teacher | None = None,
 ) -> Distillation:
     """Build the networks and what belongs to them, on the CPU."""
     size = config.data.image_size
@@ -289,7 +296,7 @@ def build(
     )
     check_exportable(start, config.student.arch, image_size=size)
     untrained = freeze_unused_parameters(student, torch.zeros(2, 3, *height_width(size)))
-    teacher = load_teacher(config, student)
+    teacher = load_teacher(config, student, plan=plan, device=accelerator.device, given=given)
     config = with_start(config, start_weight)
     config = resolve(config, accelerator=accelerator, plan=plan, source=source, teacher=teacher)
     distiller = build_distiller(config, student, teacher)
@@ -329,21 +336,6 @@ def seconds_per_step(d: Distillation) -> float:
             num_workers=d.config.data.num_workers or 0,
             accelerator=d.accelerator,
         )
-
-
-def check_weight_name(config: DistillConfig) -> str:
-    """Return the weight's name in the store.
-
-    Raises:
-        ConfigError: If its architecture is not the student's.
-    """
-    name = store.check_name(config.run.name or f"{config.student.arch}.pcd")
-    if name.partition(".")[0] != config.student.arch:
-        raise ConfigError(
-            f"--run.name {name} names another architecture than --student.arch "
-            f"{config.student.arch}; use {config.student.arch}.pcd_WHAT"
-        )
-    return name
 
 
 if __name__ == "__main__":

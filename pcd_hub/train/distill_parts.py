@@ -16,7 +16,6 @@ from torch import nn
 from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.sources.open import ImageSource, ImageStream
 from pcd_hub.data.survey.result import Survey
-from pcd_hub.errors import ConfigError
 from pcd_hub.image_size import simplest
 from pcd_hub.method.distiller import Distiller, PixelLoss
 from pcd_hub.method.heads import STUDENT_HEADS, HeadLayout, student_head
@@ -24,7 +23,6 @@ from pcd_hub.method.loss import cosine_smooth_l1, pixel_info_nce, similarity_kl
 from pcd_hub.method.moments import ChannelMoments
 from pcd_hub.method.queue import KeyQueue
 from pcd_hub.models.grid import PixelGrid
-from pcd_hub.models.teacher_loading import load_matched_teacher
 from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.batches import Normalise, count_images, num_workers
 from pcd_hub.train.configs.distill import DistillConfig, PixelMethodConfig, resolve_method
@@ -124,8 +122,13 @@ def resolve(
     image_size = simplest(config.data.image_size)
     return dataclasses.replace(
         config,
-        data=resolve_augmentation(dataclasses.replace(config.data, image_size=image_size)),
-        teacher=dataclasses.replace(config.teacher, image_size=teacher.input_size or image_size),
+        data=dataclasses.replace(resolve_augmentation(config.data), image_size=image_size),
+        teacher=dataclasses.replace(
+            config.teacher,
+            image_size=teacher.input_size or image_size,
+            mean=teacher.facts.mean,
+            std=teacher.facts.std,
+        ),
         method=resolve_method(config.method, num_images=count_images(source)),
         speed=resolve_speed(config.speed, accelerator, steps=plan.total_steps),
     )
@@ -206,31 +209,6 @@ def compile_distillation(d: Distillation) -> None:
             run_once(d.distiller, images, target, *negatives, accelerator=d.accelerator)
 
     compile_networks(parts, one_pass, d.accelerator)
-
-
-def load_teacher(config: DistillConfig, student: PixelGrid) -> Teacher:
-    """Load the teacher with its feature map at the student's resolution.
-
-    Raises:
-        ConfigError: If the loss compares the locations of an image and there is only one.
-    """
-    teacher = load_matched_teacher(
-        config.teacher.source,
-        student,
-        image_size=config.data.image_size,
-        teacher_image_size=config.teacher.image_size,
-        keep_last_norm=config.teacher.keep_last_norm,
-        fold_batch_norms=config.teacher.fold_batch_norms,
-    )
-    height, width = teacher.grid_size(config.data.image_size)
-    one_location = config.method.targets == "pooled" or height * width < 2
-    if config.method.loss == "similarity_kl" and one_location:
-        raise ConfigError(
-            f"--method.loss similarity_kl compares the locations of an image; expected at least 2, "
-            f"found 1 with --method.targets {config.method.targets} on a {height} x {width} "
-            "feature map; use --method.targets pixels and a larger --data.image-size"
-        )
-    return teacher
 
 
 def build_distiller(config: DistillConfig, student: PixelGrid, teacher: Teacher) -> Distiller:

@@ -114,8 +114,12 @@ def _check_that_all_were_launched(accelerator: Accelerator) -> None:
 
 
 def quiet_logs() -> None:
-    """Log this package's messages as plain lines, and only the warnings of other libraries."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    """Log this package's messages as plain lines, and only the warnings of other libraries.
+
+    A program that has set up this package's logger on its own is not changed.
+    """
+    if log.propagate:
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
     for library in ("httpx", "httpx2", "filelock", "timm", "fsspec", "matplotlib"):
         logging.getLogger(library).setLevel(logging.WARNING)
 

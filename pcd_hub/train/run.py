@@ -10,9 +10,10 @@
 logs, writes checkpoints and stops the run on a signal.
 """
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.loader import Batch
+from pcd_hub.errors import DataError
 from pcd_hub.report.png import save_views
 from pcd_hub.train.monitors.broken_images import BrokenImages
 from pcd_hub.train.monitors.loss import LossMonitor
@@ -99,11 +101,11 @@ class TrainingRun(Generic[BatchT]):
         self._losses = LossMonitor(accelerator, folder, lr_option=lr_option)
         self._broken_images = BrokenImages(accelerator, num_images=num_images)
         self._stop_request = StopRequest()
-        self._first_step = self._step = self._done = plan.start_step
+        self._first_step = self._step = self._done = self._saved = plan.start_step
         self._lr = 0.0
         self._batches: list[BatchT] = []
 
-    def steps(self) -> Iterator[tuple[int, list[BatchT]]]:
+    def steps(self) -> Generator[tuple[int, list[BatchT]], None, None]:
         """Iterate over (step, this process's batches of it: one per accumulation step).
 
         Raises:
@@ -119,7 +121,7 @@ class TrainingRun(Generic[BatchT]):
             start=self._first_step,
             total_steps=self._num_steps(),
         )
-        with self._stop_request:
+        with self._stop_request, contextlib.closing(self._progress):
             plan = dataclasses.replace(self.plan, start_step=self._first_step)
             batches = self.open_batches(plan, self._stream_states)
             while self._done < self._num_steps():
@@ -127,10 +129,10 @@ class TrainingRun(Generic[BatchT]):
                 self._lr = self._learning_rate(step)
                 for group in self._optimizer.param_groups:
                     group["lr"] = self._lr
-                self._batches = self._progress.wait_for(batches, plan.accumulation_steps)
+                with self._saving_before_a_failure():
+                    self._batches = self._progress.wait_for(batches, plan.accumulation_steps)
                 yield step, self._batches
                 assert self._done == step + 1, "every step needs end_step"
-        self._progress.close()
         self._broken_images.log_total()
 
     def end_step(
@@ -164,11 +166,34 @@ class TrainingRun(Generic[BatchT]):
             self._log(step, loss, metrics or {})
         self._done = step + 1
         if self._is_saved(step) or signum:
-            signum = self._losses.check_weights(self._network)
-            state = {name: part.state_dict() for name, part in self._state.items()}
-            self._checkpoints.save(self._done, state, self._stream_states)
+            signum = self._save()
+        if self._is_logged(step):
+            with self._saving_before_a_failure():
+                self._broken_images.check()
         if signum:
             raise stopped_run(signum, self._done, self.folder.path, self._accelerator)
+
+    def _save(self) -> int:
+        """Check and save all completed steps; return the stop signal of any process, or 0."""
+        signum = self._losses.check_weights(self._network)
+        state = {name: part.state_dict() for name, part in self._state.items()}
+        self._checkpoints.save(self._done, state, self._stream_states)
+        self._saved = self._done
+        return signum
+
+    @contextlib.contextmanager
+    def _saving_before_a_failure(self) -> Iterator[None]:
+        """Save the completed steps if the images can no longer be read (an unmounted disk).
+
+        Not with several processes: the others may be in the middle of the next step.
+        """
+        try:
+            yield
+        except DataError:
+            if self._accelerator.num_processes == 1 and self._done > self._saved:
+                self._save()
+                log.info("saved after step %d; add --run.resume to continue", self._done)
+            raise
 
     def is_measured(self, step: int) -> bool:
         """Return True if monitors measure this step: the first one and every logged one."""
@@ -185,7 +210,7 @@ class TrainingRun(Generic[BatchT]):
     def _resume(self) -> None:
         checkpoint = self._checkpoints.load(total_steps=self.plan.total_steps)
         load_parts(checkpoint, self._state)
-        self._first_step = self._done = int(checkpoint["step"])
+        self._first_step = self._done = self._saved = int(checkpoint["step"])
         self._stream_states = self._checkpoints.stream_states(checkpoint)
         log.info("resumed after step %d of %d", self._first_step, self.plan.total_steps)
 
@@ -197,7 +222,6 @@ class TrainingRun(Generic[BatchT]):
             self.folder.log_pictures()
 
     def _log(self, step: int, loss: Tensor, metrics: Mapping[str, float | Tensor]) -> None:
-        self._broken_images.check()
         tensors = {name: value for name, value in metrics.items() if isinstance(value, Tensor)}
         local = torch.stack([loss.detach(), *(value.detach() for value in tensors.values())])
         means: Any = self._accelerator.reduce(local, "mean")

@@ -2,7 +2,8 @@
 
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -26,14 +27,19 @@ class StoppedRun(BaseException):
     """
 
     def __init__(self, signum: int, folder: Path, *, step: int | None) -> None:
-        saved, action = "the training", "write its result"
-        if step is not None:
-            saved, action = f"step {step}", "continue"
-        super().__init__(
-            f"stopped by {signal.Signals(signum).name} after {saved}, which is saved; "
-            f"{action} with the same command and --run.resume --run.output-dir {folder}"
-        )
+        self.signum, self.folder, self.step = signum, folder, step
         self.exit_code = 128 + signum
+        super().__init__(
+            self.message(f"the same command and --run.resume --run.output-dir {folder}")
+        )
+
+    def message(self, remedy: str) -> str:
+        """Describe what is saved, and how ``remedy`` continues."""
+        saved, action = "the training", "write its result"
+        if self.step is not None:
+            saved, action = f"step {self.step}", "continue"
+        name = signal.Signals(self.signum).name
+        return f"stopped by {name} after {saved}, which is saved; {action} with {remedy}"
 
 
 def stopped_run(signum: int, step: int, folder: Path, accelerator: Accelerator) -> StoppedRun:
@@ -57,12 +63,26 @@ def stopping_at_once(folder: Path) -> Iterator[None]:
         del frame
         raise StoppedRun(signum, folder, step=None)
 
-    before = {signum: signal.signal(signum, stop) for signum in STOP_SIGNALS}
+    before = _handle(stop)
     try:
         yield
     finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+        _restore(before)
+
+
+def _handle(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """Install a handler of all stop signals; return the previous ones.
+
+    Python handles signals in the main thread alone; a run in another thread is not stopped.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {signum: signal.signal(signum, handler) for signum in STOP_SIGNALS}
+
+
+def _restore(handlers: Mapping[int, Any]) -> None:
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
 
 
 class StopRequest:
@@ -77,14 +97,13 @@ class StopRequest:
         """The signal that this process has received; 0 for none."""
 
     def __enter__(self) -> Self:
-        self._before = {signum: signal.signal(signum, self._record) for signum in STOP_SIGNALS}
+        self._before = _handle(self._record)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None
     ) -> None:
-        for signum, handler in self._before.items():
-            signal.signal(signum, handler)
+        _restore(self._before)
         if self.signum and kind is None:
             signal.raise_signal(self.signum)
 

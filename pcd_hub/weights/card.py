@@ -1,14 +1,14 @@
 """Render the model card of a weight; unknown values are shown as "not measured"."""
 
-import html
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
 from timm.models import get_pretrained_cfg
 
 from pcd_hub.errors import WeightError
+from pcd_hub.files.markdown import escaped as _text
 from pcd_hub.image_size import format_size
 from pcd_hub.weights.card_metadata import front_matter, hub_repository, needs_import
 from pcd_hub.weights.layout import MANIFEST_FILE, WEIGHTS_FILE
@@ -100,12 +100,6 @@ def _summary(record: WeightRecord, files: list[dict[str, Any]]) -> str:
 
 
 def _results(measured: dict[str, Measurement]) -> str:
-    evaluations: dict[tuple[object, ...], list[Measurement]] = {}
-    for table in measured.values():
-        facts = (table.task, table.dataset, table.images, table.seeds, table.protocol)
-        alike = (*facts, table.command, table.subject, tuple(table.means))
-        evaluations.setdefault(alike, []).append(table)
-    tables = [results_table(metrics) for metrics in evaluations.values()]
     missing = [
         f"{task} on {dataset}"
         for task, dataset in _USUAL
@@ -115,7 +109,18 @@ def _results(measured: dict[str, Measurement]) -> str:
         )
     ]
     missing += ["throughput", "energy"]
+    tables = results_tables(measured)
     return "\n\n".join(["## Results", *tables, f"Not measured: {'; '.join(missing)}."])
+
+
+def results_tables(measured: Mapping[str, Measurement]) -> list[str]:
+    """Render one Markdown table for each evaluation."""
+    evaluations: dict[tuple[object, ...], list[Measurement]] = {}
+    for table in measured.values():
+        facts = (table.task, table.dataset, table.images, table.seeds, table.protocol)
+        alike = (*facts, table.command, table.subject, tuple(table.means))
+        evaluations.setdefault(alike, []).append(table)
+    return [results_table(metrics) for metrics in evaluations.values()]
 
 
 def results_table(metrics: list[Measurement]) -> str:
@@ -307,10 +312,3 @@ def _number(facts: dict[str, Any], key: str, unit: float) -> str:
 def _fact(facts: dict[str, Any], key: str) -> str:
     value = facts.get(key)
     return NOT_STATED if value is None else _text(format_size(value))
-
-
-def _text(value: object) -> str:
-    """Escape a value for Markdown: one line, no HTML, no markup, no table borders."""
-    line = html.escape(" ".join(str(value).split()), quote=False)
-    # An underscore inside a word is not markup.
-    return re.sub(r"([\\`*\[\]|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", line)

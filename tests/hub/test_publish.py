@@ -392,6 +392,23 @@ def test_every_licence_must_be_said_and_none_contradicted(hub, tmp_path):
         pcd_hub.publish(clean, REPO, teacher_license="mit")
 
 
+def test_the_licence_of_the_start_must_be_said_if_there_is_one(hub, tmp_path):
+    start = {"source": "resnet18.a1_in1k", "name": "resnet18.a1_in1k", "sha256": "b" * 64}
+    licenses = {**record().licenses, "start": "not stated"}
+    folder = exported(tmp_path / "export", start=start, licenses=licenses)
+    with pytest.raises(WeightError, match="licence of the start .* add --start-license ID"):
+        pcd_hub.publish(folder, REPO)
+    pcd_hub.publish(folder, REPO, start_license="mit")
+    assert "| start | mit |" in hub.files(REPO)["README.md"].decode()
+    published = json.loads(hub.files(REPO)["pcd_manifest.json"])["record"]
+    assert (published["start"], published["licenses"]["start"]) == (start, "mit")
+    with pytest.raises(WeightError, match="--start-license mit: .* started from random weights"):
+        pcd_hub.publish(exported(tmp_path / "random"), REPO, start_license="mit")
+    broken = exported(tmp_path / "broken", start={"source": "x"}, licenses=licenses)
+    with pytest.raises(WeightError, match="incomplete: no start.sha256"):
+        pcd_hub.publish(broken, REPO, start_license="mit")
+
+
 def test_a_licence_that_the_hub_does_not_know_needs_its_text(hub, tmp_path):
     folder = exported(
         tmp_path / "export", licenses={**record().licenses, "weights": "house-licence"}

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pcd_hub.errors import TeacherError
-from pcd_hub.models import checkpoints, teachers
+from pcd_hub.models import checkpoints, teacher_loading, teachers
 from pcd_hub.models.grid import Resample
 from pcd_hub.models.layouts import LAYOUTS, layout_of
 from pcd_hub.models.teacher_folder import save_teacher
@@ -463,12 +463,14 @@ def test_an_oblong_teacher_matches_each_side_or_keeps_the_aspect_ratio(tmp_path,
 def test_where_no_size_fits_the_pixels_are_resampled(tmp_path, caplog, monkeypatch):
     source = f"local-dir:{timm_folder(tmp_path / 't')}"
 
-    def stubborn(source: str, *, image_size: int, keep_last_norm: bool):
+    load = teacher_loading._load
+
+    def stubborn(source: str, image_size: int, **options):
         if image_size != 160:
             raise TeacherError("takes 160 px alone")
-        return load_teacher(source, image_size=image_size, keep_last_norm=keep_last_norm)
+        return load(source, image_size, **options)
 
-    monkeypatch.setattr("pcd_hub.models.teacher_loading.load_teacher", stubborn)
+    monkeypatch.setattr(teacher_loading, "_load", stubborn)
     with caplog.at_level("INFO"):
         teacher = load_matched_teacher(
             source, student_grid(40), image_size=160, teacher_image_size="match"

@@ -37,6 +37,7 @@ def test_a_run_writes_record_export_metrics_and_pictures(tiny, tmp_path, capsys,
         "checkpoints",
         "pictures",
         "record.json",
+        "report.md",
         "export",
     }
     printed = capsys.readouterr().out

@@ -171,6 +171,9 @@ def test_a_data_set_of_the_hub_is_named_and_others_are_not():
     named = yaml.safe_load(card(data={"source": "hf:org/birds:train"}).split("---")[1])
     assert named["datasets"] == ["org/birds"]
     assert "datasets" not in yaml.safe_load(card(data={"source": "/data/x"}).split("---")[1])
+    several = card(data={"source": ["hf:org/birds/small:train#photo", "/data/x", "hf:org/birds"]})
+    assert yaml.safe_load(several.split("---")[1])["datasets"] == ["org/birds"]
+    assert "- Data: hf:org/birds/small:train#photo, /data/x, hf:org/birds, " in several
 
 
 def test_the_snippets_load_this_weight_and_an_own_architecture_says_what_it_needs(tmp_path):
@@ -191,6 +194,8 @@ def test_the_method_is_the_one_of_the_configuration():
         assert "self-supervised" not in text, "nobody knows that of every teacher"
         assert "Trained on generated scenes only" in text
     assert "generated scenes only" not in card(data={"source": "IMAGES"})
+    assert "generated scenes only" not in card(data={"source": ["scenes:9", "IMAGES"]})
+    assert "generated scenes only" in card(data={"source": ["scenes:9", "scenes:9:1"]})
 
 
 def test_untrained_layers_are_named_under_limits():
@@ -242,3 +247,37 @@ def test_the_cost_on_the_card_was_counted(tmp_path):
     model.eval()(torch.zeros(1, 3, 64, 64))
     assert facts["macs"] == macs
     assert facts["channels"] == 96
+
+
+START = {"source": "resnet18.a1_in1k", "name": "resnet18.a1_in1k", "sha256": "b" * 64}
+START |= {"license": "mit"}
+
+
+@pytest.mark.parametrize(
+    ("hub_id", "base_model"),
+    [("timm/resnet18.a1_in1k", "timm/resnet18.a1_in1k"), ("", None), ("a b/c", None), ([1], None)],
+)
+def test_the_start_is_the_base_model_if_it_is_on_the_hub(hub_id, base_model):
+    licenses = {**record().licenses, "start": "mit"}
+    text = card(start={**START, "hub_id": hub_id}, licenses=licenses)
+    matter = yaml.safe_load(text.split("---")[1])
+    assert matter.get("base_model") == base_model
+    assert matter.get("base_model_relation") == ("finetune" if base_model else None)
+    link = f"[resnet18.a1_in1k](https://huggingface.co/{base_model})"
+    name = link if base_model else "resnet18.a1_in1k"
+    assert f"The training started from {name}." in text
+    assert f"- Start: {name}, licence mit, sha256 {'b' * 64}" in text
+    assert "| start | mit |" in text
+    if base_model:
+        assert ModelCard(text).data.to_dict()["base_model"] == base_model
+
+
+def test_a_random_start_is_not_on_the_card():
+    assert "start |" not in card().replace("| random start |", "")
+    assert "started from" not in card()
+    assert "base_model" not in card()
+
+
+def test_a_start_needs_its_licence():
+    with pytest.raises(WeightError, match="no licence of the start; a card needs those of code, w"):
+        card(start=START)

@@ -45,9 +45,9 @@ class CombinedImages:
         return source.name(own_index)
 
     def path(self, index: int) -> Path | None:
-        """Return the file of image ``index``; None if it is not a whole file on this machine."""
-        source, place = self._find(index)
-        return source.path(place) if isinstance(source, ImageFiles) else None
+        """Return the file of image ``index``; None if it is not a whole file."""
+        source, own_index = self._find(index)
+        return source.path(own_index) if isinstance(source, ImageFiles) else None
 
     def _find(self, index: int) -> tuple[NamedImages, int]:
         if not -len(self) <= index < len(self):

@@ -149,7 +149,7 @@ def _find_image_column(dataset: Any, uri: str, column: str | None) -> str:
     names = f" ({', '.join(columns)})" if columns else ""
     expected = "exactly 1" if column is None else f"a column '{column}'"
     remedy = (
-        f"name one, for example {uri.partition('#')[0]}#{columns[0]}"
+        f"name one, for example {uri.removesuffix(f'#{column}')}#{columns[0]}"
         if columns
         else "save it with one by dataset.select_columns(['image']).save_to_disk(DIR)"
     )
@@ -162,13 +162,9 @@ def _find_image_column(dataset: Any, uri: str, column: str | None) -> str:
 def split_column(text: str) -> tuple[str, str | None]:
     """Split ``NAME[#COLUMN]``; a local path may contain ``#``."""
     name, mark, column = text.rpartition("#")
-    is_path = "/" in column or is_dir(local_path(text)) or is_dir(local_path(_before_colon(text)))
+    folders = (text, text.rpartition(":")[0])  # with a split: DIR:SPLIT
+    is_path = "/" in column or any("#" in each and is_dir(local_path(each)) for each in folders)
     return (text, None) if not mark or is_path else (name, column)
-
-
-def _before_colon(text: str) -> str:
-    before, colon, _ = text.rpartition(":")
-    return before if colon and "#" in before else ""
 
 
 def _import_datasets() -> Any:

@@ -46,7 +46,13 @@ from pcd_hub.data.sources.hf_datasets import (
 )
 from pcd_hub.data.sources.other_files import VIDEO_SUFFIXES, frames_command, is_image, suffix
 from pcd_hub.data.sources.protocols import ImageSource, ImageStream, NamedImages
-from pcd_hub.data.sources.remote import find_remote, is_remote, open_remote_images, url_path
+from pcd_hub.data.sources.remote import (
+    RemoteImages,
+    is_remote,
+    match_remote,
+    open_remote_images,
+    url_path,
+)
 from pcd_hub.data.sources.uris import is_dir, is_file, local_path, split_uri
 from pcd_hub.errors import DataError
 
@@ -107,11 +113,12 @@ def open_source(uri: str, *, rank: int = 0, world_size: int = 1) -> NamedImages 
     return open_sources((uri,), rank=rank, world_size=world_size)
 
 
-def _expand(uri: str) -> Iterable[str | ImageFiles]:
+def _expand(uri: str) -> Iterable[str | ImageFiles | RemoteImages]:
     """Expand a pattern to the sources that it matches."""
     if is_remote(uri) and not uri.startswith("file://"):
         for url in expand_braces(uri):
-            yield from find_remote(url) if "*" in url else [url]
+            found = match_remote(url) if "*" in url else [url]
+            yield from [found] if isinstance(found, RemoteImages) else found
         return
     scheme, path = split_uri(uri.removeprefix("file://"), _SCHEMES)
     if scheme:
@@ -126,7 +133,7 @@ def _expand(uri: str) -> Iterable[str | ImageFiles]:
             yield from found
 
 
-def _is_tar_file(part: str | ImageFiles) -> bool:
+def _is_tar_file(part: str | ImageFiles | RemoteImages) -> bool:
     return isinstance(part, str) and is_tar(part) and (is_remote(part) or not is_dir(Path(part)))
 
 
@@ -144,8 +151,10 @@ def _open_tar_files(places: list[str], *, rank: int, world_size: int) -> NamedIm
     return TarStream(places, rank=rank, world_size=world_size)
 
 
-def _open_part(part: str | ImageFiles, *, rank: int, world_size: int) -> NamedImages | ImageStream:
-    if isinstance(part, ImageFiles):
+def _open_part(
+    part: str | ImageFiles | RemoteImages, *, rank: int, world_size: int
+) -> NamedImages | ImageStream:
+    if not isinstance(part, str):
         return part
     if is_remote(part):
         return open_zip(part) if url_path(part).endswith(".zip") else open_remote_images(part)

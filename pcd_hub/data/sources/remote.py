@@ -21,7 +21,7 @@ _PACKAGES = {
     **dict.fromkeys(("s3", "s3a"), "s3fs"),
     **dict.fromkeys(("gs", "gcs"), "gcsfs"),
     **dict.fromkeys(("az", "abfs", "abfss", "adl"), "adlfs"),
-    **dict.fromkeys(("http", "https"), "aiohttp"),
+    **dict.fromkeys(("http", "https"), "requests aiohttp"),
     **dict.fromkeys(("sftp", "ssh"), "paramiko"),
     **dict.fromkeys(("oss",), "ossfs"),
     **dict.fromkeys(("hdfs",), "pyarrow"),
@@ -114,12 +114,28 @@ def open_remote(url: str) -> Any:
     return filesystem(url).open(url, "rb")
 
 
-def find_remote(pattern: str) -> list[str]:
-    """Return the sorted URLs that match a pattern."""
+def match_remote(pattern: str) -> "RemoteImages | list[str]":
+    """Find the images that match a pattern; if there are none, everything that matches.
+
+    Raises:
+        DataError: If nothing matches.
+    """
     watch_forks()
     with reading(pattern):
         system = filesystem(pattern)
-        return sorted(map(system.unstrip_protocol, system.glob(pattern)))
+        found = system.glob(pattern, detail=True)
+    sizes = {
+        system.unstrip_protocol(path): facts.get("size") or -1
+        for path, facts in sorted(found.items())
+        if not path.rpartition("/")[2].startswith(".")
+    }
+    if not sizes:
+        raise DataError(f"nothing matches {shown(pattern)}: expected a pattern such as 's3://B/*'")
+    root = pattern.partition("*")[0].rpartition("/")[0] + "/"
+    if images := [url for url in sizes if is_image(url_path(url))]:
+        paths = [url.removeprefix(root) for url in images]
+        return RemoteImages(root, paths, [sizes[url] for url in images])
+    return list(sizes)
 
 
 def open_remote_images(url: str) -> "RemoteImages":

@@ -18,6 +18,9 @@ from pcd_hub.train.configs.run import RunConfig
 
 log = logging.getLogger("pcd_hub")
 
+ChannelMean = Annotated[float, Bounds(float, -1000, 1000)]
+ChannelStd = Annotated[float, Bounds(float, 0, 1000, above=True)]
+
 TEMPERATURES = {"pixel_info_nce": 0.2, "similarity_kl": 0.07}
 """Default temperature by loss."""
 
@@ -27,19 +30,33 @@ class TeacherConfig:
     """The frozen teacher."""
 
     source: str = "quickstart"
-    """Teacher: quickstart (in the package), timm:NAME,
-    hf-hub:ORG/NAME[@REVISION], local-dir:DIR, mocov3_r50:FILE,
-    mocov3:ARCH:FILE, resnet:ARCH:FILE ..."""
+    """Teacher: quickstart (in the package), auto (the first reachable of a
+    list), timm:NAME, timm:ARCH[.TAG]:FILE, hf-hub:ORG/NAME[@REVISION],
+    local-dir:DIR, mocov3_r50:FILE, mocov3:ARCH:FILE, resnet:ARCH:FILE ...
+    `pcd-hub teachers` lists recommended ones."""
     image_size: HeightWidth | Literal["match"] | None = None
     """Size in pixels to which views are resized for the teacher: the shorter
     side, or height and width. None: the student's size. match: the size at
     which the teacher's feature map has the student's height and width, if
     there is one; otherwise its feature map is resampled."""
+    mean: tuple[ChannelMean, ChannelMean, ChannelMean] | None = None
+    """Mean of each channel, for images in [0, 1], with which the teacher was
+    trained. None: as its source or timm states."""
+    std: tuple[ChannelStd, ChannelStd, ChannelStd] | None = None
+    """Standard deviation of each channel. None: as its source or timm states."""
     keep_last_norm: bool = True
     """Keep the BatchNorm without weights that ends a head like MoCo v3's.
     The released PCD code drops it."""
     fold_batch_norms: bool = True
     """Fold BatchNorms into the convolutions before them; faster, identical up to rounding."""
+
+    def check(self, group: str) -> None:
+        """Reject mean without std, or the other way round."""
+        if (self.mean is None) != (self.std is None):
+            given, other = ("std", "mean") if self.mean is None else ("mean", "std")
+            raise ConfigError(
+                f"{group}{given} is set without {group}{other}; expected both or neither"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +69,14 @@ class StudentConfig(ModelConfig):
     architecture by name (resnet18.a1_in1k, resnet18.pcd), hf-hub:ORG/NAME,
     local-dir:DIR, or a checkpoint FILE (.safetensors, .pth, .pt, .bin,
     .ckpt)."""
+
+    def check(self, group: str) -> None:
+        """Reject the name of a weight as an architecture, and weights without a name."""
+        super().check(group)
+        if not self.weights.strip():
+            raise ConfigError(
+                f"{group}weights '{self.weights}': expected none, pretrained, a name or a file"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +190,7 @@ DERIVED = frozenset(
         *("data.image_size", "data.min_crop_area", "data.num_workers"),
         *("teacher.image_size", "method.queue_length", "method.head"),
         *("optim.name", "optim.global_batch_size", "optim.lr_per_256", "optim.warmup_share"),
-        *("optim.weight_decay", "speed.precision", "speed.compile"),
+        *("optim.weight_decay", "optim.head_only_share", "speed.precision", "speed.compile"),
         *("run.max_steps", "run.checkpoint_every_steps", "run.log_every_steps"),
     }
 )
@@ -218,7 +243,11 @@ DISTILL: dict[str, DistillConfig] = {
         run=DistillRunConfig(max_steps=500, checkpoint_every_steps=250),
         probe_scenes=400,
     ),
-    "own_images": DistillConfig(derive=True, data=DistillDataConfig(source=(), held_out=0.02)),
+    "own_images": DistillConfig(
+        teacher=TeacherConfig(source="auto"),
+        data=DistillDataConfig(source=(), held_out=0.02),
+        derive=True,
+    ),
     "pcd_r18": DistillConfig(teacher=TeacherConfig(source=_MOCO_TEACHER)),
     "pcd_r18_released": DistillConfig(
         teacher=TeacherConfig(source=_MOCO_TEACHER, keep_last_norm=False),

@@ -83,10 +83,24 @@ def read_fields(config: object, file: str) -> dict[str, Any]:
             is invalid.
     """
     label = file if file.isprintable() else ascii(file)
+    return checked_fields(config, _settings(_read(file, label), label), label)
+
+
+def checked_fields(config: object, found: Mapping[Any, Any], label: str) -> dict[str, Any]:
+    """Return the fields of ``config`` that a mapping sets, as ``group.field``.
+
+    Args:
+        config: The configuration.
+        found: Values by ``group.field``, or by field in one mapping for each group.
+        label: Origin of the values, for errors.
+
+    Raises:
+        ConfigError: If a name is unknown or given twice, or a value is invalid.
+    """
     known = {option.key: option for option in options(config)}
     its_groups = frozenset(groups(config))
     changes: dict[str, Any] = {}
-    for key, value in _fields(_settings(_read(file, label), label), its_groups, label):
+    for key, value in _fields(found, its_groups, label):
         name = key if key in known else current_name(key, known)
         if name not in known:
             if name not in REMOVED:
@@ -191,7 +205,10 @@ def _unknown(
     shown = as_typed(name)
     if name in its_groups:
         return ConfigError(f"{label}: {shown} {as_typed(value)}: expected a group of fields")
-    return ConfigError(f"{label}: unknown field '{shown}'{nearest(name, known)}")
+    last = name.rpartition(".")[2]
+    longer = [each for each in known if each.rpartition(".")[2].startswith(last)]
+    likely = nearest(name, known) or nearest(last, longer, cutoff=0)
+    return ConfigError(f"{label}: unknown field '{shown}'{likely}")
 
 
 def _value(option: Option, value: object, label: str) -> object:

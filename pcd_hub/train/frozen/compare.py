@@ -23,7 +23,7 @@ class ComparisonConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CompareConfig:
-    """recipes/compare.py: join the tables of evaluations; add them to a weight's record."""
+    """Join the tables of evaluations; add them to a weight's record."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """Folders that contain evaluations, at any depth."""
@@ -37,9 +37,7 @@ def main(arguments: list[str]) -> None:
     """Join the tables, print them and write them."""
     config = override(CompareConfig(), arguments)
     if not config.runs:
-        raise ConfigError(
-            "no run: expected at least one, python recipes/compare.py runs/linear_seg"
-        )
+        raise ConfigError("no run: expected at least one, pcd-hub compare runs/linear_seg")
     tables = joined_tables(config.runs)
     text = "\n\n".join(table.table() for table in tables)
     print(text)

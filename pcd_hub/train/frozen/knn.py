@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> None:
     check_models(config.models, config.run.seeds)
     benchmarks = build_benchmarks(config)
     folder = new_folder(config.run.output_dir, "knn")
-    command = shlex.join(["python", "recipes/knn.py", *arguments])
+    command = shlex.join(["python", "-m", "pcd_hub.train.frozen.knn", *arguments])
     for name, benchmark in benchmarks.items():
         table = benchmark.empty_table(config.run.seeds, command=command, details=provenance())
         for model in config.models:

@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
     folder = new_folder(config.run.output_dir, "linear_seg")
     table = probe.empty_table(
         config.run.seeds,
-        command=shlex.join(["python", "recipes/linear_seg.py", *arguments]),
+        command=shlex.join(["python", "-m", "pcd_hub.train.frozen.segmentation_probe", *arguments]),
         details=provenance(),
     )
     predicted = {}

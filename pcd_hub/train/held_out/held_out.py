@@ -95,7 +95,7 @@ class HeldOut:
         self._folder = folder
         self._student = student
         self._scorer = scorer
-        self._every_steps = every_steps
+        self.every_steps = every_steps
         self._stop_on_plateau = stop_on_plateau
         self._state = _State(images=images, plateau_from=warmup_steps)
 
@@ -140,7 +140,7 @@ class HeldOut:
         Raises:
             CheckpointError: If the scores or the best weights cannot be written.
         """
-        if done % self._every_steps == 0 or done == self.end.total_steps:
+        if done % self.every_steps == 0 or done == self.end.total_steps:
             self._measure(done)
             if self._stop_on_plateau:
                 self._check_plateau(done)

@@ -12,18 +12,13 @@ log = logging.getLogger("pcd_hub")
 SUBJECT = "distilled student"
 
 
-def log_verdict(held_out: HeldOut) -> None:
-    """Log the comparison with the start, as a warning if the student is worse."""
-    found = held_out.compare()
-    sentence = found.sentence[:1].upper() + found.sentence[1:]
-    if found.outcome == "worse":
+def warn_if_worse(held_out: HeldOut) -> None:
+    """Log a warning if the student agrees worse with the teacher than its start."""
+    if held_out.compare().outcome == "worse":
         log.warning(
-            "WARNING: %s. Do not use this weight; lower --optim.lr-per-256, train longer, or "
-            "choose another teacher",
-            sentence,
+            "WARNING: the student is worse than its start. Do not use this weight; lower "
+            "--optim.lr-per-256, train longer, or choose another teacher"
         )
-    else:
-        log.info("%s", sentence)
 
 
 def describe_held_out(held_out: HeldOut) -> dict[str, Any]:
@@ -31,6 +26,7 @@ def describe_held_out(held_out: HeldOut) -> dict[str, Any]:
     exported = held_out.exported
     return {
         "images": held_out.num_images,
+        "every_steps": held_out.every_steps,
         "exported_step": exported.step if exported else None,
         "best_step": held_out.best_step,
         "last_step": held_out.history[-1]["step"] if held_out.history else None,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 from accelerate import Accelerator
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 BatchT = TypeVar("BatchT")
 

@@ -30,9 +30,10 @@ MEMORY_SHARE = 0.6
 
 PEAK_LR, PEAK_LR_BATCH, MAX_PEAK_LR = 2e-3, 32, 4e-3
 """AdamW: peak learning rate of a batch of 32, growing with the square root of the batch."""
-PRETRAINED_LR_SHARE = 0.25
-"""Share of that rate for a student that starts from weights."""
-WARMUP_SHARE, PRETRAINED_WARMUP_SHARE = 0.05, 0.2
+WARMUP_SHARE = 0.05
+PRETRAINED_LR_SHARE, PRETRAINED_WARMUP_SHARE, PRETRAINED_HEAD_ONLY_SHARE = 0.25, 0.2, 0.1
+"""A student that starts from weights: share of the peak learning rate, warm-up, and steps for the
+head alone, whose first gradients are those of random weights. Not measured."""
 WEIGHT_DECAY = 0.05
 
 CPU_QUEUE, GPU_QUEUE, LONG_RUN_HOURS = 4096, 65_536, 1.0
@@ -223,6 +224,9 @@ def _learning_rate(s: Situation, values: Values) -> Iterator[Decision]:
     share = PRETRAINED_WARMUP_SHARE if s.pretrained else WARMUP_SHARE
     yield Decision("optim.warmup_share", share, f"for AdamW{start.replace('low', 'long')}")
     yield Decision("optim.weight_decay", WEIGHT_DECAY, "for AdamW")
+    if s.pretrained:
+        head_only = PRETRAINED_HEAD_ONLY_SHARE
+        yield Decision("optim.head_only_share", head_only, "until the head is no longer random")
 
 
 def _method(s: Situation, _: Values) -> Iterator[Decision]:

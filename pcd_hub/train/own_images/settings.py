@@ -2,8 +2,10 @@
 
 import logging
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,10 +14,12 @@ from accelerate import Accelerator
 from pcd_hub.data.workers import num_cores
 from pcd_hub.errors import ConfigError, PCDHubError
 from pcd_hub.models.entries import build_skeleton, check_architecture
+from pcd_hub.models.teacher_sources.memory import architecture_of
 from pcd_hub.models.timm_loading import cache_alone_if_unreachable, read_config
 from pcd_hub.train.configs.distill import DERIVED, DistillConfig
 from pcd_hub.train.configs.fields import options
 from pcd_hub.train.configs.files import with_fields
+from pcd_hub.train.launch import on_main_process
 from pcd_hub.train.own_images.decisions import read_decisions
 from pcd_hub.train.own_images.rule import (
     LENGTH,
@@ -67,6 +71,8 @@ def find_settings(
 ) -> Settings:
     """Derive the settings of a new run, or take those of the run that is resumed.
 
+    The main process decides; call it on every process.
+
     Args:
         config: The requested configuration.
         default_name: Name of the run's folder below ``runs``, if none is configured.
@@ -78,10 +84,33 @@ def find_settings(
     Raises:
         ConfigError: If there is no run to resume.
     """
+    return on_main_process(
+        accelerator,
+        lambda: _find_settings(
+            config,
+            existing_run(config, default_name) if config.run.resume else None,
+            lambda config: find_situation(
+                config,
+                given,
+                num_images=num_images,
+                short_side=short_side,
+                accelerator=accelerator,
+            ),
+            given=given,
+        ),
+    )
+
+
+def _find_settings(
+    config: DistillConfig,
+    folder: Path | None,
+    situation_of: Callable[[DistillConfig], Situation],
+    *,
+    given: frozenset[str],
+) -> Settings:
     decisions: tuple[Decision, ...] = ()
     done = 0
-    if config.run.resume:
-        folder = existing_run(config, default_name)
+    if folder is not None:
         done = steps_done(folder)
         if config.derive or config.run.hours is not None:
             config = as_started(config, given, started_settings(config, folder))
@@ -89,9 +118,7 @@ def find_settings(
         decisions = tuple(
             one for one in read_decisions(folder) if values.get(one.option) == one.value
         )
-    situation = find_situation(
-        config, given, num_images=num_images, short_side=short_side, accelerator=accelerator
-    )
+    situation = situation_of(config)
     derives = config.derive
     if derives:
         decisions = derive(situation)
@@ -119,7 +146,9 @@ def as_started(
         given: Fields that the user sets.
         started: Values of the run, by field.
     """
-    names = {MAX_STEPS} | (DERIVED - given if config.derive else frozenset())
+    names = {MAX_STEPS}
+    if config.derive:  # a teacher that was chosen automatically stays, too
+        names |= (DERIVED | {"teacher.source"}) - given
     kept = {name: started[name] for name in names if name in started}
     if config.run.add_hours is not None or any(name in given for name in LENGTH):
         del kept[MAX_STEPS]
@@ -129,6 +158,26 @@ def as_started(
             kept.get(MAX_STEPS),
         )
     return with_fields(config, {**kept, "derive": False, "run.hours": None})
+
+
+def settings_in_hours(
+    settings: Settings, seconds_per_step: float, *, started: float, accelerator: Accelerator
+) -> Settings:
+    """Set the length by the measured duration of a step; call it on every process.
+
+    Args:
+        settings: Settings that need the measurement.
+        seconds_per_step: Duration of a step.
+        started: Time of the run's start, by ``time.monotonic``.
+        accelerator: The run's Accelerator, whose main process decides.
+
+    Raises:
+        ConfigError: If the hours are too short for a few steps.
+    """
+    used = time.monotonic() - started
+    return on_main_process(
+        accelerator, lambda: set_length(settings, seconds_per_step, seconds_used=used)
+    )
 
 
 def set_length(settings: Settings, seconds_per_step: float, *, seconds_used: float) -> Settings:
@@ -199,7 +248,7 @@ def find_situation(
         student_patch=patch_size(config.student.arch),
         memory=_memory(device),
         bytes_per_pixel=bytes_per_pixel(config.student.arch) if device.type == "cuda" else None,
-        pretrained=getattr(config.student, "weights", "none") != "none",
+        pretrained=config.student.weights != "none",
         teacher=config.teacher.source,
         teacher_patch=patch_size(_architecture(config.teacher.source)),
         loss=config.method.loss,
@@ -217,6 +266,8 @@ def patch_size(architecture: str) -> int:
 
 def _architecture(teacher: str) -> str:
     """Return the architecture's name if the teacher's source tells it."""
+    if known := architecture_of(teacher):
+        return known
     try:
         with cache_alone_if_unreachable(teacher):
             config = read_config(teacher)

@@ -3,7 +3,8 @@
 import json
 import logging
 from pathlib import Path
-from typing import Any
+
+from accelerate import Accelerator
 
 from pcd_hub.data.sources.open import ImageSource, ImageStream
 from pcd_hub.data.survey.result import Survey
@@ -11,6 +12,7 @@ from pcd_hub.data.survey.survey import survey
 from pcd_hub.files.write import atomic_write
 from pcd_hub.image_size import height_width
 from pcd_hub.train.configs.distill import DistillConfig
+from pcd_hub.train.launch import on_main_process
 
 log = logging.getLogger("pcd_hub")
 
@@ -20,14 +22,20 @@ _LONGEST, _SHORTEST, _SHARE = 60.0, 5.0, 0.02
 
 
 def survey_images(
-    source: ImageSource | ImageStream, config: DistillConfig, given: frozenset[str]
+    source: ImageSource | ImageStream,
+    config: DistillConfig,
+    given: frozenset[str],
+    accelerator: Accelerator,
 ) -> Survey | None:
-    """Survey the images of a run whose settings are derived; None for any other.
+    """Survey the images of a new run whose settings are derived; None for any other.
+
+    The main process reads them; call it on every process.
 
     Args:
         source: All images, the held-out ones included.
         config: The requested configuration.
         given: Fields that the user sets.
+        accelerator: The run's Accelerator.
 
     Raises:
         DataError: If the images cannot be trained on.
@@ -37,12 +45,13 @@ def survey_images(
     seconds = _LONGEST
     if config.run.hours is not None:
         seconds = min(_LONGEST, max(_SHORTEST, _SHARE * 3600 * config.run.hours))
-    found = survey(source, seconds=seconds)
+    found = on_main_process(accelerator, lambda: survey(source, seconds=seconds))
     log.info("%s", found.describe())
     is_given = "data.image_size" in given
     view_side = max(height_width(config.data.image_size)) if is_given else None
-    for caution in found.cautions(view_side=view_side):
-        log.warning("%s", caution)
+    if accelerator.is_main_process:
+        for caution in found.cautions(view_side=view_side):
+            log.warning("%s", caution)
     return found
 
 
@@ -58,8 +67,6 @@ def write_survey(folder: Path, found: Survey) -> None:
 def read_survey(folder: Path) -> Survey | None:
     """Read the survey of a run; None if it made none or the file is damaged."""
     try:
-        found: dict[str, Any] = json.loads((folder / FILE).read_text())
-        examples = tuple((one, other) for one, other in found.pop("examples"))
-        return Survey(**found, examples=examples)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return Survey.from_json(json.loads((folder / FILE).read_text()))
+    except (OSError, ValueError, TypeError, LookupError):
         return None

@@ -3,24 +3,27 @@
 import dataclasses
 import itertools
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pcd_hub.errors import StudentError, WeightError
+from pcd_hub.errors import ConfigError, StudentError, WeightError
 from pcd_hub.evaluate.models import EvaluatedModel
 from pcd_hub.evaluate.scene_probe import scene_mosaics
 from pcd_hub.image_size import format_size, simplest
 from pcd_hub.models.entries import STOCK_ARCHITECTURES, entry_cfg
 from pcd_hub.models.grid import pixel_grid
+from pcd_hub.models.teachers import Teacher
 from pcd_hub.report.curves import save_training_curve
 from pcd_hub.report.features import save_pca
 from pcd_hub.report.scene_probe import probe_backbones
 from pcd_hub.train.batches import describe_data, only_scenes
-from pcd_hub.train.configs.distill import DISTILL
+from pcd_hub.train.configs.distill import DISTILL, DistillConfig
 from pcd_hub.train.distill_parts import Distillation
-from pcd_hub.train.held_out.result import describe_held_out, held_out_measurements, log_verdict
+from pcd_hub.train.held_out.result import describe_held_out, held_out_measurements, warn_if_worse
+from pcd_hub.train.results.report import save_report, verdict
 from pcd_hub.weights import store
 from pcd_hub.weights.export import check_finite, export_weight
 from pcd_hub.weights.manifest import read_manifest, write_json
@@ -32,28 +35,38 @@ CARD_PICTURES = ("pca.png", "probe.png", "training.png")
 """Pictures that are published with the weight; none of them shows a training image."""
 
 
-def save_weight(d: Distillation, weight_name: str) -> None:
-    """Probe, record, export and store the student, and print how to load it."""
+def save_weight(d: Distillation, weight_name: str, *, warnings: Sequence[str] = ()) -> None:
+    """Probe, record, export and store the student, write the report, and print how to load it.
+
+    Args:
+        d: The trained distillation.
+        weight_name: Name of the weight.
+        warnings: The warnings of the run, for its report.
+    """
     if d.held_out is not None:
         d.held_out.choose()
+        warn_if_worse(d.held_out)
     with torch.compiler.set_stance("force_eager"):  # new shapes, each used only a few times
         d.export = export = export_student(d, weight_name)
-    if d.held_out is not None:
-        log_verdict(d.held_out)
-    if not d.config.run.store:
-        print(f"\n{_create_model(f'local-dir:{export.absolute()}')}")
-        return
-    replaced = add_to_store(weight_name, export)
-    if replaced:
+    # The report comes first: a store that rejects the weight must not lose it.
+    names = loadable_names(d, weight_name, export)
+    record = WeightRecord.from_dict(read_manifest(export)["record"])
+    report = save_report(d, record, load=names[0], warnings=warnings)
+    if d.config.run.store and (replaced := add_to_store(weight_name, export)):
         print(f"\nreplaced {weight_name} in the store; the previous weight is kept in {replaced}")
-    print("\nload it anywhere:\n")
-    if weight_name in {f"{arch}.pcd" for arch in (*STOCK_ARCHITECTURES, "resnet18_mhsa")}:
-        print(f"  import pcd_hub, timm; {_create_model(weight_name)}")
-    print(f"  {_create_model(f'local-dir:{store.home() / weight_name}')}")
+    print(f"\n{verdict(d, record.measurements())}\nreport: {report}\n\nload it anywhere:\n")
+    for name in names:
+        bring = "" if name.startswith("local-dir:") else "import pcd_hub, timm; "
+        print(f'  {bring}timm.create_model("{name}", pretrained=True, features_only=True)')
 
 
-def _create_model(name: str) -> str:
-    return f'timm.create_model("{name}", pretrained=True, features_only=True)'
+def loadable_names(d: Distillation, weight_name: str, export: Path) -> list[str]:
+    """Return the names by which ``timm.create_model`` loads the weight, the shortest first."""
+    if not d.config.run.store:
+        return [f"local-dir:{export.absolute()}"]
+    in_store = f"local-dir:{store.home() / weight_name}"
+    has_entry = weight_name in {f"{arch}.pcd" for arch in (*STOCK_ARCHITECTURES, "resnet18_mhsa")}
+    return [weight_name, in_store] if has_entry else [in_store]
 
 
 def export_student(d: Distillation, weight_name: str) -> Path:
@@ -127,6 +140,7 @@ def probe(d: Distillation, picture: Path) -> dict[str, Any]:
             ("distilled student", d.student, cfg),
             ("teacher", d.teacher.grid.model, facts),
         )
+        if hasattr(model, "forward_intermediates")  # a module from Python may lack it
     ]
     return {
         "scene_probe": probe_backbones(
@@ -175,7 +189,7 @@ def build_record(d: Distillation, weight_name: str, metrics: dict[str, Any]) -> 
         architecture=config.student.arch,
         recipe=recipe(d),
         config=d.folder.recorded_config(),
-        teacher=dataclasses.asdict(d.teacher.facts),
+        teacher=describe_teacher(d.teacher),
         data=describe_data(d.source, config.data, d.folder.inputs["data"]),
         steps=d.exported_step,
         images_seen=d.exported_step * config.optim.global_batch_size,
@@ -193,3 +207,24 @@ def build_record(d: Distillation, weight_name: str, metrics: dict[str, Any]) -> 
         metrics=metrics,
         **d.folder.provenance(),
     )
+
+
+def describe_teacher(teacher: Teacher) -> dict[str, Any]:
+    """Return the teacher's provenance, with its warnings if there are any."""
+    facts = dataclasses.asdict(teacher.facts)
+    return facts | ({"warnings": list(teacher.warnings)} if teacher.warnings else {})
+
+
+def check_weight_name(config: DistillConfig) -> str:
+    """Return the weight's name in the store.
+
+    Raises:
+        ConfigError: If its architecture is not the student's.
+    """
+    name = store.check_name(config.run.name or f"{config.student.arch}.pcd")
+    if name.partition(".")[0] != config.student.arch:
+        raise ConfigError(
+            f"--run.name {name} names another architecture than --student.arch "
+            f"{config.student.arch}; use {config.student.arch}.pcd_WHAT"
+        )
+    return name

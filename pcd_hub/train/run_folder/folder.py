@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,16 +111,21 @@ class RunFolder:
                 process is running there.
         """
         outcome: Path | str = ""
+        lock: int | None = None
         if accelerator.is_main_process:
             try:
                 outcome = _prepare(config, default_name)
+                lock = _lock(outcome / "config.json")
             except (ConfigError, OSError) as error:
                 outcome = str(error)  # raised below on every process: the others are waiting
         outcome = cast("Path | str", from_main_process(accelerator, outcome))
         if isinstance(outcome, str):
             raise ConfigError(outcome)
         inputs = cast("Mapping[str, str]", from_main_process(accelerator, dict(inputs)))
-        return cls(outcome, accelerator, config, requested=requested, inputs=inputs)
+        folder = cls(outcome, accelerator, config, requested=requested, inputs=inputs)
+        if lock is not None:
+            weakref.finalize(folder, os.close, lock)
+        return folder
 
     @property
     def settings(self) -> RunSettings:
@@ -271,9 +277,7 @@ def _numbered(path: Path, *, resume: bool) -> Path:
 
 def _prepare(config: RunConfigured, default_name: str) -> Path:
     prepare = existing_run if config.run.resume else _new_run
-    path = prepare(config, default_name)
-    _lock(path / "config.json")
-    return path
+    return prepare(config, default_name)
 
 
 def existing_run(config: RunConfigured, default_name: str) -> Path:
@@ -304,18 +308,18 @@ def _new_run(config: RunConfigured, default_name: str) -> Path:
     return path
 
 
-def _lock(file: Path) -> None:
-    """Lock the folder for the lifetime of this process.
+def _lock(file: Path) -> int | None:
+    """Lock the folder; return the handle that holds the lock, if the system has locks.
 
     The workers of a killed torchrun continue to write, so a new run must not share their folder.
     The system releases the lock as soon as this process closes any handle of the file; therefore
-    nothing else may open it.
+    nothing else may open it during the run.
 
     Raises:
         ConfigError: If another process holds the lock.
     """
     if sys.platform == "win32":
-        return
+        return None
     descriptor = os.open(file, os.O_RDWR)
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -327,3 +331,4 @@ def _lock(file: Path) -> None:
         ) from None
     except OSError as error:  # a file system without locks
         log.warning("cannot lock %s (%s); start no other run in its folder", file, error)
+    return descriptor

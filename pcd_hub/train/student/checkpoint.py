@@ -16,7 +16,8 @@ from torch import Tensor
 from pcd_hub.errors import StudentError
 from pcd_hub.files.strict_json import printable
 
-_MAX_KEY_LENGTH = 512
+_MAX_DEPTH = 8
+_MAX_KEY_LENGTH = 256
 _COUNTER = "num_batches_tracked"
 """Counters of batch norms, which old files lack and which do not affect the features."""
 
@@ -48,10 +49,11 @@ def find_backbone(loaded: object, expected: Collection[str], *, what: str) -> Ba
     prefix = _prefix(tensors, needed, what)
     inside = {key.removeprefix(prefix): v for key, v in tensors.items() if key.startswith(prefix)}
     if missing := [key for key in needed if key not in inside]:
+        place = f"below {printable(prefix)!r}" if prefix else "from the file"
         raise StudentError(
-            f"{what}: {len(missing)} of its {len(needed)} tensors are missing below "
-            f"{printable(prefix) or 'the root'!r} (first {', '.join(missing[:3])}); "
-            "is it another architecture, or another library's naming? Expected timm's keys"
+            f"{what}: {len(missing)} of its {len(needed)} tensors are missing {place} "
+            f"(first {', '.join(missing[:3])}); is it another architecture, or "
+            "another library's naming? Expected timm's keys"
         )
     state = {key: inside[key] for key in expected if key in inside}
     used = {prefix + key for key in state}
@@ -59,18 +61,17 @@ def find_backbone(loaded: object, expected: Collection[str], *, what: str) -> Ba
 
 
 def _named_tensors(
-    value: object, name: str = "", seen: set[int] | None = None
+    value: object, path: tuple[str, ...] = (), seen: set[int] | None = None
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield all tensors in nested dicts; a dict that occurs repeatedly counts once."""
     seen = set() if seen is None else seen
     if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, Mapping) and id(value) not in seen and len(seen) < 100_000:
+        yield ".".join(path), value
+    elif isinstance(value, Mapping) and id(value) not in seen and len(path) < _MAX_DEPTH:
         seen.add(id(value))
         for key, inner in value.items():
-            longer = f"{name}.{key}" if name else str(key)
-            if len(longer) <= _MAX_KEY_LENGTH:
-                yield from _named_tensors(inner, longer, seen)
+            if len(name := str(key)) <= _MAX_KEY_LENGTH:
+                yield from _named_tensors(inner, (*path, name), seen)
 
 
 def _prefix(tensors: Mapping[str, Tensor], needed: Collection[str], what: str) -> str:

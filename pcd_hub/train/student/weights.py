@@ -121,9 +121,15 @@ def load_start(
         arguments["in_chans"] = in_chans
     with torch.random.fork_rng(devices=[]), _naming(weights):
         loaded = _load(student, weights, architecture, arguments)
-        student.load_state_dict(loaded.state, strict=True)
+        _check_normalisation(loaded)
+        try:
+            student.load_state_dict(loaded.state, strict=True)
+        except RuntimeError as error:  # a variant of the architecture, by its model_args
+            reason = str(error).splitlines()[-1].strip()[:200]
+            raise StudentError(f"it does not fit timm's {architecture}: {reason}") from error
     digest = tensors_sha256(student.state_dict())
-    adapt_normalisation(student, entry_cfg(architecture), mean=loaded.mean, std=loaded.std)
+    if len(loaded.mean) == 3:  # a weight of other channels was trained by pcd_hub
+        adapt_normalisation(student, entry_cfg(architecture), mean=loaded.mean, std=loaded.std)
     facts = dataclasses.replace(loaded.facts, sha256=digest)
     log.info("the student starts from %s (licence: %s)", facts.name, facts.license)
     return facts
@@ -155,7 +161,20 @@ def _load(
         raise StudentError(f"it is a folder; use local-dir:{weights}")
     if store.is_name(weights.partition("@")[0]) or _REPO.fullmatch(weights.partition("@")[0]):
         return _from_pcd_hub(weights, architecture, arguments)
-    return _from_timm(_timm_name(weights, architecture), architecture, arguments)
+    name = _name_with_tag(weights, architecture)
+    read = _from_pcd_hub if store.is_name(name) else _from_timm
+    return read(name, architecture, arguments)
+
+
+def _check_normalisation(loaded: _Loaded) -> None:
+    """Check that mean and std, which a stranger's config.json may hold, are usable numbers."""
+    values = (*loaded.mean, *loaded.std)
+    numbers = all(type(value) in {int, float} and abs(value) < 1e3 for value in values)
+    if not numbers or len(loaded.mean) != len(loaded.std) or min(loaded.std, default=0) <= 0:
+        raise StudentError(
+            f"its images have mean {printable(str(loaded.mean))[:80]} and std "
+            f"{printable(str(loaded.std))[:80]}; expected a number for each channel, std > 0"
+        )
 
 
 def _from_folder(folder: str, architecture: str, arguments: dict[str, Any]) -> _Loaded:
@@ -184,8 +203,8 @@ def _from_pcd_hub(name: str, architecture: str, arguments: dict[str, Any]) -> _L
     return _Loaded(facts, model.state_dict(), tuple(cfg["mean"]), tuple(cfg["std"]))
 
 
-def _timm_name(weights: str, architecture: str) -> str:
-    """Return the name with its tag of the timm weights that ``pretrained`` or a name stands for.
+def _name_with_tag(weights: str, architecture: str) -> str:
+    """Return the name with its tag of the weights that ``pretrained`` or a name stands for.
 
     Raises:
         StudentError: If timm has no such weights, or they are of another architecture.
@@ -198,7 +217,7 @@ def _timm_name(weights: str, architecture: str) -> str:
     if name == architecture and default is not None:
         name = f"{architecture}.{default.tag}"
     known = timm.list_pretrained(f"{architecture}.*")
-    if name not in known:
+    if name not in known and not store.is_name(name):
         choice = f"one of {', '.join(known)}" if known else "none, as it has none for this one"
         raise StudentError(f"timm has no weights {name}; expected {choice}, or a file")
     return name
@@ -224,11 +243,15 @@ def _from_timm(name: str, architecture: str, arguments: dict[str, Any]) -> _Load
     repo = hub_id.partition("@")[0]
     facts = StartWeight(
         source=name,
-        name=name if not colon or scheme == "hf-hub" else Path(place).name,
-        license=cfg.get("license") or NOT_STATED,
+        name=name if not colon or scheme == "hf-hub" else Path(place).resolve().name,
+        license=str(cfg.get("license") or NOT_STATED),
         hub_id=repo if _REPO.fullmatch(repo) else "",
     )
-    return _Loaded(facts, model.state_dict(), tuple(cfg["mean"]), tuple(cfg["std"]))
+    return _Loaded(facts, model.state_dict(), _as_tuple(cfg["mean"]), _as_tuple(cfg["std"]))
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 def _from_file(
@@ -294,7 +317,7 @@ def _unlike(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list
         f"{tuple(value.shape)}"
         for key, value in expected.items()
         if state[key].shape != value.shape
-        or state[key].is_floating_point() != value.is_floating_point()
+        or (value.is_floating_point() and not state[key].is_floating_point())
     ]
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pcd_hub.data.decoding import BrokenImageError, as_rgb
 from pcd_hub.data.sources.files import hash_sizes
-from pcd_hub.data.sources.hf_datasets import _parse_name
+from pcd_hub.data.sources.hf_datasets import _parse_name, split_column
 from pcd_hub.data.sources.open import ImageSource, ImageStream, open_source
 from pcd_hub.errors import DataError
 
@@ -326,3 +326,42 @@ def test_a_dataset_without_an_image_column_is_rejected(tmp_path):
         match=r"has 0 image columns among its columns text: expected exactly 1;.*select_columns",
     ):
         open_source(f"hf-disk:{tmp_path / 'd'}")
+
+
+def two_columns():
+    """Make two rows with two image columns: shade 0 and 1 in the first, 5 and 6 in the second."""
+    import datasets
+
+    def column(first):
+        return [Image.new("RGB", (8, 8), (10 * shade, 0, 0)) for shade in (first, first + 1)]
+
+    table = datasets.Dataset.from_dict({"left": column(0), "right": column(5), "label": [1, 2]})
+    for name in ("left", "right"):
+        table = table.cast_column(name, datasets.Image())
+    return table
+
+
+def test_one_of_several_image_columns_is_named(tmp_path):
+    two_columns().save_to_disk(tmp_path / "a#b")
+    two_columns().to_parquet(tmp_path / "hub" / "train.parquet")
+    for uri in (f"hf-disk:{tmp_path}/a#b", f"hf:{tmp_path}/hub", f"hf:{tmp_path}/hub:train"):
+        source = open_source(f"{uri}#right")
+        assert [shade(source[0]), shade(source[1])] == [5, 6]
+        with pytest.raises(DataError, match=rf"name one, for example {uri}#left$"):
+            open_source(uri)
+        with pytest.raises(DataError, match=r"label: expected a column 'middle'; name one, for ex"):
+            open_source(f"{uri}#middle")
+    stream = open_source(f"hf-stream:{tmp_path}/hub:train#left")
+    assert [shade(image(as_rgb)) for image, _ in stream.read(state=None)] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("org/name", ("org/name", None)),
+        ("org/name/config:test[:5%]#photo", ("org/name/config:test[:5%]", "photo")),
+        ("/data/c#/photos", ("/data/c#/photos", None)),
+    ],
+)
+def test_a_column_follows_a_number_sign(text, parts):
+    assert split_column(text) == parts

@@ -78,8 +78,10 @@ def test_a_run_records_the_values_in_use(finished):
         for name, value in fields.items()
         if value is None
     }
-    lengths = {"run.hours", "run.add_hours"}  # replaced by max-steps
-    assert unknown - lengths == {"optim.clip_grad_norm", "run.name"}, "no clipping, and ARCH.pcd"
+    replaced = {"run.hours", "run.add_hours"}  # by max-steps
+    unused = {"run.measure_every_steps"}  # without held-out images
+    meaningful = {"optim.clip_grad_norm", "run.name"}  # no clipping, and ARCH.pcd
+    assert unknown - replaced - unused == meaningful
 
 
 def test_the_recorded_configuration_configures_the_same_run(finished, tmp_path):

@@ -7,6 +7,7 @@ from pcd_hub.train.held_out.plateau import (
     EarlyEnd,
     decay_steps,
     measure_interval,
+    plateau,
 )
 
 

@@ -53,7 +53,12 @@ def test_the_situation_follows_configuration_and_accelerator(tmp_path):
     assert not found.pretrained
 
 
-STARTED = {"optim.lr_per_256": 0.5, "method.queue_length": 9, "run.max_steps": 70}
+STARTED = {
+    "optim.lr_per_256": 0.5,
+    "method.queue_length": 9,
+    "run.max_steps": 70,
+    "teacher.source": "timm:chosen",
+}
 
 
 def test_a_resumed_run_keeps_what_was_derived_and_its_length():
@@ -61,6 +66,9 @@ def test_a_resumed_run_keeps_what_was_derived_and_its_length():
     found = as_started(config, frozenset({"optim.lr_per_256"}), STARTED)
     assert (found.optim.lr_per_256, found.method.queue_length, found.run.max_steps) == (0.1, 9, 70)
     assert not found.derive
+    assert found.teacher.source == "timm:chosen"
+    named = with_fields(config, {"teacher.source": "timm:named"})
+    assert as_started(named, frozenset({"teacher.source"}), STARTED).teacher.source == "timm:named"
     longer = with_fields(config, {"run.max_steps": 90})
     assert as_started(longer, frozenset({"run.max_steps"}), STARTED).run.max_steps == 90
     only_hours = with_fields(DistillConfig(), {"run.resume": True, "run.hours": 1.0})

@@ -14,7 +14,7 @@ from pcd_hub.data.sources.archives.members import MAX_IMAGE_BYTES, Listing, prin
 from pcd_hub.data.sources.archives.tars import find_masks, key_of
 from pcd_hub.data.sources.files import hash_names
 from pcd_hub.data.sources.protocols import EncodedImage
-from pcd_hub.data.sources.remote import is_remote, open_remote, shown, watch_forks
+from pcd_hub.data.sources.remote import filesystem, is_remote, open_remote, shown, watch_forks
 from pcd_hub.errors import DataError
 
 _MAX_SAMPLE = 8
@@ -39,6 +39,8 @@ class TarStream:
                 "one for each; use fewer processes, or unpack them"
             )
         watch_forks()
+        for place in filter(is_remote, places):
+            filesystem(place)  # it may need a library
         self._places = tuple(places)[rank::world_size]
         self._all = tuple(map(_label, places))
         self.num_parts = len(places) // world_size

@@ -133,20 +133,20 @@ def test_encrypted_files_and_other_compressions_are_counted_or_rejected(tmp_path
         open_source(str(path))
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda data: data[:-10], "cannot be read as a zip file .BadZipFile"),
-        (lambda data: b"", "cannot be read as a zip file .BadZipFile"),
-        (lambda data: b"<html>404</html>", "cannot be read as a zip file .BadZipFile"),
-        (lambda data: data[: data.index(b"PK\1\2")] + data[-22:], "cannot be read as a zip file"),
-    ],
-)
-def test_a_damaged_zip_is_a_one_line_error(tmp_path, damage, message):
+DAMAGES = {
+    "truncated": lambda data: data[:-10],
+    "empty": lambda data: b"",
+    "a web page": lambda data: b"<html>404</html>",
+    "no list": lambda data: data[: data.index(b"PK\1\2")] + data[-22:],
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_zip_is_a_one_line_error(tmp_path, name):
     path = tmp_path / "x.zip"
     make_zip(path, [("a.png", png(1))])
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(DataError, match=rf"^[^\n]*x.zip {message}[^\n]*; copy or download it aga"):
+    path.write_bytes(DAMAGES[name](path.read_bytes()))
+    with pytest.raises(DataError, match=r"^[^\n]*x.zip cannot be read as a zip file \(.*; copy or"):
         open_source(str(path))
 
 

@@ -1,0 +1,116 @@
+"""Match a teacher's feature maps to the student's, and its images to what it was trained on."""
+
+import contextlib
+import logging
+from collections.abc import Callable
+
+from torch import nn
+
+from pcd_hub.errors import TeacherError, first_line
+from pcd_hub.image_size import ImageSize, format_size, height_width, simplest
+from pcd_hub.models.teacher_sources.agreement import size_warning
+from pcd_hub.models.teachers import Teacher, grid_size
+
+log = logging.getLogger("pcd_hub")
+
+
+def match_teacher(
+    teacher: Teacher,
+    student: nn.Module,
+    *,
+    image_size: ImageSize,
+    teacher_image_size: ImageSize | str | None = None,
+    fold_batch_norms: bool = False,
+) -> Teacher:
+    """Give a loaded teacher's feature maps the student's height and width.
+
+    Args:
+        teacher: The teacher.
+        student: A network, images ``(B, 3, H, W)`` -> feature maps ``(B, C, h, w)``.
+        image_size: Size of the images in pixels.
+        teacher_image_size: The size to which the teacher resizes them: None for no change, a
+            number for the shorter side, height and width, or ``"match"``
+            (``load_matched_teacher``).
+        fold_batch_norms: Call :meth:`Teacher.fold_batch_norms`.
+
+    Raises:
+        TeacherError: If the teacher does not accept the size.
+    """
+
+    def accept(size: ImageSize) -> Teacher:
+        try:
+            teacher.set_sizes(size)
+        except Exception as error:
+            raise TeacherError(
+                f"{teacher.facts.source} cannot take images of {format_size(size)} px "
+                f"({first_line(error)}); use another --teacher.image-size"
+            ) from error
+        return teacher
+
+    return match_loaded(
+        accept,
+        student,
+        image_size=image_size,
+        teacher_image_size=teacher_image_size,
+        fold_batch_norms=fold_batch_norms,
+    )
+
+
+def match_loaded(
+    load: Callable[[ImageSize], Teacher],
+    student: nn.Module,
+    *,
+    image_size: ImageSize,
+    teacher_image_size: ImageSize | str | None,
+    fold_batch_norms: bool,
+) -> Teacher:
+    """Load a teacher at the size that :func:`match_teacher` describes.
+
+    Args:
+        load: Loads the teacher for a size of its images; TeacherError if it does not accept it.
+        student: See :func:`match_teacher`.
+        image_size: See :func:`match_teacher`.
+        teacher_image_size: See :func:`match_teacher`.
+        fold_batch_norms: See :func:`match_teacher`.
+    """
+    wanted = grid_size(student, image_size)
+    size = input_size(image_size, teacher_image_size)
+    teacher = load(size)
+    own = teacher.grid_size(size)
+    if teacher_image_size == "match" and own != wanted:
+        sides = zip(height_width(size), wanted, own, strict=True)
+        candidate = simplest([round(side * new / old) for side, new, old in sides])
+        with contextlib.suppress(TeacherError):  # it may not accept that size
+            resized = load(candidate)
+            if resized.grid_size(candidate) == wanted:
+                teacher, size = resized, candidate
+    too_small = size_warning(
+        teacher.grid.model,
+        image_size=size,
+        grid=teacher.grid_size(size),
+        training_size=teacher.training_size,
+    )
+    teacher.warnings += (too_small,) if too_small else ()
+    if fold_batch_norms:
+        teacher.fold_batch_norms(size)
+    teacher.set_sizes(image_size, input_size=size, grid=wanted)
+    log_warnings(teacher)
+    return teacher
+
+
+def input_size(image_size: ImageSize, requested: ImageSize | str | None) -> ImageSize:
+    """Return the requested size; one number is the shorter side of images of ``image_size``."""
+    match requested:
+        case int():
+            sides = height_width(image_size)
+            return simplest([round(side * requested / min(sides)) for side in sides])
+        case tuple():
+            return requested
+        case _:
+            return image_size
+
+
+def log_warnings(teacher: Teacher) -> None:
+    """Log what may be wrong with the teacher's images, one line each."""
+    for warning in teacher.warnings:
+        log.warning("%s: %s", teacher.facts.source, warning)

@@ -1,0 +1,92 @@
+"""What to try after a run, by simple rules."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+FEW_IMAGES = 1000
+"""Fewer images than this limit the student more than the length of the run does."""
+MANY_COPIES = 0.05
+"""Share of duplicates from which it is worth removing them."""
+LONG_WAIT = 0.2
+"""Share of the time spent waiting for images from which more loader processes help."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """Facts about a finished run that the rules use."""
+
+    run: str
+    """The run's folder."""
+    outcome: Literal["better", "within noise", "worse", "not measured"]
+    """The student compared with its start."""
+    still_improving: bool
+    """Whether the last held-out score is the best."""
+    stopped_early: bool
+    num_images: int | None
+    share_of_copies: float
+    data_wait: float
+    on_scenes: bool
+    """Trained on generated scenes."""
+    teacher: str
+    starts_from_weights: bool
+
+
+def next_steps(facts: Situation) -> list[str]:
+    """Return what to try next, as Markdown, the most useful first."""
+    if facts.on_scenes:
+        return [
+            "This run used generated scenes: `pcd-hub distill DIR` uses your own images.",
+        ]
+    return [*_by_outcome(facts), *_by_images(facts), *_by_models(facts)]
+
+
+def _by_outcome(facts: Situation) -> Iterator[str]:
+    longer = f"`pcd-hub distill --resume {facts.run} --hours H` continues this run"
+    if facts.outcome == "worse" and facts.starts_from_weights:
+        yield (
+            "The student is worse than the weights it started from: use a smaller "
+            "`--optim.lr-per-256`, or another teacher."
+        )
+    elif facts.outcome in {"worse", "within noise"}:
+        yield f"The student has not left its start: train for longer ({longer})."
+        yield (
+            "Look at `pictures/views.png`: if the crops no longer show what matters, raise "
+            "`--data.min-crop-area` or use `--data.augment light`."
+        )
+    elif facts.stopped_early:
+        yield (
+            "The score had stopped improving: more images or a larger teacher help, more time "
+            "does not."
+        )
+    elif facts.still_improving:
+        yield f"The score was still improving at the end: {longer}."
+
+
+def _by_images(facts: Situation) -> Iterator[str]:
+    if facts.num_images is not None and facts.num_images < FEW_IMAGES:
+        yield (
+            f"{facts.num_images} images are few: add unlabelled images of the same kind "
+            "(`pcd-hub distill DIR OTHER_DIR`)."
+        )
+    if facts.share_of_copies > MANY_COPIES:
+        yield (
+            f"{100 * facts.share_of_copies:.0f} % of the images are copies, which are negatives of "
+            "each other: remove them."
+        )
+    if facts.data_wait > LONG_WAIT:
+        yield (
+            f"{100 * facts.data_wait:.0f} % of the time was spent waiting for images: raise "
+            "`--data.num-workers`, or store smaller images."
+        )
+
+
+def _by_models(facts: Situation) -> Iterator[str]:
+    if facts.teacher == "quickstart":
+        yield (
+            "The quickstart teacher has seen generated scenes only: `pcd-hub teachers` lists "
+            "better ones for `--teacher`."
+        )
+    if not facts.starts_from_weights:
+        yield "`--student.weights pretrained` starts from timm's weights instead of random ones."
+    yield f"Measure the features on your task: `pcd-hub probe LABELLED {facts.run}`."

@@ -1,0 +1,114 @@
+"""``pcd-hub probe DATA [MODEL ...]``: the evaluation that fits the labels of the data.
+
+Masks: a linear segmentation probe. Class folders: k-NN and a linear classifier.
+"""
+
+import itertools
+import sys
+from collections.abc import Callable
+
+from pcd_hub.data.sources.uris import is_dir, local_path
+from pcd_hub.errors import ConfigError, WeightError
+from pcd_hub.train.configs.command_line import run_main
+from pcd_hub.train.frozen import knn, segmentation_probe
+from pcd_hub.weights.catalogue import finished_export
+
+_SEGMENTATION = ("ade20k", "voc", "cityscapes")
+_TEST_SPLITS = ("val", "test", "validation")
+_USAGE = """\
+usage: pcd-hub probe DATA [MODEL ...] [--group.field VALUE ...]
+
+Evaluate frozen backbones on labelled images.
+
+DATA: images/SPLIT, masks/SPLIT and classes.json; ade20k:DIR, voc:DIR or cityscapes:DIR
+      -> linear segmentation probe, mean IoU
+      SPLIT/CLASS/ -> k-NN and linear classification
+      hf:ORG/NAME, hf-disk:DIR -> the probe with --data.num-classes, k-NN otherwise
+MODEL: resnet18.pcd, the folder of a run, random:ARCH, teacher:SOURCE, local-dir:DIR,
+      hf-hub:ORG/NAME, or any timm model name
+      Default: random:resnet18 resnet18.pcd teacher:quickstart
+
+Examples:
+  pcd-hub probe facades random:resnet18 runs/own_images resnet18.a1_in1k
+  pcd-hub probe flowers resnet18.pcd --data.image-size 128 --run.seeds 0
+
+All options: pcd-hub probe DATA --help"""
+
+
+def main(arguments: list[str]) -> None:
+    """Choose the evaluation by the labels, print the choice, and run it."""
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        print(_USAGE)
+        sys.exit(0 if arguments else 2)
+    data, *rest = arguments
+    if data.startswith("-"):
+        raise ConfigError(f"{data}: expected the labelled images first: pcd-hub probe DATA")
+    models = list(itertools.takewhile(lambda word: not word.startswith("-"), rest))
+    options = rest[len(models) :]
+    evaluate, what = choose(data, options)
+    print(f"{data}: {what}")
+    named = ["--models", *map(model_name, models)] if models else []
+    evaluate([f"--data.source={data}", *named_test_split(data, options), *named, *options])
+
+
+def choose(data: str, options: list[str]) -> tuple[Callable[[list[str]], None], str]:
+    """Return the evaluation that fits the labels, and its description.
+
+    Args:
+        data: The labelled images.
+        options: Options of the evaluation, which tell what a Hugging Face data set holds.
+
+    Raises:
+        ConfigError: If there are neither masks nor class folders.
+    """
+    masks = segmentation_probe.main, "masks, so a linear segmentation probe"
+    classes = knn.main, "classes, so k-NN and a linear classifier"
+    scheme = data.partition(":")[0]
+    if scheme in _SEGMENTATION:
+        return masks
+    if scheme in {"hf", "hf-disk"}:
+        with_masks = {option.partition("=")[0].replace("_", "-") for option in options}
+        return masks if with_masks & {"--data.num-classes", "--data.mask-column"} else classes
+    folder = local_path(data)
+    if not is_dir(folder):
+        raise ConfigError(f"no folder {data}: expected labelled images (pcd-hub probe --help)")
+    if is_dir(folder / "masks"):
+        return masks
+    if any(is_dir(folder / split) for split in ("train", *_TEST_SPLITS)):
+        return classes
+    raise ConfigError(
+        f"{data} has no labels: expected images/SPLIT with masks/SPLIT and classes.json, or "
+        "SPLIT/CLASS/ with the splits train and val"
+    )
+
+
+def named_test_split(data: str, options: list[str]) -> list[str]:
+    """Return the option for a test split with another name than val, if the folder has one."""
+    given = any(option.replace("_", "-").startswith("--data.test-split") for option in options)
+    folder = local_path(data)
+    parent = folder / "masks" if is_dir(folder / "masks") else folder
+    found = next((split for split in _TEST_SPLITS if is_dir(parent / split)), "val")
+    if given or found == "val":
+        return []
+    print(f"{data}: there is no split val, so {found} is the test split")
+    return [f"--data.test-split={found}"]
+
+
+def model_name(word: str) -> str:
+    """Return the name of a model; the folder of a run or an export becomes ``local-dir:FOLDER``.
+
+    Raises:
+        WeightError: If the folder has no finished weight.
+    """
+    if ":" in word or not is_dir(local_path(word)):
+        return word
+    try:
+        return f"local-dir:{finished_export(word)}"
+    except WeightError:
+        if "/" in word:
+            raise
+        return word  # a folder of another kind has the name of a model
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,1 @@
+"""The teacher of a distillation: its choice, its memory and its size."""

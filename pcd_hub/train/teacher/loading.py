@@ -1,0 +1,122 @@
+"""Choose, check and load the teacher of a distillation."""
+
+import dataclasses
+import logging
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+
+from pcd_hub.data.batch_plan import BatchPlan
+from pcd_hub.errors import ConfigError, TeacherError
+from pcd_hub.image_size import ImageSize
+from pcd_hub.models.grid import PixelGrid
+from pcd_hub.models.teacher_loading import load_matched_teacher
+from pcd_hub.models.teacher_sources.choice import AUTO, choose_teacher
+from pcd_hub.models.teacher_sources.matching import input_size, match_teacher
+from pcd_hub.models.teacher_sources.memory import check_teacher_memory
+from pcd_hub.models.teachers import Teacher
+from pcd_hub.train.configs.distill import DistillConfig
+from pcd_hub.train.launch import from_main_process
+
+log = logging.getLogger("pcd_hub")
+
+
+def load_teacher(
+    config: DistillConfig,
+    student: PixelGrid,
+    *,
+    plan: BatchPlan,
+    device: torch.device,
+    given: Teacher | None = None,
+) -> Teacher:
+    """Load the teacher with its feature map at the student's resolution.
+
+    Args:
+        config: The configuration, with a resolved ``teacher.source``.
+        student: The student.
+        plan: The run's steps, for the batch size.
+        device: Where the teacher will run.
+        given: A teacher from Python, which is matched instead.
+
+    Raises:
+        ConfigError: If the loss compares the locations of an image and there is only one.
+        TeacherError: If it does not load, or its weights do not fit into memory.
+    """
+    sizes: dict[str, Any] = {
+        "image_size": config.data.image_size,
+        "teacher_image_size": config.teacher.image_size,
+        "fold_batch_norms": config.teacher.fold_batch_norms,
+    }
+    if given is not None:
+        teacher = match_teacher(given, student, **sizes)
+    else:
+        too_large = check_teacher_memory(
+            config.teacher.source,
+            image_size=teacher_image_size(config),
+            batch_size=2 * plan.batch_size,
+            device=device,
+        )
+        teacher = load_matched_teacher(
+            config.teacher.source,
+            student,
+            **sizes,
+            keep_last_norm=config.teacher.keep_last_norm,
+            mean=config.teacher.mean,
+            std=config.teacher.std,
+        )
+        if too_large:
+            log.warning("%s: %s", teacher.facts.source, too_large)
+            teacher.warnings += (too_large,)
+    height, width = teacher.grid_size(config.data.image_size)
+    one_location = config.method.targets == "pooled" or height * width < 2
+    if config.method.loss == "similarity_kl" and one_location:
+        raise ConfigError(
+            f"--method.loss similarity_kl compares the locations of an image; expected at least 2, "
+            f"found 1 with --method.targets {config.method.targets} on a {height} x {width} "
+            "feature map; use --method.targets pixels and a larger --data.image-size"
+        )
+    return teacher
+
+
+def teacher_image_size(config: DistillConfig) -> ImageSize:
+    """Return the size of the teacher's images, before it is matched to the student."""
+    return input_size(config.data.image_size, config.teacher.image_size)
+
+
+def resolve_teacher(
+    config: DistillConfig, accelerator: Accelerator, *, given: Teacher | None = None
+) -> DistillConfig:
+    """Return the configuration with the source of the teacher that is used.
+
+    The main process chooses for ``auto``, as the others might choose another.
+
+    Args:
+        config: The requested configuration.
+        accelerator: The run's Accelerator.
+        given: A teacher from Python, if there is one.
+
+    Raises:
+        TeacherError: If no teacher of the list is reachable.
+    """
+    source = config.teacher.source if given is None else given.facts.source
+    if source == AUTO:
+        source = _choose(config, accelerator)
+    return dataclasses.replace(config, teacher=dataclasses.replace(config.teacher, source=source))
+
+
+def _choose(config: DistillConfig, accelerator: Accelerator) -> str:
+    """Let the main process choose, and raise its error on every process."""
+    chosen: str | TeacherError | None = None
+    if accelerator.is_main_process:
+        try:
+            chosen = choose_teacher(
+                image_size=None if config.derive else teacher_image_size(config),
+                device_type=accelerator.device.type,
+            ).source
+        except TeacherError as error:
+            chosen = error
+    chosen = cast("str | TeacherError", from_main_process(accelerator, chosen))
+    if isinstance(chosen, TeacherError):
+        raise chosen
+    return chosen

@@ -1,0 +1,41 @@
+"""Two processes: one of them scores, and both end early at the same step."""
+
+import json
+import os
+import socket
+
+import pytest
+import torch.multiprocessing as mp
+
+from pcd_hub.train import distill
+from pcd_hub.train.held_out import held_out as module
+from pcd_hub.train.held_out import plateau as rules
+from pcd_hub.train.held_out.scorer import Scorer
+from tests.train.conftest import trace, watch_the_end
+from tests.train.held_out.conftest import history
+
+
+def _one_process(rank: int, port: int, arguments: list[str]) -> None:
+    os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    patch = pytest.MonkeyPatch()
+    patch.setattr(module, "plateau", lambda losses: len(losses) >= 4)
+    patch.setattr(rules, "DECAY_SHARE", 0.5)
+    if rank:
+        patch.setattr(Scorer, "score", None)
+    watch_the_end((distill, "save_weight"))
+    distill.main(arguments)
+
+
+@pytest.mark.timeout(300)
+def test_two_processes_decide_the_same(measured, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    arguments = [*measured, "--run.max-steps=40", "--run.stop-on-plateau"]
+    arguments.append(f"--run.output-dir={tmp_path / 'run'}")
+    mp.spawn(_one_process, (port, arguments), nprocs=2)
+    assert len(trace(tmp_path / "run")) == 12
+    assert [line["step"] for line in history(tmp_path / "run")] == [0, 2, 4, 6, 8, 10, 12]
+    stated = json.loads((tmp_path / "run" / "record.json").read_text())["held_out"]
+    assert (stated["stopped_early"], stated["last_step"]) == (True, 12)

@@ -1,0 +1,195 @@
+"""``pcd_hub.distill`` as a script or a notebook calls it."""
+
+import fcntl
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import timm
+import torch
+import yaml
+
+import pcd_hub
+from pcd_hub.errors import ConfigError, DataError
+from pcd_hub.train.own_images.python import configure
+
+
+@pytest.fixture
+def settings(tiny) -> dict:
+    """Return the arguments of a run that takes seconds."""
+    pairs = (argument.removeprefix("--").split("=", 1) for argument in tiny)
+    named = {key.replace("-", "_"): yaml.safe_load(value) for key, value in pairs}
+    named.pop("teacher.image_size")
+    return {
+        "images": named.pop("data.source"),
+        "student": named.pop("student.arch"),
+        "teacher": {"source": named.pop("teacher.source"), "image_size": None},
+        **named,
+    }
+
+
+def test_the_result_has_weight_metrics_report_and_model(settings, tmp_path):
+    random, handlers = torch.get_rng_state(), [signal.getsignal(s) for s in (2, 15)]
+    done = pcd_hub.distill(**settings, output_dir=tmp_path / "run")
+    assert torch.equal(torch.get_rng_state(), random)
+    assert [signal.getsignal(s) for s in (2, 15)] == handlers
+    assert done.folder == tmp_path / "run"
+    assert done.report.read_text().startswith("# test_resnet.pcd: report of the run")
+    assert done.metrics == json.loads((done.folder / "record.json").read_text())["metrics"]
+    stages = done.model(features_only=True)(torch.zeros(1, 3, 64, 64))
+    assert stages[-1].shape == (1, 96, 2, 2)
+    own, timms = done.model(), timm.create_model(done.weight, pretrained=True)
+    assert all(torch.equal(a, b) for a, b in zip(own.parameters(), timms.parameters(), strict=True))
+
+
+TWICE = """
+import json, logging, sys
+from accelerate import Accelerator
+import pcd_hub
+
+settings = json.loads(sys.argv[1])
+own = Accelerator(cpu=True, mixed_precision="no")
+for precision in ("bf16", "fp32"):
+    settings["speed.precision"] = precision
+    pcd_hub.distill(**settings, output_dir=f"run_{precision}")
+assert own.mixed_precision == "no" and own.device.type == "cpu"
+assert not logging.getLogger().handlers and not logging.getLogger("pcd_hub").handlers
+"""
+
+
+def test_it_runs_twice_in_a_process_that_has_an_accelerator(settings, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", TWICE, json.dumps(settings)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for precision in ("bf16", "fp32"):
+        assert done.stderr.count(f"6 steps, results in run_{precision}\n") == 1
+        config = json.loads((tmp_path / f"run_{precision}" / "config.json").read_text())
+        assert config["speed"]["precision"] == precision
+
+
+INTERRUPTED = """
+import json, signal, sys
+import pcd_hub
+
+settings = json.loads(sys.argv[1])
+signal.signal(signal.SIGINT, signal.default_int_handler)
+try:
+    pcd_hub.distill(**settings | {"run.max_steps": 100_000}, output_dir="run")
+except KeyboardInterrupt as stopped:
+    shown = stopped  # as a notebook keeps it
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+print(shown, flush=True)
+pcd_hub.distill(resume="run", **{"run.max_steps": int(input())})
+"""
+
+
+def test_an_interrupt_saves_the_run_and_says_how_to_continue(settings, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, json.dumps(settings)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    try:
+        metrics = tmp_path / "run" / "metrics.jsonl"
+        while not metrics.exists() and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.stdin
+        assert process.stdout
+        said = process.stdout.readline()
+        assert said.startswith("stopped by SIGINT after step "), process.communicate()[1]
+        assert 'which is saved; continue with pcd_hub.distill(resume="run")' in said
+        with (tmp_path / "run" / "config.json").open("r+") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the process has released it
+        steps = int(said.split("step ")[1].split(",")[0]) + 2
+        _, errors = process.communicate(f"{steps}\n", timeout=120)
+        assert process.returncode == 0, errors
+    finally:
+        process.kill()
+    assert json.loads(metrics.read_text().splitlines()[-1])["step"] == steps - 1
+    assert (tmp_path / "run" / "report.md").is_file()
+
+
+def test_a_mistake_leaves_no_trace_of_the_run(settings, tmp_path):
+    with pytest.raises(DataError, match="no folder /no/such") as caught:
+        pcd_hub.distill(**settings | {"images": "/no/such"}, output_dir=tmp_path / "run")
+    functions = [entry.name for entry in caught.traceback]
+    assert functions[1:] == ["distill"], "a traceback would keep the memory of the run"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_module_is_a_teacher_with_its_normalisation(settings, tmp_path):
+    settings |= {"teacher": timm.create_model("test_resnet", num_classes=0), "run.max_steps": 2}
+    with pytest.raises(ConfigError, match="a teacher that is a module needs mean=... and std="):
+        pcd_hub.distill(**settings, output_dir=tmp_path / "run")
+    half = (0.5, 0.5, 0.5)
+    done = pcd_hub.distill(**settings, mean=half, std=half, output_dir=tmp_path / "run")
+    record = json.loads((done.folder / "record.json").read_text())
+    assert record["teacher"]["mean"] == [0.5, 0.5, 0.5]
+    with pytest.raises(ConfigError, match="mean and std belong to a teacher that is a module"):
+        pcd_hub.distill("photos", teacher="quickstart", mean=half)
+
+
+def call(images="photos", **arguments):
+    models = {name: arguments.pop(name, "quickstart") for name in ("student", "teacher")}
+    run = {name: arguments.pop(name, None) for name in ("output_dir", "hours")}
+    _, config, given = configure(images, models, run, arguments)
+    return config, given
+
+
+def test_fields_are_given_by_group_or_by_dotted_name():
+    config, given = call(
+        student="resnet34",
+        teacher={"source": "timm:x", "image_size": 64},
+        hours=2,
+        optim={"epochs": 3, "lr_per_256": 1},
+        **{"data.gray_probability": 0},
+    )
+    assert (config.student.arch, config.teacher.source) == ("resnet34", "timm:x")
+    assert (config.teacher.image_size, config.run.hours) == (64, 2.0)
+    assert (config.optim.epochs, config.optim.lr_per_256) == (3, 1.0)
+    assert config.data.gray_probability == 0
+    assert config.derive
+    assert given == {
+        *("student.arch", "teacher.source", "teacher.image_size", "data.source", "run.hours"),
+        *("optim.epochs", "optim.lr_per_256", "data.gray_probability"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"epochs": 3}, "unknown field 'epochs'; did you mean 'optim.epochs'?"),
+        ({"lr": 3}, "unknown field 'lr'; did you mean 'optim.lr_per_256'?"),
+        ({"optim": {"epoch": 3}}, "unknown field 'optim.epoch'; did you mean 'optim.epochs'?"),
+        ({"optim": {"epochs": 0}}, "optim.epochs 0: expected an integer from 1"),
+        ({"hours": -1}, "run.hours -1: expected a finite number > 0"),
+        ({"hours": 1, "run": {"hours": 2}}, "run.hours is given twice, expected once"),
+        ({"images": []}, "no images are given"),
+        ({"optim": 3}, "optim 3: expected a group of fields"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(arguments, message):
+    with pytest.raises(ConfigError) as refused:
+        call(**arguments)
+    assert str(refused.value).startswith(f"pcd_hub.distill: {message}")
+
+
+def test_a_module_teaches(settings, tmp_path):
+    module = timm.create_model("test_resnet", num_classes=0)
+    teacher = pcd_hub.teacher_from_module(module, mean=(0.5,) * 3, std=(0.5,) * 3, name="mine")
+    done = pcd_hub.distill(**settings | {"teacher": teacher}, output_dir=tmp_path / "run")
+    record = json.loads((done.folder / "record.json").read_text())
+    assert record["teacher"]["source"] == "module:mine"
+    assert record["teacher"]["sha256"] == teacher.facts.sha256
