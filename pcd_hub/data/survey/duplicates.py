@@ -32,6 +32,8 @@ _BANDS = MAX_HASH_BITS + 1
 """Two hashes that differ in 7 bits agree in one of 8 bands of 8 bits."""
 MAX_DIFFERENCE = 0.04
 """Mean absolute difference of near copies in their 9 x 8 colours, as a share of the contrast."""
+JPEG_DIFFERENCE = 2.0
+"""Difference, in levels of 255, that encoding alone causes at any contrast."""
 MIN_CONTRAST = 4.0
 """Images with a smaller contrast, the standard deviation of 9 x 8 grays, are not compared."""
 _LARGEST_RUN = 2000
@@ -151,7 +153,8 @@ def group_near(thumbnails: list[Thumbnail]) -> list[list[int]]:
     pairs = places[near_pairs(difference_hash(grays[places]))]
     first, second = pairs.T
     differences = np.abs(colours[first] - colours[second]).mean((1, 2, 3))
-    return _connected(pairs[differences <= MAX_DIFFERENCE * contrasts[first]])
+    limits = np.maximum(MAX_DIFFERENCE * contrasts[first], JPEG_DIFFERENCE)
+    return _connected(pairs[differences <= limits])
 
 
 def difference_hash(grays: np.ndarray) -> UInt64[np.ndarray, " n"]:

@@ -1,5 +1,6 @@
 """The result of a survey of images: figures, warnings, and what cannot be trained on."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -50,6 +51,16 @@ class Survey:
     def as_json(self) -> dict[str, Any]:
         """Return all fields, for ``survey.json``."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "Survey":
+        """Return the survey that :meth:`as_json` described.
+
+        Raises:
+            TypeError: If fields are missing or unknown.
+        """
+        examples = tuple((first, second) for first, second in fields["examples"])
+        return cls(**{**fields, "examples": examples})
 
     def describe(self) -> str:
         """Describe the images in one line."""

@@ -3,7 +3,6 @@
 import json
 import logging
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 
@@ -68,8 +67,6 @@ def write_survey(folder: Path, found: Survey) -> None:
 def read_survey(folder: Path) -> Survey | None:
     """Read the survey of a run; None if it made none or the file is damaged."""
     try:
-        found: dict[str, Any] = json.loads((folder / FILE).read_text())
-        examples = tuple((one, other) for one, other in found.pop("examples"))
-        return Survey(**found, examples=examples)
+        return Survey.from_json(json.loads((folder / FILE).read_text()))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
