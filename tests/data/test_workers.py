@@ -8,6 +8,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pcd_hub.data.shared_memory import Workers
+from pcd_hub.data.workers import load_batches
+from pcd_hub.errors import DataError
+
 LOADING = """
 import time
 from pcd_hub.data.shared_memory import Workers
@@ -63,3 +67,15 @@ def test_workers_ignore_signals_and_end_with_their_parent(loading):
     assert "ValueError: while both workers read" in stderr
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
+
+
+class Faulty(list):
+    def __getitem__(self, index):
+        raise DataError(f"item {index} is missing: expected all DataError: items")
+
+
+def test_an_error_of_a_worker_is_one_line_without_a_traceback():
+    batches = load_batches(Faulty(range(4)), workers=Workers(1, 2), collate_fn=int, batch_size=None)
+    with pytest.raises(DataError) as raised:
+        next(batches)
+    assert str(raised.value) == "item 0 is missing: expected all DataError: items"
