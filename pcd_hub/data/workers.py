@@ -18,6 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pcd_hub.data.shared_memory import CollateToSharedMemory, Workers, check_received
+from pcd_hub.errors import DataError
 
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
@@ -40,7 +41,8 @@ def load_batches(
         options: Further options of the DataLoader.
 
     Raises:
-        DataError: During iteration, if a batch does not fit into the shared memory.
+        DataError: During iteration, if a dataset raises it or a batch does not fit into the shared
+            memory.
     """
     loader = DataLoader(
         dataset,
@@ -54,7 +56,19 @@ def load_batches(
     if workers.processes and context.get_start_method() != "fork":
         resource_tracker.ensure_running()  # started below, it would unblock the signals
     with _block_stop_signals():  # new processes inherit the mask
-        return map(check_received, iter(loader))
+        batches = iter(loader)
+    return _with_short_errors(map(check_received, batches))
+
+
+def _with_short_errors(batches: Iterator[Any]) -> Iterator[Any]:
+    """Raise a worker's DataError with its own message, without the traceback that torch adds."""
+    try:
+        yield from batches
+    except DataError as error:
+        lines = str(error).strip().splitlines()
+        if not lines[0].startswith("Caught "):
+            raise
+        raise DataError(lines[-1].partition("DataError: ")[2]) from error
 
 
 @contextlib.contextmanager

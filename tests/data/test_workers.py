@@ -7,6 +7,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from torch.utils.data import Dataset
+
+from pcd_hub.data.shared_memory import Workers
+from pcd_hub.data.workers import load_batches
+from pcd_hub.errors import DataError
 
 LOADING = """
 import time
@@ -63,3 +68,18 @@ def test_workers_ignore_signals_and_end_with_their_parent(loading):
     assert "ValueError: while both workers read" in stderr
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
+
+
+class Faulty(Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        raise DataError(f"item {index} is missing: expected all DataError: items")
+
+
+def test_an_error_of_a_worker_is_one_line_without_a_traceback():
+    batches = load_batches(Faulty(), workers=Workers(1, 2), collate_fn=int, batch_size=None)
+    with pytest.raises(DataError) as raised:
+        next(batches)
+    assert str(raised.value) == "item 0 is missing: expected all DataError: items"
