@@ -29,7 +29,10 @@ _Main = Callable[[list[str]], None]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; exit with one line and status 1 after an error, 2 after a usage error."""
+    """Run one command; exit with one line after an error.
+
+    The status is 1, or 2 after a usage error and for every error of distill, probe and compare.
+    """
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words and words[0] in _RECIPES:  # their options, --help included, are those of the recipe
         _run_recipe(_RECIPES[words[0]].load, words[1:])

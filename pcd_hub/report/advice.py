@@ -50,7 +50,12 @@ def _by_outcome(facts: Situation) -> Iterator[str]:
             "The student is worse than the weights it started from: use a smaller "
             "`--optim.lr-per-256`, or another teacher."
         )
-    elif facts.outcome in {"worse", "within noise"}:
+    elif facts.outcome == "worse":
+        yield (
+            "The student is worse than its start: use a smaller `--optim.lr-per-256`, or another "
+            "teacher."
+        )
+    elif facts.outcome == "within noise":
         yield f"The student has not left its start: train for longer ({longer})."
         yield (
             "Look at `pictures/views.png`: if the crops no longer show what matters, raise "

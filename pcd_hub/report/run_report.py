@@ -132,11 +132,14 @@ def _images(report: RunReport) -> str:
 
 
 def _publishing(report: RunReport) -> str:
-    missing = [what for what in LICENSED if report.licenses.get(what, NOT_STATED) == NOT_STATED]
-    options = {"weights": "--license", "teacher": "--teacher-license", "data": "--data-license"}
+    licensed = (*LICENSED, *(("start",) if "start" in report.licenses else ()))
+    missing = [what for what in licensed if report.licenses.get(what, NOT_STATED) == NOT_STATED]
+    options = {"weights": "--license"} | {
+        what: f"--{what}-license" for what in ("teacher", "data", "start")
+    }
     flags = "".join(f" {options[what]} ID" for what in missing if what in options)
     stated = ", ".join(
-        f"{what} {escaped(report.licenses.get(what, NOT_STATED))}" for what in LICENSED
+        f"{what} {escaped(report.licenses.get(what, NOT_STATED))}" for what in licensed
     )
     return f"""```sh
 pcd-hub publish {report.run} ORG/{report.weight}{flags} --dry-run

@@ -252,6 +252,7 @@ def prepare(
         num_images=count_images(source),
         short_side=survey.short_side if survey else 0,
         accelerator=accelerator,
+        teacher=teacher,
     )
     held_out_images = read_held_out(accelerator, settings.config, held_out)
     d = build(accelerator, settings.config, config_name, source, teacher)

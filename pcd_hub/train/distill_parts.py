@@ -146,7 +146,12 @@ def build_student(config: DistillConfig) -> tuple[PixelGrid, StartWeight | None]
     student = build_backbone(arch, image_size=image_size, in_chans=in_chans)
     weights = config.student.weights
     start_weight = load_start(
-        student.model, weights, architecture=arch, image_size=image_size, in_chans=in_chans
+        student.model,
+        weights,
+        architecture=arch,
+        image_size=image_size,
+        in_chans=in_chans,
+        rgb=config.data.bands == RGB,
     )
     return student, start_weight
 

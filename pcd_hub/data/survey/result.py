@@ -178,10 +178,10 @@ def check(found: Survey) -> None:
         )
     if found.num_images is None:
         return
-    if found.num_broken > MAX_BROKEN_SHARE * found.num_images:
+    if found.num_broken > MAX_BROKEN_SHARE * found.num_sampled:
         raise DataError(
-            f"{found.num_broken:,} of {found.num_images:,} images cannot be read, expected at most "
-            f"{MAX_BROKEN_SHARE:.0%}; repair or remove them, the first is {found.first_broken}"
+            f"{found.num_broken:,} of {found.num_sampled:,} images cannot be read, expected at "
+            f"most {MAX_BROKEN_SHARE:.0%}; repair or remove them, the first is {found.first_broken}"
         )
     if found.num_distinct < MIN_IMAGES <= found.num_compared:
         images = "image" if found.num_distinct == 1 else "images"

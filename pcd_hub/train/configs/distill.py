@@ -155,8 +155,8 @@ class DistillDataConfig(DataConfig):
 class DistillRunConfig(RunConfig):
     """Output folder, length, seed and logging.
 
-    Only seed, max-steps and, with held-out images, stop-on-plateau and measure-every-steps change
-    the result.
+    Only seed, length and, with held-out images, stop-on-plateau and measure-every-steps change the
+    result.
     """
 
     measure_every_steps: Count | None = None

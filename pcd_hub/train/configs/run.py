@@ -21,9 +21,9 @@ class RunConfig:
     seed: Seed = 0
     """Seed of the initial weights, of the order of the images and of their augmentation."""
     resume: bool = False
-    """Continue from the last checkpoint in output-dir. Only length, speed
-    and logging may differ from the settings that the run was started
-    with."""
+    """Continue from the last checkpoint in output-dir. Only length, speed,
+    logging, held-out scores and the weight's name may differ from the
+    settings that the run was started with."""
     accept_changed_data: bool = False
     """With --run.resume: continue even if the images or the teacher have
     changed since. The change is recorded."""

@@ -56,7 +56,12 @@ class CentreCrop:
 
 
 def read_on_main_process(
-    accelerator: Accelerator, source: ImageSource, *, size: tuple[int, int], num_workers: int
+    accelerator: Accelerator,
+    source: ImageSource,
+    *,
+    size: tuple[int, int],
+    num_bands: int = 3,
+    num_workers: int,
 ) -> UInt8[Tensor, "n bands height width"]:
     """Read the held-out images on the main process; the other processes get no image.
 
@@ -64,15 +69,16 @@ def read_on_main_process(
         accelerator: The run's Accelerator.
         source: The held-out images.
         size: Height and width of the crops in pixels.
+        num_bands: Bands of the images.
         num_workers: Processes that read images; 0 for none.
 
     Raises:
         DataError: On every process, if fewer than two images can be read.
     """
-    images, failure = torch.empty(0, 3, *size, dtype=torch.uint8), ""
+    images, failure = torch.empty(0, num_bands, *size, dtype=torch.uint8), ""
     if accelerator.is_main_process:
         try:
-            images = read_crops(source, size=size, num_workers=num_workers)
+            images = read_crops(source, size=size, num_bands=num_bands, num_workers=num_workers)
         except PCDHubError as error:
             failure = str(error)
     if failure := str(from_main_process(accelerator, failure)):
@@ -81,7 +87,7 @@ def read_on_main_process(
 
 
 def read_crops(
-    source: ImageSource, *, size: tuple[int, int], num_workers: int
+    source: ImageSource, *, size: tuple[int, int], num_bands: int = 3, num_workers: int
 ) -> UInt8[Tensor, "n bands height width"]:
     """Read the centre crops of all images that can be read, at most ``MAX_BYTES``.
 
@@ -89,7 +95,7 @@ def read_crops(
         DataError: If fewer than two images can be read.
     """
     height, width = size
-    crop_bytes = 3 * height * width
+    crop_bytes = num_bands * height * width
     count = min(len(source), max(_MIN_IMAGES, MAX_BYTES // crop_bytes))
     batches = read_batches(
         partial(_read, source, CentreCrop(height=height, width=width)),

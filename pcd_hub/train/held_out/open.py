@@ -47,6 +47,7 @@ def read_held_out(
         accelerator,
         source,
         size=height_width(config.data.image_size),
+        num_bands=len(config.data.bands),
         num_workers=num_workers(config.data.num_workers, accelerator.device),
     )
 

@@ -35,13 +35,9 @@ class Scores:
             "loss": statistics.fmean(self.loss),
         }
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the scores in plain containers, for a checkpoint."""
-        return dataclasses.asdict(self)
-
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Self:
-        """Build scores from the dict that :meth:`to_dict` returns."""
+        """Build scores from a dict of their fields, as in a checkpoint."""
         return cls(**raw)
 
 

@@ -40,6 +40,10 @@ def read_decisions(folder: Path) -> tuple[Decision, ...]:
     """Read the decisions of a run; none if it made none or the file is damaged."""
     try:
         found = json.loads((folder / FILE).read_text())
-        return tuple(Decision(**one) for one in found)
-    except (OSError, ValueError, TypeError):
+        return tuple(Decision(**{**one, "value": _as_tuple(one["value"])}) for one in found)
+    except (OSError, ValueError, TypeError, KeyError):
         return ()
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

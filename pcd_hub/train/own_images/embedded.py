@@ -71,5 +71,6 @@ def _torch_settings() -> Iterator[None]:
     try:
         yield
     finally:
+        torch.compiler.set_stance("default")  # a failed compilation changes it
         torch.set_num_threads(threads)
         torch.backends.cudnn.benchmark = benchmark

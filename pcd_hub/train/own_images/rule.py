@@ -191,6 +191,8 @@ def _batch(s: Situation, values: Values) -> Iterator[Decision]:
     if s.num_images is not None:
         limits[f"a quarter of {s.num_images:,} images"] = s.num_images // BATCHES_PER_EPOCH
     reason, most = min(limits.items(), key=lambda limit: limit[1])
+    if most < MIN_BATCH:
+        reason = f"at least {MIN_BATCH}"
     parts = s.num_devices * s.accumulation_steps
     batch = parts * _power_of_two(max(most, MIN_BATCH) // parts)
     yield Decision("optim.global_batch_size", batch, reason)

@@ -15,6 +15,7 @@ from pcd_hub.data.workers import num_cores
 from pcd_hub.errors import ConfigError, PCDHubError
 from pcd_hub.models.entries import build_skeleton, check_architecture
 from pcd_hub.models.teacher_sources.memory import architecture_of
+from pcd_hub.models.teachers import Teacher
 from pcd_hub.models.timm_loading import cache_alone_if_unreachable, read_config
 from pcd_hub.train.configs.distill import DERIVED, DistillConfig
 from pcd_hub.train.configs.fields import options
@@ -68,6 +69,7 @@ def find_settings(
     num_images: int | None,
     short_side: int,
     accelerator: Accelerator,
+    teacher: Teacher | None = None,
 ) -> Settings:
     """Derive the settings of a new run, or take those of the run that is resumed.
 
@@ -80,6 +82,7 @@ def find_settings(
         num_images: Images to train on; None for a stream.
         short_side: Median of the images' shorter sides, in pixels; 0 if it is unknown.
         accelerator: The run's Accelerator.
+        teacher: A teacher from Python, instead of ``teacher.source``.
 
     Raises:
         ConfigError: If there is no run to resume.
@@ -95,6 +98,7 @@ def find_settings(
                 num_images=num_images,
                 short_side=short_side,
                 accelerator=accelerator,
+                teacher=teacher,
             ),
             given=given,
         ),
@@ -232,6 +236,7 @@ def find_situation(
     num_images: int | None,
     short_side: int,
     accelerator: Accelerator,
+    teacher: Teacher | None = None,
 ) -> Situation:
     """Return what the derived settings depend on; see :func:`find_settings`."""
     device = accelerator.device
@@ -247,21 +252,49 @@ def find_situation(
         precision="fp32" if precision == "no" else precision,
         student_patch=patch_size(config.student.arch),
         memory=_memory(device),
-        bytes_per_pixel=bytes_per_pixel(config.student.arch) if device.type == "cuda" else None,
+        bytes_per_pixel=bytes_per_pixel(config.student.arch)
+        if config.derive and device.type == "cuda"
+        else None,
         pretrained=config.student.weights != "none",
         teacher=config.teacher.source,
-        teacher_patch=patch_size(_architecture(config.teacher.source)),
+        teacher_patch=teacher_patch(config, teacher),
         loss=config.method.loss,
         accumulation_steps=config.optim.accumulation_steps,
         hours=hours,
-        given={k: v for k, v in values.items() if not (hours and k in LENGTH)},
+        given={k: v for k, v in values.items() if not (k in LENGTH and (hours or v is None))},
     )
 
 
 def patch_size(architecture: str) -> int:
-    """Return the step between the image sizes that an architecture takes, by its timm name."""
+    """Return the step between the image sizes that an architecture takes, by its timm name.
+
+    Patches that divide the usual step are those of the first of several stages.
+    """
     found = re.search(r"patch(\d+)", architecture)
-    return int(found[1]) if found else SIZE_STEP
+    step = int(found[1]) if found else SIZE_STEP
+    return step if SIZE_STEP % step or step == 16 else SIZE_STEP
+
+
+def teacher_patch(config: DistillConfig, teacher: Teacher | None) -> int:
+    """Return the step between the teacher's image sizes, if the settings are derived.
+
+    Args:
+        config: The requested configuration.
+        teacher: A teacher from Python, which states its patches as timm's or transformers' models
+            do; None for that of the configuration.
+    """
+    if not config.derive:
+        return SIZE_STEP
+    if teacher is None:
+        return patch_size(_architecture(config.teacher.source))
+    model: Any = teacher.grid.model
+    stated = (
+        getattr(model, "patch_size", None),
+        getattr(getattr(model, "patch_embed", None), "patch_size", None),
+        getattr(getattr(model, "config", None), "patch_size", None),
+    )
+    sizes = (size[0] if isinstance(size, tuple | list) else size for size in stated if size)
+    return next((size for size in sizes if isinstance(size, int)), SIZE_STEP)
 
 
 def _architecture(teacher: str) -> str:

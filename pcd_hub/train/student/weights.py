@@ -92,11 +92,17 @@ class _Loaded(NamedTuple):
 
 
 def load_start(
-    student: nn.Module, weights: str, *, architecture: str, image_size: ImageSize, in_chans: int = 3
+    student: nn.Module,
+    weights: str,
+    *,
+    architecture: str,
+    image_size: ImageSize,
+    in_chans: int = 3,
+    rgb: bool = True,
 ) -> StartWeight | None:
     """Load the weights that a student starts from into it; the random state is unchanged.
 
-    Weights for another number of input channels, or another normalisation of the images, are
+    Weights for another number of input channels, or another normalisation of RGB images, are
     adapted, which is logged.
 
     Args:
@@ -105,6 +111,7 @@ def load_start(
         architecture: The student's architecture.
         image_size: Height and width of its images in pixels.
         in_chans: Channels of its images.
+        rgb: Its images are normalised as RGB images are.
 
     Returns:
         Facts about the weights; None for ``none``.
@@ -128,8 +135,10 @@ def load_start(
             reason = str(error).splitlines()[-1].strip()[:200]
             raise StudentError(f"it does not fit timm's {architecture}: {reason}") from error
     digest = tensors_sha256(student.state_dict())
-    if len(loaded.mean) == 3:  # a weight of other channels was trained by pcd_hub
+    if rgb and len(loaded.mean) == 3:
         adapt_normalisation(student, entry_cfg(architecture), mean=loaded.mean, std=loaded.std)
+    elif not rgb:
+        log.warning("the start is not adapted to the mean and std of this run's bands")
     facts = dataclasses.replace(loaded.facts, sha256=digest)
     log.info("the student starts from %s (licence: %s)", facts.name, facts.license)
     return facts

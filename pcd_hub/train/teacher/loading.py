@@ -53,6 +53,7 @@ def load_teacher(
         "fold_batch_norms": config.teacher.fold_batch_norms,
     }
     if given is not None:
+        given.set_bands(None)  # an earlier run may have set them
         teacher = match_teacher(given, student, **sizes)
     else:
         too_large = check_teacher_memory(

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from pcd_hub.train.held_out.scores import Scores, compare_with_start, paired_difference
@@ -38,4 +40,4 @@ def test_the_verdict_compares_with_the_start_and_gives_the_numbers(student, outc
 def test_means_and_state():
     found = scores((10.0, 20.0, 30.0), step=4)
     assert found.means() == {"retrieval": 5.0, "cka": 20.0, "effective_rank": 7.0, "loss": 2.0}
-    assert Scores.from_dict(found.to_dict()) == found
+    assert Scores.from_dict(dataclasses.asdict(found)) == found
