@@ -69,6 +69,7 @@ from pcd_hub.train.results.weight import check_weight_name, save_weight
 from pcd_hub.train.run import TrainingRun
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.run_folder.preflight import check_places, finishing
+from pcd_hub.train.signals import StoppedRun
 from pcd_hub.train.teacher.loading import load_teacher, resolve_teacher
 from pcd_hub.weights.export import check_exportable
 
@@ -78,7 +79,11 @@ log = logging.getLogger("pcd_hub")
 def main(arguments: list[str]) -> None:
     """Parse the command line, distil, and save the weight."""
     config_name, config, given = parse_distill(arguments)
-    run(config, config_name=config_name, given=given)
+    try:
+        run(config, config_name=config_name, given=given)
+    except StoppedRun as stopped:
+        stopped.args = (stopped.message(f"pcd-hub distill --resume {stopped.folder}"),)
+        raise
 
 
 def run(

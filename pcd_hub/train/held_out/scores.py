@@ -41,6 +41,10 @@ class Scores:
         return cls(**raw)
 
 
+FEW_IMAGES = 20
+"""Held-out images from which a verdict carries weight; not measured."""
+
+
 class Difference(NamedTuple):
     """A mean difference over the images, with its standard error."""
 
@@ -71,7 +75,8 @@ def compare_with_start(start: Scores, student: Scores, *, start_name: str) -> Ve
     """Compare the student with its start by CKA with the teacher, image by image.
 
     The loss cannot be compared: the head of the start is not trained. Retrieval can, but differs
-    less clearly: by 3 standard errors where CKA differs by 19 (ResNet-18 after 300 steps).
+    less clearly: by 3 standard errors where CKA differs by 19 (ResNet-18 after 300 steps). If the
+    two move in opposite directions, the difference counts as noise.
 
     Args:
         start: Scores of the student before training.
@@ -87,6 +92,12 @@ def compare_with_start(start: Scores, student: Scores, *, start_name: str) -> Ve
         f"start {before['retrieval']:.1f} %"
     )
     images = f"on {len(student.cka)} held-out images"
+    if len(student.cka) < FEW_IMAGES:
+        images += " (few, so it may be chance)"
+    retrieval = paired_difference(student.retrieval, start.retrieval)
+    if not difference.is_noise and difference.mean * retrieval.mean < 0:
+        text = f"the scores do not agree whether the student is better than its {start_name}"
+        return Verdict("within noise", f"{text} {images}: {numbers}")
     if difference.is_noise:
         text = f"the student differs from its {start_name} only within noise {images}: {numbers}"
         return Verdict("within noise", text)

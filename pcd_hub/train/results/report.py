@@ -116,7 +116,8 @@ def _summary(d: Distillation, record: WeightRecord) -> dict[str, object]:
     config, facts = d.config, d.teacher.facts
     size = format_size(height_width(config.data.image_size))
     count = record.data["images"]
-    images = f"{record.data['source']}: {'a stream' if count is None else f'{count:,} images'}"
+    sources = ", ".join(record.sources)
+    images = f"{sources}: {'a stream' if count is None else f'{count:,} images'}"
     if d.held_out is not None:
         images += f" for training, {d.held_out.num_images:,} others held out"
     start = "random weights" if d.start_weight is None else d.start_weight.name
@@ -135,6 +136,9 @@ def _training(
     hardware, images = record.hardware, record.data["images"]
     passes = f" ({record.images_seen / images:.2g} passes)" if images else ""
     speeds = [line["images_per_s"] for line in lines]
+    loss = f"{lines[0]['loss']:.3f}"
+    if len(lines) > 1:
+        loss += f" at first, {lines[-1]['loss']:.3f} at the end"
     return {
         "steps": f"{record.steps:,}, each with {d.config.optim.global_batch_size} images",
         "images seen": f"{record.images_seen:,}{passes}",
@@ -143,7 +147,7 @@ def _training(
         f"{d.config.speed.precision}",
         "speed": f"{statistics.median(speeds):.1f} images/s",
         "waiting for images": f"{100 * _data_wait(lines):.0f} % of the time",
-        "loss": f"{lines[0]['loss']:.3f} at first, {lines[-1]['loss']:.3f} at the end",
+        "loss": loss,
     }
 
 

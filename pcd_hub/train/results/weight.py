@@ -52,7 +52,7 @@ def save_weight(d: Distillation, weight_name: str, *, warnings: Sequence[str] = 
     # The report comes first: a store that rejects the weight must not lose it.
     names = loadable_names(d, weight_name, export)
     record = WeightRecord.from_dict(read_manifest(export)["record"])
-    report = save_report(d, record, load=names[0], warnings=warnings)
+    report = save_report(d, record, load=f"local-dir:{export.absolute()}", warnings=warnings)
     if d.config.run.store and (replaced := add_to_store(weight_name, export)):
         print(f"\nreplaced {weight_name} in the store; the previous weight is kept in {replaced}")
     print(f"\n{verdict(d, record.measurements())}\nreport: {report}\n\nload it anywhere:\n")
@@ -67,7 +67,8 @@ def loadable_names(d: Distillation, weight_name: str, export: Path) -> list[str]
         return [f"local-dir:{export.absolute()}"]
     in_store = f"local-dir:{store.home() / weight_name}"
     has_entry = weight_name in {f"{arch}.pcd" for arch in (*STOCK_ARCHITECTURES, "resnet18_mhsa")}
-    return [weight_name, in_store] if has_entry else [in_store]
+    own = f"local-dir:{export.absolute()}"  # a later run may replace the weight in the store
+    return [weight_name, in_store, own] if has_entry else [in_store, own]
 
 
 def export_student(d: Distillation, weight_name: str) -> Path:

@@ -167,7 +167,7 @@ def _load(
     if is_file(local_path(weights)) or weights.endswith(FILE_SUFFIXES):
         return _from_file(student, weights, architecture, arguments)
     if is_dir(local_path(weights)):
-        raise StudentError(f"it is a folder; use local-dir:{weights}")
+        return _from_folder(weights, architecture, arguments)
     if store.is_name(weights.partition("@")[0]) or _REPO.fullmatch(weights.partition("@")[0]):
         return _from_pcd_hub(weights, architecture, arguments)
     name = _name_with_tag(weights, architecture)

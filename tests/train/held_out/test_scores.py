@@ -41,3 +41,16 @@ def test_means_and_state():
     found = scores((10.0, 20.0, 30.0), step=4)
     assert found.means() == {"retrieval": 5.0, "cka": 20.0, "effective_rank": 7.0, "loss": 2.0}
     assert Scores.from_dict(dataclasses.asdict(found)) == found
+
+
+def test_scores_that_disagree_are_noise():
+    start = Scores(
+        step=0, retrieval=(5.0, 6.0, 7.0), cka=(1.0, 2.0, 3.0), loss=(1.0,) * 3, effective_rank=7.0
+    )
+    student = Scores(
+        step=9, retrieval=(3.0, 4.0, 5.0), cka=(5.0, 6.1, 7.0), loss=(1.0,) * 3, effective_rank=7.0
+    )
+    found = compare_with_start(start, student, start_name="random start")
+    assert found.outcome == "within noise"
+    assert found.sentence.startswith("the scores do not agree whether the student is better than ")
+    assert "3 held-out images (few, so it may be chance)" in found.sentence
