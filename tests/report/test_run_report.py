@@ -104,7 +104,8 @@ def test_a_good_run_only_needs_labels():
     [
         ({"outcome": "worse"}, "use a smaller `--optim.lr-per-256`"),
         ({"outcome": "within noise"}, "`pcd-hub distill --resume runs/x --hours H` continues"),
-        ({"outcome": "worse", "starts_from_weights": False}, "Look at `pictures/views.png`"),
+        ({"outcome": "worse", "starts_from_weights": False}, "worse than its start: use a smaller"),
+        ({"outcome": "within noise"}, "Look at `pictures/views.png`"),
         ({"stopped_early": True}, "more time does not"),
         ({"still_improving": True}, "The score was still improving at the end"),
         ({"num_images": 50, "passes": 400.0}, "Each of the 50 images was seen 400 times"),

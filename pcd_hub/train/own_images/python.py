@@ -167,9 +167,10 @@ def configure(
     if twice := sorted(fields.keys() & others.keys()):
         raise ConfigError(f"{_CALL}: {twice[0]} is given twice, expected once")
     fields |= others
-    if fields.keys() & {"optim.epochs", "run.hours", "run.add_hours"}:  # instead of RUN's length
-        fields.setdefault("run.max_steps", None)
-    config = with_fields(base.config, fields)
+    config = base.config
+    if fields.keys() & {"optim.epochs", "run.hours", "run.add_hours"}:
+        config = with_fields(config, {"run.max_steps": None})  # not the length of RUN
+    config = with_fields(config, fields)
     check(config)
     return Parsed(base.name, config, base.given | fields.keys())
 

@@ -29,8 +29,8 @@ def test_the_crop_has_the_shape_of_a_view_and_keeps_the_proportions(tmp_path, su
 def test_a_large_jpeg_is_decoded_no_larger_than_needed(tmp_path, monkeypatch):
     Image.new("RGB", (1600, 1600), (9, 99, 199)).save(tmp_path / "a.jpg")
     sizes = []
-    as_rgb = module.as_rgb
-    monkeypatch.setattr(module, "as_rgb", lambda image: sizes.append(image.size) or as_rgb(image))
+    decoded = module.decoded
+    monkeypatch.setattr(module, "decoded", lambda image: sizes.append(image.size) or decoded(image))
     open_source(str(tmp_path)).read(0, CentreCrop(height=96, width=96))  # type: ignore
     assert sizes == [(200, 200)]
 

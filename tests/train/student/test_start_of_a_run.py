@@ -34,7 +34,7 @@ def distilled(tiny, tmp_path_factory) -> Path:
 def finished(monkeypatch) -> list[distill.Distillation]:
     """The distillations that runs have finished, without export."""
     seen = []
-    monkeypatch.setattr(distill, "save_weight", lambda d, _: seen.append(d))
+    monkeypatch.setattr(distill, "save_weight", lambda d, *_, **__: seen.append(d))
     return seen
 
 
