@@ -24,6 +24,7 @@ from pcd_hub.method.heads import STUDENT_HEADS, HeadLayout, student_head
 from pcd_hub.method.loss import cosine_smooth_l1, pixel_info_nce, similarity_kl
 from pcd_hub.method.moments import ChannelMoments
 from pcd_hub.method.queue import KeyQueue
+from pcd_hub.models.entries import check_architecture
 from pcd_hub.models.grid import PixelGrid
 from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.batches import Normalise, count_images, num_workers
@@ -232,6 +233,7 @@ def resolve_bands(
     The statistics of bands that pretrained networks do not know are measured.
     """
     data = config.data
+    check_architecture(config.student.arch)
     if data.bands == RGB:
         return config, InputBands.rgb(config.student.arch)
     teacher_places(data.bands, config.teacher.bands)

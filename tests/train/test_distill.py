@@ -192,7 +192,7 @@ def test_the_configured_loss_gets_maps_or_pooled_vectors(tiny, tmp_path):
 @pytest.mark.parametrize("options", [["--teacher.image-size=64"], ["--teacher.source=quickstart"]])
 def test_the_random_start_does_not_depend_on_the_teacher(tiny, tmp_path, monkeypatch, options):
     seen = []
-    monkeypatch.setattr(distill, "save_weight", lambda finished, name: seen.append(finished.start))
+    monkeypatch.setattr(distill, "save_weight", lambda d, *_, **__: seen.append(d.start))
     run([*tiny, "--run.max-steps=1"], tmp_path / "one")
     run([*tiny, *options, "--run.max-steps=1"], tmp_path / "other")
     one, other = (model.state_dict()["layer1.0.conv1.weight"] for model in seen)

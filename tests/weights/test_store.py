@@ -428,7 +428,7 @@ def test_a_record_goes_through_json_and_is_strict():
 
 def test_what_would_load_as_other_weights_is_refused_before_training(monkeypatch):
     """fbnetc_100 has another epsilon in timm if it is built to be pre-trained."""
-    monkeypatch.setattr("pcd_hub.weights.export.build_arguments", lambda *_: {})
+    monkeypatch.setattr("pcd_hub.weights.export.build_arguments", lambda *_, **__: {})
     before = torch.get_rng_state()
     model = timm.create_model("fbnetc_100", num_classes=0)
     torch.set_rng_state(before)

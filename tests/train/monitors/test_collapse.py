@@ -8,8 +8,9 @@ from torch import nn
 
 from pcd_hub.method.distiller import Distiller
 from pcd_hub.method.queue import KeyQueue
-from pcd_hub.train import distill, distill_parts
+from pcd_hub.train import distill
 from pcd_hub.train.monitors.collapse import CollapseMonitor
+from pcd_hub.train.teacher import loading
 from tests.train.conftest import trace
 
 
@@ -127,7 +128,7 @@ def test_a_run_logs_the_metrics_and_a_healthy_one_has_no_warning(tiny, tmp_path,
 def test_a_teacher_that_maps_all_images_to_one_vector_is_reported(
     tiny, tmp_path, warnings, monkeypatch
 ):
-    load = distill_parts.load_matched_teacher
+    load = loading.load_matched_teacher
 
     def blind(*args, **kwargs):
         teacher = load(*args, **kwargs)
@@ -135,7 +136,7 @@ def test_a_teacher_that_maps_all_images_to_one_vector_is_reported(
         monkeypatch.setattr(teacher, "forward", lambda images: torch.ones_like(see(images)))
         return teacher
 
-    monkeypatch.setattr(distill_parts, "load_matched_teacher", blind)
+    monkeypatch.setattr(loading, "load_matched_teacher", blind)
     distill.main([*tiny, f"--run.output-dir={tmp_path / 'run'}", "--run.no-store"])
     assert any(
         "the key queue is degenerate: its keys have a mean cosine" in line for line in warnings()
