@@ -40,7 +40,7 @@ def reasons(situation: Situation) -> dict[str, str]:
     ("machine", "num_images", "batch", "lr_per_256", "queue", "steps"),
     [
         # 1 h on a CPU at 3 s a step: 1,140 steps
-        (CPU, 50, 8, 0.032, 25, 1140),
+        (CPU, 50, 32, 0.016, 25, 800),  # 800 passes
         (CPU, 300, 32, 0.016, 150, 1140),
         (CPU, 5_000, 32, 0.016, 2500, 1140),
         (CPU, 100_000, 32, 0.016, 4096, 1140),
