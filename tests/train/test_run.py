@@ -180,7 +180,7 @@ def test_a_signal_saves_the_step_and_a_resumed_run_equals_an_uninterrupted_one(
         raise_signal_at(patched, signal.SIGINT, at=at)
         with pytest.raises(StoppedRun, match=f"stopped by SIGINT after step {at + 1}") as stopped:
             run(tiny, folder, "--run.no-store")
-    assert f"--run.resume --run.output-dir {folder}" in str(stopped.value)
+    assert f"pcd-hub distill --resume {folder}" in str(stopped.value)
     assert stopped.value.exit_code == 130
     assert signal.getsignal(signal.SIGINT) is handler, "what was before is back"
     assert not (folder / "record.json").exists()
