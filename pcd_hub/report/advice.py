@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from pcd_hub.data.survey.result import MANY_COPIES_SHARE
+
 MANY_PASSES = 300
 """Passes over the images from which more images are worth a try; not measured."""
-MANY_COPIES = 0.05
-"""Share of duplicates from which it is worth removing them."""
 LONG_WAIT = 0.2
 """Share of the time spent waiting for images from which more loader processes help."""
 
@@ -76,7 +76,7 @@ def _by_images(facts: Situation) -> Iterator[str]:
             f"Each of the {facts.num_images} images was seen {facts.passes:.0f} times: add "
             "unlabelled images of the same kind (`pcd-hub distill DIR OTHER_DIR`)."
         )
-    if facts.share_of_copies > MANY_COPIES:
+    if facts.share_of_copies > MANY_COPIES_SHARE:
         yield (
             f"{100 * facts.share_of_copies:.0f} % of the images are copies, which are negatives of "
             "each other: remove them."

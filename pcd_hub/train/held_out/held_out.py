@@ -10,7 +10,6 @@ them and writes files.
 import dataclasses
 import json
 import logging
-import time
 from typing import Any
 
 import torch
@@ -87,8 +86,6 @@ class HeldOut:
         self.end = end
         self.num_images = num_images
         self.start_name = start_name
-        self.seconds = 0.0
-        """Time of all measurements of this process."""
         self.exported: Scores | None = None
         """Scores of the weight that is exported; None before :meth:`choose`."""
         self._accelerator = accelerator
@@ -146,12 +143,10 @@ class HeldOut:
                 self._check_plateau(done)
 
     def _measure(self, done: int) -> None:
-        started = time.monotonic()
         scores = self._scorer.score(done) if self._accelerator.is_main_process else None
         scores = from_main_process(self._accelerator, scores)
         if isinstance(scores, Scores):
             self._add(scores)
-        self.seconds += time.monotonic() - started
 
     def _add(self, scores: Scores) -> None:
         state, means = self._state, scores.means()

@@ -79,8 +79,6 @@ class Situation:
     """Precision of the Accelerator: fp32, bf16 or fp16."""
     student_patch: int = SIZE_STEP
     """The student's image size is a multiple of it."""
-    student_size: int | None = None
-    """The only image size that the student takes; None if it takes others."""
     bytes_per_pixel: float | None = None
     """Memory that the student's backward pass needs per pixel of a view, in fp32."""
     pretrained: bool = False
@@ -148,9 +146,6 @@ def derive(situation: Situation) -> tuple[Decision, ...]:
 
 
 def _image_size(s: Situation, _: Values) -> Iterator[Decision]:
-    if s.student_size is not None:
-        yield Decision("data.image_size", s.student_size, "the only size that the student takes")
-        return
     usual = IMAGE_SIZE[s.kind] // s.student_patch * s.student_patch
     held = max(SIZE_STEP, s.short_side) // s.student_patch * s.student_patch
     if held < usual:

@@ -2,14 +2,14 @@
 
 import dataclasses
 import logging
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 
 from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.multiband.names import teacher_places
-from pcd_hub.errors import ConfigError, TeacherError
+from pcd_hub.errors import ConfigError
 from pcd_hub.image_size import ImageSize
 from pcd_hub.models.grid import PixelGrid
 from pcd_hub.models.teacher_loading import load_matched_teacher
@@ -18,7 +18,7 @@ from pcd_hub.models.teacher_sources.matching import input_size, match_teacher
 from pcd_hub.models.teacher_sources.memory import check_teacher_memory
 from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.configs.distill import DistillConfig
-from pcd_hub.train.launch import from_main_process
+from pcd_hub.train.launch import on_main_process
 
 log = logging.getLogger("pcd_hub")
 
@@ -114,17 +114,8 @@ def resolve_teacher(
 
 
 def _choose(config: DistillConfig, accelerator: Accelerator) -> str:
-    """Let the main process choose, and raise its error on every process."""
-    chosen: str | TeacherError | None = None
-    if accelerator.is_main_process:
-        try:
-            chosen = choose_teacher(
-                image_size=None if config.derive else teacher_image_size(config),
-                device_type=accelerator.device.type,
-            ).source
-        except TeacherError as error:
-            chosen = error
-    chosen = cast("str | TeacherError", from_main_process(accelerator, chosen))
-    if isinstance(chosen, TeacherError):
-        raise chosen
-    return chosen
+    image_size = None if config.derive else teacher_image_size(config)
+    kind = accelerator.device.type
+    return on_main_process(
+        accelerator, lambda: choose_teacher(image_size=image_size, device_type=kind).source
+    )
