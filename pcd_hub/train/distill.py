@@ -8,7 +8,6 @@ Reading order: this file -> pcd_hub/method/distiller.py -> pcd_hub/method/loss.p
 """
 
 import contextlib
-import copy
 import functools
 import logging
 import time
@@ -21,12 +20,9 @@ from torch.profiler import record_function
 
 from pcd_hub.data.loader import Batch
 from pcd_hub.data.sources.held_out import split_held_out
-from pcd_hub.data.sources.open import ImageSource, ImageStream
-from pcd_hub.method.distiller import freeze_unused_parameters
 from pcd_hub.method.moments import ChannelMoments
 from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.batches import (
-    Normalise,
     count_images,
     open_batches,
     open_training_source,
@@ -36,18 +32,9 @@ from pcd_hub.train.batches import (
 from pcd_hub.train.configs.command_line import run_main
 from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.configs.files import with_fields
-from pcd_hub.train.distill_parts import (
-    Distillation,
-    build_distiller,
-    build_student,
-    build_teacher_statistics,
-    describe_inputs,
-    move_to_device,
-    resolve,
-    resolve_bands,
-    trial,
-    with_start,
-)
+from pcd_hub.train.distillation.building import build, describe_inputs
+from pcd_hub.train.distillation.device import move_to_device, trial
+from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.train.held_out.open import open_held_out, read_held_out
 from pcd_hub.train.held_out.plateau import EarlyEnd
 from pcd_hub.train.launch import finish, start_accelerator
@@ -68,10 +55,9 @@ from pcd_hub.train.own_images.timing import measure_step
 from pcd_hub.train.results.weight import check_weight_name, save_weight
 from pcd_hub.train.run import TrainingRun
 from pcd_hub.train.run_folder.folder import RunFolder
-from pcd_hub.train.run_folder.preflight import check_places, finishing
+from pcd_hub.train.run_folder.preflight import finishing
 from pcd_hub.train.signals import StoppedRun
-from pcd_hub.train.teacher.loading import load_teacher, resolve_teacher
-from pcd_hub.weights.export import check_exportable
+from pcd_hub.train.teacher.loading import resolve_teacher
 
 log = logging.getLogger("pcd_hub")
 
@@ -279,52 +265,6 @@ def prepare(
     move_to_device(d)
     d.held_out = open_held_out(d, held_out_images)
     return d
-
-
-def build(
-    accelerator: Accelerator,
-    config: DistillConfig,
-    config_name: str,
-    source: ImageSource | ImageStream,
-    given: Teacher | None = None,
-) -> Distillation:
-    """Build the networks and what belongs to them, on the CPU."""
-    size = config.data.image_size
-    torch.manual_seed(config.run.seed)
-    plan = plan_epochs(source, config.optim, config.run, accelerator)
-    config, bands = resolve_bands(accelerator, config, source)
-    student, start_weight = build_student(config)
-    start = copy.deepcopy(student.model)
-    check_places(
-        accelerator,
-        start,
-        output_dir=config.run.output_dir,
-        stored_as=check_weight_name(config) if config.run.store else None,
-    )
-    check_exportable(start, config.student.arch, image_size=size, bands=bands)
-    untrained = freeze_unused_parameters(student, student.example(size))
-    teacher = load_teacher(config, student, plan=plan, device=accelerator.device, given=given)
-    config = with_start(config, start_weight)
-    config = resolve(config, accelerator=accelerator, plan=plan, source=source, teacher=teacher)
-    distiller = build_distiller(config, student, teacher)
-    queue, moments = build_teacher_statistics(config, teacher)
-    return Distillation(
-        config=config,
-        config_name=config_name,
-        accelerator=accelerator,
-        source=source,
-        plan=plan,
-        teacher=teacher,
-        student=student.model,
-        start=start,
-        start_weight=start_weight,
-        untrained=tuple(name.removeprefix("model.") for name in untrained),
-        distiller=distiller,
-        queue=queue,
-        moments=moments,
-        bands=bands,
-        normalise=Normalise(bands, accelerator.device, channels_last=config.speed.channels_last),
-    )
 
 
 def seconds_per_step(d: Distillation) -> float:

@@ -14,9 +14,10 @@ import pcd_hub
 from pcd_hub.data.scenes import render_scene
 from pcd_hub.errors import ConfigError
 from pcd_hub.models.timm_loading import create_pretrained
-from pcd_hub.train import distill, distill_parts
+from pcd_hub.train import distill
 from pcd_hub.train.configs import command_line
 from pcd_hub.train.configs import distill as configs
+from pcd_hub.train.distillation import building
 from tests.train.conftest import run, trace
 
 
@@ -162,7 +163,7 @@ def test_the_configured_loss_gets_maps_or_pooled_vectors(tiny, tmp_path):
         return cosine_smooth_l1(student, teacher)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distill_parts, "cosine_smooth_l1", spy)
+        patch.setattr(building, "cosine_smooth_l1", spy)
         run([*tiny, "--method.loss=cosine_smooth_l1"], tmp_path / "run", "--run.no-store")
     shape, first = seen[0]
     assert shape == (16, 16, 1, 1)
@@ -172,7 +173,7 @@ def test_the_configured_loss_gets_maps_or_pooled_vectors(tiny, tmp_path):
     pooled = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            distill_parts,
+            building,
             "cosine_smooth_l1",
             lambda s, t: pooled.append(s.shape) or (s - t).square().mean(),
         )

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from pcd_hub.errors import CheckpointError, ConfigError
-from pcd_hub.train import distill, distill_parts, optimizers
+from pcd_hub.train import distill, optimizers
 from pcd_hub.train import run as training
 from pcd_hub.train.configs import distill as configs
+from pcd_hub.train.distillation import building
 from pcd_hub.train.signals import StoppedRun
 from pcd_hub.weights import store
 from tests.train.conftest import assert_same, image_folder, run, trace
@@ -206,7 +207,7 @@ def test_values_that_are_not_finite_stop_the_run_and_keep_batch_and_checkpoint(
 ):
     """At step 4 of 6; nothing is logged in between, and a checkpoint is due every third."""
     at = 3 if moment == "gradient after a checkpoint" else 4
-    loss_of, count = distill_parts.pixel_info_nce, iter(range(100))
+    loss_of, count = building.pixel_info_nce, iter(range(100))
 
     def bad(*args, **kwargs):
         loss = loss_of(*args, **kwargs)
@@ -228,7 +229,7 @@ def test_values_that_are_not_finite_stop_the_run_and_keep_batch_and_checkpoint(
                 "pcd_hub.train.distill.learning_rate", lambda step, *_: 0.1 if step < 5 else 1e300
             )
         else:
-            patched.setattr("pcd_hub.train.distill_parts.pixel_info_nce", bad)
+            patched.setattr("pcd_hub.train.distillation.building.pixel_info_nce", bad)
         with pytest.raises(ConfigError, match=message):
             run(tiny, folder, "--run.log-every-steps=100")
     assert store.where("test_resnet.pcd") is None

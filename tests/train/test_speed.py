@@ -15,8 +15,9 @@ from torch import nn
 
 from pcd_hub.errors import ConfigError
 from pcd_hub.train import contrast as pretrain
-from pcd_hub.train import distill, distill_parts, speed
+from pcd_hub.train import distill, speed
 from pcd_hub.train.configs.distill import SpeedConfig
+from pcd_hub.train.distillation import device
 from pcd_hub.train.monitors.loss import LossMonitor
 from tests.train.conftest import check_that_no_step_reads_back, trace
 from tests.train.test_contrast import TINY as CONTRAST
@@ -120,7 +121,7 @@ def test_every_step_runs_the_networks_that_are_logged_as_compiled(
     """Each part once, before the first step, and never again for another shape or mode."""
     counter, torch_compile = _Counter(), torch.compile
     monkeypatch.setattr(torch, "compile", lambda *a, **k: torch_compile(*a, backend=counter))
-    monkeypatch.setattr(distill_parts, "compiles_training", lambda device: True)
+    monkeypatch.setattr(device, "compiles_training", lambda device: True)
     seen, record_step = [], LossMonitor.record_step
     inside_autocast, backward = [], Accelerator.backward
 

@@ -13,7 +13,7 @@ from pcd_hub.errors import ConfigError
 from pcd_hub.image_size import height_width
 from pcd_hub.train.batches import num_workers
 from pcd_hub.train.configs.distill import DistillConfig
-from pcd_hub.train.distill_parts import Distillation
+from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.train.held_out.held_out import HeldOut
 from pcd_hub.train.held_out.images import read_on_main_process
 from pcd_hub.train.held_out.plateau import EarlyEnd, measure_interval

@@ -2,7 +2,7 @@
 
 import logging
 
-from pcd_hub.train.distill_parts import Distillation
+from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.train.own_images.decisions import FILE as DECISIONS
 from pcd_hub.train.own_images.decisions import decision_table, write_decisions
 from pcd_hub.train.own_images.surveyed import FILE as SURVEY

@@ -11,7 +11,7 @@ from pcd_hub.image_size import format_size, height_width
 from pcd_hub.report.advice import Situation, next_steps
 from pcd_hub.report.run_report import RunReport, Setting, render_report
 from pcd_hub.train.batches import only_scenes
-from pcd_hub.train.distill_parts import Distillation
+from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.weights.record import Measurement, WeightRecord
 
 REPORT = "report.md"

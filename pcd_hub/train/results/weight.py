@@ -22,7 +22,7 @@ from pcd_hub.report.features import save_pca
 from pcd_hub.report.scene_probe import probe_backbones
 from pcd_hub.train.batches import describe_data, only_scenes
 from pcd_hub.train.configs.distill import DISTILL, DistillConfig
-from pcd_hub.train.distill_parts import Distillation
+from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.train.held_out.result import describe_held_out, held_out_measurements, warn_if_worse
 from pcd_hub.train.results.report import save_report, verdict
 from pcd_hub.weights import store

@@ -1,25 +1,19 @@
-"""Parts of a distillation: teacher, student with head and loss, negatives, compilation."""
+"""Build the networks of a distillation and resolve its configuration."""
 
-import contextlib
 import copy
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterator
-from pathlib import Path
-from typing import cast
 
 import torch
 from accelerate import Accelerator
-from torch import nn
 
 from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.multiband.names import RGB, teacher_places
 from pcd_hub.data.multiband.statistics import band_statistics
 from pcd_hub.data.sources.open import ImageSource, ImageStream
-from pcd_hub.data.survey.result import Survey
 from pcd_hub.image_size import simplest
-from pcd_hub.method.distiller import Distiller, PixelLoss
+from pcd_hub.method.distiller import Distiller, PixelLoss, freeze_unused_parameters
 from pcd_hub.method.heads import STUDENT_HEADS, HeadLayout, student_head
 from pcd_hub.method.loss import cosine_smooth_l1, pixel_info_nce, similarity_kl
 from pcd_hub.method.moments import ChannelMoments
@@ -27,83 +21,75 @@ from pcd_hub.method.queue import KeyQueue
 from pcd_hub.models.entries import check_architecture
 from pcd_hub.models.grid import PixelGrid
 from pcd_hub.models.teachers import Teacher
-from pcd_hub.train.batches import Normalise, count_images, num_workers
+from pcd_hub.train.batches import (
+    Normalise,
+    count_images,
+    num_workers,
+    plan_epochs,
+)
 from pcd_hub.train.configs.distill import DistillConfig, PixelMethodConfig, resolve_method
 from pcd_hub.train.configs.pretraining import resolve_augmentation
 from pcd_hub.train.configs.run import resolve_run
-from pcd_hub.train.held_out.held_out import HeldOut
+from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.train.launch import on_main_process
-from pcd_hub.train.networks import build_backbone, memory_format, with_sync_batch_norm
-from pcd_hub.train.own_images.rule import Decision
-from pcd_hub.train.run_folder.folder import RunFolder
+from pcd_hub.train.networks import build_backbone
+from pcd_hub.train.results.weight import check_weight_name
+from pcd_hub.train.run_folder.preflight import check_places
 from pcd_hub.train.speed import (
-    Compilable,
-    compile_networks,
-    compiles_training,
-    has_sync_batch_norm,
     resolve_speed,
-    run_once,
 )
 from pcd_hub.train.student.weights import StartWeight, load_start
+from pcd_hub.train.teacher.loading import load_teacher
+from pcd_hub.weights.export import check_exportable
 from pcd_hub.weights.input_bands import InputBands
 
 log = logging.getLogger("pcd_hub")
 
 
-@dataclasses.dataclass(kw_only=True)
-class Distillation:
-    """A distillation that is ready to start, or finished."""
-
-    config: DistillConfig
-    config_name: str
-    accelerator: Accelerator
-    folder: RunFolder = dataclasses.field(init=False)
-    """Set when everything else is built."""
-    source: ImageSource | ImageStream
-    plan: BatchPlan
-    teacher: Teacher
-    distiller: Distiller
-    """Student, head and loss, not wrapped by the Accelerator."""
-    student: nn.Module
-    """The timm model inside ``distiller``."""
-    start: nn.Module
-    """A copy of the student before training."""
-    start_weight: StartWeight | None
-    """The weights that the student starts from; None if they are random."""
-    untrained: tuple[str, ...]
-    """Parameters of the student that do not affect its feature map."""
-    queue: KeyQueue | None
-    moments: ChannelMoments | None
-    bands: InputBands
-    normalise: Normalise
-    held_out: HeldOut | None = None
-    """Scores on the held-out images; None without any."""
-    decisions: tuple[Decision, ...] = ()
-    """Settings that were derived, with the reason of each."""
-    survey: Survey | None = None
-    """Survey of the images; None if they were not surveyed, and in a resumed run on all processes
-    but the main one."""
-    export: Path | None = None
-    """Folder of the finished weight; None before it is written, and on other processes."""
-
-    @property
-    def start_label(self) -> str:
-        """Name of ``start`` in tables: "random start", or "start (resnet18.a1_in1k)"."""
-        return f"start ({self.start_weight.name})" if self.start_weight else "random start"
-
-    @property
-    def exported_step(self) -> int:
-        """Steps of training of the finished student."""
-        if self.held_out is None:
-            return self.plan.total_steps
-        exported = self.held_out.exported
-        return exported.step if exported else self.held_out.end.total_steps
-
-    @property
-    def teacher_statistics(self) -> dict[str, nn.Module]:
-        """Key queue or channel moments by name: part of the checkpoints, not of the network."""
-        parts = {"queue": self.queue, "moments": self.moments}
-        return {name: part for name, part in parts.items() if part is not None}
+def build(
+    accelerator: Accelerator,
+    config: DistillConfig,
+    config_name: str,
+    source: ImageSource | ImageStream,
+    given: Teacher | None = None,
+) -> Distillation:
+    """Build the networks and what belongs to them, on the CPU."""
+    size = config.data.image_size
+    torch.manual_seed(config.run.seed)
+    plan = plan_epochs(source, config.optim, config.run, accelerator)
+    config, bands = resolve_bands(accelerator, config, source)
+    student, start_weight = build_student(config)
+    start = copy.deepcopy(student.model)
+    check_places(
+        accelerator,
+        start,
+        output_dir=config.run.output_dir,
+        stored_as=check_weight_name(config) if config.run.store else None,
+    )
+    check_exportable(start, config.student.arch, image_size=size, bands=bands)
+    untrained = freeze_unused_parameters(student, student.example(size))
+    teacher = load_teacher(config, student, plan=plan, device=accelerator.device, given=given)
+    config = with_start(config, start_weight)
+    config = resolve(config, accelerator=accelerator, plan=plan, source=source, teacher=teacher)
+    distiller = build_distiller(config, student, teacher)
+    queue, moments = build_teacher_statistics(config, teacher)
+    return Distillation(
+        config=config,
+        config_name=config_name,
+        accelerator=accelerator,
+        source=source,
+        plan=plan,
+        teacher=teacher,
+        student=student.model,
+        start=start,
+        start_weight=start_weight,
+        untrained=tuple(name.removeprefix("model.") for name in untrained),
+        distiller=distiller,
+        queue=queue,
+        moments=moments,
+        bands=bands,
+        normalise=Normalise(bands, accelerator.device, channels_last=config.speed.channels_last),
+    )
 
 
 def resolve(
@@ -169,60 +155,6 @@ def describe_inputs(
     """Return the fingerprints of a run's inputs by name; a resumed run needs the same."""
     inputs = {"data": source.fingerprint(), "teacher": f"sha256 {teacher.facts.sha256}"}
     return inputs | ({"start": f"sha256 {start_weight.sha256}"} if start_weight else {})
-
-
-def move_to_device(d: Distillation) -> None:
-    """Move the networks to the device, with SyncBatchNorm and compiled as configured."""
-    accelerator, config = d.accelerator, d.config
-    if config.optim.sync_batch_norm:
-        d.distiller = cast("Distiller", with_sync_batch_norm(d.distiller, accelerator))
-    layout = memory_format(channels_last=config.speed.channels_last)
-    for network in (d.distiller, d.teacher):
-        network.to(accelerator.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
-    for part in d.teacher_statistics.values():
-        part.to(accelerator.device)
-    if config.speed.compile:
-        compile_distillation(d)
-
-
-@contextlib.contextmanager
-def trial(d: Distillation) -> Iterator[Distillation]:
-    """Yield a copy whose training leaves ``d`` and the random states unchanged.
-
-    Training on it must not outlive the block. ``d`` is not on its device yet.
-    """
-    accelerator = d.accelerator
-    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
-    scaler = None if accelerator.scaler is None else accelerator.scaler.state_dict()
-    with torch.random.fork_rng(devices):
-        copied = dataclasses.replace(
-            d,
-            distiller=copy.deepcopy(d.distiller),
-            queue=copy.deepcopy(d.queue),
-            moments=copy.deepcopy(d.moments),
-        )
-        move_to_device(copied)
-        yield copied
-    accelerator.free_memory()
-    if accelerator.scaler is not None and scaler is not None:
-        accelerator.scaler.load_state_dict(scaler)
-
-
-def compile_distillation(d: Distillation) -> None:
-    """Compile the teacher, and on GPUs the student and head, which gain nothing on CPUs."""
-    images = d.normalise.example(2 * d.plan.batch_size, d.config.data.image_size)
-    parts: dict[str, Compilable] = {"teacher": d.teacher}
-    if compiles_training(images.device) and not has_sync_batch_norm("student", d.distiller):
-        parts |= {"student": d.distiller.student, "head": d.distiller.head}
-
-    def one_pass() -> None:
-        with d.accelerator.autocast():
-            target = d.teacher(images)
-        if "student" in parts:
-            negatives = () if d.queue is None else (d.queue.keys,)
-            run_once(d.distiller, images, target, *negatives, accelerator=d.accelerator)
-
-    compile_networks(parts, one_pass, d.accelerator)
 
 
 def resolve_bands(

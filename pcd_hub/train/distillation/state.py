@@ -1,0 +1,78 @@
+"""Everything that a distillation consists of."""
+
+import dataclasses
+from pathlib import Path
+
+from accelerate import Accelerator
+from torch import nn
+
+from pcd_hub.data.batch_plan import BatchPlan
+from pcd_hub.data.sources.open import ImageSource, ImageStream
+from pcd_hub.data.survey.result import Survey
+from pcd_hub.method.distiller import Distiller
+from pcd_hub.method.moments import ChannelMoments
+from pcd_hub.method.queue import KeyQueue
+from pcd_hub.models.teachers import Teacher
+from pcd_hub.train.batches import Normalise
+from pcd_hub.train.configs.distill import DistillConfig
+from pcd_hub.train.held_out.held_out import HeldOut
+from pcd_hub.train.own_images.rule import Decision
+from pcd_hub.train.run_folder.folder import RunFolder
+from pcd_hub.train.student.weights import StartWeight
+from pcd_hub.weights.input_bands import InputBands
+
+
+@dataclasses.dataclass(kw_only=True)
+class Distillation:
+    """A distillation that is ready to start, or finished."""
+
+    config: DistillConfig
+    config_name: str
+    accelerator: Accelerator
+    folder: RunFolder = dataclasses.field(init=False)
+    """Set when everything else is built."""
+    source: ImageSource | ImageStream
+    plan: BatchPlan
+    teacher: Teacher
+    distiller: Distiller
+    """Student, head and loss, not wrapped by the Accelerator."""
+    student: nn.Module
+    """The timm model inside ``distiller``."""
+    start: nn.Module
+    """A copy of the student before training."""
+    start_weight: StartWeight | None
+    """The weights that the student starts from; None if they are random."""
+    untrained: tuple[str, ...]
+    """Parameters of the student that do not affect its feature map."""
+    queue: KeyQueue | None
+    moments: ChannelMoments | None
+    bands: InputBands
+    normalise: Normalise
+    held_out: HeldOut | None = None
+    """Scores on the held-out images; None without any."""
+    decisions: tuple[Decision, ...] = ()
+    """Settings that were derived, with the reason of each."""
+    survey: Survey | None = None
+    """Survey of the images; None if they were not surveyed, and in a resumed run on all processes
+    but the main one."""
+    export: Path | None = None
+    """Folder of the finished weight; None before it is written, and on other processes."""
+
+    @property
+    def start_label(self) -> str:
+        """Name of ``start`` in tables: "random start", or "start (resnet18.a1_in1k)"."""
+        return f"start ({self.start_weight.name})" if self.start_weight else "random start"
+
+    @property
+    def exported_step(self) -> int:
+        """Steps of training of the finished student."""
+        if self.held_out is None:
+            return self.plan.total_steps
+        exported = self.held_out.exported
+        return exported.step if exported else self.held_out.end.total_steps
+
+    @property
+    def teacher_statistics(self) -> dict[str, nn.Module]:
+        """Key queue or channel moments by name: part of the checkpoints, not of the network."""
+        parts = {"queue": self.queue, "moments": self.moments}
+        return {name: part for name, part in parts.items() if part is not None}
