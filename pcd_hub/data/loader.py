@@ -104,7 +104,7 @@ def training_batches(
     if isinstance(source, ImageSource):
         dataset = _IndexedViews(source, views)
         options: dict[str, Any] = {
-            "batch_sampler": StepSampler(len(source), plan),
+            "batch_sampler": _keys(StepSampler(len(source), plan), plan),
             "collate_fn": _collate,
         }
     else:
@@ -157,22 +157,29 @@ class DecodeForViews:
         return as_rgb(opened), parameters
 
 
+def _keys(sampler: StepSampler, plan: BatchPlan) -> Iterator[list[tuple[int, int, int]]]:
+    """Yield the (step, epoch, index) of the images of each forward pass."""
+    for number, samples in enumerate(sampler, start=plan.start_step * plan.accumulation_steps):
+        yield [(number // plan.accumulation_steps, epoch, index) for epoch, index in samples]
+
+
 class _IndexedViews(Dataset[Batch]):
     def __init__(self, source: ImageSource, views: TwoViewTransform) -> None:
         self._source = source
         self._views = views
 
-    def __getitem__(self, key: tuple[int, int]) -> Batch:
-        epoch, first_index = key
+    def __getitem__(self, key: tuple[int, int, int]) -> Batch:
+        step, epoch, first_index = key
+        views = self._views.at(step)
         broken: list[tuple[str, str]] = []
         for offset in range(_MAX_BROKEN_IN_A_ROW):
             index = (first_index + offset) % len(self._source)
             try:
-                decoded = self._source.read(index, DecodeForViews(self._views, epoch, index))
+                decoded = self._source.read(index, DecodeForViews(views, epoch, index))
             except BrokenImageError as error:
                 broken.append((error.name, error.reason))
                 continue
-            pair = self._views.render(*decoded)
+            pair = views.render(*decoded)
             parameters = decoded[1]
             return Batch(
                 views=pair[None],
@@ -225,9 +232,9 @@ class _StreamViews(IterableDataset[Batch | None]):
             yield None
         for number in range(first, plan.total_steps * plan.accumulation_steps):
             if number % num_workers == worker:
-                yield self._batch(rows, worker)
+                yield self._batch(rows, worker, self._views.at(number // plan.accumulation_steps))
 
-    def _batch(self, rows: Iterator["_StreamRow"], worker: int) -> Batch:
+    def _batch(self, rows: Iterator["_StreamRow"], worker: int, views: TwoViewTransform) -> Batch:
         decoded_rows: list[_StreamRow] = []
         pairs: list[Tensor] = []
         parameters: list[PairParameters] = []
@@ -236,7 +243,7 @@ class _StreamViews(IterableDataset[Batch | None]):
         while len(pairs) < self._plan.batch_size:
             row = next(rows)
             try:
-                decoded = row.image(DecodeForViews(self._views, row.epoch, row.number))
+                decoded = row.image(DecodeForViews(views, row.epoch, row.number))
             except BrokenImageError as error:
                 broken.append((f"{error.name} (image {row.number} of the run)", error.reason))
                 in_a_row += 1
@@ -245,7 +252,7 @@ class _StreamViews(IterableDataset[Batch | None]):
                 continue
             in_a_row = 0
             decoded_rows.append(row)
-            pairs.append(self._views.render(*decoded))
+            pairs.append(views.render(*decoded))
             parameters.append(decoded[1])
         return Batch(
             views=concatenate_views([pair[None] for pair in pairs]),

@@ -37,6 +37,15 @@ _RGB = (0, 1, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
+class EarlyViews:
+    """Smaller views for the first steps of a run."""
+
+    image_size: ImageSize
+    steps: int
+    """Number of these steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TwoViewTransform:
     """Transform of an image to two augmented views of ``image_size`` pixels."""
 
@@ -48,9 +57,19 @@ class TwoViewTransform:
     num_bands: int = 3
     colours: tuple[int, ...] = _RGB
     """Places of red, green and blue among the bands; empty if there are no colours."""
+    early: EarlyViews | None = None
+    """Smaller views of the first steps, which :meth:`at` returns; None for one size."""
 
     def __post_init__(self) -> None:
         _check_renderer(self.renderer)
+
+    def at(self, step: int) -> "TwoViewTransform":
+        """Return the transform of optimizer step ``step``, counted from 0."""
+        if self.early is None:
+            return self
+        is_early = step < self.early.steps
+        size = self.early.image_size if is_early else self.image_size
+        return dataclasses.replace(self, image_size=size, early=None)
 
     def __call__(
         self, image: Image.Image | BandImage, *, epoch: int, index: int
