@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
@@ -44,6 +44,12 @@ class Batch:
     views: UInt8[Tensor, "b 2 bands height width"]
     indices: Int64[Tensor, " b"]
     """Index of each image in its source."""
+    epochs: Int64[Tensor, " b"]
+    """Epoch for which the views of each image were drawn."""
+    crops: Float[Tensor, "b 2 4"]
+    """Left, top, right, bottom of each view's crop, as shares of the image's width and height."""
+    flips: Bool[Tensor, "b 2 2"]
+    """Whether each view is mirrored horizontally and vertically."""
     broken: list[tuple[str, str]] = field(default_factory=list)
     """(name, reason) of unreadable images; the next readable image replaces each of them."""
     stream_state: tuple[int, dict[str, Any]] | None = None
@@ -174,7 +180,15 @@ class _IndexedViews(Dataset[Batch]):
                 broken.append((error.name, error.reason))
                 continue
             pair = views.render(*decoded)
-            return Batch(views=pair[None], indices=torch.tensor([index]), broken=broken)
+            parameters = decoded[1]
+            return Batch(
+                views=pair[None],
+                indices=torch.tensor([index]),
+                epochs=torch.tensor([epoch]),
+                crops=parameters.crops[None],
+                flips=parameters.flips[None],
+                broken=broken,
+            )
         raise _too_many_broken(broken)
 
 
@@ -189,6 +203,9 @@ def _collate(samples: list[Batch]) -> Batch:
     return Batch(
         views=concatenate_views([sample.views for sample in samples]),
         indices=torch.cat([sample.indices for sample in samples]),
+        epochs=torch.cat([sample.epochs for sample in samples]),
+        crops=torch.cat([sample.crops for sample in samples]),
+        flips=torch.cat([sample.flips for sample in samples]),
         broken=[image for sample in samples for image in sample.broken],
     )
 
@@ -220,6 +237,7 @@ class _StreamViews(IterableDataset[Batch | None]):
     def _batch(self, rows: Iterator["_StreamRow"], worker: int, views: TwoViewTransform) -> Batch:
         decoded_rows: list[_StreamRow] = []
         pairs: list[Tensor] = []
+        parameters: list[PairParameters] = []
         broken: list[tuple[str, str]] = []
         in_a_row = 0
         while len(pairs) < self._plan.batch_size:
@@ -235,9 +253,13 @@ class _StreamViews(IterableDataset[Batch | None]):
             in_a_row = 0
             decoded_rows.append(row)
             pairs.append(views.render(*decoded))
+            parameters.append(decoded[1])
         return Batch(
             views=concatenate_views([pair[None] for pair in pairs]),
             indices=torch.tensor([row.number for row in decoded_rows]),
+            epochs=torch.tensor([row.epoch for row in decoded_rows]),
+            crops=torch.stack([pair.crops for pair in parameters]),
+            flips=torch.stack([pair.flips for pair in parameters]),
             broken=broken,
             stream_state=(worker, decoded_rows[-1].state),
         )

@@ -18,7 +18,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
@@ -161,6 +161,17 @@ class PairParameters:
     """Width and height of the image to which the boxes refer."""
     max_shrink: float
     """Largest factor by which the image may shrink without a crop smaller than its view."""
+
+    @property
+    def crops(self) -> Float[Tensor, "2 4"]:
+        """Left, top, right, bottom of each crop, as shares of the image's width and height."""
+        boxes = torch.tensor([view.box for view in self.views], dtype=torch.float64)
+        return (boxes / torch.tensor(self.size * 2)).float()
+
+    @property
+    def flips(self) -> Bool[Tensor, "2 2"]:
+        """Whether each view is mirrored horizontally and vertically."""
+        return torch.tensor([(view.flip, view.vertical_flip) for view in self.views])
 
 
 def draw_view(

@@ -72,6 +72,26 @@ def test_the_size_of_oblong_batches_is_their_bytes(monkeypatch):
     assert seen == [batch.views.nbytes]
 
 
+@pytest.mark.parametrize("kind", ["indexed", "stream"])
+def test_a_batch_tells_how_its_views_were_cut(kind, request):
+    """All images are square: 24 of 24 pixels a side, or of 8 pixels in a stream."""
+    side = 24
+    source = Shades(24, broken=(3,))
+    if kind == "stream":
+        side, source = 8, open_source(request.getfixturevalue("stream_uri"))
+    found = batches(source, total_steps=14, num_workers=1)
+    for batch in found:
+        for row, (index, epoch) in enumerate(zip(batch.indices, batch.epochs, strict=True)):
+            drawn = VIEWS.draw((side, side), epoch=int(epoch), index=int(index)).views
+            boxes = [[edge / side for edge in view.box] for view in drawn]
+            assert torch.equal(batch.crops[row], torch.tensor(boxes))
+            assert batch.flips[row].tolist() == [[view.flip, view.vertical_flip] for view in drawn]
+    assert {int(epoch) for batch in found for epoch in batch.epochs} == {0, 1, 2}
+    flips = torch.cat([batch.flips for batch in found])
+    assert 0.3 < flips[..., 0].float().mean() < 0.7
+    assert not flips[..., 1].any()
+
+
 @pytest.mark.parametrize(("num_workers", "context"), [(1, "fork"), (3, "fork"), (1, "spawn")])
 def test_views_do_not_depend_on_the_number_of_workers(num_workers, context):
     without_workers = batches(Shades(10))
