@@ -193,7 +193,8 @@ def run_part(
 
 def run_limited(command: list[str], limit: float, output: Path, device: str) -> tuple[str, str]:
     """Run a command in a process group of its own; return its status and the end of its output."""
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    given = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    paths = [str(ROOT), *(str(Path(path).resolve()) for path in given)]
     environ = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
     environ |= {"HF_HUB_OFFLINE": "1", "MPLCONFIGDIR": str(output.parent)}
     if device == "cpu":
@@ -201,7 +202,6 @@ def run_limited(command: list[str], limit: float, output: Path, device: str) -> 
     with output.open("w") as file:
         process = subprocess.Popen(  # noqa: S603
             command,
-            cwd=ROOT,
             env=environ,
             stdout=file,
             stderr=subprocess.STDOUT,

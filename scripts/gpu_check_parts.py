@@ -162,7 +162,8 @@ def run_tests(folder: Path) -> int:
     import pytest  # noqa: PLC0415
 
     recorder = Recorder(folder / "result.json")
-    arguments = [*gpu_test_files(), "-o", "addopts=", "-m", "gpu", "-W", "default", "-ra", "-v"]
+    arguments = [f"--rootdir={ROOT}", f"--config-file={ROOT / 'pyproject.toml'}"]
+    arguments += [*gpu_test_files(), "-o", "addopts=", "-m", "gpu", "-W", "default", "-ra", "-v"]
     arguments += ["-p", "no:cacheprovider", f"--basetemp={folder / 'tmp'}", "--durations=10"]
     return int(pytest.main(arguments, plugins=[recorder]))
 
