@@ -20,6 +20,7 @@ from torch.profiler import record_function
 
 from pcd_hub.data.loader import Batch
 from pcd_hub.data.sources.held_out import split_held_out
+from pcd_hub.image_size import ImageSize
 from pcd_hub.method.moments import ChannelMoments
 from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.batches import (
@@ -34,6 +35,12 @@ from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.configs.files import with_fields
 from pcd_hub.train.distillation.building import build, describe_inputs
 from pcd_hub.train.distillation.device import move_to_device, trial
+from pcd_hub.train.distillation.early_views import (
+    at_one_size,
+    early_views,
+    mean_over_steps,
+    with_final_views,
+)
 from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.train.held_out.open import open_held_out, read_held_out
 from pcd_hub.train.held_out.plateau import EarlyEnd
@@ -117,7 +124,11 @@ def train(d: Distillation) -> None:
         folder=d.folder,
         settings=config.run,
         plan=plan,
-        open_batches=functools.partial(open_batches, d.source, config.data, accelerator.device),
+        open_batches=functools.partial(
+            open_batches,
+            *(d.source, config.data, accelerator.device),
+            early=early_views(config.data, total_steps=plan.total_steps),
+        ),
         network=d.distiller,
         optimizer=optimizer,
         state={
@@ -248,7 +259,7 @@ def prepare(
     held_out_images = read_held_out(accelerator, settings.config, held_out)
     d = build(accelerator, settings.config, config_name, source, teacher)
     if settings.needs_measurement:
-        seconds = seconds_per_step(d)
+        seconds = seconds_per_step(with_final_views(d) if settings.steps_done else d)
         settings = settings_in_hours(settings, seconds, started=started, accelerator=accelerator)
         d.config = with_fields(d.config, settings.length)
         d.plan = plan_epochs(source, d.config.optim, d.config.run, accelerator)
@@ -268,18 +279,24 @@ def prepare(
 
 
 def seconds_per_step(d: Distillation) -> float:
-    """Measure the training step on copies of the networks; call it on every process."""
+    """Measure the mean training step on copies of the networks; call it on every process."""
     log.info("measuring the duration of a step")
+    data = d.config.data
     with trial(d) as copied:
         wrapped, optimizer = wrap(copied)
         wrapped.train()
-        return measure_step(
-            lambda batches: training_step(copied, wrapped, optimizer, batches),
-            open_batches(d.source, d.config.data, d.accelerator.device, d.plan, {}),
-            accumulation_steps=d.plan.accumulation_steps,
-            num_workers=d.config.data.num_workers or 0,
-            accelerator=d.accelerator,
-        )
+
+        def measure(size: ImageSize) -> float:
+            views = at_one_size(data, size)
+            return measure_step(
+                lambda batches: training_step(copied, wrapped, optimizer, batches),
+                open_batches(d.source, views, d.accelerator.device, d.plan, {}),
+                accumulation_steps=d.plan.accumulation_steps,
+                num_workers=data.num_workers or 0,
+                accelerator=d.accelerator,
+            )
+
+        return mean_over_steps(data, measure)
 
 
 if __name__ == "__main__":
