@@ -75,11 +75,15 @@ def test_the_other_size_does_not_change_the_first():
     assert not both.other_sizes, "matched anew"
 
 
-def test_both_sizes_get_the_same_bands_and_device():
+@pytest.mark.parametrize("bands_first", [True, False])
+def test_both_sizes_get_the_same_bands_and_precision(bands_first):
     teacher = teacher_of("test_resnet")
     match_teacher(teacher, STUDENT, image_size=96, teacher_image_size=128)
-    teacher.set_bands((3, 1, 0))
+    if bands_first:
+        teacher.set_bands((3, 1, 0))
     match_other_size(teacher, STUDENT, image_size=96, other_size=64)
+    if not bands_first:
+        teacher.set_bands((3, 1, 0))
     images = torch.rand(2, 4, 64, 64)
     rgb = matched(teacher_of("test_resnet"), 96, 64, 128)
     assert torch.equal(teacher(images), rgb(images[:, [3, 1, 0]]))
