@@ -151,6 +151,11 @@ def probe(d: Distillation, picture: Path) -> dict[str, Any]:
         )
         if hasattr(model, "forward_intermediates")  # a module from Python may lack it
     ]
+    log.info(
+        "closing measurement: linear probe of %s on %d generated scenes",
+        ", ".join(backbone.name for backbone in backbones),
+        2 * d.config.probe_scenes,
+    )
     return {
         "scene_probe": probe_backbones(
             backbones,
