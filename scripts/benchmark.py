@@ -34,7 +34,14 @@ from benchmark_parts import (
     save_synthetic_images,
 )
 from benchmark_step import STAGES, SWITCHES, StepCase, plain_network
-from measuring import DEVICE, matmul_rate, median_and_spread, print_table
+from measuring import (
+    DEVICE,
+    compare_with_rate,
+    fastest_precision,
+    matmul_rates,
+    median_and_spread,
+    print_table,
+)
 from pcd_hub.data.sources.files import ImageFiles
 from pcd_hub.models.grid import pixel_grid
 from pcd_hub.models.teacher_folder import save_teacher
@@ -123,13 +130,17 @@ def benchmark_step(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for name, (kind, variant) in variants.items():
             timeline = options.timeline if name == "recipe" else None
             runs[name].append(run_step(kind, variant, options.steps, timeline))
-    flops, rate = step_flops(case), matmul_rate(torch.float32)
+    flops, rates = step_flops(case), matmul_rates()
     summary = {name: summarise(of_one, case.batch_size) for name, of_one in runs.items()}
-    _print_steps(summary, flops, rate, case)
+    for name, row in summary.items():
+        kind, variant = variants[name]
+        precision = fastest_precision(rates, bf16=kind == "recipe" and "bf16" not in variant.off)
+        row.update(compare_with_rate(row, flops, precision, rates[precision]))
+    _print_steps(summary, flops, case)
     return {
         "case": dataclasses.asdict(case) | {"teacher": options.teacher},
         "flop_per_image": flops,
-        "matmul_flop_per_s": rate,
+        "matmul_flop_per_s": rates,
         "variants": summary,
     }
 
@@ -147,12 +158,10 @@ def summarise(runs: list[dict[str, Any]], batch_size: int) -> dict[str, Any]:
     }
 
 
-def _print_steps(
-    summary: dict[str, Any], flops: dict[str, float], rate: float, case: StepCase
-) -> None:
+def _print_steps(summary: dict[str, Any], flops: dict[str, float], case: StepCase) -> None:
     plain = summary["plain"]
     print_table(
-        ["step", "images/s", "speed", "peak memory", "", "share of the matmul rate", *STAGES],
+        ["step", "images/s", "speed", "peak memory", "", "TFLOP/s", "of the matmul rate", *STAGES],
         [
             [
                 name,
@@ -160,7 +169,8 @@ def _print_steps(
                 f"{row['images_per_s'] / plain['images_per_s']:.2f} x",
                 f"{row['peak_bytes'] / 2**30:.2f} GiB",
                 f"{row['peak_bytes'] / plain['peak_bytes']:.2f} x",
-                f"{100 * sum(flops.values()) * row['images_per_s'] / rate:.0f} %",
+                f"{row['flop_per_s'] / 1e12:.3g}",
+                f"{100 * row['share_of_matmul_rate']:.0f} % ({row['precision']})",
                 *(f"{1000 * row['split'][stage]:.0f} ms" for stage in STAGES),
             ]
             for name, row in summary.items()
@@ -169,13 +179,12 @@ def _print_steps(
     split = summary["recipe"]["split"]
     bottleneck = max(split, key=lambda stage: split[stage])
     shares = [
-        f"{stage} {100 * flops[stage] * case.batch_size / split[stage] / rate:.0f} %"
-        for stage in flops
-        if split[stage]
+        f"{stage} {100 * share:.0f} %"
+        for stage, share in summary["recipe"]["share_of_matmul_rate_by_stage"].items()
     ]
     print(
-        f"\n{sum(flops.values()) / 1e9:.1f} GFLOP per image in two views; a matrix product "
-        f"reaches {rate / 1e9:.0f} GFLOP/s here. Share of that rate: {', '.join(shares)}.\n"
+        f"\n{sum(flops.values()) / 1e9:.1f} GFLOP per image in two views, {case.batch_size} images "
+        f"a step. Share of the rate of a matrix product: {', '.join(shares)}.\n"
         f"Bottleneck: {bottleneck}. Try {_ADVICE[bottleneck]}."
     )
 

@@ -118,6 +118,7 @@ def train(d: Distillation) -> None:
     """Train the student and its head against the frozen teacher."""
     accelerator, config, plan = d.accelerator, d.config, d.plan
     end = EarlyEnd(plan.total_steps) if d.held_out is None else d.held_out.end
+    early = early_views(config.data, total_steps=plan.total_steps)
     wrapped, optimizer = wrap(d)
     run = TrainingRun(
         accelerator=accelerator,
@@ -125,9 +126,7 @@ def train(d: Distillation) -> None:
         settings=config.run,
         plan=plan,
         open_batches=functools.partial(
-            open_batches,
-            *(d.source, config.data, accelerator.device),
-            early=early_views(config.data, total_steps=plan.total_steps),
+            open_batches, d.source, config.data, accelerator.device, early=early
         ),
         network=d.distiller,
         optimizer=optimizer,
@@ -152,6 +151,8 @@ def train(d: Distillation) -> None:
         "distil %s into %s: %d steps, results in %s",
         *(config.teacher.source, config.student.arch, plan.total_steps, d.folder.path),
     )
+    if early:
+        log.info("views of %s, which are faster than the others", early)
     wrapped.train()
     with contextlib.closing(run.steps()) as steps:
         for step, batches in steps:

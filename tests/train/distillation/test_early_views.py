@@ -93,6 +93,10 @@ def test_the_first_steps_have_small_views_for_student_and_teacher(
     assert config["teacher"]["image_size"] == (64 if teacher_size == "None" else 128)
     record = json.loads((folder / "record.json").read_text())
     assert record["model"]["image_size"] == 64
+    assert (
+        "two of 64 x 64 px for each image, of 32 px in the first 3 steps"
+        in (folder / "report.md").read_text()
+    )
 
 
 @pytest.mark.parametrize("done", [2, 3, 4])
