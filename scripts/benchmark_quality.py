@@ -259,7 +259,7 @@ def external_model(run: Run, folder: Path) -> str:
     if not (folder / "model.safetensors").exists():
         model = timm.create_model(run.architecture, num_classes=0)
         load_start(model, run.weights, architecture=run.architecture, image_size=224)
-        save_for_hf(model, folder, safe_serialization=True)
+        save_for_hf(model, str(folder), safe_serialization=True)
     return f"local-dir:{folder}"
 
 
