@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -18,11 +19,16 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark_step import plain_view
-from measuring import DEVICE, peak_bytes, print_table, seconds
+from measuring import DEVICE, peak_bytes, print_table, seconds, synchronize
+from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.loader import DecodeForViews
+from pcd_hub.data.resident.batches import resident_batches
+from pcd_hub.data.resident.images import ResidentImages
+from pcd_hub.data.resident.memory import side_for_views
+from pcd_hub.data.resident.reading import read_images
 from pcd_hub.data.scenes import render_scene
 from pcd_hub.data.sources.files import ImageFiles
-from pcd_hub.data.views import byol_views
+from pcd_hub.data.views import TwoViewTransform, byol_views
 from pcd_hub.method.loss import bank_log_sum_exp
 from pcd_hub.models.entries import STOCK_ARCHITECTURES
 
@@ -131,20 +137,24 @@ def _our_loss(query: Tensor, bank: Tensor, positive: Tensor) -> Tensor:
 
 
 def benchmark_data(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Measure images (in two views) per second and core, against torchvision on Pillow images."""
+    """Measure images (in two views) per second and core, against torchvision on Pillow images.
+
+    Images in the GPU's memory are measured per second of the GPU.
+    """
     source = ImageFiles.from_folder(options.images or save_synthetic_images(folder / "jpegs"))
     torch.set_num_threads(1)
     results, rows = [], []
     for size in options.data_sizes:
         pipelines = {
-            "torchvision on Pillow": _torchvision_pair(source, size),
-            "recipe, pillow": _our_pair(source, size, "pillow"),
-            "recipe, opencv": _our_pair(source, size, "opencv"),
+            "torchvision on Pillow": _core_seconds(_torchvision_pair(source, size)),
+            "recipe, pillow": _core_seconds(_our_pair(source, size, "pillow")),
+            "recipe, opencv": _core_seconds(_our_pair(source, size, "opencv")),
+            **_resident_pipelines(source, size),
         }
         times: dict[str, list[float]] = {name: [] for name in pipelines}
         for _ in range(options.repeats):
-            for name, read in pipelines.items():
-                times[name].append(_core_seconds(read, min(len(source), 200)))
+            for name, seconds_of in pipelines.items():
+                times[name].append(seconds_of(min(len(source), 200)))
         medians = {name: statistics.median(values) for name, values in times.items()}
         results.append({"image_size": size, "core_seconds_per_image": medians})
         reference = medians["torchvision on Pillow"]
@@ -156,13 +166,61 @@ def benchmark_data(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {"images": len(source), "results": results}
 
 
-def _core_seconds(read: Callable[[int], object], count: int) -> float:
-    for index in range(5):
-        read(index)
-    before = time.process_time()
-    for index in range(count):
-        read(index)
-    return (time.process_time() - before) / count
+def _core_seconds(read: Callable[[int], object]) -> Callable[[int], float]:
+    """Return a function that measures the seconds of a core per image, for a number of images."""
+
+    def seconds_of(count: int) -> float:
+        for index in range(5):
+            read(index)
+        before = time.process_time()
+        for index in range(count):
+            read(index)
+        return (time.process_time() - before) / count
+
+    return seconds_of
+
+
+def _resident_pipelines(source: ImageFiles, size: int) -> dict[str, Callable[[int], float]]:
+    """Return what measures batches of images in host memory, and in that of a GPU."""
+    views = byol_views(size, seed=0)
+    pipelines: dict[str, Callable[[int], float]] = {}
+    for device in {torch.device("cpu"): None, DEVICE: None}:
+        images = read_images(
+            source,
+            side=side_for_views(size, views.first.crop_area),
+            num_bands=3,
+            device=device,
+            num_workers=0,
+        )
+        if device.type == "cpu":
+            pipelines["resident, by the loader"] = _batch_seconds(images, views, on_device=False)
+        name = f"resident, in batches on {device.type}"
+        pipelines[name] = _batch_seconds(images, views, on_device=True)
+    return pipelines
+
+
+def _batch_seconds(
+    images: ResidentImages, views: TwoViewTransform, *, on_device: bool
+) -> Callable[[int], float]:
+    """Return a function that measures the seconds per image of batches."""
+    now = time.process_time if images.device.type == "cpu" else time.perf_counter
+    batch_size = min(len(images), 32 if images.device.type == "cpu" else 256)
+
+    def seconds_of(count: int) -> float:
+        steps = math.ceil(count / batch_size)
+        plan = BatchPlan(global_batch_size=batch_size, total_steps=steps + 2)
+        workers = 0 if images.device.type == "cpu" else 4
+        batches = resident_batches(images, views, plan, num_workers=workers, on_device=on_device)
+        for _ in range(2):
+            next(batches)
+        synchronize()
+        before = now()
+        for _ in batches:
+            pass
+        synchronize()
+        return (now() - before) / (steps * batch_size)
+
+    return seconds_of
 
 
 def _torchvision_pair(source: ImageFiles, size: int) -> Callable[[int], object]:

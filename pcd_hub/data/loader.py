@@ -104,7 +104,7 @@ def training_batches(
     if isinstance(source, ImageSource):
         dataset = _IndexedViews(source, views)
         options: dict[str, Any] = {
-            "batch_sampler": _keys(StepSampler(len(source), plan), plan),
+            "batch_sampler": step_keys(StepSampler(len(source), plan), plan),
             "collate_fn": _collate,
         }
     else:
@@ -157,7 +157,7 @@ class DecodeForViews:
         return as_rgb(opened), parameters
 
 
-def _keys(sampler: StepSampler, plan: BatchPlan) -> Iterator[list[tuple[int, int, int]]]:
+def step_keys(sampler: StepSampler, plan: BatchPlan) -> Iterator[list[tuple[int, int, int]]]:
     """Yield the (step, epoch, index) of the images of each forward pass."""
     for number, samples in enumerate(sampler, start=plan.start_step * plan.accumulation_steps):
         yield [(number // plan.accumulation_steps, epoch, index) for epoch, index in samples]

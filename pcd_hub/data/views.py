@@ -252,7 +252,7 @@ def _crop(image: Any, parameters: ViewParameters, size: ImageSize) -> Any:
     return view.transpose(Image.Transpose.FLIP_TOP_BOTTOM) if parameters.vertical_flip else view
 
 
-def _blur_sigma(parameters: ViewParameters, size: ImageSize) -> float:
+def blur_sigma(parameters: ViewParameters, size: ImageSize) -> float:
     """Return the standard deviation in pixels of a view of ``size``."""
     return parameters.blur_sigma * math.sqrt(math.prod(height_width(size))) / 224
 
@@ -279,7 +279,7 @@ def render_view(
     else:
         view = adjust_bands(view, parameters.jitter, colours=colours, adjust_colours=adjust)
     if parameters.blur_sigma:
-        sigma, shape = _blur_sigma(parameters, size), view.shape
+        sigma, shape = blur_sigma(parameters, size), view.shape
         view = cv2().GaussianBlur(view, (0, 0), sigma, borderType=cv2().BORDER_REPLICATE)
         view = view.reshape(shape)  # OpenCV drops the axis of a single band
     if parameters.solarize:
@@ -310,7 +310,7 @@ def render_view_with_pillow(
     if parameters.gray:
         view = view.convert("L").convert("RGB")
     if parameters.blur_sigma:
-        view = view.filter(ImageFilter.GaussianBlur(_blur_sigma(parameters, size)))
+        view = view.filter(ImageFilter.GaussianBlur(blur_sigma(parameters, size)))
     if parameters.solarize:
         view = ImageOps.solarize(view)
     return _to_tensor(np.array(view))

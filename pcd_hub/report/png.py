@@ -23,7 +23,7 @@ def save_views(path: Path, views: UInt8[Tensor, "b 2 bands height width"], count
     Of images with other bands than RGB, the first three are shown as colours, or the first as gray.
     """
     shown = views[:count, :, :3] if views.shape[2] >= 3 else views[:count, :, [0, 0, 0]]
-    save_tiles(path, shown.permute(1, 0, 3, 4, 2).numpy())
+    save_tiles(path, shown.permute(1, 0, 3, 4, 2).cpu().numpy())
 
 
 def save_figure(path: Path, figure: Figure) -> None:

@@ -18,6 +18,8 @@ from pcd_hub.data.loader import Batch, training_batches
 from pcd_hub.data.multiband.names import RGB, colour_places
 from pcd_hub.data.multiband.reading import BandReader
 from pcd_hub.data.multiband.source import with_bands
+from pcd_hub.data.resident.batches import resident_batches
+from pcd_hub.data.resident.images import ResidentImages
 from pcd_hub.data.sources.open import ImageSource, ImageStream, open_sources
 from pcd_hub.data.views import EarlyViews, TwoViewTransform
 from pcd_hub.data.workers import default_workers
@@ -125,7 +127,7 @@ def open_training_source(data: DataConfig, accelerator: Accelerator) -> ImageSou
 
 
 def open_batches(
-    source: ImageSource | ImageStream,
+    source: ImageSource | ImageStream | ResidentImages,
     data: DataConfig,
     device: torch.device,
     plan: BatchPlan,
@@ -153,11 +155,14 @@ def open_batches(
         early=early,
     )
     views = replace(views, num_bands=len(data.bands), colours=colour_places(data.bands))
+    workers = num_workers(data.num_workers, device)
+    if isinstance(source, ResidentImages):
+        return resident_batches(source, views, plan, num_workers=workers)
     return training_batches(
         source,
         views,
         plan,
-        num_workers=num_workers(data.num_workers, device),
+        num_workers=workers,
         shuffle_buffer=data.shuffle_buffer,
         stream_states=stream_states,
         pin_memory=device.type == "cuda",

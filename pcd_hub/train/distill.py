@@ -41,6 +41,7 @@ from pcd_hub.train.distillation.early_views import (
     mean_over_steps,
     with_final_views,
 )
+from pcd_hub.train.distillation.resident import read_resident
 from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.train.held_out.open import open_held_out, read_held_out
 from pcd_hub.train.held_out.plateau import EarlyEnd
@@ -126,7 +127,7 @@ def train(d: Distillation) -> None:
         settings=config.run,
         plan=plan,
         open_batches=functools.partial(
-            open_batches, d.source, config.data, accelerator.device, early=early
+            open_batches, d.images, config.data, accelerator.device, early=early
         ),
         network=d.distiller,
         optimizer=optimizer,
@@ -260,6 +261,7 @@ def prepare(
     held_out_images = read_held_out(accelerator, settings.config, held_out)
     d = build(accelerator, settings.config, config_name, source, teacher)
     if settings.needs_measurement:
+        read_resident(d)
         seconds = seconds_per_step(with_final_views(d) if settings.steps_done else d)
         settings = settings_in_hours(settings, seconds, started=started, accelerator=accelerator)
         d.config = with_fields(d.config, settings.length)
@@ -274,6 +276,7 @@ def prepare(
     )
     if accelerator.is_main_process:
         record_decisions(d)
+    read_resident(d)
     move_to_device(d)
     d.held_out = open_held_out(d, held_out_images)
     return d
@@ -291,7 +294,7 @@ def seconds_per_step(d: Distillation) -> float:
             views = at_one_size(data, size)
             return measure_step(
                 lambda batches: training_step(copied, wrapped, optimizer, batches),
-                open_batches(d.source, views, d.accelerator.device, d.plan, {}),
+                open_batches(d.images, views, d.accelerator.device, d.plan, {}),
                 accumulation_steps=d.plan.accumulation_steps,
                 num_workers=data.num_workers or 0,
                 accelerator=d.accelerator,

@@ -112,7 +112,10 @@ def test_loss_data_and_models_are_measured(tmp_path, images, capsys, monkeypatch
     assert case["ours"]["gradient_error"] < 1e-4
     assert case["dense"]["value_error"] < 1e-4
     (size,) = results["data"]["results"]
-    assert len(size["core_seconds_per_image"]) == 3
+    pipelines = size["core_seconds_per_image"]
+    assert len(pipelines) == (5 if measuring.DEVICE.type == "cpu" else 6)
+    assert all(seconds > 0 for seconds in pipelines.values())
+    assert "resident, in batches on cpu" in pipelines
     assert [row["arch"] for row in results["models"]["results"]] == ["resnet18", "resnet18_mhsa"]
     assert results["models"]["results"][0]["parameters"] == 11_176_512
     assert "torchvision on Pillow | " in capsys.readouterr().out

@@ -6,7 +6,15 @@ from typing import Annotated, Literal
 
 from pcd_hub.errors import ConfigError
 from pcd_hub.method.heads import STUDENT_HEADS
-from pcd_hub.train.configs.fields import Bounds, Channels, Count, HeightWidth, Positive, Share
+from pcd_hub.train.configs.fields import (
+    Bounds,
+    Channels,
+    Count,
+    HeightWidth,
+    ImageSide,
+    Positive,
+    Share,
+)
 from pcd_hub.train.configs.pretraining import (
     DataConfig,
     ModelConfig,
@@ -155,6 +163,28 @@ class DistillDataConfig(DataConfig):
     early_share: Share = 0.0
     """Share of all steps, from the first one, with views of early-image-size.
     0: none."""
+    resident: Literal["auto", "on", "off"] = "off"
+    """on: decode each image once and keep it, reduced to resident-side, in the
+    memory of the device, where its views are rendered. The crops and colours
+    are those of off, up to interpolation. auto: on a GPU, if the images fit.
+    off: decode the files in every epoch."""
+    resident_side: ImageSide | None = None
+    """Short side in pixels to which resident images are reduced. None: the side
+    at which seven of eight random crops are at least as large as their view."""
+
+    def check(self, group: str) -> None:
+        """Reject a renderer that resident images have not, and a side of images that are not."""
+        super().check(group)
+        if self.resident == "on" and self.renderer == "pillow":
+            raise ConfigError(
+                f"{group}resident on and {group}renderer pillow: expected one of them; pillow "
+                "renders images from files"
+            )
+        if self.resident == "off" and self.resident_side is not None:
+            raise ConfigError(
+                f"{group}resident-side {self.resident_side}: {group}resident is off; set it to on "
+                "or auto"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +285,7 @@ DISTILL: dict[str, DistillConfig] = {
     ),
     "own_images": DistillConfig(
         teacher=TeacherConfig(source="auto"),
-        data=DistillDataConfig(source=(), held_out=0.02),
+        data=DistillDataConfig(source=(), held_out=0.02, resident="auto"),
         derive=True,
     ),
     "pcd_r18": DistillConfig(teacher=TeacherConfig(source=_MOCO_TEACHER)),

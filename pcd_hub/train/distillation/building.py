@@ -31,6 +31,7 @@ from pcd_hub.train.configs.distill import DistillConfig, PixelMethodConfig, reso
 from pcd_hub.train.configs.pretraining import resolve_augmentation
 from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.distillation.early_views import check_student_takes, resolve_early_views
+from pcd_hub.train.distillation.resident import resolve_resident
 from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.train.launch import on_main_process
 from pcd_hub.train.networks import build_backbone
@@ -115,9 +116,11 @@ def resolve(
     workers = num_workers(config.data.num_workers, accelerator.device)
     config = resolve_run(config, total_steps=plan.total_steps, num_workers=workers)
     image_size = simplest(config.data.image_size)
+    data = dataclasses.replace(config.data, image_size=image_size)
+    data = resolve_resident(data, source=source, plan=plan, accelerator=accelerator)
     return dataclasses.replace(
         config,
-        data=resolve_augmentation(dataclasses.replace(config.data, image_size=image_size)),
+        data=resolve_augmentation(data),
         teacher=dataclasses.replace(
             config.teacher,
             image_size=teacher.input_size or image_size,

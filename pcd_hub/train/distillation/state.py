@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from pcd_hub.data.batch_plan import BatchPlan
+from pcd_hub.data.resident.images import ResidentImages
 from pcd_hub.data.sources.open import ImageSource, ImageStream
 from pcd_hub.data.survey.result import Survey
 from pcd_hub.method.distiller import Distiller
@@ -48,6 +49,8 @@ class Distillation:
     moments: ChannelMoments | None
     bands: InputBands
     normalise: Normalise
+    resident: ResidentImages | None = None
+    """The images in the device's memory; None if they are read from their files."""
     held_out: HeldOut | None = None
     """Scores on the held-out images; None without any."""
     decisions: tuple[Decision, ...] = ()
@@ -57,6 +60,11 @@ class Distillation:
     but the main one."""
     export: Path | None = None
     """Folder of the finished weight; None before it is written, and on other processes."""
+
+    @property
+    def images(self) -> ImageSource | ImageStream | ResidentImages:
+        """The images from which batches are made."""
+        return self.source if self.resident is None else self.resident
 
     @property
     def start_label(self) -> str:

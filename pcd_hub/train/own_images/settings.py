@@ -40,6 +40,9 @@ log = logging.getLogger("pcd_hub")
 ANY_SIZE = 2**14
 """Larger than any image size of a configuration."""
 
+_DECIDED = frozenset({"teacher.source", "data.resident", "data.resident_side"})
+"""Fields with a value "auto" that is decided when a run starts."""
+
 UNMEASURED_STEPS = 1_000_000
 """Length of a run before a measured step sets it."""
 
@@ -151,8 +154,9 @@ def as_started(
         started: Values of the run, by field.
     """
     names = {MAX_STEPS}
-    if config.derive:  # a teacher that was chosen automatically stays, too
-        names |= (DERIVED | {"teacher.source"}) - given
+    if config.derive:
+        names |= (DERIVED | _DECIDED) - given
+        started = {"data.resident": "off", **started}  # of a release that had no such option
     kept = {name: started[name] for name in names if name in started}
     if config.run.add_hours is not None or any(name in given for name in LENGTH):
         del kept[MAX_STEPS]

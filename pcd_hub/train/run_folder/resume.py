@@ -22,7 +22,9 @@ MAY_CHANGE = frozenset(
         *("run.log_every_steps", "run.checkpoint_every_steps", "run.keep_checkpoints"),
         # scores on the held-out images, and the end of the run that they may decide
         *("run.measure_every_steps", "run.stop_on_plateau"),
-        # performance, which changes values only by rounding
+        # performance, which changes values only by rounding, and those of resident images by
+        # interpolation
+        *("data.resident", "data.resident_side"),
         *("data.num_workers", "speed.compile", "speed.channels_last", "speed.foreach"),
         *("speed.keep_memory", "speed.precision"),
     }
