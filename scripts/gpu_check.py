@@ -47,6 +47,7 @@ _START_AND_EXPORT = 30.0
 
 SMALL_MODEL = ("--teacher=test_resnet", "--student=test_resnet", "--queue-length=16")
 TINY = (*SMALL_MODEL, "--image-size=32", "--batch-size=4", "--steps=1", "--repeats=1")
+TINY += ("--synthetic-images=8",)
 FULL = ("--batch-size=256", "--steps=8", "--repeats=1")
 
 
