@@ -1,14 +1,19 @@
 """The scripts of recipes/slurm with two machines: a stand-in of SLURM, real launchers."""
 
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pcd_hub.train import distill
 from tests.distributed.test_processes import free_ports
+from tests.stress import kill_campaign
 from tests.train.conftest import tiny, tiny_teacher, trace  # noqa: F401
 
 pytestmark = pytest.mark.stress
@@ -61,6 +66,34 @@ def submit(script: Path, arguments: list[str], environ: dict[str, str]) -> None:
     command = ["bash", str(script), *arguments]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def signal_the_tasks(script: psutil.Process, signum: int) -> None:
+    """Signal all processes of the step, launchers and loaders included, as ``--signal`` does."""
+    (srun,) = script.children()
+    for process in srun.children(recursive=True):
+        process.send_signal(signum)
+
+
+@pytest.mark.timeout(600)
+def test_the_signal_before_the_time_limit_saves_the_step(tiny, tmp_path, cluster):  # noqa: F811
+    run = tmp_path / "run"
+    rarely = ["--run.max-steps=100000", "--run.log-every-steps=100000"]
+    command = ["bash", str(SLURM / "torchrun.sbatch"), *tiny, *OPTIONS, *rarely]
+    script = subprocess.Popen(
+        command, env=cluster | {"RUN": str(run)}, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        while not (run / "pictures" / "views.png").exists() and script.poll() is None:
+            time.sleep(0.05)
+        signal_the_tasks(psutil.Process(script.pid), signal.SIGUSR1)
+        _, output = script.communicate()
+    finally:
+        if script.poll() is None:
+            kill_campaign.kill(script)
+    assert script.returncode != 0
+    (step,) = set(re.findall(r"stopped by SIGUSR1 after step (\d+), which is saved", output))
+    assert (run / "checkpoints" / f"step_{int(step):08d}.pt").is_file()
 
 
 @pytest.mark.timeout(600)

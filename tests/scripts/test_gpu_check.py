@@ -205,7 +205,7 @@ def test_the_whole_check_on_a_cpu_without_what_a_machine_may_lack(tmp_path):
     script = str(Path(gpu_check.__file__))
     command = [sys.executable, script, f"--output-dir={out}", "--device=cpu", "--tiny"]
     done = subprocess.run(
-        [*command, "--minutes=9"],
+        [*command, "--minutes=40"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(site)},
         capture_output=True,
