@@ -217,7 +217,7 @@ def run_limited(command: list[str], limit: float, output: Path, device: str) -> 
             end_group(process)
     text = output.read_text(errors="replace")
     last = next((line for line in reversed(text.splitlines()) if line.strip()), "")
-    shown = f"{status}: {last.strip()[:300]}" if "exit code" in status else status
+    shown = f"{status}: {last.strip()[:300]}" if last and "exit code" in status else status
     return shown, text[-LOG_BYTES:]
 
 
