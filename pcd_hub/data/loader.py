@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
@@ -44,6 +44,12 @@ class Batch:
     views: UInt8[Tensor, "b 2 bands height width"]
     indices: Int64[Tensor, " b"]
     """Index of each image in its source."""
+    epochs: Int64[Tensor, " b"]
+    """Epoch for which the views of each image were drawn."""
+    crops: Float[Tensor, "b 2 4"]
+    """Left, top, right, bottom of each view's crop, as shares of the image's width and height."""
+    flips: Bool[Tensor, "b 2 2"]
+    """Whether each view is mirrored horizontally and vertically."""
     broken: list[tuple[str, str]] = field(default_factory=list)
     """(name, reason) of unreadable images; the next readable image replaces each of them."""
     stream_state: tuple[int, dict[str, Any]] | None = None
@@ -98,7 +104,7 @@ def training_batches(
     if isinstance(source, ImageSource):
         dataset = _IndexedViews(source, views)
         options: dict[str, Any] = {
-            "batch_sampler": StepSampler(len(source), plan),
+            "batch_sampler": _keys(StepSampler(len(source), plan), plan),
             "collate_fn": _collate,
         }
     else:
@@ -151,23 +157,38 @@ class DecodeForViews:
         return as_rgb(opened), parameters
 
 
+def _keys(sampler: StepSampler, plan: BatchPlan) -> Iterator[list[tuple[int, int, int]]]:
+    """Yield the (step, epoch, index) of the images of each forward pass."""
+    for number, samples in enumerate(sampler, start=plan.start_step * plan.accumulation_steps):
+        yield [(number // plan.accumulation_steps, epoch, index) for epoch, index in samples]
+
+
 class _IndexedViews(Dataset[Batch]):
     def __init__(self, source: ImageSource, views: TwoViewTransform) -> None:
         self._source = source
         self._views = views
 
-    def __getitem__(self, key: tuple[int, int]) -> Batch:
-        epoch, first_index = key
+    def __getitem__(self, key: tuple[int, int, int]) -> Batch:
+        step, epoch, first_index = key
+        views = self._views.at(step)
         broken: list[tuple[str, str]] = []
         for offset in range(_MAX_BROKEN_IN_A_ROW):
             index = (first_index + offset) % len(self._source)
             try:
-                decoded = self._source.read(index, DecodeForViews(self._views, epoch, index))
+                decoded = self._source.read(index, DecodeForViews(views, epoch, index))
             except BrokenImageError as error:
                 broken.append((error.name, error.reason))
                 continue
-            pair = self._views.render(*decoded)
-            return Batch(views=pair[None], indices=torch.tensor([index]), broken=broken)
+            pair = views.render(*decoded)
+            parameters = decoded[1]
+            return Batch(
+                views=pair[None],
+                indices=torch.tensor([index]),
+                epochs=torch.tensor([epoch]),
+                crops=parameters.crops[None],
+                flips=parameters.flips[None],
+                broken=broken,
+            )
         raise _too_many_broken(broken)
 
 
@@ -182,6 +203,9 @@ def _collate(samples: list[Batch]) -> Batch:
     return Batch(
         views=concatenate_views([sample.views for sample in samples]),
         indices=torch.cat([sample.indices for sample in samples]),
+        epochs=torch.cat([sample.epochs for sample in samples]),
+        crops=torch.cat([sample.crops for sample in samples]),
+        flips=torch.cat([sample.flips for sample in samples]),
         broken=[image for sample in samples for image in sample.broken],
     )
 
@@ -208,17 +232,18 @@ class _StreamViews(IterableDataset[Batch | None]):
             yield None
         for number in range(first, plan.total_steps * plan.accumulation_steps):
             if number % num_workers == worker:
-                yield self._batch(rows, worker)
+                yield self._batch(rows, worker, self._views.at(number // plan.accumulation_steps))
 
-    def _batch(self, rows: Iterator["_StreamRow"], worker: int) -> Batch:
+    def _batch(self, rows: Iterator["_StreamRow"], worker: int, views: TwoViewTransform) -> Batch:
         decoded_rows: list[_StreamRow] = []
         pairs: list[Tensor] = []
+        parameters: list[PairParameters] = []
         broken: list[tuple[str, str]] = []
         in_a_row = 0
         while len(pairs) < self._plan.batch_size:
             row = next(rows)
             try:
-                decoded = row.image(DecodeForViews(self._views, row.epoch, row.number))
+                decoded = row.image(DecodeForViews(views, row.epoch, row.number))
             except BrokenImageError as error:
                 broken.append((f"{error.name} (image {row.number} of the run)", error.reason))
                 in_a_row += 1
@@ -227,10 +252,14 @@ class _StreamViews(IterableDataset[Batch | None]):
                 continue
             in_a_row = 0
             decoded_rows.append(row)
-            pairs.append(self._views.render(*decoded))
+            pairs.append(views.render(*decoded))
+            parameters.append(decoded[1])
         return Batch(
             views=concatenate_views([pair[None] for pair in pairs]),
             indices=torch.tensor([row.number for row in decoded_rows]),
+            epochs=torch.tensor([row.epoch for row in decoded_rows]),
+            crops=torch.stack([pair.crops for pair in parameters]),
+            flips=torch.stack([pair.flips for pair in parameters]),
             broken=broken,
             stream_state=(worker, decoded_rows[-1].state),
         )

@@ -18,7 +18,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
@@ -37,6 +37,15 @@ _RGB = (0, 1, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
+class EarlyViews:
+    """Smaller views for the first steps of a run."""
+
+    image_size: ImageSize
+    steps: int
+    """Number of these steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TwoViewTransform:
     """Transform of an image to two augmented views of ``image_size`` pixels."""
 
@@ -48,9 +57,19 @@ class TwoViewTransform:
     num_bands: int = 3
     colours: tuple[int, ...] = _RGB
     """Places of red, green and blue among the bands; empty if there are no colours."""
+    early: EarlyViews | None = None
+    """Smaller views of the first steps, which :meth:`at` returns; None for one size."""
 
     def __post_init__(self) -> None:
         _check_renderer(self.renderer)
+
+    def at(self, step: int) -> "TwoViewTransform":
+        """Return the transform of optimizer step ``step``, counted from 0."""
+        if self.early is None:
+            return self
+        is_early = step < self.early.steps
+        size = self.early.image_size if is_early else self.image_size
+        return dataclasses.replace(self, image_size=size, early=None)
 
     def __call__(
         self, image: Image.Image | BandImage, *, epoch: int, index: int
@@ -142,6 +161,17 @@ class PairParameters:
     """Width and height of the image to which the boxes refer."""
     max_shrink: float
     """Largest factor by which the image may shrink without a crop smaller than its view."""
+
+    @property
+    def crops(self) -> Float[Tensor, "2 4"]:
+        """Left, top, right, bottom of each crop, as shares of the image's width and height."""
+        boxes = torch.tensor([view.box for view in self.views], dtype=torch.float64)
+        return (boxes / torch.tensor(self.size * 2)).float()
+
+    @property
+    def flips(self) -> Bool[Tensor, "2 2"]:
+        """Whether each view is mirrored horizontally and vertically."""
+        return torch.tensor([(view.flip, view.vertical_flip) for view in self.views])
 
 
 def draw_view(

@@ -75,6 +75,8 @@ class Teacher(nn.Module):
         """Size in pixels to which images are resized; None for no resizing."""
         self.training_size: ImageSize | None = None
         """Size of the images it was trained on, if its source states it."""
+        self.other_sizes = nn.ModuleDict()
+        """The same teacher for images of other sizes, by :func:`_size_key`."""
         self.warnings: tuple[str, ...] = ()
         """What may be wrong with it or with its images, each in one line."""
         self._compute: Callable[[Tensor], Tensor] = self._feature_map
@@ -89,6 +91,8 @@ class Teacher(nn.Module):
         return super().train(mode=False)
 
     def forward(self, images: Float[Tensor, "b bands height width"]) -> Float[Tensor, "b c h w"]:
+        if (key := _size_key((images.shape[2], images.shape[3]))) in self.other_sizes:
+            return self.other_sizes[key](images)
         with torch.inference_mode():
             features = self._compute(images)
         return features.clone()  # not an inference tensor, so the loss can save it for backward
@@ -99,6 +103,8 @@ class Teacher(nn.Module):
             self._shared.compile(*args, **kwargs)
             return
         self._compute = torch.compile(self._feature_map, *args, **kwargs)
+        for other in self.other_sizes.values():
+            other.compile(*args, **kwargs)
 
     def _feature_map(self, images: Tensor) -> Tensor:
         network = self._shared or self.network_map
@@ -143,6 +149,7 @@ class Teacher(nn.Module):
         """
         self.resample, self.input_size, self._compute = nn.Identity(), None, self._feature_map
         self._shared = None
+        self.other_sizes.clear()
         if input_size and height_width(input_size) != height_width(image_size):
             sizes = format_size(input_size), format_size(image_size)
             log.info("the teacher's input is %s px, the student's %s px", *sizes)
@@ -155,6 +162,31 @@ class Teacher(nn.Module):
             )
             self.resample = Resample(own, grid).to(self.mean.device)
             self._check_resampled(input_size or image_size)
+
+    def add_size(
+        self,
+        image_size: ImageSize,
+        *,
+        network: PixelGrid,
+        input_size: ImageSize,
+        grid: tuple[int, int],
+    ) -> None:
+        """Take images of another size, too, with sizes of their own (see :meth:`set_sizes`).
+
+        Args:
+            image_size: The other size.
+            network: The backbone for ``input_size``; it may be or share the weights of ``grid``.
+            input_size: Size to which these images are resized.
+            grid: Height and width of their feature maps.
+
+        Raises:
+            TeacherError: As :meth:`set_sizes`.
+        """
+        head = self.head if isinstance(self.head, nn.Sequential) else None
+        other = Teacher(network, head, self.facts)
+        other.bands = self.bands
+        other.set_sizes(image_size, input_size=input_size, grid=grid)
+        self.other_sizes[_size_key(image_size)] = other
 
     def _check_resampled(self, image_size: ImageSize) -> None:
         with torch.no_grad():
@@ -208,6 +240,11 @@ class Teacher(nn.Module):
         """Channels of the feature map: the head's output, or the backbone's."""
         convolutions = [layer for layer in self.head.modules() if isinstance(layer, nn.Conv2d)]
         return convolutions[-1].out_channels if convolutions else self.grid.num_channels
+
+
+def _size_key(image_size: ImageSize) -> str:
+    height, width = height_width(image_size)
+    return f"{height}x{width}"
 
 
 def grid_size(network: nn.Module, image_size: ImageSize) -> tuple[int, int]:

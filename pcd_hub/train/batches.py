@@ -19,7 +19,7 @@ from pcd_hub.data.multiband.names import RGB, colour_places
 from pcd_hub.data.multiband.reading import BandReader
 from pcd_hub.data.multiband.source import with_bands
 from pcd_hub.data.sources.open import ImageSource, ImageStream, open_sources
-from pcd_hub.data.views import TwoViewTransform
+from pcd_hub.data.views import EarlyViews, TwoViewTransform
 from pcd_hub.data.workers import default_workers
 from pcd_hub.errors import ConfigError
 from pcd_hub.image_size import ImageSize, height_width
@@ -130,8 +130,19 @@ def open_batches(
     device: torch.device,
     plan: BatchPlan,
     stream_states: dict[int, Any],
+    *,
+    early: EarlyViews | None = None,
 ) -> Iterator[Batch]:
-    """Open this process's batches of two views per image, from ``plan.start_step`` on."""
+    """Open this process's batches of two views per image, from ``plan.start_step`` on.
+
+    Args:
+        source: The images.
+        data: Size and augmentation of the views.
+        device: Where they will be used.
+        plan: Division of the global batch.
+        stream_states: Positions in a stream, by loader process.
+        early: Smaller views of the first steps.
+    """
     first, second = data.view_policies()
     views = TwoViewTransform(
         image_size=data.image_size,
@@ -139,6 +150,7 @@ def open_batches(
         second=second,
         seed=plan.seed,
         renderer=data.renderer,
+        early=early,
     )
     views = replace(views, num_bands=len(data.bands), colours=colour_places(data.bands))
     return training_batches(

@@ -21,6 +21,7 @@ from torch.profiler import record_function
 
 from pcd_hub.data.loader import Batch
 from pcd_hub.data.sources.held_out import split_held_out
+from pcd_hub.image_size import ImageSize
 from pcd_hub.method.moments import ChannelMoments
 from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.batches import (
@@ -34,6 +35,12 @@ from pcd_hub.train.configs.command_line import run_main
 from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.configs.files import with_fields
 from pcd_hub.train.distillation.device import move_to_device, trial
+from pcd_hub.train.distillation.early_views import (
+    at_one_size,
+    early_views,
+    mean_over_steps,
+    with_final_views,
+)
 from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.train.held_out.open import open_held_out, read_held_out
 from pcd_hub.train.held_out.plateau import EarlyEnd
@@ -126,7 +133,11 @@ def train_student(d: Distillation) -> Training:
         plan=plan,
         open_batches=functools.partial(
             d.shared.batches.open,
-            functools.partial(open_batches, d.source, config.data, accelerator.device),
+            functools.partial(
+                open_batches,
+                *(d.source, config.data, accelerator.device),
+                early=early_views(config.data, total_steps=plan.total_steps),
+            ),
         ),
         network=d.distiller,
         optimizer=optimizer,
@@ -263,7 +274,8 @@ def prepare(
     held_out_images = read_held_out(accelerator, settings.config, held_out)
     students = build_students(accelerator, settings.config, config_name, source, teacher)
     if settings.needs_measurement:
-        seconds = seconds_per_step(students)
+        final = map(with_final_views, students) if settings.steps_done else students
+        seconds = seconds_per_step(tuple(final))
         settings = settings_in_hours(settings, seconds, started=started, accelerator=accelerator)
         for d in students:
             d.config = with_fields(d.config, settings.length)
@@ -280,9 +292,9 @@ def prepare(
 
 
 def seconds_per_step(students: Sequence[Distillation]) -> float:
-    """Measure a step of all students on copies of the networks; call it on every process."""
+    """Measure the mean step of all students on copies of them; call it on every process."""
     log.info("measuring the duration of a step")
-    d = students[0]
+    d, data = students[0], students[0].config.data
     with contextlib.ExitStack() as stack:
         copies = [stack.enter_context(trial(student)) for student in students]
         wrapped = [(copied, *wrap(copied)) for copied in copies]
@@ -294,13 +306,17 @@ def seconds_per_step(students: Sequence[Distillation]) -> float:
                 training_step(copied, network, optimizer, batches)
             d.shared.clear()
 
-        return measure_step(
-            step,
-            open_batches(d.source, d.config.data, d.accelerator.device, d.plan, {}),
-            accumulation_steps=d.plan.accumulation_steps,
-            num_workers=d.config.data.num_workers or 0,
-            accelerator=d.accelerator,
-        )
+        def measure(size: ImageSize) -> float:
+            views = at_one_size(data, size)
+            return measure_step(
+                step,
+                open_batches(d.source, views, d.accelerator.device, d.plan, {}),
+                accumulation_steps=d.plan.accumulation_steps,
+                num_workers=data.num_workers or 0,
+                accelerator=d.accelerator,
+            )
+
+        return mean_over_steps(data, measure)
 
 
 if __name__ == "__main__":

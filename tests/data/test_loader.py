@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import itertools
 import pickle
@@ -12,7 +13,7 @@ from pcd_hub.data.decoding import BrokenImageError
 from pcd_hub.data.loader import training_batches
 from pcd_hub.data.shared_memory import Workers
 from pcd_hub.data.sources.open import open_source
-from pcd_hub.data.views import byol_views
+from pcd_hub.data.views import EarlyViews, byol_views
 from pcd_hub.errors import DataError
 
 VIEWS = byol_views(16, seed=0)
@@ -69,6 +70,26 @@ def test_the_size_of_oblong_batches_is_their_bytes(monkeypatch):
     (batch,) = training_batches(Shades(8), views, plan, num_workers=0)
     assert batch.views.shape == (4, 2, 3, 16, 24)
     assert seen == [batch.views.nbytes]
+
+
+@pytest.mark.parametrize("kind", ["indexed", "stream"])
+def test_a_batch_tells_how_its_views_were_cut(kind, request):
+    """All images are square: 24 of 24 pixels a side, or of 8 pixels in a stream."""
+    side = 24
+    source = Shades(24, broken=(3,))
+    if kind == "stream":
+        side, source = 8, open_source(request.getfixturevalue("stream_uri"))
+    found = batches(source, total_steps=14, num_workers=1)
+    for batch in found:
+        for row, (index, epoch) in enumerate(zip(batch.indices, batch.epochs, strict=True)):
+            drawn = VIEWS.draw((side, side), epoch=int(epoch), index=int(index)).views
+            boxes = [[edge / side for edge in view.box] for view in drawn]
+            assert torch.equal(batch.crops[row], torch.tensor(boxes))
+            assert batch.flips[row].tolist() == [[view.flip, view.vertical_flip] for view in drawn]
+    assert {int(epoch) for batch in found for epoch in batch.epochs} == {0, 1, 2}
+    flips = torch.cat([batch.flips for batch in found])
+    assert 0.3 < flips[..., 0].float().mean() < 0.7
+    assert not flips[..., 1].any()
 
 
 @pytest.mark.parametrize(("num_workers", "context"), [(1, "fork"), (3, "fork"), (1, "spawn")])
@@ -272,3 +293,55 @@ def encoded(value: int) -> bytes:
     written = io.BytesIO()
     Image.new("RGB", (40, 40), (value, 0, 0)).save(written, "PNG")
     return written.getvalue()
+
+
+# Sizes of the views.
+
+
+def sized_batches(source, *, num_workers=0, states=None, **plan):
+    views = dataclasses.replace(VIEWS, early=EarlyViews(image_size=(8, 12), steps=3))
+    plan = BatchPlan(**({"global_batch_size": 4, "total_steps": 6, "seed": 1} | plan))
+    return list(
+        training_batches(
+            source,
+            views,
+            plan,
+            num_workers=num_workers,
+            stream_states=states,
+            shuffle_buffer=4,
+        )
+    )
+
+
+@pytest.mark.parametrize("num_workers", [0, 3])
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_the_size_of_the_views_follows_the_step(num_workers, accumulation_steps):
+    options = {"num_workers": num_workers, "accumulation_steps": accumulation_steps}
+    whole = sized_batches(Shades(10), **options)
+    sizes = [tuple(batch.views.shape[3:]) for batch in whole]
+    assert sizes == [(8, 12)] * 3 * accumulation_steps + [(16, 16)] * 3 * accumulation_steps
+    usual = batches(Shades(10), total_steps=6, accumulation_steps=accumulation_steps)
+    for one, other in zip(whole[-3:], usual[-3:], strict=True):
+        assert torch.equal(one.views, other.views), "the final views do not depend on the early"
+    for stop in (2, 3, 4):
+        rest = sized_batches(Shades(10), start_step=stop, **options)
+        assert len(rest) == (6 - stop) * accumulation_steps
+        for one, other in zip(whole[stop * accumulation_steps :], rest, strict=True):
+            assert torch.equal(one.views, other.views)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 3])
+@pytest.mark.parametrize("stop", [1, 3, 5])
+def test_a_stream_goes_on_where_the_size_of_the_views_changes(stream_uri, num_workers, stop):
+    options = {"num_workers": num_workers, "total_steps": 9}
+    whole = sized_batches(open_source(stream_uri), **options)
+    assert [batch.views.shape[4] for batch in whole] == [12] * 3 + [16] * 6
+    usual = batches(open_source(stream_uri), **options)
+    for one, other in zip(whole, usual, strict=True):
+        assert torch.equal(one.indices, other.indices)
+        assert one.stream_state == other.stream_state
+    states = dict(batch.stream_state for batch in whole[:stop])
+    rest = sized_batches(open_source(stream_uri), start_step=stop, states=states, **options)
+    for one, other in zip(whole[stop:], rest, strict=True):
+        assert torch.equal(one.indices, other.indices)
+        assert torch.equal(one.views, other.views)

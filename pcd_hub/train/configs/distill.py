@@ -165,6 +165,12 @@ class DistillDataConfig(DataConfig):
     """Share of the images that is never trained on, 0.02 for example, at most
     128 images: they score the student during the run. 0: none. A small set
     holds out more, a set of fewer than 20 images or a stream none."""
+    early_image_size: HeightWidth | None = None
+    """Height and width of the views in the first steps, which are cheaper with
+    smaller views: 64 with an image-size of 96, for example. None: image-size."""
+    early_share: Share = 0.0
+    """Share of all steps, from the first one, with views of early-image-size.
+    0: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +214,7 @@ class DistillRunConfig(RunConfig):
 DERIVED = frozenset(
     {
         *("data.image_size", "data.min_crop_area", "data.num_workers"),
+        *("data.early_image_size", "data.early_share"),
         *("teacher.image_size", "method.queue_length", "method.head"),
         *("optim.name", "optim.global_batch_size", "optim.lr_per_256", "optim.warmup_share"),
         *("optim.weight_decay", "optim.head_only_share", "speed.precision", "speed.compile"),

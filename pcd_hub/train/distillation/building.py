@@ -30,6 +30,7 @@ from pcd_hub.train.batches import (
 from pcd_hub.train.configs.distill import DistillConfig, PixelMethodConfig, resolve_method
 from pcd_hub.train.configs.pretraining import resolve_augmentation
 from pcd_hub.train.configs.run import resolve_run
+from pcd_hub.train.distillation.early_views import check_student_takes, resolve_early_views
 from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.train.launch import on_main_process
 from pcd_hub.train.networks import build_backbone
@@ -59,7 +60,9 @@ def build(
     torch.manual_seed(config.run.seed)
     plan = plan_epochs(source, config.optim, config.run, accelerator)
     config, bands = resolve_bands(accelerator, config, source)
+    config = dataclasses.replace(config, data=resolve_early_views(config.data))
     student, start_weight = build_student(config)
+    check_student_takes(student, config.data, config.student.arch)
     start = copy.deepcopy(student.model)
     check_places(
         accelerator,

@@ -6,6 +6,7 @@ point for all batch sizes. The values for GPUs follow common practice and have n
 """
 
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,12 @@ SIZE_STEP = 32
 TEACHER_IMAGE_SIZE = 224
 """Size for which most teachers are trained; larger views do not help them."""
 TEACHER_SCALE = 4 / 3
+
+EARLY_SHARE = {"cpu": 0.0, "gpu": 0.0}
+"""Share of the steps, from the first one, with smaller views; 0 for none."""
+EARLY_SCALE, MIN_EARLY_SIZE = 2 / 3, 64
+"""Size of these views as a share of the usual one, and the smallest, in pixels: backbones of stride
+32 make feature maps of 2 x 2 from it."""
 
 MIN_BATCH, CPU_BATCH, GPU_BATCH, MAX_BATCH = 8, 32, 256, 1024
 """Images per step: fewest, on a CPU, per GPU, most."""
@@ -79,6 +86,8 @@ class Situation:
     """Precision of the Accelerator: fp32, bf16 or fp16."""
     student_patch: int = SIZE_STEP
     """The student's image size is a multiple of it."""
+    student_has_one_size: bool = False
+    """The student takes images of one size only, as most ViTs."""
     bytes_per_pixel: float | None = None
     """Memory that the student's backward pass needs per pixel of a view, in fp32."""
     pretrained: bool = False
@@ -166,6 +175,18 @@ def _teacher_size(s: Situation, values: Values) -> Iterator[Decision]:
     if scale == 1:
         reason = f"the nearest multiple of {s.teacher_patch} px, the teacher's patches"
     yield Decision("teacher.image_size", simplest(finer), reason)
+
+
+def _early_views(s: Situation, values: Values) -> Iterator[Decision]:
+    share = values.get("data.early_share", EARLY_SHARE[s.kind])
+    sides = height_width(values["data.image_size"])
+    step = s.student_patch
+    early = [max(1, round(EARLY_SCALE * side / step)) * step for side in sides]
+    is_smaller = min(early) >= MIN_EARLY_SIZE and all(map(operator.lt, early, sides))
+    if not share or s.student_has_one_size or not is_smaller:
+        return
+    yield Decision("data.early_image_size", simplest(early), "smaller views are cheaper at first")
+    yield Decision("data.early_share", share, "then views of the image size")
 
 
 def _optimizer(_: Situation, __: Values) -> Iterator[Decision]:
@@ -309,6 +330,15 @@ def least_hours(s: Situation) -> float:
 
 
 _RULES: tuple[Callable[[Situation, Values], Iterator[Decision]], ...] = (
-    *(_image_size, _teacher_size, _batch, _optimizer, _learning_rate, _method, _crops),
+    *(
+        _image_size,
+        _teacher_size,
+        _early_views,
+        _batch,
+        _optimizer,
+        _learning_rate,
+        _method,
+        _crops,
+    ),
     *(_hardware, _length, _intervals),
 )

@@ -19,6 +19,7 @@ from pcd_hub.train.configs.files import with_fields
 from pcd_hub.train.launch import on_main_process
 from pcd_hub.train.own_images.architectures import (
     common_step,
+    has_one_size,
     most_bytes_per_pixel,
     teacher_patch,
 )
@@ -258,6 +259,7 @@ def find_situation(
         cores=num_cores(),
         precision="fp32" if precision == "no" else precision,
         student_patch=common_step(config, kind=device.type, short_side=short_side, given=given),
+        student_has_one_size=config.derive and any(map(has_one_size, config.student.architectures)),
         memory=_memory(device),
         bytes_per_pixel=most_bytes_per_pixel(config)
         if config.derive and device.type == "cuda"

@@ -1,7 +1,8 @@
 """Build the students of a run, and let them share the teacher."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -66,7 +67,6 @@ def share(students: Sequence[Distillation]) -> None:
     map to a grid of its own.
     """
     step = SharedStep()
-    teachers: list[tuple[Teacher, SharedMaps]] = []
     for d in students:
         d.shared = step
         d.normalise = SharedNormalise(
@@ -75,21 +75,38 @@ def share(students: Sequence[Distillation]) -> None:
             d.accelerator.device,
             channels_last=d.config.speed.channels_last,
         )
-        same = next((found for found in teachers if is_same(found[0], d.teacher)), None)
-        if same is None:
-            same = d.teacher, SharedMaps(step.images, d.teacher.network_map)
-            teachers.append(same)
-        d.teacher.use_network_of(same[0], same[1])
-    step.maps = [maps for _, maps in teachers]
-    if len(teachers) > 1:
+    for teachers in each_size([d.teacher for d in students]):
+        step.maps += share_networks(teachers, step.images)
+    if not all(is_same(students[0].teacher, d.teacher) for d in students):
         sizes = (
             f"{d.config.student.arch} {format_size(d.config.teacher.image_size or 0)} px"
             for d in students
         )
-        log.info(
-            "the teacher runs %d times for each batch: its input is for %s",
-            *(len(teachers), ", ".join(sizes)),
-        )
+        log.info("the teacher runs once for each size of its input: %s", ", ".join(sizes))
+
+
+def each_size(teachers: Sequence[Teacher]) -> Iterator[list[Teacher]]:
+    """Yield the teachers, then their parts for images of each other size."""
+    yield list(teachers)
+    for size in teachers[0].other_sizes:
+        yield [cast("Teacher", teacher.other_sizes[size]) for teacher in teachers]
+
+
+def share_networks(teachers: Sequence[Teacher], images: SharedImages) -> list[SharedMaps]:
+    """Let equal teachers use one network; return the feature maps of each network.
+
+    Args:
+        teachers: The teacher of every student.
+        images: The images of the step.
+    """
+    networks: list[tuple[Teacher, SharedMaps]] = []
+    for teacher in teachers:
+        same = next((found for found in networks if is_same(found[0], teacher)), None)
+        if same is None:
+            same = teacher, SharedMaps(images, teacher.network_map)
+            networks.append(same)
+        teacher.use_network_of(*same)
+    return [maps for _, maps in networks]
 
 
 def is_same(one: Teacher, other: Teacher) -> bool:

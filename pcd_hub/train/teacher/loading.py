@@ -14,7 +14,7 @@ from pcd_hub.image_size import ImageSize
 from pcd_hub.models.grid import PixelGrid
 from pcd_hub.models.teacher_loading import load_matched_teacher
 from pcd_hub.models.teacher_sources.choice import AUTO, choose_teacher
-from pcd_hub.models.teacher_sources.matching import input_size, match_teacher
+from pcd_hub.models.teacher_sources.matching import input_size, match_other_size, match_teacher
 from pcd_hub.models.teacher_sources.memory import check_teacher_memory
 from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.configs.distill import DistillConfig
@@ -73,18 +73,26 @@ def load_teacher(
         if too_large:
             log.warning("%s: %s", teacher.facts.source, too_large)
             teacher.warnings += (too_large,)
-    height, width = teacher.grid_size(config.data.image_size)
+    _check_locations(config, *teacher.grid_size(config.data.image_size), "--data.image-size")
+    if places != tuple(range(len(bands))):
+        log.info("the teacher's red, green and blue: %s", ", ".join(bands[p] for p in places))
+        teacher.set_bands(places)
+    if config.data.early_image_size is not None:
+        early_size = config.data.early_image_size
+        match_other_size(teacher, student, image_size=config.data.image_size, other_size=early_size)
+        _check_locations(config, *teacher.grid_size(early_size), "--data.early-image-size")
+    return teacher
+
+
+def _check_locations(config: DistillConfig, height: int, width: int, option: str) -> None:
+    """Check that a feature map has the locations that the loss compares; ``option`` sets them."""
     one_location = config.method.targets == "pooled" or height * width < 2
     if config.method.loss == "similarity_kl" and one_location:
         raise ConfigError(
             f"--method.loss similarity_kl compares the locations of an image; expected at least 2, "
             f"found 1 with --method.targets {config.method.targets} on a {height} x {width} "
-            "feature map; use --method.targets pixels and a larger --data.image-size"
+            f"feature map; use --method.targets pixels and a larger {option}"
         )
-    if places != tuple(range(len(bands))):
-        log.info("the teacher's red, green and blue: %s", ", ".join(bands[p] for p in places))
-        teacher.set_bands(places)
-    return teacher
 
 
 def teacher_image_size(config: DistillConfig) -> ImageSize:

@@ -27,7 +27,9 @@ def build_monitor(folder, other_process=0.0):
 
 def record(monitor, step, *, loss=1.0, norm=1.0, signum=0):
     views = torch.full((1, 2, 3, 4, 4), step, dtype=torch.uint8)
-    batch = [Batch(views=views, indices=torch.tensor([step]))]
+    one = torch.tensor([step])
+    crops, flips = torch.zeros(1, 2, 4), torch.zeros(1, 2, 2, dtype=torch.bool)
+    batch = [Batch(views=views, indices=one, epochs=one, crops=crops, flips=flips)]
     return monitor.record_step(
         step, 0.1, batch, torch.tensor(loss), torch.tensor(norm), signum=signum
     )

@@ -28,16 +28,16 @@ def dropping(monkeypatch):
     monkeypatch.setattr(networks.timm, "create_model", with_drop_path)
 
 
-def separate(arguments, folder):
+def separate(arguments, folder, architectures=ARCHITECTURES):
     """Train each student alone."""
-    for architecture in ARCHITECTURES:
+    for architecture in architectures:
         run([*arguments, f"--student.arch={architecture}"], folder / architecture)
     return folder
 
 
-def together(arguments, folder, *more):
+def together(arguments, folder, *more, architectures=ARCHITECTURES):
     """Train all students in one pass."""
-    return run([*arguments, f"--student.arch={','.join(ARCHITECTURES)}"], folder, *more)
+    return run([*arguments, f"--student.arch={','.join(architectures)}"], folder, *more)
 
 
 def checkpoint(folder, step):
@@ -45,9 +45,9 @@ def checkpoint(folder, step):
     return torch.load(file, weights_only=True)
 
 
-def assert_equal_runs(one, other, *, step=6):
+def assert_equal_runs(one, other, architectures=ARCHITECTURES, *, step=6):
     """Compare traces, scores, checkpoints and weights of each student."""
-    for architecture in ARCHITECTURES:
+    for architecture in architectures:
         first, second = one / architecture, other / architecture
         assert len(trace(first)) == step
         assert trace(first) == trace(second)

@@ -28,6 +28,17 @@ def test_students_in_one_pass_equal_separate_runs(several, tmp_path, dropping, o
     )
 
 
+def test_views_that_grow_are_shared(several, tmp_path, counted):
+    """A teacher has a network for each size; a ViT takes one size only."""
+    small = ["--data.early-image-size=32", "--data.early-share=0.5", "--teacher.image-size=96"]
+    arguments = [*several, "--data.image-size=64", *small]
+    architectures = ("test_resnet", "test_efficientnet")
+    both = together(arguments, tmp_path / "together", architectures=architectures)
+    assert counted == {"teacher": 6, "loader": 1}
+    one = separate(arguments, tmp_path / "separate", architectures)
+    assert_equal_runs(both, one, architectures)
+
+
 @pytest.fixture
 def counted(monkeypatch):
     """Count the passes of teacher networks over training batches, and the open loaders."""
@@ -70,4 +81,4 @@ def test_a_teacher_of_two_input_sizes_runs_for_each(several, tmp_path, counted, 
     with caplog.at_level("INFO", "pcd_hub"):
         together(arguments, tmp_path / "run")
     assert counted == {"teacher": 12, "loader": 1}
-    assert "the teacher runs 2 times for each batch: its input is for test_resnet" in caplog.text
+    assert "the teacher runs once for each size of its input: test_resnet" in caplog.text
