@@ -4,7 +4,7 @@ import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,7 @@ class TeacherFacts:
     """``layout``, ``source_file`` and ``source_sha256`` of the original file."""
 
 
+@runtime_checkable
 class SharedNetwork(Protocol):
     """A teacher's network that several teachers use."""
 

@@ -59,13 +59,14 @@ from pcd_hub.train.own_images.records import record_decisions
 from pcd_hub.train.own_images.settings import find_settings, settings_in_hours
 from pcd_hub.train.own_images.surveyed import survey_images
 from pcd_hub.train.own_images.timing import measure_step
+from pcd_hub.train.results.weight import save_weight
 from pcd_hub.train.run import TrainingRun
 from pcd_hub.train.run_folder.preflight import finishing
 from pcd_hub.train.signals import StoppedRun
 from pcd_hub.train.students.configs import check_students
 from pcd_hub.train.students.folders import open_folders, run_folder
 from pcd_hub.train.students.networks import build_students
-from pcd_hub.train.students.results import save_students
+from pcd_hub.train.students.table import save_table
 from pcd_hub.train.students.turns import Training, take_turns
 from pcd_hub.train.teacher.loading import resolve_teacher
 
@@ -112,7 +113,11 @@ def run(
         with finishing(run_folder(students)):
             finish(accelerator)
             if accelerator.is_main_process:
-                save_students(students, weight_names, warnings=warnings)
+                for d, weight_name in zip(students, weight_names, strict=True):
+                    with d.own_state.in_use():
+                        save_weight(d, weight_name, warnings=warnings)
+                        d.folder.end_trackers()
+                save_table(students, weight_names)
     return students
 
 

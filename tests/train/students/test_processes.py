@@ -15,7 +15,7 @@ from tests.train.students.conftest import ARCHITECTURES, assert_equal_runs
 def _one_process(rank: int, ports: list[int], arguments: list[str], root) -> None:
     os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-    watch_the_end((distill, "save_students"))
+    watch_the_end((distill, "save_weight"))
     start = distill.start_accelerator
 
     def start_anew(**options):
