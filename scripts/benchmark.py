@@ -2,6 +2,7 @@
 
     python scripts/benchmark.py step --image-size 96 --batch-size 32
     python scripts/benchmark.py loss data models growth --out benchmark.json
+    python scripts/benchmark.py quality --help      # time until a probe reaches a mean IoU
 
 Images are synthetic unless ``--images DIR`` is given; teachers and students are randomly
 initialised. Compare only numbers from one run, because absolute times depend on the load of the
@@ -24,6 +25,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import benchmark_quality
 from benchmark_parts import (
     LOSS_CASES,
     benchmark_data,
@@ -32,7 +34,14 @@ from benchmark_parts import (
     save_synthetic_images,
 )
 from benchmark_step import STAGES, SWITCHES, StepCase, plain_network
-from measuring import DEVICE, matmul_rate, median_and_spread, print_table
+from measuring import (
+    DEVICE,
+    compare_with_rate,
+    fastest_precision,
+    matmul_rates,
+    median_and_spread,
+    print_table,
+)
 from pcd_hub.data.sources.files import ImageFiles
 from pcd_hub.models.grid import pixel_grid
 from pcd_hub.models.teacher_folder import save_teacher
@@ -121,13 +130,17 @@ def benchmark_step(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for name, (kind, variant) in variants.items():
             timeline = options.timeline if name == "recipe" else None
             runs[name].append(run_step(kind, variant, options.steps, timeline))
-    flops, rate = step_flops(case), matmul_rate(torch.float32)
+    flops, rates = step_flops(case), matmul_rates()
     summary = {name: summarise(of_one, case.batch_size) for name, of_one in runs.items()}
-    _print_steps(summary, flops, rate, case)
+    for name, row in summary.items():
+        kind, variant = variants[name]
+        precision = fastest_precision(rates, bf16=kind == "recipe" and "bf16" not in variant.off)
+        row.update(compare_with_rate(row, flops, precision, rates[precision]))
+    _print_steps(summary, flops, case)
     return {
         "case": dataclasses.asdict(case) | {"teacher": options.teacher},
         "flop_per_image": flops,
-        "matmul_flop_per_s": rate,
+        "matmul_flop_per_s": rates,
         "variants": summary,
     }
 
@@ -145,12 +158,10 @@ def summarise(runs: list[dict[str, Any]], batch_size: int) -> dict[str, Any]:
     }
 
 
-def _print_steps(
-    summary: dict[str, Any], flops: dict[str, float], rate: float, case: StepCase
-) -> None:
+def _print_steps(summary: dict[str, Any], flops: dict[str, float], case: StepCase) -> None:
     plain = summary["plain"]
     print_table(
-        ["step", "images/s", "speed", "peak memory", "", "share of the matmul rate", *STAGES],
+        ["step", "images/s", "speed", "peak memory", "", "TFLOP/s", "of the matmul rate", *STAGES],
         [
             [
                 name,
@@ -158,7 +169,8 @@ def _print_steps(
                 f"{row['images_per_s'] / plain['images_per_s']:.2f} x",
                 f"{row['peak_bytes'] / 2**30:.2f} GiB",
                 f"{row['peak_bytes'] / plain['peak_bytes']:.2f} x",
-                f"{100 * sum(flops.values()) * row['images_per_s'] / rate:.0f} %",
+                f"{row['flop_per_s'] / 1e12:.3g}",
+                f"{100 * row['share_of_matmul_rate']:.0f} % ({row['precision']})",
                 *(f"{1000 * row['split'][stage]:.0f} ms" for stage in STAGES),
             ]
             for name, row in summary.items()
@@ -167,13 +179,12 @@ def _print_steps(
     split = summary["recipe"]["split"]
     bottleneck = max(split, key=lambda stage: split[stage])
     shares = [
-        f"{stage} {100 * flops[stage] * case.batch_size / split[stage] / rate:.0f} %"
-        for stage in flops
-        if split[stage]
+        f"{stage} {100 * share:.0f} %"
+        for stage, share in summary["recipe"]["share_of_matmul_rate_by_stage"].items()
     ]
     print(
-        f"\n{sum(flops.values()) / 1e9:.1f} GFLOP per image in two views; a matrix product "
-        f"reaches {rate / 1e9:.0f} GFLOP/s here. Share of that rate: {', '.join(shares)}.\n"
+        f"\n{sum(flops.values()) / 1e9:.1f} GFLOP per image in two views, {case.batch_size} images "
+        f"a step. Share of the rate of a matrix product: {', '.join(shares)}.\n"
         f"Bottleneck: {bottleneck}. Try {_ADVICE[bottleneck]}."
     )
 
@@ -224,7 +235,9 @@ def _image_folder(options: argparse.Namespace, folder: Path) -> Path:
     if options.images is not None:
         return options.images
     synthetic = folder / "synthetic"
-    return synthetic if synthetic.exists() else save_synthetic_images(synthetic)
+    if synthetic.exists():
+        return synthetic
+    return save_synthetic_images(synthetic, options.synthetic_images)
 
 
 BENCHMARKS = {
@@ -247,6 +260,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--images", type=Path, help="folder; synthetic JPEGs of 500 x 375 if not given"
     )
+    parser.add_argument("--synthetic-images", type=int, default=64, help="number of them")
     parser.add_argument("--image-size", type=int, default=96)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--queue-length", type=int, default=65_536)
@@ -291,6 +305,9 @@ def _parse_sizes(text: str) -> tuple[int, ...]:
 
 def main(arguments: list[str]) -> None:
     """Run the benchmarks, print tables and write JSON."""
+    if arguments[:1] == ["quality"]:  # whole runs, with options of their own
+        benchmark_quality.main(arguments[1:])
+        return
     options = build_parser().parse_args(arguments)
     results = provenance()
     results["hardware"]["capability"] = torch.backends.cpu.get_cpu_capability()

@@ -7,6 +7,7 @@ folded. Both use the same teacher, files, batch size and queue.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from measuring import DEVICE, peak_bytes, synchronize
+from measuring import DEVICE, peak_bytes, stage_seconds, synchronize
 from pcd_hub.data.loader import Batch
 from pcd_hub.data.workers import default_workers
 from pcd_hub.method.heads import STUDENT_HEADS, student_head
@@ -228,22 +229,17 @@ def measure(case: StepCase, kind: str, steps: int, timeline: Path | None) -> dic
 def _split(
     take_step: Step, batches: Iterator[Any], steps: int, timeline: Path | None
 ) -> dict[str, float]:
-    """Profile the seconds per step in each stage."""
-    with torch.profiler.profile() as profile:
+    """Measure the seconds per step in each stage, waiting for the device between the stages."""
+    with contextlib.ExitStack() as stack:
+        profile = None if timeline is None else stack.enter_context(torch.profiler.profile())
+        seconds = stack.enter_context(stage_seconds())
         for _ in range(steps):
             with torch.profiler.record_function("data wait"):
                 batch = next(batches)
             take_step(batch)
-        synchronize()
-    if timeline is not None:
+    if profile is not None:
         profile.export_chrome_trace(str(timeline))
-    on_gpu = torch.cuda.is_available()
-    seconds = {
-        event.key: (event.device_time_total if on_gpu else event.cpu_time_total) / 1e6 / steps
-        for event in profile.key_averages()
-        if event.key in STAGES
-    }
-    return {stage: seconds.get(stage, 0.0) for stage in STAGES}
+    return {stage: seconds.get(stage, 0.0) / steps for stage in STAGES}
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from pcd_hub.data.multiband.image import BandImage
 from pcd_hub.data.multiband.jitter import adjust_bands
 from pcd_hub.data.view_policy import ViewPolicy, view_policies
 from pcd_hub.errors import DataError
-from pcd_hub.image_size import ImageSize, height_width
+from pcd_hub.image_size import ImageSize, format_size, height_width
 
 Renderer = Literal["opencv", "pillow"]
 Pixels = UInt8[np.ndarray, "height width bands"]
@@ -43,6 +43,9 @@ class EarlyViews:
     image_size: ImageSize
     steps: int
     """Number of these steps."""
+
+    def __str__(self) -> str:
+        return f"{format_size(self.image_size)} px in the first {self.steps:,} steps"
 
 
 @dataclass(frozen=True, kw_only=True)

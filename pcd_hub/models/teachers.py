@@ -132,6 +132,8 @@ class Teacher(nn.Module):
     def set_bands(self, places: Sequence[int] | None) -> None:
         """Take images of several bands, of which those at ``places`` are red, green and blue."""
         self.bands = None if places is None else torch.tensor(places, device=self.mean.device)
+        for other in self.other_sizes.values():
+            other.set_bands(places)  # pyright: ignore[reportCallIssue]
 
     def set_sizes(
         self,
@@ -185,8 +187,8 @@ class Teacher(nn.Module):
         """
         head = self.head if isinstance(self.head, nn.Sequential) else None
         other = Teacher(network, head, self.facts)
-        other.bands = self.bands
         other.set_sizes(image_size, input_size=input_size, grid=grid)
+        other.bands = self.bands
         self.other_sizes[_size_key(image_size)] = other
 
     def _check_resampled(self, image_size: ImageSize) -> None:

@@ -130,6 +130,7 @@ def train_student(d: Distillation) -> Training:
     """Train the student and its head against the frozen teacher; pause after every step."""
     accelerator, config, plan = d.accelerator, d.config, d.plan
     end = EarlyEnd(plan.total_steps) if d.held_out is None else d.held_out.end
+    early = early_views(config.data, total_steps=plan.total_steps)
     wrapped, optimizer = wrap(d)
     run = TrainingRun(
         accelerator=accelerator,
@@ -138,11 +139,7 @@ def train_student(d: Distillation) -> Training:
         plan=plan,
         open_batches=functools.partial(
             d.shared.batches.open,
-            functools.partial(
-                open_batches,
-                *(d.source, config.data, accelerator.device),
-                early=early_views(config.data, total_steps=plan.total_steps),
-            ),
+            functools.partial(open_batches, d.source, config.data, accelerator.device, early=early),
         ),
         network=d.distiller,
         optimizer=optimizer,
@@ -169,6 +166,8 @@ def train_student(d: Distillation) -> Training:
         "distil %s into %s: %d steps, results in %s",
         *(config.teacher.source, config.student.arch, plan.total_steps, d.folder.path),
     )
+    if early:
+        log.info("views of %s, which are faster than the others", early)
     wrapped.train()
     run.start()
     yield run  # resumed, perhaps further on than the other students

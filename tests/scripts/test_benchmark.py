@@ -143,3 +143,40 @@ def test_an_invalid_case_is_rejected(capsys):
         benchmark.build_parser().parse_args(["loss", "--loss-cases", "6272,65536"])
     assert "'6272,65536': expected N,K,C" in capsys.readouterr().err
     assert sys.exc_info() == (None, None, None)
+
+
+def test_stages_are_timed_until_the_device_is_idle(monkeypatch):
+    """Work that a stage started counts for it, not for the stage that happens to wait for it."""
+    clock, pending = [0.0], [0.0]
+
+    def synchronize():
+        clock[0] += pending[0]
+        pending[0] = 0.0
+
+    monkeypatch.setattr(measuring, "synchronize", synchronize)
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: clock[0])
+    before = torch.profiler.record_function.__enter__
+    with measuring.stage_seconds() as seconds:
+        for name, work in (("teacher", 2.0), ("student", 3.0), ("teacher", 4.0)):
+            with torch.profiler.record_function(name):
+                pending[0] += work
+        pending[0] += 9.0  # outside of every stage
+        with torch.profiler.record_function("loss"):
+            pass
+    assert seconds == {"teacher": 6.0, "student": 3.0, "loss": 0.0}
+    assert torch.profiler.record_function.__enter__ is before
+
+
+def test_a_row_is_compared_with_the_matrix_products_of_its_precision():
+    rates = {"float32": 1e12, "tf32": 4e12, "bfloat16": 8e12}
+    assert measuring.fastest_precision(rates, bf16=True) == "bfloat16"
+    assert measuring.fastest_precision(rates, bf16=False) == "tf32"
+    assert measuring.fastest_precision({"float32": 1e12}, bf16=True) == "float32"
+    split = dict.fromkeys(benchmark_step.STAGES, 0.1) | {"data wait": 0.5}
+    row = {"images_per_s": 10.0, "seconds": 1.0, "split": split}
+    flops = {"teacher": 2e11, "student": 1e11, "loss": 1e11}
+    found = measuring.compare_with_rate(row, flops, "bfloat16", 8e12)
+    assert found["flop_per_s"] == pytest.approx(4e12)
+    assert found["share_of_matmul_rate"] == pytest.approx(0.5)
+    assert found["images_per_s_without_data_wait"] == pytest.approx(20)
+    assert found["share_of_matmul_rate_by_stage"]["teacher"] == pytest.approx(2e12 / 0.1 / 8e12)

@@ -11,6 +11,7 @@ from pcd_hub.image_size import format_size, height_width
 from pcd_hub.report.advice import Situation, next_steps
 from pcd_hub.report.run_report import RunReport, Setting, render_report
 from pcd_hub.train.batches import only_scenes
+from pcd_hub.train.distillation.early_views import early_views
 from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.weights.record import Measurement, WeightRecord
 
@@ -115,6 +116,7 @@ def describe_survey(survey: Any) -> dict[str, object]:
 def _summary(d: Distillation, record: WeightRecord) -> dict[str, object]:
     config, facts = d.config, d.teacher.facts
     size = format_size(height_width(config.data.image_size))
+    early = early_views(config.data, total_steps=d.plan.total_steps)
     count = record.data["images"]
     sources = ", ".join(record.sources)
     images = f"{sources}: {'a stream' if count is None else f'{count:,} images'}"
@@ -125,7 +127,7 @@ def _summary(d: Distillation, record: WeightRecord) -> dict[str, object]:
         "student": f"{config.student.arch}, from {start}",
         "teacher": f"{facts.source} ({facts.architecture}, licence {facts.license})",
         "images": images,
-        "views": f"two of {size} px for each image",
+        "views": f"two of {size} px for each image" + (f", of {early}" if early else ""),
         "loss": f"{config.method.loss}, {config.method.targets}",
     }
 

@@ -85,6 +85,7 @@ def export_student(d: Distillation, weight_name: str) -> Path:
             image_size=format_size(d.config.data.image_size),
             command=f"{recipe(d)}, with the configuration of the record",
         )
+    log.info("drawing the figures and exporting the weight")
     if d.bands.is_rgb:
         draw_feature_maps(d, pictures / "pca.png")
     else:
@@ -151,6 +152,11 @@ def probe(d: Distillation, picture: Path) -> dict[str, Any]:
         )
         if hasattr(model, "forward_intermediates")  # a module from Python may lack it
     ]
+    log.info(
+        "closing measurement: linear probe of %s on %d generated scenes",
+        ", ".join(backbone.name for backbone in backbones),
+        2 * d.config.probe_scenes,
+    )
     return {
         "scene_probe": probe_backbones(
             backbones,

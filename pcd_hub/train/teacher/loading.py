@@ -74,13 +74,13 @@ def load_teacher(
             log.warning("%s: %s", teacher.facts.source, too_large)
             teacher.warnings += (too_large,)
     _check_locations(config, *teacher.grid_size(config.data.image_size), "--data.image-size")
-    if places != tuple(range(len(bands))):
-        log.info("the teacher's red, green and blue: %s", ", ".join(bands[p] for p in places))
-        teacher.set_bands(places)
     if config.data.early_image_size is not None:
         early_size = config.data.early_image_size
         match_other_size(teacher, student, image_size=config.data.image_size, other_size=early_size)
         _check_locations(config, *teacher.grid_size(early_size), "--data.early-image-size")
+    if places != tuple(range(len(bands))):
+        log.info("the teacher's red, green and blue: %s", ", ".join(bands[p] for p in places))
+        teacher.set_bands(places)
     return teacher
 
 

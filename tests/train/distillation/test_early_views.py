@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pcd_hub.data.views import EarlyViews
 from pcd_hub.errors import ConfigError, PCDHubError, StudentError
@@ -93,6 +95,20 @@ def test_the_first_steps_have_small_views_for_student_and_teacher(
     assert config["teacher"]["image_size"] == (64 if teacher_size == "None" else 128)
     record = json.loads((folder / "record.json").read_text())
     assert record["model"]["image_size"] == 64
+    assert (
+        "two of 64 x 64 px for each image, of 32 px in the first 3 steps"
+        in (folder / "report.md").read_text()
+    )
+
+
+def test_small_views_of_other_bands(tiny, tmp_path, sizes):
+    (tmp_path / "images").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 64, 64, 4), np.uint8)
+    for number, image in enumerate(pixels):
+        Image.fromarray(image, "RGBA").save(tmp_path / "images" / f"{number}.png")
+    bands = ["--data.bands", "red", "green", "blue", "nir", "--run.no-store"]
+    run([*tiny, *EARLY, f"--data.source={tmp_path / 'images'}", *bands], tmp_path / "run")
+    assert [size[0] for size in sizes] == [32] * 3 + [64] * 3
 
 
 @pytest.mark.parametrize("done", [2, 3, 4])

@@ -121,9 +121,8 @@ def test_the_first_steps_have_views_of_two_thirds_of_the_size():
     assert early_values() == (64, 0.5)
     assert early_values(GPU) == (160, 0.25)
     assert early_values(given={"data.image_size": (128, 192)}) == ((96, 128), 0.5)
-    assert early_values(given={"data.early_share": 0.2}) == (64, 0.2)
-    given = {"data.early_image_size": 80}
-    assert early_values(given=given) == (None, 0.5), "the given size is not derived"
+    assert early_values(given={"data.early_share": 0.2}) == (64, None), "the share is given"
+    assert early_values(given={"data.early_image_size": 80}) == (None, 0.5), "the size is given"
     assert early_values(given={"data.early_share": 0.0}) == (None, None)
     assert early_values(short_side=64) == (None, None), "32 px are too few"
     assert early_values(student_has_one_size=True) == (None, None)
