@@ -107,8 +107,8 @@ def test_training_changes_the_student_and_not_the_teacher(tiny, tmp_path):
     )
     from pcd_hub.train.launch import start_accelerator
 
-    finished = distill.prepare(start_accelerator(), config, "test")
-    distill.train(finished)
+    (finished,) = students = distill.prepare(start_accelerator(), config, "test")
+    distill.train(students)
     again = pcd_hub.load_teacher(config.teacher.source, image_size=32)
     again.fold_batch_norms(32)
     for key, value in finished.teacher.state_dict().items():
