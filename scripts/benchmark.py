@@ -235,7 +235,9 @@ def _image_folder(options: argparse.Namespace, folder: Path) -> Path:
     if options.images is not None:
         return options.images
     synthetic = folder / "synthetic"
-    return synthetic if synthetic.exists() else save_synthetic_images(synthetic)
+    if synthetic.exists():
+        return synthetic
+    return save_synthetic_images(synthetic, options.synthetic_images)
 
 
 BENCHMARKS = {
@@ -258,6 +260,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--images", type=Path, help="folder; synthetic JPEGs of 500 x 375 if not given"
     )
+    parser.add_argument("--synthetic-images", type=int, default=64, help="number of them")
     parser.add_argument("--image-size", type=int, default=96)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--queue-length", type=int, default=65_536)

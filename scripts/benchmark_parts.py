@@ -35,7 +35,7 @@ from pcd_hub.models.entries import STOCK_ARCHITECTURES
 LOSS_CASES = [(576, 65_536, 256), (1568, 16_384, 256), (6272, 65_536, 256), (1568, 8192, 8192)]
 
 
-def save_synthetic_images(folder: Path, count: int = 64) -> Path:
+def save_synthetic_images(folder: Path, count: int) -> Path:
     """Save synthetic scenes as JPEGs of ImageNet's average size."""
     folder.mkdir()
     for number in range(count):
@@ -141,7 +141,10 @@ def benchmark_data(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
     Images in the GPU's memory are measured per second of the GPU.
     """
-    source = ImageFiles.from_folder(options.images or save_synthetic_images(folder / "jpegs"))
+    count = options.synthetic_images
+    source = ImageFiles.from_folder(
+        options.images or save_synthetic_images(folder / "jpegs", count)
+    )
     torch.set_num_threads(1)
     results, rows = [], []
     for size in options.data_sizes:

@@ -102,12 +102,14 @@ def recipe_step(case: StepCase, steps: int, folder: Path) -> tuple[Step, Iterato
         run=DistillRunConfig(max_steps=steps, output_dir=folder / "run", store=False),
     )
     accelerator = start_accelerator(speed=config.speed, static_graph=True)
-    prepared = distill.prepare(accelerator, config, "benchmark")
+    (prepared,) = distill.prepare(accelerator, config, "benchmark")
     optimizer = build_optimizer(prepared.distiller, config.optim, config.speed)
     wrapped, optimizer = accelerator.prepare(prepared.distiller.train(), optimizer)
     for group in optimizer.param_groups:
         group["lr"] = 0.1
-    batches = open_batches(prepared.source, config.data, accelerator.device, prepared.plan, {})
+    batches = open_batches(
+        prepared.images, prepared.config.data, accelerator.device, prepared.plan, {}
+    )
 
     def take_step(batch: Batch) -> Tensor:
         return distill.training_step(prepared, wrapped, optimizer, [batch])[0]

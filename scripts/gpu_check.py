@@ -47,6 +47,7 @@ _START_AND_EXPORT = 30.0
 
 SMALL_MODEL = ("--teacher=test_resnet", "--student=test_resnet", "--queue-length=16")
 TINY = (*SMALL_MODEL, "--image-size=32", "--batch-size=4", "--steps=1", "--repeats=1")
+TINY += ("--synthetic-images=8",)
 FULL = ("--batch-size=256", "--steps=8", "--repeats=1")
 
 
@@ -216,7 +217,7 @@ def run_limited(command: list[str], limit: float, output: Path, device: str) -> 
             end_group(process)
     text = output.read_text(errors="replace")
     last = next((line for line in reversed(text.splitlines()) if line.strip()), "")
-    shown = f"{status}: {last.strip()[:300]}" if "exit code" in status else status
+    shown = f"{status}: {last.strip()[:300]}" if last and "exit code" in status else status
     return shown, text[-LOG_BYTES:]
 
 

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -33,7 +34,6 @@ from pcd_hub.train.batches import (
 from pcd_hub.train.configs.command_line import run_main
 from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.configs.files import with_fields
-from pcd_hub.train.distillation.building import build, describe_inputs
 from pcd_hub.train.distillation.device import move_to_device, trial
 from pcd_hub.train.distillation.early_views import (
     at_one_size,
@@ -60,11 +60,15 @@ from pcd_hub.train.own_images.records import record_decisions
 from pcd_hub.train.own_images.settings import find_settings, settings_in_hours
 from pcd_hub.train.own_images.surveyed import survey_images
 from pcd_hub.train.own_images.timing import measure_step
-from pcd_hub.train.results.weight import check_weight_name, save_weight
+from pcd_hub.train.results.weight import save_weight
 from pcd_hub.train.run import TrainingRun
-from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.run_folder.preflight import finishing
 from pcd_hub.train.signals import StoppedRun
+from pcd_hub.train.students.configs import check_students
+from pcd_hub.train.students.folders import open_folders, run_folder
+from pcd_hub.train.students.networks import build_students
+from pcd_hub.train.students.table import save_table
+from pcd_hub.train.students.turns import Training, take_turns
 from pcd_hub.train.teacher.loading import resolve_teacher
 
 log = logging.getLogger("pcd_hub")
@@ -86,8 +90,8 @@ def run(
     config_name: str,
     given: frozenset[str] = frozenset(),
     teacher: Teacher | None = None,
-) -> Distillation:
-    """Distil and save the weight; return the finished distillation.
+) -> tuple[Distillation, ...]:
+    """Distil and save the weight; return the finished distillation, or one for each student.
 
     Args:
         config: The requested configuration.
@@ -96,27 +100,35 @@ def run(
         teacher: A teacher from Python, instead of ``teacher.source``.
     """
     started = time.monotonic()
-    weight_name = check_weight_name(config)
+    weight_names = check_students(config)
     accelerator = start_accelerator(
         trackers=config.run.trackers,
         speed=config.speed,
         static_graph=config.optim.accumulation_steps == 1,
     )
     with logged_warnings() as warnings:
-        distillation = prepare(
+        students = prepare(
             accelerator, config, config_name, given=given, started=started, teacher=teacher
         )
-        train(distillation)
-        with finishing(distillation.folder.path):
+        train(students)
+        with finishing(run_folder(students)):
             finish(accelerator)
             if accelerator.is_main_process:
-                save_weight(distillation, weight_name, warnings=warnings)
-                distillation.folder.end_trackers()
-    return distillation
+                for d, weight_name in zip(students, weight_names, strict=True):
+                    with d.own_state.in_use():
+                        save_weight(d, weight_name, warnings=warnings)
+                        d.folder.end_trackers()
+                save_table(students, weight_names)
+    return students
 
 
-def train(d: Distillation) -> None:
-    """Train the student and its head against the frozen teacher."""
+def train(students: Sequence[Distillation]) -> None:
+    """Train one student, or several by one step of each in turn."""
+    take_turns(students, [train_student(d) for d in students])
+
+
+def train_student(d: Distillation) -> Training:
+    """Train the student and its head against the frozen teacher; pause after every step."""
     accelerator, config, plan = d.accelerator, d.config, d.plan
     end = EarlyEnd(plan.total_steps) if d.held_out is None else d.held_out.end
     early = early_views(config.data, total_steps=plan.total_steps)
@@ -127,7 +139,8 @@ def train(d: Distillation) -> None:
         settings=config.run,
         plan=plan,
         open_batches=functools.partial(
-            open_batches, d.images, config.data, accelerator.device, early=early
+            d.shared.batches.open,
+            functools.partial(open_batches, d.images, config.data, accelerator.device, early=early),
         ),
         network=d.distiller,
         optimizer=optimizer,
@@ -144,6 +157,8 @@ def train(d: Distillation) -> None:
         num_steps=lambda: end.total_steps,
         lr_option="--optim.lr-per-256",
         num_images=count_images(d.source),
+        stop_request=d.shared.stop,
+        label=config.student.arch,
     )
     monitor = CollapseMonitor(
         d.distiller, d.queue, patience=steps_per_epoch(d.source, config.optim)
@@ -155,6 +170,8 @@ def train(d: Distillation) -> None:
     if early:
         log.info("views of %s, which are faster than the others", early)
     wrapped.train()
+    run.start()
+    yield run  # resumed, perhaps further on than the other students
     with contextlib.closing(run.steps()) as steps:
         for step, batches in steps:
             if d.held_out is not None:
@@ -165,6 +182,7 @@ def train(d: Distillation) -> None:
                 d.held_out.measure(step + 1)
             measured = accelerator.is_main_process and run.is_measured(step)
             run.end_step(loss, norm, metrics=monitor.measure(step) if measured else None)
+            yield run
 
 
 def wrap(d: Distillation) -> tuple[nn.Module, Any]:
@@ -233,8 +251,8 @@ def prepare(
     given: frozenset[str] = frozenset(),
     teacher: Teacher | None = None,
     started: float | None = None,
-) -> Distillation:
-    """Build everything; invalid settings raise before the output folder is created.
+) -> tuple[Distillation, ...]:
+    """Build every student; invalid settings raise before the output folder is created.
 
     Args:
         accelerator: The run's Accelerator.
@@ -259,41 +277,46 @@ def prepare(
         teacher=teacher,
     )
     held_out_images = read_held_out(accelerator, settings.config, held_out)
-    d = build(accelerator, settings.config, config_name, source, teacher)
+    students = build_students(accelerator, settings.config, config_name, source, teacher)
     if settings.needs_measurement:
-        read_resident(d)
-        seconds = seconds_per_step(with_final_views(d) if settings.steps_done else d)
+        read_resident(students[0])
+        final = map(with_final_views, students) if settings.steps_done else students
+        seconds = seconds_per_step(tuple(final))
         settings = settings_in_hours(settings, seconds, started=started, accelerator=accelerator)
-        d.config = with_fields(d.config, settings.length)
-        d.plan = plan_epochs(source, d.config.optim, d.config.run, accelerator)
-    d.survey, d.decisions = survey, settings.decisions
-    d.folder = RunFolder.open(
-        accelerator,
-        d.config,
-        requested=settings.config,
-        default_name=config_name,
-        inputs=describe_inputs(source, d.teacher, d.start_weight),
-    )
+        for d in students:
+            d.config = with_fields(d.config, settings.length)
+            d.plan = plan_epochs(source, d.config.optim, d.config.run, accelerator)
+    open_folders(students, settings.config, default_name=config_name)
+    for d in students:
+        d.survey, d.decisions = survey, settings.decisions
     if accelerator.is_main_process:
-        record_decisions(d)
-    read_resident(d)
-    move_to_device(d)
-    d.held_out = open_held_out(d, held_out_images)
-    return d
+        record_decisions(students)
+    read_resident(students[0])
+    for d in students:
+        move_to_device(d)
+        d.held_out = open_held_out(d, held_out_images)
+    return students
 
 
-def seconds_per_step(d: Distillation) -> float:
-    """Measure the mean training step on copies of the networks; call it on every process."""
+def seconds_per_step(students: Sequence[Distillation]) -> float:
+    """Measure the mean step of all students on copies of them; call it on every process."""
     log.info("measuring the duration of a step")
-    data = d.config.data
-    with trial(d) as copied:
-        wrapped, optimizer = wrap(copied)
-        wrapped.train()
+    d, data = students[0], students[0].config.data
+    with contextlib.ExitStack() as stack:
+        copies = [stack.enter_context(trial(student)) for student in students]
+        wrapped = [(copied, *wrap(copied)) for copied in copies]
+        for _, network, _ in wrapped:
+            network.train()
+
+        def step(batches: list[Batch]) -> None:
+            for copied, network, optimizer in wrapped:
+                training_step(copied, network, optimizer, batches)
+            d.shared.clear()
 
         def measure(size: ImageSize) -> float:
             views = at_one_size(data, size)
             return measure_step(
-                lambda batches: training_step(copied, wrapped, optimizer, batches),
+                step,
                 open_batches(d.images, views, d.accelerator.device, d.plan, {}),
                 accumulation_steps=d.plan.accumulation_steps,
                 num_workers=data.num_workers or 0,

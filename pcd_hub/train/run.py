@@ -48,6 +48,15 @@ class LoopSettings(Protocol):
     def checkpoint_every_steps(self) -> int: ...
 
 
+class StopSignal(Protocol):
+    """A :class:`StopRequest`, or what several runs see of one."""
+
+    @property
+    def signum(self) -> int: ...
+    def __enter__(self) -> object: ...
+    def __exit__(self, *error: Any) -> None: ...
+
+
 class TrainingRun(Generic[BatchT]):
     """The loop around the training step, the same for every recipe.
 
@@ -66,6 +75,8 @@ class TrainingRun(Generic[BatchT]):
             plan's; the same on every process.
         lr_option: Learning-rate option, for the message if the loss is not finite.
         num_images: Images in the source; None if unknown.
+        stop_request: Receives the stop signals; one of its own if not given.
+        label: Label of the progress bar.
     """
 
     def __init__(
@@ -83,6 +94,8 @@ class TrainingRun(Generic[BatchT]):
         lr_option: str,
         num_steps: Callable[[], int] | None = None,
         num_images: int | None = None,
+        stop_request: StopSignal | None = None,
+        label: str | None = None,
     ) -> None:
         self.folder = folder
         self.plan = plan
@@ -100,26 +113,44 @@ class TrainingRun(Generic[BatchT]):
         self._checkpoints = Checkpoints(folder, accelerator)
         self._losses = LossMonitor(accelerator, folder, lr_option=lr_option)
         self._broken_images = BrokenImages(accelerator, num_images=num_images)
-        self._stop_request = StopRequest()
+        self._stop_request = stop_request or StopRequest()
+        self._label = label
+        self._started = False
         self._first_step = self._step = self._done = self._saved = plan.start_step
         self._lr = 0.0
         self._batches: list[BatchT] = []
+
+    def start(self) -> None:
+        """Start the trackers, and resume if configured; :meth:`steps` does it if nobody has.
+
+        Raises:
+            CheckpointError: If there is nothing to resume from, or the checkpoint does not fit.
+        """
+        self._started = True
+        self.folder.start_trackers()
+        if self._settings.resume:
+            self._resume()
+
+    @property
+    def done(self) -> int:
+        """Number of completed steps."""
+        return self._done
 
     def steps(self) -> Generator[tuple[int, list[BatchT]], None, None]:
         """Iterate over (step, this process's batches of it: one per accumulation step).
 
         Raises:
-            CheckpointError: If there is nothing to resume from, or the checkpoint does not fit.
+            CheckpointError: See :meth:`start`.
             DataError: If the images cannot be read.
         """
-        self.folder.start_trackers()
-        if self._settings.resume:
-            self._resume()
+        if not self._started:
+            self.start()
         self._progress = Progress(
             self._accelerator,
             self.plan.global_batch_size,
             start=self._first_step,
             total_steps=self._num_steps(),
+            label=self._label,
         )
         with self._stop_request, contextlib.closing(self._progress):
             plan = dataclasses.replace(self.plan, start_step=self._first_step)
@@ -172,6 +203,11 @@ class TrainingRun(Generic[BatchT]):
                 self._broken_images.check()
         if signum:
             raise stopped_run(signum, self._done, self.folder.path, self._accelerator)
+
+    def save(self) -> None:
+        """Save the completed steps, unless they are saved; call it on every process."""
+        if self._done > self._saved:
+            self._save()
 
     def _save(self) -> int:
         """Check and save all completed steps; return the stop signal of any process, or 0."""

@@ -36,12 +36,12 @@ def _one_process(rank: int, ports: list[int], arguments: list[str], root: Path) 
     run = distill.run
 
     def recorded(*args, **options):
-        finished = run(*args, **options)
+        (finished,) = students = run(*args, **options)
         with (root / f"{rank}.jsonl").open("a") as file:
             decided = [[one.option, one.value, one.reason] for one in finished.decisions]
             steps = finished.plan.total_steps
             file.write(json.dumps([decided, steps]) + "\n")
-        return finished
+        return students
 
     distill.run = recorded
     folder = f"--run.output-dir={root / 'run'}"

@@ -197,7 +197,7 @@ def test_tests_for_a_gpu_exist_and_are_skipped_without_one(tmp_path):
     assert {"test_loss.py", "test_devices.py", "test_speed.py"} <= set(files)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_the_whole_check_on_a_cpu_without_what_a_machine_may_lack(tmp_path):
     site, out = tmp_path / "site", tmp_path / "out"
     site.mkdir()

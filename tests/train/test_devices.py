@@ -19,6 +19,10 @@ from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pcd_hub.data.batch_plan import BatchPlan
+from pcd_hub.data.loader import training_batches
+from pcd_hub.data.sources.open import open_sources
+from pcd_hub.data.views import byol_views
 from pcd_hub.train import distill
 from pcd_hub.train.distillation import device as move
 from tests.train.conftest import trace
@@ -141,3 +145,29 @@ def test_two_processes_on_one_device_have_the_gradients_of_one(tmp_path, device,
     scale = max(float(value.abs().max()) for value in alone.values())
     for name, value in alone.items():
         torch.testing.assert_close(shared[name], value, rtol=1e-3, atol=1e-4 * scale, msg=name)
+
+
+@on_each_device
+def test_resident_images_have_the_draws_and_statistics_of_the_loader(device, record_property):
+    """Rendered in batches on the device."""
+    reading = pytest.importorskip("pcd_hub.data.resident.reading")
+    resident = pytest.importorskip("pcd_hub.data.resident.batches")
+    source = open_sources(("scenes:24",), rank=0, world_size=1)
+    views, plan = byol_views(32, seed=3), BatchPlan(global_batch_size=8, total_steps=9, seed=1)
+    images = reading.read_images(
+        source, side=1000, num_bands=3, device=torch.device(device), num_workers=0
+    )
+    ours = list(resident.resident_batches(images, views, plan, num_workers=0, on_device=True))
+    theirs = list(training_batches(source, views, plan, num_workers=0))
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.views.device.type == device
+        assert torch.equal(one.indices.cpu(), other.indices)
+        assert torch.equal(one.crops.cpu(), other.crops)
+    pixels, expected = (
+        torch.cat([batch.views.cpu() for batch in batches]).float() for batches in (ours, theirs)
+    )
+    difference = (pixels - expected).abs().mean()
+    record_property("mean difference in levels of 255", f"{difference:.2f}")
+    assert difference < 1.5
+    for statistic in (torch.mean, torch.std):
+        assert (statistic(pixels, (0, 3, 4)) - statistic(expected, (0, 3, 4))).abs().max() < 1

@@ -22,8 +22,12 @@ from tests.train.conftest import run, trace
 
 
 @pytest.mark.usefixtures("short_probe")
-def test_a_run_writes_record_export_metrics_and_pictures(tiny, tmp_path, capsys, passes):
+def test_a_run_writes_record_export_metrics_and_pictures(tiny, tmp_path, capsys, passes, caplog):
+    caplog.set_level("INFO", logger="pcd_hub")
     folder = run(tiny, tmp_path / "run", "--probe-scenes=8")
+    logged = caplog.text
+    assert "linear probe of random start, distilled student, teacher on 16 generated" in logged
+    assert "drawing the figures" in logged
     assert passes[0] == "drawing scenes"
     for name in ("random start", "distilled student", "teacher"):
         assert [what.partition(": ")[2] for what in passes if what.startswith(f"{name}:")] == [
@@ -103,8 +107,8 @@ def test_training_changes_the_student_and_not_the_teacher(tiny, tmp_path):
     )
     from pcd_hub.train.launch import start_accelerator
 
-    finished = distill.prepare(start_accelerator(), config, "test")
-    distill.train(finished)
+    (finished,) = students = distill.prepare(start_accelerator(), config, "test")
+    distill.train(students)
     again = pcd_hub.load_teacher(config.teacher.source, image_size=32)
     again.fold_batch_norms(32)
     for key, value in finished.teacher.state_dict().items():

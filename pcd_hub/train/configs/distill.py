@@ -74,6 +74,11 @@ class TeacherConfig:
 class StudentConfig(ModelConfig):
     """The backbone to train, and the weights that it starts from."""
 
+    arch: str = "resnet18"
+    """A timm architecture, or resnet18_mhsa: ResNet-18 with self-attention
+    after the last stage. Several, separated by commas
+    (resnet18,mobilenetv4_conv_small), are trained in one pass over the images
+    with one teacher, each as if it were alone, in OUTPUT-DIR/ARCH."""
     weights: str = "none"
     """Weights that the student starts from. none: random. pretrained: timm's
     default weights of the architecture. Or a timm or pcd_hub weight of this
@@ -83,11 +88,22 @@ class StudentConfig(ModelConfig):
 
     def check(self, group: str) -> None:
         """Reject the name of a weight as an architecture, and weights without a name."""
-        super().check(group)
+        several = self.architectures
+        for arch in several:
+            if not arch or several.count(arch) > 1:
+                raise ConfigError(
+                    f"{group}arch {self.arch}: expected different ones, separated by commas"
+                )
+            ModelConfig(arch=arch).check(group)
         if not self.weights.strip():
             raise ConfigError(
                 f"{group}weights '{self.weights}': expected none, pretrained, a name or a file"
             )
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """The architecture of each student."""
+        return tuple(arch.strip() for arch in self.arch.split(","))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +218,8 @@ class DistillRunConfig(RunConfig):
     """Let the learning rate decay to 0 and end the run when the loss on the
     held-out images no longer improves."""
     name: str | None = None
-    """Name of the finished weight: ARCH.pcd (default) or ARCH.pcd_SUFFIX."""
+    """Name of the finished weight: ARCH.pcd (default) or ARCH.pcd_SUFFIX. For
+    several students pcd_SUFFIX."""
     store: bool = True
     """Add the finished weight to the local store, where timm.create_model finds it."""
     hours: Positive | None = None

@@ -41,6 +41,7 @@ from pcd_hub.train.speed import (
     resolve_speed,
 )
 from pcd_hub.train.student.weights import StartWeight, load_start
+from pcd_hub.train.students.own_state import OwnState
 from pcd_hub.train.teacher.loading import load_teacher
 from pcd_hub.weights.export import check_exportable
 from pcd_hub.weights.input_bands import InputBands
@@ -93,6 +94,7 @@ def build(
         moments=moments,
         bands=bands,
         normalise=Normalise(bands, accelerator.device, channels_last=config.speed.channels_last),
+        own_state=OwnState(accelerator),
     )
 
 

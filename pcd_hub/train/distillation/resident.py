@@ -105,14 +105,15 @@ def _gigabytes(size: float) -> str:
 def read_resident(d: Distillation) -> None:
     """Decode the images into the device's memory, if they stay there; call it on every process.
 
-    Every process keeps all images: those of a global batch are shared differently in each epoch.
+    Every process keeps all images, as those of a global batch are shared differently in each epoch;
+    all students of a run share them.
     """
     data = d.config.data
-    if data.resident != "on" or d.resident is not None:
+    if data.resident != "on" or d.shared.resident is not None:
         return
     assert isinstance(d.source, ImageSource), "resolved"
     assert data.resident_side is not None, "resolved"
-    d.resident = read_images(
+    d.shared.resident = read_images(
         d.source,
         side=data.resident_side,
         num_bands=len(data.bands),
@@ -120,5 +121,5 @@ def read_resident(d: Distillation) -> None:
         num_workers=num_cores() if data.num_workers else 0,
         show_progress=d.accelerator.is_main_process,
     )
-    if broken := len(d.resident.table.broken):
+    if broken := len(d.shared.resident.table.broken):
         log.warning("%d images cannot be decoded; the next readable ones replace them", broken)

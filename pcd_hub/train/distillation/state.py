@@ -20,6 +20,8 @@ from pcd_hub.train.held_out.held_out import HeldOut
 from pcd_hub.train.own_images.rule import Decision
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.student.weights import StartWeight
+from pcd_hub.train.students.own_state import OwnState
+from pcd_hub.train.students.shared import SharedStep
 from pcd_hub.weights.input_bands import InputBands
 
 
@@ -49,8 +51,10 @@ class Distillation:
     moments: ChannelMoments | None
     bands: InputBands
     normalise: Normalise
-    resident: ResidentImages | None = None
-    """The images in the device's memory; None if they are read from their files."""
+    own_state: OwnState
+    """Random states and more, in use while this student is trained."""
+    shared: SharedStep = dataclasses.field(default_factory=SharedStep)
+    """Computed once for all students of the run."""
     held_out: HeldOut | None = None
     """Scores on the held-out images; None without any."""
     decisions: tuple[Decision, ...] = ()
@@ -64,7 +68,7 @@ class Distillation:
     @property
     def images(self) -> ImageSource | ImageStream | ResidentImages:
         """The images from which batches are made."""
-        return self.source if self.resident is None else self.resident
+        return self.source if self.shared.resident is None else self.shared.resident
 
     @property
     def start_label(self) -> str:

@@ -19,12 +19,20 @@ class Progress:
         global_batch_size: Images per step, over all processes.
         start: First step of this process.
         total_steps: Last step + 1.
+        label: Label of the bar.
     """
 
     def __init__(
-        self, accelerator: Accelerator, global_batch_size: int, *, start: int, total_steps: int
+        self,
+        accelerator: Accelerator,
+        global_batch_size: int,
+        *,
+        start: int,
+        total_steps: int,
+        label: str | None = None,
     ) -> None:
         self._bar = tqdm(
+            desc=label,
             total=total_steps,
             initial=start,
             disable=not accelerator.is_main_process,

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from torch import nn
 
@@ -57,6 +57,7 @@ class Distilled:
         return self.report.read_text()
 
 
+@overload
 def distill(
     images: Images | Sequence[Images] | None = None,
     *,
@@ -68,7 +69,32 @@ def distill(
     hours: float | None = None,
     resume: Images | None = None,
     **overrides: Any,
-) -> Distilled:
+) -> Distilled: ...
+@overload
+def distill(
+    images: Images | Sequence[Images] | None = None,
+    *,
+    student: list[str] | tuple[str, ...],
+    teacher: str | Mapping[str, Any] | nn.Module | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    output_dir: Images | None = None,
+    hours: float | None = None,
+    resume: Images | None = None,
+    **overrides: Any,
+) -> tuple[Distilled, ...]: ...
+def distill(
+    images: Images | Sequence[Images] | None = None,
+    *,
+    student: str | list[str] | tuple[str, ...] | Mapping[str, Any] | None = None,
+    teacher: str | Mapping[str, Any] | nn.Module | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    output_dir: Images | None = None,
+    hours: float | None = None,
+    resume: Images | None = None,
+    **overrides: Any,
+) -> Distilled | tuple[Distilled, ...]:
     """Distil a teacher into a small backbone on your own images, without labels.
 
     This is ``pcd-hub distill IMAGES``, for notebooks and scripts: settings that you do not give are
@@ -79,6 +105,7 @@ def distill(
     Args:
         images: Folders, files, globs, lists or data sets such as ``hf:ORG/NAME``; one or several.
         student: A timm architecture, or fields of the group ``student``. Default: ``resnet18``.
+            A tuple of architectures is trained in one pass over the images.
         teacher: A teacher such as ``timm:NAME``, fields of the group ``teacher``, or a module that
             computes a feature map or tokens (``pcd_hub.teacher_from_module`` has more options).
             Default: ``auto``, the first reachable of the recommended teachers.
@@ -92,7 +119,8 @@ def distill(
             ``optim={"epochs": 3}`` or ``**{"optim.epochs": 3}`` for ``--optim.epochs 3``.
 
     Returns:
-        The finished weight with its metrics and report.
+        The finished weight with its metrics and report; a tuple of them if ``student`` is one, or
+        the run in ``resume`` has several students.
 
     Raises:
         PCDHubError: If an argument is wrong, or the run fails for a reason that you can correct.
@@ -103,9 +131,13 @@ def distill(
         >>> backbone = done.model(features_only=True)
     """
     module = teacher if isinstance(teacher, nn.Module) else None
+    several = isinstance(student, list | tuple)
     call = configure(
         images,
-        {"student": student, "teacher": None if isinstance(teacher, nn.Module) else teacher},
+        {
+            "student": ",".join(student) if isinstance(student, list | tuple) else student,
+            "teacher": None if isinstance(teacher, nn.Module) else teacher,
+        },
         {"output_dir": output_dir, "hours": hours},
         overrides,
         resume=resume,
@@ -121,8 +153,10 @@ def distill(
             raise _interrupted(outcome)
         case BaseException():
             raise outcome
-        case folder:
+        case [folder] if not several:
             return _finished(folder)
+        case folders:
+            return tuple(map(_finished, folders))
 
 
 def configure(
@@ -200,12 +234,13 @@ def _teacher(
     return teacher_from_module(module, mean=mean, std=std)
 
 
-def _run(call: Parsed[DistillConfig], teacher: Teacher | None) -> Path | PCDHubError | StoppedRun:
-    """Return the run's folder, or the user's mistake or signal that ended it, without traceback."""
+def _run(
+    call: Parsed[DistillConfig], teacher: Teacher | None
+) -> list[Path] | PCDHubError | StoppedRun:
+    """Return each student's folder, or the mistake or signal that ended it, without traceback."""
     try:
-        return recipe.run(
-            call.config, config_name=call.name, given=call.given, teacher=teacher
-        ).folder.path
+        students = recipe.run(call.config, config_name=call.name, given=call.given, teacher=teacher)
+        return [d.folder.path for d in students]
     except (PCDHubError, StoppedRun) as error:
         error.__cause__ = error.__context__ = None
         return error.with_traceback(None)

@@ -1,7 +1,6 @@
 """Settings of a run: derived from its situation, or those with which it was started."""
 
 import logging
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,27 +11,34 @@ import torch
 from accelerate import Accelerator
 
 from pcd_hub.data.workers import num_cores
-from pcd_hub.errors import ConfigError, PCDHubError
-from pcd_hub.models.entries import build_skeleton, check_architecture, size_argument
-from pcd_hub.models.teacher_sources.memory import architecture_of
+from pcd_hub.errors import ConfigError
 from pcd_hub.models.teachers import Teacher
-from pcd_hub.models.timm_loading import cache_alone_if_unreachable, read_config
 from pcd_hub.train.configs.distill import DERIVED, DistillConfig
 from pcd_hub.train.configs.fields import options
 from pcd_hub.train.configs.files import with_fields
 from pcd_hub.train.launch import on_main_process
+from pcd_hub.train.own_images.architectures import (
+    common_step,
+    has_one_size,
+    most_bytes_per_pixel,
+    teacher_patch,
+)
 from pcd_hub.train.own_images.decisions import read_decisions
 from pcd_hub.train.own_images.rule import (
     LENGTH,
     MIN_STEPS,
-    SIZE_STEP,
     Decision,
     Situation,
     derive,
     least_hours,
     steps_in_hours,
 )
-from pcd_hub.train.own_images.started import MAX_STEPS, started_settings, steps_done
+from pcd_hub.train.own_images.started import (
+    MAX_STEPS,
+    started_settings,
+    steps_done,
+    student_folders,
+)
 from pcd_hub.train.run_folder.folder import existing_run
 
 log = logging.getLogger("pcd_hub")
@@ -123,7 +129,9 @@ def _find_settings(
             config = as_started(config, given, started_settings(config, folder))
         values = {option.key: option.value for option in options(config)}
         decisions = tuple(
-            one for one in read_decisions(folder) if values.get(one.option) == one.value
+            one
+            for one in read_decisions(student_folders(folder)[0])
+            if values.get(one.option) == one.value
         )
     situation = situation_of(config)
     derives = config.derive
@@ -254,10 +262,10 @@ def find_situation(
         num_devices=accelerator.num_processes,
         cores=num_cores(),
         precision="fp32" if precision == "no" else precision,
-        student_patch=patch_size(config.student.arch),
-        student_has_one_size=has_one_size(config.student.arch) if config.derive else False,
+        student_patch=common_step(config, kind=device.type, short_side=short_side, given=given),
+        student_has_one_size=config.derive and any(map(has_one_size, config.student.architectures)),
         memory=_memory(device),
-        bytes_per_pixel=bytes_per_pixel(config.student.arch)
+        bytes_per_pixel=most_bytes_per_pixel(config)
         if config.derive and device.type == "cuda"
         else None,
         pretrained=config.student.weights != "none",
@@ -270,84 +278,7 @@ def find_situation(
     )
 
 
-def patch_size(architecture: str) -> int:
-    """Return the step between the image sizes that an architecture takes, by its timm name.
-
-    Patches that divide the usual step are those of the first of several stages.
-    """
-    found = re.search(r"patch(\d+)", architecture)
-    step = int(found[1]) if found else SIZE_STEP
-    return step if SIZE_STEP % step or step == 16 else SIZE_STEP
-
-
-def has_one_size(architecture: str) -> bool:
-    """Return whether timm builds an architecture for one size of its images; False if unknown."""
-    try:
-        check_architecture(architecture)
-        return bool(size_argument(architecture, SIZE_STEP))
-    except PCDHubError:  # building the student reports it
-        return False
-
-
-def teacher_patch(config: DistillConfig, teacher: Teacher | None) -> int:
-    """Return the step between the teacher's image sizes, if the settings are derived.
-
-    Args:
-        config: The requested configuration.
-        teacher: A teacher from Python, which states its patches as timm's or transformers' models
-            do; None for that of the configuration.
-    """
-    if not config.derive:
-        return SIZE_STEP
-    if teacher is None:
-        return patch_size(_architecture(config.teacher.source))
-    model: Any = teacher.grid.model
-    stated = (
-        getattr(model, "patch_size", None),
-        getattr(getattr(model, "patch_embed", None), "patch_size", None),
-        getattr(getattr(model, "config", None), "patch_size", None),
-    )
-    sizes = (size[0] if isinstance(size, tuple | list) else size for size in stated if size)
-    return next((size for size in sizes if isinstance(size, int)), SIZE_STEP)
-
-
-def _architecture(teacher: str) -> str:
-    """Return the architecture's name if the teacher's source tells it."""
-    if known := architecture_of(teacher):
-        return known
-    try:
-        with cache_alone_if_unreachable(teacher):
-            config = read_config(teacher)
-    except Exception:  # loading the teacher reports it
-        return teacher
-    return teacher if config is None else config.architecture
-
-
 def _memory(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     return float(torch.cuda.get_device_properties(device).total_memory)
-
-
-def bytes_per_pixel(architecture: str) -> float | None:
-    """Measure the memory that a backward pass needs per pixel of an image, in fp32.
-
-    The network runs without data (on PyTorch's meta device); None if it cannot.
-    """
-    size = 224
-    seen: dict[int, int] = {}
-
-    def count(tensor: torch.Tensor) -> torch.Tensor:
-        if not isinstance(tensor, torch.nn.Parameter):
-            seen[id(tensor)] = tensor.nbytes
-        return tensor
-
-    try:
-        check_architecture(architecture)
-        model = build_skeleton(architecture)
-        images = torch.zeros(2, 3, size, size, device=next(model.parameters()).device)
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            model(images)
-    except (PCDHubError, RuntimeError, NotImplementedError, ValueError, AssertionError):
-        return None
-    return sum(seen.values()) / (2 * size**2)

@@ -27,8 +27,23 @@ def started_settings(config: object, folder: Path) -> dict[str, Any]:
     return fields | {MAX_STEPS: length(folder) or fields.get(MAX_STEPS)}
 
 
+def student_folders(folder: Path) -> tuple[Path, ...]:
+    """Return the folders of the students that a run trains in one pass; its own if it has one."""
+    try:
+        architectures = json.loads((folder / "config.json").read_text())["student"]["arch"]
+        names = [name.strip() for name in architectures.split(",")]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        names = []
+    return tuple(folder / name for name in names) if len(names) > 1 else (folder,)
+
+
 def length(folder: Path) -> int | None:
     """Return the length that the run got when it was resumed; None if it has kept its first."""
+    lengths = [_length(each) for each in student_folders(folder)]
+    return max((steps for steps in lengths if steps is not None), default=None)
+
+
+def _length(folder: Path) -> int | None:
     try:
         changes = json.loads((folder / "changes.json").read_text())
         lengths = [change["to"] for change in changes if change["what"] == option(MAX_STEPS)]
@@ -39,5 +54,9 @@ def length(folder: Path) -> int | None:
 
 def steps_done(folder: Path) -> int:
     """Return the number of steps in the last checkpoint; 0 if there is none."""
-    names = [file.stem.removeprefix("step_") for file in (folder / "checkpoints").glob("step_*.pt")]
+    names = [
+        file.stem.removeprefix("step_")
+        for each in student_folders(folder)
+        for file in (each / "checkpoints").glob("step_*.pt")
+    ]
     return max((int(name) for name in names if name.isdecimal()), default=0)

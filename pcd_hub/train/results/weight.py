@@ -85,6 +85,7 @@ def export_student(d: Distillation, weight_name: str) -> Path:
             image_size=format_size(d.config.data.image_size),
             command=f"{recipe(d)}, with the configuration of the record",
         )
+    log.info("drawing the figures and exporting the weight")
     if d.bands.is_rgb:
         draw_feature_maps(d, pictures / "pca.png")
     else:

@@ -114,7 +114,7 @@ class RunFolder:
         lock: int | None = None
         if accelerator.is_main_process:
             try:
-                outcome = _prepare(config, default_name)
+                outcome = prepare_folder(config, default_name)
                 lock = _lock(outcome / "config.json")
             except (ConfigError, OSError) as error:
                 outcome = str(error)  # raised below on every process: the others are waiting
@@ -275,7 +275,12 @@ def _numbered(path: Path, *, resume: bool) -> Path:
     return last if resume else candidate
 
 
-def _prepare(config: RunConfigured, default_name: str) -> Path:
+def prepare_folder(config: RunConfigured, default_name: str) -> Path:
+    """Create the folder of a new run with its config.json, or return that of a resumed one.
+
+    Raises:
+        ConfigError: If the folder contains another run, or there is nothing to resume.
+    """
     prepare = existing_run if config.run.resume else _new_run
     return prepare(config, default_name)
 

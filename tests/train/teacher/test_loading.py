@@ -33,7 +33,7 @@ class Backbone(nn.Module):
 def test_a_module_teaches_and_is_recorded(tiny, tmp_path):
     teacher = teacher_from_module(Backbone(), mean=(0.5,) * 3, std=(0.5,) * 3, name="mine")
     arguments = [*tiny[1:], f"--run.output-dir={tmp_path / 'run'}", "--run.no-store"]
-    done = distill.run(**configured(arguments), teacher=teacher)
+    (done,) = distill.run(**configured(arguments), teacher=teacher)
     assert done.teacher is teacher
     assert done.config.teacher.source == "module:mine"
     record = json.loads((tmp_path / "run" / "record.json").read_text())
@@ -47,7 +47,7 @@ def test_a_module_teaches_and_is_recorded(tiny, tmp_path):
 def test_a_module_can_be_probed(tiny, tmp_path, short_probe):
     teacher = teacher_from_module(Backbone(), mean=(0.5,) * 3, std=(0.5,) * 3)
     arguments = [*tiny[1:], f"--run.output-dir={tmp_path / 'run'}", "--run.no-store"]
-    done = distill.run(**configured([*arguments, "--probe-scenes=8"]), teacher=teacher)
+    (done,) = distill.run(**configured([*arguments, "--probe-scenes=8"]), teacher=teacher)
     record = json.loads((done.folder.path / "record.json").read_text())
     means = record["metrics"]["scene_probe"]["means"]
     assert {"random start", "distilled student"} <= means.keys()

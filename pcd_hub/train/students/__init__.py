@@ -1,0 +1,1 @@
+"""Several students in one pass: one reading of the images, one teacher, K students."""

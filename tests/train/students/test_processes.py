@@ -1,0 +1,35 @@
+"""Two processes train several students as they train each alone."""
+
+import os
+
+import pytest
+import torch.multiprocessing as mp
+from accelerate.state import AcceleratorState
+
+from pcd_hub.train import distill
+from tests.distributed.test_processes import free_ports
+from tests.train.conftest import watch_the_end
+from tests.train.students.conftest import ARCHITECTURES, assert_equal_runs
+
+
+def _one_process(rank: int, ports: list[int], arguments: list[str], root) -> None:
+    os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    watch_the_end((distill, "save_weight"))
+    start = distill.start_accelerator
+
+    def start_anew(**options):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        os.environ["MASTER_PORT"] = str(ports.pop())
+        return start(**options)
+
+    distill.start_accelerator = start_anew
+    for names in (",".join(ARCHITECTURES), *ARCHITECTURES):
+        folder = root / ("together" if "," in names else f"separate/{names}")
+        distill.main([*arguments, f"--student.arch={names}", f"--run.output-dir={folder}"])
+
+
+@pytest.mark.timeout(300)
+def test_two_processes_equal_separate_runs(several, tmp_path):
+    mp.spawn(_one_process, (free_ports(3), several, tmp_path), nprocs=2)
+    assert_equal_runs(tmp_path / "together", tmp_path / "separate")
