@@ -12,6 +12,7 @@ import pcd_hub
 from pcd_hub.errors import PCDHubError, WeightError
 from pcd_hub.files.strict_json import printable
 from pcd_hub.models.teacher_sources import catalogue as teacher_catalogue
+from pcd_hub.train.teacher.cache.folders import default_place, list_caches, remove_cache
 from pcd_hub.weights import store
 from pcd_hub.weights.catalogue import (
     find,
@@ -187,6 +188,24 @@ def _teachers(options: argparse.Namespace) -> None:
         print(teacher_catalogue.as_text())
 
 
+def _cache(options: argparse.Namespace) -> None:
+    place = options.dir or default_place()
+    caches = list_caches(place)
+    if options.remove is not None:
+        caches = remove_cache(place, options.remove)
+    if options.json:
+        _print_json([asdict(cache) for cache in caches])
+        return
+    for cache in caches:
+        state = "removed" if options.remove is not None else f"{cache.complete:.0%} full"
+        print(
+            f"{cache.path.name}  {cache.num_bytes / 1e9:.2f} GB  {cache.teacher}  "
+            f"{cache.images:,} images  {state}"
+        )
+    if not caches:
+        print(f"no caches of a teacher in {place}")
+
+
 def _folder(name: str) -> Path:
     if folder := find(name):
         return folder
@@ -239,6 +258,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="ARCH.pcd or ARCH.pcd_WHAT; default: the record's name")
 
 
+def _cache_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dir", type=Path, help="folder of the caches; default: in the store")
+    parser.add_argument("--remove", metavar="NAME|all", help="remove one cache, or all of them")
+    _json_option(parser)
+
+
 def _publish_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("run_or_name", metavar="RUN|NAME", help="folder of a run, or a name in the local store")
@@ -287,6 +312,7 @@ _COMMANDS = {
     "verify": _Command(_verify, "verify every byte of weights on this machine", _verify_options),
     "where": _Command(_where, "print the folder of a weight on this machine", _name_option),
     "teachers": _Command(_teachers, "print recommended teachers with their cost", _json_option),
+    "cache": _Command(_cache, "list or remove the caches of teachers", _cache_options),
     "add": _Command(_add, "save a finished weight in the local store", _add_options),
     "publish": _Command(_publish, "publish a finished weight on the Hub", _publish_options),
 }

@@ -62,6 +62,8 @@ class TwoViewTransform:
     """Places of red, green and blue among the bands; empty if there are no colours."""
     early: EarlyViews | None = None
     """Smaller views of the first steps, which :meth:`at` returns; None for one size."""
+    view_epochs: int = 0
+    """Epochs after which the views of each image repeat; 0 for never."""
 
     def __post_init__(self) -> None:
         _check_renderer(self.renderer)
@@ -84,6 +86,8 @@ class TwoViewTransform:
         """Draw the parameters of both views of an image of ``size`` (width, height)."""
         width, height = size
         view_height, view_width = height_width(self.image_size)
+        if self.view_epochs:
+            epoch %= self.view_epochs
         views = []
         for number, policy in enumerate((self.first, self.second)):
             rng = np.random.default_rng((self.seed, epoch, index, number))

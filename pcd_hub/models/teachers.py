@@ -4,7 +4,7 @@ import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -187,6 +187,11 @@ class Teacher(nn.Module):
         other.set_sizes(image_size, input_size=input_size, grid=grid)
         other.bands = self.bands
         self.other_sizes[_size_key(image_size)] = other
+
+    def for_size(self, image_size: ImageSize) -> "Teacher":
+        """Return the teacher for images of a size: itself, or that of :meth:`add_size`."""
+        key = _size_key(image_size)
+        return cast("Teacher", self.other_sizes[key]) if key in self.other_sizes else self
 
     def _check_resampled(self, image_size: ImageSize) -> None:
         with torch.no_grad():

@@ -150,9 +150,10 @@ def open_batches(
         image_size=data.image_size,
         first=first,
         second=second,
-        seed=plan.seed,
+        seed=view_seed(data, plan.seed),
         renderer=data.renderer,
         early=early,
+        view_epochs=data.view_epochs,
     )
     views = replace(views, num_bands=len(data.bands), colours=colour_places(data.bands))
     workers = num_workers(data.num_workers, device)
@@ -167,6 +168,16 @@ def open_batches(
         stream_states=stream_states,
         pin_memory=device.type == "cuda",
     )
+
+
+def view_seed(data: DataConfig, seed: int) -> int:
+    """Return the seed of the views: views that repeat are the same for all runs.
+
+    Args:
+        data: Settings of the views.
+        seed: The run's seed.
+    """
+    return 0 if data.view_epochs else seed
 
 
 def num_workers(requested: int | None, device: torch.device) -> int:

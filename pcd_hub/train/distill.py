@@ -34,6 +34,7 @@ from pcd_hub.train.batches import (
 from pcd_hub.train.configs.command_line import run_main
 from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.configs.files import with_fields
+from pcd_hub.train.distillation.caching import choose_cache, open_targets
 from pcd_hub.train.distillation.device import move_to_device, trial
 from pcd_hub.train.distillation.early_views import (
     at_one_size,
@@ -69,6 +70,7 @@ from pcd_hub.train.students.folders import open_folders, run_folder
 from pcd_hub.train.students.networks import build_students
 from pcd_hub.train.students.table import save_table
 from pcd_hub.train.students.turns import Training, take_turns
+from pcd_hub.train.teacher.cache.targets import FromTeacher, Targets
 from pcd_hub.train.teacher.loading import resolve_teacher
 
 log = logging.getLogger("pcd_hub")
@@ -216,7 +218,7 @@ def training_step(
         with contextlib.nullcontext() if is_last else accelerator.no_sync(distiller):
             with accelerator.autocast():
                 with record_function("teacher"):
-                    target = d.teacher(images)
+                    target = d.targets(d.teacher, batch, images)
                 keys.append(target[: len(batch.views)].float().mean((2, 3)))
                 if d.moments is not None:
                     own = ChannelMoments.of(target)[None]
@@ -278,32 +280,44 @@ def prepare(
     )
     held_out_images = read_held_out(accelerator, settings.config, held_out)
     students = build_students(accelerator, settings.config, config_name, source, teacher)
-    if settings.needs_measurement:
+
+    def measure(*targets: Targets) -> float:
         read_resident(students[0])
         final = map(with_final_views, students) if settings.steps_done else students
-        seconds = seconds_per_step(tuple(final))
+        return seconds_per_step(tuple(final), *targets)
+
+    decisions, seconds = choose_cache(students, settings, measure, started=started)
+    if seconds is not None and settings.needs_measurement:
         settings = settings_in_hours(settings, seconds, started=started, accelerator=accelerator)
         for d in students:
             d.config = with_fields(d.config, settings.length)
             d.plan = plan_epochs(source, d.config.optim, d.config.run, accelerator)
     open_folders(students, settings.config, default_name=config_name)
     for d in students:
-        d.survey, d.decisions = survey, settings.decisions
+        d.survey, d.decisions = survey, (*settings.decisions, *decisions)
     if accelerator.is_main_process:
         record_decisions(students)
     read_resident(students[0])
     for d in students:
+        d.targets = open_targets(d)
         move_to_device(d)
         d.held_out = open_held_out(d, held_out_images)
     return students
 
 
-def seconds_per_step(students: Sequence[Distillation]) -> float:
-    """Measure the mean step of all students on copies of them; call it on every process."""
-    log.info("measuring the duration of a step")
+def seconds_per_step(students: Sequence[Distillation], targets: Targets | None = None) -> float:
+    """Measure the mean step of all students on copies of them; call it on every process.
+
+    Args:
+        students: The students.
+        targets: Source of the teacher's feature maps; the teacher itself if not given.
+    """
+    log.info("measuring the duration of a step%s", " without the teacher" if targets else "")
     d, data = students[0], students[0].config.data
     with contextlib.ExitStack() as stack:
         copies = [stack.enter_context(trial(student)) for student in students]
+        for copied in copies:
+            copied.targets = targets or FromTeacher()
         wrapped = [(copied, *wrap(copied)) for copied in copies]
         for _, network, _ in wrapped:
             network.train()

@@ -60,6 +60,14 @@ class TeacherConfig:
     The released PCD code drops it."""
     fold_batch_norms: bool = True
     """Fold BatchNorms into the convolutions before them; faster, identical up to rounding."""
+    cache: str = "off"
+    """Keep the teacher's feature maps on disk, so that it sees every view only once. The
+    views of each image then repeat (--data.view-epochs). auto: if the images are seen
+    often enough and there is room, in the local store. Or a folder for all caches, which
+    several runs may share. off: ask the teacher at every step. `pcd-hub cache` lists and
+    removes caches."""
+    cache_gb: Positive = 20.0
+    """Largest size of the cache in GB."""
 
     def check(self, group: str) -> None:
         """Reject mean without std, or the other way round."""
@@ -68,6 +76,8 @@ class TeacherConfig:
             raise ConfigError(
                 f"{group}{given} is set without {group}{other}; expected both or neither"
             )
+        if not self.cache.strip():
+            raise ConfigError(f"{group}cache '{self.cache}': expected auto, off or a folder")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from pcd_hub.train.configs.fields import (
     Area,
     Bounds,
     Count,
+    CountOrZero,
     HeightWidth,
     NotNegative,
     Positive,
@@ -101,6 +102,9 @@ class DataConfig:
     blue and gray, others are measured on 64 images before the first step."""
     band_std: tuple[Area, ...] = ()
     """Standard deviation of each band; see band-mean."""
+    view_epochs: CountOrZero = 0
+    """Epochs after which the views of each image repeat, which are then the same for all
+    seeds. 0: new views in every epoch, or as many as the teacher's cache has."""
     renderer: Literal["opencv", "pillow"] = "opencv"
     """Library for colour jitter and blur; pillow is the slow reference implementation."""
 

@@ -22,6 +22,7 @@ from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.student.weights import StartWeight
 from pcd_hub.train.students.own_state import OwnState
 from pcd_hub.train.students.shared import SharedStep
+from pcd_hub.train.teacher.cache.targets import FromTeacher, Targets
 from pcd_hub.weights.input_bands import InputBands
 
 
@@ -55,6 +56,8 @@ class Distillation:
     """Random states and more, in use while this student is trained."""
     shared: SharedStep = dataclasses.field(default_factory=SharedStep)
     """Computed once for all students of the run."""
+    targets: Targets = dataclasses.field(default_factory=FromTeacher)
+    """Source of the teacher's feature maps: the teacher itself, or its cache."""
     held_out: HeldOut | None = None
     """Scores on the held-out images; None without any."""
     decisions: tuple[Decision, ...] = ()

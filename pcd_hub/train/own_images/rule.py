@@ -311,8 +311,7 @@ def _round_number(most: float) -> int:
 def steps_in_hours(s: Situation, global_batch_size: int) -> Decision:
     """Return the number of steps for the hours; fewer than MIN_STEPS if they are too short."""
     assert s.seconds_per_step is not None, "measured"
-    seconds = TRAINING_SHARE * s.hours_or_default * 3600 - s.seconds_used
-    steps = max(0, int(seconds / s.seconds_per_step))
+    steps = max(0, int(training_seconds(s) / s.seconds_per_step))
     which = " (the default)" if s.hours is None else ""
     reason = f"{s.hours_or_default:g} h{which} at {s.seconds_per_step:.3g} s a step"
     if s.num_images is not None:
@@ -320,6 +319,11 @@ def steps_in_hours(s: Situation, global_batch_size: int) -> Decision:
         if most < steps:
             steps, reason = most, f"{MAX_PASSES} passes over {s.num_images:,} images"
     return Decision("run.max_steps", steps, reason)
+
+
+def training_seconds(s: Situation) -> float:
+    """Return the seconds of the hours that are left for the steps."""
+    return TRAINING_SHARE * s.hours_or_default * 3600 - s.seconds_used
 
 
 def least_hours(s: Situation) -> float:

@@ -27,6 +27,8 @@ MAY_CHANGE = frozenset(
         *("data.resident", "data.resident_side"),
         *("data.num_workers", "speed.compile", "speed.channels_last", "speed.foreach"),
         *("speed.keep_memory", "speed.precision"),
+        # place and size of the cache; data.view_epochs are the views it has
+        *("teacher.cache", "teacher.cache_gb"),
     }
 )
 
