@@ -8,6 +8,7 @@ import torch
 from pcd_hub.errors import ConfigError
 from pcd_hub.train import distill
 from pcd_hub.train import run as training
+from pcd_hub.train.distillation import building
 from pcd_hub.train.held_out import held_out as module
 from pcd_hub.train.held_out import plateau as rules
 from pcd_hub.train.held_out import scores
@@ -53,7 +54,7 @@ def test_a_run_scores_the_start_and_the_student_and_states_them(measured, tmp_pa
 @pytest.mark.parametrize("dropout", [False, True])
 def test_measuring_changes_nothing_of_the_run(measured, tmp_path, monkeypatch, dropout):
     if dropout:  # draws random numbers in training
-        build = distill.build_student
+        build = building.build_student
 
         def with_dropout(config):
             grid, start = build(config)
@@ -61,7 +62,7 @@ def test_measuring_changes_nothing_of_the_run(measured, tmp_path, monkeypatch, d
             grid.register_forward_hook(lambda module, _, out: drop(out, 0.3, module.training))
             return grid, start
 
-        monkeypatch.setattr(distill, "build_student", with_dropout)
+        monkeypatch.setattr(building, "build_student", with_dropout)
     often = run([*measured, "--run.measure-every-steps=1"], tmp_path / "often")
     with monkeypatch.context() as patch:
         patch.setattr(HeldOut, "_measure", lambda *_: None)

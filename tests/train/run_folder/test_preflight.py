@@ -10,6 +10,7 @@ import pcd_hub
 from pcd_hub import cli
 from pcd_hub.errors import CheckpointError, ConfigError, PCDHubError, WeightError
 from pcd_hub.train import distill
+from pcd_hub.train.distillation import building
 from pcd_hub.train.monitors.progress import Progress
 from pcd_hub.train.results import weight
 from pcd_hub.weights import store
@@ -142,7 +143,7 @@ def test_a_result_that_cannot_be_written_is_written_by_a_resumed_run(tiny, tmp_p
 
     with monkeypatch.context() as patched:
         patched.setattr("pcd_hub.models.tensor_files.save_file", full)
-        patched.setattr(distill, "check_exportable", lambda *_, **__: None)
+        patched.setattr(building, "check_exportable", lambda *_, **__: None)
         with pytest.raises(CheckpointError, match=rf"No space left .*--run.output-dir {folder}"):
             distill.main(arguments)
     monkeypatch.setattr(Progress, "measure", no_step)
