@@ -141,7 +141,7 @@ def test_a_cache_of_another_teacher_or_other_images_is_not_read(short, tmp_path,
 def test_an_image_that_was_replaced_is_noticed(short, tmp_path, seen, caplog):
     """Its name and size are the same, by which images are known before they are read."""
     images = tmp_path / "images"
-    source = next(word for word in short if word.startswith("--data.source="))
+    source = next(word for word in reversed(short) if word.startswith("--data.source="))
     shutil.copytree(source.removeprefix("--data.source="), images)
     short = [*short, f"--data.source={images}", "--data.view-epochs=1", "--run.max-steps=4"]
     cached(short, tmp_path / "cache", tmp_path / "run")
@@ -336,7 +336,7 @@ def test_a_stream_has_no_cache(short, tmp_path, caplog):
     with pytest.raises(ConfigError, match="is a stream, expected images with an order"):
         cached(short, tmp_path / "cache", tmp_path / "run")
     cached(short, "auto", tmp_path / "run")
-    assert "--teacher.cache  off    a stream has no image twice" in caplog.text
+    assert "--teacher.cache  off  a stream has no image twice" in caplog.text
 
 
 def test_a_cache_without_room_is_refused_before_the_run(short, tmp_path):
