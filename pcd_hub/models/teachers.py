@@ -4,7 +4,7 @@ import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -44,14 +44,6 @@ class TeacherFacts:
     """``layout``, ``source_file`` and ``source_sha256`` of the original file."""
 
 
-@runtime_checkable
-class SharedNetwork(Protocol):
-    """A teacher's network that several teachers use."""
-
-    def __call__(self, images: Tensor) -> Tensor: ...
-    def compile(self, *args: Any, **kwargs: Any) -> None: ...
-
-
 class Teacher(nn.Module):
     """Frozen network: images ``(B, 3, H, W)`` in [0, 1] -> feature maps ``(B, C, h, w)``.
 
@@ -81,8 +73,9 @@ class Teacher(nn.Module):
         self.warnings: tuple[str, ...] = ()
         """What may be wrong with it or with its images, each in one line."""
         self._compute: Callable[[Tensor], Tensor] = self._feature_map
-        self._shared: SharedNetwork | None = None
-        """The network of an equal teacher, which is used instead."""
+        self._recall: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor] | None = None
+        """Returns the map that an equal teacher has computed for the same images."""
+        self._network = self.network_map
         self.requires_grad_(False)  # noqa: FBT003
         self.eval()
 
@@ -100,16 +93,17 @@ class Teacher(nn.Module):
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile :meth:`forward` with the arguments of ``torch.compile``."""
-        if self._shared is not None:
-            self._shared.compile(*args, **kwargs)
-            return
-        self._compute = torch.compile(self._feature_map, *args, **kwargs)
+        if self._recall is None:
+            self._compute = torch.compile(self._feature_map, *args, **kwargs)
+        else:
+            self._network = torch.compile(self.network_map, *args, **kwargs)
         for other in self.other_sizes.values():
             other.compile(*args, **kwargs)
 
     def _feature_map(self, images: Tensor) -> Tensor:
-        network = self._shared or self.network_map
-        return self.resample(network(images))
+        if self._recall is None:
+            return self.resample(self.network_map(images))
+        return self.resample(self._recall(images, self._network))
 
     def network_map(self, images: Tensor) -> Tensor:
         """Compute the feature map of the backbone and the head, before it is resampled."""
@@ -120,14 +114,17 @@ class Teacher(nn.Module):
             images = F.interpolate(images, size, mode="bilinear", antialias=True)
         return self.head(self.grid((images - self.mean) / self.std))
 
-    def use_network_of(self, other: "Teacher", shared: SharedNetwork) -> None:
-        """Use the backbone and the head of an equal teacher, until :meth:`set_sizes`.
+    def use_network_of(
+        self, other: "Teacher", recall: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
+    ) -> None:
+        """Use backbone, head and feature maps of an equal teacher.
 
         Args:
             other: The other teacher; its feature maps may be resampled to another size.
-            shared: Computes or recalls its :meth:`network_map`.
+            recall: Returns the :meth:`network_map` of images, computed by its second argument if it
+                is not known. :meth:`set_sizes` ends its use.
         """
-        self.grid, self.head, self._shared = other.grid, other.head, shared
+        self.grid, self.head, self._recall = other.grid, other.head, recall
 
     def set_bands(self, places: Sequence[int] | None) -> None:
         """Take images of several bands, of which those at ``places`` are red, green and blue."""
@@ -151,7 +148,7 @@ class Teacher(nn.Module):
                 for the mean.
         """
         self.resample, self.input_size, self._compute = nn.Identity(), None, self._feature_map
-        self._shared = None
+        self._recall, self._network = None, self.network_map
         self.other_sizes.clear()
         if input_size and height_width(input_size) != height_width(image_size):
             sizes = format_size(input_size), format_size(image_size)

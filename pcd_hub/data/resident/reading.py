@@ -1,8 +1,9 @@
 """Decode every image of a source once, in worker processes."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -10,7 +11,6 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 
 from pcd_hub.data.decoding import (
     BrokenImageError,
@@ -30,6 +30,21 @@ _IMAGES_AT_ONCE = 32
 _MARGIN, _GROWTH = 1.05, 1.25
 
 
+StepT = TypeVar("StepT")
+
+
+@runtime_checkable
+class Progress(Protocol):
+    """Iterate over ``steps`` unchanged and show the progress."""
+
+    def __call__(self, steps: Iterable[StepT], what: str, *, total: int) -> Iterator[StepT]: ...
+
+
+def _silent(steps: Iterable[StepT], what: str, *, total: int) -> Iterator[StepT]:
+    del what, total
+    return iter(steps)
+
+
 def read_images(
     source: ImageSource,
     *,
@@ -37,7 +52,7 @@ def read_images(
     num_bands: int,
     device: torch.device,
     num_workers: int,
-    show_progress: bool = False,
+    progress: Progress = _silent,
 ) -> ResidentImages:
     """Decode all images and keep them on ``device``; a broken one is noted and left out.
 
@@ -47,20 +62,18 @@ def read_images(
         num_bands: Bands of an image.
         device: Device whose memory holds the images.
         num_workers: Processes that decode; 0 for none.
-        show_progress: Show a bar with the number of images.
+        progress: Shows the progress; silent if not given.
     """
     expected = estimate_bytes(source, side, num_bands)
     buffer = _Buffer(int(_MARGIN * expected), device)
     sizes, full_sizes, broken = [], [], {}
-    with tqdm(
-        total=len(source), desc="reading images", unit="image", disable=not show_progress
-    ) as bar:
-        for part in _read(source, side, num_workers, expected):
-            buffer.add(part.pixels)
-            broken |= {len(sizes) + place: named for place, named in part.broken.items()}
-            sizes += part.sizes
-            full_sizes += part.full_sizes
-            bar.update(len(part.sizes))
+    parts = _read(source, side, num_workers, expected)
+    count = math.ceil(len(source) / _IMAGES_AT_ONCE)
+    for part in progress(parts, f"reading images, {_IMAGES_AT_ONCE} at a time", total=count):
+        buffer.add(part.pixels)
+        broken |= {len(sizes) + place: named for place, named in part.broken.items()}
+        sizes += part.sizes
+        full_sizes += part.full_sizes
     kept = np.array(sizes, np.int64)
     lengths = kept.prod(1) * num_bands
     return ResidentImages(

@@ -12,6 +12,7 @@ from pcd_hub.data.resident.reading import read_images
 from pcd_hub.data.sources.open import ImageSource, ImageStream
 from pcd_hub.data.workers import num_cores
 from pcd_hub.errors import ConfigError
+from pcd_hub.evaluate.progress import progress, silent
 from pcd_hub.train.configs.distill import DistillDataConfig
 from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.train.launch import on_main_process
@@ -119,7 +120,7 @@ def read_resident(d: Distillation) -> None:
         num_bands=len(data.bands),
         device=d.accelerator.device,
         num_workers=num_cores() if data.num_workers else 0,
-        show_progress=d.accelerator.is_main_process,
+        progress=progress if d.accelerator.is_main_process else silent,
     )
     if broken := len(d.shared.resident.table.broken):
         log.warning("%d images cannot be decoded; the next readable ones replace them", broken)

@@ -45,8 +45,9 @@ weights"), this one with the usual learning rate gave the best student; a quarte
 the start but improved it less."""
 WEIGHT_DECAY = 0.05
 
-CPU_QUEUE, GPU_QUEUE, LONG_RUN_HOURS = 4096, 65_536, 1.0
-"""Most negatives on a CPU and in short runs, and in runs on GPUs of at least an hour."""
+CPU_QUEUE, SHORT_GPU_QUEUE, GPU_QUEUE, LONG_RUN_HOURS = 128, 4096, 65_536, 1.0
+"""Most negatives on a CPU, on GPUs in short runs, and on GPUs in runs of at least an hour. On
+photographs, 128 gave a better student than 16 and 4096 (recipes/RESULTS.md, "Time to quality")."""
 MIN_CROP_AREA = 0.2
 
 DEFAULT_HOURS = {"cpu": 1.0, "gpu": 4.0}
@@ -251,7 +252,7 @@ def _method(s: Situation, _: Values) -> Iterator[Decision]:
         usual, reason = CPU_QUEUE, "on a CPU"
         if s.kind == "gpu":
             is_long = s.has_length or s.hours_or_default >= LONG_RUN_HOURS
-            usual = GPU_QUEUE if is_long else CPU_QUEUE
+            usual = GPU_QUEUE if is_long else SHORT_GPU_QUEUE
             reason = "on GPUs" if is_long else "in a short run"
         half = usual if s.num_images is None else max(1, s.num_images // 2)
         if half < usual:

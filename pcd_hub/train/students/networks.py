@@ -103,9 +103,9 @@ def share_networks(teachers: Sequence[Teacher], images: SharedImages) -> list[Sh
     for teacher in teachers:
         same = next((found for found in networks if is_same(found[0], teacher)), None)
         if same is None:
-            same = teacher, SharedMaps(images, teacher.network_map)
+            same = teacher, SharedMaps(images)
             networks.append(same)
-        teacher.use_network_of(*same)
+        teacher.use_network_of(same[0], same[1].of)
     return [maps for _, maps in networks]
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
-import torch
 from torch import Tensor
 
 from pcd_hub.data.batch_plan import BatchPlan
@@ -102,29 +101,21 @@ class SharedMaps:
 
     Args:
         images: The images of the step; the maps of others are not kept.
-        compute: The network.
     """
 
-    def __init__(self, images: SharedImages, compute: Callable[[Tensor], Tensor]) -> None:
-        self._compute = compute
-        self._is_compiled = False
+    def __init__(self, images: SharedImages) -> None:
         self._images = images
         self._of_images: list[tuple[Tensor, Tensor]] = []
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def of(self, images: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the feature map of images, which the first student's teacher computes."""
         if not self._images.has(images):
-            return self._compute(images)
+            return compute(images)
         for known, feature_map in self._of_images:
             if known is images:
                 return feature_map
-        self._of_images.append((images, self._compute(images)))
+        self._of_images.append((images, compute(images)))
         return self._of_images[-1][1]
-
-    def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile the network, once for all teachers that use it."""
-        if not self._is_compiled:
-            self._compute = torch.compile(self._compute, *args, **kwargs)
-            self._is_compiled = True
 
     def clear(self) -> None:
         """Forget the feature maps."""

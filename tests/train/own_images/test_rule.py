@@ -42,10 +42,10 @@ def reasons(situation: Situation) -> dict[str, str]:
     [
         # 1 h on a CPU at 3 s a step: 1,140 steps
         (CPU, 50, 32, 0.016, 25, 800),  # 800 passes
-        (CPU, 300, 32, 0.016, 150, 1140),
-        (CPU, 5_000, 32, 0.016, 2500, 1140),
-        (CPU, 100_000, 32, 0.016, 4096, 1140),
-        (CPU, 1_300_000, 32, 0.016, 4096, 1140),
+        (CPU, 300, 32, 0.016, 128, 1140),
+        (CPU, 5_000, 32, 0.016, 128, 1140),
+        (CPU, 100_000, 32, 0.016, 128, 1140),
+        (CPU, 1_300_000, 32, 0.016, 128, 1140),
         # 4 h on a GPU at 0.25 s a step: 54,720 steps, or 800 passes
         (GPU, 50, 8, 0.032, 25, 4_800),
         (GPU, 300, 64, 0.0113, 150, 3_200),
@@ -212,7 +212,7 @@ def test_short_runs_on_gpus_are_not_compiled_and_have_a_short_queue():
 
 def test_a_stream_has_no_limit_by_images():
     found = values(Situation(num_images=None, short_side=480, hours=100, **CPU))
-    assert (found["optim.global_batch_size"], found["method.queue_length"]) == (32, 4096)
+    assert (found["optim.global_batch_size"], found["method.queue_length"]) == (32, 128)
     assert found["run.max_steps"] == 114_000
 
 

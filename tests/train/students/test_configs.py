@@ -4,7 +4,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from pcd_hub.errors import ConfigError
+from pcd_hub.errors import ConfigError, WeightError
 from pcd_hub.train.configs.distill import DISTILL
 from pcd_hub.train.configs.fields import check
 from pcd_hub.train.configs.files import with_fields
@@ -42,7 +42,7 @@ def test_a_full_name_names_one_weight_only():
     config = with_fields(QUICKSTART, {"run.name": "test_vit.pcd_photos"})
     with pytest.raises(ConfigError, match=r"names one weight, .* needs 2; use --run.name pcd_ph"):
         check_students(config)
-    with pytest.raises(ConfigError, match="test_resnet.photos"):
+    with pytest.raises(WeightError, match="test_resnet.photos"):
         check_students(with_fields(QUICKSTART, {"run.name": "photos"}))
 
 
@@ -75,7 +75,6 @@ def test_own_state_keeps_random_numbers_scaler_and_trackers_apart():
 
     accelerator = Accelerator(cpu=True)
     accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
-    accelerator.scaler.scale(torch.ones(1))
     torch.manual_seed(1)
     first = OwnState(accelerator)
     expected = torch.rand(4)
@@ -86,6 +85,7 @@ def test_own_state_keeps_random_numbers_scaler_and_trackers_apart():
         with state.in_use():
             drawn.append(torch.rand(2))
             accelerator.trackers.append(state)
+            accelerator.scaler.scale(torch.ones(1))
             accelerator.scaler.update(accelerator.scaler.get_scale() * 2)
     assert torch.equal(torch.cat([drawn[0], drawn[2]]), expected)
     assert accelerator.scaler.get_scale() == 8.0
