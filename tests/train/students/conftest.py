@@ -4,6 +4,9 @@ import pytest
 import timm
 import torch
 
+from pcd_hub.data.loader import training_batches
+from pcd_hub.models.teachers import Teacher
+from pcd_hub.train import batches as loading
 from pcd_hub.train import networks
 from tests.train.conftest import assert_same, run, trace
 
@@ -26,6 +29,25 @@ def dropping(monkeypatch):
         return create(name, drop_path_rate=0.3, **arguments)
 
     monkeypatch.setattr(networks.timm, "create_model", with_drop_path)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Count the passes of teacher networks over training batches, and the open loaders."""
+    counts = {"teacher": 0, "loader": 0}
+    network_map = Teacher.network_map
+
+    def counting(self, images):
+        counts["teacher"] += len(images) == 16
+        return network_map(self, images)
+
+    def opening(*args, **options):
+        counts["loader"] += 1
+        return training_batches(*args, **options)
+
+    monkeypatch.setattr(Teacher, "network_map", counting)
+    monkeypatch.setattr(loading, "training_batches", opening)
+    return counts
 
 
 def separate(arguments, folder, architectures=ARCHITECTURES):

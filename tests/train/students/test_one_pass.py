@@ -1,12 +1,10 @@
 """Several students in one pass equal as many separate runs, bit by bit."""
 
 import json
+import shutil
 
 import pytest
 
-from pcd_hub.data.loader import training_batches
-from pcd_hub.models.teachers import Teacher
-from pcd_hub.train import batches as loading
 from tests.train.students.conftest import ARCHITECTURES, assert_equal_runs, separate, together
 
 
@@ -39,23 +37,16 @@ def test_views_that_grow_are_shared(several, tmp_path, counted):
     assert_equal_runs(both, one, architectures)
 
 
-@pytest.fixture
-def counted(monkeypatch):
-    """Count the passes of teacher networks over training batches, and the open loaders."""
-    counts = {"teacher": 0, "loader": 0}
-    network_map = Teacher.network_map
-
-    def counting(self, images):
-        counts["teacher"] += len(images) == 16
-        return network_map(self, images)
-
-    def opening(*args, **options):
-        counts["loader"] += 1
-        return training_batches(*args, **options)
-
-    monkeypatch.setattr(Teacher, "network_map", counting)
-    monkeypatch.setattr(loading, "training_batches", opening)
-    return counts
+@pytest.mark.parametrize("kept", ["teacher.cache", "data.resident"])
+def test_students_share_what_a_run_keeps(several, tmp_path, dropping, kept):
+    arguments = [*several, "--data.source=scenes:24"]  # three passes
+    if kept == "data.resident":
+        arguments.append("--data.resident=on")
+    else:
+        arguments += [f"--teacher.cache={tmp_path / 'cache'}", "--data.view-epochs=1"]
+    both = together(arguments, tmp_path / "together")
+    shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+    assert_equal_runs(both, separate(arguments, tmp_path / "separate"))
 
 
 def test_images_are_read_and_taught_once(several, tmp_path, counted):

@@ -44,11 +44,19 @@ def test_a_signal_saves_all_students_at_one_step(several, whole, tmp_path, monke
     assert_equal_runs(alone, whole)
 
 
-def test_a_student_that_is_ahead_waits_for_the_others(several, whole, tmp_path):
-    folder = together(several, tmp_path / "together")
-    (folder / "test_resnet" / "checkpoints" / "step_00000006.pt").unlink()
-    shutil.rmtree(folder / "test_resnet" / "export")
+@pytest.mark.parametrize("behind", ARCHITECTURES)
+def test_a_student_that_is_ahead_waits_for_the_others(
+    several, whole, tmp_path, monkeypatch, counted, behind
+):
+    folder = tmp_path / "together"
+    with monkeypatch.context() as patched:
+        raise_signal_at(patched, signal.SIGTERM, at=3)
+        with pytest.raises(StoppedRun):
+            together(several, folder)
+    (folder / behind / "checkpoints" / "step_00000004.pt").unlink()
+    counted.update(teacher=0, loader=0)
     together(several, folder, "--run.resume")
+    assert counted == {"teacher": 3, "loader": 1}, "the steps 3, 4 and 5"
     assert_equal_runs(folder, whole)
 
 

@@ -3,6 +3,9 @@
 from types import SimpleNamespace
 from typing import Any
 
+import torch
+
+import pcd_hub
 from pcd_hub.data.loader import BatchPlan
 from pcd_hub.train.students.shared import SharedBatches, SharedStop
 
@@ -69,3 +72,12 @@ def test_all_students_see_a_signal_in_the_same_step():
     assert stop.signum == 0, "the next student of the step"
     stop.clear()
     assert stop.signum == 15
+
+
+def test_other_sizes_end_the_use_of_shared_maps():
+    teacher = pcd_hub.load_teacher("quickstart", image_size=32)
+    images = torch.rand(2, 3, 32, 32)
+    teacher.use_network_of(teacher, lambda images, compute: 2 * compute(images))
+    doubled = teacher(images)
+    teacher.set_sizes(32)
+    torch.testing.assert_close(doubled, 2 * teacher(images))
