@@ -157,10 +157,12 @@ def run_tests(folder: Path) -> int:
     """Run the tests with the marker ``gpu``; return pytest's exit code.
 
     Without the checks of shapes, which need beartype, and with warnings that are no errors: the
-    versions of the libraries are those of the machine.
+    versions of the libraries are those of the machine. Options in PYTEST_ADDOPTS are for other
+    runs of the tests, and are left out.
     """
     import pytest  # noqa: PLC0415
 
+    os.environ.pop("PYTEST_ADDOPTS", None)
     recorder = Recorder(folder / "result.json")
     arguments = [f"--rootdir={ROOT}", f"--config-file={ROOT / 'pyproject.toml'}"]
     arguments += [*gpu_test_files(), "-o", "addopts=", "-m", "gpu", "-W", "default", "-ra", "-v"]

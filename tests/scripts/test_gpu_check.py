@@ -207,7 +207,8 @@ def test_the_whole_check_on_a_cpu_without_what_a_machine_may_lack(tmp_path):
     done = subprocess.run(
         [*command, "--minutes=40"],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(site)},
+        # As in CI: options for another run, which pytest would refuse here.
+        env=os.environ | {"PYTHONPATH": str(site), "PYTEST_ADDOPTS": f"--basetemp={tmp_path}"},
         capture_output=True,
         text=True,
         check=False,
