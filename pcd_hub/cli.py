@@ -152,6 +152,12 @@ def _add(options: argparse.Namespace) -> None:
     print(f"{name}  {store.home() / name}")
 
 
+def _report(options: argparse.Namespace) -> None:
+    from pcd_hub.report.page.write import report_runs  # noqa: PLC0415 - others do not need Jinja2
+
+    print(report_runs(options.runs, options.output))
+
+
 def _publish(options: argparse.Namespace) -> None:
     folder = None
     if options.out and not options.dry_run:
@@ -258,6 +264,16 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="ARCH.pcd or ARCH.pcd_WHAT; default: the record's name")
 
 
+def _report_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="page to write; default: RUN/report.html, or comparison.html of several runs",
+    )
+
+
 def _cache_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dir", type=Path, help="folder of the caches; default: in the store")
     parser.add_argument("--remove", metavar="NAME|all", help="remove one cache, or all of them")
@@ -314,6 +330,9 @@ _COMMANDS = {
     "teachers": _Command(_teachers, "print recommended teachers with their cost", _json_option),
     "cache": _Command(_cache, "list or remove the caches of teachers", _cache_options),
     "add": _Command(_add, "save a finished weight in the local store", _add_options),
+    "report": _Command(
+        _report, "write the report of a run again, or of several side by side", _report_options
+    ),
     "publish": _Command(_publish, "publish a finished weight on the Hub", _publish_options),
 }
 
