@@ -153,7 +153,7 @@ def _add(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from pcd_hub.report.page.write import report_runs  # noqa: PLC0415 - others do not need Jinja2
+    from pcd_hub.report.page.write import report_runs  # noqa: PLC0415
 
     print(report_runs(options.runs, options.output))
 
@@ -266,12 +266,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def _report_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="page to write; default: RUN/report.html, or comparison.html of several runs",
-    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: RUN/report.html")
 
 
 def _cache_options(parser: argparse.ArgumentParser) -> None:
@@ -309,9 +304,7 @@ _RECIPES = {
     "probe": _Recipe(
         _load_probe, "evaluate backbones on labelled images: pcd-hub probe DIR MODEL ..."
     ),
-    "compare": _Recipe(
-        _load_compare, "join the tables of several evaluations: pcd-hub compare RUN ..."
-    ),
+    "compare": _Recipe(_load_compare, "join tables of evaluations: pcd-hub compare RUN ..."),
 }
 
 
@@ -330,9 +323,7 @@ _COMMANDS = {
     "teachers": _Command(_teachers, "print recommended teachers with their cost", _json_option),
     "cache": _Command(_cache, "list or remove the caches of teachers", _cache_options),
     "add": _Command(_add, "save a finished weight in the local store", _add_options),
-    "report": _Command(
-        _report, "write the report of a run again, or of several side by side", _report_options
-    ),
+    "report": _Command(_report, "write a run's report again, or compare runs", _report_options),
     "publish": _Command(_publish, "publish a finished weight on the Hub", _publish_options),
 }
 

@@ -5,13 +5,15 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from pcd_hub.files.markdown import escaped, table
 from pcd_hub.report.page.chart import Curve
 from pcd_hub.weights.card import results_tables
 from pcd_hub.weights.record import LICENSED, NOT_STATED, Measurement
 
+AGREEMENT = "agreement with the teacher"
+"""Task whose scores are 100 % for the teacher itself."""
 MEANING = (
     "Agreement with the teacher is measured on images that were not trained on; they only choose "
     "between the last weights and the best ones. It shows whether the student has learnt from the "
@@ -43,7 +45,7 @@ class Sheet:
     """The images shown, such as "held-out images, 320 x 320 px"."""
 
     @classmethod
-    def from_json(cls, raw: Any) -> Self | None:
+    def from_json(cls, raw: Any) -> "Sheet | None":
         """Return the sheet that ``dataclasses.asdict`` gave; None for anything else."""
         try:
             path, images = raw["path"], raw["images"]
@@ -143,7 +145,7 @@ def render_report(report: RunReport) -> str:
         escaped(report.what),
         f"**{escaped(as_sentence(report.verdict))}**",
         *results_tables(report.measurements),
-        MEANING if report.measurements else "",
+        MEANING if measures_agreement(report.measurements) else "",
         _section("Use it", _usage(report)),
         _section("Try next", "\n".join(f"- {line}" for line in report.advice)),
         _section("What was trained", _facts(report.summary)),
@@ -162,6 +164,11 @@ def render_report(report: RunReport) -> str:
         _section("Publish it", _publishing(report)),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def measures_agreement(measured: Mapping[str, Measurement]) -> bool:
+    """Return whether the agreement with the teacher was measured."""
+    return any(table.task == AGREEMENT for table in measured.values())
 
 
 def as_sentence(text: str) -> str:

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-WIDTH, HEIGHT = 340, 190
+WIDTH, HEIGHT = 340.0, 190.0
 """Size of a chart in units; its text has 11 units."""
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 10, 36
-_LABEL_WIDTH = 16
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 14.0, 10.0, 36.0
+_LABEL_WIDTH = 16.0
 """Room for the label at the end of each line."""
-_LABEL_HEIGHT = 12
+_LABEL_HEIGHT = 12.0
 _MAX_POINTS = 240
 
 
@@ -87,7 +87,7 @@ def draw_chart(curves: Mapping[str, Curve], labels: Sequence[str] = ("",)) -> Ch
     y_places = _ticks(*_widened(low, high))
     low, high = min(low, y_places[0]), max(high, y_places[-1])
     first, last = _step_range(steps)
-    right = WIDTH - _RIGHT - (_LABEL_WIDTH if any(curves) else 0)
+    right = WIDTH - _RIGHT - (_LABEL_WIDTH if any(curves) else 0.0)
     bottom = HEIGHT - _BOTTOM
 
     def x(step: float) -> float:
@@ -198,10 +198,8 @@ def _spread(wanted: Sequence[float]) -> list[float]:
     placed = list(wanted)
     for before, after in itertools.pairwise(order):
         placed[after] = max(placed[after], placed[before] + _LABEL_HEIGHT)
-    excess = max(placed) - (HEIGHT - _BOTTOM) if placed else 0
-    if excess > 0:
-        limit = float(HEIGHT - _BOTTOM)
-        for index in reversed(order):
-            placed[index] = min(placed[index], limit)
-            limit = placed[index] - _LABEL_HEIGHT
+    limit = HEIGHT - _BOTTOM
+    for index in reversed(order):
+        placed[index] = min(placed[index], limit)
+        limit = placed[index] - _LABEL_HEIGHT
     return placed

@@ -3,10 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import jinja2
-from markupsafe import Markup, escape
-
-import pcd_hub
 from pcd_hub.report.page.chart import Chart, Curve, draw_chart
 from pcd_hub.report.page.comparison import Comparison, compare_runs
 from pcd_hub.report.page.pictures import (
@@ -18,10 +14,9 @@ from pcd_hub.report.page.pictures import (
     receptive_field_row,
 )
 from pcd_hub.report.page.scores import is_probed, score_tables
-from pcd_hub.report.run_report import MEANING, RunReport, as_sentence
+from pcd_hub.report.page.templates import environment
+from pcd_hub.report.run_report import MEANING, RunReport, measures_agreement
 
-GENERATOR = "pcd_hub report"
-"""Content of the page's ``generator``, by which a page of this package is recognised."""
 _CURVE_PICTURE = "pictures/training.png"
 """A picture of curves that the page draws itself."""
 _SCENES_PICTURE = "pictures/pca.png"
@@ -37,18 +32,23 @@ def render_page(report: RunReport) -> str:
     failures: list[str] = []
     features = _tried(lambda: feature_rows(report), [], failures)
     fields = _tried(lambda: receptive_field_row(report), None, failures)
-    return _template("run.html.jinja").render(
-        report=report,
-        features=features,
-        fields=fields,
-        others=_other_pictures(report, failures, with_scenes=not features),
-        charts=[draw_chart({"": curve}) for curve in report.curves],
-        values=curve_values(report.curves),
-        tables=score_tables(report.measurements),
-        probed=is_probed(report.measurements),
-        meaning=MEANING,
-        warnings=[*report.warnings, *failures],
-        reasons={_option(each.option): each.reason for each in report.settings},
+    return (
+        environment()
+        .get_template("run.html.jinja")
+        .render(
+            report=report,
+            features=features,
+            fields=fields,
+            others=_other_pictures(report, failures, with_scenes=not features),
+            charts=[draw_chart({"": curve}) for curve in report.curves],
+            values=curve_values(report.curves),
+            tables=score_tables(report.measurements),
+            probed=is_probed(report.measurements),
+            agreement=measures_agreement(report.measurements),
+            meaning=MEANING,
+            warnings=[*report.warnings, *failures],
+            reasons={_option(each.option): each.reason for each in report.settings},
+        )
     )
 
 
@@ -59,12 +59,16 @@ def render_comparison(reports: Sequence[RunReport]) -> str:
     features: dict[str, list[PictureRow]] = {}
     for letter, report in comparison.runs.items():
         features[letter] = _tried(lambda report=report: feature_rows(report), [], failures)
-    return _template("comparison.html.jinja").render(
-        comparison=comparison,
-        runs=comparison.runs,
-        charts=_joint_charts(comparison),
-        features=features,
-        warnings=failures,
+    return (
+        environment()
+        .get_template("comparison.html.jinja")
+        .render(
+            comparison=comparison,
+            runs=comparison.runs,
+            charts=_joint_charts(comparison),
+            features=features,
+            warnings=failures,
+        )
     )
 
 
@@ -112,28 +116,3 @@ def _tried(make: Callable[[], ResultT], otherwise: ResultT, failures: list[str])
 
 def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
-
-
-def _template(name: str) -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pcd_hub.report.page"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"code": _with_code, "sentence": as_sentence}
-    environment.globals |= {"generator": GENERATOR, "version": pcd_hub.__version__}
-    return environment.get_template(name)
-
-
-def _with_code(text: str) -> Markup:
-    """Escape a text, and mark what is between backticks as code."""
-    parts = str(text).split("`")
-    if len(parts) % 2 == 0:  # an odd number of backticks
-        return escape(text)
-    shown = (
-        Markup("<code>{}</code>").format(part) if place % 2 else escape(part)
-        for place, part in enumerate(parts)
-    )
-    return Markup("").join(shown)

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from pcd_hub.data.survey.result import Survey
 from pcd_hub.errors import ConfigError, PCDHubError, first_line
@@ -42,7 +42,7 @@ class Notes:
     """For each of them, the side of the square with half of it, as a share of the image's side."""
 
     @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> Self:
+    def from_json(cls, raw: Mapping[str, Any]) -> "Notes":
         """Return the notes that ``dataclasses.asdict`` gave; what is damaged is left out."""
         sides = raw.get("receptive_sides")
         numbers = [_finite(side) for side in sides] if isinstance(sides, list) else []

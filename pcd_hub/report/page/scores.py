@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from pcd_hub.report.page.content import is_start
+from pcd_hub.report.run_report import AGREEMENT
 from pcd_hub.weights.card import by_evaluation
 from pcd_hub.weights.record import Measurement
 
-AGREEMENT = "agreement with the teacher"
-"""Task whose scores are 100 % for the teacher itself."""
 _TEACHER = "teacher"
 
 

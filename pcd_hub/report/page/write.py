@@ -6,7 +6,8 @@ from pathlib import Path
 from pcd_hub.errors import ConfigError
 from pcd_hub.files.write import atomic_write
 from pcd_hub.report.page.content import read_report
-from pcd_hub.report.page.render import GENERATOR, render_comparison, render_page
+from pcd_hub.report.page.render import render_comparison, render_page
+from pcd_hub.report.page.templates import GENERATOR
 from pcd_hub.report.run_report import render_report
 
 PAGE, REPORT = "report.html", "report.md"
@@ -54,7 +55,7 @@ def report_runs(runs: Sequence[Path], output: Path | None = None) -> Path:
             return write_report(runs[0])
         reports = [read_report(run) for run in runs]
         text = render_page(reports[0]) if alone else render_comparison(reports)
-        _check_replaceable(page)
+        check_replaceable(page, remedy="name another file with --output")
         atomic_write(page, text)
     except OSError as error:
         raise ConfigError(
@@ -63,18 +64,18 @@ def report_runs(runs: Sequence[Path], output: Path | None = None) -> Path:
     return page
 
 
-def _check_replaceable(output: Path) -> None:
-    """Check that a page replaces no file but an earlier page.
+def check_replaceable(page: Path, *, remedy: str) -> None:
+    """Check that a page replaces no file but an earlier page of this package.
 
     Raises:
         ConfigError: If it would.
     """
-    if not output.exists():
+    if not page.exists():
         return
     marker = f'<meta name="generator" content="{GENERATOR}">'.encode()
-    is_page = output.is_file()
+    is_page = page.is_file()
     if is_page:
-        with output.open("rb") as file:
+        with page.open("rb") as file:
             is_page = marker in file.read(_HEAD_BYTES)
     if not is_page:
-        raise ConfigError(f"{output} exists and is not a report; name another file with --output")
+        raise ConfigError(f"{page} exists and is not a page of pcd-hub; {remedy}")
