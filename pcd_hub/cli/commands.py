@@ -132,7 +132,9 @@ class _Command(NamedTuple):
 
 
 COMMANDS = {
-    "list": _Command(_load_weights, "list local, fetched and published weights", _list_options),
+    "list": _Command(
+        _load_weights, "list local, fetched, published and shipped weights", _list_options
+    ),
     "show": _Command(_load_weights, "print the record of a weight", _show_options),
     "fetch": _Command(
         _load_weights, "download a weight, verify it and print its pin", _fetch_options
