@@ -30,7 +30,7 @@ class GalleryEntry:
 
     name: str
     origin: str
-    """Where it is: "local", "fetched" or "published" (not fetched)."""
+    """Where it is: "shipped", "local", "fetched" or "published" (not fetched)."""
     license: str
     architecture: str = ""
     parameters: float | None = None
