@@ -44,10 +44,30 @@ def _load_teachers() -> Mapping[str, Run]:
     return teachers.RUN
 
 
+def _load_reports() -> Mapping[str, Run]:
+    from pcd_hub.cli import reports  # noqa: PLC0415
+
+    return reports.RUN
+
+
 class _OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Exit with one line and status 2, without argparse's usage."""
         self.exit(2, f"pcd-hub: {message}; see {self.prog} --help\n")
+
+
+def _report_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="page to write; default: RUN/report.html, or comparison.html of several runs",
+    )
+
+
+def _gallery_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="OUT_DIR", help="folder that gets index.html")
 
 
 def _name_option(parser: argparse.ArgumentParser) -> None:
@@ -132,7 +152,9 @@ class _Command(NamedTuple):
 
 
 COMMANDS = {
-    "list": _Command(_load_weights, "list local, fetched and published weights", _list_options),
+    "list": _Command(
+        _load_weights, "list local, fetched, published and shipped weights", _list_options
+    ),
     "show": _Command(_load_weights, "print the record of a weight", _show_options),
     "fetch": _Command(
         _load_weights, "download a weight, verify it and print its pin", _fetch_options
@@ -146,6 +168,14 @@ COMMANDS = {
     ),
     "cache": _Command(_load_teachers, "list or remove the caches of teachers", _cache_options),
     "add": _Command(_load_weights, "save a finished weight in the local store", _add_options),
+    "report": _Command(
+        _load_reports,
+        "write the report of a run again, or of several side by side",
+        _report_options,
+    ),
+    "gallery": _Command(
+        _load_reports, "write a page with all known weights, to compare them", _gallery_options
+    ),
     "publish": _Command(_load_weights, "publish a finished weight on the Hub", _publish_options),
 }
 

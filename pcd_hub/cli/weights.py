@@ -1,6 +1,8 @@
 """The commands about one weight or all: list, show, where, verify, fetch, add, publish."""
 
 import argparse
+import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,9 +11,10 @@ from pcd_hub.errors import PCDHubError, WeightError
 from pcd_hub.files.strict_json import printable
 from pcd_hub.weights import store
 from pcd_hub.weights.catalogue import (
-    find,
+    find_here,
     finished_export,
     list_weights,
+    notice_of_replaced,
     record_of,
     unknown_parts,
 )
@@ -26,6 +29,7 @@ def _list(options: argparse.Namespace) -> None:
     if options.json:
         print_json([asdict(weight) for weight in weights])
         return
+    _print_notices({weight.name for weight in weights if weight.origin == "shipped"})
     rows = [("WEIGHT", "FROM", "LICENCE", "PARAMETERS", "FOLDER")]
     for weight in weights:
         size = f"{weight.parameters / 1e6:.1f} M" if weight.parameters else "?"
@@ -72,18 +76,20 @@ def _fetch(options: argparse.Namespace) -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
-    names = options.names or [weight.name for weight in list_weights() if weight.folder]
+    weights = [(weight.name, weight.folder) for weight in list_weights() if weight.folder]
+    if options.names:
+        weights = [(name, None) for name in options.names]
     bad = 0
-    for name in names:
+    for name, listed in weights:
         try:
-            folder = _folder(name)
+            folder = listed or _folder(name)
             read_weight(folder, what=name)
             print(f"OK       {name}  {folder}")
         except PCDHubError as error:
             bad += 1
             print(f"DAMAGED  {error}")
     if bad:
-        raise WeightError(f"{bad} of {len(names)} weights are damaged or missing")
+        raise WeightError(f"{bad} of {len(weights)} weights are damaged or missing")
 
 
 def _where(options: argparse.Namespace) -> None:
@@ -127,13 +133,16 @@ def _publish(options: argparse.Namespace) -> None:
 
 
 def _folder(name: str) -> Path:
-    if folder := find(name):
-        return folder
-    held = ", ".join(store.names()) or "none"
-    raise WeightError(
-        f"{name} is not on this machine; {store.home()} holds {held}. Run `pcd-hub fetch ORG/NAME` "
-        "to get one from the Hub"
-    )
+    folder = find_here(name)
+    _print_notices({name})
+    return folder
+
+
+def _print_notices(names: Iterable[str]) -> None:
+    """Print which local weights are used instead of shipped ones; not to the standard output."""
+    for name in sorted(names):
+        if notice := notice_of_replaced(name):
+            print(f"pcd-hub: {notice}", file=sys.stderr)
 
 
 RUN = {
