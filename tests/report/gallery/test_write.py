@@ -5,7 +5,6 @@ import re
 
 import pytest
 
-from pcd_hub import cli
 from pcd_hub.errors import ConfigError
 from pcd_hub.report.gallery.write import render_gallery, write_gallery
 from pcd_hub.weights import store
@@ -64,8 +63,3 @@ def test_hostile_names_are_text(entries):
 
 def test_no_weights_are_said():
     assert "No weights are known: <code>pcd-hub distill DIR</code>" in render_gallery([])
-
-
-def test_the_command_prints_the_page(tmp_path, capsys):
-    cli.main(["gallery", str(tmp_path / "site")])
-    assert capsys.readouterr().out.endswith(f"weights: {tmp_path / 'site' / 'index.html'}\n")
