@@ -85,6 +85,15 @@ class HeadOptimConfig(OptimConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeadSpeedConfig:
+    """Performance."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Mixed precision of teacher and head. auto: the launcher's setting, else
+    bf16 if the device supports it in hardware, else fp32."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class HeadConfig:
     """Train a projection head for a frozen teacher without one, by contrast and without labels."""
 
@@ -102,6 +111,7 @@ class HeadConfig:
             warmup_share=0.05,
         )
     )
+    speed: HeadSpeedConfig = field(default_factory=HeadSpeedConfig)
     run: RunConfig = field(default_factory=lambda: RunConfig(max_steps=500))
 
 
