@@ -5,8 +5,7 @@ depend on where a run was interrupted, so that a resumed run computes the same v
 """
 
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
@@ -143,7 +143,7 @@ def compute_features(
     teacher: Teacher,
     images: FeatureViews,
     *,
-    autocast: Callable[[], AbstractContextManager[None]],
+    accelerator: Accelerator,
     run_folder: Path,
 ) -> list[str]:
     """Compute the records that are missing.
@@ -152,7 +152,7 @@ def compute_features(
         features: The records.
         teacher: The teacher, whose feature maps are averaged.
         images: The images and their views.
-        autocast: The Accelerator's context of mixed precision.
+        accelerator: The run's Accelerator, for mixed precision.
         run_folder: Folder of the run, for the message after a stop signal.
 
     Returns:
@@ -170,7 +170,7 @@ def compute_features(
         for batch in progress(batches, "features", total=len(missing)):
             broken |= dict.fromkeys(batch.broken)
             if len(batch.slots):
-                with autocast():
+                with accelerator.autocast():
                     rows = _encode(teacher, batch.views)
                 _write(features, batch.slots, rows)
             if stop.signum:
