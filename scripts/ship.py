@@ -35,6 +35,7 @@ from pcd_hub.weights.export import describe
 from pcd_hub.weights.hub.publishable import check_record, with_licenses
 from pcd_hub.weights.layout import CARD_FILE, CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from pcd_hub.weights.load import ReadWeight, read_weight
+from pcd_hub.weights.local_paths import without_local_paths
 from pcd_hub.weights.manifest import read_manifest
 from pcd_hub.weights.store import check_name
 
@@ -117,7 +118,7 @@ def ship(
     weight = _described(read_weight(export), name, texts or Texts())
     check_record(weight.record)
     parts = dict.fromkeys(("weights", "teacher", "data", "start")) | (licenses or {})
-    record = with_licenses(weight.record, parts, license_link)
+    record = without_local_paths(with_licenses(weight.record, parts, license_link))
     out = out or shipped.FOLDER / record.name
     if out.exists():
         raise WeightError(f"{out} exists already; remove it, or name another folder with --out")

@@ -20,18 +20,28 @@ class ProjectedEncoder(nn.Module):
         return self.fc(self.pixels(images).mean((2, 3)))
 
 
-def projector(in_channels: int, *, hidden_width: int, dim: int) -> nn.Sequential:
+def projector(
+    in_channels: int, *, hidden_width: int, dim: int, num_layers: int = 2
+) -> nn.Sequential:
     """Build the projection head of MoCo v3 and SimCLR for ResNets: Linear-BN-ReLU-Linear-BN.
 
-    The linear layers have no bias; the last BN has no affine parameters.
+    The linear layers have no bias; the last BN has no affine parameters. MoCo v3's head for ViTs
+    has three linear layers.
+
+    Args:
+        in_channels: Width of the input.
+        hidden_width: Width of the hidden layers.
+        dim: Width of the output.
+        num_layers: Number of linear layers.
     """
-    return nn.Sequential(
-        nn.Linear(in_channels, hidden_width, bias=False),
-        nn.BatchNorm1d(hidden_width),
-        nn.ReLU(inplace=True),
-        nn.Linear(hidden_width, dim, bias=False),
-        nn.BatchNorm1d(dim, affine=False),
-    )
+    layers: list[nn.Module] = []
+    width = in_channels
+    for _ in range(num_layers - 1):
+        norm = nn.BatchNorm1d(hidden_width)
+        layers += [nn.Linear(width, hidden_width, bias=False), norm, nn.ReLU(inplace=True)]
+        width = hidden_width
+    last_norm = nn.BatchNorm1d(dim, affine=False)
+    return nn.Sequential(*layers, nn.Linear(width, dim, bias=False), last_norm)
 
 
 class _AllGather(torch.autograd.Function):

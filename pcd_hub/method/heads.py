@@ -3,12 +3,16 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from pcd_hub.errors import TeacherError
+
+Adaptor = Literal["spatial", "plain"]
+"""ReLU of a pixel head: :class:`SpatialReLU`, or ``nn.ReLU`` at each location, for comparison."""
 
 
 class SpatialReLU(nn.Module):
@@ -24,7 +28,7 @@ class SpatialReLU(nn.Module):
         return x * (total > 0).to(x.dtype)
 
 
-def to_pixel_head(vector_head: nn.Sequential) -> nn.Sequential:
+def to_pixel_head(vector_head: nn.Sequential, *, adaptor: Adaptor = "spatial") -> nn.Sequential:
     """Convert a trained head on vectors to the same head on feature maps.
 
     ``(B, C) -> (B, D)`` becomes ``(B, C, h, w) -> (B, D, h, w)``: Linear becomes a 1x1 convolution,
@@ -35,6 +39,8 @@ def to_pixel_head(vector_head: nn.Sequential) -> nn.Sequential:
     Args:
         vector_head: An ``nn.Sequential`` (nesting allowed) of ``Linear``, ``BatchNorm1d`` with
             running statistics, ``ReLU`` and ``Identity``. It is copied, not changed.
+        adaptor: ``"plain"`` keeps the ReLU of each location; the head then does not commute with
+            the mean.
 
     Returns:
         The pixel head in eval mode.
@@ -43,7 +49,13 @@ def to_pixel_head(vector_head: nn.Sequential) -> nn.Sequential:
         TeacherError: If the head has a layer of another type. GELU, LayerNorm and L2
             normalisation, for example, do not commute with the mean.
     """
-    return nn.Sequential(*_convert(vector_head, "head")).eval()
+    relu = SpatialReLU if adaptor == "spatial" else nn.ReLU
+    return nn.Sequential(*_convert(vector_head, "head", relu)).eval()
+
+
+def commutes_with_mean(pixel_head: nn.Module) -> bool:
+    """Return whether a result of :func:`to_pixel_head` commutes with spatial mean pooling."""
+    return not any(isinstance(layer, nn.ReLU) for layer in pixel_head.modules())
 
 
 def spatial_mean_error(
@@ -67,18 +79,18 @@ def spatial_mean_error(
     )
 
 
-def _convert(head: nn.Sequential, path: str) -> list[nn.Module]:
+def _convert(head: nn.Sequential, path: str, relu: type[nn.Module]) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for name, layer in head.named_children():
         here = f"{path}.{name}"
         if type(layer) is nn.Sequential:
-            layers += _convert(layer, here)
+            layers += _convert(layer, here, relu)
         else:
-            layers.append(_convert_layer(layer, here))
+            layers.append(_convert_layer(layer, here, relu))
     return layers
 
 
-def _convert_layer(layer: nn.Module, path: str) -> nn.Module:
+def _convert_layer(layer: nn.Module, path: str, relu: type[nn.Module]) -> nn.Module:
     # Exact types: a subclass (a cosine or weight-normalised Linear) may compute something else.
     kind = type(layer)
     if kind is nn.Linear:
@@ -86,7 +98,7 @@ def _convert_layer(layer: nn.Module, path: str) -> nn.Module:
     if kind is nn.BatchNorm1d and layer.running_mean is not None:
         return _as_batch_norm_2d(layer)
     if kind is nn.ReLU:
-        return SpatialReLU()
+        return relu()
     if kind is nn.Identity:
         return nn.Identity()
     found = "BatchNorm1d without running statistics" if kind is nn.BatchNorm1d else kind.__name__

@@ -78,6 +78,24 @@ def knn_vote(
     return torch.cat(votes)
 
 
+def retrieval_top1(first: Float[Tensor, "n c"], second: Float[Tensor, "n c"]) -> float:
+    """Measure how often the nearest vector, by cosine similarity, is the same image's other view.
+
+    Args:
+        first: One vector per image, of its first view.
+        second: One vector per image, of its second view.
+
+    Returns:
+        The fraction in [0, 1], mean of the searches in both directions.
+    """
+    one, other = F.normalize(first, dim=1), F.normalize(second, dim=1)
+    hits = 0
+    for rows in torch.arange(len(one), device=one.device).split(1024):
+        for queries, keys in ((one, other), (other, one)):
+            hits += int(((queries[rows] @ keys.T).argmax(1) == rows).sum())
+    return hits / (2 * len(one))
+
+
 def effective_rank(vectors: Float[Tensor, "n c"]) -> float:
     """Compute the effective rank of the centred vectors, 1 to C (Roy and Vetterli, EUSIPCO 2007).
 

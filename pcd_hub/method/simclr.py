@@ -24,6 +24,27 @@ class SimCLR(nn.Module):
         return nt_xent(*vectors.chunk(2), temperature=self.temperature)
 
 
+class ProjectedVectors(nn.Module):
+    """Projection head on the vectors of a frozen backbone, and loss.
+
+    Args:
+        head: The projection head.
+        temperature: Temperature of the loss.
+    """
+
+    def __init__(self, head: nn.Sequential, *, temperature: float) -> None:
+        super().__init__()
+        self.head = head
+        self.temperature = temperature
+
+    def forward(
+        self, first: Float[Tensor, "b c"], second: Float[Tensor, "b c"]
+    ) -> Float[Tensor, ""]:
+        """Return the loss of two views of the same images, which share batch statistics."""
+        vectors = self.head(torch.cat((first, second)))
+        return nt_xent(*vectors.chunk(2), temperature=self.temperature)
+
+
 def nt_xent(
     first: Float[Tensor, "b d"], second: Float[Tensor, "b d"], *, temperature: float
 ) -> Float[Tensor, ""]:

@@ -27,7 +27,11 @@ from torch import nn
 
 from pcd_hub.errors import StudentError, TeacherError, first_line, nearest
 from pcd_hub.image_size import ImageSize
-from pcd_hub.method.heads import spatial_mean_error, to_pixel_head
+from pcd_hub.method.heads import (
+    Adaptor,
+    spatial_mean_error,
+    to_pixel_head,
+)
 from pcd_hub.models.checkpoints import read_checkpoint
 from pcd_hub.models.grid import default_image_size, pixel_grid
 from pcd_hub.models.layouts import FAMILIES, LAYOUTS, CheckpointLayout, layout_of
@@ -69,6 +73,7 @@ def load_teacher(
     *,
     image_size: ImageSize | None = None,
     keep_last_norm: bool = True,
+    adaptor: Adaptor = "spatial",
     mean: Numbers | None = None,
     std: Numbers | None = None,
 ) -> Teacher:
@@ -79,16 +84,18 @@ def load_teacher(
         image_size: Size of its images in pixels; default: the model's input size.
         keep_last_norm: False removes the non-affine BatchNorm at the end of MoCo v3's heads, as
             the released PCD code does, which changes the feature maps.
+        adaptor: The ReLU of the head on feature maps (``pcd_hub.to_pixel_head``).
         mean: Mean of each channel with which it was trained; default: as stated by the source.
         std: Standard deviation of each channel; default: as stated by the source.
 
     Raises:
         TeacherError: If the source is unknown, a file is damaged or has another layout, a weight is
-            missing, there is no last norm to remove, or the head cannot be applied to feature maps:
-            the mean of the pixel head's output must equal the vector head's output for the mean
-            (``pcd_hub.to_pixel_head``).
+            missing, there is no last norm to remove, ``"plain"`` is given without a head, or the
+            head cannot be applied to feature maps: the mean of the pixel head's output must equal
+            the vector head's output for the mean (``pcd_hub.to_pixel_head``).
     """
-    teacher = _load(source, image_size, keep_last_norm=keep_last_norm, mean=mean, std=std)
+    given = {"mean": mean, "std": std}
+    teacher = _load(source, image_size, keep_last_norm=keep_last_norm, adaptor=adaptor, **given)
     log_warnings(teacher)
     return teacher
 
@@ -100,6 +107,7 @@ def load_matched_teacher(
     image_size: ImageSize,
     teacher_image_size: ImageSize | str | None = None,
     keep_last_norm: bool = True,
+    adaptor: Adaptor = "spatial",
     fold_batch_norms: bool = False,
     mean: Numbers | None = None,
     std: Numbers | None = None,
@@ -116,6 +124,7 @@ def load_matched_teacher(
             if there is one. Feature maps that still differ are resampled
             (:class:`~pcd_hub.models.grid.Resample`).
         keep_last_norm: See :func:`load_teacher`.
+        adaptor: See :func:`load_teacher`.
         fold_batch_norms: Call :meth:`Teacher.fold_batch_norms`.
         mean: See :func:`load_teacher`.
         std: See :func:`load_teacher`.
@@ -123,9 +132,10 @@ def load_matched_teacher(
     Raises:
         TeacherError: See :func:`load_teacher`.
     """
+    given = {"mean": mean, "std": std}
 
     def load(size: ImageSize) -> Teacher:
-        return _load(source, size, keep_last_norm=keep_last_norm, mean=mean, std=std)
+        return _load(source, size, keep_last_norm=keep_last_norm, adaptor=adaptor, **given)
 
     return match_loaded(
         load,
@@ -141,6 +151,7 @@ def _load(
     image_size: ImageSize | None,
     *,
     keep_last_norm: bool,
+    adaptor: Adaptor,
     mean: Numbers | None,
     std: Numbers | None,
 ) -> Teacher:
@@ -149,7 +160,11 @@ def _load(
     parts = with_normalisation(_read(source, image_size), source, mean=mean, std=std)
     if not keep_last_norm:
         parts = dataclasses.replace(parts, head=_without_last_norm(parts.head, source))
-    return _assemble(parts, source, image_size)
+    if adaptor == "plain" and parts.head is None:
+        raise TeacherError(
+            f"{source}: --teacher.adaptor plain changes a projection head, found none; leave it out"
+        )
+    return _assemble(parts, source, image_size, adaptor)
 
 
 def _read(source: str, image_size: ImageSize | None) -> TeacherParts:
@@ -278,7 +293,9 @@ def _without_last_norm(head: nn.Sequential | None, source: str) -> nn.Sequential
     return head[:-1]
 
 
-def _assemble(parts: TeacherParts, source: str, image_size: ImageSize | None) -> Teacher:
+def _assemble(
+    parts: TeacherParts, source: str, image_size: ImageSize | None, adaptor: Adaptor
+) -> Teacher:
     model: Any = parts.model
     try:
         grid = pixel_grid(model, image_size=image_size)
@@ -286,12 +303,12 @@ def _assemble(parts: TeacherParts, source: str, image_size: ImageSize | None) ->
         raise TeacherError(
             f"{source}: {error}; the teacher may have another size (--teacher.image-size)"
         ) from error
-    pixel_head = to_pixel_head(parts.head) if parts.head is not None else None
+    pixel_head = to_pixel_head(parts.head, adaptor=adaptor) if parts.head is not None else None
     facts = TeacherFacts(
         source=source,
         architecture=model.pretrained_cfg["architecture"],
         sha256=tensors_sha256(*(part.state_dict() for part in (model, parts.head) if part)),
-        head=format_layers(parts.head),
+        head=format_layers(parts.head) + (" (plain ReLU)" if adaptor == "plain" else ""),
         license=parts.license,
         mean=parts.mean,
         std=parts.std,
@@ -301,8 +318,9 @@ def _assemble(parts: TeacherParts, source: str, image_size: ImageSize | None) ->
     teacher.training_size = parts.training_size
     unlike = normalisation_warning(parts, architecture=facts.architecture)
     teacher.warnings = (*parts.warnings, unlike) if unlike else parts.warnings
-    if parts.head is not None and pixel_head is not None:
-        _check_head(teacher, parts.head.eval(), pixel_head, image_size or default_image_size(model))
+    if parts.head is not None:  # of either adaptor, the spatial one commutes with the mean
+        size = image_size or default_image_size(model)
+        _check_head(teacher, parts.head.eval(), to_pixel_head(parts.head), size)
     return teacher
 
 

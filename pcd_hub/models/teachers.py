@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pcd_hub.errors import TeacherError
 from pcd_hub.image_size import ImageSize, format_size, height_width
-from pcd_hub.method.heads import spatial_mean_error
+from pcd_hub.method.heads import commutes_with_mean, spatial_mean_error
 from pcd_hub.models.folding import fold_batch_norms
 from pcd_hub.models.grid import PixelGrid, Resample
 
@@ -196,11 +196,9 @@ class Teacher(nn.Module):
     def _check_resampled(self, image_size: ImageSize) -> None:
         with torch.no_grad():
             maps = self.grid(noise_images(self, image_size))
+            mean = self._mean_output(maps)
         error = spatial_mean_error(
-            # At a single position, the pixel head equals the vector head it was made from.
-            lambda vectors: self.head(vectors[:, :, None, None]).flatten(1),
-            lambda maps: self.resample(self.head(maps)),
-            maps,
+            lambda _: mean, lambda maps: self.resample(self.head(maps)), maps
         )
         if not error <= MEAN_TOLERANCE:
             raise TeacherError(
@@ -208,6 +206,12 @@ class Teacher(nn.Module):
                 f"of the mean by {error:.1e}, expected at most {MEAN_TOLERANCE:.0e}; use another "
                 "--teacher.image-size"
             )
+
+    def _mean_output(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+        """Return the mean of the head's output for backbone maps; its vector if it has one."""
+        if commutes_with_mean(self.head):  # on one location, it is the head it was made from
+            return self.head(maps.mean((2, 3), keepdim=True)).flatten(1)
+        return self.head(maps).mean((2, 3))
 
     def grid_size(self, image_size: ImageSize) -> tuple[int, int]:
         """Return the height and width of the feature map for images of ``image_size``."""
@@ -229,8 +233,8 @@ class Teacher(nn.Module):
             count = fold_batch_norms(folded.grid, images) + fold_batch_norms(folded.head, maps)
             maps = folded.grid(images)
             cosine = F.cosine_similarity(folded.head(maps), features).min().item()
-            vectors = self.head(maps.mean((2, 3), keepdim=True)).flatten(1)
-            error = spatial_mean_error(lambda _: vectors, folded.head, maps)
+            mean = self._mean_output(maps)
+            error = spatial_mean_error(lambda _: mean, folded.head, maps)
         if cosine >= _MIN_FOLDED_COSINE and error <= MEAN_TOLERANCE:
             self.grid, self.head = folded.grid, folded.head
         else:

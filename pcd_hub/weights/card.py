@@ -122,12 +122,17 @@ def _results(measured: dict[str, Measurement]) -> str:
 
 def results_tables(measured: Mapping[str, Measurement]) -> list[str]:
     """Render one Markdown table for each evaluation."""
+    return [results_table(metrics) for metrics in by_evaluation(measured)]
+
+
+def by_evaluation(measured: Mapping[str, Measurement]) -> list[list[Measurement]]:
+    """Group the measurements that are metrics of one evaluation."""
     evaluations: dict[tuple[object, ...], list[Measurement]] = {}
     for table in measured.values():
         facts = (table.task, table.dataset, table.images, table.seeds, table.protocol)
         alike = (*facts, table.command, table.subject, tuple(table.means))
         evaluations.setdefault(alike, []).append(table)
-    return [results_table(metrics) for metrics in evaluations.values()]
+    return list(evaluations.values())
 
 
 def results_table(metrics: list[Measurement]) -> str:
@@ -163,14 +168,10 @@ def _usage(record: WeightRecord, repo: str | None, *, is_shipped: bool) -> str:
         where, first = record.name, "import pcd_hub, timm  # pcd_hub brings the weight"
     if needs_import(record.architecture):
         first = "import pcd_hub, timm  # pcd_hub brings the architecture"
-    fetching = (
-        "It is part of the package and needs no network."
-        if is_shipped
-        else "`pcd-hub fetch` prints the commit and the manifest's sha256, to pin them."
-    )
-    of, pinned = (
-        ("the package", "") if is_shipped else ("one commit", f'  # pinned: "{ours}@COMMIT"')
-    )
+    of, pinned = "one commit", f'  # pinned: "{ours}@COMMIT"'
+    more = "`pcd-hub fetch` prints the commit and the manifest's sha256, to pin them."
+    if is_shipped:
+        of, pinned, more = "the package", "", "It is part of the package and needs no network."
     bands = _listed(record.data, "bands")
     size = f", of images `(B, {len(bands)}, H, W)`" if bands else ""
     untrained = (
@@ -197,7 +198,7 @@ backbone = timm.create_model("{where}", pretrained=True, features_only=True)
 ```
 
 Verified: the bytes that are parsed are the bytes whose sha256 is in the manifest of {of}.
-{fetching}
+{more}
 
 ```python
 import pcd_hub

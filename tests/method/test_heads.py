@@ -9,6 +9,7 @@ from pcd_hub.errors import TeacherError
 from pcd_hub.method.heads import (
     STUDENT_HEADS,
     SpatialReLU,
+    commutes_with_mean,
     spatial_mean_error,
     student_head,
     to_pixel_head,
@@ -63,10 +64,18 @@ def test_pixel_head_commutes_with_the_spatial_mean(layout, dtype, bound):
 
 def test_a_plain_relu_does_not_commute_with_the_spatial_mean():
     head = calibrated(LAYOUTS["mocov3_r50"], torch.float64)
-    plain = nn.Sequential(
-        *[nn.ReLU() if isinstance(m, SpatialReLU) else m for m in to_pixel_head(head)]
-    )
+    plain = to_pixel_head(head, adaptor="plain")
+    assert commutes_with_mean(to_pixel_head(head))
+    assert not commutes_with_mean(plain)
     assert spatial_mean_error(head, plain, features(head, torch.float64)) > 0.01
+
+
+def test_a_plain_pixel_head_is_the_vector_head_at_each_location():
+    head = calibrated(LAYOUTS["mocov3_vit_b"], torch.float64)
+    maps = features(head, torch.float64)
+    vectors = maps.movedim(1, -1).flatten(0, 2)
+    expected = head(vectors).view(4, 7, 5, -1).movedim(-1, 1)
+    torch.testing.assert_close(to_pixel_head(head, adaptor="plain")(maps), expected)
 
 
 def test_batch_norm_in_train_mode_does_not_commute_with_the_spatial_mean():

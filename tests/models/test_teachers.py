@@ -171,6 +171,29 @@ def test_the_last_norm_of_moco_can_be_left_out(tmp_path):
         load_teacher(f"local-dir:{timm_folder(tmp_path / 't')}", keep_last_norm=False)
 
 
+def test_the_head_can_keep_its_plain_relu(tmp_path):
+    """As the vector head at each location, also with folded norms and resampled maps."""
+    source = f"mocov3:test_resnet:{moco_file(tmp_path / 'm.pth')}"
+    spatial = load_teacher(source, image_size=64)
+    plain = load_teacher(source, image_size=64, adaptor="plain")
+    assert plain.facts.head == f"{spatial.facts.head} (plain ReLU)"
+    with torch.no_grad():
+        maps = plain.grid((IMAGES - plain.mean) / plain.std)
+        vectors = maps.movedim(1, -1).flatten(0, 2)[:, :, None, None]
+        expected = spatial.head(vectors).view(2, 2, 2, 32).movedim(-1, 1)  # ReLU on one location
+    torch.testing.assert_close(plain(IMAGES), expected, rtol=1e-4, atol=1e-5)
+    matched = load_matched_teacher(
+        source, student_grid(24), image_size=96, fold_batch_norms=True, adaptor="plain"
+    )
+    assert matched(torch.rand(2, 3, 96, 96)).shape == (2, 32, 4, 4)
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in matched.head.modules())
+
+
+def test_a_plain_relu_needs_a_head(tmp_path):
+    with pytest.raises(TeacherError, match=r"--teacher.adaptor plain .* found none; leave it out"):
+        load_teacher(f"local-dir:{timm_folder(tmp_path / 't')}", adaptor="plain")
+
+
 def test_the_moco_vit_layout_loads(tmp_path):
     backbone = timm.create_model("vit_base_patch16_224", num_classes=0).state_dict()
     parts = {"": backbone, "head.": head(768, 64, 64, 32, last_norm=True).state_dict()}

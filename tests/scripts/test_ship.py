@@ -157,6 +157,13 @@ def test_a_licence_is_required(tmp_path):
     assert read_weight(done.folder).record.licenses["data"] == "cc0-1.0"
 
 
+def test_no_local_paths_are_shipped(tmp_path):
+    teacher = {"source": "local-dir:/home/ann/dino", "architecture": "x", "sha256": "a" * 64}
+    folder = ship.ship(exported(tmp_path / "export", teacher=teacher)).folder
+    assert read_weight(folder).record.teacher["source"] == "local-dir:dino"
+    assert not [path for path in folder.iterdir() if b"/home/ann" in path.read_bytes()]
+
+
 def test_a_shipped_weight_that_disagrees_with_its_record_is_found(export):
     folder = ship.ship(export).folder
     ship.check(folder)

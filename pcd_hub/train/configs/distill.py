@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from pcd_hub.errors import ConfigError
-from pcd_hub.method.heads import STUDENT_HEADS
+from pcd_hub.method.heads import STUDENT_HEADS, Adaptor
 from pcd_hub.train.configs.fields import (
     Bounds,
     Channels,
@@ -17,6 +17,7 @@ from pcd_hub.train.configs.fields import (
 )
 from pcd_hub.train.configs.pretraining import (
     DataConfig,
+    FrozenTeacherConfig,
     ModelConfig,
     OptimConfig,
     ProbeScenes,
@@ -26,38 +27,24 @@ from pcd_hub.train.configs.run import RunConfig
 
 log = logging.getLogger("pcd_hub")
 
-ChannelMean = Annotated[float, Bounds(float, -1000, 1000)]
-ChannelStd = Annotated[float, Bounds(float, 0, 1000, above=True)]
-
 TEMPERATURES = {"pixel_info_nce": 0.2, "similarity_kl": 0.07}
 """Default temperature by loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherConfig:
+class TeacherConfig(FrozenTeacherConfig):
     """The frozen teacher."""
 
-    source: str = "quickstart"
-    """Teacher: quickstart (in the package), auto (the first reachable of a
-    list), timm:NAME, timm:ARCH[.TAG]:FILE, hf-hub:ORG/NAME[@REVISION],
-    local-dir:DIR, mocov3_r50:FILE, mocov3:ARCH:FILE, resnet:ARCH:FILE ...
-    `pcd-hub teachers` lists recommended ones."""
-    image_size: HeightWidth | Literal["match"] | None = None
-    """Size in pixels to which views are resized for the teacher: the shorter
-    side, or height and width. None: the student's size. match: the size at
-    which the teacher's feature map has the student's height and width, if
-    there is one; otherwise its feature map is resampled."""
-    mean: tuple[ChannelMean, ChannelMean, ChannelMean] | None = None
-    """Mean of each channel, for images in [0, 1], with which the teacher was
-    trained. None: as its source or timm states."""
-    std: tuple[ChannelStd, ChannelStd, ChannelStd] | None = None
-    """Standard deviation of each channel. None: as its source or timm states."""
     bands: tuple[str, ...] = ()
     """The three of --data.bands that the teacher gets as red, green and blue
     (false colours). Empty: the bands of these names, or a single band."""
     keep_last_norm: bool = True
     """Keep the BatchNorm without weights that ends a head like MoCo v3's.
     The released PCD code drops it."""
+    adaptor: Adaptor = "spatial"
+    """How a projection head is applied to feature maps. spatial: PCD's
+    SpatialAdaptor, whose mean over an image is the head's output for the mean.
+    plain: with the ReLU of each location, for comparison."""
     fold_batch_norms: bool = True
     """Fold BatchNorms into the convolutions before them; faster, identical up to rounding."""
     cache: str = "off"
@@ -70,12 +57,8 @@ class TeacherConfig:
     """Largest size of the cache in GB."""
 
     def check(self, group: str) -> None:
-        """Reject mean without std, or the other way round."""
-        if (self.mean is None) != (self.std is None):
-            given, other = ("std", "mean") if self.mean is None else ("mean", "std")
-            raise ConfigError(
-                f"{group}{given} is set without {group}{other}; expected both or neither"
-            )
+        """Reject mean without std, or the other way round, and a cache without a name."""
+        super().check(group)
         if not self.cache.strip():
             raise ConfigError(f"{group}cache '{self.cache}': expected auto, off or a folder")
 
@@ -314,7 +297,7 @@ DISTILL: dict[str, DistillConfig] = {
     ),
     "own_images": DistillConfig(
         teacher=TeacherConfig(source="auto"),
-        data=DistillDataConfig(source=(), held_out=0.02, resident="auto"),
+        data=DistillDataConfig(source=(), held_out=0.02),
         run=DistillRunConfig(name="pcd_own_images"),
         derive=True,
     ),

@@ -20,6 +20,8 @@ from pcd_hub.train.configs.fields import (
 
 BandValue = Annotated[float, Bounds(float, -1e9, 1e9)]
 ProbeScenes = Annotated[int, Bounds(int, 0, 100_000)]
+ChannelMean = Annotated[float, Bounds(float, -1000, 1000)]
+ChannelStd = Annotated[float, Bounds(float, 0, 1000, above=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,35 @@ class ModelConfig:
             raise ConfigError(
                 f"{group}arch {self.arch}: expected an architecture without a weight's tag; "
                 f"use {architecture}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenTeacherConfig:
+    """A frozen teacher, its images and their normalisation."""
+
+    source: str = "quickstart"
+    """Teacher: quickstart (in the package), auto (the first reachable of a
+    list), timm:NAME, timm:ARCH[.TAG]:FILE, hf-hub:ORG/NAME[@REVISION],
+    local-dir:DIR, mocov3_r50:FILE, mocov3:ARCH:FILE, resnet:ARCH:FILE ...
+    `pcd-hub teachers` lists recommended ones."""
+    image_size: HeightWidth | Literal["match"] | None = None
+    """Size in pixels to which views are resized for the teacher: the shorter
+    side, or height and width. None: the student's size. match: the size at
+    which the teacher's feature map has the student's height and width, if
+    there is one; otherwise its feature map is resampled."""
+    mean: tuple[ChannelMean, ChannelMean, ChannelMean] | None = None
+    """Mean of each channel, for images in [0, 1], with which the teacher was
+    trained. None: as its source or timm states."""
+    std: tuple[ChannelStd, ChannelStd, ChannelStd] | None = None
+    """Standard deviation of each channel. None: as its source or timm states."""
+
+    def check(self, group: str) -> None:
+        """Reject mean without std, or the other way round."""
+        if (self.mean is None) != (self.std is None):
+            given, other = ("std", "mean") if self.mean is None else ("mean", "std")
+            raise ConfigError(
+                f"{group}{given} is set without {group}{other}; expected both or neither"
             )
 
 

@@ -41,8 +41,8 @@ def load_teacher(
         given: A teacher from Python, which is matched instead.
 
     Raises:
-        ConfigError: If the loss compares the locations of an image and there is only one, or the
-            teacher knows none of the bands.
+        ConfigError: If the loss compares the locations of an image and there is only one, the
+            teacher knows none of the bands, or a teacher from Python cannot be adapted.
         TeacherError: If it does not load, or its weights do not fit into memory.
     """
     bands = config.data.bands
@@ -53,6 +53,11 @@ def load_teacher(
         "fold_batch_norms": config.teacher.fold_batch_norms,
     }
     if given is not None:
+        if config.teacher.adaptor != "spatial":
+            raise ConfigError(
+                f"--teacher.adaptor {config.teacher.adaptor} is for a teacher by its source, found "
+                "one from Python; leave it out, or use pcd_hub.load_teacher(..., adaptor=...)"
+            )
         given.set_bands(None)  # an earlier run may have set them
         teacher = match_teacher(given, student, **sizes)
     else:
@@ -67,6 +72,7 @@ def load_teacher(
             student,
             **sizes,
             keep_last_norm=config.teacher.keep_last_norm,
+            adaptor=config.teacher.adaptor,
             mean=config.teacher.mean,
             std=config.teacher.std,
         )

@@ -22,6 +22,7 @@ from pcd_hub.weights.hub.publishable import check_record, with_licenses
 from pcd_hub.weights.hub.published import PublishedWeight
 from pcd_hub.weights.layout import CARD_FILE, CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from pcd_hub.weights.load import ReadWeight, read_weight
+from pcd_hub.weights.local_paths import without_local_paths
 from pcd_hub.weights.manifest import files_in, read_listed, read_manifest, sha256
 
 log = logging.getLogger("pcd_hub")
@@ -130,7 +131,7 @@ def _prepare(
         if entry["path"] not in _DESCRIPTIONS:
             (folder / entry["path"]).parent.mkdir(parents=True, exist_ok=True)
             (folder / entry["path"]).write_bytes(read_listed(source, entry))
-    record = with_licenses(weight.record, licenses, license_link)
+    record = without_local_paths(with_licenses(weight.record, licenses, license_link))
     describe(folder, record, weight.config, repo=repo, license_link=license_link)
     _check_secrets(folder)
     return read_weight(folder, what=repo)

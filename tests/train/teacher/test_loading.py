@@ -100,3 +100,16 @@ def test_mean_and_std_of_the_command_line_are_used_and_recorded(tiny, tmp_path):
     assert not [one for one in teacher["warnings"] if "mean" in one]
     with pytest.raises(ConfigError, match="--teacher.mean is set without --teacher.std"):
         run([*tiny, *given[:4]], tmp_path / "other")
+
+
+def test_the_adaptor_of_the_head_is_recorded_and_refused_for_a_teacher_from_python(tiny, tmp_path):
+    options = ["--teacher.adaptor=plain", "--run.max-steps=1", "--run.no-store"]
+    folder = run(tiny, tmp_path / "plain", *options)
+    record = json.loads((folder / "record.json").read_text())
+    assert record["teacher"]["head"].endswith("ReLU-Linear (plain ReLU)")
+    assert record["config"]["teacher"]["adaptor"] == "plain"
+    teacher = teacher_from_module(Backbone(), mean=(0.5,) * 3, std=(0.5,) * 3)
+    arguments = [*tiny[1:], *options, f"--run.output-dir={tmp_path / 'run'}"]
+    with pytest.raises(ConfigError, match="adaptor plain is for a teacher by its source"):
+        distill.run(**configured(arguments), teacher=teacher)
+    assert not (tmp_path / "run").exists()

@@ -17,6 +17,7 @@ from torch import Tensor
 from pcd_hub.image_size import height_width
 from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.configs.distill import DistillDataConfig
+from pcd_hub.train.configs.pretraining import DataConfig
 
 CODE_VERSION = 1
 """Raise it when views or records change."""
@@ -90,7 +91,7 @@ def cache_name(facts: Facts) -> str:
     return f"{architecture[:60]}-{digest[:16]}"
 
 
-def teacher_output(teacher: Teacher, data: DistillDataConfig) -> list[float]:
+def teacher_output(teacher: Teacher, data: DataConfig) -> list[float]:
     """Return the teacher's pooled, normalised output for two noise images, one after the other."""
     generator = torch.Generator().manual_seed(0)
     size = height_width(data.image_size)
