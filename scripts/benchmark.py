@@ -12,6 +12,7 @@ medians and half the interquartile range.
 
 import argparse
 import dataclasses
+import itertools
 import json
 import statistics
 import subprocess
@@ -33,7 +34,7 @@ from benchmark_parts import (
     benchmark_models,
     save_synthetic_images,
 )
-from benchmark_step import STAGES, SWITCHES, StepCase, plain_network
+from benchmark_step import EXTRAS, STAGES, SWITCHES, StepCase, plain_network
 from measuring import (
     DEVICE,
     compare_with_rate,
@@ -118,13 +119,16 @@ def run_step(kind: str, case: StepCase, steps: int, timeline: Path | None = None
 
 
 def benchmark_step(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Compare the recipe's step with the plain one, and with single optimisations off."""
+    """Compare the recipe's step with the plain one, and with single optimisations off or on."""
     case = step_case(options, folder)
     off = tuple(sorted({*options.off, *(("bf16",) if not options.bf16 else ())}))
     variants = {"plain": ("plain", case), "recipe": ("recipe", dataclasses.replace(case, off=off))}
     for switch in options.without:
         without = dataclasses.replace(case, off=tuple(sorted({*off, switch})))
         variants[f"recipe without {switch}"] = ("recipe", without)
+    for extras in options.also:
+        also = dataclasses.replace(case, off=off, also=tuple(extras.split("+")))
+        variants[f"recipe, {extras}"] = ("recipe", also)
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
     for _ in range(options.repeats):
         for name, (kind, variant) in variants.items():
@@ -135,7 +139,8 @@ def benchmark_step(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for name, row in summary.items():
         kind, variant = variants[name]
         precision = fastest_precision(rates, bf16=kind == "recipe" and "bf16" not in variant.off)
-        row.update(compare_with_rate(row, flops, precision, rates[precision]))
+        of_row = flops | ({"teacher": 0.0} if "cached" in variant.also else {})
+        row.update(compare_with_rate(row, of_row, precision, rates[precision]))
     _print_steps(summary, flops, case)
     return {
         "case": dataclasses.asdict(case) | {"teacher": options.teacher},
@@ -279,6 +284,13 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         choices=SWITCHES,
         help="optimisations to switch off in a row of their own",
+    )
+    parser.add_argument(
+        "--also",
+        nargs="*",
+        default=[],
+        choices=["+".join(c) for n in (1, 2) for c in itertools.combinations(EXTRAS, n)],
+        help="rows with images that stay on the device, with the teacher's cache, or with both",
     )
     parser.add_argument(
         "--compile", action=argparse.BooleanOptionalAction, default=DEVICE.type == "cuda"

@@ -48,9 +48,12 @@ from pcd_hub.train.configs.distill import (
 from pcd_hub.train.launch import start_accelerator
 from pcd_hub.train.networks import build_backbone
 from pcd_hub.train.optimizers import build_optimizer
+from pcd_hub.train.teacher.cache.targets import Repeated
 
 STAGES = ("data wait", "teacher", "student", "loss", "backward", "optimizer")
 SWITCHES = ("fold", "compile", "channels_last", "foreach", "keep_memory", "opencv", "flash", "bf16")
+EXTRAS = ("resident", "cached")
+"""Images decoded in the device's memory; the teacher's feature maps as from a full cache."""
 _WARM_UP = 2
 
 
@@ -71,6 +74,8 @@ class StepCase:
     compile: bool = DEVICE.type == "cuda"
     off: tuple[str, ...] = ()
     """Optimisations of the recipe to switch off, from ``SWITCHES``."""
+    also: tuple[str, ...] = ()
+    """Options of the recipe that are off by default, from ``EXTRAS``."""
 
 
 Step = Callable[[Any], Tensor]
@@ -89,6 +94,7 @@ def recipe_step(case: StepCase, steps: int, folder: Path) -> tuple[Step, Iterato
             source=(case.images,),
             image_size=case.image_size,
             renderer="pillow" if "opencv" in case.off else "opencv",
+            resident="on" if "resident" in case.also else "off",
         ),
         method=PixelMethodConfig(temperature=case.temperature, queue_length=case.queue_length),
         optim=DistillOptimConfig(global_batch_size=case.batch_size, epochs=1),
@@ -103,6 +109,8 @@ def recipe_step(case: StepCase, steps: int, folder: Path) -> tuple[Step, Iterato
     )
     accelerator = start_accelerator(speed=config.speed, static_graph=True)
     (prepared,) = distill.prepare(accelerator, config, "benchmark")
+    if "cached" in case.also:
+        prepared.targets = Repeated()
     optimizer = build_optimizer(prepared.distiller, config.optim, config.speed)
     wrapped, optimizer = accelerator.prepare(prepared.distiller.train(), optimizer)
     for group in optimizer.param_groups:

@@ -103,13 +103,13 @@ PARTS = (
     Part(name="machine", minutes=0.5, command=_own_part("machine")),
     Part(
         name="step at 224 px",
-        minutes=1.0,
-        command=_benchmark("step", "--image-size=224", "--no-compile"),
+        minutes=1.3,
+        command=_benchmark("step", "--image-size=224", "--no-compile", "--also", "resident"),
     ),
     Part(
         name="step at 112 px",
         minutes=0.7,
-        command=_benchmark("step", "--image-size=112", "--no-compile"),
+        command=_benchmark("step", "--image-size=112", "--no-compile", "--also", "resident+cached"),
     ),
     Part(
         name="loss",

@@ -25,8 +25,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _quiet_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test has its own store and Hugging Face cache, a fixed seed, and one thread."""
+    """Each test has its own store, Hugging Face cache and shipped weights (none), a fixed seed, and
+    one thread."""
     monkeypatch.setenv("PCD_HUB_HOME", str(tmp_path / "store"))
+    monkeypatch.setattr("pcd_hub.weights.shipped.FOLDER", tmp_path / "shipped")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("PCD_HUB_LOCAL", raising=False)
     torch.manual_seed(0)

@@ -8,7 +8,7 @@ from pathlib import Path
 from pcd_hub.data.sources.uris import is_dir, is_file
 from pcd_hub.errors import DataError, WeightError
 from pcd_hub.evaluate.results import FILE, Evaluation, join
-from pcd_hub.weights import store
+from pcd_hub.weights import shipped, store
 from pcd_hub.weights.export import add_measurements
 from pcd_hub.weights.manifest import read_manifest, weights_sha256, write_json
 from pcd_hub.weights.record import Measurement
@@ -52,6 +52,11 @@ def add_to_weight(weight: str, tables: Sequence[Evaluation]) -> Path:
         WeightError: If the weight does not exist, is damaged, or is not the measured file.
     """
     stored = store.where(weight) if store.is_name(weight) else None
+    if stored is None and shipped.where(weight):
+        raise WeightError(
+            f"{weight} is shipped with pcd_hub, which stays as it is; expected a name in "
+            f"{store.home()}, or the folder of an export"
+        )
     folder = stored or Path(weight)
     sha256, name = weights_sha256(folder), read_manifest(folder)["record"]["name"]
     measured = {

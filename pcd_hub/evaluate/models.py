@@ -1,7 +1,7 @@
 """Open any timm model for evaluation by one string.
 
 ==============================  ====================================================================
-``resnet18.pcd``                a pcd_hub weight, from the local store or published; verified
+``resnet18.pcd``                a pcd_hub weight, local, published or shipped; verified
 ``ORG/NAME[@REV]``              a pcd_hub weight in a Hub repository
 ``local-dir:DIR``               an exported weight, verified; or any folder in timm's layout
 ``resnet18.a1_in1k``            any other timm model with its pretrained weights

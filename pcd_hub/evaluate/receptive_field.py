@@ -9,11 +9,11 @@ from torch import Tensor
 
 def effective_receptive_field(
     extract: Callable[[Tensor], Float[Tensor, "b c h w"]],
-    images: Float[Tensor, "b 3 height width"],
+    images: Float[Tensor, "b bands height width"],
 ) -> Float[Tensor, "height width"]:
     """Measure how strongly the centre of the feature map depends on each image pixel.
 
-    Mean absolute gradient over images and colour channels, normalised to sum to 1 (Luo et al.,
+    Mean absolute gradient over images and bands, normalised to sum to 1 (Luo et al.,
     arXiv:1701.04128).
 
     Args:

@@ -1,12 +1,13 @@
 """Figures of features: principal components as colours, and receptive fields."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -49,6 +50,18 @@ def principal_colours(maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 h w"
     stretched = ((components - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
     padded = F.pad(stretched, (0, 3 - stretched.shape[1]))
     return padded.view(count, height, width, 3).permute(0, 3, 1, 2)
+
+
+def save_fields(path: Path, fields: Sequence[Float[Tensor, "height width"]]) -> None:
+    """Draw receptive fields side by side, without labels, on a logarithmic scale."""
+    tiles = [colormaps["magma"](_logarithmic(field), bytes=True)[..., :3] for field in fields]
+    save_tiles(path, np.stack(tiles)[None])
+
+
+def _logarithmic(field: Float[Tensor, "height width"]) -> Float[np.ndarray, "height width"]:
+    """Return the strengths from 0 (0.01 % of the strongest) to 1."""
+    strength = (field / field.max()).cpu().numpy()
+    return 1 + np.log10(np.maximum(strength, 1e-4)) / 4
 
 
 def save_receptive_fields(path: Path, fields: Mapping[str, Float[Tensor, "_ _"]]) -> None:

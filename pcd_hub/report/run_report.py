@@ -1,14 +1,20 @@
-"""``report.md`` of a run: whether it worked, what was trained on what, and what to do next."""
+"""Report of a run: its content, and ``report.md``, the same content as plain text."""
 
+import json
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pcd_hub.files.markdown import escaped, table
+from pcd_hub.report.page.chart import Curve
 from pcd_hub.weights.card import results_tables
 from pcd_hub.weights.record import LICENSED, NOT_STATED, Measurement
 
-_MEANING = (
+AGREEMENT = "agreement with the teacher"
+"""Task whose scores are 100 % for the teacher itself."""
+MEANING = (
     "Agreement with the teacher is measured on images that were not trained on; they only choose "
     "between the last weights and the best ones. It shows whether the student has learnt from the "
     "teacher beyond the images that it has seen. It does not show "
@@ -26,6 +32,30 @@ class Setting:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """A picture that is a grid of equally large parts."""
+
+    path: str
+    """Path relative to the run's folder."""
+    rows: tuple[str, ...]
+    """Label of each row."""
+    columns: tuple[str, ...]
+    """Label of each column."""
+    images: str = ""
+    """The images shown, such as "held-out images, 320 x 320 px"."""
+
+    @classmethod
+    def from_json(cls, raw: Any) -> "Sheet | None":
+        """Return the sheet that ``dataclasses.asdict`` gave; None for anything else."""
+        try:
+            path, images = raw["path"], raw["images"]
+            rows, columns = (tuple(map(str, raw[key])) for key in ("rows", "columns"))
+        except (KeyError, TypeError):
+            return None
+        return cls(path=str(path), rows=rows, columns=columns, images=str(images))
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunReport:
     """Content of the report."""
 
@@ -34,7 +64,9 @@ class RunReport:
     run: str
     """The run's folder."""
     load: str
-    """Name for ``timm.create_model``."""
+    """Name for ``timm.create_model``; empty if the exported weight is not in the folder."""
+    what: str = ""
+    """One sentence: what was distilled from what, on which images."""
     verdict: str
     """One sentence: whether the student is better than its start."""
     measurements: Mapping[str, Measurement]
@@ -44,33 +76,80 @@ class RunReport:
     settings: Sequence[Setting]
     """Derived settings; empty if none were derived."""
     config_name: str
+    config: Mapping[str, str] = field(default_factory=dict)
+    """Effective value of every option."""
     survey: Mapping[str, object]
     """Results of the survey of the images, by label; empty if there was none."""
     duplicates: Sequence[tuple[str, str]] = ()
     """Examples of images that are nearly the same."""
     training: Mapping[str, object]
     """Steps, time and speed, by label."""
+    timing: Mapping[str, str] = field(default_factory=dict)
+    """Shares of the run's time, by label."""
+    curves: Sequence[Curve] = ()
+    features: Sheet | None = None
+    """Images of the run, then the feature maps of each model as colours."""
+    receptive_field: Sheet | None = None
+    receptive_sides: Mapping[str, float] = field(default_factory=dict)
+    """Side of the square with half of the receptive field, as a share of the image's, by model."""
     warnings: Sequence[str]
     """Warnings of the run."""
     pictures: Mapping[str, str]
-    """Captions of the pictures by their paths, relative to the report."""
+    """Captions of the other pictures by their paths, relative to the report."""
     licenses: Mapping[str, str]
     """Licences of code, weights, teacher and data."""
     advice: Sequence[str]
     """What to try next, as Markdown."""
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.run)
+
+    @property
+    def load_code(self) -> str:
+        """Three lines of Python that load the backbone."""
+        return (
+            "import pcd_hub, timm\n\n"
+            f"backbone = timm.create_model({json.dumps(self.load, ensure_ascii=False)}, "
+            "pretrained=True, features_only=True)"
+        )
+
+    @property
+    def probe_command(self) -> str:
+        """The command that compares the weight with others on labelled images."""
+        return f"pcd-hub probe LABELLED {shlex.quote(self.run)}"
+
+    @property
+    def publish_command(self) -> str:
+        """The command that shows what publishing would do."""
+        options = {"weights": "--license"} | {
+            what: f"--{what}-license" for what in ("teacher", "data", "start")
+        }
+        missing = [what for what, stated in self.stated_licenses.items() if stated == NOT_STATED]
+        flags = "".join(f" {options[what]} ID" for what in missing if what in options)
+        target = shlex.quote(f"ORG/{self.weight}")
+        return f"pcd-hub publish {shlex.quote(self.run)} {target}{flags} --dry-run"
+
+    @property
+    def stated_licenses(self) -> dict[str, str]:
+        """The licence of each part that needs one."""
+        licensed = (*LICENSED, *(("start",) if "start" in self.licenses else ()))
+        return {what: self.licenses.get(what, NOT_STATED) for what in licensed}
 
 
 def render_report(report: RunReport) -> str:
     """Render the report as Markdown."""
     sections = [
         f"# {escaped(report.weight)}: report of the run",
-        f"**{escaped(_sentence(report.verdict))}**",
+        escaped(report.what),
+        f"**{escaped(as_sentence(report.verdict))}**",
         *results_tables(report.measurements),
-        _MEANING if report.measurements else "",
+        MEANING if measures_agreement(report.measurements) else "",
         _section("Use it", _usage(report)),
         _section("Try next", "\n".join(f"- {line}" for line in report.advice)),
         _section("What was trained", _facts(report.summary)),
-        _section("Training", _facts(report.training)),
+        _section("Training", _facts({**report.training, **report.timing})),
         _section("Settings", _settings(report)),
         _section("Images", _images(report)),
         _section(
@@ -79,7 +158,7 @@ def render_report(report: RunReport) -> str:
         _section(
             "Pictures",
             "\n\n".join(
-                f"{escaped(text)}:\n\n![]({path})" for path, text in report.pictures.items()
+                f"{escaped(text)}:\n\n![]({path})" for path, text in _pictures(report).items()
             ),
         ),
         _section("Publish it", _publishing(report)),
@@ -87,12 +166,18 @@ def render_report(report: RunReport) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
+def measures_agreement(measured: Mapping[str, Measurement]) -> bool:
+    """Return whether the agreement with the teacher was measured."""
+    return any(table.task == AGREEMENT for table in measured.values())
+
+
+def as_sentence(text: str) -> str:
+    """Return the text with a capital and a full stop."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
+
+
 def _section(title: str, content: str) -> str:
     return f"## {title}\n\n{content}" if content else ""
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
 def _facts(facts: Mapping[str, object]) -> str:
@@ -101,15 +186,13 @@ def _facts(facts: Mapping[str, object]) -> str:
 
 def _usage(report: RunReport) -> str:
     return f"""```python
-import pcd_hub, timm
-
-backbone = timm.create_model("{report.load}", pretrained=True, features_only=True)
+{report.load_code}
 ```
 
 Compare it with other models on labelled images, a folder with masks or class folders:
 
 ```sh
-pcd-hub probe LABELLED {report.run}
+{report.probe_command}
 ```"""
 
 
@@ -131,18 +214,26 @@ def _images(report: RunReport) -> str:
     return _facts(report.survey) + examples
 
 
+def _pictures(report: RunReport) -> dict[str, str]:
+    found: dict[str, str] = {}
+    if report.features is not None:
+        rows = ", ".join(report.features.rows)
+        found[report.features.path] = (
+            f"First three principal components of the feature maps as colours, on "
+            f"{report.features.images}; rows: {rows}"
+        )
+    if report.receptive_field is not None:
+        models = ", ".join(report.receptive_field.columns)
+        found[report.receptive_field.path] = f"Effective receptive fields: {models}"
+    return found | dict(report.pictures)
+
+
 def _publishing(report: RunReport) -> str:
-    licensed = (*LICENSED, *(("start",) if "start" in report.licenses else ()))
-    missing = [what for what in licensed if report.licenses.get(what, NOT_STATED) == NOT_STATED]
-    options = {"weights": "--license"} | {
-        what: f"--{what}-license" for what in ("teacher", "data", "start")
-    }
-    flags = "".join(f" {options[what]} ID" for what in missing if what in options)
     stated = ", ".join(
-        f"{what} {escaped(report.licenses.get(what, NOT_STATED))}" for what in licensed
+        f"{what} {escaped(stated)}" for what, stated in report.stated_licenses.items()
     )
     return f"""```sh
-pcd-hub publish {report.run} ORG/{report.weight}{flags} --dry-run
+{report.publish_command}
 ```
 
 Licences: {stated}. The teacher's licence may extend to the student. Without `--dry-run` this

@@ -301,7 +301,7 @@ def prepare(
     for d in students:
         d.targets = open_targets(d)
         move_to_device(d)
-        d.held_out = open_held_out(d, held_out_images)
+        d.held_out, d.held_out_source = open_held_out(d, held_out_images), held_out
     return students
 
 

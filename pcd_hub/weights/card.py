@@ -115,12 +115,17 @@ def _results(measured: dict[str, Measurement]) -> str:
 
 def results_tables(measured: Mapping[str, Measurement]) -> list[str]:
     """Render one Markdown table for each evaluation."""
+    return [results_table(metrics) for metrics in by_evaluation(measured)]
+
+
+def by_evaluation(measured: Mapping[str, Measurement]) -> list[list[Measurement]]:
+    """Group the measurements that are metrics of one evaluation."""
     evaluations: dict[tuple[object, ...], list[Measurement]] = {}
     for table in measured.values():
         facts = (table.task, table.dataset, table.images, table.seeds, table.protocol)
         alike = (*facts, table.command, table.subject, tuple(table.means))
         evaluations.setdefault(alike, []).append(table)
-    return [results_table(metrics) for metrics in evaluations.values()]
+    return list(evaluations.values())
 
 
 def results_table(metrics: list[Measurement]) -> str:

@@ -1,18 +1,22 @@
-"""List and find weights: local, fetched and published."""
+"""List and find weights: local, fetched, published and shipped."""
 
+import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pcd_hub.errors import PCDHubError, WeightError
-from pcd_hub.weights import store
+from pcd_hub.weights import shipped, store
 from pcd_hub.weights.hub.fetch import fetched_folder, fetched_folders
 from pcd_hub.weights.hub.published import published_weights, reference_of
 from pcd_hub.weights.layout import CONFIG_FILE, MANIFEST_FILE
-from pcd_hub.weights.manifest import read_listed, read_manifest
+from pcd_hub.weights.manifest import read_listed, read_manifest, weights_sha256
 from pcd_hub.weights.record import NOT_STATED, WeightRecord
 from pcd_hub.weights.safety import check_config, unknown_files, unknown_keys
+
+Origin = Literal["local", "fetched", "published", "shipped"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +25,7 @@ class ListedWeight:
 
     name: str
     """The name to pass to ``create_model``."""
-    origin: Literal["local", "fetched", "published"]
+    origin: Origin
     license: str
     """Licence of the weights; "unreadable" if the manifest is damaged."""
     parameters: int | None
@@ -30,7 +34,7 @@ class ListedWeight:
 
 
 def list_weights(*, license: str | None = None) -> list[ListedWeight]:  # noqa: A002
-    """List local, fetched and published weights.
+    """List local, fetched, published and shipped weights, in the order in which they are looked up.
 
     Nothing is verified, and no network request is made.
 
@@ -51,31 +55,91 @@ def list_weights(*, license: str | None = None) -> list[ListedWeight]:  # noqa: 
         for record in published_weights().values()
         if record.reference not in known
     ]
+    found += [_from_folder(name, "shipped", shipped.FOLDER / name) for name in shipped.names()]
     return [weight for weight in found if license in {None, weight.license}]
 
 
 def find(name: str) -> Path | None:
-    """Return the folder of a local or fetched weight; None if it is not on this machine.
+    """Return the folder of a local, fetched or shipped weight; None if it is not on this machine.
 
     Args:
         name: ``resnet18.pcd`` or ``ORG/NAME[@REVISION]``. A local weight takes precedence over a
-            fetched one of the same name.
+            fetched one of the same name, and both over a shipped one. With ``PCD_HUB_ORG`` set, the
+            shipped weight is never found: the name stands for that organisation's.
 
     Raises:
         WeightError: If the name is malformed, or the manifest has changed since it was fetched.
     """
-    if store.is_name(name) and (folder := store.where(name)):
+    if store.is_name(name) and (folder := store.where(name) or shipped_folder(name)):
         return folder
     published = reference_of(name)
     return fetched_folder(published[0]) if published else None
+
+
+def find_here(name: str) -> Path:
+    """Return the folder that :func:`find` returns.
+
+    Raises:
+        WeightError: If there is no such weight on this machine, or :func:`find` raises.
+    """
+    if folder := find(name):
+        return folder
+    if shipped.where(name):
+        raise WeightError(
+            f"{name} stands for the weight of PCD_HUB_ORG or of the published list, which is not "
+            f"on this machine; run `pcd-hub fetch {name}`, or unset PCD_HUB_ORG for the one that "
+            "pcd_hub ships"
+        )
+    held, ships = (", ".join(names) or "none" for names in (store.names(), shipped.names()))
+    raise WeightError(
+        f"{name} is not on this machine; {store.home()} holds {held}, pcd_hub ships {ships}. Run "
+        "`pcd-hub fetch ORG/NAME` to get one from the Hub"
+    )
+
+
+def shipped_folder(name: str) -> Path | None:
+    """Return the folder of the shipped weight that ``name`` (``resnet18.pcd``) stands for.
+
+    None if there is none, or if ``PCD_HUB_ORG`` or the published list gives the name to another
+    file. The published copy of the shipped file needs no download.
+    """
+    folder, published = shipped.where(name), reference_of(name)
+    if folder is None or published is None:
+        return folder
+    listed = published_weights().get(name)
+    if listed and published == (listed.reference, listed.manifest_sha256):
+        with suppress(WeightError):  # a damaged manifest
+            return folder if weights_sha256(folder) == listed.weights_sha256 else None
+    return None
+
+
+def notice_of_replaced(name: str) -> str:
+    """Return a sentence if a local weight is used instead of the shipped one of the same name.
+
+    It is empty if both hold the same weights, or if ``PCD_HUB_LOCAL`` or ``PCD_HUB_ORG`` states
+    which one is meant.
+    """
+    if os.environ.get("PCD_HUB_LOCAL") or os.environ.get("PCD_HUB_ORG"):
+        return ""
+    ours = shipped.where(name)
+    local = store.where(name) if ours else None
+    if ours is None or local is None:
+        return ""
+    with suppress(WeightError):  # loading a damaged one raises
+        if weights_sha256(ours) == weights_sha256(local):
+            return ""
+    return (
+        f"{name}: the weight in {store.home()} is used instead of the one that pcd_hub ships; "
+        "PCD_HUB_LOCAL=0 selects the shipped one, PCD_HUB_LOCAL=1 this one without this message"
+    )
 
 
 def finished_export(run_or_name: str | Path) -> Path:
     """Return the folder of a finished weight.
 
     Args:
-        run_or_name: A run's folder (its last export is used), an export's folder, or a name in the
-            local store.
+        run_or_name: A run's folder (its last export is used), an export's folder, or the name of a
+            local or shipped weight.
 
     Raises:
         WeightError: If there is no such weight, or the run has not finished.
@@ -84,7 +148,7 @@ def finished_export(run_or_name: str | Path) -> Path:
     if path.is_dir():
         exports = [p for p in path.iterdir() if re.fullmatch(r"export(-\d+)?", p.name)]
         folder = max(exports, key=lambda p: (len(p.name), p.name), default=path)
-    elif store.is_name(str(run_or_name)) and (found := store.where(str(run_or_name))):
+    elif found := _stored_or_shipped(str(run_or_name)):
         folder = found
     else:
         raise WeightError(
@@ -96,8 +160,12 @@ def finished_export(run_or_name: str | Path) -> Path:
     return folder
 
 
+def _stored_or_shipped(name: str) -> Path | None:
+    return (store.where(name) or shipped.where(name)) if store.is_name(name) else None
+
+
 def has_weight(name: str) -> bool:
-    """Return whether ``name`` (``resnet18.pcd``) is local, fetched, or in the published list.
+    """Return whether ``name`` (``resnet18.pcd``) is local, fetched, shipped or listed as published.
 
     No network request is made, so weights of ``PCD_HUB_ORG`` count only once they are fetched.
     """
@@ -131,7 +199,7 @@ def unknown_parts(folder: Path) -> list[str]:
     return [*parts, *(f"file {path}" for path in unknown_files(manifest))]
 
 
-def _from_folder(name: str, origin: Literal["local", "fetched"], folder: Path) -> ListedWeight:
+def _from_folder(name: str, origin: Origin, folder: Path) -> ListedWeight:
     try:
         record = WeightRecord.from_dict(record_of(folder))
     except WeightError:

@@ -1,8 +1,15 @@
-"""Create a timm model with a verified weight from this machine or the Hub."""
+"""Create a timm model with a verified weight from this machine, the Hub or the package.
 
+A name is looked up in the local store, then in ``PCD_HUB_ORG`` or the list of published weights,
+then among the shipped weights. An organisation that is named but does not answer is an error: the
+shipped weight is not its weight.
+"""
+
+import logging
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +20,15 @@ from torch import Tensor, nn
 from pcd_hub.errors import PCDHubError, WeightError
 from pcd_hub.image_size import format_size, height_width
 from pcd_hub.models.entries import entry_cfg, forget_tensors
-from pcd_hub.weights import store
+from pcd_hub.weights import shipped, store
+from pcd_hub.weights.catalogue import notice_of_replaced, shipped_folder
 from pcd_hub.weights.hub.fetch import fetch, read_fetched
 from pcd_hub.weights.hub.published import published_weights, reference_of
 from pcd_hub.weights.load import ReadWeight, read_weight
 from pcd_hub.weights.manifest import weights_sha256
 from pcd_hub.weights.safety import known_cfg
+
+log = logging.getLogger("pcd_hub")
 
 _LOCAL_DIR = "local-dir:"
 _RESERVED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path")
@@ -30,8 +40,8 @@ def create_model(
     """Create a timm model with a verified weight.
 
     Args:
-        name: ``resnet18.pcd`` (local store, or published), ``ORG/NAME[@REVISION]`` on the Hub, or
-            ``local-dir:FOLDER``.
+        name: ``resnet18.pcd`` (local store, published, or shipped), ``ORG/NAME[@REVISION]`` on the
+            Hub, or ``local-dir:FOLDER``.
         manifest_sha256: Expected sha256 of the manifest, if you pinned it.
         **timm_arguments: Arguments for ``timm.create_model``, such as ``features_only``.
 
@@ -90,10 +100,31 @@ def read_named(name: str, *, manifest_sha256: str | None = None) -> ReadWeight:
         folder = store.expanded(name.removeprefix(_LOCAL_DIR))
         return read_weight(folder, manifest_sha256=manifest_sha256)
     if store.is_name(name) and (folder := _local(name)):
+        if notice := notice_of_replaced(name):
+            _warn_once(notice)
         return read_weight(folder, what=name, manifest_sha256=manifest_sha256)
+    if store.is_name(name) and (folder := _shipped(name, manifest_sha256)):
+        return read_weight(folder, what=f"{name} (shipped)", manifest_sha256=manifest_sha256)
     if reference_of(name) is None:
         raise WeightError(_how_to_get(name))
-    return read_fetched(name, manifest_sha256=manifest_sha256)[1]
+    try:
+        return read_fetched(name, manifest_sha256=manifest_sha256)[1]
+    except PCDHubError as error:
+        if folder := shipped.where(name):
+            raise type(error)(f"{error}; {_how_to_get_shipped(name, folder)}") from error
+        raise
+
+
+@cache
+def _warn_once(message: str) -> None:
+    log.warning(message)
+
+
+def _shipped(name: str, manifest_sha256: str | None) -> Path | None:
+    """Return the shipped weight's folder, unless a published copy has the pinned manifest."""
+    if manifest_sha256 and reference_of(name):
+        return None
+    return shipped_folder(name)
 
 
 def _local(name: str) -> Path | None:
@@ -124,11 +155,19 @@ def _published_sha256(name: str) -> str | None:
 
 def _how_to_get(name: str) -> str:
     off = "" if store.enabled() else " (PCD_HUB_LOCAL=0 turns the local store off)"
+    ships = ", ".join(shipped.names()) or "none"
     return (
-        f"there is no weight {name}{off}. Distil one (it is saved in {store.home()}), point "
-        f"PCD_HUB_HOME to a folder that holds {name}/, or set PCD_HUB_ORG to an organisation that "
-        f"publishes {name} on the Hub"
+        f"there is no weight {name}{off}; pcd_hub ships {ships}. Distil one (it is saved in "
+        f"{store.home()}), point PCD_HUB_HOME to a folder with {name}/, or set PCD_HUB_ORG to "
+        f"an organisation that publishes {name} on the Hub"
     )
+
+
+def _how_to_get_shipped(name: str, folder: Path) -> str:
+    remedy = f'pcd_hub.create_model("local-dir:{folder}")'
+    if os.environ.get("PCD_HUB_ORG"):
+        remedy = "unset PCD_HUB_ORG"
+    return f"{name} as shipped with pcd_hub is not used instead: {remedy} to load it"
 
 
 def build_model(weight: ReadWeight, **timm_arguments: Any) -> nn.Module:

@@ -10,10 +10,12 @@ from pcd_hub.errors import WeightError
 from pcd_hub.files.read import read_bounded
 from pcd_hub.files.strict_json import shown
 from pcd_hub.files.write import atomic_write
+from pcd_hub.weights import shipped
 from pcd_hub.weights.layout import MANIFEST_FILE, MANIFEST_SCHEMA, WEIGHTS_FILE
 from pcd_hub.weights.safety import MAX_JSON_BYTES, check_manifest
 
 _REMEDY = "the copy is damaged: get it again with `pcd-hub fetch`, or from the run's export"
+_REINSTALL = "the package is damaged: `pip install --force-reinstall --no-deps pcd_hub` repairs it"
 
 Read = TypeVar("Read")
 
@@ -69,7 +71,8 @@ def read_manifest(folder: Path, *, pinned: str | None = None) -> dict[str, Any]:
     try:
         raw = read_bounded(path, MAX_JSON_BYTES)
     except OSError as error:
-        raise _unreadable(shown(str(path)), error, "export the weight again") from error
+        remedy = _REINSTALL if _is_shipped(folder) else "export the weight again"
+        raise _unreadable(shown(str(path)), error, remedy) from error
     except ValueError as error:
         raise WeightError(str(error)) from error
     if pinned and pinned != (found := hashlib.sha256(raw).hexdigest()):
@@ -127,10 +130,12 @@ def _of_listed_size(folder: Path, entry: dict[str, Any], read: Callable[[Path], 
             raise FileNotFoundError(path)
         size = path.stat().st_size
         if size != entry["size"]:
-            raise WeightError(f"{path} has {size} bytes, expected {entry['size']}; {_REMEDY}")
+            raise WeightError(
+                f"{path} has {size} bytes, expected {entry['size']}; {_remedy(folder)}"
+            )
         return read(path)
     except OSError as error:
-        raise _unreadable(str(path), error, _REMEDY) from error
+        raise _unreadable(str(path), error, _remedy(folder)) from error
 
 
 def _unreadable(path: str, error: OSError, remedy: str) -> WeightError:
@@ -143,8 +148,16 @@ def _check_digest(digest: str, folder: Path, entry: dict[str, Any]) -> None:
     if digest != entry["sha256"]:
         raise WeightError(
             f"{folder / entry['path']} has sha256 {digest[:12]}, expected "
-            f"{entry['sha256'][:12]}; {_REMEDY}"
+            f"{entry['sha256'][:12]}; {_remedy(folder)}"
         )
+
+
+def _remedy(folder: Path) -> str:
+    return _REINSTALL if _is_shipped(folder) else _REMEDY
+
+
+def _is_shipped(folder: Path) -> bool:
+    return shipped.FOLDER in folder.parents
 
 
 def sha256(path: Path) -> str:

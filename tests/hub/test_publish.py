@@ -58,6 +58,15 @@ def test_a_new_repository_is_private_until_its_files_came_back_the_same(hub, exp
     assert hub.count("POST", "/commit/") == 1
 
 
+def test_no_folder_of_this_machine_is_published(hub, tmp_path):
+    data = {"source": "/home/ann/photos", "fingerprint": "3 files", "images": 3}
+    export = exported(tmp_path / "run" / "export", data=data)
+    pcd_hub.publish(export, REPO)
+    for name in ("README.md", "pcd_manifest.json"):
+        assert b"/home/ann" not in hub.files(REPO)[name], name
+        assert b"photos" in hub.files(REPO)[name], name
+
+
 def test_a_second_time_changes_nothing_and_reports_the_same_commit(hub, export):
     first = pcd_hub.publish(export, REPO)
     before = len(hub.requests)

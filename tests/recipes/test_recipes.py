@@ -9,7 +9,7 @@ import pytest
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.py"))
 NAMES = [path.stem for path in RECIPES if path.stem != "__init__"]
-OPTIONS = {"compare": "--into"}
+OPTIONS = {"compare": "--into", "lab": "--output-dir"}
 
 
 @pytest.mark.parametrize("name", NAMES)

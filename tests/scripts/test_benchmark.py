@@ -44,16 +44,18 @@ def test_recipe_and_plain_step_are_compared(tmp_path, images, capsys, monkeypatc
 
     monkeypatch.setattr(benchmark, "run_step", run_step)
     out = tmp_path / "results.json"
-    options = [f"--images={images}", f"--out={out}", "--no-bf16"]
+    options = [f"--images={images}", f"--out={out}", "--no-bf16", "--also", "resident+cached"]
     benchmark.main(["step", *SMALL, *options, "--timeline", str(tmp_path / "trace.json")])
     printed = capsys.readouterr().out
     results = json.loads(out.read_text())["step"]
-    assert set(results["variants"]) == {"plain", "recipe"}
-    for variant in results["variants"].values():
+    assert set(results["variants"]) == {"plain", "recipe", "recipe, resident+cached"}
+    for name, variant in results["variants"].items():
         assert variant["images_per_s"] == pytest.approx(4 / variant["seconds"])
         split = variant["split"]
         assert set(split) == set(benchmark_step.STAGES)
         assert all(split[stage] > 0 for stage in split)
+        teacher = variant["share_of_matmul_rate_by_stage"].get("teacher", 0)
+        assert (teacher > 0) == ("cached" not in name)
         assert variant["peak_bytes"] > 2**26
     assert "Bottleneck: " in printed
     assert "| recipe |" in printed
@@ -73,12 +75,15 @@ def test_switches_reach_the_configuration_of_the_recipe(tmp_path, images, monkey
     )
     options = benchmark.build_parser().parse_args(["step", *SMALL, f"--images={images}"])
     case = benchmark.step_case(options, tmp_path)
-    for number, off in enumerate(((), ("fold", "channels_last", "foreach", "opencv"))):
+    extras = ("resident", "cached")
+    for number, off in enumerate((("fold", "channels_last", "foreach", "opencv"), ())):
         folder = tmp_path / f"run{number}"
-        case = benchmark_step.dataclasses.replace(case, off=("bf16", *off))
+        also = () if off else extras
+        case = benchmark_step.dataclasses.replace(case, off=("bf16", *off), also=also)
         take_step, batches = benchmark_step.recipe_step(case, 1, folder)
         assert take_step(next(batches)).isfinite()
-    on, off = configs
+    off, on = configs
+    assert (on.data.resident, off.data.resident) == ("on", "off")
     assert (on.teacher.fold_batch_norms, off.teacher.fold_batch_norms) == (True, False)
     assert (on.speed.channels_last, off.speed.channels_last) == (True, False)
     assert (on.speed.foreach, off.speed.foreach) == (True, False)

@@ -45,6 +45,8 @@ def test_a_run_writes_record_export_metrics_and_pictures(tiny, tmp_path, capsys,
         "checkpoints",
         "pictures",
         "record.json",
+        "report.html",
+        "report.json",
         "report.md",
         "export",
     }

@@ -1,6 +1,6 @@
 """Configurations of the training recipes, and how command lines and files override them.
 
 One file for each recipe, ``fields.py`` for types and bounds, ``command_line.py`` for options and
-``files.py`` for ``--config FILE``. Named configurations are defined only in Python tables;
-``RECIPE NAME --print-config`` writes one as YAML.
+``files.py`` for ``--config FILE``. Named configurations are defined in Python tables;
+``RECIPE NAME --print-config`` writes one as YAML. ``recipes/configs/`` has further ones as files.
 """

@@ -295,7 +295,7 @@ DISTILL: dict[str, DistillConfig] = {
     ),
     "own_images": DistillConfig(
         teacher=TeacherConfig(source="auto"),
-        data=DistillDataConfig(source=(), held_out=0.02, resident="auto"),
+        data=DistillDataConfig(source=(), held_out=0.02),
         derive=True,
     ),
     "pcd_r18": DistillConfig(teacher=TeacherConfig(source=_MOCO_TEACHER)),

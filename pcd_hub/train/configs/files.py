@@ -83,7 +83,7 @@ def read_fields(config: object, file: str) -> dict[str, Any]:
             is invalid.
     """
     label = file if file.isprintable() else ascii(file)
-    return checked_fields(config, _settings(_read(file, label), label), label)
+    return checked_fields(config, _settings(read_document(file, f"--config {label}"), label), label)
 
 
 def checked_fields(config: object, found: Mapping[Any, Any], label: str) -> dict[str, Any]:
@@ -114,16 +114,25 @@ def checked_fields(config: object, found: Mapping[Any, Any], label: str) -> dict
     return changes
 
 
-def _read(file: str, label: str) -> Any:
+def read_document(file: str, what: str) -> Any:
+    """Return the content of a YAML file, or of a JSON file if its name ends in ``.json``.
+
+    Args:
+        file: The file.
+        what: Name of the file in errors.
+
+    Raises:
+        ConfigError: If it cannot be read, or is not YAML or JSON.
+    """
     path = local_path(file)
     try:
         raw = read_bounded(path, MAX_BYTES)
     except OSError as error:
         why = error.strerror or "it is missing or not a regular file"
-        raise ConfigError(f"--config {label}: cannot read it ({why})") from error
+        raise ConfigError(f"{what}: cannot read it ({why})") from error
     except ValueError as error:
         raise ConfigError(
-            f"--config {label}: expected the name of a file of at most {MAX_BYTES} bytes"
+            f"{what}: expected the name of a file of at most {MAX_BYTES} bytes"
         ) from error
     try:
         if path.suffix == ".json":
@@ -138,7 +147,7 @@ def _read(file: str, label: str) -> Any:
         why = first_line(error)
     except (yaml.YAMLError, ValueError) as error:
         why = as_typed(first_line(error))
-    raise ConfigError(f"--config {label}: expected YAML, or JSON in a .json file ({why})")
+    raise ConfigError(f"{what}: expected YAML, or JSON in a .json file ({why})")
 
 
 class _Loader(yaml.SafeLoader):

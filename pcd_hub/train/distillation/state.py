@@ -60,6 +60,8 @@ class Distillation:
     """Source of the teacher's feature maps: the teacher itself, or its cache."""
     held_out: HeldOut | None = None
     """Scores on the held-out images; None without any."""
+    held_out_source: ImageSource | None = None
+    """The held-out images, for pictures."""
     decisions: tuple[Decision, ...] = ()
     """Settings that were derived, with the reason of each."""
     survey: Survey | None = None

@@ -12,19 +12,18 @@ import torch
 from pcd_hub.data.multiband.names import weight_suffix
 from pcd_hub.errors import ConfigError, StudentError, WeightError
 from pcd_hub.evaluate.models import EvaluatedModel
-from pcd_hub.evaluate.scene_probe import scene_mosaics
-from pcd_hub.image_size import format_size, simplest
+from pcd_hub.image_size import format_size
 from pcd_hub.models.entries import STOCK_ARCHITECTURES, entry_cfg
-from pcd_hub.models.grid import pixel_grid
 from pcd_hub.models.teachers import Teacher
 from pcd_hub.report.curves import save_training_curve
-from pcd_hub.report.features import save_pca
+from pcd_hub.report.page.content import verdict
 from pcd_hub.report.scene_probe import probe_backbones
 from pcd_hub.train.batches import describe_data, only_scenes
 from pcd_hub.train.configs.distill import DISTILL, DistillConfig
 from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.train.held_out.result import describe_held_out, held_out_measurements, warn_if_worse
-from pcd_hub.train.results.report import save_report, verdict
+from pcd_hub.train.results.pictures import draw_feature_maps, draw_own_images
+from pcd_hub.train.results.report import save_report
 from pcd_hub.weights import store
 from pcd_hub.weights.export import check_finite, export_weight
 from pcd_hub.weights.manifest import read_manifest, write_json
@@ -49,13 +48,15 @@ def save_weight(d: Distillation, weight_name: str, *, warnings: Sequence[str] = 
         warn_if_worse(d.held_out)
     with torch.compiler.set_stance("force_eager"):  # new shapes, each used only a few times
         d.export = export = export_student(d, weight_name)
+        notes = draw_own_images(d)
     # The report comes first: a store that rejects the weight must not lose it.
     names = loadable_names(d, weight_name, export)
     record = WeightRecord.from_dict(read_manifest(export)["record"])
-    report = save_report(d, record, load=f"local-dir:{export.absolute()}", warnings=warnings)
+    report = save_report(d.folder.path, notes, warnings=warnings)
     if d.config.run.store and (replaced := add_to_store(weight_name, export)):
         print(f"\nreplaced {weight_name} in the store; the previous weight is kept in {replaced}")
-    print(f"\n{verdict(d, record.measurements())}\nreport: {report}\n\nload it anywhere:\n")
+    print(f"\n{verdict(record, run=str(d.folder.path))}")
+    print(f"report: {report or 'not written'}\n\nload it anywhere:\n")
     for name in names:
         bring = "" if name.startswith("local-dir:") else "import pcd_hub, timm; "
         print(f'  {bring}timm.create_model("{name}", pretrained=True, features_only=True)')
@@ -173,27 +174,6 @@ def recipe(d: Distillation) -> str:
     named = d.config_name in DISTILL and not DISTILL[d.config_name].derive
     name = d.config_name if named else "--config config.json"
     return f"pcd-hub distill {name}"
-
-
-@torch.inference_mode()
-def draw_feature_maps(d: Distillation, path: Path) -> None:
-    """Draw teacher and student feature maps of generated scenes, never of the user's images."""
-    teacher, cfg = d.teacher, entry_cfg(d.config.student.arch)
-    device = d.accelerator.device
-    teacher_cfg = getattr(teacher.grid.model, "pretrained_cfg", None) or {}
-    if cfg.fixed_input_size or teacher_cfg.get("fixed_input_size"):
-        images = scene_mosaics(8, tiles=1, size=d.config.data.image_size)
-    else:  # a training view's feature map is too small for a figure
-        images = scene_mosaics(2, tiles=4)
-        teacher.set_sizes(images.shape[-1])
-    student = pixel_grid(d.student, image_size=simplest(images.shape[2:]))
-    mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (cfg.mean, cfg.std))
-    values = images.to(device).float() / 255
-    feature_maps = {
-        "teacher": teacher(values).float().cpu(),
-        "student": student.eval()((values - mean) / std).float().cpu(),
-    }
-    save_pca(path, images, feature_maps)
 
 
 def build_record(d: Distillation, weight_name: str, metrics: dict[str, Any]) -> WeightRecord:

@@ -4,7 +4,7 @@
 ``none``                    random weights
 ``pretrained``              timm's default weights of the architecture
 ``resnet18.a1_in1k``        timm's weights of this tag
-``resnet18.pcd``            a pcd_hub weight, from the local store or published; verified
+``resnet18.pcd``            a pcd_hub weight, local, published or shipped; verified
 ``ORG/NAME[@REV]``          a pcd_hub weight in a Hub repository; verified
 ``hf-hub:ORG/NAME[@REV]``   a timm model in a Hub repository
 ``local-dir:DIR``           a run of pcd_hub or its export, verified; or a folder in timm's layout

@@ -29,7 +29,7 @@ from pcd_hub.errors import HubUnreachableError, WeightError
 from pcd_hub.files.read import read_bounded
 from pcd_hub.files.writable import writing
 from pcd_hub.files.write import atomic_write
-from pcd_hub.weights import store
+from pcd_hub.weights import shipped, store
 from pcd_hub.weights.hub.address import is_commit, is_offline, split_reference
 from pcd_hub.weights.hub.client import Hub, RepoState, check_total
 from pcd_hub.weights.hub.published import reference_of
@@ -93,6 +93,8 @@ def read_fetched(
 ) -> tuple[FetchedWeight, ReadWeight]:
     """Fetch a weight like :func:`fetch`, and also return its verified content."""
     found = reference_of(name)
+    if found is None and shipped.where(name):
+        raise WeightError(f"{name} is shipped with pcd_hub and needs no fetch; load it by its name")
     if found is None:
         raise WeightError(
             f"{name} is not among the published weights; give its repository (ORG/{name}), or set "

@@ -16,13 +16,14 @@ from pcd_hub.files.writable import temporary_folder, writing
 from pcd_hub.weights.catalogue import finished_export
 from pcd_hub.weights.create import build_model, golden_features
 from pcd_hub.weights.export import describe
-from pcd_hub.weights.hub.address import is_commit, redacted, split_reference
+from pcd_hub.weights.hub.address import redacted, split_reference
 from pcd_hub.weights.hub.client import Hub, RemoteFile, RepoState
+from pcd_hub.weights.hub.publishable import check_record, with_licenses
 from pcd_hub.weights.hub.published import PublishedWeight
 from pcd_hub.weights.layout import CARD_FILE, CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from pcd_hub.weights.load import ReadWeight, read_weight
+from pcd_hub.weights.local_paths import without_local_paths
 from pcd_hub.weights.manifest import files_in, read_listed, read_manifest, sha256
-from pcd_hub.weights.record import HUB_LICENSES, NOT_STATED, WeightRecord, licensed_parts
 
 log = logging.getLogger("pcd_hub")
 
@@ -121,7 +122,7 @@ def _prepare(
 ) -> ReadWeight:
     """Fill ``folder`` with the files to publish: verified copies, and a new card and manifest."""
     weight = read_weight(source)
-    _check_record(weight.record)
+    check_record(weight.record)
     entries = read_manifest(source)["files"]
     named = {entry["path"] for entry in entries} | {MANIFEST_FILE}
     for path in sorted({path.name for path in source.iterdir()} - {n.split("/")[0] for n in named}):
@@ -130,69 +131,10 @@ def _prepare(
         if entry["path"] not in _DESCRIPTIONS:
             (folder / entry["path"]).parent.mkdir(parents=True, exist_ok=True)
             (folder / entry["path"]).write_bytes(read_listed(source, entry))
-    record = _with_licenses(weight.record, licenses, license_link)
+    record = without_local_paths(with_licenses(weight.record, licenses, license_link))
     describe(folder, record, weight.config, repo=repo, license_link=license_link)
     _check_secrets(folder)
     return read_weight(folder, what=repo)
-
-
-def _check_record(record: WeightRecord) -> None:
-    wheel = re.fullmatch(r"[0-9a-f]{64}", str(record.code.get("wheel_sha256")))
-    if not wheel and not is_commit(str(record.code.get("commit"))):
-        raise WeightError(
-            f"the record of {record.name} has neither a git commit nor a wheel's hash of the code "
-            "that made it; run the recipe from a git clone, or from an installed wheel"
-        )
-    if record.code.get("dirty") is not False:
-        raise WeightError(
-            f"{record.name} was made by code with uncommitted changes (record: code.dirty); "
-            "commit them, or install the package again; then run the recipe again, so that the "
-            "weight can be reproduced"
-        )
-    for what, facts, keys in (
-        ("teacher", record.teacher, ("source", "sha256")),
-        *([("start", record.start, ("source", "sha256"))] if record.start else []),
-        ("data", record.data, ("source", "fingerprint")),
-        ("model", record.model, ("parameters", "image_size")),
-    ):
-        if missing := [key for key in keys if not facts.get(key)]:
-            raise WeightError(
-                f"the record of {record.name} is incomplete: no {what}.{missing[0]}; "
-                "export the weight again"
-            )
-
-
-def _with_licenses(
-    record: WeightRecord, given: Mapping[str, str | None], license_link: str | None
-) -> WeightRecord:
-    """Return the record with all licences; a given licence must not contradict the record."""
-    chain = dict(record.licenses)
-    if given["start"] and not record.start:
-        raise WeightError(
-            f"--start-license {given['start']}: {record.name} started from random weights; "
-            "leave it out"
-        )
-    for what, choice in given.items():
-        if what not in licensed_parts(record):
-            continue
-        stated = chain.get(what, NOT_STATED)
-        option = "--license" if what == "weights" else f"--{what}-license"
-        if choice and stated not in {NOT_STATED, choice}:
-            raise WeightError(
-                f"{option} {choice} contradicts the record of {record.name}: {stated}"
-            )
-        if stated == NOT_STATED and not choice:
-            raise WeightError(
-                f"the licence of the {what} of {record.name} is not stated; add {option} ID, such "
-                "as apache-2.0. The licences of teacher and start may bind the student"
-            )
-        chain[what] = choice or stated
-    if chain["weights"] not in HUB_LICENSES and not license_link:
-        raise WeightError(
-            f"the Hub has no licence {chain['weights']!r}; add --license-link with the URL of its "
-            "text, or use an identifier such as apache-2.0, mit, cc-by-nc-4.0"
-        )
-    return replace(record, licenses=chain)
 
 
 def _check_secrets(folder: Path) -> None:

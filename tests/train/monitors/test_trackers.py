@@ -10,6 +10,8 @@ from pcd_hub.train.monitors import trackers
 from pcd_hub.weights import store
 from tests.train.conftest import run
 
+PICTURES = ["features.png", "pca.png", "receptive_field.png", "training.png", "views.png"]
+
 
 def test_trackers_write_into_the_run_folder(tiny, tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -24,7 +26,9 @@ def test_trackers_write_into_the_run_folder(tiny, tmp_path, monkeypatch):
     assert {"loss", "lr"} <= set(tags["scalars"])
     assert {(tag, seen.Images(tag)[0].step) for tag in tags["images"]} == {
         ("views", 0),
+        ("features", 5),
         ("pca", 5),
+        ("receptive_field", 5),
         ("training", 5),
     }
     assert (seen.Images("views")[0].width, seen.Images("views")[0].height) == (8 * 32, 2 * 32)
@@ -88,7 +92,7 @@ def test_a_tracker_gets_project_run_name_and_pictures_or_fails_with_one_line(
         assert (tracker.project, tracker.arguments) == ("pcd_hub", {"run_name": run_name})
         assert tracker.config["run.max_steps"] == 1
         assert tracker.last[0] == 0
-        assert sorted(tracker.artifacts) == ["pca.png", "training.png", "views.png"]
+        assert sorted(tracker.artifacts) == PICTURES
         assert tracker.finished
     assert "tracker" not in caplog.text
     monkeypatch.setattr(store, "add", lambda *_: assert_still_open())
@@ -97,7 +101,7 @@ def test_a_tracker_gets_project_run_name_and_pictures_or_fails_with_one_line(
     tracker = _Tracker.made.pop()
     assert tracker.finished
     assert tracker.last[0] == 0
-    assert sorted(tracker.artifacts) == ["pca.png", "training.png", "views.png"]
+    assert sorted(tracker.artifacts) == PICTURES
     assert (
         caplog.text.count("the tracker mlflow failed (OSError: no quota); the run continues") == 1
     )

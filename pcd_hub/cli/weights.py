@@ -1,0 +1,157 @@
+"""The commands about one weight or all: list, show, where, verify, fetch, add, publish."""
+
+import argparse
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+from pcd_hub.cli.output import print_json
+from pcd_hub.errors import PCDHubError, WeightError
+from pcd_hub.files.strict_json import printable
+from pcd_hub.weights import store
+from pcd_hub.weights.catalogue import (
+    find_here,
+    finished_export,
+    list_weights,
+    notice_of_replaced,
+    record_of,
+    unknown_parts,
+)
+from pcd_hub.weights.hub.fetch import fetch
+from pcd_hub.weights.hub.publish import publish
+from pcd_hub.weights.load import read_weight
+from pcd_hub.weights.record import WeightRecord
+
+
+def _list(options: argparse.Namespace) -> None:
+    weights = list_weights(license=options.license)
+    if options.json:
+        print_json([asdict(weight) for weight in weights])
+        return
+    _print_notices({weight.name for weight in weights if weight.origin == "shipped"})
+    rows = [("WEIGHT", "FROM", "LICENCE", "PARAMETERS", "FOLDER")]
+    for weight in weights:
+        size = f"{weight.parameters / 1e6:.1f} M" if weight.parameters else "?"
+        where = str(weight.folder) if weight.folder else "not fetched"
+        rows.append((weight.name, weight.origin, weight.license, size, where))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print(
+            "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
+    if not weights:
+        print("no weights; distil one (pcd-hub distill) or fetch one (pcd-hub fetch ORG/NAME)")
+
+
+def _show(options: argparse.Namespace) -> None:
+    folder = _folder(options.name)
+    record = WeightRecord.from_dict(record_of(folder))
+    if options.json:
+        print_json(record.to_dict())
+        return
+    _print_record(record)
+    if unknown := unknown_parts(folder):
+        print("not used, as this version of pcd_hub does not know it:")
+        for part in unknown:
+            print(printable(f"  {part}"))
+
+
+def _print_record(record: WeightRecord) -> None:
+    facts = record.to_dict()
+    for key in ("name", "architecture", "created", "recipe", "steps", "images_seen", "seed"):
+        print(printable(f"{key:24} {facts[key]}"))
+    for key in ("model", "teacher", "start", "data", "licenses", "code", "hardware"):
+        for what, value in facts[key].items():
+            print(printable(f"{key + ' ' + what:24} {value}"))
+    for table in record.measurements().values():
+        print(printable(f"{table.task}, {table.dataset}: {table.metric} ({table.unit})"))
+        for model, mean in table.means.items():
+            print(printable(f"  {model:22} {mean:8.2f}"))
+
+
+def _fetch(options: argparse.Namespace) -> None:
+    fetched = fetch(options.name, manifest_sha256=options.manifest_sha256)
+    print(f"{fetched.lock_line}\n{fetched.folder}")
+
+
+def _verify(options: argparse.Namespace) -> None:
+    weights = [(weight.name, weight.folder) for weight in list_weights() if weight.folder]
+    if options.names:
+        weights = [(name, None) for name in options.names]
+    bad = 0
+    for name, listed in weights:
+        try:
+            folder = listed or _folder(name)
+            read_weight(folder, what=name)
+            print(f"OK       {name}  {folder}")
+        except PCDHubError as error:
+            bad += 1
+            print(f"DAMAGED  {error}")
+    if bad:
+        raise WeightError(f"{bad} of {len(weights)} weights are damaged or missing")
+
+
+def _where(options: argparse.Namespace) -> None:
+    print(_folder(options.name))
+
+
+def _add(options: argparse.Namespace) -> None:
+    export = finished_export(options.run)
+    name = options.name or WeightRecord.from_dict(record_of(export)).name
+    store.add(name, export)
+    print(f"{name}  {store.home() / name}")
+
+
+def _publish(options: argparse.Namespace) -> None:
+    folder = None
+    if options.out and not options.dry_run:
+        raise WeightError("--out requires --dry-run")
+    if options.dry_run:
+        folder = options.out or Path("dry-run") / options.repo.rpartition("/")[2]
+    done = publish(
+        options.run_or_name,
+        options.repo,
+        private=options.private,
+        public=options.public,
+        license=options.license,
+        teacher_license=options.teacher_license,
+        data_license=options.data_license,
+        start_license=options.start_license,
+        license_link=options.license_link,
+        dry_run=folder,
+    )
+    print("\n".join(done.changes) or "nothing to change")
+    if done.record is None:
+        if not options.out:  # keep the default folder out of a git checkout
+            (Path("dry-run") / ".gitignore").write_text("*\n")
+        print(f"\ndry run: {done.folder} would be published as {done.repo}")
+        return
+    state = "public" if done.public else "private"
+    print(f"\n{done.repo}@{done.commit} ({state}); entry for the list of published weights:\n")
+    print_json(asdict(done.record))
+
+
+def _folder(name: str) -> Path:
+    folder = find_here(name)
+    _print_notices({name})
+    return folder
+
+
+def _print_notices(names: Iterable[str]) -> None:
+    """Print which local weights are used instead of shipped ones; not to the standard output."""
+    for name in sorted(names):
+        if notice := notice_of_replaced(name):
+            print(f"pcd-hub: {notice}", file=sys.stderr)
+
+
+RUN = {
+    "list": _list,
+    "show": _show,
+    "fetch": _fetch,
+    "verify": _verify,
+    "where": _where,
+    "add": _add,
+    "publish": _publish,
+}
+"""The functions that run the commands, by name."""

@@ -1,0 +1,1 @@
+"""A page with all known weights, to compare and choose from."""

@@ -1,0 +1,53 @@
+"""The curves of a run: loss, learning rate, speed, monitors and held-out scores."""
+
+from collections.abc import Sequence
+
+from pcd_hub.report.page.chart import Curve
+from pcd_hub.report.page.run_folder import Line
+
+_HELD_OUT = "held_out_"
+_TITLES = {
+    "loss": "Loss",
+    f"{_HELD_OUT}loss": "Loss on held-out images",
+    f"{_HELD_OUT}cka": "CKA with the teacher on held-out images, %",
+    f"{_HELD_OUT}retrieval": "Teacher's nearest pixel in top-1, held-out images, %",
+    f"{_HELD_OUT}effective_rank": "Effective rank of the student's pixels, held-out images",
+    "lr": "Learning rate",
+    "images_per_s": "Speed, images/s",
+    "data_wait": "Share of the time spent waiting for images",
+    "pixel_rank": "Effective rank of the student's pixels",
+    "pixel_cosine": "Mean cosine of the student's pixels",
+    "key_cosine": "Mean cosine of the queue's keys",
+}
+"""Titles of the known metrics, in the order of the page; others follow under their names."""
+_FROM_ZERO = {"lr", "images_per_s", "data_wait"}
+_MAX_CURVES = 40
+
+
+def find_curves(metrics: Sequence[Line], held_out: Sequence[Line]) -> tuple[Curve, ...]:
+    """Return the curves of all metrics that were logged at two steps or more."""
+    lines = [metrics, [{_prefixed(key): v for key, v in line.items()} for line in held_out]]
+    found: dict[str, tuple[list[float], list[float]]] = {}
+    for line in (line for part in lines for line in part):
+        for name, value in line.items():
+            if name != "step":
+                steps, values = found.setdefault(name, ([], []))
+                steps.append(line["step"])
+                values.append(value)
+    order = {name: place for place, name in enumerate(dict.fromkeys([*_TITLES, *found]))}
+    names = sorted(found, key=lambda name: order[name])[:_MAX_CURVES]
+    return tuple(
+        Curve(
+            name=name,
+            title=_TITLES.get(name, name.replace("_", " ")),
+            steps=found[name][0],
+            values=found[name][1],
+            from_zero=name in _FROM_ZERO,
+        )
+        for name in names
+        if len(found[name][0]) > 1
+    )
+
+
+def _prefixed(key: str) -> str:
+    return key if key == "step" else f"{_HELD_OUT}{key}"

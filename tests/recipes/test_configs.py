@@ -1,0 +1,52 @@
+"""The files in recipes/configs are read, and say what they promise."""
+
+from pathlib import Path
+
+import pytest
+
+from pcd_hub.train.configs.files import plain
+from pcd_hub.train.configs.old_names import flat
+from pcd_hub.train.lab.options import parse_lab
+from pcd_hub.train.lab.plan import read_plan
+from pcd_hub.train.own_images.arguments import parse_distill
+
+FOLDER = Path(__file__).parents[2] / "recipes" / "configs"
+LISTS = sorted(FOLDER.glob("lab_*.yaml"))
+CONFIGS = sorted({*FOLDER.glob("*.yaml")} - {*LISTS})
+
+
+@pytest.mark.parametrize("file", LISTS, ids=lambda file: file.stem)
+def test_a_list_of_runs_is_valid(file):
+    plan = read_plan(file, parse_lab([str(file), "--images=photos", "--teacher=timm:x"])[0])
+    assert len(plan.seeds) >= 3
+    assert {row.distilled.teacher.source for row in plan.rows if row.distilled} == {"timm:x"}
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_a_configuration_is_complete_with_images_and_teacher(file, tmp_path):
+    given = ["--teacher=timm:x", "--config", str(file)]
+    _, config, _ = parse_distill([str(tmp_path), *given])
+    assert not config.derive
+    assert parse_distill([f"--data.source={tmp_path}", *given]).config == config, "with any base"
+
+
+def test_resnet18_photos_has_the_settings_of_the_shipped_weight():
+    config = parse_distill(["--config", str(FOLDER / "resnet18_photos.yaml")]).config
+    found = flat(plain(config))
+    expected = {
+        "teacher.image_size": 192,
+        "data.image_size": 96,
+        "data.min_crop_area": 0.2,
+        "data.view_epochs": 4,
+        "data.resident": "on",
+        "method.loss": "pixel_info_nce",
+        "method.queue_length": 128,
+        "method.head": "linear",
+        "optim.name": "adamw",
+        "optim.lr_per_256": 0.016,
+        "optim.weight_decay": 0.05,
+        "optim.global_batch_size": 32,
+        "optim.warmup_share": 0.05,
+        "run.max_steps": 6200,
+    }
+    assert {name: found[name] for name in expected} == expected
