@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from pcd_hub.data.labelled.image_classes import image_classes
 from pcd_hub.data.sources.open import open_sources
-from pcd_hub.errors import ConfigError
+from pcd_hub.errors import ConfigError, first_line
 from pcd_hub.files.write import atomic_write
 from pcd_hub.models.entries import check_architecture
 from pcd_hub.models.teacher_loading import load_teacher
@@ -34,11 +34,17 @@ def main(arguments: list[str]) -> None:
     quiet_logs()
     plan = read_plan(file, options)
     check_run_folder(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not options.table:
-        with _locked(folder):
-            run_all(plan, options, folder, text=file.read_text())
-    print(f"\n{save_table(plan, folder)}\n\n{folder / 'table.md'}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not options.table:
+            with _locked(folder):
+                run_all(plan, options, folder, text=file.read_text())
+        print(f"\n{save_table(plan, folder)}\n\n{folder / 'table.md'}")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write to {folder} ({error.strerror or first_line(error)}); free some space, "
+            "then start the same command again"
+        ) from error
 
 
 def run_all(plan: Plan, options: LabConfig, folder: Path, *, text: str) -> None:

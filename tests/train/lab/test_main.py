@@ -1,5 +1,6 @@
 """Order, skipping, resuming and failures of a list of runs."""
 
+import errno
 import json
 import os
 import signal
@@ -264,3 +265,12 @@ def test_a_supervised_row_has_the_views_and_length_of_the_base(run, tiny_list, t
     (tmp_path / "index.csv").write_text("\n".join(["file,class", *lines[1:]]) + "\n")
     with pytest.raises(DataError, match=r"index.csv has no class of 0 \(1 of 64 images\)"):
         run("--only", "supervised", "--seeds", "1")
+
+
+def test_a_full_disk_is_said_in_one_line(run, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(jobs, "_write_state", full)
+    with pytest.raises(ConfigError, match=r"out \(No space left on device\); free some space, th"):
+        run("--only", "random", "--seeds", "0")

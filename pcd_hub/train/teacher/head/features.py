@@ -29,7 +29,8 @@ from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.signals import StoppedRun, StopRequest
 from pcd_hub.train.teacher.cache.store import RecordStore, Rows, Slots
 
-_PAIRS_PER_BATCH = 32
+PAIRS_PER_BATCH = 32
+"""Pairs of views in one forward pass of the teacher."""
 _ROWS_PER_READ = 1024
 
 Images = Int[np.ndarray, " n"]
@@ -89,7 +90,7 @@ class PooledFeatures:
 
     def missing_batches(self) -> list[Slots]:
         """Return the batches of records of which any is missing or damaged."""
-        return [slots for slots in self._slots(_PAIRS_PER_BATCH) if not self.is_valid(slots).all()]
+        return [slots for slots in self._slots(PAIRS_PER_BATCH) if not self.is_valid(slots).all()]
 
     def _slots(self, count: int) -> Iterator[Slots]:
         total = len(self.store)
@@ -133,7 +134,7 @@ class FeatureViews:
             partial(_read_pair, self.source, self.views, view_epochs),
             (batch.tolist() for batch in slots),
             num_workers=self.num_workers,
-            batch_bytes=2 * 3 * height * width * _PAIRS_PER_BATCH,
+            batch_bytes=2 * 3 * height * width * PAIRS_PER_BATCH,
             collate=_collate,
         )
 

@@ -253,7 +253,7 @@ def prepare(accelerator: Accelerator, config: HeadConfig, config_name: str) -> H
         images=f"--data.source has {len(images)} images, {len(training)} of them to train on",
         option="--optim.global-batch-size",
     )
-    teacher = load_headless(config.teacher, config.data)
+    teacher = load_headless(config.teacher, config.data, device=accelerator.device)
     requested, config = config, resolve(config, teacher, accelerator, plan)
     torch.manual_seed(config.run.seed)
     network = build_network(config, teacher)

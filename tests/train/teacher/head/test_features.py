@@ -79,7 +79,7 @@ def test_a_broken_image_has_no_features_and_is_named(compute):
 
 def test_only_what_is_missing_is_computed_with_the_same_result(compute, monkeypatch):
     """A record that is missing or damaged is computed in the batch of the first time."""
-    monkeypatch.setattr(module, "_PAIRS_PER_BATCH", 10)
+    monkeypatch.setattr(module, "PAIRS_PER_BATCH", 10)
     features = compute()
     whole = raw(features)
     with (features.folder / "records.bin").open("r+b") as file:
@@ -98,7 +98,7 @@ def test_only_what_is_missing_is_computed_with_the_same_result(compute, monkeypa
 
 
 def test_a_signal_keeps_complete_batches(compute, monkeypatch):
-    monkeypatch.setattr(module, "_PAIRS_PER_BATCH", 10)
+    monkeypatch.setattr(module, "PAIRS_PER_BATCH", 10)
     whole = raw(compute())
     write = RecordStore.write
 

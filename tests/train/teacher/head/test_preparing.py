@@ -7,6 +7,7 @@ from accelerate import Accelerator
 
 from pcd_hub.data.sources.open import Scenes
 from pcd_hub.errors import ConfigError, DataError, TeacherError
+from pcd_hub.models.teacher_sources import memory
 from pcd_hub.train.teacher.head import fit
 from pcd_hub.train.teacher.head.config import FIT_HEAD, parse_fit_head
 from pcd_hub.train.teacher.head.preparing import split
@@ -49,6 +50,12 @@ def test_several_processes_are_refused(tiny_head, tmp_path, monkeypatch):
     monkeypatch.setattr(Accelerator, "num_processes", 2)
     monkeypatch.setattr("pcd_hub.train.launch._check_that_all_were_launched", lambda _: None)
     with pytest.raises(ConfigError, match="2 processes: expected 1, as a head takes minutes"):
+        fit.main([*tiny_head, f"--output-dir={tmp_path / 'run'}"])
+
+
+def test_a_teacher_that_does_not_fit_into_memory_is_refused(tiny_head, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "available_host_memory", lambda: 10**6)
+    with pytest.raises(TeacherError, match="for its weights, but .*use a smaller teacher"):
         fit.main([*tiny_head, f"--output-dir={tmp_path / 'run'}"])
 
 
