@@ -29,6 +29,9 @@ log = logging.getLogger("pcd_hub")
 
 State = Literal["started", "done", "failed"]
 
+ROWS = "rows"
+"""Folder of all rows in the folder of a lab."""
+
 _MAY_DIFFER = MAY_CHANGE - {*LENGTH}
 """Fields that do not change the result."""
 
@@ -62,7 +65,7 @@ class Job:
 
 def row_folder(folder: Path, row: str, seed: int) -> Path:
     """Return the folder of a row's jobs at one seed."""
-    return folder / "rows" / row / f"seed-{seed}"
+    return folder / ROWS / row / f"seed-{seed}"
 
 
 def options_file(folder: Path) -> Path:
