@@ -23,13 +23,23 @@ from pcd_hub.train.configs.fields import as_typed
 from pcd_hub.train.configs.files import as_yaml, plain, read_fields, with_fields
 from pcd_hub.train.configs.old_names import flat
 from pcd_hub.train.own_images.embedded import embedded
-from pcd_hub.train.run_folder.resume import LENGTH, MAY_CHANGE, option
+from pcd_hub.train.run_folder.resume import option
 
 log = logging.getLogger("pcd_hub")
 
 State = Literal["started", "done", "failed"]
 
-_MAY_DIFFER = MAY_CHANGE - {*LENGTH}
+ROWS = "rows"
+"""Folder of all rows in the folder of a lab."""
+
+_MAY_DIFFER = frozenset(
+    {
+        *("run.log_every_steps", "run.checkpoint_every_steps", "run.keep_checkpoints"),
+        *("run.trackers", "run.project", "run.run_name", "run.name", "run.store"),
+        *("data.num_workers", "speed.foreach", "speed.keep_memory", "teacher.cache_gb"),
+        "probe_scenes",
+    }
+)
 """Fields that do not change the result."""
 
 _NOT_WRITTEN = {"run.output_dir", "run.resume"}
@@ -62,7 +72,7 @@ class Job:
 
 def row_folder(folder: Path, row: str, seed: int) -> Path:
     """Return the folder of a row's jobs at one seed."""
-    return folder / "rows" / row / f"seed-{seed}"
+    return folder / ROWS / row / f"seed-{seed}"
 
 
 def options_file(folder: Path) -> Path:

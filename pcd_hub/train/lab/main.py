@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 
 from pcd_hub.data.labelled.image_classes import image_classes
 from pcd_hub.data.sources.open import open_sources
+from pcd_hub.data.sources.uris import is_dir
 from pcd_hub.errors import ConfigError, first_line
 from pcd_hub.files.write import atomic_write
 from pcd_hub.models.entries import check_architecture
@@ -18,7 +19,7 @@ from pcd_hub.train import contrast, distill
 from pcd_hub.train.configs.command_line import run_main
 from pcd_hub.train.configs.contrast import ContrastConfig
 from pcd_hub.train.configs.distill import DistillConfig
-from pcd_hub.train.lab.jobs import Job, check_options, read_state, row_folder, run_job
+from pcd_hub.train.lab.jobs import ROWS, Job, check_options, read_state, row_folder, run_job
 from pcd_hub.train.lab.options import LabConfig, parse_lab
 from pcd_hub.train.lab.plan import SET_BY_LAB, TRAINING, Plan, Row, RowEvaluation, read_plan
 from pcd_hub.train.lab.table import save_table
@@ -33,6 +34,8 @@ def main(arguments: list[str]) -> None:
     options, file, folder = parse_lab(arguments)
     quiet_logs()
     plan = read_plan(file, options)
+    if options.table and not is_dir(folder / ROWS):
+        raise ConfigError(f"{folder} has no results; expected the --output-dir of a lab")
     check_run_folder(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from pcd_hub.evaluate.results import FILE, Evaluation
 from pcd_hub.train.configs.fields import as_typed
 from pcd_hub.train.configs.files import plain, read_fields, with_fields
 from pcd_hub.train.configs.old_names import flat
-from pcd_hub.train.lab.jobs import options_file, read_state, row_folder
+from pcd_hub.train.lab.jobs import ROWS, options_file, read_state, row_folder
 from pcd_hub.train.lab.plan import SET_BY_LAB, TRAINING, Plan, Row
 
 NOT_COMPARABLE = "scored under another protocol"
@@ -65,7 +65,7 @@ class RowRuns:
 
 def all_seeds(plan: Plan, folder: Path) -> tuple[int, ...]:
     """Return the seeds of the list, and others that have been run."""
-    names = (path.name.removeprefix("seed-") for path in folder.glob("rows/*/seed-*"))
+    names = (path.name.removeprefix("seed-") for path in folder.glob(f"{ROWS}/*/seed-*"))
     return tuple(sorted({*plan.seeds, *(int(name) for name in names if name.isdecimal())}))
 
 

@@ -219,6 +219,8 @@ def test_mistakes_are_found_before_the_first_step(run, started, tiny_list, tmp_p
         run("--teacher=local-dir:nowhere")
     with pytest.raises(ConfigError, match="--only pdc; did you mean 'pcd'"):
         run("--only", "pdc")
+    with pytest.raises(ConfigError, match="elsewhere has no results; expected the --output-dir"):
+        run("--table", f"--output-dir={tmp_path / 'elsewhere'}")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="WORLD_SIZE 2: the lab runs in one process"):
         run()
@@ -226,7 +228,7 @@ def test_mistakes_are_found_before_the_first_step(run, started, tiny_list, tmp_p
 
 
 def test_a_second_lab_in_the_folder_is_refused(run, tmp_path):
-    (tmp_path / "out").mkdir()
+    (tmp_path / "out/rows").mkdir(parents=True)
     code = f"""
 import time
 from filelock import FileLock
