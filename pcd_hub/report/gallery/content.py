@@ -11,6 +11,7 @@ from pcd_hub.image_size import format_size
 from pcd_hub.report.page.pictures import Picture, PictureError, embed
 from pcd_hub.weights.catalogue import ListedWeight, list_weights
 from pcd_hub.weights.layout import WEIGHTS_FILE
+from pcd_hub.weights.local_paths import shortened
 from pcd_hub.weights.manifest import read_manifest
 from pcd_hub.weights.record import NOT_STATED, WeightRecord
 
@@ -90,8 +91,9 @@ def _entry(weight: ListedWeight) -> GalleryEntry:
         megabytes=None if size is None else size / 1e6,
         gmacs=macs / 1e9 if isinstance(macs, int | float) else None,
         image_size=format_size(record.model.get("image_size", "")),
-        teacher=str(record.teacher.get("source", NOT_STATED)),
-        images=(f"{images:,} of " if isinstance(images, int) else "") + ", ".join(record.sources),
+        teacher=shortened(str(record.teacher.get("source", NOT_STATED))),
+        images=(f"{images:,} of " if isinstance(images, int) else "")
+        + shortened(", ".join(record.sources)),
         scores=scores,
         pictures=pictures,
         problems=problems,

@@ -66,10 +66,14 @@ def draw_own_images(d: Distillation) -> Notes:
 def picture_size(image_size: ImageSize) -> tuple[int, int]:
     """Return the size of the pictures' images: the shape of a training view, but larger."""
     height, width = height_width(image_size)
-    scale = max(1.0, _SHORT_SIDE / min(height, width))
-    if scale == 1.0:
+    scale = _SHORT_SIDE / min(height, width)
+    if scale <= 1:
         return height, width
-    return tuple(_MULTIPLE * round(side * scale / _MULTIPLE) for side in (height, width))
+    return _rounded(height * scale), _rounded(width * scale)
+
+
+def _rounded(side: float) -> int:
+    return _MULTIPLE * round(side / _MULTIPLE)
 
 
 def _own_images(d: Distillation) -> tuple[UInt8[Tensor, "n bands height width"], list[str], str]:

@@ -30,6 +30,15 @@ def test_a_weight_of_the_store_is_described_by_its_record(tmp_path):
     assert found.code.endswith('pcd_hub.create_model("test_resnet.pcd", features_only=True)')
 
 
+def test_paths_of_this_machine_are_not_shown_as_the_page_may_be_shared(tmp_path):
+    private = {
+        "teacher": {**record().teacher, "source": "local-dir:/home/me/dino"},
+        "data": {**record().data, "source": "/home/me/photos"},
+    }
+    store.add(NAME, exported(tmp_path / "export", **private))
+    assert (entry().teacher, entry().images) == ("local-dir:dino", "6,400 of photos")
+
+
 def test_a_damaged_weight_is_listed_with_its_problem(tmp_path):
     folder = store.add(NAME, exported(tmp_path / "export"))
     (folder / "pcd_manifest.json").write_text("{")

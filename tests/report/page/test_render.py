@@ -13,7 +13,7 @@ from pcd_hub.report.page.templates import environment
 from tests.report.page.making import CONFIG, FEATURES, NOTES, PROBE, finished_run
 
 HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(1)>&lt;b&gt;{{ 7*7 }}"""
-VOID = {"meta", "link", "img", "br", "line", "path"}
+VOID = {"meta", "link", "img", "br", "input", "line", "path"}
 
 
 class Page(HTMLParser):
