@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from pcd_hub.cli.parser import build_parser
 from pcd_hub.errors import PCDHubError
@@ -51,7 +52,8 @@ def run(options: argparse.Namespace) -> None:
         for function, arguments in _FUNCTIONS.items():
             if action.dest in arguments and not action.option_strings:
                 action.complete = dict.fromkeys(_PREAMBLE, function)  # pyright: ignore[reportAttributeAccessIssue]
-    print(shtab.complete(parser, shell=options.shell, preamble=_PREAMBLE))
+    preambles: Any = _PREAMBLE  # shtab's annotation is too narrow
+    print(shtab.complete(parser, shell=options.shell, preamble=preambles))
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:

@@ -310,7 +310,7 @@ def _by_option(arguments: list[str]) -> Iterator[list[str]]:
     yield from parts
 
 
-def run_main(main: Callable[[list[str]], None]) -> None:
+def run_main(main: Callable[[list[str]], object]) -> None:
     """Call ``main`` with the command line.
 
     A user error prints one line on stderr and exits with code 1, or 2 if it is an error of the
@@ -326,7 +326,7 @@ def run_main(main: Callable[[list[str]], None]) -> None:
         sys.exit(code)
 
 
-def _call(main: Callable[[list[str]], None]) -> tuple[str, int]:
+def _call(main: Callable[[list[str]], object]) -> tuple[str, int]:
     """Return the message to print at the end, and the exit code."""
     if sys.argv[1:] == ["--version"]:
         print(f"pcd_hub {pcd_hub.__version__}")
