@@ -6,7 +6,8 @@
 The folder ``teacher/`` contains half-precision safetensors and their record, for ``local-dir:``.
 MoCo v3 (arXiv:2104.02057) also writes ``teacher.pth.tar`` in its own layout: ``mocov3_r50:FILE``
 for a ResNet-50, ``mocov3:ARCH:FILE`` for others. Use SimCLR (arXiv:2002.05709) for small batches
-and short runs.
+and short runs. ``--method.loss cross_entropy --method.labels FILE.csv`` trains with class labels
+(columns file and class) on the same views, for comparison.
 
 quickstart_teacher: 1,500 steps of 128 generated scenes, 2 CPU cores (AMD EPYC, shared): 47 minutes.
 Mean IoU of a linear probe on 400 held-out scenes, n = 1: random start 20.9, pre-trained 85.8.

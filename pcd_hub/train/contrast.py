@@ -4,6 +4,7 @@
     pcd-hub distill --teacher.source local-dir:runs/mocov3_r50/teacher ...
 
 MoCo v3: arXiv:2104.02057. SimCLR: arXiv:2002.05709, for small batches and little time.
+``--method.loss cross_entropy --method.labels FILE`` trains with class labels, for comparison.
 """
 
 import functools
@@ -14,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from pcd_hub.data.labelled.image_classes import image_classes
 from pcd_hub.data.loader import Batch
 from pcd_hub.data.multiband.names import RGB
 from pcd_hub.errors import ConfigError
@@ -98,8 +100,12 @@ def training_step(
     """
     first, second = p.normalise(p.normalise.images(batch)).chunk(2)
     with p.accelerator.autocast():
-        keys = momentum_keys(p, first, second, step)
-        loss = contrast(first, second, *keys)
+        targets = (
+            momentum_keys(p, first, second, step)
+            if p.classes is None
+            else (p.classes[batch.indices.to(p.classes.device)],)
+        )
+        loss = contrast(first, second, *targets)
     p.accelerator.backward(loss)  # outside autocast, which would round some gradients
     norm = optimizer_step(
         contrast, optimizer, p.accelerator, clip_grad_norm=p.config.optim.clip_grad_norm
@@ -140,7 +146,11 @@ def prepare(accelerator: Accelerator, config: ContrastConfig, config_name: str) 
             f"--optim.accumulation-steps {config.optim.accumulation_steps}: expected 1, as the "
             "loss contrasts the images of a whole batch; use more processes instead"
         )
-    contrast, momentum_encoder, random_start = build_contrast(config)
+    labels = config.method.labels
+    found = image_classes(source, labels) if labels else None
+    contrast, momentum_encoder, random_start = build_contrast(
+        config, num_classes=len(found.classes) if found else 0
+    )
     check_places(accelerator, contrast, output_dir=config.run.output_dir, stored_as=None)
     pretraining = Pretraining(
         config=config,
@@ -151,11 +161,15 @@ def prepare(accelerator: Accelerator, config: ContrastConfig, config_name: str) 
             config,
             requested=requested,
             default_name=config_name,
-            inputs={"data": source.fingerprint()},
+            inputs={
+                "data": source.fingerprint(),
+                **({"labels": found.fingerprint()} if found else {}),
+            },
         ),
         source=source,
         plan=plan,
         contrast=contrast,
+        classes=torch.tensor(found.labels, device=accelerator.device) if found else None,
         momentum_encoder=momentum_encoder,
         random_start=random_start,
         normalise=Normalise(

@@ -6,7 +6,7 @@ from typing import cast
 
 from accelerate import Accelerator
 from timm.models.resnet import ResNet
-from torch import nn
+from torch import Tensor, nn
 
 from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.sources.open import ImageSource, ImageStream
@@ -15,6 +15,7 @@ from pcd_hub.image_size import simplest
 from pcd_hub.method.encoder import ProjectedEncoder
 from pcd_hub.method.moco import MoCoV3, momentum_copy
 from pcd_hub.method.simclr import SimCLR
+from pcd_hub.method.supervised import PooledClassifier, Supervised
 from pcd_hub.train.batches import Normalise, num_workers
 from pcd_hub.train.configs.contrast import ContrastConfig
 from pcd_hub.train.configs.pretraining import resolve_augmentation
@@ -39,10 +40,12 @@ class Pretraining:
     folder: RunFolder
     source: ImageSource | ImageStream
     plan: BatchPlan
-    contrast: MoCoV3 | SimCLR
+    contrast: MoCoV3 | SimCLR | Supervised
     """Encoder, heads and loss, not wrapped by the Accelerator."""
+    classes: Tensor | None
+    """Class of every image, on the device; None without labels."""
     momentum_encoder: ProjectedEncoder | None
-    """Momentum encoder of MoCo v3; None for SimCLR."""
+    """Momentum encoder of MoCo v3; None for the other losses."""
     random_start: nn.Module
     """A copy of the backbone before training."""
     normalise: Normalise
@@ -62,9 +65,13 @@ def resolve(config: ContrastConfig, *, accelerator: Accelerator, plan: BatchPlan
 
 
 def build_contrast(
-    config: ContrastConfig,
-) -> tuple[MoCoV3 | SimCLR, ProjectedEncoder | None, nn.Module]:
+    config: ContrastConfig, *, num_classes: int = 0
+) -> tuple[MoCoV3 | SimCLR | Supervised, ProjectedEncoder | None, nn.Module]:
     """Build the network with its loss, the momentum encoder, and a copy of the random backbone.
+
+    Args:
+        config: The configuration.
+        num_classes: For cross_entropy: number of classes.
 
     Raises:
         StudentError: If the architecture is not a timm ResNet.
@@ -76,6 +83,9 @@ def build_contrast(
         )
     random_start = copy.deepcopy(backbone.model)
     method = config.method
+    if method.loss == "cross_entropy":
+        classifier = PooledClassifier(backbone, backbone.num_channels, num_classes=num_classes)
+        return Supervised(classifier), None, random_start
     width, dim, temperature = method.head_width, method.dim, method.temperature
     encoder = ProjectedEncoder(backbone, backbone.num_channels, hidden_width=width, dim=dim)
     if method.loss == "simclr":
@@ -97,7 +107,7 @@ def move_to_device(p: Pretraining) -> None:
 
 
 def compile_encoders(p: Pretraining) -> None:
-    """Compile the encoders; SimCLR's takes both views at once, MoCo v3's one after the other."""
+    """Compile the encoders; MoCo v3's take one view after the other, others both at once."""
     if has_sync_batch_norm("encoder", p.contrast.base_encoder):
         return
     parts: dict[str, nn.Module] = {"encoder": p.contrast.base_encoder}

@@ -47,6 +47,7 @@ def render_card(
     files: Iterable[dict[str, Any]],
     repo: str | None = None,
     license_link: str | None = None,
+    is_shipped: bool = False,
 ) -> str:
     """Render the README.md of a weight.
 
@@ -55,6 +56,7 @@ def render_card(
         files: Path, size and sha256 of every other file in the folder.
         repo: The Hub repository; if None, the card describes a local folder.
         license_link: URL of the licence's text, if the Hub has no identifier for it.
+        is_shipped: The weight is part of the package, where its name loads it.
 
     Raises:
         WeightError: If the record lacks a required field.
@@ -71,8 +73,8 @@ def render_card(
         front_matter(record, measured, license_link=license_link),
         f"# {_text(repo or record.name)}\n\n{_summary(record, files)}",
         _results(measured),
-        _usage(record, repo),
-        _pictures(files),
+        _usage(record, repo, is_shipped=is_shipped),
+        _pictures(record, files),
         _method(record),
         _limits(record),
         _licenses(record, license_link),
@@ -89,7 +91,7 @@ def _summary(record: WeightRecord, files: list[dict[str, Any]]) -> str:
     parts = [
         f"{_text(record.architecture)}, distilled without labels for dense prediction",
         f"{_number(facts, 'parameters', 1e6)} M parameters",
-        f"{size / 1e6:.1f} MB",
+        f"{size / 1e6:.1f} MB{_storage(facts)}",
         f"{_number(facts, 'macs', 1e9)} GMACs at {_fact(facts, 'image_size')} px",
         f"{_fact(facts, 'channels')} channels out; licence {_text(record.licenses['weights'])}",
     ]
@@ -97,6 +99,11 @@ def _summary(record: WeightRecord, files: list[dict[str, Any]]) -> str:
         f"A timm backbone: {'; '.join(parts)}. Made with "
         "[Pixel-Wise Contrastive Distillation](https://arxiv.org/abs/2211.00218) by pcd_hub."
     )
+
+
+def _storage(facts: dict[str, Any]) -> str:
+    stored = facts.get("stored_as")
+    return f" (stored as {_text(stored)}, loaded as float32)" if isinstance(stored, str) else ""
 
 
 def _results(measured: dict[str, Measurement]) -> str:
@@ -153,14 +160,18 @@ def _cell(table: Measurement, model: str) -> str:
     return f"**{text}**" if is_best and len(table.means) > 1 else text
 
 
-def _usage(record: WeightRecord, repo: str | None) -> str:
+def _usage(record: WeightRecord, repo: str | None, *, is_shipped: bool) -> str:
     where = f"hf-hub:{repo}" if repo else f"local-dir:<store>/{record.name}"
     ours = repo or record.name
-    first = (
-        "import pcd_hub, timm  # pcd_hub brings the architecture"
-        if needs_import(record.architecture)
-        else "import timm"
-    )
+    first = "import timm"
+    if is_shipped:
+        where, first = record.name, "import pcd_hub, timm  # pcd_hub brings the weight"
+    if needs_import(record.architecture):
+        first = "import pcd_hub, timm  # pcd_hub brings the architecture"
+    of, pinned = "one commit", f'  # pinned: "{ours}@COMMIT"'
+    more = "`pcd-hub fetch` prints the commit and the manifest's sha256, to pin them."
+    if is_shipped:
+        of, pinned, more = "the package", "", "It is part of the package and needs no network."
     bands = _listed(record.data, "bands")
     size = f", of images `(B, {len(bands)}, H, W)`" if bands else ""
     untrained = (
@@ -186,20 +197,21 @@ Feature maps of every stage, for a detector or a segmentation head:
 backbone = timm.create_model("{where}", pretrained=True, features_only=True)
 ```
 
-Verified: the bytes that are parsed are the bytes whose sha256 is in the manifest of one commit.
-`pcd-hub fetch` prints the commit and the manifest's sha256, to pin them.
+Verified: the bytes that are parsed are the bytes whose sha256 is in the manifest of {of}.
+{more}
 
 ```python
 import pcd_hub
 
-backbone = pcd_hub.create_model("{ours}", features_only=True)  # pinned: "{ours}@COMMIT"
+backbone = pcd_hub.create_model("{ours}", features_only=True){pinned}
 ```"""
 
 
-def _pictures(files: list[dict[str, Any]]) -> str:
+def _pictures(record: WeightRecord, files: list[dict[str, Any]]) -> str:
     names = [file["path"] for file in files if file["path"].endswith(".png")]
     shown = [f"![{_PICTURES.get(name, name)}]({name})" for name in names]
-    note = "The images are generated scenes (pcd_hub, Apache-2.0)."
+    images = _text(record.pictures) or "generated scenes (pcd_hub, Apache-2.0)"
+    note = f"The images are {images}."
     return "\n\n".join(["## Pictures", *shown, note]) if shown else ""
 
 
@@ -218,10 +230,10 @@ def _method(record: WeightRecord) -> str:
         "The distillation used no labels; the teacher's training may.",
     ]
     facts = {
-        "Teacher": f"{_teacher_source(teacher)}, {_fact(teacher, 'architecture')}, "
-        f"head {_fact(teacher, 'head')}",
+        "Teacher": f"{_described(teacher)}{_teacher_source(teacher)}, "
+        f"{_fact(teacher, 'architecture')}, head {_fact(teacher, 'head')}",
         **({"Start": start} if record.start else {}),
-        "Data": f"{', '.join(map(_text, record.sources)) or NOT_STATED}, "
+        "Data": f"{_described(data)}{', '.join(map(_text, record.sources)) or NOT_STATED}, "
         f"{_fact(data, 'images')} images, "
         f"fingerprint {_fact(data, 'fingerprint')}",
         **({"Bands": _bands(data)} if _listed(data, "bands") else {}),
@@ -236,6 +248,10 @@ def _method(record: WeightRecord) -> str:
 {" ".join(sentences)}
 
 {chr(10).join(f"- {what}: {fact}" for what, fact in facts.items())}"""
+
+
+def _described(facts: dict[str, Any]) -> str:
+    return f"{_text(facts['description'])}: " if facts.get("description") else ""
 
 
 def _bands(data: dict[str, Any]) -> str:
@@ -296,6 +312,7 @@ def _limits(record: WeightRecord) -> str:
     if record.untrained:
         names = ", ".join(map(_text, record.untrained))
         lines.append(f"- Not trained, as the loss does not reach them: {names}.")
+    lines += [f"- {_text(note)}" for note in record.notes]
     return "\n".join(["## Limits", "", *lines])
 
 

@@ -140,6 +140,7 @@ def describe(
     *,
     repo: str | None = None,
     license_link: str | None = None,
+    is_shipped: bool = False,
 ) -> None:
     """Write config, card and manifest next to the weights and pictures in ``folder``.
 
@@ -153,7 +154,13 @@ def describe(
         cfg["license"] = license_id
     config = {**config, "pretrained_cfg": cfg, "pcd": record_pointer(record.to_dict())}
     write_json(folder / CONFIG_FILE, config)
-    card = render_card(record, files=file_entries(folder), repo=repo, license_link=license_link)
+    card = render_card(
+        record,
+        files=file_entries(folder),
+        repo=repo,
+        license_link=license_link,
+        is_shipped=is_shipped,
+    )
     (folder / CARD_FILE).write_text(card, encoding="utf-8", newline="\n")
     write_manifest(folder, record.to_dict())
 

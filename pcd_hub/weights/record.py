@@ -31,7 +31,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("steps", "images_seen", "seed"), int),
     **dict.fromkeys(("config", "teacher", "data", "code", "versions", "hardware"), dict),
     **dict.fromkeys(("licenses", "model", "metrics", "held_out", "start"), dict),
-    "untrained": (list, tuple),
+    **dict.fromkeys(("untrained", "notes"), (list, tuple)),
 }
 """JSON types of a record's fields; fields that are not listed are strings."""
 
@@ -40,7 +40,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 class WeightRecord:
     """The provenance of one weight.
 
-    It is written by a recipe, never by hand; unknown values are left out.
+    It is written by a recipe, never by hand, except for the notes; unknown values are left out.
     """
 
     name: str
@@ -78,6 +78,10 @@ class WeightRecord:
     held_out: dict[str, Any] = field(default_factory=dict)
     """Scores on images held out from training, at the start, the best and the last step, and the
     step of this weight; empty without held-out images."""
+    notes: tuple[str, ...] = ()
+    """Sentences for the card that a person adds, such as limits or what to compare with."""
+    pictures: str = ""
+    """Images that the card's pictures show, with their licence; empty for generated scenes."""
     unknown: dict[str, Any] = field(default_factory=dict)
     """Fields written by a newer pcd_hub, which are preserved."""
 
@@ -140,6 +144,9 @@ class WeightRecord:
     def to_dict(self) -> dict[str, Any]:
         """Return the record as a plain dict, including unknown fields."""
         facts = json.loads(json.dumps(dataclasses.asdict(self)))
+        for added in ("notes", "pictures"):  # without them, the bytes of older versions
+            if not facts[added]:
+                del facts[added]
         return facts | facts.pop("unknown")
 
     @classmethod
@@ -168,8 +175,8 @@ class WeightRecord:
         for name in ("licenses", "versions"):
             if not all(isinstance(value, str) for value in raw[name].values()):
                 raise WeightError(f"the record's {name} must all be strings")
-        untrained = tuple(map(str, raw.get("untrained", ())))
-        return cls(**{**raw, "untrained": untrained, "unknown": unknown})
+        texts = {key: tuple(map(str, raw.get(key, ()))) for key in ("untrained", "notes")}
+        return cls(**{**raw, **texts, "unknown": unknown})
 
 
 def licensed_parts(record: WeightRecord) -> tuple[str, ...]:

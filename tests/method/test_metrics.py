@@ -15,6 +15,7 @@ from pcd_hub.method.metrics import (
     pixel_accuracy,
     pixel_relations,
     pixel_retrieval,
+    retrieval_top1,
 )
 
 
@@ -167,3 +168,13 @@ def test_profiles_do_not_depend_on_rotation_and_scale_and_a_constant_map_has_non
     assert abs(float((profiles * other).sum(1).mean())) < 0.2
     constant = pixel_relations(torch.ones(5, 6, 4)).profiles
     assert float((profiles * constant).sum(1).abs().max()) < 1e-3
+
+
+def test_retrieval_is_the_mean_of_both_directions():
+    first = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    second = torch.tensor([[5.0, 0.0], [1.0, 0.9], [0.0, 2.0]])
+    # From the first views 0 finds 0, 1 finds 2 and 2 finds 1; from the second 0 finds 0 alone, too.
+    assert retrieval_top1(first, second) == pytest.approx(2 / 6)
+    assert retrieval_top1(first, first) == 1
+    many = torch.randn(1500, 8)  # more than one chunk
+    assert retrieval_top1(many, many) == 1

@@ -2,8 +2,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from pcd_hub.method.encoder import ProjectedEncoder, gather_rows
-from pcd_hub.method.simclr import SimCLR, nt_xent
+from pcd_hub.method.encoder import ProjectedEncoder, gather_rows, projector
+from pcd_hub.method.simclr import ProjectedVectors, SimCLR, nt_xent
 
 
 def test_nt_xent_equals_the_definition():
@@ -46,4 +46,14 @@ def test_both_views_share_batch_statistics():
     first, second = torch.rand(4, 3, 2, 2), 5 + torch.rand(4, 3, 2, 2)
     loss = model(first, second)
     vectors = encoder(torch.cat((first, second)))
+    torch.testing.assert_close(loss, nt_xent(vectors[:4], vectors[4:], temperature=0.5))
+
+
+def test_a_head_on_vectors_has_the_loss_of_its_outputs_which_share_batch_statistics():
+    head = projector(3, hidden_width=6, dim=5, num_layers=3)
+    names = [type(layer).__name__ for layer in head]
+    assert names == ["Linear", "BatchNorm1d", "ReLU"] * 2 + ["Linear", "BatchNorm1d"]
+    first, second = torch.rand(4, 3), 5 + torch.rand(4, 3)
+    loss = ProjectedVectors(head, temperature=0.5)(first, second)
+    vectors = head(torch.cat((first, second)))
     torch.testing.assert_close(loss, nt_xent(vectors[:4], vectors[4:], temperature=0.5))

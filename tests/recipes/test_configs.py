@@ -19,7 +19,7 @@ CONFIGS = sorted({*FOLDER.glob("*.yaml")} - {*LISTS})
 def test_a_list_of_runs_is_valid(file):
     plan = read_plan(file, parse_lab([str(file), "--images=photos", "--teacher=timm:x"])[0])
     assert len(plan.seeds) >= 3
-    assert {row.config.teacher.source for row in plan.rows if row.model is None} == {"timm:x"}
+    assert {row.distilled.teacher.source for row in plan.rows if row.distilled} == {"timm:x"}
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)

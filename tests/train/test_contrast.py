@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 
 from pcd_hub.errors import CheckpointError, ConfigError, StudentError
@@ -146,3 +147,32 @@ def test_accumulation_is_refused(tmp_path):
         pretrain.main(
             [*TINY, "--optim.accumulation-steps=2", f"--run.output-dir={tmp_path / 'run'}"]
         )
+
+
+def test_cross_entropy_learns_classes_and_writes_a_backbone_without_head(tmp_path):
+    images = tmp_path / "images"
+    for number in range(32):
+        path = images / ("dark", "light")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40), (200 * (number % 2) + number,) * 3).save(path)
+    arguments = [
+        *TINY,
+        f"--data.source={images}",
+        "--data.augment=none",
+        "--method.loss=cross_entropy",
+        "--method.labels=folders",
+        "--run.max-steps=30",
+        f"--run.output-dir={tmp_path / 'run'}",
+    ]
+    pretrain.main(arguments)
+    losses = [line["loss"] for line in trace(tmp_path / "run")]
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+    teacher = load_teacher(f"local-dir:{tmp_path / 'run' / 'teacher'}", image_size=64)
+    assert teacher.num_channels == 96, "the backbone's own features"
+    (images / "dark" / "0.png").rename(images / "light" / "0.png")
+    with pytest.raises(CheckpointError, match="the (data|labels) changed after step 30"):
+        pretrain.main([*arguments, "--run.resume"])
+    with pytest.raises(ConfigError, match="--method.labels '': expected labels for cross_entropy"):
+        pretrain.main([*TINY, "--method.loss=cross_entropy"])
+    with pytest.raises(ConfigError, match="--method.loss mocov3 and --method.labels 'folders'"):
+        pretrain.main([*TINY, "--method.labels=folders"])

@@ -58,7 +58,9 @@ def test_a_run_writes_record_export_metrics_and_pictures(tiny, tmp_path, capsys,
             assert image.size == size
 
     record = json.loads((folder / "record.json").read_text())
-    assert record["name"] == "test_resnet.pcd"
+    assert record["name"] == "test_resnet.pcd_quickstart"
+    assert f"stored as {record['name']} in {pcd_hub.weights.store.home()}" in printed
+    assert f'pcd_hub.create_model("{record["name"]}", features_only=True)' in printed
     assert record["steps"] == 6
     assert record["images_seen"] == 48
     assert record["teacher"]["license"] == "mit"
@@ -88,8 +90,10 @@ def test_a_run_writes_record_export_metrics_and_pictures(tiny, tmp_path, capsys,
     assert first["lr"] > 0
 
 
-def test_the_student_is_created_by_name_in_the_next_process(tiny, tmp_path):
-    folder = run([*tiny, "--student.arch=resnet18"], tmp_path / "run")
+def test_the_student_is_created_by_name_in_the_next_process(tiny, tmp_path, capsys):
+    folder = run([*tiny, "--student.arch=resnet18", "--run.name=pcd"], tmp_path / "run")
+    line = 'import pcd_hub, timm; timm.create_model("resnet18.pcd", pretrained=True, features_only'
+    assert line in capsys.readouterr().out
     code = """
 import pcd_hub, timm
 model = timm.create_model("resnet18.pcd", pretrained=True, features_only=True)
@@ -343,8 +347,8 @@ def write_bands(folder: Path, *, gray: bool = False, count: int = 32) -> str:
 @pytest.mark.parametrize(
     ("bands", "name"),
     [
-        (("red", "green", "blue", "nir"), "test_resnet.pcd_4bands"),
-        (("gray",), "test_resnet.pcd_1band"),
+        (("red", "green", "blue", "nir"), "test_resnet.pcd_quickstart_4bands"),
+        (("gray",), "test_resnet.pcd_quickstart_1band"),
     ],
 )
 def test_a_student_of_other_bands_trains_exports_and_resumes(tiny, tmp_path, bands, name):

@@ -232,7 +232,7 @@ def test_values_that_are_not_finite_stop_the_run_and_keep_batch_and_checkpoint(
             patched.setattr("pcd_hub.train.distillation.building.pixel_info_nce", bad)
         with pytest.raises(ConfigError, match=message):
             run(tiny, folder, "--run.log-every-steps=100")
-    assert store.where("test_resnet.pcd") is None
+    assert store.where("test_resnet.pcd_quickstart") is None
     (last,) = (folder / "checkpoints").glob("*.pt")
     assert last.name == "step_00000003.pt"
     kept = torch.load(folder / "bad_batch_0.pt", weights_only=True)

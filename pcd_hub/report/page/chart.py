@@ -1,6 +1,5 @@
 """Geometry of line charts: ticks, and paths in the units of an SVG's ``viewBox``."""
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -98,7 +97,7 @@ def draw_chart(curves: Mapping[str, Curve], labels: Sequence[str] = ("",)) -> Ch
 
     paths = {label: _thinned(curve.steps, curve.values) for label, curve in curves.items()}
     points = {label: [(x(step), y(value)) for step, value in thin] for label, thin in paths.items()}
-    label_ys = _spread([points[label][-1][1] for label in curves])
+    label_ys = _label_heights([points[label][-1] for label in curves])
     return Chart(
         title=some.title,
         right=right,
@@ -192,14 +191,19 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
     return f"M{places[0]}" + "".join(f"L{place}" for place in places[1:] or places)
 
 
-def _spread(wanted: Sequence[float]) -> list[float]:
-    """Move labels apart that would overlap, keeping their order and the chart's borders."""
-    order = sorted(range(len(wanted)), key=wanted.__getitem__)
-    placed = list(wanted)
-    for before, after in itertools.pairwise(order):
-        placed[after] = max(placed[after], placed[before] + _LABEL_HEIGHT)
-    limit = HEIGHT - _BOTTOM
-    for index in reversed(order):
+def _label_heights(ends: Sequence[tuple[float, float]]) -> list[float]:
+    """Return a height for the label at the end of each curve, so that none covers another."""
+    order = sorted(range(len(ends)), key=lambda index: ends[index][1])
+    placed = [end[1] for end in ends]
+
+    def neighbours(index: int, others: Sequence[int]) -> list[float]:
+        return [placed[n] for n in others if abs(ends[n][0] - ends[index][0]) < _LABEL_WIDTH]
+
+    for place, index in enumerate(order):  # downwards, away from those above
+        above = neighbours(index, order[:place])
+        placed[index] = max([placed[index], *(y + _LABEL_HEIGHT for y in above)])
+    for place, index in reversed([*enumerate(order)]):  # and back, if they leave the chart
+        below = neighbours(index, order[place + 1 :])
+        limit = min([HEIGHT - _BOTTOM, *(y - _LABEL_HEIGHT for y in below)])
         placed[index] = min(placed[index], limit)
-        limit = placed[index] - _LABEL_HEIGHT
     return placed

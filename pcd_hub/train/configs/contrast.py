@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pcd_hub.errors import ConfigError
 from pcd_hub.train.configs.fields import Channels, Positive, Share
 from pcd_hub.train.configs.pretraining import (
     DataConfig,
@@ -18,9 +19,14 @@ from pcd_hub.train.configs.run import RunConfig
 class ContrastMethodConfig:
     """Contrastive learning; the defaults are MoCo v3's."""
 
-    loss: Literal["mocov3", "simclr"] = "mocov3"
+    loss: Literal["mocov3", "simclr", "cross_entropy"] = "mocov3"
     """mocov3: against a momentum encoder. simclr: no momentum encoder;
-    faster with small batches."""
+    faster with small batches. cross_entropy: classification with labels, on
+    the same views, for comparison."""
+    labels: str = ""
+    """For cross_entropy: a CSV file with the columns file and class, where
+    file is an image's path below --data.source; or folders, if the first
+    folder of that path is the class."""
     temperature: Positive = 1.0
     """Temperature of the contrastive loss."""
     momentum: Share = 0.99
@@ -30,10 +36,18 @@ class ContrastMethodConfig:
     dim: Channels = 256
     """Output channels of the projection head."""
 
+    def check(self, group: str) -> None:
+        """Reject labels without the loss that uses them, and the other way round."""
+        if (self.loss == "cross_entropy") != bool(self.labels):
+            raise ConfigError(
+                f"{group}loss {self.loss} and {group}labels '{self.labels}': expected labels for "
+                "cross_entropy alone"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastConfig:
-    """Pre-train a ResNet without labels, as a teacher for distillation."""
+    """Pre-train a ResNet, as a teacher for distillation; without labels, unless they are given."""
 
     encoder: ModelConfig = field(default_factory=lambda: ModelConfig(arch="resnet50"))
     data: DataConfig = field(default_factory=lambda: DataConfig(min_crop_area=0.2))

@@ -212,10 +212,12 @@ class DistillRunConfig(RunConfig):
     """Let the learning rate decay to 0 and end the run when the loss on the
     held-out images no longer improves."""
     name: str | None = None
-    """Name of the finished weight: ARCH.pcd (default) or ARCH.pcd_SUFFIX. For
-    several students pcd_SUFFIX."""
+    """Name of the finished weight: ARCH.pcd_SUFFIX, or pcd_SUFFIX for the
+    student's architecture. None: ARCH.pcd, or ARCH.pcd_quickstart if all
+    images are generated scenes."""
     store: bool = True
-    """Add the finished weight to the local store, where timm.create_model finds it."""
+    """Add the finished weight to the local store, where pcd_hub.create_model
+    finds it by its name, and timm.create_model if that is ARCH.pcd."""
     hours: Positive | None = None
     """Length of the whole run in hours, instead of max-steps: a few steps are
     measured before the first one, and set max-steps."""
@@ -291,12 +293,13 @@ DISTILL: dict[str, DistillConfig] = {
             global_batch_size=16,
             warmup_share=0.05,
         ),
-        run=DistillRunConfig(max_steps=500, checkpoint_every_steps=250),
+        run=DistillRunConfig(name="pcd_quickstart", max_steps=500, checkpoint_every_steps=250),
         probe_scenes=400,
     ),
     "own_images": DistillConfig(
         teacher=TeacherConfig(source="auto"),
         data=DistillDataConfig(source=(), held_out=0.02),
+        run=DistillRunConfig(name="pcd_own_images"),
         derive=True,
     ),
     "pcd_r18": DistillConfig(teacher=TeacherConfig(source=_MOCO_TEACHER)),

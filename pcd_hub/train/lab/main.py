@@ -8,13 +8,15 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from pcd_hub.data.labelled.image_classes import image_classes
 from pcd_hub.data.sources.open import open_sources
-from pcd_hub.errors import ConfigError
+from pcd_hub.errors import ConfigError, first_line
 from pcd_hub.files.write import atomic_write
 from pcd_hub.models.entries import check_architecture
 from pcd_hub.models.teacher_loading import load_teacher
-from pcd_hub.train import distill
+from pcd_hub.train import contrast, distill
 from pcd_hub.train.configs.command_line import run_main
+from pcd_hub.train.configs.contrast import ContrastConfig
 from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.lab.jobs import Job, check_options, read_state, row_folder, run_job
 from pcd_hub.train.lab.options import LabConfig, parse_lab
@@ -32,11 +34,17 @@ def main(arguments: list[str]) -> None:
     quiet_logs()
     plan = read_plan(file, options)
     check_run_folder(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not options.table:
-        with _locked(folder):
-            run_all(plan, options, folder, text=file.read_text())
-    print(f"\n{save_table(plan, folder)}\n\n{folder / 'table.md'}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not options.table:
+            with _locked(folder):
+                run_all(plan, options, folder, text=file.read_text())
+        print(f"\n{save_table(plan, folder)}\n\n{folder / 'table.md'}")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write to {folder} ({error.strerror or first_line(error)}); free some space, "
+            "then start the same command again"
+        ) from error
 
 
 def run_all(plan: Plan, options: LabConfig, folder: Path, *, text: str) -> None:
@@ -100,10 +108,20 @@ def check(plan: Plan, rows: list[Row], evaluations: list[RowEvaluation], folder:
                 check_options(job)
     for one in evaluations:
         one.recipe.open_images(one.config.data)
-    _check_trainings([row.config for row in rows if row.model is None])
+    for row in rows:
+        if row.model is None and isinstance(row.config, ContrastConfig):
+            _check_pretraining(row.config)
+    _check_distillations([row.distilled for row in rows if row.distilled])
 
 
-def _check_trainings(configs: list[DistillConfig]) -> None:
+def _check_pretraining(config: ContrastConfig) -> None:
+    check_architecture(config.encoder.arch)
+    source = open_sources(config.data.source)
+    if config.method.labels:
+        image_classes(source, config.method.labels)
+
+
+def _check_distillations(configs: list[DistillConfig]) -> None:
     for arch in {config.student.arch for config in configs}:
         check_architecture(arch)
     for sources in {config.data.source for config in configs}:
@@ -123,8 +141,8 @@ def jobs_of(row: Row, evaluations: list[RowEvaluation], seed: int, folder: Path)
             model=None,
             config=row.config,
             set_by_lab=SET_BY_LAB,
-            not_used=row.config.derived - row.given,
-            main=distill.main,
+            not_used=row.distilled.derived - row.given if row.distilled else frozenset(),
+            main=distill.main if row.distilled else contrast.main,
             arguments=functools.partial(_training_arguments, row, seed, folder),
             can_resume=True,
         )
@@ -153,11 +171,15 @@ def _evaluation_arguments(one: RowEvaluation, row: Row, seed: int, place: Path) 
     Frozen features of a student are scored at the seeds of the evaluation; a model that is not
     trained at the row's seed alone, from which a random start is drawn.
     """
-    model = row.model or _student(place)
+    model = _student(place) if row.distilled else row.model or _pretrained(place)
     if one.recipe.trains:
         return [f"--model={model}", f"--run.seed={seed}"]
     seeds = [] if row.model is None else ["--run.seeds", str(seed)]
     return ["--models", model, *seeds]
+
+
+def _pretrained(place: Path) -> str:
+    return f"teacher:local-dir:{(place / TRAINING / 'teacher').absolute()}"
 
 
 def _student(place: Path) -> str:

@@ -12,12 +12,16 @@
       teacher: {model: teacher}            # the backbone of the teacher
       pcd: {}
       cosine: {method: {loss: cosine_smooth_l1}}
-      longer: {student.weights: row:pcd}   # starts from that row's student of the same seed
+      again: {student.weights: row:pcd}    # starts from that row's student of the same seed
+      supervised:                          # recipes/pretrain.py, on the same views and steps
+        recipe: pretrain
+        method: {loss: cross_entropy, labels: pool/index.csv}
     evaluations:
       facade: {recipe: linear_seg, data: {source: seg_facade, image_size: 96}}
 
 Fields of a row replace those of the base. Evaluations are linear_seg, knn, linear_cls,
-finetune_seg or detect, with fields of that recipe; a relative ``data.source`` is in ``--labelled``.
+finetune_seg or detect, with fields of that recipe; a relative ``data.source`` is in ``--labelled``,
+and so is the file of ``method.labels``.
 """
 
 import re
@@ -26,9 +30,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pcd_hub.data.labelled.image_classes import FOLDERS
 from pcd_hub.errors import ConfigError, nearest
+from pcd_hub.train.configs.contrast import ContrastConfig
 from pcd_hub.train.configs.distill import DISTILL, DistillConfig
 from pcd_hub.train.configs.fields import Seed, allows, as_typed, check
+from pcd_hub.train.configs.fields import options as options_of
 from pcd_hub.train.configs.files import checked_fields, read_document, read_fields, with_fields
 from pcd_hub.train.lab.evaluations import RECIPES, Recipe
 from pcd_hub.train.lab.options import LabConfig
@@ -43,25 +50,34 @@ OF_ROW = "row:"
 
 SET_BY_LAB = frozenset({"run.output_dir", "run.resume", "run.seed"})
 _LENGTHS = {"optim.epochs", "optim.iterations", "run.hours"}
+_SHARED = frozenset({"data", "optim", "speed", "run"})
+"""Groups of the base that a row of pretrain.py takes over."""
 _SECTIONS = ("base", "baseline", "seeds", "rows", "evaluations")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row of the table: a distillation, or a model that is not trained."""
+    """One row of the table: a training, or a model that is not trained."""
 
     name: str
     model: str | None = None
-    """A model to evaluate without training; None for a distillation."""
-    config: DistillConfig = DISTILL["quickstart"]
+    """A model to evaluate without training; None for a row that is trained."""
+    config: DistillConfig | ContrastConfig = DISTILL["quickstart"]
+    """The training; a ContrastConfig is that of recipes/pretrain.py."""
     given: frozenset[str] = frozenset()
     """Fields that the list sets, as ``group.field``."""
 
     @property
+    def distilled(self) -> DistillConfig | None:
+        """The configuration of a distillation; None for other rows."""
+        config = self.config
+        return config if self.model is None and isinstance(config, DistillConfig) else None
+
+    @property
     def start(self) -> str | None:
         """The row whose student this one starts from, if any."""
-        weights = self.config.student.weights
+        weights = self.distilled.student.weights if self.distilled else ""
         return weights.removeprefix(OF_ROW) if weights.startswith(OF_ROW) else None
 
 
@@ -93,7 +109,7 @@ def read_plan(file: Path, options: LabConfig) -> Plan:
     found = _sections(read_document(str(file), str(file)), str(file))
     base, given = _base(found["base"], file, options)
     rows = tuple(
-        _row(name, fields, base, given, f"{file}: row {name}")
+        _row(name, fields, base, given, labelled=options.labelled, label=f"{file}: row {name}")
         for name, fields in _named(found["rows"], f"{file}: rows").items()
     )
     evaluations = tuple(
@@ -163,6 +179,8 @@ def _row(
     fields: Mapping[Any, Any],
     base: DistillConfig,
     given: frozenset[str],
+    *,
+    labelled: Path,
     label: str,
 ) -> Row:
     if "model" in fields:
@@ -172,12 +190,34 @@ def _row(
         return Row(
             name=name, model=f"teacher:{base.teacher.source}" if model == "teacher" else model
         )
+    if "recipe" in fields:
+        return Row(name=name, config=_pretraining(fields, base, labelled, label))
     own = checked_fields(base, fields, label)
     _check_free(own, SET_BY_LAB, label)
     config = _overridden(base, own)
     if len(config.student.architectures) > 1:
         raise ConfigError(f"{label}: student.arch {config.student.arch}: expected one architecture")
     return Row(name=name, config=config, given=given | own.keys())
+
+
+def _pretraining(
+    fields: Mapping[Any, Any], base: DistillConfig, labelled: Path, label: str
+) -> ContrastConfig:
+    """Return the configuration of pretrain.py on the base's images, views, optimizer and length."""
+    fields = dict(fields)
+    _check_known([fields.pop("recipe")], ["pretrain"], f"{label}: recipe")
+    config = ContrastConfig()
+    own = checked_fields(config, fields, label)
+    _check_free(own, SET_BY_LAB, label)
+    if own.get("method.labels", FOLDERS) != FOLDERS:
+        own["method.labels"] = str(labelled / own["method.labels"])
+    known = {option.key for option in options_of(config)}
+    shared = {
+        option.key: option.value
+        for option in options_of(base)
+        if option.key in known and option.key.partition(".")[0] in _SHARED
+    }
+    return _overridden(config, {**shared, "encoder.arch": base.student.arch, **own})
 
 
 def _evaluation(
@@ -215,7 +255,7 @@ def _named_config(configs: Mapping[str, ConfigT], name: Any, label: str) -> Conf
 
 def _check_start(row: Row, before: Collection[Row], label: str) -> None:
     if row.start is not None:
-        trained = [each.name for each in before if each.model is None]
+        trained = [each.name for each in before if each.distilled]
         _check_known([row.start], trained, f"{label}: student.weights {OF_ROW}")
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from pcd_hub.errors import PCDHubError
 from pcd_hub.evaluate.results import FILE, Evaluation
-from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.configs.fields import as_typed
 from pcd_hub.train.configs.files import plain, read_fields, with_fields
 from pcd_hub.train.configs.old_names import flat
@@ -95,7 +94,7 @@ def collect_runs(plan: Plan, folder: Path) -> list[RowRuns]:
 
 def reference_row(plan: Plan) -> Row | None:
     """Return the row whose options the others are described by: the baseline if it is trained."""
-    trained = [row for row in plan.rows if row.model is None]
+    trained = [row for row in plan.rows if row.distilled]
     return next((row for row in trained if row.name == plan.baseline), next(iter(trained), None))
 
 
@@ -183,6 +182,10 @@ def _difference(row: Row, reference: Row | None, plan: Plan, folder: Path) -> st
     if reference is None or row.name == reference.name:
         return ""
     own, other = (_options(each, plan, folder) for each in (row, reference))
+    if not row.distilled:  # another recipe, with other fields of the method
+        own = {k: v for k, v in own.items() if k in other or k == "method.labels"}
+        own.pop("method.temperature", None)
+        own.pop("method.head_width", None)
     changed = {name: value for name, value in own.items() if value != other.get(name)}
     return ", ".join(f"{name} {as_typed(_joined(value))}" for name, value in changed.items())
 
@@ -193,7 +196,8 @@ def _options(row: Row, plan: Plan, folder: Path) -> Mapping[str, Any]:
     for seed in all_seeds(plan, folder):
         file = options_file(row_folder(folder, row.name, seed) / TRAINING)
         if file.is_file():
-            config = with_fields(DistillConfig(), read_fields(DistillConfig(), str(file)))
+            kind = type(config)()
+            config = with_fields(kind, read_fields(kind, str(file)))
             break
     return {k: v for k, v in flat(plain(config)).items() if k not in SET_BY_LAB}
 

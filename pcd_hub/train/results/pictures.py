@@ -33,7 +33,6 @@ _STUDENT, _TEACHER = "distilled student", "teacher"
 _NUM_IMAGES = 4
 _MAX_TRIED = 16
 """Images that are opened to find ``_NUM_IMAGES`` that are not broken."""
-_NUM_FIELD_IMAGES = 2
 _SHORT_SIDE = 320
 """A training view's feature map, often of 3 x 3 locations, is too small for a picture."""
 _MULTIPLE = 32
@@ -142,22 +141,21 @@ def _student_map(
 
 def _student_grid(d: Distillation, model: nn.Module, images: Tensor) -> PixelGrid:
     model = model.to(images.device).eval()
-    size = simplest(images.shape[2:])
-    return pixel_grid(model, image_size=size, in_chans=len(d.config.data.bands))
+    size, bands = d.config.data.image_size, len(d.config.data.bands)
+    return pixel_grid(model, image_size=size, in_chans=bands)
 
 
 def _teacher_map(
     d: Distillation, images: Float[Tensor, "n bands height width"]
 ) -> Float[Tensor, "n c h w"]:
-    """Return the teacher's feature maps on its own grid; its sizes are changed for this."""
-    teacher, size = d.teacher, simplest(images.shape[2:])
+    """Return the teacher's feature maps on its own grid, without changing its sizes."""
+    teacher = d.teacher
     cfg = getattr(teacher.grid.model, "pretrained_cfg", None) or {}
     if cfg.get("fixed_input_size"):
-        images = _resized(images, d.config.data.image_size)
-        teacher.set_sizes(d.config.data.image_size, input_size=teacher.input_size)
-    else:
-        teacher.set_sizes(size)
-    return teacher(images).float().cpu()
+        images = _resized(images, teacher.input_size or d.config.data.image_size)
+    if teacher.bands is not None:
+        images = images[:, teacher.bands]
+    return teacher.head(teacher.grid((images - teacher.mean) / teacher.std)).float().cpu()
 
 
 def _for_student(
@@ -177,8 +175,8 @@ def _resized(
 def _receptive_fields(
     d: Distillation, crops: UInt8[Tensor, "n bands height width"]
 ) -> dict[str, Float[Tensor, "h w"]]:
-    """Return the effective receptive fields of the start and of the student."""
-    images = _for_student(d, crops[:_NUM_FIELD_IMAGES].to(d.accelerator.device).float() / 255)
+    """Return the effective receptive fields of the start and of the student on one image."""
+    images = _for_student(d, crops[:1].to(d.accelerator.device).float() / 255)
     fields = {}
     for name, model in ((d.start_label, d.start), (_STUDENT, d.student)):
         network = _student_grid(d, model, images)

@@ -27,11 +27,13 @@ def save_pretrained(p: Pretraining) -> None:
     folder = p.folder.path
     encoder = p.momentum_encoder or p.contrast.base_encoder
     backbone = plain_backbone(cast("PixelGrid", encoder.pixels).model, p.config.encoder.arch)
-    head = copy.deepcopy(encoder.fc).cpu().eval()
+    head = None  # of a classifier, the backbone alone
+    if isinstance(encoder, ProjectedEncoder):
+        head = copy.deepcopy(encoder.fc).cpu().eval().half()
     metrics = probe(p, backbone, folder / "pictures" / "probe.png") if p.config.probe_scenes else {}
     record = build_record(p, metrics)
     halves = {key: _half(value) for key, value in backbone.state_dict().items()}
-    save_teacher(folder / "teacher", halves, head.half(), record)
+    save_teacher(folder / "teacher", halves, head, record)
     atomic_write(folder / "record.json", json.dumps(record, indent=2) + "\n")
     if p.momentum_encoder is not None:
         state = moco_state(p.contrast, p.momentum_encoder)

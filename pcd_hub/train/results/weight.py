@@ -33,6 +33,8 @@ log = logging.getLogger("pcd_hub")
 
 CARD_PICTURES = ("pca.png", "probe.png", "training.png")
 """Pictures that are published with the weight; none of them shows a training image."""
+_NAME_OF_SCENES = "pcd_quickstart"
+"""Name of the weights of generated scenes, after the architecture."""
 
 
 def save_weight(d: Distillation, weight_name: str, *, warnings: Sequence[str] = ()) -> None:
@@ -50,26 +52,33 @@ def save_weight(d: Distillation, weight_name: str, *, warnings: Sequence[str] = 
         d.export = export = export_student(d, weight_name)
         notes = draw_own_images(d)
     # The report comes first: a store that rejects the weight must not lose it.
-    names = loadable_names(d, weight_name, export)
+    lines = loading_lines(d, weight_name, export)
     record = WeightRecord.from_dict(read_manifest(export)["record"])
     report = save_report(d.folder.path, notes, warnings=warnings)
     if d.config.run.store and (replaced := add_to_store(weight_name, export)):
         print(f"\nreplaced {weight_name} in the store; the previous weight is kept in {replaced}")
-    print(f"\n{verdict(record, run=str(d.folder.path))}")
-    print(f"report: {report or 'not written'}\n\nload it anywhere:\n")
-    for name in names:
-        bring = "" if name.startswith("local-dir:") else "import pcd_hub, timm; "
-        print(f'  {bring}timm.create_model("{name}", pretrained=True, features_only=True)')
+    print(f"\n{verdict(record, run=str(d.folder.path))}\nreport: {report or 'not written'}")
+    if d.config.run.store:
+        print(f"stored as {weight_name} in {store.home()}")
+    print("\nload it anywhere:\n")
+    for line in lines:
+        print(f"  {line}")
 
 
-def loadable_names(d: Distillation, weight_name: str, export: Path) -> list[str]:
-    """Return the names by which ``timm.create_model`` loads the weight, the shortest first."""
+def loading_lines(d: Distillation, weight_name: str, export: Path) -> list[str]:
+    """Return lines of Python that load the weight, the shortest first."""
+    options = "pretrained=True, features_only=True"
+    # The export comes last: a later run may replace the weight in the store.
+    folders = [store.home() / weight_name] if d.config.run.store else []
+    folders.append(export.absolute())
+    lines = [f'timm.create_model("local-dir:{folder}", {options})' for folder in folders]
     if not d.config.run.store:
-        return [f"local-dir:{export.absolute()}"]
-    in_store = f"local-dir:{store.home() / weight_name}"
-    has_entry = weight_name in {f"{arch}.pcd" for arch in (*STOCK_ARCHITECTURES, "resnet18_mhsa")}
-    own = f"local-dir:{export.absolute()}"  # a later run may replace the weight in the store
-    return [weight_name, in_store, own] if has_entry else [in_store, own]
+        return lines
+    if weight_name in {f"{arch}.pcd" for arch in (*STOCK_ARCHITECTURES, "resnet18_mhsa")}:
+        first = f'import pcd_hub, timm; timm.create_model("{weight_name}", {options})'
+    else:  # timm knows the tag pcd alone
+        first = f'import pcd_hub; pcd_hub.create_model("{weight_name}", features_only=True)'
+    return [first, *lines]
 
 
 def export_student(d: Distillation, weight_name: str) -> Path:
@@ -211,13 +220,21 @@ def describe_teacher(teacher: Teacher) -> dict[str, Any]:
 
 
 def check_weight_name(config: DistillConfig) -> str:
-    """Return the weight's name in the store.
+    """Return the weight's name in the store, which depends on the bands unless it is given.
+
+    A student of generated scenes never gets the name ``ARCH.pcd`` unless it is given: that is the
+    name of weights for photographs, and of the shipped ones.
 
     Raises:
         ConfigError: If its architecture is not the student's.
     """
-    default_name = f"{config.student.arch}.pcd{weight_suffix(config.data.bands)}"
-    name = store.check_name(config.run.name or default_name)
+    scenes = config.data.source and only_scenes(config.data.source)
+    name = config.run.name or (_NAME_OF_SCENES if scenes else "pcd")
+    if config.run.name is None or name in {one.run.name for one in DISTILL.values()}:
+        name += weight_suffix(config.data.bands)
+    if "." not in name and name.startswith("pcd"):
+        name = f"{config.student.arch}.{name}"
+    name = store.check_name(name)
     if name.partition(".")[0] != config.student.arch:
         raise ConfigError(
             f"--run.name {name} names another architecture than --student.arch "

@@ -34,7 +34,6 @@ def each_student(config: DistillConfig) -> tuple[DistillConfig, ...]:
             config,
             {
                 "student.arch": architecture,
-                "run.name": None if run.name is None else f"{architecture}.{run.name}",
                 "run.output_dir": run.output_dir and run.output_dir / architecture,
             },
         )

@@ -1,10 +1,9 @@
-"""The page in a real browser: ``apt-get install chromium chromium-driver``, and selenium."""
-
-import shutil
+"""The pages in a real browser; see the fixture in tests/report/conftest.py."""
 
 import pytest
 
 from pcd_hub.report.page.write import report_runs
+from tests.report.browser import look_like
 from tests.report.page.making import finished_run
 
 pytestmark = pytest.mark.browser
@@ -22,22 +21,6 @@ return {
 """
 
 
-@pytest.fixture(scope="module")
-def browser():
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        pytest.skip("no browser: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for argument in ("--headless", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
-    driver = webdriver.Chrome(options=options, service=service)
-    yield driver
-    driver.quit()
-
-
 @pytest.fixture
 def pages(tmp_path):
     data = {"source": LONG, "fingerprint": LONG, "images": 200}
@@ -48,12 +31,7 @@ def pages(tmp_path):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 390, 1280])
 def test_the_pages_fit_and_show_their_pictures(browser, pages, width, scheme):
-    browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 1000},
-    )
-    feature = {"name": "prefers-color-scheme", "value": scheme}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    look_like(browser, width=width, scheme=scheme)
     for page, num_images in zip(pages, (10, 24), strict=True):
         browser.get(page.as_uri())
         for details in browser.find_elements("tag name", "details"):

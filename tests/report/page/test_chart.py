@@ -65,7 +65,16 @@ def test_several_curves_have_labels_that_do_not_overlap_and_the_styles_of_their_
     heights = sorted(line.label_y for line in lines)
     assert min(b - a for a, b in itertools.pairwise(heights)) >= 12 - 1e-9
     assert max(heights) <= HEIGHT - 36
+    assert lines[0].label_y != lines[1].label_y
     assert all(line.end[0] + 16 <= WIDTH for line in lines)
+
+
+def test_labels_of_curves_that_end_elsewhere_stay_at_their_ends():
+    curves = {"A": curve([5.0, 3.0], [0, 10]), "B": curve([5.0, 3.0], [0, 100])}
+    short, long = draw_chart(curves, ["A", "B"]).lines
+    assert short.end[0] < long.end[0] / 2
+    assert short.label_y == short.end[1]
+    assert long.label_y == long.end[1]
 
 
 @pytest.mark.parametrize(

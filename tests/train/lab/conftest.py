@@ -12,11 +12,15 @@ from tests.evaluate.drawn_sets import draw_segmentation
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):
     """Leave out the pictures, which take longer than a tiny run."""
-    monkeypatch.setattr("pcd_hub.train.results.weight.draw_feature_maps", lambda *_: None)
-    monkeypatch.setattr("pcd_hub.train.results.weight.save_training_curve", lambda *_: None)
-    monkeypatch.setattr("pcd_hub.train.run.save_views", lambda *_: None)
+
+    def nothing(*_, **__):
+        pass
+
+    monkeypatch.setattr("pcd_hub.train.results.weight.draw_feature_maps", nothing, raising=False)
+    monkeypatch.setattr("pcd_hub.train.results.weight.save_training_curve", nothing, raising=False)
+    monkeypatch.setattr("pcd_hub.train.run.save_views", nothing, raising=False)
     monkeypatch.setattr(
-        "pcd_hub.train.frozen.segmentation_probe.save_sample_overlays", lambda *_: None
+        "pcd_hub.train.frozen.segmentation_probe.save_sample_overlays", nothing, raising=False
     )
 
 

@@ -1,5 +1,6 @@
 """Order, skipping, resuming and failures of a list of runs."""
 
+import errno
 import json
 import os
 import signal
@@ -105,7 +106,7 @@ def test_an_unexpected_error_is_recorded_with_its_traceback(run, monkeypatch):
     state = read_state(out / "rows/pcd/seed-0/train")
     assert state["reason"] == "RuntimeError: out of memory"
     assert "Traceback" in state["traceback"]
-    assert not (out / "rows/pcd/seed-0/discs").exists()
+    assert read_state(out / "rows/pcd/seed-0/discs") == {}, "nothing is evaluated"
 
 
 KILLED = """
@@ -240,3 +241,36 @@ with FileLock({str(tmp_path / "out" / ".lock")!r}):
         other.kill()
         time.sleep(0.1)
     assert "not started" in (run("--table") / "table.md").read_text(), "the table needs no lock"
+
+
+def test_a_supervised_row_has_the_views_and_length_of_the_base(run, tiny_list, tmp_path):
+    lines = [f"{index},{'even' if index % 2 == 0 else 'odd'}" for index in range(64)]
+    (tmp_path / "index.csv").write_text("\n".join(["file,class", *lines]) + "\n")
+    method = {"loss": "cross_entropy", "labels": "index.csv"}
+    changed(tiny_list, rows={"supervised": {"recipe": "pretrain", "method": method}})
+    out = run("--only", "supervised", "pcd", "--seeds", "0")
+    one, other = (
+        json.loads((row_folder(out, row, 0) / "train/record.json").read_text())
+        for row in ("supervised", "pcd")
+    )
+    assert one["config"]["encoder"]["arch"] == "test_resnet"
+    assert one["config"]["data"].items() <= other["config"]["data"].items()
+    assert one["config"]["optim"].items() <= other["config"]["optim"].items()
+    assert (one["steps"], one["images_seen"]) == (other["steps"], other["images_seen"]) == (2, 16)
+    table = json.loads((out / "table.json").read_text())
+    row = table["evaluations"][0]["rows"]["supervised"]["metrics"]["mean IoU"]
+    assert row["difference"]["verdict"] == "one seed, not judged"
+    options = {row["name"]: row["options"] for row in table["rows"]}["supervised"]
+    assert options == f"method.loss cross_entropy, method.labels {tmp_path / 'index.csv'}"
+    (tmp_path / "index.csv").write_text("\n".join(["file,class", *lines[1:]]) + "\n")
+    with pytest.raises(DataError, match=r"index.csv has no class of 0 \(1 of 64 images\)"):
+        run("--only", "supervised", "--seeds", "1")
+
+
+def test_a_full_disk_is_said_in_one_line(run, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(jobs, "_write_state", full)
+    with pytest.raises(ConfigError, match=r"out \(No space left on device\); free some space, th"):
+        run("--only", "random", "--seeds", "0")

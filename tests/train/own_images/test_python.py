@@ -37,7 +37,7 @@ def test_the_result_has_weight_metrics_report_and_model(settings, tmp_path):
     assert torch.equal(torch.get_rng_state(), random)
     assert [signal.getsignal(s) for s in (2, 15)] == handlers
     assert done.folder == tmp_path / "run"
-    assert done.report.read_text().startswith("# test_resnet.pcd: report of the run")
+    assert done.report.read_text().startswith("# test_resnet.pcd_own_images: report of the run")
     assert done.metrics == json.loads((done.folder / "record.json").read_text())["metrics"]
     stages = done.model(features_only=True)(torch.zeros(1, 3, 64, 64))
     assert stages[-1].shape == (1, 96, 2, 2)

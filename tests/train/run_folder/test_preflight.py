@@ -34,7 +34,7 @@ def store_below_a_file(monkeypatch, tmp_path):
 
 
 def name_held_by_a_folder(monkeypatch, tmp_path):
-    (store.home() / "test_resnet.pcd").mkdir(parents=True)
+    (store.home() / "test_resnet.pcd_quickstart").mkdir(parents=True)
 
 
 def no_home(monkeypatch, tmp_path):
@@ -148,4 +148,4 @@ def test_a_result_that_cannot_be_written_is_written_by_a_resumed_run(tiny, tmp_p
             distill.main(arguments)
     monkeypatch.setattr(Progress, "measure", no_step)
     distill.main([*arguments, "--run.resume"])
-    assert pcd_hub.where("test_resnet.pcd")
+    assert pcd_hub.where("test_resnet.pcd_quickstart")

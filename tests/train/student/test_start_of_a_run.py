@@ -50,7 +50,7 @@ def test_a_student_starts_with_the_features_of_the_distilled_one(
     trained = checkpoint(distilled, 6)["distiller"]
     start = finished[0].start.state_dict()
     assert all(torch.equal(start[key], trained[f"student.model.{key}"]) for key in start)
-    assert finished[0].start_label == "start (test_resnet.pcd)"
+    assert finished[0].start_label == "start (test_resnet.pcd_quickstart)"
     assert trace(tmp_path / "run")[0]["loss"] != trace(distilled)[0]["loss"]
 
 
@@ -101,17 +101,17 @@ def test_record_and_card_name_the_start(tiny, distilled, tmp_path, capsys):
     record = json.loads((folder / "record.json").read_text())
     first = json.loads((distilled / "record.json").read_text())
     start = record["start"]
-    assert (start["source"], start["name"]) == (source, "test_resnet.pcd")
+    assert (start["source"], start["name"]) == (source, "test_resnet.pcd_quickstart")
     assert start["license"] == record["licenses"]["start"] == first["licenses"]["weights"]
     assert "start" not in first["licenses"]
     assert first["start"] == {}
-    label = "start (test_resnet.pcd)"
+    label = "start (test_resnet.pcd_quickstart)"
     assert label in record["metrics"]["scene_probe"]["means"]
     assert label in record["metrics"]["held_out"]["means"]
     printed = capsys.readouterr().out
     assert label in printed
     card = (folder / "export" / "README.md").read_text()
-    assert "The training started from test_resnet.pcd." in card
+    assert "The training started from test_resnet.pcd_quickstart." in card
     assert "| start | not stated |" in card
     assert "base_model" not in card, "it is in no repository"
 

@@ -27,7 +27,7 @@ def test_none_may_be_a_weight():
 
 
 def test_each_student_gets_a_weight_and_a_folder(tmp_path):
-    assert check_students(QUICKSTART) == ("test_resnet.pcd", "test_vit.pcd")
+    assert check_students(QUICKSTART) == ("test_resnet.pcd_quickstart", "test_vit.pcd_quickstart")
     config = with_fields(QUICKSTART, {"run.name": "pcd_photos", "run.output_dir": tmp_path})
     assert check_students(config) == ("test_resnet.pcd_photos", "test_vit.pcd_photos")
     assert [one.run.output_dir for one in each_student(config)] == [
@@ -38,11 +38,31 @@ def test_each_student_gets_a_weight_and_a_folder(tmp_path):
     assert alone.run.output_dir == tmp_path
 
 
+@pytest.mark.parametrize(
+    ("config", "changes", "name"),
+    [
+        ("quickstart", {}, "resnet18.pcd_quickstart"),
+        ("quickstart", {"data.source": ("photos",)}, "resnet18.pcd_quickstart"),
+        ("quickstart", {"run.name": None}, "resnet18.pcd_quickstart"),
+        ("quickstart", {"run.name": "resnet18.pcd"}, "resnet18.pcd"),
+        ("own_images", {"data.source": ("photos",)}, "resnet18.pcd_own_images"),
+        ("own_images", {"data.source": ("photos",), "run.name": None}, "resnet18.pcd"),
+        ("own_images", {"run.name": "pcd_field", "student.arch": "resnet34"}, "resnet34.pcd_field"),
+        ("own_images", {"data.bands": ("r", "nir")}, "resnet18.pcd_own_images_2bands"),
+        ("own_images", {"data.bands": ("r", "nir"), "run.name": "pcd_x"}, "resnet18.pcd_x"),
+        ("pcd_r18", {"data.source": ("imagenet",)}, "resnet18.pcd"),
+        ("pcd_r18", {"data.source": ("scenes:9",)}, "resnet18.pcd_quickstart"),
+    ],
+)
+def test_only_a_name_that_is_given_or_a_paper_like_run_is_plain(config, changes, name):
+    assert check_students(with_fields(DISTILL[config], changes)) == (name,)
+
+
 def test_a_full_name_names_one_weight_only():
     config = with_fields(QUICKSTART, {"run.name": "test_vit.pcd_photos"})
     with pytest.raises(ConfigError, match=r"names one weight, .* needs 2; use --run.name pcd_ph"):
         check_students(config)
-    with pytest.raises(WeightError, match="test_resnet.photos"):
+    with pytest.raises(WeightError, match="'photos' is not a weight's name"):
         check_students(with_fields(QUICKSTART, {"run.name": "photos"}))
 
 

@@ -56,13 +56,13 @@ def test_images_are_read_and_taught_once(several, tmp_path, counted):
         config = json.loads((folder / architecture / "config.json").read_text())
         assert config["student"]["arch"] == architecture
         record = json.loads((folder / architecture / "record.json").read_text())
-        assert record["name"] == f"{architecture}.pcd"
+        assert record["name"] == f"{architecture}.pcd_quickstart"
         assert (folder / architecture / "export" / "README.md").is_file()
     config = json.loads((folder / "config.json").read_text())
     assert config["student"]["arch"] == "test_resnet,test_vit"
     assert config["run"]["max_steps"] == 6
     table = (folder / "students.md").read_text()
-    assert "| test_vit.pcd | 6 |" in table
+    assert "| test_vit.pcd_quickstart | 6 |" in table
     assert "[test_resnet/report.md](test_resnet/report.md)" in table
     assert "held-out loss" in table
 

@@ -75,7 +75,7 @@ def test_a_student_on_a_plateau_ends_alone(several, tmp_path, monkeypatch):
     (folder / "test_vit" / "checkpoints" / "step_00000012.pt").unlink()
     distill.main(["--resume", str(folder)])
     assert trace(folder / "test_vit") == trace(one / "test_vit")
-    assert "| test_resnet.pcd | 5 |" in (folder / "students.md").read_text()
+    assert "| test_resnet.pcd_quickstart | 5 |" in (folder / "students.md").read_text()
 
 
 def test_where_one_student_fails_the_others_are_saved(several, tmp_path, monkeypatch, caplog):

@@ -56,7 +56,7 @@ class HeadDataConfig(DataConfig):
 class HeadMethodConfig:
     """The projection head and its contrastive loss (SimCLR's)."""
 
-    temperature: Positive = 0.2
+    temperature: Positive = 0.1
     """Temperature of the loss."""
     num_layers: Literal[2, 3] = 2
     """Linear layers of the head, as MoCo v3's for ResNets (2) and ViTs (3)."""
@@ -85,6 +85,15 @@ class HeadOptimConfig(OptimConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeadSpeedConfig:
+    """Performance."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Mixed precision of teacher and head. auto: the launcher's setting, else
+    bf16 if the device supports it in hardware, else fp32."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class HeadConfig:
     """Train a projection head for a frozen teacher without one, by contrast and without labels."""
 
@@ -99,10 +108,12 @@ class HeadConfig:
             lr_per_256=1e-3,
             weight_decay=0.05,
             global_batch_size=512,
+            epochs=20,
             warmup_share=0.05,
         )
     )
-    run: RunConfig = field(default_factory=lambda: RunConfig(max_steps=500))
+    speed: HeadSpeedConfig = field(default_factory=HeadSpeedConfig)
+    run: RunConfig = field(default_factory=RunConfig)
 
 
 FIT_HEAD: dict[str, HeadConfig] = {"head": HeadConfig()}

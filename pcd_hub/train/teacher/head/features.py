@@ -5,8 +5,7 @@ depend on where a run was interrupted, so that a resumed run computes the same v
 """
 
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
@@ -29,7 +29,8 @@ from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.signals import StoppedRun, StopRequest
 from pcd_hub.train.teacher.cache.store import RecordStore, Rows, Slots
 
-_PAIRS_PER_BATCH = 32
+PAIRS_PER_BATCH = 32
+"""Pairs of views in one forward pass of the teacher."""
 _ROWS_PER_READ = 1024
 
 Images = Int[np.ndarray, " n"]
@@ -89,7 +90,7 @@ class PooledFeatures:
 
     def missing_batches(self) -> list[Slots]:
         """Return the batches of records of which any is missing or damaged."""
-        return [slots for slots in self._slots(_PAIRS_PER_BATCH) if not self.is_valid(slots).all()]
+        return [slots for slots in self._slots(PAIRS_PER_BATCH) if not self.is_valid(slots).all()]
 
     def _slots(self, count: int) -> Iterator[Slots]:
         total = len(self.store)
@@ -133,7 +134,7 @@ class FeatureViews:
             partial(_read_pair, self.source, self.views, view_epochs),
             (batch.tolist() for batch in slots),
             num_workers=self.num_workers,
-            batch_bytes=2 * 3 * height * width * _PAIRS_PER_BATCH,
+            batch_bytes=2 * 3 * height * width * PAIRS_PER_BATCH,
             collate=_collate,
         )
 
@@ -143,7 +144,7 @@ def compute_features(
     teacher: Teacher,
     images: FeatureViews,
     *,
-    autocast: Callable[[], AbstractContextManager[None]],
+    accelerator: Accelerator,
     run_folder: Path,
 ) -> list[str]:
     """Compute the records that are missing.
@@ -152,7 +153,7 @@ def compute_features(
         features: The records.
         teacher: The teacher, whose feature maps are averaged.
         images: The images and their views.
-        autocast: The Accelerator's context of mixed precision.
+        accelerator: The run's Accelerator, for mixed precision.
         run_folder: Folder of the run, for the message after a stop signal.
 
     Returns:
@@ -170,7 +171,7 @@ def compute_features(
         for batch in progress(batches, "features", total=len(missing)):
             broken |= dict.fromkeys(batch.broken)
             if len(batch.slots):
-                with autocast():
+                with accelerator.autocast():
                     rows = _encode(teacher, batch.views)
                 _write(features, batch.slots, rows)
             if stop.signum:

@@ -37,9 +37,10 @@ from pcd_hub.train.run import TrainingRun
 from pcd_hub.train.run_folder.checkpoints import Checkpoints
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.run_folder.preflight import check_places, finishing
+from pcd_hub.train.speed import resolve_speed
 from pcd_hub.train.teacher.cache.key import teacher_output
 from pcd_hub.train.teacher.cache.preparing import prepare_folder
-from pcd_hub.train.teacher.head.config import HeadConfig, parse_fit_head
+from pcd_hub.train.teacher.head.config import HeadConfig, HeadSpeedConfig, parse_fit_head
 from pcd_hub.train.teacher.head.features import (
     FeatureViews,
     Images,
@@ -92,7 +93,8 @@ class FeaturePairs:
 def main(arguments: list[str]) -> None:
     """Parse the command line, compute the features, train the head, and save the teacher."""
     config_name, config = parse_fit_head(arguments)
-    accelerator = start_accelerator(trackers=config.run.trackers, speed=SpeedConfig())
+    speed = SpeedConfig(precision=config.speed.precision)
+    accelerator = start_accelerator(trackers=config.run.trackers, speed=speed)
     fitting = prepare(accelerator, config, config_name)
     held_out = train(fitting)
     with finishing(fitting.folder.path):
@@ -183,7 +185,7 @@ def complete_features(f: HeadFitting) -> tuple[Images, Images]:
         f.features,
         f.teacher.teacher,
         views,
-        autocast=f.accelerator.autocast,
+        accelerator=f.accelerator,
         run_folder=f.folder.path,
     )
     f.num_broken, total = len(broken), len(f.images)
@@ -251,7 +253,7 @@ def prepare(accelerator: Accelerator, config: HeadConfig, config_name: str) -> H
         images=f"--data.source has {len(images)} images, {len(training)} of them to train on",
         option="--optim.global-batch-size",
     )
-    teacher = load_headless(config.teacher, config.data)
+    teacher = load_headless(config.teacher, config.data, device=accelerator.device)
     requested, config = config, resolve(config, teacher, accelerator, plan)
     torch.manual_seed(config.run.seed)
     network = build_network(config, teacher)
@@ -262,7 +264,7 @@ def prepare(accelerator: Accelerator, config: HeadConfig, config_name: str) -> H
         config.data,
         images,
         seed=view_seed(config.data, config.run.seed),
-        precision=str(accelerator.mixed_precision),
+        precision=config.speed.precision,
     )
     check_room(config, facts, network=everything)
     teacher.teacher.to(accelerator.device)
@@ -314,9 +316,11 @@ def resolve(
     image_size = simplest(config.data.image_size)
     data = resolve_augmentation(dataclasses.replace(config.data, image_size=image_size))
     facts = teacher.teacher.facts
+    precision = resolve_speed(SpeedConfig(), accelerator, steps=plan.total_steps).precision
     return dataclasses.replace(
         config,
         data=data,
+        speed=HeadSpeedConfig(precision=precision),
         teacher=dataclasses.replace(
             config.teacher,
             source=facts.source,

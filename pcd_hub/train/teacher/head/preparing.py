@@ -22,13 +22,14 @@ from pcd_hub.image_size import height_width
 from pcd_hub.models.grid import pixel_grid
 from pcd_hub.models.teacher_loading import load_teacher
 from pcd_hub.models.teacher_sources.matching import input_size
+from pcd_hub.models.teacher_sources.memory import check_teacher_memory
 from pcd_hub.models.teacher_sources.parts import build_model, has_fixed_size
 from pcd_hub.models.teachers import Teacher, noise_images
 from pcd_hub.models.tensor_files import State
 from pcd_hub.train.teacher.cache.folders import complete_bytes
 from pcd_hub.train.teacher.cache.key import Facts, cache_name
 from pcd_hub.train.teacher.head.config import HeadConfig, HeadDataConfig, HeadTeacherConfig
-from pcd_hub.train.teacher.head.features import Images, record_bytes
+from pcd_hub.train.teacher.head.features import PAIRS_PER_BATCH, Images, record_bytes
 from pcd_hub.weights.store import expanded
 
 log = logging.getLogger("pcd_hub")
@@ -78,13 +79,22 @@ def split(images: NamedImages, share: float) -> tuple[Images, Images]:
     return np.sort(order[count:]), np.sort(order[:count])
 
 
-def load_headless(config: HeadTeacherConfig, data: HeadDataConfig) -> HeadlessTeacher:
+def load_headless(
+    config: HeadTeacherConfig, data: HeadDataConfig, *, device: torch.device
+) -> HeadlessTeacher:
     """Load the teacher, and check that a folder can store it.
 
+    Args:
+        config: The teacher's settings.
+        data: The settings of the views.
+        device: Where it will run.
+
     Raises:
-        TeacherError: If it does not load, has a head, or is no plain timm model.
+        TeacherError: If it does not load or fit into memory, has a head, or is no plain timm model.
     """
     size = input_size(data.image_size, config.image_size)
+    views = 2 * PAIRS_PER_BATCH
+    check_teacher_memory(config.source, image_size=size, batch_size=views, device=device)
     load = functools.partial(load_teacher, mean=config.mean, std=config.std)
     teacher = load(config.source, image_size=size)
     source = teacher.facts.source

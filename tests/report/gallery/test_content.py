@@ -1,0 +1,64 @@
+import dataclasses
+
+from pcd_hub.report.gallery.content import GalleryEntry, gallery_entries, score_columns
+from pcd_hub.weights import store
+from tests.weights.making import exported, measurement, record
+
+NAME = "test_resnet.pcd"
+
+
+def entry(name=NAME):
+    return next(one for one in gallery_entries() if one.name == name)
+
+
+def test_a_weight_of_the_store_is_described_by_its_record(tmp_path):
+    store.add(NAME, exported(tmp_path / "export"))
+    found = entry()
+    assert (found.origin, found.license, found.architecture) == (
+        "local",
+        "apache-2.0",
+        "test_resnet",
+    )
+    assert round(found.parameters, 2) == 0.37
+    assert 1 < found.megabytes < 2
+    assert found.gmacs > 0
+    assert found.images == "6,400 of scenes:6400"
+    assert list(found.scores.values()) == [50.23]
+    assert [caption.partition(":")[0] for caption, _ in found.pictures] == [
+        "Feature maps as colours"
+    ]
+    assert found.code.endswith('pcd_hub.create_model("test_resnet.pcd", features_only=True)')
+
+
+def test_a_damaged_weight_is_listed_with_its_problem(tmp_path):
+    folder = store.add(NAME, exported(tmp_path / "export"))
+    (folder / "pcd_manifest.json").write_text("{")
+    found = entry()
+    assert found.license == "unreadable"
+    (problem,) = found.problems
+    assert "pcd_manifest.json" in problem
+    assert found.pictures == ()
+
+
+def test_a_picture_that_is_damaged_does_not_hide_the_weight(tmp_path):
+    folder = store.add(NAME, exported(tmp_path / "export"))
+    (folder / "pca.png").write_bytes(b"nothing")
+    found = entry()
+    assert found.problems[0].startswith("pca.png cannot be shown")
+    assert found.architecture == "test_resnet"
+
+
+def test_only_mean_iou_is_compared_and_the_most_common_data_sets_come_first():
+    one = GalleryEntry(name="a", origin="local", license="x", scores={"A": 1.0, "B": 2.0})
+    other = dataclasses.replace(one, scores={"B": 2.0})
+    assert score_columns([one, other]) == ["B", "A"]
+    many = dataclasses.replace(one, scores={str(n): 1.0 for n in range(20)})
+    assert len(score_columns([many])) == 6
+
+
+def test_other_metrics_are_no_columns(tmp_path):
+    table = dataclasses.asdict(measurement(metric="pixel accuracy"))
+    facts = record(metrics={"probe": table})
+    from pcd_hub.report.gallery import content
+
+    assert content._scores(facts) == {}
