@@ -23,8 +23,8 @@ def main(arguments: list[str]) -> list[dict[str, Any]]:
     """Score every model with and without labels, save and print the tables; return them."""
     _, config = parse(KNN, "folder", arguments)
     quiet_logs()
-    check_models(config.models, config.run.seeds)
     benchmarks = build_benchmarks(config)
+    check_models(config.models, config.run.seeds)
     folder = new_folder(config.run.output_dir, "knn")
     command = shlex.join(["python", "-m", "pcd_hub.train.frozen.knn", *arguments])
     tables = []

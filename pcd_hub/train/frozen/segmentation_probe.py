@@ -24,8 +24,8 @@ def main(arguments: list[str]) -> list[dict[str, Any]]:
     """Probe every model, save and print the table, and draw predictions; return the table."""
     _, config = parse(LINEAR_SEG, "folder", arguments)
     quiet_logs()
-    check_models(config.models, config.run.seeds)
     probe = build_probe(config)
+    check_models(config.models, config.run.seeds)
     folder = new_folder(config.run.output_dir, "linear_seg")
     table = probe.empty_table(
         config.run.seeds,
