@@ -60,6 +60,11 @@ class HubUnreachableError(HubError):
     """The Hub does not respond, or ``HF_HUB_OFFLINE`` is set."""
 
 
+def exit_code(error: PCDHubError) -> int:
+    """Return a command's exit code for an error: 2 for its options and settings, otherwise 1."""
+    return 2 if isinstance(error, ConfigError) else 1
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error message, or the error's type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

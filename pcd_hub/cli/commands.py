@@ -3,12 +3,10 @@
 import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
-import pcd_hub
-
-Main = Callable[[list[str]], None]
-"""Runs a recipe with its part of the command line."""
+Main = Callable[[list[str]], object]
+"""Runs a recipe with its part of the command line; returns what ``--json`` prints."""
 
 Run = Callable[[argparse.Namespace], None]
 """Runs a command with its options."""
@@ -44,16 +42,22 @@ def _load_teachers() -> Mapping[str, Run]:
     return teachers.RUN
 
 
+def _load_doctor() -> Mapping[str, Run]:
+    from pcd_hub.cli import doctor  # noqa: PLC0415
+
+    return {"doctor": doctor.run}
+
+
+def _load_completion() -> Mapping[str, Run]:
+    from pcd_hub.cli import completion  # noqa: PLC0415
+
+    return {"completion": completion.run}
+
+
 def _load_reports() -> Mapping[str, Run]:
     from pcd_hub.cli import reports  # noqa: PLC0415
 
     return reports.RUN
-
-
-class _OneLineParser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Exit with one line and status 2, without argparse's usage."""
-        self.exit(2, f"pcd-hub: {message}; see {self.prog} --help\n")
 
 
 def _report_options(parser: argparse.ArgumentParser) -> None:
@@ -64,48 +68,62 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="page to write; default: RUN/report.html, or comparison.html of several runs",
     )
+    _json_option(parser, "{page}")
 
 
 def _gallery_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="OUT_DIR", help="folder that gets index.html")
+    _json_option(parser, "{page, weights}")
 
 
 def _name_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME|ORG/NAME[@REV]", help="a weight's name or repository")
 
 
+def _json_option(parser: argparse.ArgumentParser, result: str) -> None:
+    parser.add_argument("--json", action="store_true", help=f"print JSON: {result}")
+
+
 def _list_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--license", metavar="ID", help="only weights with this licence")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _json_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    _json_option(parser, "a list of {name, origin, license, parameters, folder}")
 
 
 def _show_options(parser: argparse.ArgumentParser) -> None:
     _name_option(parser)
-    parser.add_argument("--json", action="store_true", help="print the complete record as JSON")
+    _json_option(parser, "the complete record")
 
 
 def _fetch_options(parser: argparse.ArgumentParser) -> None:
     _name_option(parser)
     parser.add_argument("--manifest-sha256", metavar="HEX", help="expected sha256 of the manifest")
+    _json_option(parser, "{repo, commit, manifest_sha256, folder}")
 
 
 def _verify_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME|ORG/NAME[@REV]", help="default: all")
+    _json_option(parser, "a list of {name, folder, error}; error is null if every byte is right")
+
+
+def _where_options(parser: argparse.ArgumentParser) -> None:
+    _name_option(parser)
+    _json_option(parser, "{name, folder}")
+
+
+def _teachers_options(parser: argparse.ArgumentParser) -> None:
+    _json_option(parser, "a list of teachers, with all facts of the table")
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN|EXPORT", help="folder of a run or of its export")
     parser.add_argument("--name", help="ARCH.pcd or ARCH.pcd_WHAT; default: the record's name")
+    _json_option(parser, "{name, folder}")
 
 
 def _cache_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dir", type=Path, help="folder of the caches; default: in the store")
     parser.add_argument("--remove", metavar="NAME|all", help="remove one cache, or all of them")
-    _json_option(parser)
+    _json_option(parser, "a list of {path, teacher, images, complete, num_bytes}, and more")
 
 
 def _publish_options(parser: argparse.ArgumentParser) -> None:
@@ -122,6 +140,16 @@ def _publish_options(parser: argparse.ArgumentParser) -> None:
     add("--license-link", metavar="URL", help="text of a licence unknown to the Hub")
     add("--dry-run", action="store_true", help="write the folder and list the changes, no more")
     add("--out", type=Path, help="folder that a dry run writes; default: dry-run/NAME")
+    _json_option(parser, "{repo, commit, public, changes, folder, record}")
+
+
+def _doctor_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--offline", action="store_true", help="do not try to reach the Hub")
+    _json_option(parser, "{ready, problems, versions, packages, machine, places, hub, variables}")
+
+
+def _completion_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=["bash", "zsh"], help="the shell")
 
 
 class _Recipe(NamedTuple):
@@ -149,55 +177,94 @@ class _Command(NamedTuple):
     """Imports the functions that run this command and its neighbours."""
     help: str
     add_options: Callable[[argparse.ArgumentParser], None]
+    examples: tuple[str, ...]
+    needs_torch: bool = True
 
 
 COMMANDS = {
     "list": _Command(
-        _load_weights, "list local, fetched, published and shipped weights", _list_options
+        _load_weights,
+        "list local, fetched, published and shipped weights",
+        _list_options,
+        ("pcd-hub list", "pcd-hub list --license apache-2.0 --json"),
     ),
-    "show": _Command(_load_weights, "print the record of a weight", _show_options),
+    "show": _Command(
+        _load_weights,
+        "print the record of a weight",
+        _show_options,
+        ("pcd-hub show resnet18.pcd", "pcd-hub show ORG/resnet18.pcd@COMMIT --json"),
+    ),
     "fetch": _Command(
-        _load_weights, "download a weight, verify it and print its pin", _fetch_options
+        _load_weights,
+        "download a weight, verify it and print its pin",
+        _fetch_options,
+        ("pcd-hub fetch ORG/resnet18.pcd", "pcd-hub fetch resnet18.pcd --json"),
     ),
     "verify": _Command(
-        _load_weights, "verify every byte of weights on this machine", _verify_options
+        _load_weights,
+        "verify every byte of weights on this machine",
+        _verify_options,
+        ("pcd-hub verify", "pcd-hub verify resnet18.pcd"),
     ),
-    "where": _Command(_load_weights, "print the folder of a weight on this machine", _name_option),
+    "where": _Command(
+        _load_weights,
+        "print the folder of a weight on this machine",
+        _where_options,
+        ("pcd-hub where resnet18.pcd",),
+    ),
     "teachers": _Command(
-        _load_teachers, "print recommended teachers with their cost", _json_option
+        _load_teachers,
+        "print recommended teachers with their cost",
+        _teachers_options,
+        ("pcd-hub teachers", "pcd-hub teachers --json"),
     ),
-    "cache": _Command(_load_teachers, "list or remove the caches of teachers", _cache_options),
-    "add": _Command(_load_weights, "save a finished weight in the local store", _add_options),
+    "cache": _Command(
+        _load_teachers,
+        "list or remove the caches of teachers",
+        _cache_options,
+        ("pcd-hub cache", "pcd-hub cache --remove all"),
+    ),
+    "add": _Command(
+        _load_weights,
+        "save a finished weight in the local store",
+        _add_options,
+        ("pcd-hub add runs/own_images", "pcd-hub add runs/own_images --name resnet18.pcd_photos"),
+    ),
+    "publish": _Command(
+        _load_weights,
+        "publish a finished weight on the Hub",
+        _publish_options,
+        (
+            "pcd-hub publish runs/own_images ORG/resnet18.pcd_photos --dry-run",
+            "pcd-hub publish runs/own_images ORG/resnet18.pcd_photos --license apache-2.0",
+        ),
+    ),
+    "doctor": _Command(
+        _load_doctor,
+        "check that a distillation can run here: versions, devices, folders, the Hub",
+        _doctor_options,
+        ("pcd-hub doctor", "pcd-hub doctor --offline --json"),
+    ),
+    "completion": _Command(
+        _load_completion,
+        "print a script that completes commands and options in bash or zsh",
+        _completion_options,
+        (
+            'eval "$(pcd-hub completion bash)"',
+            "pcd-hub completion zsh > ~/.zfunc/_pcd-hub",
+        ),
+        needs_torch=False,
+    ),
     "report": _Command(
         _load_reports,
         "write the report of a run again, or of several side by side",
         _report_options,
+        ("pcd-hub report runs/own_images", "pcd-hub report runs/one runs/two --output both.html"),
     ),
     "gallery": _Command(
-        _load_reports, "write a page with all known weights, to compare them", _gallery_options
+        _load_reports,
+        "write a page with all known weights, to compare them",
+        _gallery_options,
+        ("pcd-hub gallery gallery",),
     ),
-    "publish": _Command(_load_weights, "publish a finished weight on the Hub", _publish_options),
 }
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands; the recipes parse their options themselves."""
-    program = _OneLineParser(
-        prog="pcd-hub",
-        description="Distil backbones from your images; evaluate, list, fetch, verify and "
-        "publish weights.",
-        allow_abbrev=False,
-    )
-    program.add_argument("--version", action="version", version=f"pcd_hub {pcd_hub.__version__}")
-    commands = program.add_subparsers(required=True, dest="command", metavar="COMMAND")
-    for name, recipe in RECIPES.items():
-        commands.add_parser(name, help=recipe.help, add_help=False)
-    for name, (_, summary, add_options) in COMMANDS.items():
-        command = commands.add_parser(
-            name,
-            help=summary,
-            description=f"{summary[0].upper()}{summary[1:]}.",
-            allow_abbrev=False,
-        )
-        add_options(command)
-    return program

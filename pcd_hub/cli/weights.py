@@ -19,7 +19,7 @@ from pcd_hub.weights.catalogue import (
     unknown_parts,
 )
 from pcd_hub.weights.hub.fetch import fetch
-from pcd_hub.weights.hub.publish import publish
+from pcd_hub.weights.hub.publish import Publication, publish
 from pcd_hub.weights.load import read_weight
 from pcd_hub.weights.record import WeightRecord
 
@@ -72,35 +72,53 @@ def _print_record(record: WeightRecord) -> None:
 
 def _fetch(options: argparse.Namespace) -> None:
     fetched = fetch(options.name, manifest_sha256=options.manifest_sha256)
-    print(f"{fetched.lock_line}\n{fetched.folder}")
+    if options.json:
+        print_json({**asdict(fetched), "folder": fetched.folder})
+    else:
+        print(f"{fetched.lock_line}\n{fetched.folder}")
 
 
 def _verify(options: argparse.Namespace) -> None:
     weights = [(weight.name, weight.folder) for weight in list_weights() if weight.folder]
     if options.names:
         weights = [(name, None) for name in options.names]
-    bad = 0
-    for name, listed in weights:
-        try:
-            folder = listed or _folder(name)
-            read_weight(folder, what=name)
-            print(f"OK       {name}  {folder}")
-        except PCDHubError as error:
-            bad += 1
-            print(f"DAMAGED  {error}")
-    if bad:
-        raise WeightError(f"{bad} of {len(weights)} weights are damaged or missing")
+    checked = [_verified(name, folder) for name, folder in weights]
+    if options.json:
+        print_json(checked)
+    else:
+        for one in checked:
+            whole = f"OK       {one['name']}  {one['folder']}"
+            print(f"DAMAGED  {one['error']}" if one["error"] else whole)
+    if bad := sum(one["error"] is not None for one in checked):
+        raise WeightError(f"{bad} of {len(checked)} weights are damaged or missing")
+
+
+def _verified(name: str, folder: Path | None) -> dict[str, str | None]:
+    """Verify one weight; return its name, its folder, and the error or None."""
+    try:
+        folder = folder or _folder(name)
+        read_weight(folder, what=name)
+    except PCDHubError as error:
+        return {"name": name, "folder": folder and str(folder), "error": str(error)}
+    return {"name": name, "folder": str(folder), "error": None}
 
 
 def _where(options: argparse.Namespace) -> None:
-    print(_folder(options.name))
+    folder = _folder(options.name)
+    if options.json:
+        print_json({"name": options.name, "folder": folder})
+    else:
+        print(folder)
 
 
 def _add(options: argparse.Namespace) -> None:
     export = finished_export(options.run)
     name = options.name or WeightRecord.from_dict(record_of(export)).name
     store.add(name, export)
-    print(f"{name}  {store.home() / name}")
+    if options.json:
+        print_json({"name": name, "folder": store.home() / name})
+    else:
+        print(f"{name}  {store.home() / name}")
 
 
 def _publish(options: argparse.Namespace) -> None:
@@ -121,10 +139,17 @@ def _publish(options: argparse.Namespace) -> None:
         license_link=options.license_link,
         dry_run=folder,
     )
+    if options.dry_run and not options.out:  # keep the default folder out of a git checkout
+        (Path("dry-run") / ".gitignore").write_text("*\n")
+    if options.json:
+        print_json(asdict(done))
+    else:
+        _print_publication(done)
+
+
+def _print_publication(done: Publication) -> None:
     print("\n".join(done.changes) or "nothing to change")
     if done.record is None:
-        if not options.out:  # keep the default folder out of a git checkout
-            (Path("dry-run") / ".gitignore").write_text("*\n")
         print(f"\ndry run: {done.folder} would be published as {done.repo}")
         return
     state = "public" if done.public else "private"

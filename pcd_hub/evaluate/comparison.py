@@ -21,21 +21,23 @@ def joined_tables(runs: Sequence[Path]) -> list[Evaluation]:
         runs: Files, or folders that contain ``evaluation.json`` at any depth.
 
     Raises:
-        DataError: If there is no table, or tables of the same evaluation cannot be joined.
+        DataError: If a run has no table, or tables of the same evaluation cannot be joined.
     """
     tables: dict[tuple[str, str], list[Evaluation]] = {}
     for path in itertools.chain.from_iterable(map(_evaluation_files, runs)):
         table = Evaluation.load(path)
         tables.setdefault((table.task, table.dataset), []).append(table)
-    if not tables:
-        raise DataError(f"{', '.join(map(str, runs))}: there is no {FILE}; did the run finish?")
     return [join(same) for same in tables.values()]
 
 
 def _evaluation_files(run: Path) -> list[Path]:
     if is_file(run):
         return [run]
-    return sorted(run.rglob(FILE)) if is_dir(run) else []
+    if not is_dir(run):
+        raise DataError(f"{run}: no such folder; expected the folder of an evaluation")
+    if not (files := sorted(run.rglob(FILE))):
+        raise DataError(f"{run}: there is no {FILE}; did the run finish?")
+    return files
 
 
 def add_to_weight(weight: str, tables: Sequence[Evaluation]) -> Path:

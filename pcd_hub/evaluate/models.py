@@ -12,6 +12,7 @@
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -23,7 +24,7 @@ from torch import nn
 
 import pcd_hub
 from pcd_hub.data.sources.uris import exists, local_path
-from pcd_hub.errors import ConfigError, StudentError, first_line
+from pcd_hub.errors import ConfigError, StudentError, WeightError, first_line, nearest
 from pcd_hub.models.entries import (
     build_arguments,
     check_architecture,
@@ -33,6 +34,8 @@ from pcd_hub.models.entries import (
 from pcd_hub.models.teacher_loading import load_teacher
 from pcd_hub.models.timm_loading import cache_alone_if_unreachable, create_pretrained
 from pcd_hub.weights import store
+from pcd_hub.weights.catalogue import find
+from pcd_hub.weights.hub.published import published_weights
 from pcd_hub.weights.layout import MANIFEST_FILE
 from pcd_hub.weights.manifest import weights_sha256
 
@@ -106,16 +109,48 @@ def for_each_seed(
 
 
 def check_models(models: Sequence[str], seeds: Sequence[int]) -> None:
-    """Check the models and seeds of an evaluation.
+    """Check the models and seeds of an evaluation, without loading or downloading a model.
 
     Raises:
         ConfigError: If either is empty or has duplicates.
+        StudentError: If an architecture, its pretrained weights or a folder do not exist.
+        WeightError: If a pcd_hub weight is neither on this machine nor published.
     """
     for option, values in (("--models", models), ("--run.seeds", seeds)):
         if not values or len(set(values)) < len(values):
             raise ConfigError(
                 f"{option} {' '.join(map(str, values))}: expected at least one, and none twice"
             )
+    for name in models:
+        _check_name(name)
+
+
+def _check_name(name: str) -> None:
+    """Check what is known of a model before it is loaded: its architecture, folder or weight."""
+    kind, colon, rest = name.partition(":")
+    if colon and kind == "random":
+        check_architecture(rest)
+    elif colon and kind == "local-dir":
+        if not exists(local_path(rest)):
+            raise StudentError(f"{name}: no such folder; expected an export, or RUN/export")
+    elif not colon and "/" not in name:
+        architecture = name.partition("@")[0].partition(".")[0]
+        check_architecture(architecture)
+        if is_pcd_weight(name):
+            _check_weight(name)
+        elif name not in (tags := timm.list_pretrained(f"{architecture}.*")) and "." in name:
+            raise StudentError(
+                f"timm has no pretrained weights {name}{nearest(name, tags)}; use "
+                f"random:{architecture} for random weights"
+            )
+
+
+def _check_weight(name: str) -> None:
+    if find(name) or name.partition("@")[0] in published_weights() or os.environ.get("PCD_HUB_ORG"):
+        return
+    raise WeightError(
+        f"{name} is neither on this machine nor published; `pcd-hub list` prints the weights"
+    )
 
 
 def _with_random_weights(

@@ -66,7 +66,7 @@ from pcd_hub.train.run import TrainingRun
 from pcd_hub.train.run_folder.preflight import finishing
 from pcd_hub.train.signals import StoppedRun
 from pcd_hub.train.students.configs import check_students
-from pcd_hub.train.students.folders import open_folders, run_folder
+from pcd_hub.train.students.folders import open_folders, results, run_folder
 from pcd_hub.train.students.networks import build_students
 from pcd_hub.train.students.table import save_table
 from pcd_hub.train.students.turns import Training, take_turns
@@ -76,11 +76,11 @@ from pcd_hub.train.teacher.loading import resolve_teacher
 log = logging.getLogger("pcd_hub")
 
 
-def main(arguments: list[str]) -> None:
-    """Parse the command line, distil, and save the weight."""
+def main(arguments: list[str]) -> list[dict[str, Any]] | None:
+    """Parse the command line, distil, save the weight, and return its folders and record."""
     config_name, config, given = parse_distill(arguments)
     try:
-        run(config, config_name=config_name, given=given)
+        return results(run(config, config_name=config_name, given=given))
     except StoppedRun as stopped:
         stopped.args = (stopped.message(f"pcd-hub distill --resume {stopped.folder}"),)
         raise

@@ -86,5 +86,9 @@ def test_a_weight_that_was_not_measured_gets_nothing(measured, tmp_path):
 def test_runs_without_an_evaluation_are_named(tmp_path):
     with pytest.raises(DataError, match=r"there is no evaluation.json; did the run finish"):
         joined_tables([tmp_path])
-    with pytest.raises(DataError, match=r"aaa: there is no evaluation.json"):
+    table().save(tmp_path / "done")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty: there is no evaluation.json"):
+        joined_tables([tmp_path / "done", tmp_path / "empty"])
+    with pytest.raises(DataError, match=r"aaa: no such folder"):
         joined_tables([Path("a" * 300)])  # longer than a file name may be

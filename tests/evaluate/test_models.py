@@ -85,10 +85,25 @@ def test_only_a_random_start_is_prepared_again(name, times):
 
 
 def test_models_and_seeds_are_named_once():
-    check_models(("a", "b"), (0, 1))
+    check_models(("test_resnet", "random:test_resnet"), (0, 1))
     for models, seeds in (((), (0,)), (("a", "a"), (0,)), (("a",), ()), (("a",), (1, 1))):
         with pytest.raises(ConfigError, match="expected at least one, and none twice"):
             check_models(models, seeds)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("random:resnet81", StudentError, "no architecture 'resnet81'; did you mean 'resnet"),
+        ("resnet81.a1_in1k", StudentError, "no architecture 'resnet81'; did you mean 'resnet"),
+        ("resnet18.a1_in1kk", StudentError, "did you mean 'resnet18.a1_in1k'"),
+        ("local-dir:/no/such", StudentError, "no such folder; expected an export"),
+        ("test_vit.pcd_mine", WeightError, "neither on this machine nor published"),
+    ],
+)
+def test_a_wrong_name_is_an_error_before_a_model_is_loaded(name, error, message):
+    with pytest.raises(error, match=message):
+        check_models(("random:test_resnet", name), (0,))
 
 
 def test_a_fixed_size_weight_takes_the_size_given(tmp_path):

@@ -67,16 +67,23 @@ def test_an_unknown_configuration_suggests_the_nearest():
         distill.main(["quickstrat"])
 
 
-def test_mistakes_print_one_line_and_exit_with_2(tmp_path):
+@pytest.mark.parametrize(
+    ("option", "code", "message"),
+    [
+        ("--data.source=/no/such", 1, "error: no folder /no/such"),
+        ("--optim.epochs=0", 2, "error: --optim.epochs 0: expected"),
+    ],
+)
+def test_mistakes_print_one_line_and_exit_with_1_or_2(tmp_path, option, code, message):
     done = subprocess.run(
-        [sys.executable, RECIPES / "distill.py", "--data.source=/no/such"],
+        [sys.executable, RECIPES / "distill.py", option],
         capture_output=True,
         text=True,
         check=False,
         cwd=tmp_path,
     )
-    assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].startswith("error: no folder /no/such")
+    assert done.returncode == code
+    assert done.stderr.strip().splitlines()[-1].startswith(message)
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
 

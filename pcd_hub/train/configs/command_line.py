@@ -1,6 +1,6 @@
 """``RECIPE [CONFIG] [--config FILE] [--group.field VALUE ...]``: options that change a config.
 
-A user error prints one line and exits with code 2.
+A user error prints one line and exits with code 1, or 2 if it is an error of the options.
 """
 
 import contextlib
@@ -18,10 +18,12 @@ from typing import Generic, NamedTuple, TypeVar
 import tyro
 
 import pcd_hub
-from pcd_hub.errors import ConfigError, PCDHubError, first_line, nearest
+from pcd_hub.errors import ConfigError, PCDHubError, exit_code, nearest
+from pcd_hub.files.standard_output import exit_if_closed
 from pcd_hub.train.configs.fields import Option, as_typed, check, options, wrong_value
 from pcd_hub.train.configs.files import as_yaml, read_fields, with_fields
 from pcd_hub.train.configs.old_names import current_name
+from pcd_hub.train.run_folder.memory_errors import explained
 from pcd_hub.train.signals import StoppedRun
 
 log = logging.getLogger("pcd_hub")
@@ -260,11 +262,24 @@ def _by_tyro(config: ConfigT, arguments: list[str], description: str | None) -> 
     """
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            return tyro.cli(type(config), default=config, args=arguments, description=description)
+            return tyro.cli(
+                type(config),
+                prog=_program(),
+                default=config,
+                args=arguments,
+                description=description,
+            )
     except SystemExit as ended:
         if not ended.code:
             raise
         return None
+
+
+def _program() -> str:
+    """Return the program's name for ``usage`` in the help."""
+    name = Path(sys.argv[0]).name
+    is_command = name in {"pcd-hub", "pcd-hub.exe", "__main__.py"}
+    return " ".join(("pcd-hub", *sys.argv[1:2])) if is_command else name
 
 
 def _mistake(config: object, arguments: list[str], known: Mapping[str, Option]) -> ConfigError:
@@ -295,11 +310,12 @@ def _by_option(arguments: list[str]) -> Iterator[list[str]]:
     yield from parts
 
 
-def run_main(main: Callable[[list[str]], None]) -> None:
+def run_main(main: Callable[[list[str]], object]) -> None:
     """Call ``main`` with the command line.
 
-    A user error prints one line on stderr and exits with code 2. A run stopped by a signal prints
-    how to resume it and exits with the code that shells expect for that signal.
+    A user error prints one line on stderr and exits with code 1, or 2 if it is an error of the
+    options. A run stopped by a signal prints how to resume it and exits with the code that shells
+    expect for that signal.
     """
     message, code = _call(main)
     if code:
@@ -310,25 +326,22 @@ def run_main(main: Callable[[list[str]], None]) -> None:
         sys.exit(code)
 
 
-def _call(main: Callable[[list[str]], None]) -> tuple[str, int]:
+def _call(main: Callable[[list[str]], object]) -> tuple[str, int]:
     """Return the message to print at the end, and the exit code."""
     if sys.argv[1:] == ["--version"]:
         print(f"pcd_hub {pcd_hub.__version__}")
         return "", 0
     try:
-        main(sys.argv[1:])
+        with exit_if_closed():
+            main(sys.argv[1:])
     except PCDHubError as error:
-        return f"error: {error}", 2
+        return f"error: {error}", exit_code(error)
     except StoppedRun as stopped:
         return str(stopped), stopped.exit_code
     except KeyboardInterrupt:  # before the first step, or again during one
         return "stopped by SIGINT; nothing more was saved", 128 + signal.SIGINT
-    except RuntimeError as error:  # raised anywhere in the main process when a worker dies
-        if not str(error).startswith("DataLoader worker"):
+    except (RuntimeError, MemoryError) as error:
+        if (message := explained(error)) is None:
             raise
-        remedy = "provide more memory (docker run --shm-size 32g) or use --data.num-workers 0"
-        return (
-            f"error: {first_line(error).rstrip(' .')}; {remedy}, then continue with --run.resume",
-            1,
-        )
+        return f"error: {message}", 1
     return "", 0

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from pcd_hub.errors import ConfigError
-from pcd_hub.method.heads import STUDENT_HEADS, Adaptor
 from pcd_hub.train.configs.fields import (
     Bounds,
     Channels,
@@ -41,7 +40,7 @@ class TeacherConfig(FrozenTeacherConfig):
     keep_last_norm: bool = True
     """Keep the BatchNorm without weights that ends a head like MoCo v3's.
     The released PCD code drops it."""
-    adaptor: Adaptor = "spatial"
+    adaptor: Literal["spatial", "plain"] = "spatial"
     """How a projection head is applied to feature maps. spatial: PCD's
     SpatialAdaptor, whose mean over an image is the head's output for the mean.
     plain: with the ReLU of each location, for comparison."""
@@ -145,6 +144,8 @@ def resolve_method(method: PixelMethodConfig, *, num_images: int | None) -> Pixe
     temperature = (
         TEMPERATURES.get(method.loss) if method.temperature is None else method.temperature
     )
+    from pcd_hub.method.heads import STUDENT_HEADS  # noqa: PLC0415 - imports torch
+
     hidden = [width for *widths, _ in STUDENT_HEADS[method.head].mlps for width in widths]
     length = method.queue_length
     if method.loss == "pixel_info_nce" and num_images is not None and length > num_images // 2:

@@ -1,8 +1,10 @@
-"""Named configurations of the recipes for frozen backbones: linear_seg, knn and look."""
+"""Configurations of the recipes for frozen backbones: linear_seg, knn, look and compare."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
+
+import tyro
 
 from pcd_hub.train.configs.fields import (
     Bounds,
@@ -189,3 +191,23 @@ class LookConfig:
 
 LOOK: dict[str, LookConfig] = {"quickstart": LookConfig()}
 """quickstart: teacher and student of the quickstart, on generated scenes that neither has seen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonConfig:
+    """Output in addition to the terminal."""
+
+    output_dir: Path | None = None
+    """Write comparison.md and comparison.json into this folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """Join the tables of evaluations; add them to a weight's record."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """Folders that contain evaluations, at any depth."""
+    run: ComparisonConfig = field(default_factory=ComparisonConfig)
+    into: str | None = None
+    """Add the tables to the record and card of this weight: a name in the local store, or the
+    folder of an export."""

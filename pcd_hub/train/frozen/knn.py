@@ -1,6 +1,8 @@
 """Command line of k-NN, linear classification and the label-free report (``recipes/knn.py``)."""
 
+import dataclasses
 import shlex
+from typing import Any
 
 from pcd_hub.data.labelled.classification import ClassificationSet
 from pcd_hub.data.sources.open import ImageSource, open_source
@@ -17,20 +19,23 @@ from pcd_hub.train.run_folder.folder import new_folder
 from pcd_hub.train.run_folder.provenance import provenance
 
 
-def main(arguments: list[str]) -> None:
-    """Score every model with and without labels, save and print the tables."""
+def main(arguments: list[str]) -> list[dict[str, Any]]:
+    """Score every model with and without labels, save and print the tables; return them."""
     _, config = parse(KNN, "folder", arguments)
     quiet_logs()
-    check_models(config.models, config.run.seeds)
     benchmarks = build_benchmarks(config)
+    check_models(config.models, config.run.seeds)
     folder = new_folder(config.run.output_dir, "knn")
     command = shlex.join(["python", "-m", "pcd_hub.train.frozen.knn", *arguments])
+    tables = []
     for name, benchmark in benchmarks.items():
         table = benchmark.empty_table(config.run.seeds, command=command, details=provenance())
         for model in config.models:
             table = table.with_scores(benchmark.score(model, config.run.seeds))
             table.save(folder / name)
         print(f"\n{table.table()}\n\n{folder / name}")
+        tables.append({**dataclasses.asdict(table), "folder": str(folder / name)})
+    return tables
 
 
 def build_benchmarks(config: KnnConfig) -> dict[str, Benchmark]:

@@ -6,6 +6,7 @@ Masks: a linear segmentation probe. Class folders: k-NN and a linear classifier.
 import itertools
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from pcd_hub.data.sources.uris import is_dir, local_path
 from pcd_hub.errors import ConfigError, WeightError
@@ -32,14 +33,20 @@ Examples:
   pcd-hub probe facades random:resnet18 runs/own_images resnet18.a1_in1k
   pcd-hub probe flowers resnet18.pcd --data.image-size 128 --run.seeds 0
 
-All options: pcd-hub probe DATA --help"""
+All options: pcd-hub probe DATA --help
+--json prints a list of {task, dataset, protocol, images, seeds, units, scores, folder}."""
 
 
-def main(arguments: list[str]) -> None:
-    """Choose the evaluation by the labels, print the choice, and run it."""
-    if not arguments or arguments[0] in {"-h", "--help"}:
+_Tables = list[dict[str, Any]]
+
+
+def main(arguments: list[str]) -> _Tables:
+    """Choose the evaluation by the labels, print the choice, and run it; return its tables."""
+    if not arguments:
+        raise ConfigError("no labelled images: expected pcd-hub probe DATA (pcd-hub probe --help)")
+    if arguments[0] in {"-h", "--help"}:
         print(_USAGE)
-        sys.exit(0 if arguments else 2)
+        sys.exit(0)
     data, *rest = arguments
     if data.startswith("-"):
         raise ConfigError(f"{data}: expected the labelled images first: pcd-hub probe DATA")
@@ -48,10 +55,10 @@ def main(arguments: list[str]) -> None:
     evaluate, what = choose(data, options)
     print(f"{data}: {what}")
     named = ["--models", *map(model_name, models)] if models else []
-    evaluate([f"--data.source={data}", *named_test_split(data, options), *named, *options])
+    return evaluate([f"--data.source={data}", *named_test_split(data, options), *named, *options])
 
 
-def choose(data: str, options: list[str]) -> tuple[Callable[[list[str]], None], str]:
+def choose(data: str, options: list[str]) -> tuple[Callable[[list[str]], _Tables], str]:
     """Return the evaluation that fits the labels, and its description.
 
     Args:

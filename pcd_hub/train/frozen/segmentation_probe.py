@@ -3,6 +3,7 @@
 import dataclasses
 import shlex
 from functools import partial
+from typing import Any
 
 from PIL import Image
 
@@ -19,12 +20,12 @@ from pcd_hub.train.run_folder.folder import new_folder
 from pcd_hub.train.run_folder.provenance import provenance
 
 
-def main(arguments: list[str]) -> None:
-    """Probe every model, save and print the table, and draw predictions."""
+def main(arguments: list[str]) -> list[dict[str, Any]]:
+    """Probe every model, save and print the table, and draw predictions; return the table."""
     _, config = parse(LINEAR_SEG, "folder", arguments)
     quiet_logs()
-    check_models(config.models, config.run.seeds)
     probe = build_probe(config)
+    check_models(config.models, config.run.seeds)
     folder = new_folder(config.run.output_dir, "linear_seg")
     table = probe.empty_table(
         config.run.seeds,
@@ -40,6 +41,7 @@ def main(arguments: list[str]) -> None:
         print(f"{name}: {scores.metrics['mean IoU'][0]:.1f} % mean IoU, seed {config.run.seeds[0]}")
     save_sample_overlays(folder / "pictures" / "overlays.png", probe.test, predicted)
     print(f"\n{table.table()}\n\n{folder / FILE}")
+    return [{**dataclasses.asdict(table), "folder": str(folder)}]
 
 
 def build_probe(config: LinearSegConfig) -> SegmentationProbe:

@@ -11,7 +11,8 @@ from pcd_hub.errors import ConfigError, nearest
 from pcd_hub.train.configs.command_line import Parsed, parse_given
 from pcd_hub.train.configs.distill import DISTILL, DistillConfig
 from pcd_hub.train.configs.fields import as_typed, options
-from pcd_hub.train.own_images.options import SHORT_OPTIONS, with_long_options
+from pcd_hub.train.own_images.options import with_long_options
+from pcd_hub.train.own_images.short_options import SHORT_OPTIONS
 
 log = logging.getLogger("pcd_hub")
 
@@ -25,6 +26,7 @@ _USAGE = f"""\
 IMAGES: folders, files, globs, lists or data sets, as in {_SOURCE}. Without a configuration before
 them, the settings are derived from the images and the device (configuration {FOR_IMAGES}).
 {", ".join(SHORT_OPTIONS)}: short for {", ".join(SHORT_OPTIONS.values())}.
+pcd-hub distill --json: print a list of {{run, export, record}}, one for each student.
 
 Examples:
   pcd-hub distill                            {DEFAULT}: offline, on a CPU, in minutes
@@ -53,7 +55,12 @@ def parse_distill(arguments: list[str]) -> Parsed[DistillConfig]:
                 "them in one place"
             )
         flags = [_SOURCE, *images, *flags]
-    return parse_given(DISTILL, DEFAULT, [*([name] if name else []), *flags], usage=_USAGE)
+    usage = _USAGE
+    if not name and {"-h", "--help"} & set(flags) and "--config" not in flags:
+        name = FOR_IMAGES  # the defaults that most people want to see
+    if name and (derived := sorted(DISTILL[name].derived)):
+        usage += f"\n\nDerived unless given (their defaults are not used): {', '.join(derived)}"
+    return parse_given(DISTILL, DEFAULT, [*([name] if name else []), *flags], usage=usage)
 
 
 def split_words(arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -4,17 +4,9 @@ from pathlib import Path
 
 from pcd_hub.data.sources.uris import is_file
 from pcd_hub.errors import ConfigError
+from pcd_hub.train.own_images.short_options import RESUME, SHORT_OPTIONS
 from pcd_hub.train.own_images.started import length
 
-SHORT_OPTIONS = {
-    "--hours": "--run.hours",
-    "--teacher": "--teacher.source",
-    "--student": "--student.arch",
-    "--output-dir": "--run.output-dir",
-}
-"""Options by their short names."""
-
-RESUME = "--resume"
 _LENGTHS = ("--run.add-hours", "--run.max-steps", "--optim.epochs")
 
 

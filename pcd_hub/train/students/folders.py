@@ -1,9 +1,11 @@
 """Folders of a run with several students: one for each, in the folder of the run."""
 
 import dataclasses
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.distillation.building import describe_inputs
@@ -51,3 +53,17 @@ def run_folder(students: Sequence[Distillation]) -> Path:
     """Return the folder of the run: that of the only student, or the one that has them all."""
     path = students[0].folder.path
     return path if len(students) == 1 else path.parent
+
+
+def results(students: Sequence[Distillation]) -> list[dict[str, Any]] | None:
+    """Return run folder, export and record of every student as JSON values; main process only."""
+    if not students[0].accelerator.is_main_process:
+        return None
+    return [
+        {
+            "run": str(d.folder.path),
+            "export": str(d.export),
+            "record": json.loads((d.folder.path / "record.json").read_text()),
+        }
+        for d in students
+    ]

@@ -33,3 +33,9 @@ def test_tables_are_printed_written_and_added_to_a_weight(tmp_path, capsys):
 def test_a_command_line_without_a_run_is_an_error():
     with pytest.raises(ConfigError, match="no run: expected at least one"):
         compare.main([])
+
+
+def test_help_ends_with_examples(capsys):
+    with pytest.raises(SystemExit):
+        compare.main(["--help"])
+    assert "pcd-hub compare runs/linear_seg --into resnet18.pcd" in capsys.readouterr().out

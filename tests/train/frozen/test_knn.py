@@ -44,11 +44,12 @@ def test_neighbours_and_a_linear_classifier(classes, tmp_path, tiny_teacher, cap
     assert capsys.readouterr().out.count("| random:test") == 2
 
 
-def test_finished_models_are_saved_when_the_next_one_is_unknown(classes, tmp_path):
+def test_finished_models_are_saved_when_the_next_one_cannot_be_loaded(classes, tmp_path):
     arguments = [f"--data.source={classes}", "--data.image-size=64", "--run.seeds=0"]
     arguments += [f"--run.output-dir={tmp_path / 'out'}"]
-    with pytest.raises(StudentError, match="resnet81"):
-        knn.main([*arguments, "--models", "random:test_resnet", "random:resnet81"])
+    (broken := tmp_path / "broken").mkdir()
+    with pytest.raises(StudentError, match="broken"):
+        knn.main([*arguments, "--models", "random:test_resnet", f"local-dir:{broken}"])
     table = Evaluation.load(tmp_path / "out" / "image_classification")
     assert list(table.scores) == ["random:test_resnet"]
 

@@ -52,6 +52,8 @@ def test_another_name_of_the_test_split_is_found(classes, masks, capsys):
 
 
 def test_a_folder_without_labels_or_weight_is_one_line(tmp_path):
+    with pytest.raises(ConfigError, match="no labelled images: expected pcd-hub probe DATA"):
+        probe.main([])
     with pytest.raises(ConfigError, match=r"has no labels: expected images/SPLIT with masks/SPLIT"):
         probe.main([str(tmp_path)])
     with pytest.raises(ConfigError, match="no folder /no/such: expected labelled images"):

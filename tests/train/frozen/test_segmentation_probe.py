@@ -76,8 +76,11 @@ def test_mistakes_are_found_before_anything_is_computed(segmentation, tmp_path):
 def test_finished_models_are_saved_when_the_next_one_fails(segmentation, tmp_path):
     arguments = [f"--data.source={segmentation}", "--data.image-size=64", "--probe.steps=2"]
     arguments += ["--run.seeds", "0", f"--run.output-dir={tmp_path / 'out'}"]
-    with pytest.raises(StudentError, match="resnet81"):
-        segmentation_probe.main([*arguments, "--models", "random:test_resnet", "random:resnet81"])
+    (broken := tmp_path / "broken").mkdir()
+    with pytest.raises(StudentError, match="broken"):
+        segmentation_probe.main(
+            [*arguments, "--models", "random:test_resnet", f"local-dir:{broken}"]
+        )
     assert list(Evaluation.load(tmp_path / "out").scores) == ["random:test_resnet"]
 
 

@@ -1,8 +1,13 @@
 """Words of ``pcd-hub distill``: a configuration, or images with derived settings."""
 
+import re
+import shlex
+from pathlib import Path
+
 import pytest
 
 from pcd_hub.errors import ConfigError
+from pcd_hub.train.configs.distill import DERIVED
 from pcd_hub.train.own_images.arguments import parse_distill
 
 
@@ -94,3 +99,32 @@ def test_help_explains_words_and_short_options(capsys):
     shown = capsys.readouterr().out
     assert "pcd-hub distill photos --hours 2" in shown
     assert "--hours, --teacher, --student, --output-dir: short for --run.hours," in shown
+
+
+def help_of(capsys, *arguments) -> str:
+    with pytest.raises(SystemExit) as ended:
+        parse_distill([*arguments, "--help"])
+    assert ended.value.code == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_help_without_words_is_that_of_own_images_and_names_what_is_derived(capsys):
+    said = help_of(capsys)
+    assert "--teacher.source STR" in said
+    assert "(default: auto)" in said, "the teacher of own_images"
+    derived = said.partition("Derived unless given")[2].partition("╭")[0]
+    assert all(field in derived for field in DERIVED)
+    assert "Derived unless given" not in help_of(capsys, "quickstart")
+
+
+def test_examples_of_the_help_can_be_parsed(photos, capsys):
+    (run := Path("runs/own_images")).mkdir(parents=True)
+    (run / "config.json").write_text("{}")
+    with pytest.raises(SystemExit):
+        parse_distill(["--help"])
+    lines = capsys.readouterr().out.partition("Examples:")[2].splitlines()
+    examples = [line.strip() for line in lines if line.startswith("  pcd-hub distill")]
+    assert len(examples) >= 6
+    for example in examples:
+        command = re.split(r"  +", example)[0]
+        assert parse_distill(shlex.split(command)[2:])

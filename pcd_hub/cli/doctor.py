@@ -1,0 +1,130 @@
+"""``pcd-hub doctor``: what is installed, what can be used, and whether a distillation can run."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pcd_hub.cli import machine
+from pcd_hub.cli.machine import Package, Place
+from pcd_hub.cli.output import print_json
+from pcd_hub.errors import PCDHubError
+
+_NEEDED = {"accelerate", "tyro"}
+"""Packages of the extra ``train`` without which nothing can be distilled."""
+
+_SHOWN = ("", "train", "bands", "completion")
+"""Extras in the report."""
+
+_NEEDED_PLACES = {"runs", "store", "temporary files"}
+_TRAIN = 'pip install "pcd_hub[train]"'
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the report.
+
+    Raises:
+        PCDHubError: If a distillation cannot run, with all reasons.
+    """
+    found = report(offline=options.offline)
+    if options.json:
+        print_json(found)
+    else:
+        print("\n".join(_lines(found)))
+    if found["problems"]:
+        raise PCDHubError(f"a distillation cannot run: {' | '.join(found['problems'])}")
+
+
+def report(*, offline: bool) -> dict[str, Any]:
+    """Return all facts as JSON values, without the user's token."""
+    packages, places = machine.packages(), machine.places()
+    problems = [*_package_problems(packages), *_place_problems(places)]
+    facts = {
+        "ready": not problems,
+        "problems": problems,
+        "versions": machine.versions(),
+        "packages": [{**one._asdict(), "fits": one.fits} for one in packages],
+        "machine": machine.machine(),
+        "places": [place._asdict() for place in places],
+        "hub": machine.hub(offline=offline),
+        "variables": machine.variables(),
+    }
+    secret = machine.token()
+    return machine.without_secret(facts, [secret] if secret else [])
+
+
+def _package_problems(packages: Sequence[Package]) -> Iterator[str]:
+    for one in packages:
+        if (one.extra == "" or one.name in _NEEDED) and not one.fits:
+            yield f"{_state(one)}; {_remedy(one)}"
+    known = {one.name for one in packages}
+    for name in sorted(_NEEDED - known):  # pcd_hub itself is not installed, or an old version
+        if machine.installed_version(name) is None:
+            yield f"{name} is not installed; {_TRAIN}"
+
+
+def _place_problems(places: Sequence[Place]) -> Iterator[str]:
+    return (place.problem for place in places if place.problem and place.what in _NEEDED_PLACES)
+
+
+def _state(one: Package) -> str:
+    if one.installed is None:
+        return f"{one.name} is not installed"
+    return f"{one.name} {one.installed} is installed, expected {one.required}"
+
+
+def _remedy(one: Package) -> str:
+    return f'pip install -U "pcd_hub{f"[{one.extra}]" if one.extra else ""}"'
+
+
+def _lines(found: dict[str, Any]) -> Iterator[str]:
+    yield from _table("VERSIONS", found["versions"])
+    for one in found["packages"]:
+        if one["extra"] in _SHOWN:
+            yield f"  {one['name']:24} {_package_line(one)}"
+    yield from _table("MACHINE", _devices(found["machine"]))
+    yield "PLACES"
+    for place in found["places"]:
+        state = place["problem"] or f"writable, {place['free_gb']} GB free"
+        yield f"  {place['what']:24} {place['path']}: {state}"
+    yield from _table("HUB", _hub(found["hub"]))
+    yield from _table("VARIABLES", found["variables"] or {"none set": ""})
+    yield "A distillation can run here." if found["ready"] else "A distillation cannot run here:"
+    for problem in found["problems"]:
+        yield f"  {problem}"
+
+
+def _table(title: str, rows: dict[str, Any]) -> Iterator[str]:
+    yield title
+    for name, value in rows.items():
+        yield f"  {name:24} {value}".rstrip()
+
+
+def _package_line(one: dict[str, Any]) -> str:
+    if one["fits"]:
+        return str(one["installed"])
+    extra = f"[{one['extra']}]" if one["extra"] else ""
+    state = f"{one['installed']}, expected {one['required']}" if one["installed"] else "missing"
+    return f'{state}; for {one["used_for"]}: pip install "pcd_hub{extra}"'
+
+
+def _devices(facts: dict[str, Any]) -> dict[str, str]:
+    gpus = [f"{gpu['name']}, {gpu['memory_gb']} GB" for gpu in facts["gpus"]]
+    return {
+        "GPU": "; ".join(gpus) or ("Apple (MPS)" if facts["mps"] else "none"),
+        "CUDA of torch": facts["cuda"] or "none",
+        "CPU cores": str(facts["cpu_cores"]),
+        "free memory": _gigabytes(facts["memory_gb"]),
+        "free in /dev/shm": _gigabytes(facts["shm_gb"]),
+    }
+
+
+def _gigabytes(value: float | None) -> str:
+    return "unknown" if value is None else f"{value} GB"
+
+
+def _hub(facts: dict[str, Any]) -> dict[str, str]:
+    return {
+        "endpoint": facts["endpoint"],
+        "reachable": "yes" if facts["reachable"] else facts["problem"],
+        "token": "present" if facts["token"] else "none (needed for private weights and publish)",
+    }
