@@ -20,7 +20,7 @@ from pcd_hub.train.segmentation import finetune
 class Recipe:
     """A recipe that scores models on labelled images."""
 
-    main: Callable[[list[str]], None]
+    main: Callable[[list[str]], object]
     configs: Mapping[str, Any]
     default: str
     """Name of the configuration to start from, if none is given."""

@@ -62,7 +62,7 @@ class Job:
     """Fields of the configuration that depend on row and seed; they are given as options."""
     not_used: frozenset[str] = frozenset()
     """Fields that the recipe derives itself."""
-    main: Callable[[list[str]], None]
+    main: Callable[[list[str]], object]
     """Entry point of the recipe."""
     arguments: Callable[[], list[str]]
     """Further arguments, found when the job starts."""
