@@ -105,7 +105,8 @@ def add_measurements(export: Path, measured: Mapping[str, Measurement], folder: 
         for name in listed - {CONFIG_FILE, CARD_FILE, MANIFEST_FILE}:
             (draft / name).parent.mkdir(exist_ok=True, parents=True)
             shutil.copy(export / name, draft / name)
-        describe(draft, record, weight.config)
+        is_shipped = "stored_as" in record.model
+        describe(draft, record, weight.config, is_shipped=is_shipped)
         read_weight(draft)
     return folder
 
