@@ -56,14 +56,19 @@ def run_folder(students: Sequence[Distillation]) -> Path:
 
 
 def results(students: Sequence[Distillation]) -> list[dict[str, Any]] | None:
-    """Return run folder, export and record of every student as JSON values; main process only."""
+    """Return run folder, export and record of every student whose weight was saved, as JSON values.
+
+    On other processes than the main one, it returns None.
+    """
     if not students[0].accelerator.is_main_process:
         return None
+    records = {d.folder.path / "record.json": d for d in students}
     return [
         {
             "run": str(d.folder.path),
             "export": str(d.export),
-            "record": json.loads((d.folder.path / "record.json").read_text()),
+            "record": json.loads(path.read_text(encoding="utf-8")),
         }
-        for d in students
+        for path, d in records.items()
+        if path.is_file()
     ]
