@@ -51,6 +51,7 @@ if TYPE_CHECKING or not _is_starting_command():
     from pcd_hub.weights.catalogue import ListedWeight, has_weight, list_weights
     from pcd_hub.weights.catalogue import find as where
     from pcd_hub.weights.create import create_model, read_by_name
+    from pcd_hub.weights.formats.export import export
     from pcd_hub.weights.hub.fetch import FetchedWeight, fetch
     from pcd_hub.weights.hub.publish import Publication, publish
     from pcd_hub.weights.record import Measurement, WeightRecord
@@ -89,6 +90,7 @@ __all__ = [
     "create_model",
     "decay_groups",
     "distill",
+    "export",
     "fetch",
     "list_weights",
     "load_teacher",

@@ -152,6 +152,18 @@ def _completion_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shell", choices=["bash", "zsh"], help="the shell")
 
 
+def _export_options(parser: argparse.ArgumentParser) -> None:
+    _name_option(parser)
+    add = parser.add_argument
+    add("out", metavar="OUT", help="folder to create, for the weight and its README.md")
+    formats = "torchvision, detectron2, mmdet, transformers, timm, onnx or torchscript"
+    add("--to", metavar="FORMAT", required=True, help=formats)
+    add("--pooled", action="store_true", help="onnx, torchscript: one embedding, no feature maps")
+    add("--opset", type=int, help="onnx: opset; default: 18")
+    add("--half", action="store_true", help="onnx: weights in float16")
+    _json_option(parser, "{name, folder, files}")
+
+
 class _Recipe(NamedTuple):
     load: Callable[[], Main]
     """Imports the recipe, which needs the extra ``train``."""
@@ -229,6 +241,15 @@ COMMANDS = {
         "save a finished weight in the local store",
         _add_options,
         ("pcd-hub add runs/own_images", "pcd-hub add runs/own_images --name resnet18.pcd_photos"),
+    ),
+    "export": _Command(
+        _load_weights,
+        "write a weight in the format of another framework",
+        _export_options,
+        (
+            "pcd-hub export resnet18.pcd exported --to torchvision",
+            "pcd-hub export ORG/resnet18.pcd exported --to onnx --half",
+        ),
     ),
     "publish": _Command(
         _load_weights,

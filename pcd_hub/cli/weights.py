@@ -1,4 +1,4 @@
-"""The commands about one weight or all: list, show, where, verify, fetch, add, publish."""
+"""The commands about one weight or all: list, show, where, verify, fetch, add, export, publish."""
 
 import argparse
 import sys
@@ -18,6 +18,7 @@ from pcd_hub.weights.catalogue import (
     record_of,
     unknown_parts,
 )
+from pcd_hub.weights.formats.export import export as export_to
 from pcd_hub.weights.hub.fetch import fetch
 from pcd_hub.weights.hub.publish import Publication, publish
 from pcd_hub.weights.load import read_weight
@@ -121,6 +122,22 @@ def _add(options: argparse.Namespace) -> None:
         print(f"{name}  {store.home() / name}")
 
 
+def _export(options: argparse.Namespace) -> None:
+    folder = export_to(
+        options.name,
+        to=options.to,
+        out=options.out,
+        pooled=options.pooled,
+        opset=options.opset,
+        half=options.half,
+    )
+    if options.json:
+        files = sorted(path.name for path in folder.iterdir())
+        print_json({"name": options.name, "folder": folder, "files": files})
+        return
+    print(f"{folder}\n\n{(folder / 'README.md').read_text(encoding='utf-8')}", end="")
+
+
 def _publish(options: argparse.Namespace) -> None:
     folder = None
     if options.out and not options.dry_run:
@@ -177,6 +194,7 @@ RUN = {
     "verify": _verify,
     "where": _where,
     "add": _add,
+    "export": _export,
     "publish": _publish,
 }
 """The functions that run the commands, by name."""

@@ -20,6 +20,8 @@ class ReadWeight(NamedTuple):
     config: dict[str, Any]
     """The content of config.json."""
     record: WeightRecord
+    weights_sha256: str
+    """Hash of model.safetensors."""
 
 
 def read_weight(
@@ -52,4 +54,4 @@ def read_weight(
     check_fit({name: tuple(t.shape) for name, t in tensors.items()}, needed, what=label)
     for entry in listed.values():
         check_listed(folder, entry)
-    return ReadWeight(tensors, config, record)
+    return ReadWeight(tensors, config, record, weights_entry["sha256"])

@@ -13,7 +13,7 @@ PLAIN = GalleryEntry(
     megabytes=12.0,
     gmacs=0.5,
     image_size="96",
-    teacher="timm:vit",
+    teacher="timm:ViT",
     images="200 of photos",
     scores={"VOC (probe)": 40.0},
 )

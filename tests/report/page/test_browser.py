@@ -12,7 +12,7 @@ LONG = "a_name_without_any_place_to_break_it_" * 8
 STATE = """
 const images = [...document.images];
 return {
-    overflow: document.documentElement.scrollWidth - window.innerWidth,
+    width: document.documentElement.scrollWidth,  // innerWidth grows with it on a telephone
     images: images.length,
     broken: images.filter(one => !(one.complete && one.naturalWidth > 0)).length,
     background: getComputedStyle(document.body).backgroundColor,
@@ -25,6 +25,9 @@ return {
 def pages(tmp_path):
     data = {"source": LONG, "fingerprint": LONG, "images": 200}
     runs = [finished_run(tmp_path / name, data=data) for name in ("one", "two", "three")]
+    for run in runs:  # code that is longer than a telephone is wide
+        (run / "export").mkdir()
+        (run / "export" / "pcd_manifest.json").write_text("{}")
     return [report_runs(runs[:1]), report_runs(runs, tmp_path / "comparison.html")]
 
 
@@ -37,7 +40,7 @@ def test_the_pages_fit_and_show_their_pictures(browser, pages, width, scheme):
         for details in browser.find_elements("tag name", "details"):
             browser.execute_script("arguments[0].open = true", details)
         state = browser.execute_script(STATE)
-        assert state["overflow"] <= 0, "the page scrolls sideways"
+        assert state["width"] <= width, "the page scrolls sideways"
         assert (state["images"], state["broken"]) == (num_images, 0)
         assert (
             state["background"]

@@ -57,6 +57,12 @@ def test_a_long_curve_is_drawn_by_means():
     assert len({y for _, y in places}) == 1, "the mean of neighbours is 2 everywhere"
 
 
+@pytest.mark.parametrize("value", [0.0, 3.0, -2e-9])
+def test_a_constant_curve_is_in_the_middle(value):
+    chart = draw_chart({"": curve([value, value])})
+    assert all(chart.top + 20 < y < chart.bottom - 20 for _, y in points(chart.lines[0].path))
+
+
 def test_several_curves_have_labels_that_do_not_overlap_and_the_styles_of_their_labels():
     same = {label: curve([5.0, 3.0]) for label in "BCDE"}
     lines = draw_chart(same, list("ABCDEFGH")).lines

@@ -1,0 +1,1 @@
+"""A weight in the formats of other frameworks."""

@@ -1,0 +1,54 @@
+"""The README.md beside an exported weight."""
+
+from typing import NamedTuple
+
+from pcd_hub.files.markdown import escaped
+from pcd_hub.weights.load import ReadWeight
+from pcd_hub.weights.record import NOT_STATED
+
+
+class Usage(NamedTuple):
+    """How the framework uses the exported weight."""
+
+    file: str
+    code: str
+    """At most five lines that use it."""
+    language: str = "python"
+    value_range: int = 1
+    """Largest value of a pixel before mean and std are applied: 1 or 255."""
+    notes: tuple[str, ...] = ()
+
+
+def normalisation(weight: ReadWeight, value_range: int) -> tuple[list[float], list[float]]:
+    """Return mean and std of the images, for values from 0 to ``value_range``."""
+    cfg = weight.config["pretrained_cfg"]
+    mean, std = ([round(value * value_range, 6) for value in cfg[key]] for key in ("mean", "std"))
+    return mean, std
+
+
+def render_readme(weight: ReadWeight, usage: Usage, *, to: str) -> str:
+    """Render the README.md of an exported weight."""
+    record = weight.record
+    mean, std = normalisation(weight, usage.value_range)
+    bands = record.data.get("bands")
+    order = ", ".join(map(str, bands)) if isinstance(bands, list) and bands else "RGB"
+    notes = "".join(f"\n{note}\n" for note in usage.notes)
+    return f"""# {escaped(record.name)} for {to}
+
+```{usage.language}
+{usage.code}
+```
+{notes}
+| | |
+|---|---|
+| file | {escaped(usage.file)} |
+| architecture | {escaped(record.architecture)} |
+| channel order | {escaped(order)} |
+| value range before mean and std | 0 to {usage.value_range} |
+| mean | {mean} |
+| std | {std} |
+| licence of the weights | {escaped(record.licenses.get("weights", NOT_STATED))} |
+| licence of the teacher | {escaped(record.licenses.get("teacher", NOT_STATED))} |
+| source | {escaped(record.name)}, model.safetensors |
+| sha256 of the source | `{weight.weights_sha256}` |
+"""

@@ -1,0 +1,134 @@
+"""Write state dicts for torchvision, detectron2 and mmdet."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+
+from pcd_hub.errors import WeightError, first_line
+from pcd_hub.files.strict_json import printable
+from pcd_hub.models.tensor_files import writing_tensors
+from pcd_hub.weights.formats.architectures import DETECTRON2, MMDET, TORCHVISION, Held
+from pcd_hub.weights.formats.key_maps import renamed
+from pcd_hub.weights.formats.readme import Usage, normalisation
+from pcd_hub.weights.load import ReadWeight
+
+
+def held(weight: ReadWeight, table: Mapping[str, Held], *, to: str) -> Held:
+    """Return the weight's architecture in a framework.
+
+    Raises:
+        WeightError: If the framework does not have it.
+    """
+    architecture = weight.config["architecture"]
+    if architecture not in table:
+        raise WeightError(
+            f"--to {to}: {to} has no {printable(architecture)}, it has {', '.join(table)}; "
+            "use --to timm, onnx or torchscript, which take any architecture"
+        )
+    return table[architecture]
+
+
+def write_torchvision(weight: ReadWeight, folder: Path, place: Path) -> Usage:
+    """Write a state dict that torchvision's model loads strictly, without its classifier."""
+    found = held(weight, TORCHVISION, to="torchvision")
+    if (bands := weight.config.get("model_args", {}).get("in_chans", 3)) != 3:
+        raise WeightError(
+            f"--to torchvision: torchvision's {found.options['name']} takes images of 3 channels, "
+            f"this weight of {bands}; use --to timm, detectron2 or mmdet"
+        )
+    state, file = renamed(weight.tensors, found.keys), f"{weight.record.name}.pth"
+    name, head = found.options["name"], found.options["head"]
+    network = torchvision.models.get_model(name)
+    absent = {key for key in network.state_dict() if key.startswith(head.partition("[")[0] + ".")}
+    try:
+        result = network.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise WeightError(f"--to torchvision: {first_line(error)}") from error
+    if unlike := [*result.unexpected_keys, *(set(result.missing_keys) - absent)]:
+        raise WeightError(
+            f"--to torchvision: {len(unlike)} tensors differ from {name}'s, first {unlike[0]}"
+        )
+    _save(state, folder / file)
+    detection = (
+        "For detection: `backbone = torchvision.models.detection.backbone_utils."
+        f'resnet_fpn_backbone(backbone_name="{name}", weights=None)`, then '
+        "`backbone.body.load_state_dict(state)`."
+    )
+    return Usage(
+        file=file,
+        code=f"""model = torchvision.models.{name}()
+model.{head} = torch.nn.Identity()  # or a new classifier, and strict=False below
+state = torch.load("{place / file}", weights_only=True)
+model.load_state_dict(state)""",
+        notes=(detection,) if head == "fc" else (),
+    )
+
+
+def write_detectron2(weight: ReadWeight, folder: Path, place: Path) -> Usage:
+    """Write a checkpoint for detectron2's ``MODEL.WEIGHTS``.
+
+    detectron2 matches its names by their ends (``matching_heuristics``), so that one file serves
+    FPN, C4 and others.
+    """
+    found, file = held(weight, DETECTRON2, to="detectron2"), f"{weight.record.name}.pth"
+    checkpoint = {
+        "model": renamed(weight.tensors, found.keys),
+        "__author__": "pcd_hub",
+        "matching_heuristics": True,
+    }
+    _save(checkpoint, folder / file)
+    mean, std = normalisation(weight, 255)
+    options = ", ".join(f"{key}: {value}" for key, value in found.options.items())
+    return Usage(
+        file=file,
+        code=f"""MODEL: {{
+  WEIGHTS: "{place / file}",
+  RESNETS: {{{options}}},
+  PIXEL_MEAN: {mean}, PIXEL_STD: {std}}}
+INPUT: {{FORMAT: "RGB"}}""",
+        language="yaml",
+        value_range=255,
+        notes=(
+            (
+                "detectron2 reads images as BGR by default, from 0 to 255: `INPUT.FORMAT` and "
+                "the two `PIXEL_` options are necessary."
+            ),
+            (
+                "The names follow detectron2's published ResNet; not tried with detectron2 itself, "
+                "which is on no package registry."
+            ),
+        ),
+    )
+
+
+def write_mmdet(weight: ReadWeight, folder: Path, place: Path) -> Usage:
+    """Write a state dict for the ``init_cfg`` of an mmdet backbone."""
+    found, file = held(weight, MMDET, to="mmdet"), f"{weight.record.name}.pth"
+    _save({"state_dict": renamed(weight.tensors, found.keys)}, folder / file)
+    mean, std = normalisation(weight, 255)
+    bands = weight.config.get("model_args", {}).get("in_chans", 3)
+    options = {"in_channels": bands} if bands != 3 else {}
+    options |= {key: value for key, value in found.options.items() if key != "name"}
+    arguments = ", ".join(f"{key}={value}" for key, value in options.items())
+    return Usage(
+        file=file,
+        code=f"""init_cfg = dict(type="Pretrained", checkpoint="{place / file}")
+backbone = dict(type="{found.options["name"]}", {arguments}, style="pytorch", init_cfg=init_cfg)
+normalisation = dict(mean={mean}, std={std}, bgr_to_rgb=True)
+data_preprocessor = dict(type="DetDataPreprocessor", **normalisation, pad_size_divisor=32)""",
+        value_range=255,
+        notes=(
+            (
+                "mmdet reads images as BGR, from 0 to 255: `bgr_to_rgb=True` is necessary (in "
+                "mmdet 2, `to_rgb=True` of `Normalize`)."
+            ),
+        ),
+    )
+
+
+def _save(value: Any, file: Path) -> None:
+    with writing_tensors(file):
+        torch.save(value, file)
