@@ -7,10 +7,12 @@ from accelerate import Accelerator
 
 from pcd_hub.data.sources.open import Scenes
 from pcd_hub.errors import ConfigError, DataError, TeacherError
+from pcd_hub.models.teacher_loading import load_teacher
 from pcd_hub.models.teacher_sources import memory
+from pcd_hub.train.teacher.cache.key import cache_name
 from pcd_hub.train.teacher.head import fit
-from pcd_hub.train.teacher.head.config import FIT_HEAD, parse_fit_head
-from pcd_hub.train.teacher.head.preparing import split
+from pcd_hub.train.teacher.head.config import FIT_HEAD, HeadDataConfig, parse_fit_head
+from pcd_hub.train.teacher.head.preparing import feature_facts, split
 from tests.train.teacher.head.conftest import headless
 
 MISTAKES = [
@@ -79,6 +81,23 @@ def test_held_out_images_are_decided_by_their_names():
     assert sorted(299 - other) == held_out.tolist()
     assert len(split(Scenes(20, seed=0), 0.1)[1]) == 10
     assert len(split(Scenes(30_000, seed=0), 0.5)[1]) == 2000
+
+
+def test_features_are_shared_only_if_teacher_images_and_views_are_the_same(resnet):
+    def name(*, teacher=None, scenes=30, seed=0, precision="fp32", **data) -> str:
+        data = HeadDataConfig(source=("scenes:30",), image_size=32, **data)
+        images = Scenes(scenes, seed=0)
+        facts = feature_facts(teacher or own, data, images, seed=seed, precision=precision)
+        return cache_name(facts)
+
+    own, other = (load_teacher(resnet, image_size=32) for _ in range(2))
+    other.facts = dataclasses.replace(other.facts, sha256="0" * 64)
+    assert name() == name()
+    names = [
+        *(name(), name(teacher=other), name(scenes=31), name(seed=1), name(precision="bf16")),
+        *(name(view_epochs=3), name(min_crop_area=0.5), name(augment="light")),
+    ]
+    assert len({*names}) == len(names)
 
 
 def test_the_images_come_before_the_options():
