@@ -318,9 +318,13 @@ def _assemble(
     teacher.training_size = parts.training_size
     unlike = normalisation_warning(parts, architecture=facts.architecture)
     teacher.warnings = (*parts.warnings, unlike) if unlike else parts.warnings
-    if parts.head is not None:  # of either adaptor, the spatial one commutes with the mean
+    if (
+        parts.head is not None and pixel_head is not None
+    ):  # of either adaptor, the spatial one commutes with the mean
         size = image_size or default_image_size(model)
-        _check_head(teacher, parts.head.eval(), to_pixel_head(parts.head), size)
+        # Not made twice: new layers draw random numbers, and the student's start follows.
+        spatial = pixel_head if adaptor == "spatial" else to_pixel_head(parts.head)
+        _check_head(teacher, parts.head.eval(), spatial, size)
     return teacher
 
 
