@@ -15,10 +15,11 @@ FOLDER = Path(__file__).parent
 
 
 def names() -> list[str]:
-    """Return the names of the shipped weights, complete or not."""
-    if not FOLDER.is_dir():
+    """Return the names of the shipped weights, complete or not; none of a folder it cannot read."""
+    try:
+        folders = [path.name for path in FOLDER.iterdir() if path.is_dir()]
+    except OSError:
         return []
-    folders = [path.name for path in FOLDER.iterdir() if path.is_dir()]
     return sorted(name for name in folders if name.partition(".")[2].startswith("pcd"))
 
 
