@@ -3,13 +3,11 @@
 import importlib.metadata
 import os
 import platform
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit, urlunsplit
 
 import huggingface_hub
 import torch
@@ -20,9 +18,11 @@ import pcd_hub
 from pcd_hub.data.resident.memory import free_bytes
 from pcd_hub.data.workers import num_cores
 from pcd_hub.errors import PCDHubError, first_line
-from pcd_hub.files.writable import check_writable
+from pcd_hub.files.writable import check_writable, free_space
+from pcd_hub.train.run_folder.provenance import installed_version
 from pcd_hub.train.teacher.cache.folders import default_place
 from pcd_hub.weights import store
+from pcd_hub.weights.hub.address import redacted
 
 _TIMEOUT_SECONDS = 5.0
 _SHOWN = ("PCD_HUB_", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_HOME", "HF_ENDPOINT", "TMPDIR")
@@ -89,13 +89,6 @@ def _package(wanted: Requirement) -> Package:
     )
 
 
-def installed_version(name: str) -> str | None:
-    """Return the version of an installed package, or None."""
-    with suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version(name)
-    return None
-
-
 def versions() -> dict[str, str]:
     """Return the versions of Python, pcd_hub and the system."""
     return {
@@ -147,9 +140,8 @@ def _place(what: str, find: Callable[[], Path], remedy: str) -> Place:
 
 
 def _free_gb(path: Path) -> float | None:
-    for existing in (path, *path.parents):
-        with suppress(OSError):
-            return round(shutil.disk_usage(existing).free / 1e9, 2)
+    with suppress(OSError):
+        return round(free_space(path) / 1e9, 2)
     return None
 
 
@@ -167,7 +159,7 @@ def hub(*, offline: bool) -> dict[str, Any]:
         problem = _no_answer(endpoint)
         reachable = problem is None
     return {
-        "endpoint": without_password(endpoint),
+        "endpoint": redacted(endpoint),
         "reachable": reachable,
         "problem": problem,
         "token": token() is not None,
@@ -180,7 +172,7 @@ def _no_answer(endpoint: str) -> str | None:
         session = huggingface_hub.utils.get_session()
         session.head(endpoint, timeout=_TIMEOUT_SECONDS)
     except Exception as error:  # of any HTTP client, or a malformed endpoint
-        return f"{type(error).__name__}: {without_password(first_line(error))}"
+        return f"{type(error).__name__}: {redacted(first_line(error))}"
     return None
 
 
@@ -195,16 +187,7 @@ def token() -> str | None:
 def variables() -> dict[str, str]:
     """Return the environment variables that change what pcd_hub does."""
     names = (name for name in os.environ if name.startswith(_SHOWN) or name in _SHOWN_EXACTLY)
-    return {name: without_password(os.environ[name]) for name in sorted(names)}
-
-
-def without_password(text: str) -> str:
-    """Return a text, without user name and password if it is a URL."""
-    with suppress(ValueError):
-        parts = urlsplit(text)
-        if "@" in parts.netloc:
-            return urlunsplit(parts._replace(netloc=f"***@{parts.netloc.rpartition('@')[2]}"))
-    return text
+    return {name: redacted(os.environ[name]) for name in sorted(names)}
 
 
 def without_secret(value: Any, secrets: Iterable[str]) -> Any:

@@ -46,6 +46,16 @@ def check_writable(folder: Path, *, what: str, remedy: str, num_bytes: int = 0) 
         )
 
 
+def free_space(folder: Path) -> int:
+    """Return the free bytes on the disk of ``folder``, which need not exist.
+
+    Raises:
+        OSError: If they cannot be determined.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    return shutil.disk_usage(existing).free
+
+
 def check_temporary_folder(*, num_bytes: int = 0) -> None:
     """Check that the folder of temporary files is writable.
 

@@ -138,10 +138,9 @@ def by_evaluation(measured: Mapping[str, Measurement]) -> list[list[Measurement]
 def results_table(metrics: list[Measurement]) -> str:
     """Render the metrics of one evaluation as a Markdown table, the best values in bold."""
     one = metrics[0]
-    seeds = f"mean ± standard deviation of {one.seeds} seeds" if one.seeds > 1 else "one seed"
     heads = [f"{_text(m.metric)} ({_text(m.unit)})" if m.unit else _text(m.metric) for m in metrics]
     lines = [
-        f"**{_text(one.task)}**, {_text(one.dataset)}: n = {one.images}, {seeds}",
+        f"**{_text(one.task)}**, {_text(one.dataset)}: n = {one.images}, {one.spread}",
         "",
         f"| model | {' | '.join(heads)} |",
         f"|---|{'---|' * len(heads)}",

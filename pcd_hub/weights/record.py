@@ -210,6 +210,11 @@ class Measurement:
     stds: dict[str, float] = field(default_factory=dict)
     """Standard deviation over the seeds, by model; empty for a single seed."""
 
+    @property
+    def spread(self) -> str:
+        """What the numbers of the table are, in words."""
+        return f"mean ± standard deviation of {self.seeds} seeds" if self.seeds > 1 else "one seed"
+
     @classmethod
     def from_dict(cls, raw: dict[str, Any], *, what: str) -> "Measurement":
         """Build a measurement from its dict.

@@ -56,7 +56,7 @@ class GalleryEntry:
 
 
 def gallery_entries() -> list[GalleryEntry]:
-    """Return all local, fetched and published weights, by name; no network request is made."""
+    """Return all known weights, shipped ones too, by name; no network request is made."""
     return [_entry(weight) for weight in sorted(list_weights(), key=lambda weight: weight.name)]
 
 

@@ -62,10 +62,9 @@ def share_of_scale(means: Mapping[str, float], value: float) -> float | None:
 
 def _table(metrics: Sequence[Measurement]) -> ScoreTable:
     one = metrics[0]
-    seeds = f"mean ± standard deviation of {one.seeds} seeds" if one.seeds > 1 else "one seed"
     columns = [_with_teacher(metric) for metric in metrics]
     return ScoreTable(
-        title=f"{one.task}, {one.dataset}: n = {one.images:,}, {seeds}",
+        title=f"{one.task}, {one.dataset}: n = {one.images:,}, {one.spread}",
         heads=[f"{m.metric} ({m.unit})" if m.unit else m.metric for m in metrics],
         rows=[
             Row(

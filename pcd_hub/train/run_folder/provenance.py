@@ -31,7 +31,7 @@ def provenance(
         code: Commit and dirty flag when the run started; the current ones if not given.
         hardware: Facts to add about the hardware.
     """
-    versions = {name: installed for name in _LIBRARIES if (installed := _version(name))}
+    versions = {name: installed for name in _LIBRARIES if (installed := installed_version(name))}
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -94,7 +94,8 @@ def _hash(path: Path, algorithm: str) -> str:
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
-def _version(library: str) -> str | None:
+def installed_version(library: str) -> str | None:
+    """Return the version of an installed package, or None."""
     try:
         return version(library)
     except PackageNotFoundError:

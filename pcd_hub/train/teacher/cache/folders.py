@@ -7,7 +7,6 @@
         records.bin  checksums.bin  lock
 """
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from pcd_hub.errors import ConfigError
 from pcd_hub.files.read import read_bounded
 from pcd_hub.files.strict_json import parse_json, printable
+from pcd_hub.files.writable import free_space
 from pcd_hub.train.teacher.cache.store import CHECKSUMS, LOCK, RECORDS
 from pcd_hub.weights.store import expanded, home
 
@@ -98,8 +98,7 @@ def free_bytes(place: Path) -> int:
         ConfigError: If it cannot be determined.
     """
     try:
-        existing = next(path for path in (place, *place.absolute().parents) if path.is_dir())
-        return shutil.disk_usage(existing).free
+        return free_space(place)
     except OSError as error:
         raise ConfigError(
             f"--teacher.cache: cannot read {place} ({error.strerror or error}); name another folder"
