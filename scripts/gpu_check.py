@@ -103,7 +103,7 @@ PARTS = (
     Part(name="machine", minutes=0.5, command=_own_part("machine")),
     Part(
         name="step at 224 px",
-        minutes=1.3,
+        minutes=1.0,
         command=_benchmark("step", "--image-size=224", "--no-compile", "--also", "resident"),
     ),
     Part(
