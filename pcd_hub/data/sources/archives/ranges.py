@@ -23,7 +23,8 @@ def read_range(place: str, offset: int, length: int) -> bytes:
         with open(place, "rb") as file:
             file.seek(offset)
             return file.read(length)
-    file = _opened(place, os.getpid())
+    at = os.stat(place)
+    file = _opened(place, os.getpid(), (at.st_dev, at.st_ino, at.st_size, at.st_mtime_ns))
     parts = []
     while length and (part := os.pread(file.descriptor, length, offset)):
         parts.append(part)
@@ -43,8 +44,8 @@ class _OpenFile:
 
 
 @functools.lru_cache(maxsize=_MAX_OPEN)
-def _opened(path: str, pid: int) -> _OpenFile:
-    del pid  # each process opens the file itself
+def _opened(path: str, pid: int, version: tuple[int, ...]) -> _OpenFile:
+    del pid, version  # each process opens the file itself, and again if it was replaced
     return _OpenFile(path)
 
 

@@ -203,3 +203,14 @@ def test_all_images_of_a_zip_are_equal_to_those_of_the_folder(tmp_path):
     packed = open_source(make_zip(tmp_path / "x.zip", files))
     for index in range(20):
         assert np.array_equal(np.asarray(folder[index]), np.asarray(packed[index]))
+
+
+def test_an_archive_that_is_replaced_is_read_anew(tmp_path):
+    path = tmp_path / "photos.zip"
+    first = open_source(make_zip(path, [("1.png", png(1)), ("2.png", png(2))]))
+    assert isinstance(first, NamedImages)
+    assert shade(first[1]) == 2
+    path.unlink()
+    second = open_source(make_zip(path, [("longer name.png", png(3))], zipfile.ZIP_DEFLATED))
+    assert isinstance(second, NamedImages)
+    assert shade(second[0]) == 3
