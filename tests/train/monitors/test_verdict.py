@@ -1,9 +1,10 @@
-"""Verdicts on recorded numbers of good runs and of runs that were broken on purpose."""
+"""Verdicts on numbers like those of good runs, and of runs that were broken on purpose."""
 
 import pytest
 
 from pcd_hub.train.monitors.verdict import judge
 
+# Recorded with a MobileNetV4-S; CKA and the views of the student are those of a later stage.
 GOOD = {
     "pixel_rank": 108.0,
     "pixel_cosine": 0.33,
@@ -18,8 +19,8 @@ GOOD = {
     "new_keys": 0.12,
     "gradient_norm": 0.8,
 }
-RANKS = [201, 198, 182, 168, 153, 77, 53, 52, 43, 48, 66, 84]
-"""Effective ranks of MobileNetV4-S with a high learning rate; its probe was good."""
+RANKS = [197, 155, 77, 53, 52, 49, 44, 47, 42, 42, 50, 50, 84]
+"""Effective ranks of a MobileNetV4-S with learning rate 0.032; the teacher's was 204."""
 
 
 def lines(count, *, start=None, **values):
@@ -38,8 +39,11 @@ def test_a_good_run_is_too_early_and_then_learning():
 
 
 def test_a_rank_that_falls_to_a_fifth_and_rises_again_is_no_collapse():
-    run = [{**GOOD, "step": step, "pixel_rank": rank} for step, rank in enumerate(RANKS)]
-    assert not any(judge(run[:n], total_steps=12).is_bad for n in range(len(run)))
+    run = [
+        {**GOOD, "step": step, "pixel_rank": rank, "teacher_rank": 204.0}
+        for step, rank in enumerate(RANKS)
+    ]
+    assert not any(judge(run[:n], total_steps=200).is_bad for n in range(len(run)))
 
 
 def test_old_lines_with_fewer_metrics_give_no_alarm():
