@@ -25,7 +25,7 @@ def test_another_seed_draws_other_rows_and_one_row_is_drawn_at_least():
 
 def test_masks_stay_with_their_images(tmp_path):
     whole = open_segmentation(str(draw_segmentation(tmp_path)), "train")
-    part = pickle.loads(pickle.dumps(segmentation_subset(whole, share=0.5, seed=3)))  # noqa: S301
+    part = pickle.loads(pickle.dumps(segmentation_subset(whole, share=0.5, seed=3)))
     rows = draw_rows(len(whole), share=0.5, seed=3)
     assert len(part) == 6
     assert part.classes == whole.classes
