@@ -33,14 +33,13 @@ def weight_folder(name: str) -> Path | None:
     return find(name)
 
 
-def recorded_sources(models: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    """Return the images that each distilled model's record names, by the model's label."""
+def records(models: Mapping[str, str]) -> dict[str, WeightRecord | None]:
+    """Return the record of each distilled model by its label; None if it is not on this machine."""
     found = {}
     for label, name in models.items():
         if is_pcd_weight(name):
             folder = weight_folder(name)
-            record = WeightRecord.from_dict(record_of(folder)) if folder else None
-            found[label] = tuple(record.sources) if record else ()
+            found[label] = WeightRecord.from_dict(record_of(folder)) if folder else None
     return found
 
 
@@ -67,26 +66,37 @@ def check_not_distilled_on(
     if given:
         return [_check(test, source, open_source(source), folder) for source in given]
     sentences = []
-    for label, sources in recorded_sources(models).items():
-        if not sources:
+    for label, record in records(models).items():
+        if record is None or not record.sources:
             sentences.append(_unchecked(label, "its images are not recorded on this machine"))
-        for source in sources:
+            continue
+        for source in record.sources:
             if source.startswith("scenes:"):
                 sentences.append(f"{label} was distilled on generated scenes")
             elif source.startswith(_NOT_HERE):
                 sentences.append(_unchecked(label, f"{source} is not read for this"))
             else:
-                sentences.append(_check_recorded(test, label, source, folder))
+                sentences.append(_check_recorded(test, label, record, source, folder))
     return sentences
 
 
 def _check_recorded(
-    test: SegmentationSet | CocoSplit, label: str, source: str, folder: Path
+    test: SegmentationSet | CocoSplit,
+    label: str,
+    record: WeightRecord,
+    source: str,
+    folder: Path,
 ) -> str:
     try:
         images = open_source(source)
     except PCDHubError:
         return _unchecked(label, f"{source} is not on this machine")
+    # A shared record has only the last part of a path, which may name another folder here.
+    known = str(record.data.get("fingerprint", ""))
+    if len(record.sources) == 1 and not known.startswith(images.fingerprint()):
+        return _unchecked(
+            label, f"{source} here is not the set of images that its record describes"
+        )
     return _check(test, source, images, folder)
 
 
