@@ -1,0 +1,216 @@
+"""Shell commands of the pages, run in a small form or read by their own parsers."""
+
+import contextlib
+import functools
+import importlib
+import io
+import itertools
+import re
+import runpy
+import shlex
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pcd_hub import cli
+from pcd_hub.train.configs.command_line import override
+from pcd_hub.train.configs.probes import CompareConfig
+from tests.docs.blocks import ROOT
+
+SMALL = {
+    "run.max_steps": 2,
+    "optim.global_batch_size": 8,
+    "data.image_size": 64,
+    "data.num_workers": 0,
+    "speed.precision": "fp32",
+    "method.queue_length": 16,
+    "probe_scenes": 0,
+}
+"""Fields that make a distillation take seconds."""
+
+_SMALL_PROBE = ["--data.image-size=32", "--probe.steps=20", "--run.seeds", "0"]
+_MODULES = {
+    "distill": "distill",
+    "pretrain": "contrast",
+    "fit_head": "teacher.head.fit",
+    "linear_seg": "frozen.segmentation_probe",
+    "knn": "frozen.knn",
+    "linear_cls": "linear_classification",
+    "detect": "detection.detect",
+    "finetune_seg": "segmentation.finetune",
+    "look": "frozen.feature_figures",
+}
+
+
+class UnknownCommandError(AssertionError):
+    """A command that is neither known here nor marked as not run."""
+
+
+def run_block(code: str, replace: Callable[[str], str], *, only_read: bool = False) -> None:
+    """Run or read every command of a block.
+
+    Args:
+        code: The block.
+        replace: Fills a word's placeholders.
+        only_read: Do not train or evaluate, only parse the options.
+    """
+    for words in _commands(code):
+        command = [replace(word) for word in words]
+        if not (only_read and _is_read(command)):
+            _run(command)
+
+
+def _commands(code: str) -> Iterator[list[str]]:
+    for line in code.replace("\\\n", " ").splitlines():
+        words = shlex.split(line.removeprefix("$ "), comments=True)
+        while "&&" in words:
+            yield words[: words.index("&&")]
+            words = words[words.index("&&") + 1 :]
+        if words:
+            yield [word for word in words if word != "..."]
+
+
+def _is_read(words: list[str]) -> bool:
+    """Read the options of a command that trains or evaluates; return False for another."""
+    match words:
+        case ["pcd-hub", "distill", *arguments]:
+            _read_recipe("distill", arguments)
+        case ["pcd-hub", "probe", data, *arguments]:
+            models = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+            options = arguments[len(models) :]
+            _read_recipe("linear_seg", [f"--data.source={data}", "--models", *models, *options])
+        case _:
+            return False
+    return True
+
+
+def _run(words: list[str]) -> None:
+    match words:
+        case ["pcd-hub", "distill", *arguments]:
+            _distill(arguments)
+        case ["pcd-hub", "compare", *arguments]:
+            override(CompareConfig(), arguments)
+        case ["pcd-hub", "probe", data, *arguments]:
+            cli.main(["probe", data, *arguments, *_SMALL_PROBE])
+        case ["pcd-hub", *arguments]:
+            cli.main(arguments)
+        case ["python", "recipes/compare.py", *arguments]:
+            override(CompareConfig(), arguments)
+        case ["python", script, *arguments] if script.startswith("recipes/"):
+            _read_recipe(script.removeprefix("recipes/").removesuffix(".py"), arguments)
+        case ["python", "-m", module, *arguments]:
+            _check_flags(module, arguments)
+        case ["python", script, *arguments] if (ROOT / script).exists():
+            _check_flags(script, arguments)
+        case ["accelerate", "launch", *arguments]:
+            from accelerate.commands.launch import launch_command_parser
+
+            read = launch_command_parser().parse_args(arguments)
+            _read_launched(read.training_script, read.training_script_args, module=read.module)
+        case ["torchrun", *arguments]:
+            from torch.distributed.run import parse_args
+
+            read = parse_args(arguments)
+            _read_launched(read.training_script, read.training_script_args, module=read.module)
+        case ["srun", "--ntasks-per-node", "1", *launcher]:
+            _run(launcher)
+        case ["sbatch", "--nodes", _, *others]:
+            options = list(itertools.takewhile(lambda word: word.startswith("-"), others))
+            script, *arguments = others[len(options) :]
+            assert (ROOT / script).exists(), script
+            _read_recipe("distill", arguments)
+        case ["python3", "-m", "venv", ".venv"] | ["source", ".venv/bin/activate"]:
+            pass
+        case ["pip", "install", *targets]:
+            _check_targets(targets)
+        case ["ruff" | "pyright" | "lint-imports" | "pytest" | "mkdocs", *_]:
+            _check_that_ci_runs(words)
+        case [variable, *command] if re.fullmatch(r"[A-Z_]+=\S*", variable):
+            name, _, value = variable.partition("=")
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv(name, value)
+                _run(command)
+        case ["cd" | "mkdir" | "cp" | "export", *_]:
+            raise UnknownCommandError(f"{words}: mark the block, or write it without the shell")
+        case _:
+            raise UnknownCommandError(f"{words}: not known to tests/docs/commands.py")
+
+
+def small_options(arguments: list[str]) -> list[str]:
+    """Return a distillation's arguments, changed so that it takes seconds."""
+    words = iter(arguments)
+    kept = [
+        word
+        for word in words
+        if not (word in {"--hours", "--run.hours", "--optim.epochs"} and next(words))
+    ]
+    small = {f"--{name.replace('_', '-')}": value for name, value in SMALL.items()}
+    if "--resume" in kept:
+        small = {"--run.max-steps": 3}
+    elif not any(word.startswith("--teacher") for word in kept):
+        small["--teacher.source"] = "quickstart"
+    given = {word.partition("=")[0] for word in kept}
+    return [*kept, *(f"{flag}={value}" for flag, value in small.items() if flag not in given)]
+
+
+def _distill(arguments: list[str]) -> None:
+    """Read the command as it is printed; then run it in a small form."""
+    _print_config(functools.partial(cli.main, ["distill", *arguments, "--print-config"]))
+    if not any("FILE" in word or "NAME" in word for word in arguments):
+        cli.main(["distill", *small_options(arguments)])
+
+
+def _print_config(main: Callable[[], object]) -> None:
+    """Have a recipe parse its command line, and nothing more."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code, ended.value.code
+    assert "run:" in printed.getvalue()
+
+
+def _read_recipe(name: str, arguments: list[str]) -> None:
+    main = importlib.import_module(f"pcd_hub.train.{_MODULES[name]}").main
+    _print_config(functools.partial(main, [*arguments, "--print-config"]))
+
+
+def _read_launched(script: str, arguments: list[str], *, module: bool) -> None:
+    if module:
+        names = {f"pcd_hub.train.{module}": name for name, module in _MODULES.items()}
+        return _read_recipe(names[script], arguments)
+    assert (ROOT / script).exists(), script
+    return _read_recipe(script.removeprefix("recipes/").removesuffix(".py"), arguments)
+
+
+def _check_flags(command: str, arguments: list[str]) -> None:
+    """Check a maintainers' command against its own help."""
+    flags = [word for word in arguments if word.startswith("-")]
+    subcommand = [word for word in arguments[:1] if re.fullmatch("[a-z]+", word)]
+    shown = io.StringIO()
+    run = runpy.run_path if command.endswith(".py") else runpy.run_module
+    target = str(ROOT / command) if command.endswith(".py") else command
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(shown):
+        patch.setattr(sys, "argv", [command, *subcommand, "--help"])
+        with pytest.raises(SystemExit) as ended:
+            run(target, run_name="__main__")
+    assert not ended.value.code, shown.getvalue()
+    missing = [flag for flag in flags if not re.search(rf"{flag}\b", shown.getvalue())]
+    assert not missing, f"{command} has no {missing}"
+
+
+def _check_targets(targets: list[str]) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for target in targets:
+        if target == "-e":
+            continue
+        own = re.fullmatch(r"(pcd_hub|\.)(\[([\w,]+)\])?", target)
+        assert own, f"{target}: expected this package"
+        assert set((own[3] or "train").split(",")) <= extras.keys(), target
+
+
+def _check_that_ci_runs(words: list[str]) -> None:
+    ci = (ROOT / ".ci" / "run").read_text()
+    line = re.escape(" ".join(words)) + r"(\s|$)"
+    assert re.search(rf"^{line}", ci, re.M), f"{' '.join(words)} is not in .ci/run"
