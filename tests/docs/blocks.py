@@ -17,7 +17,8 @@ PAGES = sorted(
 )
 
 _BLOCK = re.compile(
-    r"^(?P<indent> *)```(?P<language>\S*)[^\n]*\n(?P<code>.*?)^(?P=indent)```$", re.M | re.S
+    r"^(?P<indent> *)```(?P<language>\S*)[^\n]*\n(?P<code>.*?)^(?P=indent)```$",
+    re.MULTILINE | re.DOTALL,
 )
 _COMMENT = re.compile(r"<!-- (?P<kind>not run|given): (?P<text>[^>]*?) -->\s*\Z")
 
@@ -51,6 +52,8 @@ def parse(text: str, page: str) -> list[Block]:
         code = "".join(line[indent:] or "\n" for line in found["code"].splitlines(keepends=True))
         line = text.count("\n", 0, found.start("code")) + 1
         blocks.append(
-            Block(page, line, found["language"], code, said.get("not run", ""), said.get("given", ""))
+            Block(
+                page, line, found["language"], code, said.get("not run", ""), said.get("given", "")
+            )
         )
     return blocks

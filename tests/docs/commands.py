@@ -13,10 +13,13 @@ import tomllib
 from collections.abc import Callable, Iterator
 
 import pytest
+import torch.distributed.run
+from accelerate.commands.launch import launch_command_parser
 
 from pcd_hub import cli
 from pcd_hub.train.configs.command_line import override
 from pcd_hub.train.configs.probes import CompareConfig
+from pcd_hub.train.frozen import feature_figures
 from tests.docs.blocks import ROOT
 
 SMALL = {
@@ -87,55 +90,69 @@ def _is_read(words: list[str]) -> bool:
 
 
 def _run(words: list[str]) -> None:
+    program, *arguments = words
+    if re.fullmatch(r"[A-Z_]+=\S*", program):
+        name, _, value = program.partition("=")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(name, value)
+            _run(arguments)
+    elif program in _PROGRAMS:
+        _PROGRAMS[program](arguments)
+    elif program in _CHECKS:
+        _check_that_ci_runs(words)
+    elif words not in _SHELL:
+        raise UnknownCommandError(f"{words}: not known to tests/docs/commands.py")
+
+
+def _pcd_hub(words: list[str]) -> None:
     match words:
-        case ["pcd-hub", "distill", *arguments]:
+        case ["distill", *arguments]:
             _distill(arguments)
-        case ["pcd-hub", "compare", *arguments]:
+        case ["compare", *arguments]:
             override(CompareConfig(), arguments)
-        case ["pcd-hub", "probe", data, *arguments]:
-            cli.main(["probe", data, *arguments, *_SMALL_PROBE])
-        case ["pcd-hub", *arguments]:
-            cli.main(arguments)
-        case ["python", "recipes/compare.py", *arguments]:
-            override(CompareConfig(), arguments)
-        case ["python", script, *arguments] if script.startswith("recipes/"):
-            _read_recipe(script.removeprefix("recipes/").removesuffix(".py"), arguments)
-        case ["python", "-m", module, *arguments]:
-            _check_flags(module, arguments)
-        case ["python", script, *arguments] if (ROOT / script).exists():
-            _check_flags(script, arguments)
-        case ["accelerate", "launch", *arguments]:
-            from accelerate.commands.launch import launch_command_parser
-
-            read = launch_command_parser().parse_args(arguments)
-            _read_launched(read.training_script, read.training_script_args, module=read.module)
-        case ["torchrun", *arguments]:
-            from torch.distributed.run import parse_args
-
-            read = parse_args(arguments)
-            _read_launched(read.training_script, read.training_script_args, module=read.module)
-        case ["srun", "--ntasks-per-node", "1", *launcher]:
-            _run(launcher)
-        case ["sbatch", "--nodes", _, *others]:
-            options = list(itertools.takewhile(lambda word: word.startswith("-"), others))
-            script, *arguments = others[len(options) :]
-            assert (ROOT / script).exists(), script
-            _read_recipe("distill", arguments)
-        case ["python3", "-m", "venv", ".venv"] | ["source", ".venv/bin/activate"]:
-            pass
-        case ["pip", "install", *targets]:
-            _check_targets(targets)
-        case ["ruff" | "pyright" | "lint-imports" | "pytest" | "mkdocs", *_]:
-            _check_that_ci_runs(words)
-        case [variable, *command] if re.fullmatch(r"[A-Z_]+=\S*", variable):
-            name, _, value = variable.partition("=")
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setenv(name, value)
-                _run(command)
-        case ["cd" | "mkdir" | "cp" | "export", *_]:
-            raise UnknownCommandError(f"{words}: mark the block, or write it without the shell")
+        case ["probe", *_]:
+            cli.main([*words, *_SMALL_PROBE])
         case _:
-            raise UnknownCommandError(f"{words}: not known to tests/docs/commands.py")
+            cli.main(words)
+
+
+def _python(words: list[str]) -> None:
+    match words:
+        case ["recipes/compare.py", *arguments]:
+            override(CompareConfig(), arguments)
+        case ["-m", "pcd_hub.train.frozen.feature_figures", *arguments]:
+            feature_figures.main([*arguments, "--data.image-size=64"])
+        case ["-m", module, *arguments]:
+            _check_flags(module, arguments)
+        case [script, *arguments] if script.startswith("recipes/"):
+            _read_recipe(script.removeprefix("recipes/").removesuffix(".py"), arguments)
+        case [script, *arguments]:
+            assert (ROOT / script).exists(), script
+            _check_flags(script, arguments)
+
+
+def _accelerate(words: list[str]) -> None:
+    assert words[0] == "launch"
+    read = launch_command_parser().parse_args(words[1:])
+    _read_launched(read.training_script, read.training_script_args, module=read.module)
+
+
+def _torchrun(words: list[str]) -> None:
+    read = torch.distributed.run.parse_args(words)
+    _read_launched(read.training_script, read.training_script_args, module=read.module)
+
+
+def _srun(words: list[str]) -> None:
+    assert words[:2] == ["--ntasks-per-node", "1"]
+    _run(words[2:])
+
+
+def _sbatch(words: list[str]) -> None:
+    assert words[0] == "--nodes"
+    options = list(itertools.takewhile(lambda word: word.startswith("-"), words[2:]))
+    script, *arguments = words[2 + len(options) :]
+    assert (ROOT / script).exists(), script
+    _read_recipe("distill", arguments)
 
 
 def small_options(arguments: list[str]) -> list[str]:
@@ -200,9 +217,12 @@ def _check_flags(command: str, arguments: list[str]) -> None:
     assert not missing, f"{command} has no {missing}"
 
 
-def _check_targets(targets: list[str]) -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for target in targets:
+def _pip(words: list[str]) -> None:
+    assert words[0] == "install"
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    for target in words[1:]:
         if target == "-e":
             continue
         own = re.fullmatch(r"(pcd_hub|\.)(\[([\w,]+)\])?", target)
@@ -213,4 +233,19 @@ def _check_targets(targets: list[str]) -> None:
 def _check_that_ci_runs(words: list[str]) -> None:
     ci = (ROOT / ".ci" / "run").read_text()
     line = re.escape(" ".join(words)) + r"(\s|$)"
-    assert re.search(rf"^{line}", ci, re.M), f"{' '.join(words)} is not in .ci/run"
+    assert re.search(rf"^([A-Z_\d]+=\S+ )?{line}", ci, re.MULTILINE), (
+        f"{' '.join(words)} is not in .ci/run"
+    )
+
+
+_PROGRAMS = {
+    "pcd-hub": _pcd_hub,
+    "python": _python,
+    "accelerate": _accelerate,
+    "torchrun": _torchrun,
+    "srun": _srun,
+    "sbatch": _sbatch,
+    "pip": _pip,
+}
+_CHECKS = {"ruff", "pyright", "lint-imports", "mkdocs", "pytest"}
+_SHELL = (["python3", "-m", "venv", ".venv"], ["source", ".venv/bin/activate"])

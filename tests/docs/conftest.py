@@ -4,14 +4,19 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import timm
 from PIL import Image
 
+import pcd_hub
 from pcd_hub.train.configs.distill import DISTILL
+from pcd_hub.train.own_images.python import distill
+from pcd_hub.train.run_folder import provenance
 from pcd_hub.weights import shipped
+from tests.docs.commands import SMALL
 from tests.evaluate.drawn_sets import draw_segmentation
 from tests.hub.server import LoopbackHub
 from tests.hub.surroundings import point_client_at, settle
@@ -62,3 +67,32 @@ def readers_hub(
         point_client_at(hub, monkeypatch, token=TOKEN)
         yield hub
         settle()
+
+
+def small_distill(*images: Any, hours: float | None = None, **arguments: Any) -> Any:
+    """pcd_hub.distill as a page calls it, in seconds."""
+    assert hours is None or hours > 0
+    arguments.setdefault("teacher", "quickstart")
+    groups = {name for name, value in arguments.items() if isinstance(value, dict)}
+    small = {
+        name: value
+        for name, value in SMALL.items()
+        if name not in arguments and name.partition(".")[0] not in groups
+    }
+    small = {"run.max_steps": 3} if "resume" in arguments else small
+    arguments = {k: v for k, v in arguments.items() if "resume" not in arguments or k != "teacher"}
+    return distill(*images, **{**small, **arguments})
+
+
+@pytest.fixture
+def reader(
+    readers_folder: Path, readers_hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
+    """Return the names that the blocks of a page share, in the reader's folder.
+
+    The code counts as committed, so that what it distils may be published.
+    """
+    clean = {"pcd_hub": pcd_hub.__version__, "commit": "c" * 40, "dirty": False}
+    monkeypatch.setattr(provenance, "_checkout_state", lambda: clean)
+    monkeypatch.setattr(pcd_hub, "distill", small_distill, raising=False)
+    return {"__name__": "page", "pcd_hub": pcd_hub}

@@ -7,39 +7,13 @@ import tomllib
 import pytest
 import yaml
 
-import pcd_hub
-from pcd_hub.train.own_images.python import distill
-from pcd_hub.train.run_folder import provenance
+from pcd_hub.errors import ConfigError
 from tests.docs.blocks import PAGES, Block, blocks_of, parse
-from tests.docs.commands import SMALL, UnknownCommandError, run_block, small_options
+from tests.docs.commands import run_block, small_options
 
 SHOWN_ONLY = {"bibtex", "text"}
 NUMBERS = {"R": "0", "N": "2", "NODES": "2"}
 """Placeholders of the launchers' commands."""
-
-
-def small_distill(*images, hours=None, **arguments):
-    """pcd_hub.distill as a page calls it, in seconds."""
-    assert hours is None or hours > 0
-    arguments.setdefault("teacher", "quickstart")
-    groups = {name for name, value in arguments.items() if isinstance(value, dict)}
-    small = {
-        name: value
-        for name, value in SMALL.items()
-        if name not in arguments and name.partition(".")[0] not in groups
-    }
-    small = {"run.max_steps": 3} if "resume" in arguments else small
-    arguments = {k: v for k, v in arguments.items() if "resume" not in arguments or k != "teacher"}
-    return distill(*images, **{**small, **arguments})
-
-
-@pytest.fixture
-def reader(readers_folder, readers_hub, monkeypatch):
-    """Return the names that a page's Python blocks share."""
-    clean = {"pcd_hub": pcd_hub.__version__, "commit": "c" * 40, "dirty": False}
-    monkeypatch.setattr(provenance, "_checkout_state", lambda: clean)
-    monkeypatch.setattr(pcd_hub, "distill", small_distill, raising=False)
-    return {"__name__": "page"}
 
 
 def run(block: Block, names: dict, hub) -> None:
@@ -71,10 +45,11 @@ def test_the_blocks_of_a_page_run_in_order(page, reader, readers_hub):
 
 
 def missing(block: Block) -> list[str]:
-    """Return the packages of the extra ``integrations`` that a block needs and that are not here."""
+    """Return the packages that a block needs and that are not here."""
     words = set(re.findall(r"\w+", re.sub(r"#.*", "", block.code)))
     packages = {"segmentation_models_pytorch", "transformers"}
     needed = words & packages if block.language == "python" else set()
+    needed |= {"tifffile"} & set(re.findall(r"\w+", block.given))
     if words & {"onnx", "onnxruntime"}:
         needed |= {"onnx", "onnxruntime", "onnxscript"}
     return [name for name in sorted(needed) if not importlib.util.find_spec(name)]
@@ -88,3 +63,39 @@ def test_blocks_that_are_not_run_have_a_reason_and_are_few():
         if block.not_run
     }
     assert found == {}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "pcd-hub distill photos --hour 2",
+        "pcd-hub export resnet18.pcd --to torchvision",
+        "pcd-hub lst",
+        "python recipes/knn.py --data.sources LABELLED",
+        "python scripts/gpu_check.py --output-dirs OUT",
+        "accelerate launch --multi_gpus recipes/distill.py pcd_r18",
+        "torchrun --standalone --nproc_per_node 2 recipes/distil.py",
+        'pip install "pcd_hub[training]"',
+        "ruff check pcd_hub",
+        "curl https://example.org",
+    ],
+)
+def test_a_wrong_command_on_a_page_is_found(command, readers_folder, capsys):
+    with pytest.raises((AssertionError, ConfigError, SystemExit, KeyError)) as refused:
+        run_block(command, str)
+    assert getattr(refused.value, "code", 1)
+
+
+def test_the_length_of_a_run_is_replaced_and_the_rest_is_kept():
+    assert small_options(["photos", "--hours", "2", "--student", "x"])[:3] == [
+        "photos",
+        "--student",
+        "x",
+    ]
+
+
+def test_comments_before_a_block_are_read():
+    text = "<!-- not run: needs a GPU -->\n```sh\nls\n```\n\n- a\n\n  ```python\n  x = 1\n  ```\n"
+    first, second = parse(text, "page.md")
+    assert (first.not_run, first.line, first.code) == ("needs a GPU", 3, "ls\n")
+    assert (second.not_run, second.language, second.code) == ("", "python", "x = 1\n")
