@@ -30,6 +30,12 @@ def _load_compare() -> Main:
     return compare.main
 
 
+def _load_worth() -> Main:
+    from pcd_hub.train.worth import main  # noqa: PLC0415
+
+    return main.main
+
+
 def _load_weights() -> Mapping[str, Run]:
     from pcd_hub.cli import weights  # noqa: PLC0415
 
@@ -191,6 +197,10 @@ RECIPES = {
     ),
     "probe": _Recipe(
         _load_probe, "evaluate backbones on labelled images: pcd-hub probe DIR MODEL ..."
+    ),
+    "worth": _Recipe(
+        _load_worth,
+        "fine-tune backbones on your labels and compare: pcd-hub worth DIR --models START OTHER",
     ),
     "compare": _Recipe(
         _load_compare, "join the tables of several evaluations: pcd-hub compare RUN ..."

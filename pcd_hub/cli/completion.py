@@ -75,6 +75,7 @@ def _recipe_options() -> dict[str, Sequence[str]]:
     except ModuleNotFoundError:
         return {}
     from pcd_hub.train.own_images.short_options import RESUME, SHORT_OPTIONS  # noqa: PLC0415
+    from pcd_hub.train.worth.configs.options import WorthConfig  # noqa: PLC0415
 
     def names(*configs: object) -> list[str]:
         return list(dict.fromkeys(option.name for config in configs for option in options(config)))
@@ -85,5 +86,6 @@ def _recipe_options() -> dict[str, Sequence[str]]:
     return {
         "distill": [*SHORT_OPTIONS, RESUME, *files, *of_distill],
         "probe": [*files, *of_probe],
+        "worth": [name for name in names(WorthConfig()) if name != "--data"],
         "compare": [name for name in names(probes.CompareConfig()) if name != "--runs"],
     }

@@ -15,6 +15,7 @@ from pcd_hub.train.configs.fields import (
     Count,
     CountOrZero,
     ImageSide,
+    LabelShare,
     Positive,
     Share,
     Workers,
@@ -51,6 +52,9 @@ class CocoDataConfig:
     """Also report Pascal VOC's AP50, with 11 points of recall (2007) and
     with all (2010). VOC's skips objects marked difficult or ignore, which
     COCO's counts."""
+    train_share: LabelShare = 1.0
+    """Share of the training images with objects to use, drawn with
+    --run.seed; at the same seed a smaller share is part of a larger one."""
     num_workers: Workers | None = None
     """Loader processes per training process. None: 1 on a CPU, up to 16 with a GPU."""
 

@@ -87,6 +87,8 @@ Workers = Annotated[int, Bounds(int, 0, 1024)]
 """Loader processes; with 0 the training process loads the data itself."""
 Seed = Annotated[int, Bounds(int, 0, 2**32 - 1)]
 Share = Annotated[float, Bounds(float, 0, 1)]
+LabelShare = Annotated[float, Bounds(float, 0, 1, above=True)]
+"""Share of the labelled images, more than none."""
 Area = Annotated[float, Bounds(float, 0, 1, above=True)]
 """Share of an image's area."""
 Positive = Annotated[float, Bounds(float, 0, above=True)]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.labelled.coco import CocoSplit
+from pcd_hub.data.labelled.subset import coco_subset
 from pcd_hub.evaluate.models import EvaluatedModel, open_model
 from pcd_hub.evaluate.progress import progress
 from pcd_hub.train.batches import num_workers, plan_batches, shard
@@ -141,6 +142,7 @@ def prepare(accelerator: Accelerator, config: DetectConfig, config_name: str) ->
     schedule = scaled_schedule(config.optim, max_steps=config.run.max_steps)
     train_split, val_split = read_splits(config.data, read_masks=config.detector.masks != "no")
     masks = use_masks(config.detector.masks, train_split, val_split)
+    train_split = coco_subset(train_split, share=config.data.train_share, seed=config.run.seed)
     num_images = len(train_split.with_objects())
     plan = plan_batches(
         accelerator,
