@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from pcd_hub.data.labelled.classification import ClassificationSet
+from pcd_hub.data.progress import Progress, silent
 from pcd_hub.evaluate.benchmark import DEFAULT_COMMAND, scores_by_seed
 from pcd_hub.evaluate.feature_maps import (
     FeatureExtractor,
@@ -19,7 +20,7 @@ from pcd_hub.evaluate.feature_maps import (
     num_reading_workers,
 )
 from pcd_hub.evaluate.models import EvaluatedModel
-from pcd_hub.evaluate.progress import Progress, progress, progress_of, silent
+from pcd_hub.evaluate.progress import progress, progress_of
 from pcd_hub.evaluate.results import Evaluation, ModelScores
 from pcd_hub.method.metrics import ProgressWrapper, knn_vote
 

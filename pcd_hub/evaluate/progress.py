@@ -1,26 +1,14 @@
 """Progress on standard error: a bar on a terminal, an occasional line in a log file."""
 
 import io
+import logging
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any
 
 from tqdm.auto import tqdm
 
-StepT = TypeVar("StepT")
-
-
-@runtime_checkable
-class Progress(Protocol):
-    """Iterate over ``steps`` unchanged, optionally showing the progress."""
-
-    def __call__(self, steps: Iterable[StepT], what: str, *, total: int) -> Iterator[StepT]: ...
-
-
-def silent(steps: Iterable[StepT], what: str, *, total: int) -> Iterator[StepT]:
-    """Show nothing."""
-    del what, total
-    return iter(steps)
+from pcd_hub.data.progress import Progress, StepT
 
 
 def progress(
@@ -34,7 +22,7 @@ def progress(
         total: Number of steps.
         disable: Show nothing, e.g. on all processes but the main one.
     """
-    return iter(tqdm(steps, desc=what, total=total, disable=disable, delay=1, **_style()))
+    return iter(tqdm(steps, desc=what, total=total, disable=disable, delay=1, **bar_style()))
 
 
 def progress_of(name: str) -> Progress:
@@ -46,18 +34,33 @@ def progress_of(name: str) -> Progress:
     return named
 
 
-def _style() -> dict[str, Any]:
+class LogHandler(logging.Handler):
+    """Writes log records to standard error above the bars that are shown there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except Exception:
+            self.handleError(record)
+
+
+def bar_style() -> dict[str, Any]:
+    """Return tqdm's options: a bar on a terminal, a line every 10 s anywhere else."""
     if sys.stderr.isatty():
         return {"leave": False, "dynamic_ncols": True}
-    return {"file": _Lines(), "mininterval": 10, "miniters": 1, "ncols": 100, "ascii": True}
+    return {"file": _Lines(), "mininterval": 10, "miniters": 1, "ncols": 120, "ascii": True}
 
 
 class _Lines(io.TextIOBase):
-    """Stream that writes each state of the bar to standard error on a new line."""
+    """Stream that writes each new state of the bar to standard error on a new line."""
+
+    _last = ""
 
     def write(self, text: str, /) -> int:
-        if line := text.strip():
+        if (line := text.strip()) and line != self._last:
             sys.stderr.write(f"{line}\n")
+            self._last = line
         return len(text)
 
     def flush(self) -> None:

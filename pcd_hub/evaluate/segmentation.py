@@ -15,8 +15,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from pcd_hub.data.labelled.segmentation_set import IGNORE
+from pcd_hub.data.progress import Progress, silent
 from pcd_hub.errors import DataError
-from pcd_hub.evaluate.progress import Progress, silent
 from pcd_hub.evaluate.stage_features import FeatureCache, FeatureMaps, Images
 from pcd_hub.method.metrics import class_iou, confusion_matrix, mean_iou, pixel_accuracy
 

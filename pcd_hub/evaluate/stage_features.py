@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from pcd_hub.data.progress import Progress, silent
 from pcd_hub.errors import StudentError, first_line
-from pcd_hub.evaluate.progress import Progress, silent
 
 FeatureMaps = Callable[[Tensor], Float[Tensor, "b c h w"]]
 """uint8 images ``(b, 3, height, width)`` -> feature maps ``(b, c, h, w)``."""

@@ -17,6 +17,7 @@ from accelerate.utils import (
 
 from pcd_hub.data.workers import num_cores
 from pcd_hub.errors import ConfigError, PCDHubError
+from pcd_hub.evaluate.progress import LogHandler
 from pcd_hub.train.configs.distill import SpeedConfig
 from pcd_hub.train.environment import (
     check_launcher_settings,
@@ -119,7 +120,7 @@ def quiet_logs() -> None:
     A program that has set up this package's logger on its own is not changed.
     """
     if log.propagate:
-        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[LogHandler()])
     for library in ("httpx", "httpx2", "filelock", "timm", "fsspec", "matplotlib"):
         logging.getLogger(library).setLevel(logging.WARNING)
 

@@ -262,6 +262,6 @@ class TrainingRun(Generic[BatchT]):
         local = torch.stack([loss.detach(), *(value.detach() for value in tensors.values())])
         means: Any = self._accelerator.reduce(local, "mean")
         mean_loss, *others = means.tolist()
-        speed = self._progress.measure(step, mean_loss)
+        speed = self._progress.measure(step, mean_loss, self._lr)
         logged = {**metrics, **dict(zip(tensors, others, strict=True))}
         self.folder.write_metrics(step=step, loss=mean_loss, lr=self._lr, **speed, **logged)

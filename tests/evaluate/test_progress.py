@@ -1,8 +1,9 @@
 import io
+import logging
 
 import pytest
 
-from pcd_hub.evaluate.progress import progress
+from pcd_hub.evaluate.progress import LogHandler, progress
 
 
 class Terminal(io.StringIO):
@@ -46,3 +47,13 @@ def test_a_terminal_gets_a_bar_that_goes_when_all_is_done(monkeypatch, seconds):
 
 def test_other_processes_show_nothing(monkeypatch, seconds):
     assert shown(monkeypatch, seconds, Terminal(), each=6, disable=True) == ""
+
+
+def test_messages_stand_above_a_bar(monkeypatch, seconds):
+    stderr = Terminal()
+    monkeypatch.setattr("sys.stderr", stderr)
+    for step in progress(range(5), "reading", total=5):
+        seconds[0] += 2
+        if step == 3:
+            LogHandler().emit(logging.makeLogRecord({"msg": "slow disk"}))
+    assert "slow disk" in stderr.getvalue().replace("\r", "\n").splitlines()

@@ -38,10 +38,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny, tmp_path, monkeypatch, 
 
     measure = training.Progress.measure
 
-    def die_at_step_4(self, step, loss):
+    def die_at_step_4(self, step, loss, lr):
         if step == 4:
             raise _KilledError
-        return measure(self, step, loss)
+        return measure(self, step, loss, lr)
 
     with monkeypatch.context() as patched:
         patched.setattr(training.Progress, "measure", die_at_step_4)

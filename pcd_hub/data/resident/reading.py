@@ -1,9 +1,9 @@
 """Decode every image of a source once, in worker processes."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from pcd_hub.data.decoding import (
     upright_jpeg_size,
 )
 from pcd_hub.data.multiband.image import BandImage, decoded
+from pcd_hub.data.progress import Progress, silent
 from pcd_hub.data.resident.images import ImageTable, ResidentImages
 from pcd_hub.data.resident.memory import estimate_bytes, kept_size
 from pcd_hub.data.shared_memory import fit_workers
@@ -30,21 +31,6 @@ _IMAGES_AT_ONCE = 32
 _MARGIN, _GROWTH = 1.05, 1.25
 
 
-StepT = TypeVar("StepT")
-
-
-@runtime_checkable
-class Progress(Protocol):
-    """Iterate over ``steps`` unchanged and show the progress."""
-
-    def __call__(self, steps: Iterable[StepT], what: str, *, total: int) -> Iterator[StepT]: ...
-
-
-def _silent(steps: Iterable[StepT], what: str, *, total: int) -> Iterator[StepT]:
-    del what, total
-    return iter(steps)
-
-
 def read_images(
     source: ImageSource,
     *,
@@ -52,7 +38,7 @@ def read_images(
     num_bands: int,
     device: torch.device,
     num_workers: int,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> ResidentImages:
     """Decode all images and keep them on ``device``; a broken one is noted and left out.
 

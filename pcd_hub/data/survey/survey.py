@@ -18,6 +18,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from pcd_hub.data.decoding import BrokenImageError
+from pcd_hub.data.progress import Progress, silent
 from pcd_hub.data.sources.open import ImageSource, ImageStream, NamedImages, Scenes
 from pcd_hub.data.survey.duplicates import (
     Thumbnail,
@@ -53,6 +54,7 @@ def survey(
     max_images: int = 20_000,
     seconds: float = 60.0,
     num_threads: int | None = None,
+    progress: Progress = silent,
 ) -> Survey:
     """Survey a set of images; of a stream, the first 64.
 
@@ -64,6 +66,7 @@ def survey(
         max_images: Most images to read; beyond it, a random sample is read.
         seconds: Most seconds to spend. One image that is being read is not interrupted.
         num_threads: Threads that read; the number of cores, at most 8, if not given.
+        progress: Shows the progress; silent if not given.
 
     Raises:
         DataError: If there are fewer than ``MIN_IMAGES`` distinct images, no image can be decoded,
@@ -79,7 +82,7 @@ def survey(
         order = np.random.default_rng(0).permutation(len(source)).tolist()
         groups, num_files = _compare_files(source, order, deadline=start + seconds / 2)
         num_threads = num_threads or min(num_cores(), _MAX_THREADS)
-        seen = _read(source, order[:max_images], start + seconds, num_threads)
+        seen = _read(source, order[:max_images], start + seconds, num_threads, progress)
         name = functools.partial(_name, source)
         found = _summarise(seen, groups, name, num_images=len(source), num_files=num_files)
     check(found)
@@ -97,7 +100,11 @@ class _Seen:
 
 
 def _read(
-    source: ImageSource, indices: list[int], deadline: float, num_threads: int
+    source: ImageSource,
+    indices: list[int],
+    deadline: float,
+    num_threads: int,
+    progress: Progress,
 ) -> dict[int, _Seen]:
     """Read images until the deadline, at least a few."""
 
@@ -108,7 +115,8 @@ def _read(
     seen: dict[int, _Seen] = {}
     with warnings.catch_warnings(), ThreadPoolExecutor(num_threads) as pool:
         warnings.simplefilter("ignore")  # of single files; those that cannot be read are counted
-        for first in range(0, len(indices), _CHUNK):
+        parts = range(0, len(indices), _CHUNK)
+        for first in progress(parts, f"surveying images, {_CHUNK} at a time", total=len(parts)):
             part = indices[first : first + _CHUNK]
             seen |= zip(part, pool.map(look, part), strict=True)
             if time.monotonic() > deadline:

@@ -7,12 +7,13 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from pcd_hub.data.batch_plan import BatchPlan
+from pcd_hub.data.progress import silent
 from pcd_hub.data.resident.memory import estimate_bytes, free_bytes, side_for_views
 from pcd_hub.data.resident.reading import read_images
 from pcd_hub.data.sources.open import ImageSource, ImageStream
 from pcd_hub.data.workers import num_cores
 from pcd_hub.errors import ConfigError
-from pcd_hub.evaluate.progress import progress, silent
+from pcd_hub.evaluate.progress import progress
 from pcd_hub.train.configs.distill import DistillDataConfig
 from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.train.launch import on_main_process

@@ -8,6 +8,8 @@ from typing import TypeVar
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
+from pcd_hub.evaluate.progress import bar_style
+
 BatchT = TypeVar("BatchT")
 
 
@@ -35,9 +37,9 @@ class Progress:
             desc=label,
             total=total_steps,
             initial=start,
-            disable=not accelerator.is_main_process,
             unit="step",
-            dynamic_ncols=True,
+            disable=not accelerator.is_main_process,
+            **{**bar_style(), "leave": True},
         )
         self._global_batch_size = global_batch_size
         self._step = start
@@ -51,13 +53,14 @@ class Progress:
         self._waited += time.perf_counter() - before
         return taken
 
-    def measure(self, step: int, loss: float) -> dict[str, float]:
+    def measure(self, step: int, loss: float, lr: float) -> dict[str, float]:
         """Return images/s (each in two views) and the share of data wait since the last call."""
         now = time.perf_counter()
         seconds, steps = now - self._since, step + 1 - self._step
         speed = steps * self._global_batch_size / seconds
         metrics = {"images_per_s": round(speed, 2), "data_wait": round(self._waited / seconds, 4)}
-        self._bar.set_postfix_str(f"loss {loss:.3f}, {speed:.1f} images/s")
+        shown = f"loss {loss:.3f}, {speed:.1f} images/s, data {self._waited / seconds:.0%}"
+        self._bar.set_postfix_str(f"{shown}, lr {lr:.1e}", refresh=False)
         self._bar.update(steps)
         self._since, self._step, self._waited = now, step + 1, 0.0
         return metrics

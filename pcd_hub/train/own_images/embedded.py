@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
+from pcd_hub.evaluate.progress import LogHandler
+
 log = logging.getLogger("pcd_hub")
 
 
@@ -30,7 +32,7 @@ def _messages() -> Iterator[None]:
     level, propagate = log.level, log.propagate
     handler = None
     if not log.hasHandlers():
-        handler = logging.StreamHandler()
+        handler = LogHandler()
         handler.setFormatter(logging.Formatter("%(message)s"))
         log.addHandler(handler)
     if not logging.getLogger().handlers:

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from pcd_hub.data.sources.open import ImageSource, ImageStream
 from pcd_hub.data.survey.result import Survey
 from pcd_hub.data.survey.survey import survey
+from pcd_hub.evaluate.progress import progress
 from pcd_hub.files.write import atomic_write
 from pcd_hub.image_size import height_width
 from pcd_hub.train.configs.distill import DistillConfig
@@ -45,7 +46,7 @@ def survey_images(
     seconds = _LONGEST
     if config.run.hours is not None:
         seconds = min(_LONGEST, max(_SHORTEST, _SHARE * 3600 * config.run.hours))
-    found = on_main_process(accelerator, lambda: survey(source, seconds=seconds))
+    found = on_main_process(accelerator, lambda: survey(source, seconds=seconds, progress=progress))
     log.info("%s", found.describe())
     is_given = "data.image_size" in given
     view_side = max(height_width(config.data.image_size)) if is_given else None

@@ -101,10 +101,10 @@ def stop_at(patch, step):
     """Kill the run when it logs ``step``, one step beyond its last checkpoint."""
     measure = training.Progress.measure
 
-    def dies(self, number, loss):
+    def dies(self, number, loss, lr):
         if number == step:
             raise _KilledError
-        return measure(self, number, loss)
+        return measure(self, number, loss, lr)
 
     patch.setattr(training.Progress, "measure", dies)
 
