@@ -117,7 +117,7 @@ class Option:
 class Group(Protocol):
     """A group of fields that may contradict each other."""
 
-    def check(self, group: str) -> None:
+    def validate(self, group: str) -> None:
         """Raise a ConfigError if they do; ``group`` is the options' prefix, e.g. ``--data.``."""
 
 
@@ -151,7 +151,7 @@ def check(config: object, group: str = "--") -> None:
             raise wrong_value(option, option.value)
     for field in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
         if isinstance(part := getattr(config, field.name), Group):
-            part.check(f"{group}{field.name.replace('_', '-')}.")
+            part.validate(f"{group}{field.name.replace('_', '-')}.")
 
 
 def wrong_value(option: Option, value: object) -> ConfigError:

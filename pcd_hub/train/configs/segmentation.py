@@ -34,7 +34,7 @@ class FinetuneDataConfig(SegmentationSetConfig):
     num_workers: Workers | None = None
     """Loader processes per training process. None: 1 on a CPU, up to 16 with a GPU."""
 
-    def check(self, group: str) -> None:
+    def validate(self, group: str) -> None:
         """Reject scales in the wrong order."""
         if self.scales[0] > self.scales[1]:
             raise ConfigError(
