@@ -31,6 +31,8 @@ class Distiller(nn.Module):
         """Distil one mean vector per image instead of the map, as an image-level baseline."""
         self.last_feature_maps = (torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))
         """Student and teacher maps ``(B, C, h, w)`` of the last forward pass, for monitors."""
+        self.last_prediction = torch.zeros(1, 1, 1, 1)
+        """Output of the head in the last forward pass, for monitors."""
 
     def forward(
         self,
@@ -46,6 +48,7 @@ class Distiller(nn.Module):
                 student_map = student_map.mean((2, 3), keepdim=True)
                 teacher_map = teacher_map.mean((2, 3), keepdim=True)
             student_map = self.head(student_map)
+            self.last_prediction = student_map.detach()
         with record_function("loss"):
             return self.loss(student_map, teacher_map, *negatives)
 

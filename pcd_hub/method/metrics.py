@@ -128,6 +128,65 @@ def linear_cka(one: Float[Tensor, "n c"], other: Float[Tensor, "n d"]) -> float:
     return float(both / alone) if alone > 0 else 0.0
 
 
+def content_cka(
+    one: Float[Tensor, "groups n c"], other: Float[Tensor, "groups n d"]
+) -> float | None:
+    """Compute debiased CKA of centred unit vectors in groups; None if it is undefined.
+
+    The vectors of a group are of different images at one place of the feature map. Only they are
+    compared, so that nothing counts but which images look alike there: not the place itself, whose
+    padding all networks see, nor that neighbouring pixels are similar. Unlike :func:`linear_cka`
+    the value is 0 on average for unrelated representations, however few the vectors are
+    (arXiv:2010.15327, eq. 2 and 3); it may be negative.
+
+    Args:
+        one: At least 4 vectors in each group.
+        other: Vectors of the same places, of another model.
+    """
+    a, b = (_centred_gram(vectors) for vectors in (one, other))
+    a_alone, b_alone = (a * a).sum(), (b * b).sum()
+    if not (a_alone > 0 and b_alone > 0):
+        return None
+    return float((a * b).sum() / (a_alone * b_alone).sqrt())
+
+
+def _centred_gram(vectors: Float[Tensor, "groups n c"]) -> Float[Tensor, "groups n n"]:
+    """Return the U-centred Gram matrix of each group (arXiv:1310.2055, eq. 2.1)."""
+    count = vectors.shape[1]
+    centred = F.normalize(vectors - vectors.mean(1, keepdim=True), dim=2)
+    others = 1 - torch.eye(count, dtype=torch.float64, device=vectors.device)
+    gram = (centred @ centred.mT).double() * others
+    rows = gram.sum(2, keepdim=True) / (count - 2)
+    total = rows.sum((1, 2), keepdim=True) / (count - 1)
+    return (gram - rows - rows.mT + total) * others
+
+
+def own_pixel_retrieval(
+    predicted: Float[Tensor, "n d chosen"],
+    teacher: Float[Tensor, "n d pixels"],
+    places: Int64[Tensor, " chosen"],
+    keys: Float[Tensor, "k d"],
+) -> float:
+    """Measure how often a predicted pixel is nearest to the teacher's pixel at its own place.
+
+    The candidates, by cosine similarity, are all pixels of the teacher's map of the same image and
+    the keys; a guess is right once in ``pixels + k`` times.
+
+    Args:
+        predicted: Predictions of some pixels of each image, in the teacher's space.
+        teacher: The teacher's whole maps of these images.
+        places: Places of the predicted pixels in the maps.
+        keys: Vectors of other images.
+
+    Returns:
+        The fraction in [0, 1].
+    """
+    queries = F.normalize(predicted, dim=1).mT
+    own = queries @ F.normalize(teacher, dim=1)
+    others = queries @ F.normalize(keys, dim=1).T
+    return float((torch.cat([own, others], 2).argmax(2) == places).float().mean())
+
+
 def pixel_retrieval(
     student: Float[Tensor, "n c pixels"],
     teacher: Float[Tensor, "n d pixels"],

@@ -29,7 +29,6 @@ from pcd_hub.train.batches import (
     open_batches,
     open_training_source,
     plan_epochs,
-    steps_per_epoch,
 )
 from pcd_hub.train.configs.command_line import run_main
 from pcd_hub.train.configs.distill import DistillConfig
@@ -47,7 +46,8 @@ from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.train.held_out.open import open_held_out, read_held_out
 from pcd_hub.train.held_out.plateau import EarlyEnd
 from pcd_hub.train.launch import finish, start_accelerator
-from pcd_hub.train.monitors.collapse import CollapseMonitor
+from pcd_hub.train.monitors.early_verdict import EarlyVerdict
+from pcd_hub.train.monitors.features import feature_monitor
 from pcd_hub.train.monitors.logged import logged_warnings
 from pcd_hub.train.optimizers import (
     build_optimizer,
@@ -162,9 +162,8 @@ def train_student(d: Distillation) -> Training:
         stop_request=d.shared.stop,
         label=config.student.arch,
     )
-    monitor = CollapseMonitor(
-        d.distiller, d.queue, patience=steps_per_epoch(d.source, config.optim)
-    )
+    monitor = feature_monitor(d)
+    early_verdict = EarlyVerdict(d.folder.path / "metrics.jsonl", total_steps=plan.total_steps)
     log.info(
         "distil %s into %s: %d steps, results in %s",
         *(config.teacher.source, config.student.arch, plan.total_steps, d.folder.path),
@@ -182,8 +181,11 @@ def train_student(d: Distillation) -> Training:
             loss, norm = training_step(d, wrapped, optimizer, batches, head_only=head_only)
             if d.held_out is not None:
                 d.held_out.measure(step + 1)
-            measured = accelerator.is_main_process and run.is_measured(step)
-            run.end_step(loss, norm, metrics=monitor.measure(step) if measured else None)
+            metrics = None
+            measured = run.is_measured(step) or early_verdict.is_due(step)
+            if measured and accelerator.is_main_process:
+                metrics = early_verdict.add(step, monitor.measure(norm), d.held_out)
+            run.end_step(loss, norm, metrics=metrics)
             yield run
 
 

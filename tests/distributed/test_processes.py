@@ -22,7 +22,7 @@ from pcd_hub.errors import ConfigError
 from pcd_hub.train import contrast as pretrain
 from pcd_hub.train import distill, launch
 from pcd_hub.train.batches import shard
-from pcd_hub.train.monitors.collapse import CollapseMonitor
+from pcd_hub.train.monitors.features import FeatureMonitor
 from tests.stress import kill_campaign
 from tests.train import test_contrast as test_pretrain
 from tests.train.conftest import tiny, tiny_teacher, trace, watch_the_end  # noqa: F401
@@ -94,7 +94,7 @@ def _one_process(rank: int, world_size: int, ports: list[int], runs: Runs) -> No
     distill.start_accelerator = pretrain.start_accelerator = start_anew
     watch_the_end((distill, "save_weight"), (pretrain, "save_pretrained"))
     if rank:
-        CollapseMonitor.measure = None  # what costs time and is only logged: the main process alone
+        FeatureMonitor.measure = None  # what costs time and is only logged: the main process alone
     runs.of_two() if world_size == 2 else runs.of_four()
 
 

@@ -15,6 +15,8 @@ _TITLES = {
     "lr": "Learning rate",
     "images_per_s": "Speed, images/s",
     "data_wait": "Share of the time spent waiting for images",
+    "pixel_top1": "Teacher's pixel is the nearest, share of the student's pixels",
+    "pixel_cka": "CKA of the student's pixels with the teacher's",
     "pixel_rank": "Effective rank of the student's pixels",
     "pixel_cosine": "Mean cosine of the student's pixels",
     "key_cosine": "Mean cosine of the queue's keys",

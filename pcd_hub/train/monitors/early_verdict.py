@@ -1,0 +1,71 @@
+"""Log the verdict on a run early, and whenever it changes."""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from pcd_hub.train.held_out.held_out import HeldOut
+from pcd_hub.train.monitors.verdict import EARLY_SHARES, Verdict, judge
+
+log = logging.getLogger("pcd_hub")
+
+_EARLY_MEASUREMENTS = 20
+"""Measurements in the first tenth of a run, if it logs fewer steps than that."""
+
+
+class EarlyVerdict:
+    """Verdict of a run in progress, on the main process.
+
+    Args:
+        metrics: ``metrics.jsonl`` of the run, which a resumed run continues.
+        total_steps: Steps of the run.
+    """
+
+    def __init__(self, metrics: Path, *, total_steps: int) -> None:
+        self.verdict: Verdict | None = None
+        """The last one that was logged."""
+        self._metrics = metrics
+        self._total_steps = total_steps
+        self._lines: list[Mapping[str, float]] | None = None
+        self._logged_share = 0.0
+
+    def is_due(self, step: int) -> bool:
+        """Return True if this step of the first tenth is measured though it is not logged."""
+        early = max(1, int(EARLY_SHARES[-1] * self._total_steps))
+        return step < early and step % max(1, early // _EARLY_MEASUREMENTS) == 0
+
+    def add(
+        self, step: int, metrics: Mapping[str, float], held_out: HeldOut | None = None
+    ) -> dict[str, float]:
+        """Add the measurements of a step, and log the verdict if it is time or it has changed.
+
+        Args:
+            step: Number of the step, from 0.
+            metrics: Its metrics.
+            held_out: Scores on the held-out images, which compare the student with its start.
+
+        Returns:
+            The metrics for metrics.jsonl: all but ``new_keys``, which a resumed run lacks at first.
+        """
+        if self._lines is None:
+            self._lines = _read_before(self._metrics, step)
+        self._lines.append({"step": step, **metrics})
+        outcome = held_out.compare().outcome if held_out else ""
+        verdict = judge(self._lines, total_steps=self._total_steps, held_out=outcome)
+        share = (step + 1) / self._total_steps
+        due = [each for each in EARLY_SHARES if self._logged_share < each <= share]
+        changed = self.verdict is None or verdict[::2] != self.verdict[::2]  # kind and cause
+        if due or (changed and (verdict.is_bad or self._logged_share)):
+            self._logged_share = max(share, EARLY_SHARES[0])
+            self.verdict = verdict
+            level = logging.WARNING if verdict.is_bad else logging.INFO
+            log.log(level, "step %d of %d: %s", step, self._total_steps, verdict)
+        return {name: value for name, value in metrics.items() if name != "new_keys"}
+
+
+def _read_before(file: Path, step: int) -> list[Mapping[str, float]]:
+    if not file.exists():
+        return []
+    lines = map(json.loads, file.read_text().splitlines())
+    return [line for line in lines if line["step"] < step]

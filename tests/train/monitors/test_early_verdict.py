@@ -1,0 +1,80 @@
+"""When the verdict of a run is logged, and what is measured for it."""
+
+import json
+import logging
+
+import pytest
+import torch
+
+from pcd_hub.method.metrics import content_cka, own_pixel_retrieval
+from pcd_hub.method.queue import KeyQueue
+from pcd_hub.train import distill
+from pcd_hub.train.monitors.early_verdict import EarlyVerdict
+from tests.train.conftest import trace
+from tests.train.monitors.test_verdict import lines
+
+
+@pytest.fixture
+def logged(caplog):
+    caplog.set_level(logging.INFO, logger="pcd_hub")
+    return lambda: [(r.levelname, r.getMessage()) for r in caplog.records]
+
+
+def test_it_is_logged_at_5_and_10_percent_and_when_it_changes(tmp_path, logged):
+    early = EarlyVerdict(tmp_path / "metrics.jsonl", total_steps=200)
+    for line in [*lines(30), *lines(60, pixel_top1=0.5)[30:]]:
+        early.add(int(line["step"]), line)
+    said = [text.split(":")[0] + text.split(":")[1] for _, text in logged()]
+    assert said[:2] == ["step 9 of 200 too early", "step 19 of 200 too early"]
+    assert len(said) == 3
+    assert "of 200 learning" in said[2]
+
+
+def test_a_fault_is_a_warning_at_once_and_a_resumed_run_knows_its_lines(tmp_path, logged):
+    file = tmp_path / "metrics.jsonl"
+    known = lines(3, new_keys=0.0)
+    file.write_text("".join(json.dumps(line) + "\n" for line in known))
+    EarlyVerdict(file, total_steps=200).add(3, {"new_keys": 0.0})
+    ((level, text),) = logged()
+    assert level == "WARNING"
+    assert text.startswith("step 3 of 200: flat: the key queue received no new keys")
+
+
+def test_a_long_run_is_measured_20_times_in_its_first_tenth(tmp_path):
+    early = EarlyVerdict(tmp_path / "metrics.jsonl", total_steps=6000)
+    assert sum(map(early.is_due, range(6000))) == 20
+
+
+def test_content_cka_is_0_for_unrelated_and_1_for_equal_vectors():
+    generator = torch.Generator().manual_seed(0)
+    one, other = torch.randn(2, 8, 16, 32, generator=generator)
+    place = 5 * torch.randn(8, 1, 32, generator=generator)
+    assert content_cka(one, one + place) == pytest.approx(1)
+    assert abs(content_cka(one + place, other + place) or 0) < 0.1, "the place does not count"
+    assert content_cka(torch.zeros_like(one), one) is None
+
+
+def test_own_pixel_retrieval_counts_the_same_place_before_other_pixels_and_keys():
+    maps = torch.eye(6)[None, :, :4]
+    places = torch.arange(4)
+    assert own_pixel_retrieval(maps, maps, places, torch.eye(6)[4:]) == 1
+    assert own_pixel_retrieval(maps.roll(1, 2), maps, places, torch.eye(6)[4:]) == 0
+    assert own_pixel_retrieval(maps + 0.5, maps, places, torch.ones(1, 6)) == 0
+
+
+def test_a_run_logs_the_metrics(tiny, tmp_path):
+    distill.main([*tiny, f"--run.output-dir={tmp_path / 'run'}", "--run.no-store"])
+    for line in trace(tmp_path / "run"):
+        assert 2 < line["pixel_rank"] < 16
+        assert 0 < line["pixel_cosine"] < 0.99
+        assert 0 < line["key_cosine"] < 0.99
+        assert line["gradient_norm"] > 0
+        assert line["pixel_chance"] == pytest.approx(1 / (1 + 24))
+
+
+def test_a_queue_that_receives_no_keys_is_named(tiny, tmp_path, monkeypatch, logged):
+    monkeypatch.setattr(KeyQueue, "push", lambda self, keys: None)
+    distill.main([*tiny, f"--run.output-dir={tmp_path / 'run'}", "--run.no-store"])
+    said = [text for _, text in logged()]
+    assert any("the key queue received no new keys" in text for text in said)
+    assert any("likely cause: the teacher has random weights" in text for text in said), "it has"

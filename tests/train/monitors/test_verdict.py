@@ -1,0 +1,90 @@
+"""Verdicts on recorded numbers of good runs and of runs that were broken on purpose."""
+
+import pytest
+
+from pcd_hub.train.monitors.verdict import judge
+
+GOOD = {
+    "pixel_rank": 108.0,
+    "pixel_cosine": 0.33,
+    "teacher_rank": 79.0,
+    "teacher_cosine": 0.25,
+    "teacher_views": 0.9,
+    "pixel_views": 0.4,
+    "pixel_cka": 0.12,
+    "pixel_top1": 0.008,
+    "pixel_chance": 0.0086,
+    "key_cosine": 0.25,
+    "new_keys": 0.12,
+    "gradient_norm": 0.8,
+}
+RANKS = [201, 198, 182, 168, 153, 77, 53, 52, 43, 48, 66, 84]
+"""Effective ranks of MobileNetV4-S with a high learning rate; its probe was good."""
+
+
+def lines(count, *, start=None, **values):
+    """Return lines like those of a good run, but for some values."""
+    first = {"step": 0, **GOOD, "gradient_norm": 5.1, **(start or {})}
+    return [first, *({"step": step, **GOOD, **values} for step in range(1, count))]
+
+
+def test_a_good_run_is_too_early_and_then_learning():
+    assert judge([], total_steps=200).kind == "too early"
+    assert judge(lines(20), total_steps=200).kind == "too early"
+    verdict = judge(lines(20, pixel_top1=0.08), total_steps=200)
+    assert str(verdict) == (
+        "learning: the teacher's pixel is found for 8.0% of the pixels, by a guess 0.9%"
+    )
+
+
+def test_a_rank_that_falls_to_a_fifth_and_rises_again_is_no_collapse():
+    run = [{**GOOD, "step": step, "pixel_rank": rank} for step, rank in enumerate(RANKS)]
+    assert not any(judge(run[:n], total_steps=12).is_bad for n in range(len(run)))
+
+
+def test_old_lines_with_fewer_metrics_give_no_alarm():
+    old = {"loss": 7.2, "pixel_rank": 70.0, "pixel_cosine": 0.39, "key_cosine": 0.25}
+    run = [{**old, "step": step} for step in range(48)]
+    assert {judge(run[:n], total_steps=48).kind for n in range(49)} == {"too early"}
+
+
+@pytest.mark.parametrize(
+    ("broken", "kind", "cause"),
+    [
+        ({"new_keys": 0.0}, "flat", "keys are not updated"),
+        ({"key_cosine": 0.995}, "flat", "maps all images to the same vector"),
+        ({"teacher_cosine": 0.97, "teacher_views": 0.19}, "flat", "random weights or a wrong"),
+        ({"pixel_rank": 4.0}, "collapsing", "learning rate is too high"),
+        ({"pixel_cosine": 0.995}, "collapsing", "learning rate is too high"),
+        ({"gradient_norm": 0.013}, "flat", "learning rate is far too high"),
+        ({"pixel_cka": 0.005}, "flat", "do not see the same images"),
+    ],
+)
+def test_a_broken_run_is_named_in_its_first_tenth(broken, kind, cause):
+    start = {"teacher_views": 0.19} if "teacher_views" in broken else {}
+    verdict = judge(lines(20, start=start, **broken), total_steps=200)
+    assert (verdict.kind, cause in verdict.cause) == (kind, True)
+    assert verdict.is_bad
+    assert verdict.remedy
+
+
+def test_an_untrained_student_that_matches_no_views_is_not_called_unrelated():
+    assert not judge(lines(20, pixel_cka=0.005, pixel_views=0.1), total_steps=200).is_bad
+
+
+def test_a_gradient_that_vanishes_because_all_is_learnt_is_no_fault():
+    learnt = lines(20, gradient_norm=0.01, pixel_top1=0.9)
+    assert judge(learnt, total_steps=200).kind == "learning"
+    assert judge(lines(100, gradient_norm=0.01, pixel_cka=0.2), total_steps=200).kind == "flat"
+
+
+def test_a_run_without_a_sign_of_learning_is_flat_after_a_third():
+    assert judge(lines(59), total_steps=200).kind == "too early"
+    verdict = judge(lines(60), total_steps=200)
+    assert verdict.kind == "flat"
+    assert "no sign of learning after 60 of 200 steps" in verdict.words
+
+
+def test_held_out_images_show_a_student_that_is_worse_than_its_start():
+    assert judge(lines(19), total_steps=200, held_out="worse").kind == "too early"
+    assert judge(lines(20), total_steps=200, held_out="worse").kind == "worse than its start"
