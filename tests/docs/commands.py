@@ -223,7 +223,7 @@ def _pip(words: list[str]) -> None:
         "optional-dependencies"
     ]
     for target in words[1:]:
-        if target == "-e":
+        if target in {"-e", *_RELEASE_TOOLS}:
             continue
         own = re.fullmatch(r"(pcd_hub|\.)(\[([\w,]+)\])?", target)
         assert own, f"{target}: expected this package"
@@ -248,4 +248,5 @@ _PROGRAMS = {
     "pip": _pip,
 }
 _CHECKS = {"ruff", "pyright", "lint-imports", "mkdocs", "pytest"}
+_RELEASE_TOOLS = {"build", "hatchling", "cyclonedx-bom", "sigstore"}
 _SHELL = (["python3", "-m", "venv", ".venv"], ["source", ".venv/bin/activate"])

@@ -56,13 +56,17 @@ def missing(block: Block) -> list[str]:
 
 
 def test_blocks_that_are_not_run_have_a_reason_and_are_few():
-    found = {
-        (block.page, block.code.split("\n")[0].split(" #")[0].strip()): block.not_run
+    found = [
+        (block.page, block.code.split()[0], block.not_run)
         for page in PAGES
         for block in blocks_of(page)
         if block.not_run
-    }
-    assert found == {}
+    ]
+    assert found == [
+        ("docs/releasing.md", "python", "installs a wheel into an environment of its own"),
+        ("docs/releasing.md", "sigstore", "needs the network and an identity"),
+        ("docs/releasing.md", "sigstore", "needs a signed release"),
+    ]
 
 
 @pytest.mark.parametrize(
