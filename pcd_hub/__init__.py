@@ -54,6 +54,7 @@ if TYPE_CHECKING or not _is_starting_command():
     from pcd_hub.weights.formats.export import export
     from pcd_hub.weights.hub.fetch import FetchedWeight, fetch
     from pcd_hub.weights.hub.publish import Publication, publish
+    from pcd_hub.weights.imported.weight import ImportedWeight, import_weights
     from pcd_hub.weights.record import Measurement, WeightRecord
 
     register_entries(read_by_name, has_weight)
@@ -75,6 +76,7 @@ __all__ = [
     "HubError",
     "HubNotFoundError",
     "HubUnreachableError",
+    "ImportedWeight",
     "KeyQueue",
     "ListedWeight",
     "Measurement",
@@ -92,6 +94,7 @@ __all__ = [
     "distill",
     "export",
     "fetch",
+    "import_weights",
     "list_weights",
     "load_teacher",
     "pixel_grid",

@@ -30,6 +30,12 @@ def _load_compare() -> Main:
     return compare.main
 
 
+def _load_worth() -> Main:
+    from pcd_hub.train.worth import main  # noqa: PLC0415
+
+    return main.main
+
+
 def _load_weights() -> Mapping[str, Run]:
     from pcd_hub.cli import weights  # noqa: PLC0415
 
@@ -164,6 +170,21 @@ def _export_options(parser: argparse.ArgumentParser) -> None:
     _json_option(parser, "{name, folder, files}")
 
 
+def _import_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("file", metavar="FILE", help="checkpoint: .safetensors, or what torch.save writes")
+    add("--arch", required=True, help="timm's name of the backbone, such as resnet18")
+    add("--name", metavar="TAG", help="imported_WHAT; default: the weight is ARCH.imported")
+    add("--license", metavar="ID", help="licence of the weights; without it: not stated")
+    rgb = ("RED", "GREEN", "BLUE")
+    add("--mean", nargs=3, type=float, metavar=rgb, help="of the images; default: ImageNet's")
+    add("--std", nargs=3, type=float, metavar=rgb, help="for values of 0 to 1 or 255, as --mean")
+    add("--bgr", action="store_true", help="the network takes blue, green, red: reverse its input")
+    add("--prefix", help="place of the backbone, if the file holds several")
+    add("--image-size", type=int, metavar="PX", help="for architectures that depend on it")
+    _json_option(parser, "{name, folder, license, mean, std, facts}")
+
+
 class _Recipe(NamedTuple):
     load: Callable[[], Main]
     """Imports the recipe, which needs the extra ``train``."""
@@ -176,6 +197,10 @@ RECIPES = {
     ),
     "probe": _Recipe(
         _load_probe, "evaluate backbones on labelled images: pcd-hub probe DIR MODEL ..."
+    ),
+    "worth": _Recipe(
+        _load_worth,
+        "fine-tune backbones on your labels and compare: pcd-hub worth DIR --models START OTHER",
     ),
     "compare": _Recipe(
         _load_compare, "join the tables of several evaluations: pcd-hub compare RUN ..."
@@ -249,6 +274,15 @@ COMMANDS = {
         (
             "pcd-hub export resnet18.pcd exported --to torchvision",
             "pcd-hub export ORG/resnet18.pcd exported --to onnx --half",
+        ),
+    ),
+    "import": _Command(
+        _load_weights,
+        "save a checkpoint of another library in the local store",
+        _import_options,
+        (
+            "pcd-hub import exported_last.pt --arch resnet18 --license agpl-3.0",
+            "pcd-hub import model_final.pth --arch resnet18 --name imported_coco --bgr",
         ),
     ),
     "publish": _Command(

@@ -14,7 +14,7 @@ _PREAMBLE = {
     "bash": f"""\
 _pcd_hub_weights() {{
   local store={_STORE}
-  compgen -W "$(cd "$store" 2>/dev/null && ls -d -- *.pcd*)" -- "$1"
+  compgen -W "$(cd "$store" 2>/dev/null && ls -d -- *.pcd* *.imported* 2>/dev/null)" -- "$1"
 }}
 _pcd_hub_runs() {{
   _pcd_hub_weights "$1"
@@ -23,7 +23,7 @@ _pcd_hub_runs() {{
     "zsh": f"""\
 _pcd_hub_weights() {{
   local store={_STORE}
-  compadd -- ${{(f)"$(cd "$store" 2>/dev/null && ls -d -- *.pcd*)"}}
+  compadd -- ${{(f)"$(cd "$store" 2>/dev/null && print -rl -- *.pcd*(N) *.imported*(N))"}}
 }}
 _pcd_hub_runs() {{
   _pcd_hub_weights
@@ -49,6 +49,8 @@ def run(options: argparse.Namespace) -> None:
         raise PCDHubError(f'{error}; pip install "pcd_hub[completion]"') from error
     parser = build_parser(recipe_options=_recipe_options())
     for action in _actions(parser):
+        if action.dest == "file":
+            action.complete = shtab.FILE  # pyright: ignore[reportAttributeAccessIssue]
         for function, arguments in _FUNCTIONS.items():
             if action.dest in arguments and not action.option_strings:
                 action.complete = dict.fromkeys(_PREAMBLE, function)  # pyright: ignore[reportAttributeAccessIssue]
@@ -73,6 +75,7 @@ def _recipe_options() -> dict[str, Sequence[str]]:
     except ModuleNotFoundError:
         return {}
     from pcd_hub.train.own_images.short_options import RESUME, SHORT_OPTIONS  # noqa: PLC0415
+    from pcd_hub.train.worth.configs.options import WorthConfig  # noqa: PLC0415
 
     def names(*configs: object) -> list[str]:
         return list(dict.fromkeys(option.name for config in configs for option in options(config)))
@@ -83,5 +86,6 @@ def _recipe_options() -> dict[str, Sequence[str]]:
     return {
         "distill": [*SHORT_OPTIONS, RESUME, *files, *of_distill],
         "probe": [*files, *of_probe],
+        "worth": [name for name in names(WorthConfig()) if name != "--data"],
         "compare": [name for name in names(probes.CompareConfig()) if name != "--runs"],
     }

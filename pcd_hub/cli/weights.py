@@ -1,4 +1,4 @@
-"""The commands about one weight or all: list, show, where, verify, fetch, add, export, publish."""
+"""The commands about one weight or all, from list to publish."""
 
 import argparse
 import sys
@@ -21,6 +21,7 @@ from pcd_hub.weights.catalogue import (
 from pcd_hub.weights.formats.export import export as export_to
 from pcd_hub.weights.hub.fetch import fetch
 from pcd_hub.weights.hub.publish import Publication, publish
+from pcd_hub.weights.imported.weight import import_weights
 from pcd_hub.weights.load import read_weight
 from pcd_hub.weights.record import WeightRecord
 
@@ -60,10 +61,13 @@ def _show(options: argparse.Namespace) -> None:
 
 def _print_record(record: WeightRecord) -> None:
     facts = record.to_dict()
-    for key in ("name", "architecture", "created", "recipe", "steps", "images_seen", "seed"):
+    training = () if record.imported else ("steps", "images_seen", "seed")
+    for key in ("name", "architecture", "created", "recipe", *training):
         print(printable(f"{key:24} {facts[key]}"))
-    for key in ("model", "teacher", "start", "data", "licenses", "code", "hardware"):
-        for what, value in facts[key].items():
+    if record.imported:
+        print(f"{'training':24} unknown: imported, not trained by pcd_hub")
+    for key in ("imported", "model", "teacher", "start", "data", "licenses", "code", "hardware"):
+        for what, value in facts.get(key, {}).items():
             print(printable(f"{key + ' ' + what:24} {value}"))
     for table in record.measurements().values():
         print(printable(f"{table.task}, {table.dataset}: {table.metric} ({table.unit})"))
@@ -138,6 +142,26 @@ def _export(options: argparse.Namespace) -> None:
     print(f"{folder}\n\n{(folder / 'README.md').read_text(encoding='utf-8')}", end="")
 
 
+def _import(options: argparse.Namespace) -> None:
+    done = import_weights(
+        options.file,
+        options.arch,
+        name=options.name,
+        license=options.license,
+        mean=options.mean,
+        std=options.std,
+        bgr=options.bgr,
+        prefix=options.prefix,
+        image_size=options.image_size,
+    )
+    if options.json:
+        print_json(asdict(done))
+        return
+    print(f"{done.name}  {done.folder}")
+    _print_record(WeightRecord.from_dict(record_of(done.folder)))
+    print(f'\nuse it: pcd_hub.create_model("{done.name}"), pcd-hub probe LABELLED {done.name}')
+
+
 def _publish(options: argparse.Namespace) -> None:
     folder = None
     if options.out and not options.dry_run:
@@ -195,6 +219,7 @@ RUN = {
     "where": _where,
     "add": _add,
     "export": _export,
+    "import": _import,
     "publish": _publish,
 }
 """The functions that run the commands, by name."""

@@ -35,7 +35,11 @@ _OPCODES = (
     *(pickle.EMPTY_TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.TUPLE),
     *(pickle.EMPTY_LIST, pickle.APPEND, pickle.APPENDS, pickle.EMPTY_DICT),
 )
-"""Opcodes used by ``torch.save``, except BUILD, SETITEM and SETITEMS, which are defined below."""
+"""Opcodes used by ``torch.save``, except BUILD, NEWOBJ, SETITEM and SETITEMS: see below."""
+
+
+class _Ignored:
+    """An object whose attributes are not used, such as the arguments of a training script."""
 
 
 class _Storage(NamedTuple):
@@ -155,10 +159,17 @@ class _Unpickler(pickle._Unpickler):
             raise ValueError(f"storage {key[:80]!r} is claimed twice, as different ones")
         return storage
 
+    def load_newobj(self) -> None:
+        """Create an object that is not used; no other."""
+        arguments, kind = self.stack.pop(), self.stack.pop()
+        if kind is not _Ignored or arguments != ():
+            raise TypeError("it creates an object that is neither a tensor nor a plain container")
+        self.stack.append(_Ignored())
+
     def load_build(self) -> None:
         """Ignore attributes of an OrderedDict, which ``nn.Module.state_dict`` sets."""
         self.stack.pop()
-        if type(self.stack[-1]) is not dict:
+        if type(self.stack[-1]) not in {dict, _Ignored}:
             raise TypeError("it sets the attributes of something other than an OrderedDict")
 
     def load_setitem(self) -> None:
@@ -179,6 +190,7 @@ class _Unpickler(pickle._Unpickler):
 
     dispatch |= {
         pickle.BUILD[0]: load_build,
+        pickle.NEWOBJ[0]: load_newobj,
         pickle.SETITEM[0]: load_setitem,
         pickle.SETITEMS[0]: load_setitems,
     }
@@ -235,6 +247,7 @@ _GLOBALS: dict[str, Any] = {
     "torch._utils._rebuild_parameter": lambda data, _requires_grad, _hooks: data,
     # Found in training checkpoints next to the tensors, and not used.
     **dict.fromkeys(("torch.Size", "torch.device", "torch.serialization._get_layout"), _ignore),
+    "argparse.Namespace": _Ignored,
     **{f"torch.{name}Storage": dtype for name, dtype in zip(_NAMES, _DTYPES, strict=True)},
     "torch.storage.UntypedStorage": torch.uint8,
     **{str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)},

@@ -10,7 +10,8 @@ from timm.models import get_pretrained_cfg
 from pcd_hub.errors import WeightError
 from pcd_hub.files.markdown import escaped as _text
 from pcd_hub.image_size import format_size
-from pcd_hub.weights.card_metadata import front_matter, hub_repository, needs_import
+from pcd_hub.weights.card_metadata import CITATION, front_matter, hub_repository, needs_import
+from pcd_hub.weights.imported import card as imported
 from pcd_hub.weights.layout import MANIFEST_FILE, WEIGHTS_FILE
 from pcd_hub.weights.manifest import record_sha256
 from pcd_hub.weights.record import NOT_STATED, Measurement, WeightRecord, licensed_parts
@@ -33,12 +34,6 @@ _PICTURES = {
     "training.png": "Loss and learning rate over the training steps",
     "probe.png": "Segmentation by the linear probe: images, truth, then the models of the table",
 }
-_CITATION = """@inproceedings{huang2023pixel,
-  title     = {Pixel-Wise Contrastive Distillation},
-  author    = {Huang, Junqiang and Guo, Zichao},
-  booktitle = {Proceedings of the IEEE/CVF International Conference on Computer Vision},
-  year      = {2023}
-}"""
 
 
 def render_card(
@@ -80,7 +75,7 @@ def render_card(
         _licenses(record, license_link),
         _provenance(record),
         _files(files),
-        f"## Citation\n\n```bibtex\n{_CITATION}\n```",
+        "" if record.imported else f"## Citation\n\n```bibtex\n{CITATION}\n```",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -89,16 +84,16 @@ def _summary(record: WeightRecord, files: list[dict[str, Any]]) -> str:
     facts = record.model
     size = next(f["size"] for f in files if f["path"] == WEIGHTS_FILE)
     parts = [
-        f"{_text(record.architecture)}, distilled without labels for dense prediction",
+        f"{_text(record.architecture)}, "
+        + ("imported" if record.imported else "distilled without labels for dense prediction"),
         f"{_number(facts, 'parameters', 1e6)} M parameters",
         f"{size / 1e6:.1f} MB{_storage(facts)}",
         f"{_number(facts, 'macs', 1e9)} GMACs at {_fact(facts, 'image_size')} px",
         f"{_fact(facts, 'channels')} channels out; licence {_text(record.licenses['weights'])}",
     ]
-    return (
-        f"A timm backbone: {'; '.join(parts)}. Made with "
-        "[Pixel-Wise Contrastive Distillation](https://arxiv.org/abs/2211.00218) by pcd_hub."
-    )
+    made = "[Pixel-Wise Contrastive Distillation](https://arxiv.org/abs/2211.00218) by pcd_hub"
+    made = imported.SENTENCE if record.imported else f"Made with {made}."
+    return f"A timm backbone: {'; '.join(parts)}. {made}"
 
 
 def _storage(facts: dict[str, Any]) -> str:
@@ -215,6 +210,8 @@ def _pictures(record: WeightRecord, files: list[dict[str, Any]]) -> str:
 
 
 def _method(record: WeightRecord) -> str:
+    if record.imported:
+        return imported.origin(record)
     teacher, data, hardware = record.teacher, record.data, record.hardware
     seconds = hardware.get("seconds")
     is_measured = isinstance(seconds, int | float)
@@ -308,6 +305,8 @@ def _limits(record: WeightRecord) -> str:
     ]
     if record.sources and all(source.startswith("scenes:") for source in record.sources):
         lines.append("- Trained on generated scenes only: a demonstration, not for photographs.")
+    if record.imported:
+        lines[1:] = [imported.LIMIT]
     if record.untrained:
         names = ", ".join(map(_text, record.untrained))
         lines.append(f"- Not trained, as the loss does not reach them: {names}.")
@@ -322,6 +321,8 @@ def _licenses(record: WeightRecord, license_link: str | None) -> str:
 
 
 def _provenance(record: WeightRecord) -> str:
+    if record.imported:
+        return imported.provenance(record)
     versions = ", ".join(f"{_text(name)} {_text(v)}" for name, v in record.versions.items())
     wheel = ("files of the wheel, sha256", "wheel_sha256")
     kind, key = wheel if wheel[1] in record.code else ("commit", "commit")

@@ -8,6 +8,14 @@ from timm.models import model_entrypoint
 
 from pcd_hub.weights.record import HUB_LICENSES, NOT_STATED, Measurement, WeightRecord
 
+_TAGS = ("pcd", "distillation", "dense-prediction")
+CITATION = """@inproceedings{huang2023pixel,
+  title     = {Pixel-Wise Contrastive Distillation},
+  author    = {Huang, Junqiang and Guo, Zichao},
+  booktitle = {Proceedings of the IEEE/CVF International Conference on Computer Vision},
+  year      = {2023}
+}"""
+
 
 def needs_import(architecture: str) -> bool:
     """Return whether ``architecture`` is defined in pcd_hub and not in timm."""
@@ -34,7 +42,7 @@ def front_matter(
         # The Hub shows a loading snippet for this library.
         "library_name": library,
         "pipeline_tag": "image-feature-extraction",
-        "tags": [library, "pcd", "distillation", "dense-prediction"],
+        "tags": [library, *(["imported"] if record.imported else _TAGS)],
     }
     if repo := hub_repository(record.start):
         matter |= {"base_model": repo, "base_model_relation": "finetune"}

@@ -32,6 +32,8 @@ from pcd_hub.weights.manifest import (
 )
 from pcd_hub.weights.record import NOT_STATED, Measurement, WeightRecord
 
+_OF_THE_METHOD = {"description", "paper_ids", "paper_name"}
+
 
 def export_weight(
     state: Mapping[str, Tensor],
@@ -227,17 +229,20 @@ def _timm_config(
     fixed_size = size_argument(record.architecture, image_size)
     architecture, _, tag = record.name.partition(".")
     ours = {"architecture": architecture, "tag": tag, "custom_load": False}
+    stock = cfg.to_dict(remove_source=True)
+    if record.imported:  # of pcd_hub's method
+        stock = {key: value for key, value in stock.items() if key not in _OF_THE_METHOD}
     config: dict[str, Any] = {
         "architecture": architecture,
         "num_classes": 0,
         "num_features": model.num_features,
-        "pretrained_cfg": {**cfg.to_dict(remove_source=True), **ours},
+        "pretrained_cfg": {**stock, **ours},
         # Present even if empty, because transformers writes it back.
         "model_args": fixed_size,
     }
     if fixed_size:
         config["pretrained_cfg"]["input_size"] = [3, *height_width(image_size)]
-    if not bands.is_rgb:
+    if bands != InputBands.rgb(record.architecture):
         _set_bands(config, bands)
     return config
 

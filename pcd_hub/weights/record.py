@@ -30,7 +30,7 @@ HUB_LICENSES = frozenset(
 _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("steps", "images_seen", "seed"), int),
     **dict.fromkeys(("config", "teacher", "data", "code", "versions", "hardware"), dict),
-    **dict.fromkeys(("licenses", "model", "metrics", "held_out", "start"), dict),
+    **dict.fromkeys(("licenses", "model", "metrics", "held_out", "start", "imported"), dict),
     **dict.fromkeys(("untrained", "notes"), (list, tuple)),
 }
 """JSON types of a record's fields; fields that are not listed are strings."""
@@ -44,7 +44,7 @@ class WeightRecord:
     """
 
     name: str
-    """``<timm architecture>.pcd[_<variant>]``."""
+    """``<timm architecture>.pcd[_<variant>]``, or ``.imported[_<variant>]``."""
     architecture: str
     created: str
     """Creation time in UTC, as ISO 8601."""
@@ -80,6 +80,10 @@ class WeightRecord:
     step of this weight; empty without held-out images."""
     notes: tuple[str, ...] = ()
     """Sentences for the card that a person adds, such as limits or what to compare with."""
+    imported: dict[str, Any] = field(default_factory=dict)
+    """The checkpoint of another library that this weight was read from: file, sha256, layout and
+    more. Empty for a weight of pcd_hub. The facts of the training are then unknown: no steps, no
+    images, no teacher."""
     pictures: str = ""
     """Images that the card's pictures show, with their licence; empty for generated scenes."""
     unknown: dict[str, Any] = field(default_factory=dict)
@@ -144,7 +148,7 @@ class WeightRecord:
     def to_dict(self) -> dict[str, Any]:
         """Return the record as a plain dict, including unknown fields."""
         facts = json.loads(json.dumps(dataclasses.asdict(self)))
-        for added in ("notes", "pictures"):  # without them, the bytes of older versions
+        for added in ("notes", "pictures", "imported"):  # without them, the bytes of older versions
             if not facts[added]:
                 del facts[added]
         return facts | facts.pop("unknown")
@@ -181,6 +185,8 @@ class WeightRecord:
 
 def licensed_parts(record: WeightRecord) -> tuple[str, ...]:
     """Return the parts whose licences a record must list."""
+    if record.imported:
+        return ("weights",)
     return (*LICENSED, "start") if record.start else LICENSED
 
 

@@ -36,7 +36,7 @@ from pcd_hub.files.strict_json import (
     shown,
     whole,
 )
-from pcd_hub.weights.layout import CONFIG_FILE, MANIFEST_FILE, MANIFEST_SCHEMA, WEIGHTS_FILE
+from pcd_hub.weights.layout import CONFIG_FILE, MANIFEST_FILE, MANIFEST_SCHEMA, TAG, WEIGHTS_FILE
 
 MAX_JSON_BYTES = 1_000_000
 """Size limit of ``config.json`` and ``pcd_manifest.json``."""
@@ -100,7 +100,7 @@ _MODEL_ARGS = {
 }
 _PRETRAINED_CFG = {
     "architecture": _ARCHITECTURE,
-    "tag": matching(r"pcd(_[a-z0-9_]{1,60})?", "pcd or pcd_WHAT"),
+    "tag": matching(TAG, "pcd[_WHAT] or imported[_WHAT]"),
     "custom_load": one_of([False]),
     "num_classes": one_of([0]),
     "input_size": Field(

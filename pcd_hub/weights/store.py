@@ -30,11 +30,11 @@ from pcd_hub.files.read import read_bounded
 from pcd_hub.files.strict_json import shown
 from pcd_hub.files.writable import check_writable
 from pcd_hub.files.write import atomic_file, atomic_write
-from pcd_hub.weights.layout import MANIFEST_FILE, WEIGHTS_FILE
+from pcd_hub.weights.layout import IMPORTED, MANIFEST_FILE, TAG, WEIGHTS_FILE
 from pcd_hub.weights.load import read_weight
 from pcd_hub.weights.manifest import read_manifest, verify
 
-_NAME = re.compile(r"[a-z0-9_]{1,100}\.pcd(_[a-z0-9_]{1,60})?")
+_NAME = re.compile(rf"[a-z0-9_]{{1,100}}\.{TAG}")
 _VERSIONS = ".versions"
 _MAX_POINTER_BYTES = 1000
 _KEPT_VERSIONS = 3
@@ -84,8 +84,7 @@ def where(name: str) -> Path | None:
     """Return the folder of the current version of ``name`` (``resnet18.pcd``), or None.
 
     Raises:
-        WeightError: If ``name`` is not ``ARCH.pcd`` or ``ARCH.pcd_WHAT``, or the store cannot be
-            read.
+        WeightError: If ``name`` is not a weight's name, or the store cannot be read.
     """
     check_name(name)
     if not enabled():
@@ -125,12 +124,15 @@ def add(name: str, export: Path) -> Path:
     The previous weight of that name remains as a version; the last three are kept.
 
     Raises:
-        WeightError: If the name is malformed, or taken by an ordinary folder or by another user's
-            weight in a sticky store, if the export is damaged, or if writing fails. The store is
-            then unchanged.
+        WeightError: If the name is malformed, says ``pcd`` of an imported weight or the other way
+            round, or is taken by an ordinary folder or by another user's weight in a sticky store,
+            if the export is damaged, or if writing fails. The store is then unchanged.
     """
-    read_weight(export)
+    is_imported = bool(read_weight(export).record.imported)
     path = _checked_path(name)
+    if is_imported != name.partition(".")[2].startswith(IMPORTED):
+        tag, trained = (IMPORTED, "another library") if is_imported else ("pcd", "pcd_hub")
+        raise WeightError(f"{name}: expected the tag {tag} or {tag}_WHAT, as {trained} trained it")
     versions = home() / _VERSIONS / name
     try:
         make_folder(versions)
@@ -194,7 +196,8 @@ def check_name(name: str) -> str:
     """Return ``name`` if it is a valid weight name.
 
     Raises:
-        WeightError: If it is not ``ARCH.pcd`` or ``ARCH.pcd_WHAT``.
+        WeightError: If it is not ``ARCH.pcd[_WHAT]``, or ``ARCH.imported[_WHAT]`` of a weight that
+            another library trained.
     """
     if not is_name(name):
         raise WeightError(

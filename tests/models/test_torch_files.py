@@ -1,5 +1,6 @@
 """What torch saved comes back; what would come back with more than is in the file is an error."""
 
+import argparse
 import io
 import struct
 from collections import OrderedDict
@@ -217,3 +218,34 @@ def test_what_python_2_pickled_is_read(tmp_path):
 def test_opcodes_and_keys_that_no_checkpoint_needs_are_errors(tmp_path, pickled):
     with pytest.raises((TypeError, KeyError)):
         read(as_archive(opcodes(pickled)), tmp_path / "file")
+
+
+@pytest.mark.parametrize("options", FORMS)
+def test_the_arguments_of_a_training_script_are_ignored(tmp_path, options):
+    arguments = argparse.Namespace(arch="resnet18", lr=0.1, sizes=[1, 2])
+    found = read(saved({"args": arguments, "a": torch.arange(3.0)}, **options), tmp_path / "file")
+    assert torch.equal(found["a"], torch.arange(3.0))
+    assert not hasattr(found["args"], "arch")
+
+
+class Mkdir:
+    def __reduce__(self):
+        return Path.mkdir, (Path("canary"),)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (argparse.Namespace(code=Mkdir()), "it contains a '.*getattr'"),
+        (argparse.FileType("r"), "it contains a 'argparse.FileType'"),
+    ],
+)
+def test_other_objects_beside_the_tensors_are_refused(tmp_path, value, message):
+    with pytest.raises(ValueError, match=message):
+        read(saved({"args": value}), tmp_path / "file")
+
+
+def test_ignored_objects_take_no_arguments(tmp_path):
+    created = b"cargparse\nNamespace\nX\1\0\0\0a\x85\x81."
+    with pytest.raises(TypeError, match="neither a tensor nor a plain container"):
+        read(as_archive(b"\x80\2" + created), tmp_path / "file")

@@ -20,7 +20,7 @@ from pcd_hub.data.labelled.coco_validation import (
     format_value,
     is_integer,
 )
-from pcd_hub.data.sources.files import hash_sizes
+from pcd_hub.data.sources.files import hash_names, hash_sizes
 from pcd_hub.data.sources.uris import is_file
 from pcd_hub.errors import DataError
 
@@ -70,6 +70,14 @@ class CocoSplit:
     images: tuple[CocoImage, ...]
     categories: dict[int, str]
     """Name for each category id; the ids may have gaps."""
+    label_files: tuple[Path, ...] = ()
+    """All files with labels, if they are not the one JSON file."""
+    unlabelled: tuple[Path, ...] = ()
+    """Images without a label file."""
+    unmatched: tuple[str, ...] = ()
+    """Label files without an image."""
+    dropped: tuple[str, ...] = ()
+    """Invalid annotations that were left out."""
 
     def with_objects(self) -> tuple[CocoImage, ...]:
         """Return the images to train on: those with an object that is not a crowd."""
@@ -79,10 +87,12 @@ class CocoSplit:
 
     def fingerprint(self) -> str:
         """Return a short text that changes when the JSON or the size of an image file changes."""
-        with self.file.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        files = self.label_files or (self.file,)
+        digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+        digest = hash_names(digests) if self.label_files else digests[0][:16]
         sizes = hash_sizes(len(self.images), lambda index: self.images[index].path)
-        return f"{len(self.images)} pictures, json sha256 {digest}, sizes sha256 {sizes}"
+        kind = "labels" if self.label_files else "json"
+        return f"{len(self.images)} pictures, {kind} sha256 {digest}, sizes sha256 {sizes}"
 
     def to_coco(self) -> dict[str, Any]:
         """Return the annotations in COCO format for the evaluator, all images included."""
@@ -142,14 +152,16 @@ def read_split(
     dropped: list[str] = []
     for entry in content["annotations"]:
         image = _find_image(entry, by_id, categories, file)
-        parsed = _parse_object(entry, image, read_masks=read_masks)
+        parsed = parse_object(entry, image, read_masks=read_masks)
         if isinstance(parsed, CocoObject):
             objects[image.image_id].append(parsed)
         else:
             dropped.append(f"annotation {format_value(entry.get('id'))}: {parsed}")
-    _raise_or_log(dropped, file, bad_annotations)
+    raise_or_log(dropped, file, bad_annotations)
     complete = (replace(image, objects=tuple(objects[image.image_id])) for image in empty_images)
-    return CocoSplit(file=file, images=tuple(complete), categories=categories)
+    return CocoSplit(
+        file=file, images=tuple(complete), categories=categories, dropped=tuple(dropped)
+    )
 
 
 def _read_json(file: Path) -> dict[str, list[dict[str, Any]]]:
@@ -228,7 +240,7 @@ def _find_image(
     return image
 
 
-def _parse_object(entry: dict[str, Any], image: CocoImage, *, read_masks: bool) -> CocoObject | str:
+def parse_object(entry: dict[str, Any], image: CocoImage, *, read_masks: bool) -> CocoObject | str:
     """Parse an annotation, or describe what is wrong with it."""
     error = find_annotation_error(entry, image.width, image.height, read_mask=read_masks)
     if error:
@@ -265,7 +277,12 @@ def to_run_length_code(segmentation: Segmentation, height: int, width: int) -> A
     return mask_codes.merge(codes) if isinstance(codes, list) else codes
 
 
-def _raise_or_log(errors: list[str], file: Path, bad_annotations: Literal["error", "drop"]) -> None:
+def raise_or_log(errors: list[str], file: Path, bad_annotations: Literal["error", "drop"]) -> None:
+    """Raise an error for invalid annotations, or log how many are left out.
+
+    Raises:
+        DataError: If there are any and they are not to be dropped.
+    """
     if errors and bad_annotations == "error":
         raise DataError(
             f"{file}: {errors[0]} (1 of {len(errors)} invalid annotations); correct them, or use "

@@ -74,16 +74,17 @@ class SegmentationSet:
 
     def fingerprint(self) -> str:
         """Return a short text that changes when images, masks or classes change."""
-        if isinstance(self._rows, HasFingerprint):
-            rows = self._rows.fingerprint()
-        else:
-            images = [self._rows[index] for index in range(len(self))]
-            names = [name for image in images for name in (image.name, image.mask_name)]
-            root = os.path.commonpath(names)
-            paths = hash_names(os.path.relpath(name, root) for name in names)
-            sizes = hash_sizes(len(names), names.__getitem__)
-            rows = f"{len(images)} images, paths sha256 {paths}, sizes sha256 {sizes}"
-        return f"{rows}, classes sha256 {hash_names([*self.classes, *map(str, self._table)])}"
+        classes = hash_names([*self.classes, *map(str, self._table)])
+        return f"{_fingerprint(self._rows)}, classes sha256 {classes}"
+
+    def take(self, rows: Sequence[int], *, name: str) -> "SegmentationSet":
+        """Return the set of some of the images, in this order."""
+        own = _SomeRows(self._rows, tuple(rows))
+        return SegmentationSet(own, name=name, classes=self.classes, table=self._table)
+
+    def image_name(self, index: int) -> str:
+        """Return the name of image ``index``, which is its path if it is a file."""
+        return self._rows[index].name
 
     def image(self, index: int) -> Image.Image:
         """Load image ``index`` as upright RGB.
@@ -131,6 +132,35 @@ class SegmentationSet:
                 f"{mask.shape[1]} x {mask.shape[0]}; they must agree"
             )
         return image, mask
+
+
+@dataclass(frozen=True)
+class _SomeRows:
+    """Some rows of a set."""
+
+    whole: Rows
+    rows: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        return self.whole[self.rows[index]]
+
+    def fingerprint(self) -> str:
+        rows = hash_names(map(str, self.rows))
+        return f"{len(self)} of {_fingerprint(self.whole)}, rows sha256 {rows}"
+
+
+def _fingerprint(rows: Rows) -> str:
+    if isinstance(rows, HasFingerprint):
+        return rows.fingerprint()
+    images = [rows[index] for index in range(len(rows))]
+    names = [name for image in images for name in (image.name, image.mask_name)]
+    root = os.path.commonpath(names)
+    paths = hash_names(os.path.relpath(name, root) for name in names)
+    sizes = hash_sizes(len(names), names.__getitem__)
+    return f"{len(images)} images, paths sha256 {paths}, sizes sha256 {sizes}"
 
 
 def class_table(num_classes: int, *, ignore: int | None, reduce_zero_label: bool = False) -> Table:

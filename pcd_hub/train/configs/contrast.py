@@ -36,7 +36,7 @@ class ContrastMethodConfig:
     dim: Channels = 256
     """Output channels of the projection head."""
 
-    def check(self, group: str) -> None:
+    def validate(self, group: str) -> None:
         """Reject labels without the loss that uses them, and the other way round."""
         if (self.loss == "cross_entropy") != bool(self.labels):
             raise ConfigError(

@@ -15,6 +15,7 @@ from pcd_hub.train.configs.fields import (
     Count,
     CountOrZero,
     ImageSide,
+    LabelShare,
     Positive,
     Share,
     Workers,
@@ -25,10 +26,17 @@ from pcd_hub.train.configs.finetune import FinetuneRunConfig, SGDConfig
 
 @dataclass(frozen=True, kw_only=True)
 class CocoDataConfig:
-    """Images and boxes in COCO's format."""
+    """Images and boxes in a format of annotation tools (docs/labels.md)."""
 
     source: Path | None = None
-    """Folder with annotations/instances_SPLIT.json, and the images in images/SPLIT or SPLIT."""
+    """Folder with labels and images. coco: annotations/instances_SPLIT.json,
+    and the images in images/SPLIT or SPLIT. The layouts of the other
+    formats: docs/labels.md."""
+    format: Literal["auto", "coco", "yolo", "voc", "labelme", "cvat"] = "auto"
+    """Format of the labels. auto: recognised by the files in the folder."""
+    check: bool = False
+    """Print what the labels and images contain (counts by class, images
+    without objects, boxes outside, images in both splits ...), and exit."""
     train_split: str = "train"
     """Name of the split to train on; COCO's own is train2017."""
     test_split: str = "val"
@@ -36,21 +44,26 @@ class CocoDataConfig:
     train_images: Path | None = None
     """Folder of the training images, if it is not where --data.source has it."""
     train_annotations: Path | None = None
-    """Annotation file of the training split, if it is not where --data.source has it."""
+    """Annotation file of the training split, or folder of its label files, if
+    it is not where --data.source has it."""
     test_images: Path | None = None
     """Folder of the test images, if it is not where --data.source has it."""
     test_annotations: Path | None = None
-    """Annotation file of the test split, if it is not where --data.source has it."""
+    """Annotation file of the test split, or folder of its label files, if it
+    is not where --data.source has it."""
     bad_annotations: Literal["error", "drop"] = "error"
-    """Action on a box without area or outside its image, and on a malformed
-    mask. drop: leave such annotations out of both splits and log their
-    number; COCO's train2017 has a few."""
+    """Action on a box without area or outside its image, a malformed mask, and
+    a line or shape that is no box or polygon. drop: leave such annotations
+    out of both splits and log their number; COCO's train2017 has a few."""
     group_by_orientation: bool = False
     """Fill each batch with images that are all landscape or all portrait, as detectron2 does."""
     voc_scores: bool = False
     """Also report Pascal VOC's AP50, with 11 points of recall (2007) and
     with all (2010). VOC's skips objects marked difficult or ignore, which
     COCO's counts."""
+    train_share: LabelShare = 1.0
+    """Share of the training images with objects to use, drawn with
+    --run.seed; at the same seed a smaller share is part of a larger one."""
     num_workers: Workers | None = None
     """Loader processes per training process. None: 1 on a CPU, up to 16 with a GPU."""
 
@@ -92,7 +105,7 @@ class DetectorConfig:
     evaluation (PreciseBN); 0 keeps the running averages. detectron2 uses
     200 with C4. The sampled regions depend on the number of processes."""
 
-    def check(self, group: str) -> None:
+    def validate(self, group: str) -> None:
         """Reject sizes that contradict each other."""
         if not self.short_sides or max(self.short_sides) > self.max_long_side:
             raise ConfigError(

@@ -55,9 +55,9 @@ class TeacherConfig(FrozenTeacherConfig):
     cache_gb: Positive = 20.0
     """Largest size of the cache in GB."""
 
-    def check(self, group: str) -> None:
+    def validate(self, group: str) -> None:
         """Reject mean without std, or the other way round, and a cache without a name."""
-        super().check(group)
+        super().validate(group)
         if not self.cache.strip():
             raise ConfigError(f"{group}cache '{self.cache}': expected auto, off or a folder")
 
@@ -78,7 +78,7 @@ class StudentConfig(ModelConfig):
     local-dir:DIR, or a checkpoint FILE (.safetensors, .pth, .pt, .bin,
     .ckpt)."""
 
-    def check(self, group: str) -> None:
+    def validate(self, group: str) -> None:
         """Reject the name of a weight as an architecture, and weights without a name."""
         several = self.architectures
         for arch in several:
@@ -86,7 +86,7 @@ class StudentConfig(ModelConfig):
                 raise ConfigError(
                     f"{group}arch {self.arch}: expected different ones, separated by commas"
                 )
-            ModelConfig(arch=arch).check(group)
+            ModelConfig(arch=arch).validate(group)
         if not self.weights.strip():
             raise ConfigError(
                 f"{group}weights '{self.weights}': expected none, pretrained, a name or a file"
@@ -182,9 +182,9 @@ class DistillDataConfig(DataConfig):
     """Short side in pixels to which resident images are reduced. None: the side
     at which seven of eight random crops are at least as large as their view."""
 
-    def check(self, group: str) -> None:
+    def validate(self, group: str) -> None:
         """Reject a renderer that resident images have not, and a side of images that are not."""
-        super().check(group)
+        super().validate(group)
         if self.resident == "on" and self.renderer == "pillow":
             raise ConfigError(
                 f"{group}resident on and {group}renderer pillow: expected one of them; pillow "
@@ -224,7 +224,7 @@ class DistillRunConfig(RunConfig):
     add_hours: Positive | None = None
     """With --run.resume: hours to train after the steps that are done, instead of max-steps."""
 
-    def check(self, group: str) -> None:
+    def validate(self, group: str) -> None:
         """Reject two lengths, and hours to add to a new run."""
         lengths = {"max-steps": self.max_steps, "hours": self.hours, "add-hours": self.add_hours}
         given = [f"{group}{name} {value}" for name, value in lengths.items() if value is not None]

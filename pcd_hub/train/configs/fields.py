@@ -87,6 +87,8 @@ Workers = Annotated[int, Bounds(int, 0, 1024)]
 """Loader processes; with 0 the training process loads the data itself."""
 Seed = Annotated[int, Bounds(int, 0, 2**32 - 1)]
 Share = Annotated[float, Bounds(float, 0, 1)]
+LabelShare = Annotated[float, Bounds(float, 0, 1, above=True)]
+"""Share of the labelled images, more than none."""
 Area = Annotated[float, Bounds(float, 0, 1, above=True)]
 """Share of an image's area."""
 Positive = Annotated[float, Bounds(float, 0, above=True)]
@@ -115,7 +117,7 @@ class Option:
 class Group(Protocol):
     """A group of fields that may contradict each other."""
 
-    def check(self, group: str) -> None:
+    def validate(self, group: str) -> None:
         """Raise a ConfigError if they do; ``group`` is the options' prefix, e.g. ``--data.``."""
 
 
@@ -149,7 +151,7 @@ def check(config: object, group: str = "--") -> None:
             raise wrong_value(option, option.value)
     for field in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
         if isinstance(part := getattr(config, field.name), Group):
-            part.check(f"{group}{field.name.replace('_', '-')}.")
+            part.validate(f"{group}{field.name.replace('_', '-')}.")
 
 
 def wrong_value(option: Option, value: object) -> ConfigError:

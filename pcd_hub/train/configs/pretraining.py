@@ -31,7 +31,7 @@ class ModelConfig:
     arch: str = "resnet18"
     """A timm architecture, or resnet18_mhsa: ResNet-18 with self-attention after the last stage."""
 
-    def check(self, group: str) -> None:
+    def validate(self, group: str) -> None:
         """Reject the name of a weight."""
         architecture, dot, _ = self.arch.partition(".")
         if dot:
@@ -61,7 +61,7 @@ class FrozenTeacherConfig:
     std: tuple[ChannelStd, ChannelStd, ChannelStd] | None = None
     """Standard deviation of each channel. None: as its source or timm states."""
 
-    def check(self, group: str) -> None:
+    def validate(self, group: str) -> None:
         """Reject mean without std, or the other way round."""
         if (self.mean is None) != (self.std is None):
             given, other = ("std", "mean") if self.mean is None else ("mean", "std")
@@ -139,7 +139,7 @@ class DataConfig:
     renderer: Literal["opencv", "pillow"] = "opencv"
     """Library for colour jitter and blur; pillow is the slow reference implementation."""
 
-    def check(self, group: str) -> None:
+    def validate(self, group: str) -> None:
         """Reject crop areas in the wrong order, and strengths of what is switched off."""
         if self.min_crop_area > self.max_crop_area:
             raise ConfigError(

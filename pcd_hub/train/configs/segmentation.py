@@ -9,6 +9,7 @@ from pcd_hub.train.configs.fields import (
     Channels,
     Count,
     ImageSide,
+    LabelShare,
     Positive,
     Workers,
     as_typed,
@@ -27,10 +28,13 @@ class FinetuneDataConfig(SegmentationSetConfig):
     """Height and width in pixels of a training crop; evaluation takes whole images."""
     scales: tuple[Scale, Scale] = (0.5, 2.0)
     """Smallest and largest scale; an image is resized by a random one before it is cropped."""
+    train_share: LabelShare = 1.0
+    """Share of the training images to use, drawn with --run.seed; at the
+    same seed a smaller share is part of a larger one."""
     num_workers: Workers | None = None
     """Loader processes per training process. None: 1 on a CPU, up to 16 with a GPU."""
 
-    def check(self, group: str) -> None:
+    def validate(self, group: str) -> None:
         """Reject scales in the wrong order."""
         if self.scales[0] > self.scales[1]:
             raise ConfigError(

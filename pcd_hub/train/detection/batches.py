@@ -168,8 +168,8 @@ def read_image(image: CocoImage) -> UInt8[Tensor, "3 height width"]:
     if pixels.shape[:2] != (image.height, image.width):
         height, width = pixels.shape[:2]
         raise DataError(
-            f"{image.path} has {width} x {height} pixels, its json says {image.width} x "
-            f"{image.height}; correct image {image.image_id} in the json, or its boxes do not fit"
+            f"{image.path} has {width} x {height} pixels, its labels say {image.width} x "
+            f"{image.height}; correct image {image.image_id} in them, or its boxes do not fit"
         )
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.labelled.coco import CocoSplit
+from pcd_hub.data.labelled.subset import coco_subset
 from pcd_hub.evaluate.models import EvaluatedModel, open_model
 from pcd_hub.evaluate.progress import progress
 from pcd_hub.train.batches import num_workers, plan_batches, shard
@@ -38,7 +39,14 @@ from pcd_hub.train.detection.figures import save_detections
 from pcd_hub.train.detection.precise_bn import recompute_batch_norm_statistics
 from pcd_hub.train.detection.schedule import DetectionSchedule, scaled_schedule
 from pcd_hub.train.detection.scores import dataset_name, protocol, sample_images, score_detections
-from pcd_hub.train.detection.splits import read_splits, use_masks
+from pcd_hub.train.detection.splits import (
+    read_splits,
+    resolve_format,
+    survey_labels,
+    survey_splits,
+    use_masks,
+)
+from pcd_hub.train.labels.check import print_survey, warn_of_labels
 from pcd_hub.train.launch import finish, start_accelerator
 from pcd_hub.train.networks import broadcast_buffers, with_sync_batch_norm
 from pcd_hub.train.optimizers import build_sgd, optimizer_step
@@ -92,10 +100,15 @@ class Detection:
             return detector(images, targets)
 
 
-def main(arguments: list[str]) -> None:
-    """Parse the command line, train, and score the detector on the held-out images."""
+def main(arguments: list[str]) -> dict[str, Any] | None:
+    """Parse the command line, train, and score the detector on the held-out images.
+
+    With ``--data.check``, only print and return a survey of the labels.
+    """
     config_name, config = parse(DETECT, "small", arguments)
     accelerator = start_accelerator(trackers=config.run.trackers)
+    if config.data.check:
+        return print_survey(accelerator, lambda: survey_labels(config.data, decode_all=True))
     detection = prepare(accelerator, config, config_name)
     train(detection)
     command = shlex.join(["python", "-m", "pcd_hub.train.detection.detect", *arguments])
@@ -106,6 +119,7 @@ def main(arguments: list[str]) -> None:
         if accelerator.is_main_process:
             save_result(detection, predictions, command=command)
             detection.folder.end_trackers()
+    return None
 
 
 def train(detection: Detection) -> None:
@@ -141,6 +155,12 @@ def prepare(accelerator: Accelerator, config: DetectConfig, config_name: str) ->
     schedule = scaled_schedule(config.optim, max_steps=config.run.max_steps)
     train_split, val_split = read_splits(config.data, read_masks=config.detector.masks != "no")
     masks = use_masks(config.detector.masks, train_split, val_split)
+    label_format = resolve_format(config.data)
+    warn_of_labels(
+        accelerator,
+        lambda: survey_splits(config.data, train_split, val_split, decode_all=False),
+    )
+    train_split = coco_subset(train_split, share=config.data.train_share, seed=config.run.seed)
     num_images = len(train_split.with_objects())
     plan = plan_batches(
         accelerator,
@@ -154,6 +174,7 @@ def prepare(accelerator: Accelerator, config: DetectConfig, config_name: str) ->
     requested, workers = config, num_workers(config.data.num_workers, accelerator.device)
     config = resolve_run(config, total_steps=schedule.steps, num_workers=workers)
     config = replace(config, detector=replace(config.detector, masks="yes" if masks else "no"))
+    config = replace(config, data=replace(config.data, format=label_format))
     backbone = open_model(config.model, seed=config.run.seed, features_only=True)
     torch.manual_seed(config.run.seed)  # the same new layers on every backbone of these widths
     labels = Labels(train_split.categories)

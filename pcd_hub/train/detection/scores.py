@@ -89,6 +89,7 @@ def protocol(
         f"learning rate {schedule.peak_lr:g}, warm-up {schedule.warmup_steps}, drops at {drops}",
         f"mixed precision {mixed_precision}" if mixed_precision != "no" else "",
         f"{num_training_images} training images",
+        f"{100 * config.data.train_share:g} % drawn" if config.data.train_share < 1 else "",
         "scored on the very images it was trained on" if is_test_trained_on else "",
         "bad annotations left out" if config.data.bad_annotations == "drop" else "",
     ]

@@ -1,9 +1,26 @@
 """Read the training and test split of a detection data set, and check their masks."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pcd_hub.data.labelled.coco import CocoSplit, read_split
+from pcd_hub.data.labelled.coco_survey import survey_detection
+from pcd_hub.data.labelled.formats.found import FoundSplit
+from pcd_hub.data.labelled.formats.layouts import (
+    LabelFormat,
+    find_coco,
+    find_format,
+    find_format_of,
+)
+from pcd_hub.data.labelled.formats.read import (
+    ObjectFormat,
+    class_names,
+    find_objects,
+    find_objects_in,
+    to_split,
+)
+from pcd_hub.data.labelled.survey import LabelSurvey
 from pcd_hub.data.sources.uris import is_dir, is_file
 from pcd_hub.errors import ConfigError, DataError
 from pcd_hub.train.configs.detection import CocoDataConfig
@@ -16,17 +33,11 @@ def read_splits(config: CocoDataConfig, *, read_masks: bool = True) -> tuple[Coc
         ConfigError: If no data set is named.
         DataError: If a file is missing or invalid, or the splits' categories differ.
     """
-    train, val = (
-        read_split(
-            annotations, images, bad_annotations=config.bad_annotations, read_masks=read_masks
-        )
-        for images, annotations in (
-            _places(
-                config, config.train_split, config.train_images, config.train_annotations, "train"
-            ),
-            _places(config, config.test_split, config.test_images, config.test_annotations, "test"),
-        )
-    )
+    label_format = resolve_format(config)
+    if label_format == "coco":
+        train, val = _read_coco(config, read_masks=read_masks)
+    else:
+        train, val = _read_objects(config, label_format, read_masks=read_masks)
     if train.categories != val.categories:
         odd = min(set(train.categories.items()) ^ set(val.categories.items()))
         raise DataError(
@@ -41,19 +52,113 @@ def read_splits(config: CocoDataConfig, *, read_masks: bool = True) -> tuple[Coc
     return train, val
 
 
-def _places(
-    config: CocoDataConfig, name: str, images: Path | None, annotations: Path | None, which: str
-) -> tuple[Path, Path]:
-    root = config.source
-    if root is None and (images is None or annotations is None):
-        raise ConfigError(
-            f"no data: name its folder with --data.source, or both --data.{which}-images "
-            f"and --data.{which}-annotations"
+def survey_labels(config: CocoDataConfig, *, decode_all: bool) -> LabelSurvey:
+    """Read both splits without invalid annotations, and survey them.
+
+    Raises:
+        ConfigError: If no data set is named.
+        DataError: If a file is missing or invalid, or the splits' categories differ.
+    """
+    train, val = read_splits(replace(config, bad_annotations="drop"))
+    return survey_splits(config, train, val, decode_all=decode_all)
+
+
+def survey_splits(
+    config: CocoDataConfig, train: CocoSplit, val: CocoSplit, *, decode_all: bool
+) -> LabelSurvey:
+    """Survey two splits; see :func:`survey_detection`."""
+    return survey_detection(
+        [(config.train_split, train), (config.test_split, val)],
+        label_format=resolve_format(config),
+        decode_all=decode_all,
+    )
+
+
+def resolve_format(config: CocoDataConfig) -> LabelFormat:
+    """Return the format of the labels, recognised by the folder's files if it is not set.
+
+    Raises:
+        DataError: If no format or several fit.
+    """
+    if config.format != "auto":
+        return config.format
+    if config.train_annotations is not None:
+        return find_format_of(config.train_annotations)
+    if config.source is None or not is_dir(config.source):
+        return "coco"  # whose own errors name the missing files
+    return find_format(config.source, config.train_split)
+
+
+def _read_coco(config: CocoDataConfig, *, read_masks: bool) -> tuple[CocoSplit, CocoSplit]:
+    train, val = (
+        read_split(
+            annotations, images, bad_annotations=config.bad_annotations, read_masks=read_masks
         )
-    root = root or Path()
+        for images, annotations in (_places(config, place) for place in _named_places(config))
+    )
+    return train, val
+
+
+def _read_objects(
+    config: CocoDataConfig, label_format: ObjectFormat, *, read_masks: bool
+) -> tuple[CocoSplit, CocoSplit]:
+    found = [_find(config, place, label_format) for place in _named_places(config)]
+    names = class_names(found)
+    train, val = (
+        to_split(each, names, bad_annotations=config.bad_annotations, read_masks=read_masks)
+        for each in found
+    )
+    return train, val
+
+
+class _Place(NamedTuple):
+    """The options that name one split."""
+
+    which: str
+    """First part of the options' names."""
+    split: str
+    images: Path | None
+    annotations: Path | None
+
+
+def _named_places(config: CocoDataConfig) -> tuple[_Place, _Place]:
+    return (
+        _Place("train", config.train_split, config.train_images, config.train_annotations),
+        _Place("test", config.test_split, config.test_images, config.test_annotations),
+    )
+
+
+def _find(config: CocoDataConfig, place: _Place, label_format: ObjectFormat) -> FoundSplit:
+    _check_named(config, place)
+    if place.annotations is not None or place.images is not None:
+        if place.images is None or place.annotations is None:
+            raise ConfigError(
+                f"--data.{place.which}-images and --data.{place.which}-annotations: expected both "
+                f"or neither for {label_format} labels"
+            )
+        return find_objects_in(place.images, place.annotations, label_format)
+    return find_objects(config.source or Path(), place.split, label_format)
+
+
+def _check_named(config: CocoDataConfig, place: _Place) -> None:
+    if config.source is None and (place.images is None or place.annotations is None):
+        raise ConfigError(
+            f"no data: name its folder with --data.source, or both --data.{place.which}-images "
+            f"and --data.{place.which}-annotations"
+        )
+
+
+def _places(config: CocoDataConfig, place: _Place) -> tuple[Path, Path]:
+    """Return the folder of the images and the JSON file of a split in COCO's format."""
+    _check_named(config, place)
+    name, which = place.split, place.which
+    root = config.source or Path()
     coco = root / name  # COCO's layout
-    images = images or (coco if is_dir(coco) else root / "images" / name)
-    annotations = annotations or root / "annotations" / f"instances_{name}.json"
+    images = place.images or (coco if is_dir(coco) else root / "images" / name)
+    annotations = place.annotations or root / "annotations" / f"instances_{name}.json"
+    if place.annotations is None and not is_file(annotations):
+        images, annotations = find_coco(root, name) or (images, annotations)
+        images = place.images or images
     if not is_file(annotations):
         others = annotations.parent.glob("*.json") if is_dir(annotations.parent) else ()
         found = ", ".join(path.name for path in sorted(others))

@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not options.table:
-            with _locked(folder):
+            with locked(folder):
                 run_all(plan, options, folder, text=file.read_text())
         print(f"\n{save_table(plan, folder)}\n\n{folder / 'table.md'}")
     except OSError as error:
@@ -200,14 +200,14 @@ def _check_start(row: Row, rows: list[Row], seed: int, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other labs out of the folder; the system releases the lock of a killed process."""
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of the folder; the system releases the lock of a killed process."""
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise ConfigError(
-            f"another lab is running in {folder}; wait for it, or use another --output-dir"
+            f"another process is running in {folder}; wait for it, or use another --output-dir"
         ) from None
     try:
         yield

@@ -78,7 +78,7 @@ def collect_scores(plan: Plan, folder: Path) -> list[EvaluationScores]:
         job = row_folder(folder, row.name, seed) / evaluation.name
         done = read_state(job).get("state") == "done"
         for file in sorted(job.rglob(FILE)) if done else ():
-            _add(found, row.name, seed, evaluation.name, file)
+            add_scores(found, row.name, seed, evaluation.name, file)
     for name, scores in found.items():
         for row in rows:
             own = scores.rows.setdefault(row.name, RowScores())
@@ -98,9 +98,18 @@ def reference_row(plan: Plan) -> Row | None:
     return next((row for row in trained if row.name == plan.baseline), next(iter(trained), None))
 
 
-def _add(
+def add_scores(
     found: dict[str, EvaluationScores], row: str, seed: int, evaluation: str, file: Path
 ) -> None:
+    """Add the scores in ``file`` to those of its evaluation; the first states what is comparable.
+
+    Args:
+        found: Scores by evaluation, which this changes.
+        row: Name of the row.
+        seed: Training seed of the row.
+        evaluation: Name of the evaluation.
+        file: The row's evaluation.json.
+    """
     place = file.parent
     name = evaluation if place.name == evaluation else f"{evaluation}/{place.name}"
     try:

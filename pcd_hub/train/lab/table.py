@@ -62,7 +62,7 @@ def as_plain(plan: Plan, runs: list[RowRuns], scores: list[EvaluationScores]) ->
                     key: getattr(one, key)
                     for key in ("name", "task", "dataset", "protocol", "images", "units")
                 },
-                "rows": {row.name: _plain_row(plan, one, row.name) for row in plan.rows},
+                "rows": {row.name: plain_row(one, row.name, plan.baseline) for row in plan.rows},
             }
             for one in scores
         ],
@@ -75,20 +75,23 @@ def mean_and_std(values: Mapping[int, float]) -> tuple[float, float | None]:
     return statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else None
 
 
-def compare(plan: Plan, scores: EvaluationScores, row: str, metric: str) -> Difference | None:
+def difference_from(
+    baseline: str, scores: EvaluationScores, row: str, metric: str
+) -> Difference | None:
     """Compare a row with the baseline; None for the baseline, and if a seed of either failed."""
-    own, baseline = (scores.rows.get(name, RowScores()) for name in (row, plan.baseline))
-    if row == plan.baseline or own.failed or baseline.failed:
+    own, other = (scores.rows.get(name, RowScores()) for name in (row, baseline))
+    if row == baseline or own.failed or other.failed:
         return None
-    return paired_difference(own.by_seed(metric), baseline.by_seed(metric))
+    return paired_difference(own.by_seed(metric), other.by_seed(metric))
 
 
-def _plain_row(plan: Plan, scores: EvaluationScores, row: str) -> dict[str, Any]:
+def plain_row(scores: EvaluationScores, row: str, baseline: str) -> dict[str, Any]:
+    """Return a row's scores and its differences from the baseline as plain JSON containers."""
     own = scores.rows.get(row, RowScores())
     metrics = {}
     for metric in scores.units if own.values else ():
         mean, std = mean_and_std(own.by_seed(metric))
-        difference = compare(plan, scores, row, metric)
+        difference = difference_from(baseline, scores, row, metric)
         metrics[metric] = {
             "by_seed": own.by_seed(metric),
             **({} if own.failed else {"mean": mean, "std": std}),
@@ -148,12 +151,13 @@ def _score_cells(
     own = scores.rows.get(row, RowScores())
     cells = [row]
     for metric in scores.units:
-        cells.append(_value_cell(own, metric, seeds))
-        cells.append(_difference_cell(compare(plan, scores, row, metric)))
+        cells.append(value_cell(own, metric, seeds))
+        cells.append(_difference_cell(difference_from(plan.baseline, scores, row, metric)))
     return tuple(cells)
 
 
-def _value_cell(row: RowScores, metric: str, seeds: tuple[int, ...]) -> str:
+def value_cell(row: RowScores, metric: str, seeds: tuple[int, ...]) -> str:
+    """Return mean and standard deviation of a row, or what failed."""
     values = row.by_seed(metric)
     if row.failed:
         listed = {seed: f"{value:.2f}" for seed, value in values.items()}

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.labelled.segmentation_set import Mask, SegmentationSet
+from pcd_hub.data.labelled.subset import segmentation_subset
 from pcd_hub.errors import DataError
 from pcd_hub.evaluate.models import EvaluatedModel
 from pcd_hub.evaluate.progress import progress
@@ -127,7 +128,10 @@ def train(finetuning: Finetuning) -> None:
 def prepare(accelerator: Accelerator, config: FinetuneSegConfig, config_name: str) -> Finetuning:
     """Build everything; invalid settings raise before the output folder is created."""
     schedule = scaled_schedule(config.optim, max_steps=config.run.max_steps)
-    train_set, test_set = open_segmentation_splits(config.data)
+    all_training, test_set = open_segmentation_splits(config.data)
+    train_set = segmentation_subset(
+        all_training, share=config.data.train_share, seed=config.run.seed
+    )
     plan = plan_batches(
         accelerator,
         global_batch_size=config.optim.global_batch_size,

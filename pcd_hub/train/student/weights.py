@@ -8,7 +8,7 @@
 ``ORG/NAME[@REV]``          a pcd_hub weight in a Hub repository; verified
 ``hf-hub:ORG/NAME[@REV]``   a timm model in a Hub repository
 ``local-dir:DIR``           a run of pcd_hub or its export, verified; or a folder in timm's layout
-``FILE``                    a checkpoint with timm's keys (``pcd_hub/train/student/checkpoint.py``)
+``FILE``                    a checkpoint with timm's keys (``pcd_hub.models.backbone_in_file.py``)
 ==========================  ========================================================================
 """
 
@@ -30,6 +30,7 @@ from pcd_hub.data.sources.uris import is_dir, is_file, local_path
 from pcd_hub.errors import PCDHubError, StudentError, TeacherError, first_line
 from pcd_hub.files.strict_json import printable
 from pcd_hub.image_size import ImageSize
+from pcd_hub.models.backbone_in_file import find_backbone
 from pcd_hub.models.entries import build_arguments, entry_cfg
 from pcd_hub.models.tensor_files import check_tensors, load_tensor_file, tensors_sha256
 from pcd_hub.models.timm_loading import (
@@ -38,7 +39,6 @@ from pcd_hub.models.timm_loading import (
     create_with_state,
     read_config,
 )
-from pcd_hub.train.student.checkpoint import find_backbone
 from pcd_hub.train.student.normalisation import adapt_normalisation
 from pcd_hub.weights import store
 from pcd_hub.weights.catalogue import finished_export

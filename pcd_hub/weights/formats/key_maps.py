@@ -18,6 +18,10 @@ class KeyMap:
     per_channel: str | None = None
     """Regular expression of the new names whose tensors are ``(C, 1, 1)``; in timm ``(C,)``."""
 
+    def is_per_channel(self, new_name: str) -> bool:
+        """Return whether the framework's tensor is ``(C, 1, 1)`` and timm's ``(C,)``."""
+        return self.per_channel is not None and re.search(self.per_channel, new_name) is not None
+
 
 TIMM = KeyMap()
 """The names of timm; those of torchvision's and mmdet's ResNets are the same."""
@@ -96,7 +100,7 @@ def renamed(tensors: Mapping[str, Tensor], keys: KeyMap) -> dict[str, Tensor]:
     state = {}
     for name, new in new_names(tensors, keys).items():
         value = tensors[name].detach().clone().contiguous()
-        if keys.per_channel and re.search(keys.per_channel, new):
+        if keys.is_per_channel(new):
             value = value[:, None, None].contiguous()
         state[new] = value
     return state

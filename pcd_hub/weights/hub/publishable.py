@@ -12,9 +12,14 @@ from pcd_hub.weights.record import HUB_LICENSES, NOT_STATED, WeightRecord, licen
 def check_record(record: WeightRecord) -> None:
     """Check that the record suffices to reproduce the weight.
 
+    Of an imported weight, it suffices that the record identifies the file that it was read from.
+
     Raises:
         WeightError: If it does not, or the weight was made by code with uncommitted changes.
     """
+    if record.imported:
+        _check_facts(record, imported=("file", "sha256"), model=("parameters", "image_size"))
+        return
     wheel = re.fullmatch(r"[0-9a-f]{64}", str(record.code.get("wheel_sha256")))
     if not wheel and not is_commit(str(record.code.get("commit"))):
         raise WeightError(
@@ -27,13 +32,18 @@ def check_record(record: WeightRecord) -> None:
             "commit them, or install the package again; then run the recipe again, so that the "
             "weight can be reproduced"
         )
-    for what, facts, keys in (
-        ("teacher", record.teacher, ("source", "sha256")),
-        *([("start", record.start, ("source", "sha256"))] if record.start else []),
-        ("data", record.data, ("source", "fingerprint")),
-        ("model", record.model, ("parameters", "image_size")),
-    ):
-        if missing := [key for key in keys if not facts.get(key)]:
+    _check_facts(
+        record,
+        teacher=("source", "sha256"),
+        **({"start": ("source", "sha256")} if record.start else {}),
+        data=("source", "fingerprint"),
+        model=("parameters", "image_size"),
+    )
+
+
+def _check_facts(record: WeightRecord, **needed: tuple[str, ...]) -> None:
+    for what, keys in needed.items():
+        if missing := [key for key in keys if not getattr(record, what).get(key)]:
             raise WeightError(
                 f"the record of {record.name} is incomplete: no {what}.{missing[0]}; "
                 "export the weight again"
@@ -49,6 +59,11 @@ def with_licenses(
         WeightError: If one is missing, or a given one contradicts the record.
     """
     chain = dict(record.licenses)
+    if record.imported and any(given[what] for what in ("teacher", "data", "start")):
+        raise WeightError(
+            f"{record.name} was imported: the licences of its teacher and data are unknown to its "
+            "record; give --license alone, which states all that binds whoever uses it"
+        )
     if given["start"] and not record.start:
         raise WeightError(
             f"--start-license {given['start']}: {record.name} started from random weights; "

@@ -101,7 +101,7 @@ def test_an_image_that_is_broken_or_has_another_size_is_named(root):
     with pytest.raises(DataError, match=r"1.png cannot be read"):
         read_example(found.images[1], Labels(found.categories), masks=False)
     Image.new("RGB", (HEIGHT, WIDTH)).save(path)
-    with pytest.raises(DataError, match=r"1.png has 48 x 64 pixels, its json says 64 x 48"):
+    with pytest.raises(DataError, match=r"1.png has 48 x 64 pixels, its labels say 64 x 48"):
         read_example(found.images[1], Labels(found.categories), masks=False)
 
 

@@ -238,7 +238,7 @@ with FileLock({str(tmp_path / "out" / ".lock")!r}):
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "locked\n"
-        with pytest.raises(ConfigError, match="another lab is running in"):
+        with pytest.raises(ConfigError, match="another process is running in"):
             run("--seeds", "0")
         other.kill()
         time.sleep(0.1)

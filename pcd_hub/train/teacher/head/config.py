@@ -42,9 +42,9 @@ class HeadDataConfig(DataConfig):
     at most 2,000 images. They measure it: how often one view of an image finds
     the other."""
 
-    def check(self, group: str) -> None:
+    def validate(self, group: str) -> None:
         """Reject other bands than red, green and blue."""
-        super().check(group)
+        super().validate(group)
         if self.bands != RGB:
             raise ConfigError(
                 f"{group}bands {' '.join(self.bands)}: expected {' '.join(RGB)}, as a teacher "
@@ -70,7 +70,7 @@ class HeadMethodConfig:
 class HeadOptimConfig(OptimConfig):
     """Optimizer and schedule."""
 
-    def check(self, group: str) -> None:
+    def validate(self, group: str) -> None:
         """Reject batches without negatives, and parts of a batch."""
         if self.global_batch_size < 2:
             raise ConfigError(

@@ -5,7 +5,7 @@ import timm
 import torch
 
 from pcd_hub.errors import StudentError
-from pcd_hub.train.student.checkpoint import find_backbone
+from pcd_hub.models.backbone_in_file import find_backbone
 
 STATE = timm.create_model("test_resnet", num_classes=0).state_dict()
 HEAD = {"fc.weight": torch.zeros(10, 96), "fc.bias": torch.zeros(10)}
@@ -64,6 +64,10 @@ def test_counters_of_batch_norms_may_be_missing():
             r"of its \d+ tensors are missing below 'module.' \(first layer4.0.conv1.weight, layer4",
         ),
         (
+            under("net.", STATE | {"layer1.7.conv1.weight": torch.zeros(1)}),
+            "1 tensors below 'net.' are of layers that it does not have .first layer1.7.conv1",
+        ),
+        (
             under("teacher.", STATE) | under("student.", STATE),
             "2 backbones are below 'teacher.', 'student.'; save the state dict of one",
         ),
@@ -72,6 +76,15 @@ def test_counters_of_batch_norms_may_be_missing():
 def test_a_file_without_exactly_one_backbone_is_refused(loaded, message):
     with pytest.raises(StudentError, match=message):
         find_backbone(loaded, STATE, what="test_resnet")
+
+
+def test_a_prefix_can_be_given_or_preferred():
+    loaded = under("teacher.", STATE) | under("student.", STATE)
+    found = find_backbone(loaded, STATE, what="x", preferred=[r"^momentum\.", r"^teacher\."])
+    assert found.prefix == "teacher."
+    assert find_backbone(loaded, STATE, what="x", prefix="student.").prefix == "student."
+    with pytest.raises(StudentError, match="are missing below 'none.'"):
+        find_backbone(loaded, STATE, what="x", prefix="none.")
 
 
 def test_containers_without_end_are_read_once():

@@ -3,12 +3,13 @@
 The tensors of the file are named by their path through its containers, joined by dots:
 ``state_dict.module.backbone.conv1.weight``. The backbone is below the prefix with the most keys of
 the architecture (``state_dict.module.backbone.``). If several prefixes have equally many, an
-exponential moving average (``ema`` in the prefix) is used, otherwise the file is refused.
+exponential moving average (``ema`` in the prefix) is used, or the one that the caller prefers;
+otherwise the file is refused. So is a file with further layers, as a ResNet-34 for a ResNet-18.
 """
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -33,31 +34,63 @@ class Backbone(NamedTuple):
     """Summary of the tensors that are not used; empty if there are none."""
 
 
-def find_backbone(loaded: object, expected: Collection[str], *, what: str) -> Backbone:
+def find_backbone(
+    loaded: object,
+    expected: Collection[str],
+    *,
+    what: str,
+    naming: str = "timm",
+    prefix: str | None = None,
+    preferred: Sequence[str] = (),
+    remedy: str = "save the state dict of one of them alone",
+) -> Backbone:
     """Find the tensors with the keys of an architecture in a loaded checkpoint.
 
     Args:
         loaded: The content of the file.
         expected: Keys of the architecture.
         what: File and architecture, for error messages: "FILE for resnet18".
+        naming: The library whose keys these are, for error messages.
+        prefix: The prefix, if the caller knows it.
+        preferred: Regular expressions; the first that one of several prefixes matches decides.
+        remedy: What to do about several prefixes, for the error message.
 
     Raises:
-        StudentError: If keys are missing, or several prefixes have all of them.
+        StudentError: If keys are missing, there are further layers, or several prefixes have all
+            keys.
     """
     tensors = dict(_named_tensors(loaded))
     needed = {key: None for key in expected if not key.endswith(_COUNTER)}
-    prefix = _prefix(tensors, needed, what)
+    if prefix is None:
+        found = _prefixes(tensors, needed)
+        if not found:
+            raise StudentError(
+                f"{what}: expected {naming}'s keys, such as {next(iter(needed), '')}, found "
+                f"{_summary(tensors) or 'no tensors'}"
+            )
+        prefix = _one_of(found, what, preferred, remedy)
     inside = {key.removeprefix(prefix): v for key, v in tensors.items() if key.startswith(prefix)}
+    place = f"below {printable(prefix)!r}" if prefix else "from the file"
     if missing := [key for key in needed if key not in inside]:
-        place = f"below {printable(prefix)!r}" if prefix else "from the file"
         raise StudentError(
             f"{what}: {len(missing)} of its {len(needed)} tensors are missing {place} "
             f"(first {', '.join(missing[:3])}); is it another architecture, or "
-            "another library's naming? Expected timm's keys"
+            f"another library's naming? Expected {naming}'s keys"
+        )
+    if further := _further_layers(inside, expected):
+        raise StudentError(
+            f"{what}: {len(further)} tensors {place.replace('from', 'in')} are of layers that it "
+            f"does not have (first {printable(further[0])[:80]}); is it another architecture?"
         )
     state = {key: inside[key] for key in expected if key in inside}
     used = {prefix + key for key in state}
     return Backbone(state, prefix, _summary((key for key in tensors if key not in used), prefix))
+
+
+def count_keys(loaded: object, expected: Collection[str]) -> int:
+    """Return how many keys of an architecture are below one prefix of a loaded checkpoint."""
+    needed = {key: None for key in expected if not key.endswith(_COUNTER)}
+    return max(map(len, _prefixes(dict(_named_tensors(loaded)), needed).values()), default=0)
 
 
 def _named_tensors(
@@ -74,28 +107,37 @@ def _named_tensors(
                 yield from _named_tensors(inner, (*path, name), seen)
 
 
-def _prefix(tensors: Mapping[str, Tensor], needed: Collection[str], what: str) -> str:
-    """Return the prefix below which most of the needed keys are found."""
+def _prefixes(
+    tensors: Mapping[str, Tensor], needed: Collection[str]
+) -> defaultdict[str, list[str]]:
+    """Return the needed keys that are found, by the prefix in front of them."""
     found: defaultdict[str, list[str]] = defaultdict(list)
     for key in tensors:
         for start in (0, *(match.end() for match in re.finditer(r"\.", key))):
             if key[start:] in needed:
                 found[key[:start]].append(key[start:])
-    if not found:
-        raise StudentError(
-            f"{what}: expected timm's keys, such as {next(iter(needed), '')}, found "
-            f"{_summary(tensors) or 'no tensors'}"
-        )
+    return found
+
+
+def _one_of(
+    found: Mapping[str, Sequence[str]], what: str, preferred: Sequence[str], remedy: str
+) -> str:
+    """Return the prefix with the most keys."""
     most = max(map(len, found.values()))
     best = [prefix for prefix, keys in found.items() if len(keys) == most]
-    averaged = [prefix for prefix in best if re.search(r"(^|[._])ema([._]|$)", prefix)]
-    for only in (best, averaged):
-        if len(only) == 1:
-            return only[0]
+    for pattern in ("", r"(^|[._])ema([._]|$)", *preferred):
+        matching = [prefix for prefix in best if re.search(pattern, prefix)]
+        if len(matching) == 1:
+            return matching[0]
     shown = ", ".join(repr(printable(prefix)[:80]) for prefix in best[:3])
-    raise StudentError(
-        f"{what}: {len(best)} backbones are below {shown}; save the state dict of one of them alone"
-    )
+    raise StudentError(f"{what}: {len(best)} backbones are below {shown}; {remedy}")
+
+
+def _further_layers(found: Iterable[str], expected: Collection[str]) -> list[str]:
+    """Return the keys that differ from an expected one only in a number, as ``layer1.2.bn1``."""
+    numbers = re.compile(r"\d+")
+    alike = {numbers.sub("#", key) for key in expected}
+    return [key for key in found if key not in expected and numbers.sub("#", key) in alike]
 
 
 def _summary(keys: Iterable[str], prefix: str = "") -> str:

@@ -1,0 +1,120 @@
+"""Read Pascal VOC's labels: one XML file per image, boxes from the first to the last pixel.
+
+Pixels are counted from 1, and the last belongs to the box: ``xmin`` 1 and ``xmax`` 20 is the box
+from 0 to 20.
+"""
+
+from pathlib import Path
+from xml.etree.ElementTree import Element
+
+from pcd_hub.data.labelled.formats.found import (
+    FoundImage,
+    FoundObject,
+    FoundSplit,
+    check_stated_size,
+    flat,
+    upright_size,
+)
+from pcd_hub.data.labelled.formats.pairs import Pairs, find_folders, find_pairs, no_split
+from pcd_hub.data.labelled.formats.xml_files import number, read_xml, text, whole
+from pcd_hub.data.sources.files import read_lines
+from pcd_hub.data.sources.uris import is_file
+from pcd_hub.errors import DataError
+
+
+def read_voc(root: Path, split: str) -> FoundSplit:
+    """Read a split: of ``ImageSets/Main/SPLIT.txt`` if it exists, or the folder of its name.
+
+    Images without an XML file are left out.
+
+    Raises:
+        DataError: If the split or a file is missing or invalid.
+    """
+    listed = root / "ImageSets" / "Main" / f"{split}.txt"
+    if is_file(listed):
+        return _read(_listed_pairs(root, listed))
+    folders = find_folders(root, split)
+    if folders is None:
+        raise no_split(root, split)
+    return read_voc_folders(*folders)
+
+
+def read_voc_folders(images: Path, labels: Path) -> FoundSplit:
+    """Read the XML files in one folder of the images in another (or the same)."""
+    return _read(find_pairs(images, labels, ".xml"))
+
+
+def _listed_pairs(root: Path, listed: Path) -> Pairs:
+    """Pair the names of a list; a name may be followed by 1 or -1, as in lists of one class."""
+    rows = [line.split() for line in read_lines(listed)]
+    names = [row[0] for row in rows if row[1:] != ["-1"]]
+    pairs = find_pairs(root / "JPEGImages", root / "Annotations", ".xml")
+    for name in names:
+        for files, what in ((pairs.images, "JPEGImages"), (pairs.labels, "Annotations")):
+            if name not in files:
+                raise DataError(f"{listed} lists {name!r}, which {root / what} lacks; add it")
+    return Pairs(
+        images={name: pairs.images[name] for name in names},
+        labels={name: pairs.labels[name] for name in names},
+        folder=listed,
+    )
+
+
+def _read(pairs: Pairs) -> FoundSplit:
+    found = FoundSplit(
+        place=pairs.folder, unlabelled=pairs.unlabelled(), unmatched=pairs.unmatched()
+    )
+    for name, image in pairs.images.items():
+        if name in pairs.labels:
+            found.images.append(_read_image(image, pairs.labels[name], found))
+    return found
+
+
+def _read_image(image: Path, labels: Path, found: FoundSplit) -> FoundImage:
+    root = read_xml(labels)
+    if root.tag != "annotation":
+        raise DataError(f"{labels} holds <{root.tag[:40]}>: expected Pascal VOC's <annotation>")
+    size = upright_size(image)
+    stated = (whole(root.findtext("size/width")), whole(root.findtext("size/height")))
+    check_stated_size(image, size, stated, labels)
+    found.files.append(labels)
+    objects = []
+    for position, entry in enumerate(root.findall("object"), 1):
+        place = f"{labels}, object {position}"
+        parsed = _parse(entry, place)
+        if isinstance(parsed, FoundObject):
+            objects.append(parsed)
+        else:
+            found.faults.append(f"{place}: {parsed}")
+    return FoundImage(path=image, width=size[0], height=size[1], objects=tuple(objects))
+
+
+def _parse(entry: Element, place: str) -> FoundObject | str:
+    """Parse an object, or describe what is wrong with it; its parts are not objects."""
+    label, box = text(entry, "name"), entry.find("bndbox")
+    if not label:
+        return "no <name>: expected the object's class"
+    if box is None:
+        return f"'{label[:60]}' has no <bndbox>"
+    xmin, ymin, xmax, ymax = (
+        number(box.findtext(name)) for name in ("xmin", "ymin", "xmax", "ymax")
+    )
+    return FoundObject(
+        label=label,
+        box=[xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1],
+        segmentation=_polygon(entry.find("polygon")),
+        is_difficult=text(entry, "difficult", "0") not in {"0", ""},
+        place=place,
+    )
+
+
+def _polygon(entry: Element | None) -> list[list[float]] | None:
+    """Return the polygon that some tools add, x1, y1, x2, y2 ..., counted from 1 too."""
+    if entry is None:
+        return None
+    points, position = [], 1
+    while entry.find(f"x{position}") is not None:
+        x, y = (number(entry.findtext(f"{axis}{position}")) for axis in "xy")
+        points.append((x - 1, y - 1))
+        position += 1
+    return [flat(points)]

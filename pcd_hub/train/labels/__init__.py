@@ -1,0 +1,1 @@
+"""The check of labels before a run trains on them."""
