@@ -33,6 +33,7 @@ SMALL = {
 }
 """Fields that make a distillation take seconds."""
 
+_SMALL_FINE_TUNING = "--shares 100 --seeds 1 --budget 2 --optim.global-batch-size 4".split()
 _SMALL_PROBE = ["--data.image-size=32", "--probe.steps=20", "--run.seeds", "0"]
 _MODULES = {
     "distill": "distill",
@@ -112,6 +113,8 @@ def _pcd_hub(words: list[str]) -> None:
             override(CompareConfig(), arguments)
         case ["probe", *_]:
             cli.main([*words, *_SMALL_PROBE])
+        case ["worth", *_]:
+            cli.main([*words, *_SMALL_FINE_TUNING])
         case _:
             cli.main(words)
 
