@@ -33,7 +33,7 @@ SMALL = {
 }
 """Fields that make a distillation take seconds."""
 
-_SMALL_FINE_TUNING = "--shares 100 --seeds 1 --budget 2 --optim.global-batch-size 4".split()
+_SMALL_FINE_TUNING = ["--shares=100", "--seeds=1", "--budget=2", "--optim.global-batch-size=4"]
 _SMALL_PROBE = ["--data.image-size=32", "--probe.steps=20", "--run.seeds", "0"]
 _MODULES = {
     "distill": "distill",
