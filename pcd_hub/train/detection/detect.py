@@ -153,12 +153,12 @@ def train(detection: Detection) -> None:
 def prepare(accelerator: Accelerator, config: DetectConfig, config_name: str) -> Detection:
     """Build everything; invalid settings raise before the output folder is created."""
     schedule = scaled_schedule(config.optim, max_steps=config.run.max_steps)
-    train_split, val_split = read_splits(config.data, read_masks=config.detector.masks != "no")
+    requested, data = config, replace(config.data, format=resolve_format(config.data))
+    config = replace(config, data=data)
+    train_split, val_split = read_splits(data, read_masks=config.detector.masks != "no")
     masks = use_masks(config.detector.masks, train_split, val_split)
-    label_format = resolve_format(config.data)
     warn_of_labels(
-        accelerator,
-        lambda: survey_splits(config.data, train_split, val_split, decode_all=False),
+        accelerator, lambda: survey_splits(data, train_split, val_split, decode_all=False)
     )
     train_split = coco_subset(train_split, share=config.data.train_share, seed=config.run.seed)
     num_images = len(train_split.with_objects())
@@ -171,10 +171,9 @@ def prepare(accelerator: Accelerator, config: DetectConfig, config_name: str) ->
         images=f"{train_split.file} has {num_images} pictures with objects",
         option="--optim.global-batch-size",
     )
-    requested, workers = config, num_workers(config.data.num_workers, accelerator.device)
+    workers = num_workers(data.num_workers, accelerator.device)
     config = resolve_run(config, total_steps=schedule.steps, num_workers=workers)
     config = replace(config, detector=replace(config.detector, masks="yes" if masks else "no"))
-    config = replace(config, data=replace(config.data, format=label_format))
     backbone = open_model(config.model, seed=config.run.seed, features_only=True)
     torch.manual_seed(config.run.seed)  # the same new layers on every backbone of these widths
     labels = Labels(train_split.categories)

@@ -59,7 +59,8 @@ def survey_labels(config: CocoDataConfig, *, decode_all: bool) -> LabelSurvey:
         ConfigError: If no data set is named.
         DataError: If a file is missing or invalid, or the splits' categories differ.
     """
-    train, val = read_splits(replace(config, bad_annotations="drop"))
+    config = replace(config, format=resolve_format(config), bad_annotations="drop")
+    train, val = read_splits(config)
     return survey_splits(config, train, val, decode_all=decode_all)
 
 

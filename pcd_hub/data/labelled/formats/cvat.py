@@ -6,11 +6,9 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 import numpy as np
-from pycocotools import mask as mask_codes
 
 from pcd_hub.data.labelled.coco_validation import MAX_PIXELS, MAX_SIDE
 from pcd_hub.data.labelled.formats.found import (
-    FoundImage,
     FoundObject,
     FoundSplit,
     check_stated_size,
@@ -19,7 +17,7 @@ from pcd_hub.data.labelled.formats.found import (
     upright_size,
 )
 from pcd_hub.data.labelled.formats.pairs import inside, split_names
-from pcd_hub.data.labelled.formats.rasters import placed_mask
+from pcd_hub.data.labelled.formats.rasters import placed_mask, with_mask
 from pcd_hub.data.labelled.formats.xml_files import number, read_xml, whole
 from pcd_hub.data.sources.files import walk
 from pcd_hub.data.sources.other_files import is_image
@@ -71,7 +69,7 @@ def read_cvat_file(images: Path, file: Path, *, subset: str | None = None) -> Fo
     entries = _of_subset(root.findall("image"), subset, file)
     listed = {_path(entry, images, file): entry for entry in entries}
     for path, entry in listed.items():
-        found.images.append(_read_image(path, entry, file, found))
+        _add(found, path, entry)
     if subset is None and is_dir(images):
         files = (images / name for name in sorted(walk(images)) if is_image(name))
         found.unlabelled = [path for path in files if path not in listed]
@@ -113,20 +111,15 @@ def _path(entry: Element, images: Path, file: Path) -> Path:
     return found
 
 
-def _read_image(path: Path, entry: Element, file: Path, found: FoundSplit) -> FoundImage:
-    size = upright_size(path)
+def _add(found: FoundSplit, path: Path, entry: Element) -> None:
+    file, size = found.place, upright_size(path)
     check_stated_size(path, size, (whole(entry.get("width")), whole(entry.get("height"))), file)
-    objects = []
-    for position, shape in enumerate(entry, 1):
-        if shape.tag in _NO_OBJECTS:
-            continue
-        place = f"{file}, {path.name}, shape {position}"
-        parsed = _parse(shape, size, place)
-        if isinstance(parsed, FoundObject):
-            objects.append(parsed)
-        else:
-            found.faults.append(f"{place}: {parsed}")
-    return FoundImage(path=path, width=size[0], height=size[1], objects=tuple(objects))
+    places = (
+        (f"{file}, {path.name}, shape {position}", shape)
+        for position, shape in enumerate(entry, 1)
+        if shape.tag not in _NO_OBJECTS
+    )
+    found.add(path, size, ((place, _parse(shape, size, place)) for place, shape in places))
 
 
 def _parse(shape: Element, size: tuple[int, int], place: str) -> FoundObject | str:
@@ -185,14 +178,7 @@ def _mask(shape: Element, size: tuple[int, int], place: str) -> FoundObject | st
     code = placed_mask(flags, left, top, size)
     if isinstance(code, str):
         return code
-    if not mask_codes.area(code):
-        return "its mask is empty"
-    return FoundObject(
-        label=shape.get("label", ""),
-        box=mask_codes.toBbox(code).tolist(),
-        segmentation={"size": [size[1], size[0]], "counts": code["counts"].decode("ascii")},
-        place=place,
-    )
+    return with_mask(FoundObject(label=shape.get("label", ""), box=[], place=place), code)
 
 
 _SHAPES: dict[str, Callable[[Element, tuple[int, int], str], FoundObject | str]] = {

@@ -60,6 +60,28 @@ class FoundSplit:
     faults: list[str] = field(default_factory=list)
     """Annotations that cannot be read, with file and line."""
 
+    def add(
+        self, image: Path, size: tuple[int, int], parsed: Iterable[tuple[str, FoundObject | str]]
+    ) -> None:
+        """Add an image of ``size``, width and height, with its objects.
+
+        Args:
+            image: File of the image.
+            size: Its width and height.
+            parsed: For each annotation its place, and the object or what is wrong with it; an
+                empty text is no object and no fault.
+        """
+        objects = []
+        for place, found in parsed:
+            if isinstance(found, FoundObject):
+                objects.append(found)
+            elif found:
+                self.faults.append(f"{place}: {found}")
+        width, height = size
+        self.images.append(
+            FoundImage(path=image, width=width, height=height, objects=tuple(objects))
+        )
+
 
 def points_box(points: Sequence[Sequence[float]]) -> list[float]:
     """Return left, top, width and height of the smallest box around points; NaN if one is NaN."""

@@ -16,7 +16,6 @@ from pycocotools import mask as mask_codes
 from pcd_hub.data.decoding import open_image
 from pcd_hub.data.labelled.coco_validation import format_value, is_integer, is_number
 from pcd_hub.data.labelled.formats.found import (
-    FoundImage,
     FoundObject,
     FoundSplit,
     check_stated_size,
@@ -25,8 +24,8 @@ from pcd_hub.data.labelled.formats.found import (
     read_label_file,
     upright_size,
 )
-from pcd_hub.data.labelled.formats.pairs import find_folders, find_pairs, no_split
-from pcd_hub.data.labelled.formats.rasters import placed_mask
+from pcd_hub.data.labelled.formats.pairs import find_pairs, read_pairs, split_folders
+from pcd_hub.data.labelled.formats.rasters import placed_mask, with_mask
 from pcd_hub.errors import DataError
 
 IGNORED_LABEL = "__ignore__"
@@ -42,37 +41,26 @@ def read_labelme(root: Path, split: str) -> FoundSplit:
     Raises:
         DataError: If the split or a file is missing or invalid.
     """
-    folders = find_folders(root, split)
-    if folders is None:
-        raise no_split(root, split)
-    return read_labelme_folders(*folders)
+    return read_labelme_folders(*split_folders(root, split))
 
 
 def read_labelme_folders(images: Path, labels: Path) -> FoundSplit:
     """Read the JSON files in one folder of the images in another (or the same)."""
-    pairs = find_pairs(images, labels, ".json")
-    found = FoundSplit(place=labels, unlabelled=pairs.unlabelled(), unmatched=pairs.unmatched())
-    for name, image in pairs.images.items():
-        if name in pairs.labels:
-            found.images.append(_read_image(image, pairs.labels[name], found))
-    return found
+    return read_pairs(find_pairs(images, labels, ".json"), _add)
 
 
-def _read_image(image: Path, labels: Path, found: FoundSplit) -> FoundImage:
+def _add(found: FoundSplit, image: Path, labels: Path) -> None:
     content = read_json(labels)
     size = upright_size(image)
     stated = (content.get("imageWidth"), content.get("imageHeight"))
     check_stated_size(image, size, stated, labels)
     found.files.append(labels)
-    objects: list[FoundObject] = []
-    for shapes in _grouped(content["shapes"]):
-        place = f"{labels}, shape {shapes[0][0]}"
-        parsed = _parse([shape for _, shape in shapes], size, place)
-        if isinstance(parsed, FoundObject):
-            objects.append(parsed)
-        elif parsed:
-            found.faults.append(f"{place}: {parsed}")
-    return FoundImage(path=image, width=size[0], height=size[1], objects=tuple(objects))
+    groups = ((f"{labels}, shape {group[0][0]}", group) for group in _grouped(content["shapes"]))
+    found.add(
+        image,
+        size,
+        ((place, _parse([shape for _, shape in group], size, place)) for place, group in groups),
+    )
 
 
 def read_json(labels: Path) -> dict[str, Any]:
@@ -177,16 +165,7 @@ def _masked(
         if isinstance(code, str):
             return code
         codes.append(code)
-    code: Any = mask_codes.merge(codes)
-    if not mask_codes.area(code):
-        return "its mask is empty"
-    return FoundObject(
-        label=found.label,
-        box=mask_codes.toBbox(code).tolist(),
-        segmentation={"size": [size[1], size[0]], "counts": code["counts"].decode("ascii")},
-        is_ignored=found.is_ignored,
-        place=found.place,
-    )
+    return with_mask(found, mask_codes.merge(codes))
 
 
 def _bitmap(shape: dict[str, Any], size: tuple[int, int]) -> Any:

@@ -9,9 +9,11 @@ images                           labels
 ===============================  =============================================
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pcd_hub.data.labelled.formats.found import FoundSplit
 from pcd_hub.data.sources.files import list_subfolders, walk
 from pcd_hub.data.sources.other_files import is_image, suffix
 from pcd_hub.data.sources.uris import is_dir
@@ -61,10 +63,16 @@ def find_folders(root: Path, split: str) -> tuple[Path, Path] | None:
     return None
 
 
-def no_split(root: Path, split: str) -> DataError:
-    """Return the error for a split whose folders are missing; it lists the existing folders."""
+def split_folders(root: Path, split: str) -> tuple[Path, Path]:
+    """Return the folders of a split's images and labels.
+
+    Raises:
+        DataError: If they are missing; it lists the existing folders.
+    """
+    if found := find_folders(root, split):
+        return found
     folders = list_subfolders(root) if is_dir(root) else []
-    return DataError(
+    raise DataError(
         f"{root} has no split '{split}' (its folders: {', '.join(folders[:10]) or 'none'}): "
         f"expected images/{split} and labels/{split}, {split}/images and {split}/labels, or images "
         f"and labels in {split}; see docs/labels.md"
@@ -104,6 +112,22 @@ def find_pairs(images: Path, labels: Path, kind: str, *, not_labels: tuple[str, 
             f"the same name with {kind} ({len(files)} such files have other names)"
         )
     return Pairs(images=found, labels=files, folder=labels)
+
+
+def read_pairs(pairs: Pairs, add: Callable[[FoundSplit, Path, Path], None]) -> FoundSplit:
+    """Read the images that have a label file.
+
+    Args:
+        pairs: Images and label files.
+        add: Adds an image with the objects of its label file to the split.
+    """
+    found = FoundSplit(
+        place=pairs.folder, unlabelled=pairs.unlabelled(), unmatched=pairs.unmatched()
+    )
+    for name, image in pairs.images.items():
+        if name in pairs.labels:
+            add(found, image, pairs.labels[name])
+    return found
 
 
 def inside(root: Path, name: str) -> Path | None:

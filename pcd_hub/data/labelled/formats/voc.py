@@ -8,14 +8,13 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from pcd_hub.data.labelled.formats.found import (
-    FoundImage,
     FoundObject,
     FoundSplit,
     check_stated_size,
     flat,
     upright_size,
 )
-from pcd_hub.data.labelled.formats.pairs import Pairs, find_folders, find_pairs, no_split
+from pcd_hub.data.labelled.formats.pairs import Pairs, find_pairs, read_pairs, split_folders
 from pcd_hub.data.labelled.formats.xml_files import number, read_xml, text, whole
 from pcd_hub.data.sources.files import read_lines
 from pcd_hub.data.sources.uris import is_file
@@ -32,16 +31,13 @@ def read_voc(root: Path, split: str) -> FoundSplit:
     """
     listed = root / "ImageSets" / "Main" / f"{split}.txt"
     if is_file(listed):
-        return _read(_listed_pairs(root, listed))
-    folders = find_folders(root, split)
-    if folders is None:
-        raise no_split(root, split)
-    return read_voc_folders(*folders)
+        return read_pairs(_listed_pairs(root, listed), _add)
+    return read_voc_folders(*split_folders(root, split))
 
 
 def read_voc_folders(images: Path, labels: Path) -> FoundSplit:
     """Read the XML files in one folder of the images in another (or the same)."""
-    return _read(find_pairs(images, labels, ".xml"))
+    return read_pairs(find_pairs(images, labels, ".xml"), _add)
 
 
 def _listed_pairs(root: Path, listed: Path) -> Pairs:
@@ -60,17 +56,7 @@ def _listed_pairs(root: Path, listed: Path) -> Pairs:
     )
 
 
-def _read(pairs: Pairs) -> FoundSplit:
-    found = FoundSplit(
-        place=pairs.folder, unlabelled=pairs.unlabelled(), unmatched=pairs.unmatched()
-    )
-    for name, image in pairs.images.items():
-        if name in pairs.labels:
-            found.images.append(_read_image(image, pairs.labels[name], found))
-    return found
-
-
-def _read_image(image: Path, labels: Path, found: FoundSplit) -> FoundImage:
+def _add(found: FoundSplit, image: Path, labels: Path) -> None:
     root = read_xml(labels)
     if root.tag != "annotation":
         raise DataError(f"{labels} holds <{root.tag[:40]}>: expected Pascal VOC's <annotation>")
@@ -78,15 +64,9 @@ def _read_image(image: Path, labels: Path, found: FoundSplit) -> FoundImage:
     stated = (whole(root.findtext("size/width")), whole(root.findtext("size/height")))
     check_stated_size(image, size, stated, labels)
     found.files.append(labels)
-    objects = []
-    for position, entry in enumerate(root.findall("object"), 1):
-        place = f"{labels}, object {position}"
-        parsed = _parse(entry, place)
-        if isinstance(parsed, FoundObject):
-            objects.append(parsed)
-        else:
-            found.faults.append(f"{place}: {parsed}")
-    return FoundImage(path=image, width=size[0], height=size[1], objects=tuple(objects))
+    entries = enumerate(root.findall("object"), 1)
+    places = ((f"{labels}, object {position}", entry) for position, entry in entries)
+    found.add(image, size, ((place, _parse(entry, place)) for place, entry in places))
 
 
 def _parse(entry: Element, place: str) -> FoundObject | str:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pcd_hub.data.labelled.formats.found import (
-    FoundImage,
     FoundObject,
     FoundSplit,
     flat,
@@ -17,7 +16,7 @@ from pcd_hub.data.labelled.formats.found import (
     read_label_file,
     upright_size,
 )
-from pcd_hub.data.labelled.formats.pairs import find_folders, find_pairs, no_split
+from pcd_hub.data.labelled.formats.pairs import find_pairs, split_folders
 from pcd_hub.data.labelled.formats.yolo_names import (
     NAME_FILES,
     YoloNames,
@@ -45,10 +44,7 @@ def read_yolo(root: Path, split: str) -> FoundSplit:
     entry = split_entry(names, split)
     if entry is not None:
         return _read_listed(image_paths(root, names, entry), root, names)
-    folders = find_folders(root, split)
-    if folders is None:
-        raise no_split(root, split)
-    return read_yolo_folders(*folders, names=names)
+    return read_yolo_folders(*split_folders(root, split), names=names)
 
 
 def read_yolo_folders(images: Path, labels: Path, *, names: YoloNames | None = None) -> FoundSplit:
@@ -112,18 +108,16 @@ def _empty(place: Path, names: YoloNames) -> FoundSplit:
 
 def _add(found: FoundSplit, image: Path, labels: Path | None, classes: Mapping[int, str]) -> None:
     size = upright_size(image)
-    objects: list[FoundObject] = []
+    lines: list[str] = []
     if labels is not None:
         found.files.append(labels)
         lines = decode_lines(read_label_file(labels), str(labels))
-        for number, line in enumerate(lines, 1):
-            parsed = _parse(line.split(), classes, size, place=f"{labels}, line {number}")
-            if isinstance(parsed, FoundObject):
-                objects.append(parsed)
-            else:
-                found.faults.append(f"{labels}, line {number}: {parsed}")
-    width, height = size
-    found.images.append(FoundImage(path=image, width=width, height=height, objects=tuple(objects)))
+    places = ((f"{labels}, line {number}", line) for number, line in enumerate(lines, 1))
+    found.add(
+        image,
+        size,
+        ((place, _parse(line.split(), classes, size, place=place)) for place, line in places),
+    )
 
 
 @dataclass(frozen=True)
