@@ -11,6 +11,7 @@ from pcd_hub.data.survey.duplicates import (
     Thumbnail,
     group_equal_files,
     group_near,
+    groups_across,
     make_thumbnail,
 )
 
@@ -164,14 +165,12 @@ class Overlap:
         self.num_similar = max(0, both - self.num_shared)
 
     def _count(self, groups: list[list[int]]) -> int:
-        count = 0
-        for group in groups:
-            first = [number for number in group if number < self._border]
-            last = [number for number in group if number >= self._border]
-            count += len(last) if first else 0
-            if first and last and len(self.examples) < _EXAMPLES:
-                self.examples.append((str(self._paths[first[0]]), str(self._paths[last[0]])))
-        return count
+        shared = groups_across(groups, self._border)
+        more = shared[: _EXAMPLES - len(self.examples)]
+        self.examples += [
+            (str(self._paths[first[0]]), str(self._paths[last[0]])) for first, last in more
+        ]
+        return sum(len(last) for _, last in shared)
 
 
 def read_all(paths: Sequence[Path]) -> tuple[dict[int, Thumbnail], dict[int, str]]:

@@ -157,6 +157,15 @@ def group_near(thumbnails: list[Thumbnail]) -> list[list[int]]:
     return _connected(pairs[differences <= limits])
 
 
+def groups_across(groups: Iterable[list[int]], border: int) -> list[tuple[list[int], list[int]]]:
+    """Split every group of numbers at ``border``; leave out those that are all on one side."""
+    split = (
+        ([one for one in group if one < border], [one for one in group if one >= border])
+        for group in groups
+    )
+    return [(first, second) for first, second in split if first and second]
+
+
 def difference_hash(grays: np.ndarray) -> UInt64[np.ndarray, " n"]:
     """Return 64 bits for each image of 9 x 8 grays: whether each is lighter than its left one.
 

@@ -7,7 +7,7 @@ same picture encoded or scaled anew, or the next frame of a video (``duplicates.
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
@@ -17,11 +17,13 @@ from typing import Any
 from PIL import Image
 
 from pcd_hub.data.decoding import BrokenImageError
+from pcd_hub.data.progress import Progress, silent
 from pcd_hub.data.sources.protocols import NamedImages
 from pcd_hub.data.survey.duplicates import (
     Thumbnail,
     group_equal_files,
     group_near,
+    groups_across,
     make_thumbnail,
 )
 from pcd_hub.data.survey.survey import ImagesOfFiles
@@ -65,7 +67,7 @@ def find_shared(
     labelled: Sequence[LabelledPicture],
     source: NamedImages,
     *,
-    watch: Callable[[Sequence[range]], Iterable[range]] = iter,
+    progress: Progress = silent,
 ) -> SharedImages:
     """Find images of a labelled set in a source: equal files first, then equal and like pixels.
 
@@ -74,13 +76,13 @@ def find_shared(
     Args:
         labelled: Images of the labelled set.
         source: The other images.
-        watch: Iterates over the parts that are decoded, for a progress bar.
+        progress: Shows the progress of decoding; silent if not given.
     """
     if equal := _equal_files(labelled, source):
         return SharedImages(equal=equal, near=(), num_compared=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of single files
-        return _like_pixels(labelled, source, watch)
+        return _like_pixels(labelled, source, progress)
 
 
 def _equal_files(labelled: Sequence[LabelledPicture], source: NamedImages) -> tuple[Pair, ...]:
@@ -92,7 +94,7 @@ def _equal_files(labelled: Sequence[LabelledPicture], source: NamedImages) -> tu
     groups, _ = group_equal_files(files, deadline=math.inf)
     return tuple(
         (labelled[ours].name, source.name(theirs[0] - len(labelled)))
-        for mine, theirs in _mixed(groups, len(labelled))
+        for mine, theirs in groups_across(groups, len(labelled))
         for ours in mine
     )
 
@@ -100,9 +102,9 @@ def _equal_files(labelled: Sequence[LabelledPicture], source: NamedImages) -> tu
 def _like_pixels(
     labelled: Sequence[LabelledPicture],
     source: NamedImages,
-    watch: Callable[[Sequence[range]], Iterable[range]],
+    progress: Progress,
 ) -> SharedImages:
-    ours, theirs = _thumbnails(labelled, source, watch)
+    ours, theirs = _thumbnails(labelled, source, progress)
     numbers = [*ours, *theirs]
     near = group_near([*ours.values(), *theirs.values()])
     groups = [[numbers[place] for place in group] for group in near]
@@ -112,7 +114,7 @@ def _like_pixels(
         return _pixels(labelled, source, number)
 
     found: dict[bool, list[Pair]] = {True: [], False: []}
-    for mine, others in _mixed(groups, len(labelled)):
+    for mine, others in groups_across(groups, len(labelled)):
         for number in mine:
             same = next((one for one in others if pixels(one) == pixels(number)), None)
             other = others[0] if same is None else same
@@ -126,7 +128,7 @@ def _like_pixels(
 def _thumbnails(
     labelled: Sequence[LabelledPicture],
     source: NamedImages,
-    watch: Callable[[Sequence[range]], Iterable[range]],
+    progress: Progress,
 ) -> tuple[dict[int, Thumbnail], dict[int, Thumbnail]]:
     """Return the thumbnails of both by number, without broken images.
 
@@ -146,7 +148,7 @@ def _thumbnails(
     parts = [range(start, min(start + _CHUNK, total)) for start in range(0, total, _CHUNK)]
     found: dict[int, Thumbnail] = {}
     with ThreadPoolExecutor(min(num_cores(), _MAX_THREADS)) as pool:
-        for part in watch(parts):
+        for part in progress(parts, f"comparing images, {_CHUNK} at a time", total=len(parts)):
             seen = zip(part, pool.map(look, part), strict=True)
             found |= {number: one for number, one in seen if one is not None}
     ours = {number: one for number, one in found.items() if number < count}
@@ -159,12 +161,3 @@ def _pixels(labelled: Sequence[LabelledPicture], source: NamedImages, number: in
     load = labelled[number].load if number < count else partial(source.__getitem__, number - count)
     image = load()
     return image.size, hashlib.sha256(image.tobytes()).digest()
-
-
-def _mixed(groups: Iterable[list[int]], count: int) -> list[tuple[list[int], list[int]]]:
-    """Split every group at ``count``; leave out those that are all on one side."""
-    split = (
-        ([one for one in group if one < count], [one for one in group if one >= count])
-        for group in groups
-    )
-    return [(first, second) for first, second in split if first and second]

@@ -10,6 +10,7 @@ from pcd_hub.data.decoding import as_rgb, decode
 from pcd_hub.data.labelled.coco import CocoSplit
 from pcd_hub.data.labelled.segmentation_set import SegmentationSet
 from pcd_hub.data.sources.open import ImageStream, NamedImages, open_source
+from pcd_hub.data.sources.remote import is_remote
 from pcd_hub.data.survey.shared import LabelledPicture, SharedImages, find_shared
 from pcd_hub.errors import DataError, PCDHubError
 from pcd_hub.evaluate.models import is_pcd_weight
@@ -21,7 +22,7 @@ from pcd_hub.weights.record import WeightRecord
 log = logging.getLogger("pcd_hub")
 
 FILE = "shared_images.json"
-_NOT_HERE = ("hf:", "hf-stream:", "s3:", "http:", "https:", "gs:")
+_ON_HUB = ("hf:", "hf-stream:")
 
 
 def weight_folder(name: str) -> Path | None:
@@ -73,7 +74,7 @@ def check_not_distilled_on(
         for source in record.sources:
             if source.startswith("scenes:"):
                 sentences.append(f"{label} was distilled on generated scenes")
-            elif source.startswith(_NOT_HERE):
+            elif is_remote(source) or source.startswith(_ON_HUB):
                 sentences.append(_unchecked(label, f"{source} is not read for this"))
             else:
                 sentences.append(_check_recorded(test, label, record, source, folder))
@@ -120,7 +121,7 @@ def _check(
     kept = _read(folder / FILE)
     if key not in kept:
         log.info("look for %d test images among %d in %s", len(pictures), len(images), source)
-        kept[key] = _as_json(_find(pictures, source, images))
+        kept[key] = _as_json(find_shared(pictures, images, progress=progress))
         atomic_write(folder / FILE, json.dumps(kept, indent=2) + "\n")
     equal, near = kept[key]["equal"], kept[key]["near"]
     if equal:
@@ -133,14 +134,6 @@ def _check(
     if near:
         found += f", but {len(near)} have a near copy there, such as {near[0][0]} ({near[0][1]})"
     return found
-
-
-def _find(pictures: list[LabelledPicture], source: str, images: NamedImages) -> SharedImages:
-    return find_shared(
-        pictures,
-        images,
-        watch=lambda parts: progress(parts, f"compare with {source}", total=len(parts)),
-    )
 
 
 def _pictures(test: SegmentationSet | CocoSplit) -> list[LabelledPicture]:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -159,20 +159,13 @@ def _record(
     name: str, architecture: str, license_id: str, facts: dict[str, Any], *, notes: tuple[str, ...]
 ) -> WeightRecord:
     """Return the record: only the file is known."""
-    return WeightRecord(
+    return replace(
+        WeightRecord.trial(architecture),
         name=name,
-        architecture=architecture,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         recipe="pcd-hub import",
-        config={},
-        teacher={},
-        data={},
-        steps=0,
-        images_seen=0,
-        seed=0,
         code={"pcd_hub": pcd_hub.__version__},
         versions={library: version(library) for library in ("torch", "timm")},
-        hardware={},
         licenses={"weights": license_id},
         imported=facts,
         notes=notes,
