@@ -798,20 +798,21 @@ def test_several_processes_fetch_the_same_whole_weight(hub, commit, tmp_path):
     )
 
 
-@pytest.mark.parametrize("file", ["/pcd_manifest.json", "/config.json", "^/cdn/"])
-def test_a_process_that_is_killed_in_a_download_leaves_nothing_half(hub, commit, tmp_path, file):
+def test_processes_that_are_killed_in_a_download_leave_nothing_half(hub, commit, tmp_path):
+    """One after the other, each at another file, in the same home."""
     env = {**hub.env(tmp_path / "home"), "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
-    stall = hub.fault("stall", file, method="GET", seconds=8)
-    process = subprocess.Popen([sys.executable, "-c", FETCH], env=env)
-    while not stall.hits:
-        time.sleep(0.05)
-        assert process.poll() is None
-    process.kill()
-    process.wait()
     true = hub.files(REPO)
-    for path in (tmp_path / "home").rglob("snapshots/*/*"):
-        assert path.read_bytes() == true[path.name]
-    hub.faults.clear()
+    for file in ("/pcd_manifest.json", "/config.json", "^/cdn/"):
+        stall = hub.fault("stall", file, method="GET", seconds=8)
+        process = subprocess.Popen([sys.executable, "-c", FETCH], env=env)
+        while not stall.hits:
+            time.sleep(0.05)
+            assert process.poll() is None, file
+        process.kill()
+        process.wait()
+        for path in (tmp_path / "home").rglob("snapshots/*/*"):
+            assert path.read_bytes() == true[path.name], file
+        hub.faults.clear()
     subprocess.run([sys.executable, "-c", FETCH], env=env, check=True)
     assert {p.name for p in (tmp_path / "home").rglob("snapshots/*/*")} == true.keys() - {
         ".gitattributes"
