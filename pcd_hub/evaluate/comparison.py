@@ -17,16 +17,19 @@ from pcd_hub.weights.record import Measurement
 def joined_tables(runs: Sequence[Path]) -> list[Evaluation]:
     """Load the tables of some runs and join those of the same task and data set, in order.
 
+    Results of two versions of a protocol become two tables.
+
     Args:
         runs: Files, or folders that contain ``evaluation.json`` at any depth.
 
     Raises:
         DataError: If a run has no table, or tables of the same evaluation cannot be joined.
     """
-    tables: dict[tuple[str, str], list[Evaluation]] = {}
+    tables: dict[tuple[str, str, int], list[Evaluation]] = {}
     for path in itertools.chain.from_iterable(map(_evaluation_files, runs)):
         table = Evaluation.load(path)
-        tables.setdefault((table.task, table.dataset), []).append(table)
+        alike = (table.task, table.dataset, table.protocol_version)
+        tables.setdefault(alike, []).append(table)
     return [join(same) for same in tables.values()]
 
 

@@ -56,6 +56,11 @@ class EvaluatedModel:
     weights_sha256: str | None = None
     """sha256 of the weights file if this is a pcd_hub weight, otherwise None."""
 
+    @property
+    def architecture(self) -> str:
+        """Name of the timm architecture; empty if the model does not state it."""
+        return str((getattr(self.model, "pretrained_cfg", None) or {}).get("architecture") or "")
+
 
 def open_model(
     name: str, *, image_size: int = 224, seed: int = 0, **timm_arguments: Any
