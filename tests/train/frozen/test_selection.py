@@ -152,6 +152,14 @@ def test_without_a_network_all_references_are_named_in_one_line(
     assert list(Evaluation.load(folder / "runs" / "linear_seg").scores) == ["random:test_resnet"]
 
 
+def test_a_reference_in_the_cache_needs_no_network(hub, monkeypatch, capsys):
+    assert references.reachable_references([], image_size=64)[0] == ["resnet18.a1_in1k"]
+    go_offline(monkeypatch)
+    assert references.reachable_references([], image_size=64)[0] == ["resnet18.a1_in1k"]
+    assert references.reachable_references(references.REFERENCES, image_size=64) == ([], {})
+    assert capsys.readouterr().err.count("references left out: ") == 2
+
+
 def test_the_references_are_models_of_timm():
     for name in references.REFERENCES:
         assert name in timm.list_pretrained(f"{name.partition('.')[0]}.*")
