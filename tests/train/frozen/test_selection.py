@@ -9,7 +9,7 @@ import timm
 from pcd_hub.evaluate.results import Evaluation
 from pcd_hub.evaluate.results_file.file import read_results
 from pcd_hub.train.frozen import references
-from pcd_hub.weights.manifest import weights_sha256
+from pcd_hub.weights.manifest import sha256, weights_sha256
 from tests.cli.outcome import outcome
 from tests.hub.server import LoopbackHub
 from tests.hub.surroundings import go_offline, point_client_at, settle
@@ -87,8 +87,21 @@ def test_neighbours_and_agreement_are_a_line_each(classes, folder, capsys):
     assert done.code == 0, done.err
     one, two = read_results(folder / "results.jsonl").values()
     assert (one.task, two.task) == ("image classification", "label-free report")
+    assert one.architecture == two.architecture == "test_resnet"
     assert one.data_sha256 != two.data_sha256
     assert len(json.loads(outcome(capsys, "compare", "results.jsonl", "--json").out)) == 2
+
+
+def test_a_folder_of_timm_is_known_by_its_bytes(segmentation, folder, tmp_path, capsys):
+    export = exported(tmp_path / "export")
+    (export / "pcd_manifest.json").unlink()
+    command = ("probe", str(segmentation), "--append=results.jsonl", *STEPS, *SMALL, "--models")
+    assert outcome(capsys, *command, f"local-dir:{export}").code == 0
+    (line,) = read_results(folder / "results.jsonl").values()
+    assert line.weights_sha256 == sha256(export / "model.safetensors")
+    copy = export.rename(tmp_path / "copy")
+    refused = outcome(capsys, *command, f"local-dir:{copy}")
+    assert refused.err.startswith("error: results.jsonl, line 1 has a result of local-dir:")
 
 
 def test_a_finished_model_is_in_the_file_when_the_next_one_fails(
@@ -138,6 +151,25 @@ def test_a_reference_in_the_file_is_not_computed_again(segmentation, folder, hub
     assert len([call for call in hub.requests if "a1_in1k" in call.path]) == requests
     models = [one.model for one in read_results(folder / "results.jsonl").values()]
     assert models == ["resnet18.a1_in1k", "random:test_resnet"]
+
+
+def test_a_reference_is_scored_in_the_evaluation_that_lacks_it(classes, folder, hub, capsys):
+    command = ("probe", str(classes), "--append=results.jsonl", "--report.num-images=7", *SMALL)
+    command += ("--report.retrieval-k=1", "--models")
+    assert outcome(capsys, *command, "resnet18.a1_in1k").code == 0
+    first, second = (folder / "results.jsonl").read_text().splitlines()
+    (folder / "results.jsonl").write_text(first)
+    done = outcome(capsys, *command, "random:test_resnet", "--references")
+    assert done.code == 0, done.err
+    assert "image classification: resnet18.a1_in1k in results.jsonl already" in done.err
+    found = [(one.task[:5], one.model) for one in read_results(folder / "results.jsonl").values()]
+    assert found == [
+        ("image", "resnet18.a1_in1k"),
+        ("image", "random:test_resnet"),
+        ("label", "random:test_resnet"),
+        ("label", "resnet18.a1_in1k"),
+    ]
+    assert json.loads(second)["task"] == "label-free report"
 
 
 def test_without_a_network_all_references_are_named_in_one_line(
