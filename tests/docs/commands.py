@@ -109,6 +109,8 @@ def _pcd_hub(words: list[str]) -> None:
     match words:
         case ["distill", *arguments]:
             _distill(arguments)
+        case ["compare", file] if file.endswith(".jsonl"):
+            cli.main(words)
         case ["compare", *arguments]:
             override(CompareConfig(), arguments)
         case ["probe", *_]:

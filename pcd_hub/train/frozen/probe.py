@@ -29,12 +29,18 @@ MODEL: resnet18.pcd, the folder of a run, random:ARCH, teacher:SOURCE, local-dir
       hf-hub:ORG/NAME, or any timm model name
       Default: random:resnet18 resnet18.pcd teacher:quickstart
 
+--references: also evaluate resnet18.a1_in1k, resnet18.fb_ssl_yfcc100m_ft_in1k and
+      convnext_tiny.dinov3_lvd1689m; those that cannot be downloaded are named and left out
+--append NAME.jsonl: append every result to this file, which pcd-hub compare reads
+
 Examples:
   pcd-hub probe facades random:resnet18 runs/own_images resnet18.a1_in1k
   pcd-hub probe flowers resnet18.pcd --data.image-size 128 --run.seeds 0
+  pcd-hub probe facades random:resnet18 resnet18.pcd --references --append results.jsonl
 
 All options: pcd-hub probe DATA --help
---json prints a list of {task, dataset, protocol, images, seeds, units, scores, folder}."""
+--json prints a list of {task, dataset, protocol, protocol_version, images, seeds, units, scores,
+folder}."""
 
 
 _Tables = list[dict[str, Any]]

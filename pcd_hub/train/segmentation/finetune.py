@@ -33,6 +33,7 @@ from pcd_hub.train.configs.command_line import parse, run_main
 from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.configs.segmentation import (
     FINETUNE_SEG,
+    PROTOCOL_VERSION,
     FinetuneSegConfig,
     PolynomialSchedule,
     protocol,
@@ -222,6 +223,7 @@ def save_result(
             training_set=f"{train_set.name} ({len(train_set)} images)",
             mixed_precision=str(finetuning.accelerator.mixed_precision),
         ),
+        protocol_version=PROTOCOL_VERSION,
         command=command,
         num_images=len(test_set),
         seed=config.run.seed,
