@@ -8,7 +8,7 @@ Reading order: this file -> run.py -> segmentation/fcn.py -> segmentation/batche
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ from pcd_hub.train.configs.segmentation import (
     protocol,
     scaled_schedule,
 )
-from pcd_hub.train.labelled_splits import open_segmentation_splits
+from pcd_hub.train.labelled_splits import open_segmentation_splits, resolve_label_format
 from pcd_hub.train.launch import finish, start_accelerator
 from pcd_hub.train.networks import broadcast_buffers, with_sync_batch_norm
 from pcd_hub.train.optimizers import build_sgd, optimizer_step
@@ -128,7 +128,9 @@ def train(finetuning: Finetuning) -> None:
 def prepare(accelerator: Accelerator, config: FinetuneSegConfig, config_name: str) -> Finetuning:
     """Build everything; invalid settings raise before the output folder is created."""
     schedule = scaled_schedule(config.optim, max_steps=config.run.max_steps)
-    all_training, test_set = open_segmentation_splits(config.data)
+    requested, data = config, replace(config.data, format=resolve_label_format(config.data))
+    config = replace(config, data=data)
+    all_training, test_set = open_segmentation_splits(data)
     train_set = segmentation_subset(
         all_training, share=config.data.train_share, seed=config.run.seed
     )
@@ -141,7 +143,7 @@ def prepare(accelerator: Accelerator, config: FinetuneSegConfig, config_name: st
         images=f"{train_set.name} has {len(train_set)} images",
         option="--optim.global-batch-size",
     )
-    requested, workers = config, num_workers(config.data.num_workers, accelerator.device)
+    workers = num_workers(data.num_workers, accelerator.device)
     config = resolve_run(config, total_steps=schedule.steps, num_workers=workers)
     backbone = open_backbone(
         config.model, output_stride=config.fcn.output_stride, seed=config.run.seed
