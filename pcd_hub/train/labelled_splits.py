@@ -1,10 +1,14 @@
 """Open the training and test split of a labelled set that a configuration names."""
 
+from dataclasses import replace
+
 from pcd_hub.data.labelled.classification import ClassificationSet, open_classification
 from pcd_hub.data.labelled.masks.files import LAYOUT, has_masks
+from pcd_hub.data.labelled.masks.survey import survey_segmentation
 from pcd_hub.data.labelled.segmentation import SCHEMES, Columns, open_segmentation
 from pcd_hub.data.labelled.segmentation_set import SegmentationSet
-from pcd_hub.data.sources.uris import local_path, split_uri
+from pcd_hub.data.labelled.survey import LabelSurvey
+from pcd_hub.data.sources.uris import is_file, local_path, split_uri
 from pcd_hub.errors import ConfigError, DataError
 from pcd_hub.train.configs.labelled import (
     ClassificationDataConfig,
@@ -66,11 +70,34 @@ def resolve_label_format(data: SegmentationSetConfig) -> MaskFormat:
     if data.format != "auto":
         return data.format
     root = local_path(rest)
-    if has_masks(root, data.train_split):
+    if has_masks(root, data.train_split) or is_file(root / "classes.json"):
         return "masks"
     from pcd_hub.train.labels.objects import find_format  # noqa: PLC0415 - needs pycocotools
 
     return find_format(root, data.train_split, others={"masks": LAYOUT})
+
+
+def survey_masks(data: SegmentationSetConfig) -> LabelSurvey:
+    """Open both splits without what is invalid or has no partner, and read all of it.
+
+    Raises:
+        ConfigError: If no data set is named, or both splits are the same.
+        DataError: If the data set or a split does not exist, or the splits' classes differ.
+    """
+    data = replace(data, format=resolve_label_format(data), bad_annotations="drop")
+    splits = open_segmentation_splits(data, strict=False)
+    return survey_mask_splits(data, *splits, decode_all=True)
+
+
+def survey_mask_splits(
+    data: SegmentationSetConfig, train: SegmentationSet, test: SegmentationSet, *, decode_all: bool
+) -> LabelSurvey:
+    """Survey two splits; see :func:`survey_segmentation`."""
+    return survey_segmentation(
+        [(data.train_split, train), (data.test_split, test)],
+        label_format=resolve_label_format(data),
+        decode_all=decode_all,
+    )
 
 
 def open_classification_splits(

@@ -56,6 +56,8 @@ class LabelledImage:
     """Loads the mask with its stored values."""
     path: Path | None = None
     """File of the image; None if it is in a table."""
+    mask_size: Callable[[], tuple[int, int]] | None = None
+    """Finds width and height of the mask without decoding it, if the image is a file."""
 
 
 @runtime_checkable
@@ -73,6 +75,19 @@ class HasFingerprint(Protocol):
 
     def fingerprint(self) -> str:
         """Return a short text that changes when the rows change."""
+        ...
+
+
+@runtime_checkable
+class HasObjects(Protocol):
+    """Rows whose masks are drawn from objects, so that they can be counted without drawing."""
+
+    def num_images_by_class(self, classes: Sequence[str]) -> dict[str, int]:
+        """Count for each class the images with an object of it."""
+        ...
+
+    def num_empty(self) -> int:
+        """Count the images without objects."""
         ...
 
 
@@ -159,13 +174,21 @@ class SegmentationSet:
             DataError: If one of them cannot be loaded.
         """
         image, mask = self.image(index), self.mask(index)
-        if image.size != mask.shape[::-1]:
+        self.check_size(index, image.size, (mask.shape[1], mask.shape[0]))
+        return image, mask
+
+    def check_size(self, index: int, size: tuple[int, int], mask_size: tuple[int, int]) -> None:
+        """Check that an image and its mask have the same width and height.
+
+        Raises:
+            MaskSizeError: If they differ.
+        """
+        if size != mask_size:
             row = self.rows[index]
             raise MaskSizeError(
-                f"{row.name} has {image.width} x {image.height} pixels, its mask {row.mask_name} "
-                f"{mask.shape[1]} x {mask.shape[0]}; they must agree"
+                f"{row.name} has {size[0]} x {size[1]} pixels, its mask {row.mask_name} "
+                f"{mask_size[0]} x {mask_size[1]}; they must agree"
             )
-        return image, mask
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ images                                masks
 
 from collections.abc import Collection, Mapping
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 from pcd_hub.data.decoding import as_rgb, decode
@@ -39,7 +40,7 @@ LAYOUT = "images/{split} and masks/{split} with classes.json"
 
 def has_masks(root: Path, split: str) -> bool:
     """Check whether a layout of the table at the top of this file fits the folder."""
-    return is_file(root / "classes.json") or any(
+    return any(
         is_dir(folder / "masks") or _voc_masks(folder) or is_file(folder / "_classes.csv")
         for folder in _folders(root, split)
     )
@@ -195,4 +196,5 @@ def labelled_image(
         image=partial(decode, image, str(image), as_rgb),
         mask_name=str(mask),
         mask=partial(read_mask, mask, colours),
+        mask_size=partial(decode, mask, str(mask), attrgetter("size")),
     )

@@ -136,6 +136,7 @@ class ObjectRows:
             image=partial(decode, image.path, str(image.path), as_rgb),
             mask_name=f"{self.split.file}, image {image.image_id}",
             mask=partial(draw_mask, image, self.numbers, self.rule),
+            mask_size=lambda: (image.width, image.height),
         )
 
     def fingerprint(self) -> str:
@@ -144,13 +145,19 @@ class ObjectRows:
         return f"{self.split.fingerprint()}, {rule}"
 
     def num_images_by_class(self, classes: Sequence[str]) -> dict[str, int]:
-        """Count for each class the images with an object of it."""
+        """Count for each class the images with an object of it; the background is in all."""
         counts = dict.fromkeys(classes, 0)
+        if self.rule.unlabelled == "background":
+            counts[classes[0]] = len(self)
         for image in self.split.images:
             found = {self.numbers[e.category_id] for e in image.objects if not e.is_crowd}
-            for number in found:
+            for number in found - {0} if self.rule.unlabelled == "background" else found:
                 counts[classes[number]] += 1
         return counts
+
+    def num_empty(self) -> int:
+        """Count the images without objects."""
+        return sum(not image.objects for image in self.split.images)
 
 
 def draw_mask(image: CocoImage, numbers: Mapping[int, int], rule: DrawingRule) -> Image.Image:
