@@ -15,16 +15,23 @@ from pcd_hub.report.overlays import save_sample_overlays
 from pcd_hub.train.configs.command_line import parse, run_main
 from pcd_hub.train.configs.probes import LINEAR_SEG, LinearSegConfig
 from pcd_hub.train.frozen.selection import append_scores, select_models
-from pcd_hub.train.labelled_splits import open_segmentation_splits
+from pcd_hub.train.labelled_splits import open_segmentation_splits, survey_masks
 from pcd_hub.train.launch import quiet_logs
 from pcd_hub.train.run_folder.folder import new_folder
 from pcd_hub.train.run_folder.provenance import provenance
 
 
 def main(arguments: list[str]) -> list[dict[str, Any]]:
-    """Probe every model, save and print the table, and draw predictions; return the table."""
+    """Probe every model, save and print the table, and draw predictions; return the table.
+
+    With ``--data.check``, only print and return a survey of the labels.
+    """
     _, config = parse(LINEAR_SEG, "folder", arguments)
     quiet_logs()
+    if config.data.check:
+        found = survey_masks(config.data)
+        print(found.table())
+        return [found.as_json()]
     probe = build_probe(config)
     check_models(config.models, config.run.seeds)
     table = probe.empty_table(
