@@ -18,6 +18,8 @@ from pcd_hub.train.signals import StoppedRun
 from pcd_hub.weights import store
 from tests.train.conftest import assert_same, image_folder, run, trace
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 class _KilledError(Exception):
     pass
