@@ -332,6 +332,7 @@ def _die_before_rename(export: Path) -> None:
     store.add(NAME, export)
 
 
+@pytest.mark.stress
 def test_two_writers_and_a_reader_never_meet_half_a_weight(tmp_path, monkeypatch):
     monkeypatch.setattr(store_campaign, "NAMES", (NAME,))
     counts = store_campaign.campaign(3, 4.0, tmp_path)
