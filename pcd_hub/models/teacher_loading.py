@@ -37,10 +37,10 @@ from pcd_hub.models.grid import default_image_size, pixel_grid
 from pcd_hub.models.layouts import FAMILIES, LAYOUTS, CheckpointLayout, layout_of
 from pcd_hub.models.teacher_folder import TEACHER_FACTS, format_layers, read_teacher_folder
 from pcd_hub.models.teacher_sources import module as own_module
+from pcd_hub.models.teacher_sources import names
 from pcd_hub.models.teacher_sources.agreement import normalisation_warning
 from pcd_hub.models.teacher_sources.choice import AUTO, choose_teacher
 from pcd_hub.models.teacher_sources.matching import log_warnings, match_loaded
-from pcd_hub.models.teacher_sources.names import check_folder, check_timm_name, unknown_teacher
 from pcd_hub.models.teacher_sources.own_file import read_own_file
 from pcd_hub.models.teacher_sources.parts import (
     Numbers,
@@ -195,11 +195,11 @@ def read_parts(source: str, image_size: ImageSize | None = None) -> TeacherParts
             "pcd_hub.distill(teacher=module)"
         )
     known = [AUTO, "quickstart", "timm", "hf-hub", "local-dir", *FAMILIES, *LAYOUTS]
-    raise unknown_teacher(source, known)
+    raise names.unknown_teacher(source, known)
 
 
 def _from_folder(folder: Path, source: str, image_size: ImageSize | None) -> TeacherParts:
-    check_folder(folder)
+    names.check_folder(folder)
     if _is_file(folder / TEACHER_FACTS):
         return _from_teacher_folder(folder, source, image_size)
     if is_transformers_folder(folder):
@@ -248,7 +248,7 @@ def _from_checkpoint(
 def _from_timm(source: str, image_size: ImageSize | None) -> TeacherParts:
     name = source.removeprefix("timm:")
     if source.startswith("timm:"):
-        check_timm_name(name)
+        names.check_timm_name(name)
     with cache_alone_if_unreachable(name) as unreachable:
         try:
             model = create_pretrained(name, num_classes=0, **_size_argument(source, image_size))
@@ -257,8 +257,7 @@ def _from_timm(source: str, image_size: ImageSize | None) -> TeacherParts:
             why = f"{unreachable}, nor its cache ({type(error).__name__})" if unreachable else None
             raise TeacherError(
                 f"cannot load {source}: {why or first_line(error).rstrip('.')}. "
-                "A teacher needs its pretrained weights: check the name and the network, "
-                "or use a file (local-dir:DIR, LAYOUT:FILE)"
+                f"{names.remedy_for(error)}"
             ) from error
     cfg: Any = model.pretrained_cfg
     return TeacherParts(

@@ -121,6 +121,16 @@ def test_no_disk_space_during_the_run(tiny, tmp_path, monkeypatch):
     assert trace(run(tiny, folder, "--run.no-store", "--run.resume")) == whole
 
 
+def test_no_disk_space_for_a_teacher(photos, refuse, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pcd_hub.models.teacher_loading.create_pretrained", full)
+    line = refuse("photos", "--teacher=timm:resnet50.a1_in1k")
+    assert "No space left on device. It is downloaded to " in line
+    assert line.endswith("make room there, or set HF_HUB_CACHE to another folder")
+
+
 def test_no_write_permission(photos, refuse, monkeypatch):
     def denied(*_, **__):  # root may write anywhere
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))

@@ -1,10 +1,12 @@
 """Explain a teacher's name that does not exist."""
 
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import timm
+from huggingface_hub import constants
 
 from pcd_hub.errors import TeacherError, nearest
 
@@ -20,6 +22,22 @@ def unknown_teacher(source: str, known: Sequence[str]) -> TeacherError:
     if timm.is_model(source):
         guess = f"; did you mean 'timm:{source}'?"
     return TeacherError(f"unknown teacher '{source}'{guess}; expected one of {', '.join(known)}")
+
+
+def remedy_for(error: BaseException) -> str:
+    """Return the remedy for an error while a teacher of timm is loaded or downloaded."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EDQUOT, errno.EACCES}:
+            return (
+                f"It is downloaded to {constants.HF_HUB_CACHE}: make room there, or set "
+                "HF_HUB_CACHE to another folder"
+            )
+        cause = cause.__cause__ or cause.__context__
+    return (
+        "A teacher needs its pretrained weights: check the name and the network, "
+        "or use a file (local-dir:DIR, LAYOUT:FILE)"
+    )
 
 
 def check_folder(folder: Path) -> None:
