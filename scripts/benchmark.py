@@ -202,7 +202,7 @@ def benchmark_growth(options: argparse.Namespace, folder: Path) -> dict[str, Any
     cases += [("image", dataclasses.replace(base, image_size=s)) for s in options.sizes]
     results, rows = [], []
     for varied, case in cases:
-        count = max(2 * case.queue_length, case.batch_size * (options.steps + 8))
+        count = case.batch_size * (options.steps + 8)
         images = list_images(_image_folder(options, folder), count, folder / "growth.txt")
         case = dataclasses.replace(case, images=str(images))  # noqa: PLW2901
         summary = summarise([run_step("recipe", case, options.steps)], case.batch_size)
@@ -224,7 +224,7 @@ def benchmark_growth(options: argparse.Namespace, folder: Path) -> dict[str, Any
 
 def step_case(options: argparse.Namespace, folder: Path) -> StepCase:
     """Build the case that the command line describes."""
-    count = max(2 * options.queue_length, options.batch_size * (options.steps + 8))
+    count = options.batch_size * (options.steps + 8)
     return StepCase(
         teacher=str(save_random_teacher(options.teacher, folder / f"teacher_{options.teacher}")),
         images=str(list_images(_image_folder(options, folder), count, folder / "images.txt")),

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -61,6 +62,15 @@ def test_recipe_and_plain_step_are_compared(tmp_path, images, capsys, monkeypatc
     assert "| recipe |" in printed
     trace = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     assert {"teacher", "student", "backward"} <= {event.get("name") for event in trace}
+
+
+def test_a_long_queue_needs_no_more_images(tmp_path, images):
+    """Images that stay on the device would not fit into it."""
+    options = benchmark.build_parser().parse_args(["step", *SMALL, f"--images={images}"])
+    options.queue_length = 1000
+    case = benchmark.step_case(options, tmp_path)
+    assert len(Path(case.images).read_text().splitlines()) == 4 * (1 + 8)
+    assert benchmark_step.measure(case, "recipe", 1, None)["seconds"][0] > 0
 
 
 def test_switches_reach_the_configuration_of_the_recipe(tmp_path, images, monkeypatch):
