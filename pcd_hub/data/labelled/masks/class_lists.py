@@ -75,7 +75,7 @@ def read_classes_json(file: Path) -> MaskClasses:
         by_value = dict(enumerate(map(str, classes)))
         if isinstance(classes, dict):
             by_value = {int(value): str(name) for value, name in classes.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{file} cannot be read ({type(error).__name__}): expected "
             '{"classes": ["background", ...], "ignore_index": 255}'
@@ -102,10 +102,11 @@ def _read_class_names(file: Path) -> MaskClasses:
 
 
 def _read_classes_csv(file: Path) -> MaskClasses:
-    rows = list(csv.reader(decode_lines(read_label_file(file), str(file))))[1:]
+    lines = decode_lines(read_label_file(file), str(file))
     try:
+        rows = list(csv.reader(lines))[1:]
         by_value = {int(value): name.strip() for value, name in rows}
-    except ValueError as error:
+    except (ValueError, csv.Error) as error:
         raise DataError(
             f"{file} cannot be read ({error}): expected the columns Pixel Value and Class"
         ) from error

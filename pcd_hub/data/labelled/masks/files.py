@@ -87,9 +87,10 @@ def _voc_masks(folder: Path) -> Path | None:
 
 def _find_files(root: Path, split: str) -> tuple[Files, Files, Path]:
     """Return images, masks, and the folder that errors name."""
-    if masks := _voc_masks(root):
+    is_first = is_dir(root / "images") and is_dir(root / "masks")
+    if not is_first and (masks := _voc_masks(root)):
         return (*_listed(root, masks, split), root)
-    for folder in _folders(root, split)[1:]:
+    for folder in [] if is_first else _folders(root, split)[1:]:
         if masks := _voc_masks(folder):
             return name_files(folder / "JPEGImages"), name_files(masks), folder
         if is_file(folder / "_classes.csv"):

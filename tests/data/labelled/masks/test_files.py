@@ -95,6 +95,15 @@ def test_every_layout_gives_the_same_masks(kind, tmp_path):
         assert found.pair(index)[1].tolist() == expected.tolist()
 
 
+def test_the_layout_of_this_package_comes_first(tmp_path):
+    root = write_voc(write_split_first(tmp_path))
+    save_image(root / "images" / "train" / "own.jpg")
+    save_mask(root / "masks" / "train" / "own.png", mode="L")
+    found = open_mask_folder(root, "train")
+    assert [found.image_name(0)] == [str(root / "images" / "train" / "own.jpg")]
+    assert len(found) == 1
+
+
 def test_a_colour_that_the_list_lacks_is_named(tmp_path):
     write_voc(tmp_path, mode="RGB", content=LABELMAP.replace("0,128,0", "0,129,0"))
     found = open_mask_folder(tmp_path, "train")
@@ -148,6 +157,8 @@ def test_classes_may_have_any_values(tmp_path):
             "a,b\n7,1\n999,2",
             "value 999: expected mask values",
         ),
+        (write_roboflow, "train/_classes.csv", f"a,b\n1,{'c' * 200_000}", "cannot be read .field"),
+        (write_split_first, "classes.json", "[" * 100_000, "cannot be read .RecursionError"),
         (
             write_split_first,
             "classes.json",
