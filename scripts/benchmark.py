@@ -18,6 +18,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -118,36 +120,47 @@ def run_step(kind: str, case: StepCase, steps: int, timeline: Path | None = None
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def benchmark_step(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Compare the recipe's step with the plain one, and with single optimisations off or on."""
+def benchmark_step(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
+    """Compare the recipe's step with the plain one, and with single optimisations off or on.
+
+    Yields the result of the rows that are measured, after every process.
+    """
     case = step_case(options, folder)
-    off = tuple(sorted({*options.off, *(("bf16",) if not options.bf16 else ())}))
-    variants = {"plain": ("plain", case), "recipe": ("recipe", dataclasses.replace(case, off=off))}
-    for switch in options.without:
-        without = dataclasses.replace(case, off=tuple(sorted({*off, switch})))
-        variants[f"recipe without {switch}"] = ("recipe", without)
-    for extras in options.also:
-        also = dataclasses.replace(case, off=off, also=tuple(extras.split("+")))
-        variants[f"recipe, {extras}"] = ("recipe", also)
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
-    for _ in range(options.repeats):
-        for name, (kind, variant) in variants.items():
-            timeline = options.timeline if name == "recipe" else None
-            runs[name].append(run_step(kind, variant, options.steps, timeline))
+    variants = step_variants(options, case)
+    runs: dict[str, list[dict[str, Any]]] = {}
     flops, rates = step_flops(case), matmul_rates()
-    summary = {name: summarise(of_one, case.batch_size) for name, of_one in runs.items()}
-    for name, row in summary.items():
-        kind, variant = variants[name]
-        precision = fastest_precision(rates, bf16=kind == "recipe" and "bf16" not in variant.off)
-        of_row = flops | ({"teacher": 0.0} if "cached" in variant.also else {})
-        row.update(compare_with_rate(row, of_row, precision, rates[precision]))
-    _print_steps(summary, flops, case)
-    return {
+    result = {
         "case": dataclasses.asdict(case) | {"teacher": options.teacher},
         "flop_per_image": flops,
         "matmul_flop_per_s": rates,
-        "variants": summary,
+        "variants": {},
     }
+    for name, (kind, variant) in itertools.chain(*[variants.items()] * options.repeats):
+        timeline = options.timeline if name == "recipe" else None
+        started = time.perf_counter()
+        runs.setdefault(name, []).append(run_step(kind, variant, options.steps, timeline))
+        row = summarise(runs[name], case.batch_size)
+        taken = time.perf_counter() - started
+        print(f"{name}: {row['images_per_s']:.4g} images/s, measured in {taken:.0f} s", flush=True)
+        precision = fastest_precision(rates, bf16=kind == "recipe" and "bf16" not in variant.off)
+        of_row = flops | ({"teacher": 0.0} if "cached" in variant.also else {})
+        result["variants"][name] = row | compare_with_rate(row, of_row, precision, rates[precision])
+        yield result
+    _print_steps(result["variants"], flops, case)
+
+
+def step_variants(options: argparse.Namespace, case: StepCase) -> dict[str, tuple[str, StepCase]]:
+    """Return the kind of step and the case of every row, by name."""
+    off = tuple(sorted({*options.off, *(("bf16",) if not options.bf16 else ())}))
+    variants = {"recipe": ("recipe", dataclasses.replace(case, off=off))}
+    for extras in options.also:
+        also = dataclasses.replace(case, off=off, also=tuple(extras.split("+")))
+        variants[f"recipe, {extras}"] = ("recipe", also)
+    variants["plain"] = ("plain", case)
+    for switch in options.without:
+        without = dataclasses.replace(case, off=tuple(sorted({*off, switch})))
+        variants[f"recipe without {switch}"] = ("recipe", without)
+    return variants
 
 
 def summarise(runs: list[dict[str, Any]], batch_size: int) -> dict[str, Any]:
@@ -194,7 +207,7 @@ def _print_steps(summary: dict[str, Any], flops: dict[str, float], case: StepCas
     )
 
 
-def benchmark_growth(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def benchmark_growth(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
     """Measure the recipe's step with larger queue, batch and image, one at a time."""
     base = dataclasses.replace(step_case(options, folder), off=() if options.bf16 else ("bf16",))
     cases = [("queue", dataclasses.replace(base, queue_length=k)) for k in options.queues]
@@ -202,11 +215,12 @@ def benchmark_growth(options: argparse.Namespace, folder: Path) -> dict[str, Any
     cases += [("image", dataclasses.replace(base, image_size=s)) for s in options.sizes]
     results, rows = [], []
     for varied, case in cases:
-        count = max(2 * case.queue_length, case.batch_size * (options.steps + 8))
+        count = case.batch_size * (options.steps + 8)
         images = list_images(_image_folder(options, folder), count, folder / "growth.txt")
         case = dataclasses.replace(case, images=str(images))  # noqa: PLW2901
         summary = summarise([run_step("recipe", case, options.steps)], case.batch_size)
         results.append({"grows": varied, **dataclasses.asdict(case), **summary})
+        yield {"results": results}
         rows.append(
             [
                 varied,
@@ -219,12 +233,11 @@ def benchmark_growth(options: argparse.Namespace, folder: Path) -> dict[str, Any
             ]
         )
     print_table(["varied", "queue", "batch", "image", "images/s", "loss", "peak memory"], rows)
-    return {"results": results}
 
 
 def step_case(options: argparse.Namespace, folder: Path) -> StepCase:
     """Build the case that the command line describes."""
-    count = max(2 * options.queue_length, options.batch_size * (options.steps + 8))
+    count = options.batch_size * (options.steps + 8)
     return StepCase(
         teacher=str(save_random_teacher(options.teacher, folder / f"teacher_{options.teacher}")),
         images=str(list_images(_image_folder(options, folder), count, folder / "images.txt")),
@@ -326,9 +339,10 @@ def main(arguments: list[str]) -> None:
     print(json.dumps(results))
     with tempfile.TemporaryDirectory() as folder:
         for name in options.benchmarks:
-            results[name] = BENCHMARKS[name](options, Path(folder))
-            if options.out is not None:
-                options.out.write_text(json.dumps(results, indent=1) + "\n")
+            for result in BENCHMARKS[name](options, Path(folder)):
+                results[name] = result
+                if options.out is not None:  # after every row: the next one may not end in time
+                    options.out.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +46,14 @@ def save_synthetic_images(folder: Path, count: int) -> Path:
     return folder
 
 
-def benchmark_loss(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def benchmark_loss(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
     """Compare value, gradient, time and memory of the loss with dense cross-entropy."""
     del folder
     results, rows = [], []
     for n, k, c in options.loss_cases:
         dense, ours = (measure_loss_in_process(kind, n, k, c) for kind in ("dense", "ours"))
         results.append({"n": n, "k": k, "c": c, "dense": dense, "ours": ours})
+        yield {"cases": results}
         memory = dense["peak_bytes"] / max(1, ours["peak_bytes"])
         rows.append(
             [
@@ -69,7 +70,6 @@ def benchmark_loss(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         )
     header = ["N x K x C", "dense", "ours", "speed-up", "memory, dense", "memory, ours", "ratio"]
     print_table([*header, "value error, dense / ours", "gradient error, dense / ours"], rows)
-    return {"cases": results}
 
 
 def measure_loss_in_process(kind: str, n: int, k: int, c: int) -> dict[str, float]:
@@ -136,7 +136,7 @@ def _our_loss(query: Tensor, bank: Tensor, positive: Tensor) -> Tensor:
     return torch.logaddexp(positive, bank_log_sum_exp(query, bank, temperature=0.2)) - positive
 
 
-def benchmark_data(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def benchmark_data(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
     """Measure images (in two views) per second and core, against torchvision on Pillow images.
 
     Images in the GPU's memory are measured per second of the GPU.
@@ -160,13 +160,13 @@ def benchmark_data(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 times[name].append(seconds_of(min(len(source), 200)))
         medians = {name: statistics.median(values) for name, values in times.items()}
         results.append({"image_size": size, "core_seconds_per_image": medians})
+        yield {"images": len(source), "results": results}
         reference = medians["torchvision on Pillow"]
         rows += [
             [f"{size} px", name, f"{1 / value:.0f}", f"{reference / value:.2f} x"]
             for name, value in medians.items()
         ]
     print_table(["views", "pipeline", "images/s per core", "speed-up over torchvision"], rows)
-    return {"images": len(source), "results": results}
 
 
 def _core_seconds(read: Callable[[int], object]) -> Callable[[int], float]:
@@ -241,7 +241,7 @@ def _our_pair(source: ImageFiles, size: int, renderer: Any) -> Callable[[int], o
     return lambda index: views.render(*source.read(index, DecodeForViews(views, 0, index)))
 
 
-def benchmark_models(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def benchmark_models(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
     """Measure parameters, multiply-adds, latency and throughput of every ``pcd`` entry."""
     del folder
     results, rows = [], []
@@ -269,6 +269,7 @@ def benchmark_models(options: argparse.Namespace, folder: Path) -> dict[str, Any
             "images_per_s": options.batch_size / batch,
         }
         results.append(result)
+        yield {"results": results}
         rows.append(
             [
                 f"`{arch}.pcd`",
@@ -281,4 +282,3 @@ def benchmark_models(options: argparse.Namespace, folder: Path) -> dict[str, Any
         )
     header = ["entry", "px", "parameters", "GMAC", "latency, batch 1", "images/s"]
     print_table([*header[:-1], f"images/s, batch {options.batch_size}"], rows)
-    return {"results": results}

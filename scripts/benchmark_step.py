@@ -96,7 +96,7 @@ def recipe_step(case: StepCase, steps: int, folder: Path) -> tuple[Step, Iterato
             renderer="pillow" if "opencv" in case.off else "opencv",
             resident="on" if "resident" in case.also else "off",
         ),
-        method=PixelMethodConfig(temperature=case.temperature, queue_length=case.queue_length),
+        method=PixelMethodConfig(temperature=case.temperature, queue_length=1),
         optim=DistillOptimConfig(global_batch_size=case.batch_size, epochs=1),
         speed=SpeedConfig(
             precision="fp32" if "bf16" in case.off else "auto",
@@ -109,6 +109,10 @@ def recipe_step(case: StepCase, steps: int, folder: Path) -> tuple[Step, Iterato
     )
     accelerator = start_accelerator(speed=config.speed, static_graph=True)
     (prepared,) = distill.prepare(accelerator, config, "benchmark")
+    assert prepared.queue is not None, "the loss has negatives"
+    # The recipe's is at most half as long as there are images, of which few are enough here.
+    prepared.queue = KeyQueue(case.queue_length, prepared.queue.keys.shape[1])
+    prepared.queue.to(accelerator.device)
     if "cached" in case.also:
         prepared.targets = Repeated()
     optimizer = build_optimizer(prepared.distiller, config.optim, config.speed)

@@ -48,7 +48,7 @@ _START_AND_EXPORT = 30.0
 SMALL_MODEL = ("--teacher=test_resnet", "--student=test_resnet", "--queue-length=16")
 TINY = (*SMALL_MODEL, "--image-size=32", "--batch-size=4", "--steps=1", "--repeats=1")
 TINY += ("--synthetic-images=8",)
-FULL = ("--batch-size=256", "--steps=8", "--repeats=1")
+FULL = ("--batch-size=256", "--steps=24", "--repeats=1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,17 +103,17 @@ PARTS = (
     Part(name="machine", minutes=0.5, command=_own_part("machine")),
     Part(
         name="step at 224 px",
-        minutes=1.0,
+        minutes=1.5,
         command=_benchmark("step", "--image-size=224", "--no-compile", "--also", "resident"),
     ),
     Part(
         name="step at 112 px",
-        minutes=0.7,
+        minutes=1.0,
         command=_benchmark("step", "--image-size=112", "--no-compile", "--also", "resident+cached"),
     ),
     Part(
         name="loss",
-        minutes=0.5,
+        minutes=1.0,
         command=_benchmark(
             *("loss", "--loss-cases", "25088,65536,256", "8192,65536,256", "25088,65536,1024"),
             tiny=("--loss-cases", "64,512,16"),

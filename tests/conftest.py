@@ -1,5 +1,6 @@
 """Fixtures of all tests: no network, no user's store, small and repeatable."""
 
+import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -21,6 +22,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(no_gpu)
+
+
+def pytest_collection_finish() -> None:
+    """Spare every collection of garbage, of which a run makes several, the modules and tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -1,3 +1,5 @@
+import importlib
+import pkgutil
 import subprocess
 import sys
 import types
@@ -41,3 +43,9 @@ def test_an_unknown_name_is_an_attribute_error():
 
 def test_the_package_says_that_it_is_typed():
     assert (Path(pcd_hub.__file__).parent / "py.typed").exists()
+
+
+def test_every_module_can_be_imported():
+    modules = pkgutil.walk_packages(pcd_hub.__path__, "pcd_hub.")
+    imported = [importlib.import_module(m.name) for m in modules if m.name != "pcd_hub.__main__"]
+    assert len(imported) > 100

@@ -151,7 +151,8 @@ def _publish_options(parser: argparse.ArgumentParser) -> None:
 
 def _doctor_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--offline", action="store_true", help="do not try to reach the Hub")
-    _json_option(parser, "{ready, problems, versions, packages, machine, places, hub, variables}")
+    facts = "versions, packages, machine, places, hub, default_teacher, variables"
+    _json_option(parser, f"{{ready, problems, {facts}}}")
 
 
 def _completion_options(parser: argparse.ArgumentParser) -> None:

@@ -46,6 +46,7 @@ def report(*, offline: bool) -> dict[str, Any]:
         "machine": machine.machine(),
         "places": [place._asdict() for place in places],
         "hub": machine.hub(offline=offline),
+        "default_teacher": machine.default_teacher(),
         "variables": machine.variables(),
     }
     secret = machine.token()
@@ -86,11 +87,28 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     for place in found["places"]:
         state = place["problem"] or f"writable, {place['free_gb']} GB free"
         yield f"  {place['what']:24} {place['path']}: {state}"
-    yield from _table("HUB", _hub(found["hub"]))
+    teacher = _default_teacher(found)
+    yield from _table("HUB", {**_hub(found["hub"]), "default teacher": teacher})
     yield from _table("VARIABLES", found["variables"] or {"none set": ""})
-    yield "A distillation can run here." if found["ready"] else "A distillation cannot run here:"
+    yield _conclusion(found)
     for problem in found["problems"]:
         yield f"  {problem}"
+
+
+def _conclusion(found: dict[str, Any]) -> str:
+    if not found["ready"]:
+        return "A distillation cannot run here:"
+    if found["default_teacher"] is None and found["hub"]["reachable"] is False:
+        return "A distillation can run here with a teacher of yours: --teacher local-dir:DIR."
+    return "A distillation can run here."
+
+
+def _default_teacher(found: dict[str, Any]) -> str:
+    if found["default_teacher"] is not None:
+        return f"{found['default_teacher']}, in the cache"
+    if found["hub"]["reachable"] is False:
+        return "none in the cache, and the Hub is not reachable"
+    return "none in the cache; the first run downloads it"
 
 
 def _table(title: str, rows: dict[str, Any]) -> Iterator[str]:

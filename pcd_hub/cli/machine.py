@@ -19,6 +19,7 @@ from pcd_hub.data.resident.memory import free_bytes
 from pcd_hub.data.workers import num_cores
 from pcd_hub.errors import PCDHubError, first_line
 from pcd_hub.files.writable import check_writable, free_space
+from pcd_hub.models.teacher_sources.choice import cached_choice
 from pcd_hub.train.run_folder.provenance import installed_version
 from pcd_hub.train.teacher.cache.folders import default_place
 from pcd_hub.weights import store
@@ -164,6 +165,12 @@ def hub(*, offline: bool) -> dict[str, Any]:
         "problem": problem,
         "token": token() is not None,
     }
+
+
+def default_teacher() -> str | None:
+    """Return the default teacher that is in the cache; None if a run has to download it."""
+    choice = cached_choice("cuda" if torch.cuda.is_available() else "cpu")
+    return choice and choice.source
 
 
 def _no_answer(endpoint: str) -> str | None:

@@ -198,7 +198,11 @@ def _print_publication(done: Publication) -> None:
         print(f"\ndry run: {done.folder} would be published as {done.repo}")
         return
     state = "public" if done.public else "private"
-    print(f"\n{done.repo}@{done.commit} ({state}); entry for the list of published weights:\n")
+    print(f"\n{done.repo}@{done.commit} ({state})\n\nload it anywhere:\n")
+    pinned = f"{done.repo}@{done.commit}"
+    print(f'  import pcd_hub; pcd_hub.create_model("{pinned}", features_only=True)')
+    print(f'  timm.create_model("hf-hub:{done.repo}", pretrained=True, features_only=True)')
+    print("\nentry for pcd_hub's list of published weights:\n")
     print_json(asdict(done.record))
 
 

@@ -201,7 +201,7 @@ def _lab_to_srgb(image: Image.Image) -> Image.Image:
 
 
 def as_mask(image: Image.Image) -> Image.Image:
-    """Decode a mask of class indices to the stored values.
+    """Decode a mask of class indices to the stored values; those of one bit are 0 and 1.
 
     Pillow scales grays of 2 and 4 bits to 8, and inverts those whose white is zero; this is undone.
 
@@ -214,9 +214,11 @@ def as_mask(image: Image.Image) -> Image.Image:
     if codec.startswith("ppm") and maximum != 255:
         raise ValueError(f"a PGM mask with maximum {maximum}: expected 255; save it as PNG")
     stored = np.array(image)
-    if image.mode != "L":
+    if image.mode not in {"L", "1"}:
         return image.copy()
     transform = raw_mode.partition(";")[2]
+    if image.mode == "1":
+        return Image.fromarray((stored ^ ("I" in transform)).astype(np.uint8))
     if "I" in transform:
         stored = 255 - stored
     return Image.fromarray(stored // _GRAY_FACTORS.get(transform[:1], 1))

@@ -29,7 +29,13 @@ from pcd_hub.data.decoding import (
 from pcd_hub.data.multiband.image import BandImage, decoded
 from pcd_hub.data.shared_memory import fit_workers
 from pcd_hub.data.sources.protocols import EncodedImage, ImageSource, ImageStream
-from pcd_hub.data.views import PairParameters, TwoViewTransform, concatenate_views
+from pcd_hub.data.views import (
+    PairParameters,
+    TwoViewTransform,
+    concatenate_views,
+    crops_of,
+    flips_of,
+)
 from pcd_hub.data.workers import load_batches
 from pcd_hub.errors import DataError
 from pcd_hub.image_size import height_width
@@ -185,8 +191,8 @@ class _IndexedViews(Dataset[Batch]):
                 views=pair[None],
                 indices=torch.tensor([index]),
                 epochs=torch.tensor([epoch]),
-                crops=parameters.crops[None],
-                flips=parameters.flips[None],
+                crops=crops_of([parameters]),
+                flips=flips_of([parameters]),
                 broken=broken,
             )
         raise _too_many_broken(broken)
@@ -258,8 +264,8 @@ class _StreamViews(IterableDataset[Batch | None]):
             views=concatenate_views([pair[None] for pair in pairs]),
             indices=torch.tensor([row.number for row in decoded_rows]),
             epochs=torch.tensor([row.epoch for row in decoded_rows]),
-            crops=torch.stack([pair.crops for pair in parameters]),
-            flips=torch.stack([pair.flips for pair in parameters]),
+            crops=crops_of(parameters),
+            flips=flips_of(parameters),
             broken=broken,
             stream_state=(worker, decoded_rows[-1].state),
         )

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import importlib.util
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -169,16 +169,19 @@ class PairParameters:
     max_shrink: float
     """Largest factor by which the image may shrink without a crop smaller than its view."""
 
-    @property
-    def crops(self) -> Float[Tensor, "2 4"]:
-        """Left, top, right, bottom of each crop, as shares of the image's width and height."""
-        boxes = torch.tensor([view.box for view in self.views], dtype=torch.float64)
-        return (boxes / torch.tensor(self.size * 2)).float()
 
-    @property
-    def flips(self) -> Bool[Tensor, "2 2"]:
-        """Whether each view is mirrored horizontally and vertically."""
-        return torch.tensor([(view.flip, view.vertical_flip) for view in self.views])
+def crops_of(pairs: Sequence[PairParameters]) -> Float[Tensor, "b 2 4"]:
+    """Return left, top, right, bottom of each crop, as shares of its image's width and height."""
+    boxes = np.array([[view.box for view in pair.views] for pair in pairs], np.float64)
+    sizes = np.array([pair.size * 2 for pair in pairs], np.float64)
+    return torch.from_numpy((boxes / sizes[:, None]).astype(np.float32))
+
+
+def flips_of(pairs: Sequence[PairParameters]) -> Bool[Tensor, "b 2 2"]:
+    """Return whether each view is mirrored horizontally and vertically."""
+    return torch.tensor(
+        [[(view.flip, view.vertical_flip) for view in pair.views] for pair in pairs]
+    )
 
 
 def draw_view(

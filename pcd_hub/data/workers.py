@@ -21,7 +21,9 @@ from pcd_hub.data.shared_memory import CollateToSharedMemory, Workers, check_rec
 from pcd_hub.errors import DataError
 
 STOP_SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
+    if hasattr(signal, name)
 )
 """Signals that request a training run to stop."""
 

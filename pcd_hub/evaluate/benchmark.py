@@ -47,4 +47,5 @@ def scores_by_seed(
         name=name,
         metrics={metric: tuple(scores[metric] for _, _, scores in runs) for metric in runs[0][2]},
         weights_sha256=runs[0][1].weights_sha256,
+        architecture=runs[0][1].architecture,
     )

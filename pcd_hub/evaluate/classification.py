@@ -21,8 +21,11 @@ from pcd_hub.evaluate.feature_maps import (
 )
 from pcd_hub.evaluate.models import EvaluatedModel
 from pcd_hub.evaluate.progress import progress, progress_of
-from pcd_hub.evaluate.results import Evaluation, ModelScores
+from pcd_hub.evaluate.results import Evaluation, ModelScores, data_sha256
 from pcd_hub.method.metrics import ProgressWrapper, knn_vote
+
+PROTOCOL_VERSION = 1
+"""Raise it with every change that may change scores under the same protocol sentence."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,14 @@ class ClassificationProbe:
             task="image classification",
             dataset=self.test.name,
             protocol=self.protocol,
+            protocol_version=PROTOCOL_VERSION,
             command=command,
             images=len(self.test),
             seeds=tuple(seeds),
             units={"k-NN top-1": "%", "linear top-1": "%"},
             scores={},
             details=dict(details or {}),
+            data_sha256=data_sha256(self.train.fingerprint(), self.test.fingerprint()),
         )
 
     def score(self, name: str, seeds: Sequence[int] = (0,)) -> ModelScores:

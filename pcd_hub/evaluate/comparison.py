@@ -8,6 +8,8 @@ from pathlib import Path
 from pcd_hub.data.sources.uris import is_dir, is_file
 from pcd_hub.errors import DataError, WeightError
 from pcd_hub.evaluate.results import FILE, Evaluation, join
+from pcd_hub.evaluate.results_file.file import SUFFIX, read_results
+from pcd_hub.evaluate.results_file.tables import with_lines
 from pcd_hub.weights import shipped, store
 from pcd_hub.weights.export import add_measurements
 from pcd_hub.weights.manifest import read_manifest, weights_sha256, write_json
@@ -17,17 +19,27 @@ from pcd_hub.weights.record import Measurement
 def joined_tables(runs: Sequence[Path]) -> list[Evaluation]:
     """Load the tables of some runs and join those of the same task and data set, in order.
 
+    Results of two versions of a protocol become two tables. In a results file, so do results with
+    other settings, images or seeds.
+
     Args:
-        runs: Files, or folders that contain ``evaluation.json`` at any depth.
+        runs: Files, or folders that contain ``evaluation.json`` at any depth; results files
+            (``NAME.jsonl``).
 
     Raises:
         DataError: If a run has no table, or tables of the same evaluation cannot be joined.
     """
-    tables: dict[tuple[str, str], list[Evaluation]] = {}
-    for path in itertools.chain.from_iterable(map(_evaluation_files, runs)):
+    tables: dict[tuple[str, str, int], list[Evaluation]] = {}
+    lines = [run for run in runs if run.suffix == SUFFIX and is_file(run)]
+    folders = [run for run in runs if run not in lines]
+    for path in itertools.chain.from_iterable(map(_evaluation_files, folders)):
         table = Evaluation.load(path)
-        tables.setdefault((table.task, table.dataset), []).append(table)
-    return [join(same) for same in tables.values()]
+        alike = (table.task, table.dataset, table.protocol_version)
+        tables.setdefault(alike, []).append(table)
+    results = itertools.chain.from_iterable(read_results(file).items() for file in lines)
+    if not (found := with_lines(map(join, tables.values()), results)):
+        raise DataError(f"{', '.join(map(str, runs))}: expected at least one result, found none")
+    return found
 
 
 def _evaluation_files(run: Path) -> list[Path]:

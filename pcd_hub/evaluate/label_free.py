@@ -20,11 +20,13 @@ from pcd_hub.evaluate.feature_maps import (
     num_reading_workers,
 )
 from pcd_hub.evaluate.models import EvaluatedModel
-from pcd_hub.evaluate.results import Evaluation, ModelScores
+from pcd_hub.evaluate.results import Evaluation, ModelScores, data_sha256
 from pcd_hub.method.metrics import ProgressWrapper, effective_rank, linear_cka, pixel_retrieval
 from pcd_hub.models.grid import Resample
 from pcd_hub.models.teacher_loading import load_teacher
 
+PROTOCOL_VERSION = 1
+"""Raise it with every change that may change scores under the same protocol sentence."""
 _CKA, _RANK = "CKA with teacher", "effective rank"
 
 
@@ -76,16 +78,19 @@ class LabelFreeReport:
         details: Mapping[str, Any] | None = None,
     ) -> Evaluation:
         """Return an empty results table."""
+        fingerprint = self._images.fingerprint()
         return Evaluation(
             task="label-free report",
             dataset=self._dataset,
             protocol=self.protocol,
+            protocol_version=PROTOCOL_VERSION,
             command=command,
             images=len(self._rows),
             seeds=tuple(seeds),
             units={_retrieval(self._k): "%", _CKA: "%", _RANK: ""},
             scores={},
-            details={**(details or {}), "images": self._images.fingerprint()},
+            details={**(details or {}), "images": fingerprint},
+            data_sha256=data_sha256(fingerprint),
         )
 
     def score(self, name: str, seeds: Sequence[int] = (0,)) -> ModelScores:

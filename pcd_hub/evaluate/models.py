@@ -12,9 +12,11 @@
 ==============================  ====================================================================
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -33,7 +35,7 @@ from pcd_hub.models.entries import (
     forget_tensors,
 )
 from pcd_hub.models.teacher_loading import load_teacher
-from pcd_hub.models.timm_loading import cache_alone_if_unreachable, create_pretrained
+from pcd_hub.models.timm_loading import cache_alone_if_unreachable, create_pretrained, weights_file
 from pcd_hub.weights import store
 from pcd_hub.weights.catalogue import find
 from pcd_hub.weights.formats.onnx_model import open_onnx
@@ -57,6 +59,11 @@ class EvaluatedModel:
     """Standard deviation of the pixel values in [0, 1] per channel."""
     weights_sha256: str | None = None
     """sha256 of the weights file if this is a pcd_hub weight, otherwise None."""
+
+    @property
+    def architecture(self) -> str:
+        """Name of the timm architecture; empty if the model does not state it."""
+        return str((getattr(self.model, "pretrained_cfg", None) or {}).get("architecture") or "")
 
 
 def open_model(
@@ -201,6 +208,24 @@ def is_pcd_weight(name: str) -> bool:
     if name.startswith("local-dir:"):
         return exists(local_path(name.removeprefix("local-dir:")) / MANIFEST_FILE)
     return ":" not in name and ("/" in name or store.is_name(name.partition("@")[0]))
+
+
+def known_sha256(name: str) -> str | None:
+    """Return the sha256 of a model's weights file if it is on this machine; None if it is unknown.
+
+    It is known of pcd_hub weights and of local folders.
+
+    Raises:
+        WeightError: If the manifest of a pcd_hub weight is damaged.
+    """
+    local = name.removeprefix("local-dir:")
+    if is_pcd_weight(name):
+        folder = local_path(local) if local != name else pcd_hub.where(name)
+        return weights_sha256(folder) if folder else None
+    if local != name:
+        with suppress(OSError), weights_file(local_path(local)).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    return None
 
 
 def _pcd_weight(name: str, arguments: dict[str, Any]) -> EvaluatedModel:

@@ -22,6 +22,9 @@ from pcd_hub.weights.record import Measurement
 
 FILE = "evaluation.json"
 
+COMPARABLE = ("task", "dataset", "protocol_version", "protocol", "images", "units")
+"""Fields of an :class:`Evaluation` that must agree for its scores to be compared."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelScores:
@@ -34,6 +37,8 @@ class ModelScores:
     """sha256 of the weights file if this is a pcd_hub weight, otherwise None."""
     details: dict[str, Any] = field(default_factory=dict)
     """Scores that are stored outside the table, e.g. per class."""
+    architecture: str = ""
+    """Name of the timm architecture; empty if it is unknown."""
     predictions: tuple[UInt8[Tensor, "_ _"], ...] = ()
     """Predicted masks of the test images at the first seed; empty if none are predicted."""
 
@@ -63,6 +68,11 @@ class Evaluation:
     """sha256 of the weights file by model; pcd_hub weights only."""
     details: dict[str, Any] = field(default_factory=dict)
     """Facts outside the table: times, hardware, versions, scores per class."""
+    protocol_version: int = 1
+    """Version of the evaluation's implementation. Scores of different versions are never compared.
+    Files without this field are of version 1."""
+    data_sha256: str = ""
+    """sha256 of the fingerprints of the training and test images; empty if it is unknown."""
 
     def save(self, folder: Path) -> Path:
         """Write ``evaluation.json`` atomically; create the folder if needed."""
@@ -85,6 +95,7 @@ class Evaluation:
                 model: {metric: tuple(map(float, values)) for metric, values in row.items()}
                 for model, row in raw["scores"].items()
             }
+            check_version(raw.get("protocol_version", 1))
             table = cls(**{**raw, "scores": scores, "seeds": tuple(map(int, raw["seeds"]))})
             complete = bool(scores) and all(table._is_complete(row) for row in scores.values())
         except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
@@ -155,6 +166,7 @@ class Evaluation:
                 images=self.images,
                 seeds=len(self.seeds),
                 protocol=self.protocol,
+                protocol_version=self.protocol_version,
                 command=self.command,
                 subject=subject,
                 means={model: mean(row[metric]) for model, row in rows.items()},
@@ -168,6 +180,21 @@ class Evaluation:
     def table(self) -> str:
         """Format as Markdown: a row per model, the best score in bold, protocol and command."""
         return results_table(self._columns({model: model for model in self.scores}, ""))
+
+
+def check_version(version: object) -> None:
+    """Check the version of a protocol.
+
+    Raises:
+        ValueError: If it is not an integer >= 1.
+    """
+    if type(version) is not int or version < 1:
+        raise ValueError(f"protocol_version {version!r}: expected an integer >= 1")
+
+
+def data_sha256(*fingerprints: str) -> str:
+    """Return one hash of the fingerprints of several sets of images, in their order."""
+    return hashlib.sha256("\n".join(fingerprints).encode(errors="surrogateescape")).hexdigest()
 
 
 def join(tables: Sequence[Evaluation]) -> Evaluation:
@@ -197,15 +224,23 @@ def join(tables: Sequence[Evaluation]) -> Evaluation:
         },
         weights_sha256={k: v for table in tables for k, v in table.weights_sha256.items()},
         details={"of": [table.details for table in tables]},
+        data_sha256=next((t.data_sha256 for t in tables if t.data_sha256), ""),
     )
 
 
 def _check_comparable(tables: Sequence[Evaluation]) -> None:
-    for what in ("task", "dataset", "protocol", "images", "units"):
+    for what in COMPARABLE:
         one = getattr(tables[0], what)
         for table in tables[1:]:
             if (two := getattr(table, what)) != one:
-                raise DataError(f"tables of {table.task} differ in {what}: {one!r} and {two!r}")
+                words = what.replace("_", " ")
+                raise DataError(f"tables of {table.task} differ in {words}: {one!r} and {two!r}")
+    known = list(dict.fromkeys(table.data_sha256 for table in tables if table.data_sha256))
+    if len(known) > 1:
+        raise DataError(
+            f"tables of {tables[0].task} on {tables[0].dataset} are of different images (data "
+            f"sha256 {known[0][:12]} and {known[1][:12]}); compare results on the same images"
+        )
 
 
 def _rows_by_seed(tables: Sequence[Evaluation]) -> dict[str, dict[int, dict[str, float]]]:
@@ -244,8 +279,11 @@ def finite_scores(scores: Mapping[str, float]) -> dict[str, float]:
 
 
 def _short_name(column: Measurement) -> str:
-    """Return a readable name that is unique to task, data set and metric."""
+    """Return a readable name that is unique to task, protocol version, data set and metric."""
     words = (column.task[:40], column.dataset[-30:], column.metric)
-    digest = hashlib.sha256(repr((column.task, column.dataset, column.metric)).encode()).hexdigest()
+    facts: tuple[object, ...] = (column.task, column.dataset, column.metric)
+    if column.protocol_version > 1:  # names of version 1 are in records
+        facts += (column.protocol_version,)
+    digest = hashlib.sha256(repr(facts).encode()).hexdigest()
     readable = re.sub(r"[^a-z0-9]+", "_", " ".join(words).lower()).strip("_")
     return f"{readable}_{digest[:6]}"

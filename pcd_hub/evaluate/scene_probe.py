@@ -19,6 +19,8 @@ from pcd_hub.weights.record import Measurement
 
 TRAIN_SEED, TEST_SEED = 1_000_001, 1_000_002
 """Seeds of the scenes; the default training images have different ones."""
+PROTOCOL_VERSION = 1
+"""Raise it with every change that may change scores under the same protocol sentence."""
 _LABEL_STRIDE = 4
 """Rows and columns between two pixels of the training loss: the same expected loss as of all
 pixels, and a fourth of the time."""
@@ -92,6 +94,7 @@ def scene_measurement(
         f"3 stages, a ViT's through its final norm, fitted on {num_scenes} scenes without "
         f"augmentation, loss at 1 of {_LABEL_STRIDE} x {_LABEL_STRIDE} pixels, measured on "
         f"{num_scenes} others",
+        protocol_version=PROTOCOL_VERSION,
         command=command,
         subject=subject,
         means={label: round(100 * result.mean_iou, 2) for label, result in results.items()},

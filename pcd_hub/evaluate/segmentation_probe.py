@@ -12,9 +12,12 @@ from pcd_hub.evaluate.feature_maps import compute_device, num_reading_workers
 from pcd_hub.evaluate.models import EvaluatedModel, for_each_seed
 from pcd_hub.evaluate.progress import progress_of
 from pcd_hub.evaluate.resized_images import resized_images
-from pcd_hub.evaluate.results import Evaluation, ModelScores, finite_scores
+from pcd_hub.evaluate.results import Evaluation, ModelScores, data_sha256, finite_scores
 from pcd_hub.evaluate.segmentation import LabelledImages, LinearProbe
 from pcd_hub.evaluate.stage_features import StageFeatures
+
+PROTOCOL_VERSION = 1
+"""Raise it with every change that may change scores under the same protocol sentence."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,14 @@ class SegmentationProbe:
             task="linear segmentation probe",
             dataset=self.test.name,
             protocol=self.protocol,
+            protocol_version=PROTOCOL_VERSION,
             command=command,
             images=len(self.test),
             seeds=tuple(seeds),
             units={"mean IoU": "%", "pixel accuracy": "%"},
             scores={},
             details=dict(details or {}),
+            data_sha256=data_sha256(self.train.fingerprint(), self.test.fingerprint()),
         )
 
     def score(self, name: str, seeds: Sequence[int] = (0,)) -> ModelScores:
@@ -89,6 +94,7 @@ class SegmentationProbe:
                 "pixel accuracy": tuple(100 * result.pixel_accuracy for result in results),
             },
             weights_sha256=runs[0][0].weights_sha256,
+            architecture=runs[0][0].architecture,
             details={"class_iou": by_class, "seconds": round(time.monotonic() - started, 1)},
             predictions=results[0].predictions,
         )

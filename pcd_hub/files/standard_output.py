@@ -1,10 +1,11 @@
-"""End a program quietly when the reader of its output is gone."""
+"""Output of a program whose reader is gone: a closed pipe, or a closed terminal."""
 
 import os
 import select
+import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 CLOSED_PIPE = 141
 """Exit code of a program whose output is not read, as in ``pcd-hub list | head -1``: 128 + SIGPIPE,
@@ -25,6 +26,18 @@ def exit_if_closed() -> Iterator[None]:
         # Python flushes standard output once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(CLOSED_PIPE)
+
+
+def print_error(message: str) -> None:
+    """Print a line on standard error; if its terminal is closed, discard this and later output."""
+    try:
+        sys.stderr.write(f"{message}\n")
+        sys.stderr.flush()
+    except OSError:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                if stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):  # or it is a file
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _is_closed() -> bool:

@@ -25,7 +25,7 @@ import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
-from pcd_hub.errors import StudentError, TeacherError, first_line, nearest
+from pcd_hub.errors import StudentError, TeacherError, first_line
 from pcd_hub.image_size import ImageSize
 from pcd_hub.method.heads import (
     Adaptor,
@@ -37,6 +37,7 @@ from pcd_hub.models.grid import default_image_size, pixel_grid
 from pcd_hub.models.layouts import FAMILIES, LAYOUTS, CheckpointLayout, layout_of
 from pcd_hub.models.teacher_folder import TEACHER_FACTS, format_layers, read_teacher_folder
 from pcd_hub.models.teacher_sources import module as own_module
+from pcd_hub.models.teacher_sources import names
 from pcd_hub.models.teacher_sources.agreement import normalisation_warning
 from pcd_hub.models.teacher_sources.choice import AUTO, choose_teacher
 from pcd_hub.models.teacher_sources.matching import log_warnings, match_loaded
@@ -157,7 +158,7 @@ def _load(
 ) -> Teacher:
     if source == AUTO:
         source = choose_teacher(image_size=image_size).source
-    parts = with_normalisation(_read(source, image_size), source, mean=mean, std=std)
+    parts = with_normalisation(read_parts(source, image_size), source, mean=mean, std=std)
     if not keep_last_norm:
         parts = dataclasses.replace(parts, head=_without_last_norm(parts.head, source))
     if adaptor == "plain" and parts.head is None:
@@ -167,7 +168,8 @@ def _load(
     return _assemble(parts, source, image_size, adaptor)
 
 
-def _read(source: str, image_size: ImageSize | None) -> TeacherParts:
+def read_parts(source: str, image_size: ImageSize | None = None) -> TeacherParts:
+    """Read backbone, head and facts of a teacher; see :func:`load_teacher`."""
     scheme, _, rest = source.partition(":")
     if source == "quickstart":
         with resources.as_file(resources.files("pcd_hub.models") / "quickstart_teacher") as folder:
@@ -193,12 +195,11 @@ def _read(source: str, image_size: ImageSize | None) -> TeacherParts:
             "pcd_hub.distill(teacher=module)"
         )
     known = [AUTO, "quickstart", "timm", "hf-hub", "local-dir", *FAMILIES, *LAYOUTS]
-    raise TeacherError(
-        f"unknown teacher '{source}'{nearest(scheme, known)}; expected one of {', '.join(known)}"
-    )
+    raise names.unknown_teacher(source, known)
 
 
 def _from_folder(folder: Path, source: str, image_size: ImageSize | None) -> TeacherParts:
+    names.check_folder(folder)
     if _is_file(folder / TEACHER_FACTS):
         return _from_teacher_folder(folder, source, image_size)
     if is_transformers_folder(folder):
@@ -246,10 +247,8 @@ def _from_checkpoint(
 
 def _from_timm(source: str, image_size: ImageSize | None) -> TeacherParts:
     name = source.removeprefix("timm:")
-    if source.startswith("timm:") and not timm.is_model(name):
-        raise TeacherError(
-            f"timm has no model '{name}'{nearest(name.split('.')[0], timm.list_models())}"
-        )
+    if source.startswith("timm:"):
+        names.check_timm_name(name)
     with cache_alone_if_unreachable(name) as unreachable:
         try:
             model = create_pretrained(name, num_classes=0, **_size_argument(source, image_size))
@@ -258,8 +257,7 @@ def _from_timm(source: str, image_size: ImageSize | None) -> TeacherParts:
             why = f"{unreachable}, nor its cache ({type(error).__name__})" if unreachable else None
             raise TeacherError(
                 f"cannot load {source}: {why or first_line(error).rstrip('.')}. "
-                "A teacher needs its pretrained weights: check the name and the network, "
-                "or use a file (local-dir:DIR, LAYOUT:FILE)"
+                f"{names.remedy_for(error)}"
             ) from error
     cfg: Any = model.pretrained_cfg
     return TeacherParts(

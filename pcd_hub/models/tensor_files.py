@@ -44,8 +44,8 @@ def load_tensor_file(file: Path, *, published: str = "") -> tuple[Any, bytes]:
     except (OSError, ValueError):  # an invalid file name
         size = None
     if size is None:
-        remedy = f"; {published}" if published else ""
-        raise TeacherError(f"no teacher file {printable(str(file))[:200]}{remedy}")
+        remedy = published or "expected a checkpoint (torch.save or safetensors)"
+        raise TeacherError(f"no teacher file {printable(str(file))[:200]}; {remedy}")
     if size > MAX_FILE_BYTES:
         raise TeacherError(f"{file} has {size} bytes, expected at most {MAX_FILE_BYTES}")
     try:

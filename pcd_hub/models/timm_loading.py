@@ -119,7 +119,7 @@ def create_pretrained(name: str, **arguments: Any) -> nn.Module:
         _check_arguments(config.model_args)
         _check_image_size(config.model_args, arguments)
         if scheme == "local-dir":
-            file = _weights_file(Path(place))
+            file = weights_file(Path(place))
             _check_size(config, [file.stat().st_size])
             arguments["pretrained_cfg_overlay"] = _overlay(file)
         else:
@@ -181,7 +181,7 @@ def _split(name: str) -> tuple[str, str]:
     return scheme.lower().replace("_", "-"), place
 
 
-def _weights_file(folder: Path) -> Path:
+def weights_file(folder: Path) -> Path:
     """Return the file that timm would load from a folder."""
     names = sorted(file.name for file in folder.iterdir())
     candidates = [name for name in _PREFERRED if name in names]

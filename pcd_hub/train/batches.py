@@ -86,6 +86,7 @@ def plan_epochs(
     if run.max_steps is None and isinstance(source, ImageStream):
         raise ConfigError("the length of a stream is unknown; set --run.max-steps")
     num_images = count_images(source)
+    check_batch_size(source, optim.global_batch_size)
     return plan_batches(
         accelerator,
         global_batch_size=optim.global_batch_size,
@@ -101,6 +102,20 @@ def plan_epochs(
 def steps_per_epoch(source: ImageSource | ImageStream, optim: OptimConfig) -> int:
     """Count the steps that use every image once, or 100,000 images of a stream."""
     return (count_images(source) or _STREAM_EPOCH) // optim.global_batch_size
+
+
+def check_batch_size(source: ImageSource | ImageStream, global_batch_size: int) -> None:
+    """Check that there are enough images for a batch.
+
+    Raises:
+        ConfigError: If there are not.
+    """
+    num_images = count_images(source)
+    if num_images is not None and num_images < global_batch_size:
+        raise ConfigError(
+            f"--data.source has {num_images} images, fewer than one batch of {global_batch_size}; "
+            "lower --optim.global-batch-size"
+        )
 
 
 def count_images(source: ImageSource | ImageStream) -> int | None:

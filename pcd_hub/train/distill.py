@@ -35,6 +35,7 @@ from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.configs.files import with_fields
 from pcd_hub.train.distillation.caching import choose_cache, open_targets
 from pcd_hub.train.distillation.device import move_to_device, trial
+from pcd_hub.train.distillation.early_checks import check_students_and_folders, check_teacher
 from pcd_hub.train.distillation.early_views import (
     at_one_size,
     early_views,
@@ -59,7 +60,7 @@ from pcd_hub.train.optimizers import (
 from pcd_hub.train.own_images.arguments import parse_distill
 from pcd_hub.train.own_images.records import record_decisions
 from pcd_hub.train.own_images.settings import find_settings, settings_in_hours
-from pcd_hub.train.own_images.surveyed import survey_images
+from pcd_hub.train.own_images.surveyed import needs_survey, survey_images
 from pcd_hub.train.own_images.timing import measure_step
 from pcd_hub.train.results.weight import save_weight
 from pcd_hub.train.run import TrainingRun
@@ -267,7 +268,10 @@ def prepare(
         started: Time of the run's start, by ``time.monotonic``; now if not given.
     """
     started = time.monotonic() if started is None else started
+    check_students_and_folders(accelerator, config, default_name=config_name)
     config = resolve_teacher(config, accelerator, given=teacher)
+    if needs_survey(config) and teacher is None:
+        check_teacher(accelerator, config)
     everything = open_training_source(config.data, accelerator)
     survey = survey_images(everything, config, given, accelerator)
     source, held_out = split_held_out(everything, share=config.data.held_out)

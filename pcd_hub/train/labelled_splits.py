@@ -1,22 +1,41 @@
 """Open the training and test split of a labelled set that a configuration names."""
 
+from dataclasses import replace
+
 from pcd_hub.data.labelled.classification import ClassificationSet, open_classification
-from pcd_hub.data.labelled.segmentation import Columns, open_segmentation
+from pcd_hub.data.labelled.masks.files import LAYOUT, has_masks
+from pcd_hub.data.labelled.masks.survey import survey_segmentation
+from pcd_hub.data.labelled.segmentation import SCHEMES, Columns, open_segmentation
 from pcd_hub.data.labelled.segmentation_set import SegmentationSet
+from pcd_hub.data.labelled.survey import LabelSurvey
+from pcd_hub.data.sources.uris import is_file, local_path, split_uri
 from pcd_hub.errors import ConfigError, DataError
-from pcd_hub.train.configs.labelled import ClassificationDataConfig, SegmentationSetConfig
+from pcd_hub.train.configs.labelled import (
+    ClassificationDataConfig,
+    MaskFormat,
+    SegmentationSetConfig,
+)
 
 
 def open_segmentation_splits(
-    data: SegmentationSetConfig,
+    data: SegmentationSetConfig, *, strict: bool = True
 ) -> tuple[SegmentationSet, SegmentationSet]:
     """Open the training and the test split.
 
+    Args:
+        data: Where they are.
+        strict: Raise an error for an image without mask or a mask without image; otherwise leave
+            them out.
+
     Raises:
         ConfigError: If no data set is named, or both splits are the same.
-        DataError: If the data set or a split does not exist.
+        DataError: If the data set or a split does not exist, or the splits' classes differ.
     """
-    _check_different(data, "--data.source DIR, ade20k:DIR, voc:DIR ...")
+    label_format = resolve_label_format(data)
+    if label_format != "masks":
+        from pcd_hub.train.labels.objects import draw_splits  # noqa: PLC0415 - needs pycocotools
+
+        return draw_splits(data, label_format)
     columns = Columns(
         image=data.image_column,
         mask=data.mask_column,
@@ -25,10 +44,60 @@ def open_segmentation_splits(
         reduce_zero_label=data.reduce_zero_label,
     )
     train, test = (
-        open_segmentation(data.source, split, columns=columns)
+        open_segmentation(data.source, split, columns=columns, strict=strict)
         for split in (data.train_split, data.test_split)
     )
+    _check_classes(train, test)
     return train, test
+
+
+def resolve_label_format(data: SegmentationSetConfig) -> MaskFormat:
+    """Return the format of the labels, recognised by the folder's files if it is not set.
+
+    Raises:
+        ConfigError: If no data set is named, both splits are the same, or the format is set to
+            objects and the source is no folder.
+        DataError: If no format or several fit.
+    """
+    _check_different(data, "--data.source DIR, ade20k:DIR, voc:DIR ...")
+    scheme, rest = split_uri(data.source, SCHEMES)
+    if scheme and data.format not in {"auto", "masks"}:
+        raise ConfigError(
+            f"--data.format {data.format}: {scheme}: has masks; expected auto or masks"
+        )
+    if scheme:
+        return "masks"
+    if data.format != "auto":
+        return data.format
+    root = local_path(rest)
+    if has_masks(root, data.train_split) or is_file(root / "classes.json"):
+        return "masks"
+    from pcd_hub.train.labels.objects import find_format  # noqa: PLC0415 - needs pycocotools
+
+    return find_format(root, data.train_split, others={"masks": LAYOUT})
+
+
+def survey_masks(data: SegmentationSetConfig) -> LabelSurvey:
+    """Open both splits without what is invalid or has no partner, and read all of it.
+
+    Raises:
+        ConfigError: If no data set is named, or both splits are the same.
+        DataError: If the data set or a split does not exist, or the splits' classes differ.
+    """
+    data = replace(data, format=resolve_label_format(data), bad_annotations="drop")
+    splits = open_segmentation_splits(data, strict=False)
+    return survey_mask_splits(data, *splits, decode_all=True)
+
+
+def survey_mask_splits(
+    data: SegmentationSetConfig, train: SegmentationSet, test: SegmentationSet, *, decode_all: bool
+) -> LabelSurvey:
+    """Survey two splits; see :func:`survey_segmentation`."""
+    return survey_segmentation(
+        [(data.train_split, train), (data.test_split, test)],
+        label_format=resolve_label_format(data),
+        decode_all=decode_all,
+    )
 
 
 def open_classification_splits(
@@ -47,13 +116,19 @@ def open_classification_splits(
         )
         for split in (data.train_split, data.test_split)
     )
+    _check_classes(train, test)
+    return train, test
+
+
+def _check_classes(
+    train: SegmentationSet | ClassificationSet, test: SegmentationSet | ClassificationSet
+) -> None:
     if train.classes != test.classes:
         odd = min(set(train.classes) ^ set(test.classes), default=train.classes[0])
         raise DataError(
             f"{train.name} and {test.name} differ in class '{odd}' or in the order of classes; "
             "expected the same classes in both"
         )
-    return train, test
 
 
 def _check_different(data: SegmentationSetConfig | ClassificationDataConfig, sources: str) -> None:

@@ -30,6 +30,7 @@ from pcd_hub.train.batches import num_workers, plan_batches, shard
 from pcd_hub.train.configs.command_line import parse, run_main
 from pcd_hub.train.configs.linear_classification import (
     LINEAR_CLS,
+    PROTOCOL_VERSION,
     EpochSchedule,
     LinearClsConfig,
     epoch_schedule,
@@ -271,6 +272,7 @@ def save_result(linear: LinearEvaluation, correct: tuple[int, int], *, command: 
             training_set=f"{train_set.name} ({len(train_set)} images)",
             mixed_precision=str(linear.accelerator.mixed_precision),
         ),
+        protocol_version=PROTOCOL_VERSION,
         command=command,
         num_images=len(test_set),
         seed=config.run.seed,

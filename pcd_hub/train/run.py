@@ -13,6 +13,7 @@ logs, writes checkpoints and stops the run on a signal.
 import contextlib
 import dataclasses
 import logging
+import signal
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -30,7 +31,7 @@ from pcd_hub.train.monitors.progress import Progress
 from pcd_hub.train.run_folder.checkpoints import Checkpoints
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.run_folder.resume import load_parts
-from pcd_hub.train.signals import StopRequest, stopped_run
+from pcd_hub.train.signals import InterruptedStep, StopRequest, stopped_run
 
 log = logging.getLogger("pcd_hub")
 
@@ -53,6 +54,7 @@ class StopSignal(Protocol):
 
     @property
     def signum(self) -> int: ...
+    def end_with(self, make: Callable[[], BaseException]) -> None: ...
     def __enter__(self) -> object: ...
     def __exit__(self, *error: Any) -> None: ...
 
@@ -152,6 +154,7 @@ class TrainingRun(Generic[BatchT]):
             total_steps=self._num_steps(),
             label=self._label,
         )
+        self._stop_request.end_with(self._interrupted)
         with self._stop_request, contextlib.closing(self._progress):
             plan = dataclasses.replace(self.plan, start_step=self._first_step)
             batches = self.open_batches(plan, self._stream_states)
@@ -216,6 +219,10 @@ class TrainingRun(Generic[BatchT]):
         self._checkpoints.save(self._done, state, self._stream_states)
         self._saved = self._done
         return signum
+
+    def _interrupted(self) -> InterruptedStep:
+        """Return the exception for a second SIGINT."""
+        return InterruptedStep(signal.SIGINT, self.folder.path, step=self._saved)
 
     @contextlib.contextmanager
     def _saving_before_a_failure(self) -> Iterator[None]:

@@ -1,7 +1,9 @@
-"""Stop signals (SIGTERM, SIGINT, SLURM's SIGUSR1): finish the step, save, print how to resume."""
+"""Stop signals: finish the step, save, print how to resume.
+
+SIGTERM, SIGINT (Ctrl-C), SLURM's SIGUSR1, and SIGHUP, which a terminal sends when it is closed.
+"""
 
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +14,9 @@ from typing import Any, NoReturn, Self
 from accelerate import Accelerator
 
 from pcd_hub.data.workers import STOP_SIGNALS
+from pcd_hub.files.standard_output import print_error
+
+_HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
 
 
 class StoppedRun(BaseException):
@@ -40,6 +45,22 @@ class StoppedRun(BaseException):
             saved, action = f"step {self.step}", "continue"
         name = signal.Signals(self.signum).name
         return f"stopped by {name} after {saved}, which is saved; {action} with {remedy}"
+
+
+class InterruptedStep(StoppedRun):
+    """Raised by a second SIGINT, in the middle of a step; ``step`` is that of the last save."""
+
+    def message(self, remedy: str) -> str:
+        """Describe what is saved, and how ``remedy`` continues."""
+        if not self.step:
+            return (
+                "stopped by a second SIGINT before the first checkpoint; start the run again, in "
+                "another folder"
+            )
+        return (
+            f"stopped by a second SIGINT; the last checkpoint is after step {self.step}; continue "
+            f"with {remedy}"
+        )
 
 
 def stopped_run(signum: int, step: int, folder: Path, accelerator: Accelerator) -> StoppedRun:
@@ -74,10 +95,12 @@ def _handle(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
     """Install a handler of all stop signals; return the previous ones.
 
     Python handles signals in the main thread alone; a run in another thread is not stopped.
+    ``nohup`` makes its command ignore SIGHUP, which stays so.
     """
     if threading.current_thread() is not threading.main_thread():
         return {}
-    return {signum: signal.signal(signum, handler) for signum in STOP_SIGNALS}
+    kept = {_HANGUP} if _HANGUP and signal.getsignal(_HANGUP) is signal.SIG_IGN else set()
+    return {signum: signal.signal(signum, handler) for signum in STOP_SIGNALS if signum not in kept}
 
 
 def _restore(handlers: Mapping[int, Any]) -> None:
@@ -86,7 +109,7 @@ def _restore(handlers: Mapping[int, Any]) -> None:
 
 
 class StopRequest:
-    """Context manager that records the first signal; a second SIGINT raises KeyboardInterrupt.
+    """Context manager that records the first signal; a second SIGINT ends the run at once.
 
     On exit, a signal that has not stopped the run is passed to the previous handler.
     """
@@ -95,6 +118,11 @@ class StopRequest:
         self._before: dict[int, Any] = {}
         self.signum = 0
         """The signal that this process has received; 0 for none."""
+        self._make: Callable[[], BaseException] = KeyboardInterrupt
+
+    def end_with(self, make: Callable[[], BaseException]) -> None:
+        """Set the function that makes the exception for a second SIGINT."""
+        self._make = make
 
     def __enter__(self) -> Self:
         self._before = _handle(self._record)
@@ -109,7 +137,14 @@ class StopRequest:
 
     def _record(self, signum: int, frame: FrameType | None) -> None:
         del frame
-        if signum == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
         self.signum = signum
-        print(f"\n{signal.Signals(signum).name}: finishing the step", file=sys.stderr, flush=True)
+        once_more = ""
+        if signum == signal.SIGINT:
+            signal.signal(signal.SIGINT, self._interrupt)
+            once_more = "; a second Ctrl-C ends the run without it"
+        print_error(f"\n{signal.Signals(signum).name}: finishing and saving the step{once_more}")
+
+    def _interrupt(self, signum: int, frame: FrameType | None) -> NoReturn:
+        del signum, frame
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise self._make()

@@ -125,7 +125,7 @@ def by_evaluation(measured: Mapping[str, Measurement]) -> list[list[Measurement]
     evaluations: dict[tuple[object, ...], list[Measurement]] = {}
     for table in measured.values():
         facts = (table.task, table.dataset, table.images, table.seeds, table.protocol)
-        alike = (*facts, table.command, table.subject, tuple(table.means))
+        alike = (*facts, table.protocol_version, table.command, table.subject, tuple(table.means))
         evaluations.setdefault(alike, []).append(table)
     return list(evaluations.values())
 
@@ -143,7 +143,7 @@ def results_table(metrics: list[Measurement]) -> str:
     for model in one.means:
         label = f"**{_text(model)}** (this weight)" if model == one.subject else _text(model)
         lines.append(f"| {label} | {' | '.join(_cell(m, model) for m in metrics)} |")
-    lines += ["", f"{_text(one.protocol)}. Again: {_text(one.command)}."]
+    lines += ["", f"{_text(one.full_protocol)}. Again: {_text(one.command)}."]
     return "\n".join(lines)
 
 

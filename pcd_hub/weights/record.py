@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pcd_hub.errors import WeightError
-from pcd_hub.files.strict_json import COUNT, FINITE, TEXT, Field, check_fields, optional
+from pcd_hub.files.strict_json import COUNT, FINITE, TEXT, Field, check_fields, optional, whole
 from pcd_hub.weights.safety import unknown_fields
 
 NOT_STATED = "not stated"
@@ -215,11 +215,20 @@ class Measurement:
     """Mean over the seeds, by model."""
     stds: dict[str, float] = field(default_factory=dict)
     """Standard deviation over the seeds, by model; empty for a single seed."""
+    protocol_version: int = 1
+    """Version of the evaluation's implementation; 1 in records without this field."""
 
     @property
     def spread(self) -> str:
         """What the numbers of the table are, in words."""
         return f"mean ± standard deviation of {self.seeds} seeds" if self.seeds > 1 else "one seed"
+
+    @property
+    def full_protocol(self) -> str:
+        """The protocol, with its version unless that is 1."""
+        if self.protocol_version == 1:
+            return self.protocol
+        return f"Protocol version {self.protocol_version}: {self.protocol}"
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any], *, what: str) -> "Measurement":
@@ -250,4 +259,5 @@ _MEASUREMENT = {
     **dict.fromkeys(("images", "seeds"), COUNT),
     "means": _BY_MODEL,
     "stds": optional(_BY_MODEL),
+    "protocol_version": optional(whole(1, 2**53)),
 }

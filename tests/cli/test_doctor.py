@@ -111,8 +111,11 @@ def test_an_endpoint_that_does_not_answer_is_no_reason_to_stop(monkeypatch, caps
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     code, out, _ = doctor(capsys, "--json")
-    found = json.loads(out)["hub"]
+    found = json.loads(out)
     assert code == 0
-    assert found["reachable"] is False
-    assert found["problem"]
+    assert found["hub"]["reachable"] is False
+    assert found["hub"]["problem"]
+    assert found["default_teacher"] is None
+    _, out, _ = doctor(capsys)
+    assert "can run here with a teacher of yours: --teacher local-dir:DIR." in out
     settle()

@@ -10,8 +10,9 @@ from accelerate.state import AcceleratorState
 
 from pcd_hub.errors import ConfigError
 from pcd_hub.train import distill
+from pcd_hub.train.own_images import timing
 from tests.distributed.test_processes import free_ports
-from tests.train.conftest import tiny, tiny_teacher  # noqa: F401
+from tests.train.conftest import leave_out_pictures, tiny, tiny_teacher  # noqa: F401
 
 SECONDS = 300.0
 
@@ -19,6 +20,8 @@ SECONDS = 300.0
 def _one_process(rank: int, ports: list[int], arguments: list[str], root: Path) -> None:
     os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    leave_out_pictures(pytest.MonkeyPatch())
+    timing.SECONDS = 0.0
     start, measure = distill.start_accelerator, distill.seconds_per_step
 
     def start_anew(**options):
@@ -54,6 +57,7 @@ def _one_process(rank: int, ports: list[int], arguments: list[str], root: Path) 
 def test_two_processes_decide_the_same(tiny, tmp_path):  # noqa: F811
     names = ("--teacher.source", "--student.arch", "--data.source", "--data.num-workers", "--speed")
     arguments = ["own_images", *(a for a in tiny if a.startswith(names)), "--run.no-store"]
+    arguments.append("--optim.global-batch-size=8")
     mp.spawn(_one_process, (free_ports(3), arguments, tmp_path), nprocs=2)
     first, longer = map(json.loads, (tmp_path / "0.jsonl").read_text().splitlines())
     assert [first, longer] == [

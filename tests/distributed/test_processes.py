@@ -25,7 +25,13 @@ from pcd_hub.train.batches import shard
 from pcd_hub.train.monitors.features import FeatureMonitor
 from tests.stress import kill_campaign
 from tests.train import test_contrast as test_pretrain
-from tests.train.conftest import tiny, tiny_teacher, trace, watch_the_end  # noqa: F401
+from tests.train.conftest import (
+    leave_out_pictures,
+    tiny,  # noqa: F401
+    tiny_teacher,  # noqa: F401
+    trace,
+    watch_the_end,
+)
 
 ACCUMULATED, MOMENTS = "--optim.accumulation-steps=2", "--method.loss=cosine_smooth_l1"
 
@@ -82,6 +88,7 @@ class Runs:
 
 def _one_process(rank: int, world_size: int, ports: list[int], runs: Runs) -> None:
     hold_batch_norm(pytest.MonkeyPatch())
+    leave_out_pictures(pytest.MonkeyPatch())
     os.environ |= {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
     start = distill.start_accelerator
@@ -104,6 +111,7 @@ def runs(tiny, tmp_path_factory) -> Runs:  # noqa: F811
     made = Runs(tmp_path_factory.mktemp("runs"), tiny)
     with pytest.MonkeyPatch.context() as patch:
         hold_batch_norm(patch)
+        leave_out_pictures(patch)
         made.one("one")
         made.one("one by moments", MOMENTS)
         made.contrast("one")

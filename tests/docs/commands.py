@@ -109,6 +109,8 @@ def _pcd_hub(words: list[str]) -> None:
     match words:
         case ["distill", *arguments]:
             _distill(arguments)
+        case ["compare", file] if file.endswith(".jsonl"):
+            cli.main(words)
         case ["compare", *arguments]:
             override(CompareConfig(), arguments)
         case ["probe", *_]:
@@ -125,6 +127,8 @@ def _python(words: list[str]) -> None:
             override(CompareConfig(), arguments)
         case ["-m", "pcd_hub.train.frozen.feature_figures", *arguments]:
             feature_figures.main([*arguments, "--data.image-size=64"])
+        case ["-m", module, *arguments] if "--data.check" in arguments:
+            importlib.import_module(module).main(arguments)
         case ["-m", module, *arguments]:
             _check_flags(module, arguments)
         case [script, *arguments] if script.startswith("recipes/"):

@@ -83,6 +83,16 @@ def test_a_weight_that_was_not_measured_gets_nothing(measured, tmp_path):
     assert files_of(export) == before, "a damaged one is not rewritten"
 
 
+def test_results_of_two_protocol_versions_never_share_a_table(tmp_path):
+    other = {"x": table().scores["net.pcd"]}
+    table().save(tmp_path / "one")
+    table(protocol_version=2).save(tmp_path / "two")
+    table(protocol_version=2, scores=other, weights_sha256={}).save(tmp_path / "three")
+    first, second = joined_tables([tmp_path / "one", tmp_path / "two", tmp_path / "three"])
+    assert (first.protocol_version, list(first.scores)) == (1, ["random:net", "net.pcd"])
+    assert (second.protocol_version, list(second.scores)) == (2, ["random:net", "net.pcd", "x"])
+
+
 def test_runs_without_an_evaluation_are_named(tmp_path):
     with pytest.raises(DataError, match=r"there is no evaluation.json; did the run finish"):
         joined_tables([tmp_path])

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from pcd_hub.errors import ConfigError, StudentError, WeightError
-from pcd_hub.evaluate.models import check_models, for_each_seed, open_model
+from pcd_hub.evaluate.models import check_models, for_each_seed, known_sha256, open_model
 from pcd_hub.models.teacher_loading import load_teacher
 from pcd_hub.weights import store
 from pcd_hub.weights.manifest import sha256
@@ -36,6 +36,7 @@ def test_a_folder_of_timm_is_loaded_by_timm(export):
     (export / "pcd_manifest.json").unlink()
     found = open_model(f"local-dir:{export}")
     assert found.weights_sha256 is None
+    assert known_sha256(f"local-dir:{export}") == sha256(export / "model.safetensors")
     assert found.mean == timm.get_pretrained_cfg("resnet18").mean
 
 
@@ -111,3 +112,15 @@ def test_a_fixed_size_weight_takes_the_size_given(tmp_path):
     export = exported(tmp_path / "vit", "test_vit", model, image_size=96)
     opened = open_model(f"local-dir:{export}", image_size=64).model
     assert opened.eval()(torch.zeros(1, 3, 64, 64)).shape[0] == 1
+
+
+def test_the_hash_of_a_model_is_known_without_loading_it(export, tmp_path):
+    own = sha256(export / "model.safetensors")
+    assert known_sha256(f"local-dir:{export}") == own
+    store.add("test_resnet.pcd", export)
+    assert known_sha256("test_resnet.pcd") == own
+    (tmp_path / "empty").mkdir()
+    for name in ("random:resnet18", "resnet18.a1_in1k", f"local-dir:{tmp_path / 'empty'}"):
+        assert known_sha256(name) is None
+    assert known_sha256("hf-hub:org/net") is None
+    assert known_sha256("test_resnet.pcd_missing") is None

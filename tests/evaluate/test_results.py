@@ -83,6 +83,7 @@ def test_other_models_and_other_seeds_become_one_table():
     ("changed", "message"),
     [
         ({"protocol": "thawed"}, "differ in protocol: 'frozen' and 'thawed'"),
+        ({"protocol_version": 2}, "differ in protocol version: 1 and 2"),
         ({"images": 91}, "differ in images: 90 and 91"),
         ({}, "random:net was scored twice in linear segmentation probe at seed 0"),
         (
@@ -94,6 +95,32 @@ def test_other_models_and_other_seeds_become_one_table():
 def test_runs_that_differ_are_not_joined(changed, message):
     with pytest.raises(DataError, match=message):
         join([table(), table(**changed)])
+
+
+def test_results_on_other_images_of_the_same_name_are_not_joined():
+    scores = {"x": table().scores["net.pcd"]}
+    one, other, unknown = table(data_sha256="a" * 64), table(data_sha256="b" * 64), table()
+    with pytest.raises(DataError, match="are of different images .data sha256 a{12} and b{12}"):
+        join([one, dataclasses.replace(other, scores=scores)])
+    joined = join([unknown, dataclasses.replace(one, scores=scores)])
+    assert joined.data_sha256 == "a" * 64, "an old file does not state its images"
+
+
+def test_a_file_without_a_protocol_version_is_of_version_1(tmp_path):
+    raw = dataclasses.asdict(table())
+    (tmp_path / "evaluation.json").write_text(json.dumps({**raw, "protocol_version": 3}))
+    assert Evaluation.load(tmp_path).protocol_version == 3
+    old = {k: v for k, v in raw.items() if k not in {"protocol_version", "data_sha256"}}
+    (tmp_path / "evaluation.json").write_text(json.dumps(old))
+    assert Evaluation.load(tmp_path) == dataclasses.replace(table(), protocol_version=1)
+
+
+@pytest.mark.parametrize("version", [0, "1", True, None, 1.5])
+def test_a_wrong_protocol_version_is_refused(tmp_path, version):
+    raw = {**dataclasses.asdict(table()), "protocol_version": version}
+    (tmp_path / "evaluation.json").write_text(json.dumps(raw))
+    with pytest.raises(DataError, match=f"protocol_version {version!r}: expected an integer >= 1"):
+        Evaluation.load(tmp_path)
 
 
 def test_two_weights_of_one_name_are_not_two_seeds_of_one():
@@ -115,6 +142,11 @@ def test_no_metric_is_lost_however_long_the_names():
     assert [m.metric for m in names.values()] == ["mean IoU", "effective rank"]
     near = table(dataset=long.dataset + "x", task=long.task)
     assert not set(names) & set(near.measurements("net.pcd", "net.pcd"))
+    second = dataclasses.replace(long, protocol_version=2)
+    later = second.measurements("net.pcd", "net.pcd")
+    assert not set(names) & set(later), "those of version 1 stay in a record"
+    assert {m.protocol_version for m in later.values()} == {2}
+    assert "Protocol version 2: frozen. Again" in second.table()
 
 
 def test_another_weight_of_the_same_name_keeps_its_row():

@@ -3,7 +3,7 @@
 import pytest
 
 from pcd_hub.errors import StudentError
-from pcd_hub.evaluate import SegmentationProbe, open_segmentation
+from pcd_hub.evaluate import SegmentationProbe, open_segmentation, segmentation_probe
 from pcd_hub.evaluate.results import Evaluation
 
 
@@ -24,6 +24,19 @@ def test_a_model_is_scored_by_name_and_joins_a_table(probe, tmp_path):
     assert Evaluation.load(tmp_path / "runs" / "probe") == table
     assert "60 steps of 4, AdamW 0.003" in table.protocol
     assert "64 x 64" in table.protocol
+
+
+def test_the_table_states_its_version_and_its_images(probe, segmentation, monkeypatch):
+    table = probe.empty_table()
+    assert table.protocol_version == 1
+    monkeypatch.setattr(segmentation_probe, "PROTOCOL_VERSION", 7)
+    assert probe.empty_table().protocol_version == 7
+    splits = ("train", "val")
+    again = SegmentationProbe(*(open_segmentation(str(segmentation), name) for name in splits))
+    assert again.empty_table().data_sha256 == table.data_sha256
+    with (segmentation / "images" / "train" / "0.png").open("ab") as image:
+        image.write(b"more")
+    assert again.empty_table().data_sha256 != table.data_sha256
 
 
 def test_stages_that_do_not_exist_are_an_error(segmentation, probe):

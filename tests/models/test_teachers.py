@@ -327,7 +327,7 @@ def test_a_teacher_without_weights_is_an_error_never_a_random_net():
         ("tim:resnet18", "unknown teacher 'tim:resnet18'; did you mean 'timm'"),
         ("timm:resnet81", "did you mean 'resnet"),
         ("mocov3_r50:/nowhere.pth", "no teacher file /nowhere.pth"),
-        ("local-dir:/nowhere", "cannot load local-dir:/nowhere"),
+        ("local-dir:/nowhere", "no teacher folder /nowhere; expected one that timm"),
     ],
 )
 def test_unknown_sources_are_named(source, message):

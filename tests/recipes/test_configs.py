@@ -9,6 +9,7 @@ from pcd_hub.train.configs.old_names import flat
 from pcd_hub.train.lab.options import parse_lab
 from pcd_hub.train.lab.plan import read_plan
 from pcd_hub.train.own_images.arguments import parse_distill
+from pcd_hub.weights.load import read_weight
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "configs"
 LISTS = sorted(FOLDER.glob("lab_*.yaml"))
@@ -30,23 +31,27 @@ def test_a_configuration_is_complete_with_images_and_teacher(file, tmp_path):
     assert parse_distill([f"--data.source={tmp_path}", *given]).config == config, "with any base"
 
 
-def test_resnet18_photos_has_the_settings_of_the_shipped_weight():
-    config = parse_distill(["--config", str(FOLDER / "resnet18_photos.yaml")]).config
+def test_students_photos_gpu_has_the_settings_of_the_shipped_weights():
+    config = parse_distill(["--config", str(FOLDER / "students_photos_gpu.yaml")]).config
     found = flat(plain(config))
     expected = {
         "teacher.image_size": 192,
+        "student.arch": "resnet18,mobilenetv4_conv_small",
         "data.image_size": 96,
         "data.min_crop_area": 0.2,
-        "data.view_epochs": 4,
         "data.resident": "on",
         "method.loss": "pixel_info_nce",
         "method.queue_length": 128,
         "method.head": "linear",
         "optim.name": "adamw",
-        "optim.lr_per_256": 0.016,
+        "optim.lr_per_256": 0.004,
         "optim.weight_decay": 0.05,
-        "optim.global_batch_size": 32,
+        "optim.global_batch_size": 256,
         "optim.warmup_share": 0.05,
-        "run.max_steps": 6200,
+        "run.max_steps": 3636,
     }
     assert {name: found[name] for name in expected} == expected
+    for name in ("resnet18.pcd", "mobilenetv4_conv_small.pcd"):
+        record = read_weight(FOLDER.parents[1] / "pcd_hub/weights/shipped" / name).record
+        assert record.steps == found["run.max_steps"]
+        assert record.images_seen == record.steps * found["optim.global_batch_size"]

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import benchmark
 import benchmark_parts
 import benchmark_step
 import measuring
+from benchmark_step import STAGES
 
 SMALL = [
     "--teacher=test_resnet",
@@ -61,6 +63,31 @@ def test_recipe_and_plain_step_are_compared(tmp_path, images, capsys, monkeypatc
     assert "| recipe |" in printed
     trace = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     assert {"teacher", "student", "backward"} <= {event.get("name") for event in trace}
+
+
+def test_what_was_measured_stays_if_the_next_row_fails(tmp_path, images, monkeypatch, capsys):
+    def run_step(kind, case, steps, timeline):
+        if kind == "plain":
+            raise SystemExit("out of time")
+        return {"seconds": [0.5], "split": dict.fromkeys(STAGES, 0.1), "peak_bytes": 1}
+
+    monkeypatch.setattr(benchmark, "run_step", run_step)
+    out = tmp_path / "results.json"
+    with pytest.raises(SystemExit, match="out of time"):
+        benchmark.main(["step", *SMALL, f"--images={images}", f"--out={out}"])
+    (row,) = json.loads(out.read_text())["step"]["variants"].values()
+    assert row["images_per_s"] == 8
+    assert "recipe: 8 images/s, measured in" in capsys.readouterr().out
+
+
+def test_a_long_queue_needs_no_more_images(tmp_path, images):
+    """Images that stay on the device would not fit into it."""
+    options = benchmark.build_parser().parse_args(["step", *SMALL, f"--images={images}"])
+    options.queue_length = 1000
+    case = benchmark.step_case(options, tmp_path)
+    assert len(Path(case.images).read_text().splitlines()) == 4 * (1 + 8)
+    case = benchmark_step.dataclasses.replace(case, off=("bf16",))
+    assert benchmark_step.measure(case, "recipe", 1, None)["seconds"][0] > 0
 
 
 def test_switches_reach_the_configuration_of_the_recipe(tmp_path, images, monkeypatch):

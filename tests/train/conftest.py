@@ -28,6 +28,7 @@ from pcd_hub.errors import CheckpointError, ConfigError
 from pcd_hub.evaluate.results import Evaluation
 from pcd_hub.evaluate.segmentation import LinearProbe
 from pcd_hub.models.teacher_folder import save_teacher
+from pcd_hub.report.page.run_folder import Notes
 from pcd_hub.train import distill
 from pcd_hub.train.monitors.loss import LossMonitor
 
@@ -77,6 +78,23 @@ def short_probe(monkeypatch):
     """Shorten the closing probe; its scores are tested in tests/evaluate."""
     short = functools.partialmethod(LinearProbe.run, steps=20)
     monkeypatch.setattr(LinearProbe, "run", short)
+
+
+def leave_out_pictures(patch: pytest.MonkeyPatch) -> None:
+    """Leave out the pictures at a run's end, a third of a tiny run."""
+
+    def nothing(*_, **__):
+        pass
+
+    patch.setattr("pcd_hub.train.results.weight.draw_feature_maps", nothing)
+    patch.setattr("pcd_hub.train.results.weight.save_training_curve", nothing)
+    patch.setattr("pcd_hub.train.results.weight.draw_own_images", lambda _: Notes())
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Leave out pictures in tests of something else."""
+    leave_out_pictures(monkeypatch)
 
 
 @pytest.fixture

@@ -107,6 +107,7 @@ print(float(model.conv1.weight.detach().double().sum()))
     )
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_training_changes_the_student_and_not_the_teacher(tiny, tmp_path):
     config = dataclasses.replace(command_line.parse(configs.DISTILL, "quickstart", tiny)[1])
     config = dataclasses.replace(
@@ -124,6 +125,7 @@ def test_training_changes_the_student_and_not_the_teacher(tiny, tmp_path):
     assert not torch.equal(finished.student.state_dict()[weight], start[weight])
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_queue_holds_the_pooled_teacher_vectors_of_the_first_view(tiny, tmp_path):
     from pcd_hub.data.loader import BatchPlan, training_batches
     from pcd_hub.data.sources.open import open_source
@@ -142,6 +144,7 @@ def test_the_queue_holds_the_pooled_teacher_vectors_of_the_first_view(tiny, tmp_
     assert queue["cursor"] == 24
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(
     "options",
     [
@@ -162,6 +165,7 @@ def test_every_loss_and_target_learns_and_resumes(tiny, tmp_path, options):
     assert trace(folder) == whole
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_configured_loss_gets_maps_or_pooled_vectors(tiny, tmp_path):
     """The first loss of each, from the recipe's own parts."""
     from pcd_hub.method.loss import cosine_smooth_l1
@@ -201,6 +205,7 @@ def test_the_configured_loss_gets_maps_or_pooled_vectors(tiny, tmp_path):
     assert set(pooled) == {(16, 16, 1, 1)}, "a 2 x 2 grid, pooled"
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("options", [["--teacher.image-size=64"], ["--teacher.source=quickstart"]])
 def test_the_random_start_does_not_depend_on_the_teacher(tiny, tmp_path, monkeypatch, options):
     seen = []
@@ -220,6 +225,7 @@ PLAIN = [
 """What is fast, switched off."""
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("fast", [True, False], ids=["fast", "plain"])
 def test_golden_loss_trace(tiny, tmp_path, request, monkeypatch, fast):
     """Twenty steps on the CPU. A change that should not alter results shows the same trace.
@@ -243,6 +249,7 @@ def test_golden_loss_trace(tiny, tmp_path, request, monkeypatch, fast):
     assert found[-1] < found[0]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_accumulation_uses_the_same_images_and_learning_rates(tiny, tmp_path):
     one = trace(run(tiny, tmp_path / "one", "--run.no-store"))
     two = trace(run(tiny, tmp_path / "two", "--run.no-store", "--optim.accumulation-steps=2"))
@@ -380,6 +387,7 @@ def test_a_student_of_other_bands_trains_exports_and_resumes(tiny, tmp_path, ban
     assert trace(folder) == whole
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_teacher_sees_the_same_images_with_and_without_another_band(tiny, tmp_path):
     """Its keys are those of the RGB run: same crops, same colours."""
     source = write_bands(tmp_path / "images")
@@ -404,6 +412,7 @@ def test_bands_that_the_teacher_does_not_know_end_the_run_before_it_starts(tiny,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_two_equal_sides_are_one_number(tiny, tmp_path):
     arguments = [*tiny, "--run.no-store", "--run.max-steps=2"]
     one = run(arguments, tmp_path / "one")
@@ -427,6 +436,7 @@ def test_a_probe_that_fails_costs_no_weight(tiny, tmp_path, caplog):
     assert (folder / "export" / "pcd_manifest.json").exists()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_queue_is_capped_at_half_the_data_set_with_one_warning(tiny, tmp_path, caplog):
     folder = run(tiny, tmp_path / "run", "--run.no-store", "--method.queue-length=1000")
     assert caplog.text.count("queue of 1000 keys capped at 32, half the data set") == 1

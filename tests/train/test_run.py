@@ -18,6 +18,8 @@ from pcd_hub.train.signals import StoppedRun
 from pcd_hub.weights import store
 from tests.train.conftest import assert_same, image_folder, run, trace
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 class _KilledError(Exception):
     pass
@@ -159,12 +161,12 @@ def test_a_full_disk_is_reported_and_keeps_the_last_checkpoint(tiny, tmp_path, m
     assert [line["step"] for line in trace(folder)] == list(range(6))
 
 
-def raise_signal_at(patch: pytest.MonkeyPatch, signum: int, *, at: int) -> None:
+def raise_signal_at(patch: pytest.MonkeyPatch, signum: int, *, at: int, times: int = 1) -> None:
     """Raise a signal during step ``at``."""
     rate = distill.learning_rate
 
     def received(step, *arguments):
-        if step == at:
+        for _ in range(times if step == at else 0):
             signal.raise_signal(signum)
         return rate(step, *arguments)
 

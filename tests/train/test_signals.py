@@ -105,7 +105,9 @@ def test_an_interrupt_before_the_first_step_prints_one_line(monkeypatch, capsys)
     finally:
         signal.signal(signal.SIGINT, before)
     assert exited.value.code == 130
-    assert capsys.readouterr().err == "stopped by SIGINT; nothing more was saved\n"
+    assert capsys.readouterr().err == (
+        "stopped by SIGINT; nothing more was saved; the same command starts again\n"
+    )
 
 
 @pytest.mark.parametrize("signum", STOP_SIGNALS)

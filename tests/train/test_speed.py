@@ -22,6 +22,8 @@ from pcd_hub.train.monitors.loss import LossMonitor
 from tests.train.conftest import check_that_no_step_reads_back, trace
 from tests.train.test_contrast import TINY as CONTRAST
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.fixture(autouse=True)
 def _fresh_accelerator():

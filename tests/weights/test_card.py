@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from pcd_hub.errors import WeightError
 from pcd_hub.weights.card import render_card
 from pcd_hub.weights.manifest import read_manifest, record_sha256
-from pcd_hub.weights.record import HUB_LICENSES
+from pcd_hub.weights.record import HUB_LICENSES, Measurement
 from tests.weights.making import exported, measurement, record
 
 FILES = [
@@ -90,10 +90,23 @@ def test_several_seeds_have_a_spread_and_one_has_none():
     assert "mean ± standard deviation of 3 seeds" in text
 
 
+def test_results_of_two_protocol_versions_are_two_tables():
+    one = {"one": dataclasses.asdict(measurement())}
+    text = card(metrics={**one, "two": dataclasses.asdict(measurement(metric="accuracy"))})
+    assert text.count("**linear segmentation probe**, generated scenes") == 1
+    newer = dataclasses.asdict(measurement(metric="accuracy", protocol_version=2))
+    text = card(metrics={**one, "two": newer})
+    assert text.count("**linear segmentation probe**, generated scenes") == 2
+    assert text.count("Protocol version 2: BatchNorm and one linear layer. Again") == 1
+    old = {key: value for key, value in one["one"].items() if key != "protocol_version"}
+    assert Measurement.from_dict(old, what="old") == measurement()
+
+
 @pytest.mark.parametrize(
     "changed",
     [
         {"subject": "nobody"},
+        {"protocol_version": 0},
         {"means": {"distilled student": float("nan")}},
         {"seeds": 3},
         {"stds": {"teacher": 1.0}},

@@ -3,12 +3,15 @@
 import hashlib
 import json
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from jaxtyping import UInt8
 from pycocotools import mask as mask_codes
 
 from pcd_hub.data.labelled.coco_validation import (
@@ -275,6 +278,13 @@ def to_run_length_code(segmentation: Segmentation, height: int, width: int) -> A
     if isinstance(codes, list) or isinstance(codes["counts"], list):
         codes = mask_codes.frPyObjects(codes, height, width)
     return mask_codes.merge(codes) if isinstance(codes, list) else codes
+
+
+def decode_run_length_code(code: Any) -> UInt8[np.ndarray, "height width"]:
+    """Decode a compressed run-length code to a mask of 0 and 1."""
+    with warnings.catch_warnings():  # pycocotools 2.0.11 lacks NumPy 2's `copy` argument
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return mask_codes.decode(code)
 
 
 def raise_or_log(errors: list[str], file: Path, bad_annotations: Literal["error", "drop"]) -> None:

@@ -27,8 +27,7 @@ def survey_detection(
             files are searched, in limited time.
     """
     first, last = (split for _, split in splits)
-    paths = [[image.path for image in split.images] for split in (first, last)]
-    overlap = Overlap(paths[0], paths[1])
+    overlap = Overlap(*([str(image.path) for image in split.images] for split in (first, last)))
     overlap.compare_files(seconds=None if decode_all else START_SECONDS)
     found = [_survey_split(name, split) for name, split in splits]
     if decode_all:

@@ -1,7 +1,8 @@
 """Open semantic segmentation data sets by URI.
 
 ==========================  ====================================================================
-``DIR``                     ``images/SPLIT/``, ``masks/SPLIT/NAME.png``, ``classes.json``
+``DIR``                     ``images/SPLIT/``, ``masks/SPLIT/NAME.png``, ``classes.json``, and the
+                            other layouts of ``masks/files.py`` and ``masks/class_lists.py``
 ``ade20k:DIR``              ADEChallengeData2016: 150 classes, 0 is "other" and ignored
 ``voc:DIR``                 VOCdevkit/VOC2012: 21 classes, 255 is ignored
 ``cityscapes:DIR``          leftImg8bit and gtFine: the 19 classes of the benchmark
@@ -10,18 +11,24 @@
 ==========================  ====================================================================
 
 ``classes.json`` contains ``{"classes": ["background", ...], "ignore_index": 255}``. The values of a
-mask are class indices, or the ignore index (null for none).
+mask are class indices, or the ignore index (null for none). Masks drawn from objects:
+``masks/objects.py``.
 """
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from pcd_hub.data.decoding import as_mask, as_rgb, decode
+from pcd_hub.data.decoding import as_mask, as_rgb
+from pcd_hub.data.labelled.masks.files import (
+    Files,
+    labelled_image,
+    open_mask_folder,
+    pair,
+    split_files,
+)
 from pcd_hub.data.labelled.segmentation_set import (
     IGNORE,
     MAX_CLASSES,
@@ -29,10 +36,12 @@ from pcd_hub.data.labelled.segmentation_set import (
     SegmentationSet,
     class_table,
 )
-from pcd_hub.data.sources.files import find_image_paths, find_split_folder, read_lines
+from pcd_hub.data.sources.files import read_lines
 from pcd_hub.data.sources.hf_datasets import HFImages, load_split
 from pcd_hub.data.sources.uris import is_file, local_path, split_uri
 from pcd_hub.errors import DataError
+
+SCHEMES = ("ade20k", "voc", "cityscapes", "hf-disk", "hf")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,101 +57,49 @@ class Columns:
     """Mask value 0 means no label, and class ``c`` is stored as ``c + 1``."""
 
 
-def open_segmentation(uri: str, split: str, *, columns: Columns | None = None) -> SegmentationSet:
+def open_segmentation(
+    uri: str, split: str, *, columns: Columns | None = None, strict: bool = True
+) -> SegmentationSet:
     """Open one split of the data set that ``uri`` names (see the table at the top of this file).
+
+    Args:
+        uri: The data set.
+        split: Name of the split.
+        columns: Columns and classes of a Hugging Face dataset.
+        strict: Raise an error for an image without mask or a mask without image; otherwise leave
+            them out.
 
     Raises:
         DataError: If the data set or split does not exist, or images and masks do not match.
     """
-    images = _open(uri, split, columns or Columns())
+    images = _open(uri, split, columns or Columns(), strict=strict)
     if not len(images):
         raise DataError(f"{uri} has no labelled image in its split {split}: expected at least 1")
     return images
 
 
-def _open(uri: str, split: str, columns: Columns) -> SegmentationSet:
-    scheme, rest = split_uri(uri, ("ade20k", "voc", "cityscapes", "hf-disk", "hf"))
+def _open(uri: str, split: str, columns: Columns, *, strict: bool) -> SegmentationSet:
+    scheme, rest = split_uri(uri, SCHEMES)
     match scheme:
         case "ade20k":
-            return _ade20k(local_path(rest), split)
+            return _ade20k(local_path(rest), split, strict=strict)
         case "voc":
             return _voc(local_path(rest), split)
         case "cityscapes":
-            return _cityscapes(local_path(rest), split)
+            return _cityscapes(local_path(rest), split, strict=strict)
         case "hf-disk" | "hf":
             return _from_hf(uri, split, columns)
         case _:
-            return _from_folder(local_path(rest), split)
+            return open_mask_folder(local_path(rest), split, strict=strict)
 
 
-def _from_folder(folder: Path, split: str) -> SegmentationSet:
-    classes, ignore = _read_classes(folder / "classes.json")
-    pairs = _pair(
-        _split_files(folder / "images", split), _split_files(folder / "masks", split), folder
-    )
-    table = class_table(len(classes), ignore=ignore)
+def _ade20k(folder: Path, split: str, *, strict: bool) -> SegmentationSet:
+    images = split_files(folder / "images", split)
+    masks = split_files(folder / "annotations", split)
+    rows, left_out = pair(images, masks, folder, strict=strict)
     return SegmentationSet(
-        pairs, name=f"{folder.resolve().name}/{split}", classes=classes, table=table
-    )
-
-
-def _read_classes(path: Path) -> tuple[list[str], int | None]:
-    try:
-        content = json.loads(path.read_bytes())  # UTF-8, UTF-16 or UTF-32
-        classes, ignore = list(map(str, content["classes"])), content.get("ignore_index")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{path} cannot be read ({type(error).__name__}): expected "
-            '{"classes": ["background", ...], "ignore_index": 255}'
-        ) from error
-    if not 2 <= len(classes) <= MAX_CLASSES:
-        raise DataError(f"{path} lists {len(classes)} classes: expected 2 to {MAX_CLASSES}")
-    if ignore is not None and not (isinstance(ignore, int) and 0 <= ignore <= 255):
-        raise DataError(
-            f"{path}: ignore_index {ignore!r}: expected an integer from 0 to 255, or null"
-        )
-    return classes, ignore
-
-
-def _split_files(parent: Path, split: str) -> dict[str, Path]:
-    """Return the image files of a split by their relative path without suffix."""
-    folder = find_split_folder(parent, split)
-    files: dict[str, Path] = {}
-    for path in map(folder.joinpath, find_image_paths(folder)):
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        if name in files:
-            raise DataError(f"{path} and {files[name]} have the same name; rename or remove one")
-        files[name] = path
-    return files
-
-
-def _pair(
-    images: Mapping[str, Path], masks: Mapping[str, Path], folder: Path
-) -> list[LabelledImage]:
-    for files, others, kind in ((images, masks, "mask"), (masks, images, "image")):
-        if unmatched := sorted(set(files) - set(others)):
-            raise DataError(
-                f"{files[unmatched[0]]} has no {kind} of the same name in {folder} "
-                f"({len(unmatched)} of {len(files)} have none); add or remove it"
-            )
-    return [_labelled_image(images[name], masks[name]) for name in images]
-
-
-def _labelled_image(image: Path, mask: Path) -> LabelledImage:
-    return LabelledImage(
-        name=str(image),
-        image=partial(decode, image, str(image), as_rgb),
-        mask_name=str(mask),
-        mask=partial(decode, mask, str(mask), as_mask),
-    )
-
-
-def _ade20k(folder: Path, split: str) -> SegmentationSet:
-    pairs = _pair(
-        _split_files(folder / "images", split), _split_files(folder / "annotations", split), folder
-    )
-    return SegmentationSet(
-        pairs,
+        rows,
+        left_out=left_out,
         name=f"ADE20K {split}",
         classes=_ade20k_names(folder / "objectInfo150.txt"),
         table=class_table(150, ignore=0, reduce_zero_label=True),
@@ -163,7 +120,7 @@ def _voc(folder: Path, split: str) -> SegmentationSet:
             f"there is no {names}: expected the folder VOCdevkit/VOC2012 and split train or val"
         )
     rows = [
-        _labelled_image(
+        labelled_image(
             folder / "JPEGImages" / f"{name}.jpg", folder / "SegmentationClass" / f"{name}.png"
         )
         for name in map(str.strip, read_lines(names))
@@ -172,20 +129,22 @@ def _voc(folder: Path, split: str) -> SegmentationSet:
     return SegmentationSet(rows, name=f"VOC2012 {split}", classes=_VOC_CLASSES, table=table)
 
 
-def _cityscapes(folder: Path, split: str) -> SegmentationSet:
-    images = _strip_ending(_split_files(folder / "leftImg8bit", split), "_leftImg8bit")
-    masks = _strip_ending(_split_files(folder / "gtFine", split), "_gtFine_labelIds")
+def _cityscapes(folder: Path, split: str, *, strict: bool) -> SegmentationSet:
+    images = _strip_ending(split_files(folder / "leftImg8bit", split), "_leftImg8bit")
+    masks = _strip_ending(split_files(folder / "gtFine", split), "_gtFine_labelIds")
     table = np.full(256, IGNORE, np.uint8)
     table[list(_CITYSCAPES_CLASSES)] = range(len(_CITYSCAPES_CLASSES))
+    rows, left_out = pair(images, masks, folder, strict=strict)
     return SegmentationSet(
-        _pair(images, masks, folder),
+        rows,
+        left_out=left_out,
         name=f"Cityscapes {split}",
         classes=tuple(_CITYSCAPES_CLASSES.values()),
         table=table,
     )
 
 
-def _strip_ending(files: Mapping[str, Path], ending: str) -> dict[str, Path]:
+def _strip_ending(files: Files, ending: str) -> Files:
     return {
         name.removesuffix(ending): path for name, path in files.items() if name.endswith(ending)
     }

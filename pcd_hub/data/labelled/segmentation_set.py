@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -23,6 +24,26 @@ Mask = UInt8[np.ndarray, "height width"]
 LoadImage = Callable[[], Image.Image]
 
 
+class MaskValueError(DataError):
+    """A mask with a value that is no class."""
+
+
+class MaskSizeError(DataError):
+    """A mask of another size than its image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """What a data set's files have beside its images with labels."""
+
+    unlabelled: tuple[str, ...] = ()
+    """Images without labels."""
+    unmatched: tuple[str, ...] = ()
+    """Masks or label files without an image."""
+    dropped: tuple[str, ...] = ()
+    """Invalid annotations that were left out."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LabelledImage:
     """Names and loaders of an image and its mask."""
@@ -33,6 +54,10 @@ class LabelledImage:
     mask_name: str
     mask: LoadImage
     """Loads the mask with its stored values."""
+    path: Path | None = None
+    """File of the image; None if it is in a table."""
+    mask_size: Callable[[], tuple[int, int]] | None = None
+    """Finds width and height of the mask without decoding it, if the image is a file."""
 
 
 @runtime_checkable
@@ -53,6 +78,19 @@ class HasFingerprint(Protocol):
         ...
 
 
+@runtime_checkable
+class HasObjects(Protocol):
+    """Rows whose masks are drawn from objects, so that they can be counted without drawing."""
+
+    def num_images_by_class(self, classes: Sequence[str]) -> dict[str, int]:
+        """Count for each class the images with an object of it."""
+        ...
+
+    def num_empty(self) -> int:
+        """Count the images without objects."""
+        ...
+
+
 class SegmentationSet:
     """One split of a semantic segmentation data set.
 
@@ -61,30 +99,40 @@ class SegmentationSet:
         name: Name of the data set and split in results and errors.
         classes: Name of every class.
         table: Class for every mask value (see :func:`class_table`).
+        left_out: What else the data set's files have.
     """
 
-    def __init__(self, rows: Rows, *, name: str, classes: Sequence[str], table: Table) -> None:
-        self._rows = rows
+    def __init__(
+        self,
+        rows: Rows,
+        *,
+        name: str,
+        classes: Sequence[str],
+        table: Table,
+        left_out: LeftOut | None = None,
+    ) -> None:
+        self.rows = rows
         self._table = table
         self.name = name
         self.classes = tuple(classes)
+        self.left_out = left_out or LeftOut()
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def fingerprint(self) -> str:
         """Return a short text that changes when images, masks or classes change."""
         classes = hash_names([*self.classes, *map(str, self._table)])
-        return f"{_fingerprint(self._rows)}, classes sha256 {classes}"
+        return f"{_fingerprint(self.rows)}, classes sha256 {classes}"
 
     def take(self, rows: Sequence[int], *, name: str) -> "SegmentationSet":
         """Return the set of some of the images, in this order."""
-        own = _SomeRows(self._rows, tuple(rows))
+        own = _SomeRows(self.rows, tuple(rows))
         return SegmentationSet(own, name=name, classes=self.classes, table=self._table)
 
     def image_name(self, index: int) -> str:
         """Return the name of image ``index``, which is its path if it is a file."""
-        return self._rows[index].name
+        return self.rows[index].name
 
     def image(self, index: int) -> Image.Image:
         """Load image ``index`` as upright RGB.
@@ -92,16 +140,16 @@ class SegmentationSet:
         Raises:
             BrokenImageError: If it cannot be decoded.
         """
-        return self._rows[index].image()
+        return self.rows[index].image()
 
     def mask(self, index: int) -> Mask:
         """Load the class of every pixel of image ``index``.
 
         Raises:
-            DataError: If the mask cannot be decoded, has no class indices, or has a value without a
-                class.
+            MaskValueError: If it has a value without a class.
+            DataError: If it cannot be decoded, or has no class indices.
         """
-        row = self._rows[index]
+        row = self.rows[index]
         values = np.asarray(stored := row.mask())
         if values.ndim != 2 or stored.mode not in {"L", "P", "I", "I;16"}:
             raise DataError(
@@ -112,7 +160,7 @@ class SegmentationSet:
         if not invalid.size:
             invalid = values[self._table[values] == _INVALID]
         if invalid.size:
-            raise DataError(
+            raise MaskValueError(
                 f"{row.mask_name} has the value {int(invalid.flat[0])}: expected one of "
                 f"{len(self.classes)} classes; correct the mask, or set the value to ignore"
             )
@@ -122,16 +170,25 @@ class SegmentationSet:
         """Load image and mask.
 
         Raises:
-            DataError: If one of them cannot be loaded, or they differ in size.
+            MaskSizeError: If they differ in size.
+            DataError: If one of them cannot be loaded.
         """
         image, mask = self.image(index), self.mask(index)
-        if image.size != mask.shape[::-1]:
-            row = self._rows[index]
-            raise DataError(
-                f"{row.name} has {image.width} x {image.height} pixels, its mask {row.mask_name} "
-                f"{mask.shape[1]} x {mask.shape[0]}; they must agree"
-            )
+        self.check_size(index, image.size, (mask.shape[1], mask.shape[0]))
         return image, mask
+
+    def check_size(self, index: int, size: tuple[int, int], mask_size: tuple[int, int]) -> None:
+        """Check that an image and its mask have the same width and height.
+
+        Raises:
+            MaskSizeError: If they differ.
+        """
+        if size != mask_size:
+            row = self.rows[index]
+            raise MaskSizeError(
+                f"{row.name} has {size[0]} x {size[1]} pixels, its mask {row.mask_name} "
+                f"{mask_size[0]} x {mask_size[1]}; they must agree"
+            )
 
 
 @dataclass(frozen=True)
@@ -163,11 +220,24 @@ def _fingerprint(rows: Rows) -> str:
     return f"{len(images)} images, paths sha256 {paths}, sizes sha256 {sizes}"
 
 
-def class_table(num_classes: int, *, ignore: int | None, reduce_zero_label: bool = False) -> Table:
-    """Build the class for every mask value: a class index, ``IGNORE``, or invalid."""
+def class_table(
+    num_classes: int,
+    *,
+    ignore: int | None,
+    reduce_zero_label: bool = False,
+    values: Sequence[int] | None = None,
+) -> Table:
+    """Build the class for every mask value: a class index, ``IGNORE``, or invalid.
+
+    Args:
+        num_classes: Number of classes.
+        ignore: Value of a pixel without a label.
+        reduce_zero_label: Value 0 means no label, and class ``c`` is stored as ``c + 1``.
+        values: Value of each class, if they are not consecutive.
+    """
     table = np.full(256, _INVALID, np.uint8)
     first = 1 if reduce_zero_label else 0
-    table[first : first + num_classes] = range(num_classes)
+    table[list(values or range(first, first + num_classes))] = range(num_classes)
     if reduce_zero_label:
         table[0] = IGNORE
     if ignore is not None:

@@ -9,6 +9,7 @@ from typing import Any
 from pcd_hub.data.decoding import BrokenImageError, decode
 from pcd_hub.data.survey.duplicates import (
     Thumbnail,
+    group_equal,
     group_equal_files,
     group_near,
     groups_across,
@@ -26,10 +27,10 @@ class SplitSurvey:
 
     name: str
     num_images: int
-    counts: Mapping[str, int]
-    """Objects by class; for masks, images in which the class occurs."""
+    counts: Mapping[str, int] | None
+    """Objects by class; for masks, images in which the class occurs. None if they were not read."""
     num_empty: int
-    """Images without objects."""
+    """Images without objects or labelled pixels."""
     num_difficult: int = 0
     num_crowds: int = 0
     num_repeated: int = 0
@@ -44,17 +45,28 @@ class SplitSurvey:
     """Label files without an image."""
     broken: tuple[str, ...] = ()
     """Images or masks that cannot be read or do not fit; only if all were read."""
+    pixels: Mapping[str, int] | None = None
+    """For masks: pixels by class, of all that fit; None if they were not read."""
+    num_ignored_pixels: int = 0
+    """For masks: pixels without a label."""
+    misfits: tuple[str, ...] = ()
+    """Masks of another size than their image."""
+    other_values: tuple[str, ...] = ()
+    """Masks with a value that is no class."""
     notes: tuple[str, ...] = ()
     """Further warnings."""
 
     def warnings(self, known: Sequence[str]) -> Iterator[str]:
         """Yield one line for each likely mistake; ``known`` are all classes."""
-        missing = [name for name in known if not self.counts.get(name)]
+        counts = self.counts
+        missing = [] if counts is None else [name for name in known if not counts.get(name)]
         found = (
-            (missing, "classes without objects"),
+            (missing, "classes that do not occur"),
             (self.unlabelled, "images without label file"),
             (self.unmatched, "label files without image"),
             (self.dropped, "invalid annotations"),
+            (self.misfits, "masks of another size than their image"),
+            (self.other_values, "masks with a value that is no class"),
             (self.broken, "images that cannot be read or do not fit"),
         )
         for values, what in found:
@@ -63,6 +75,19 @@ class SplitSurvey:
         if self.num_repeated:
             yield f"{self.name}: objects annotated twice: {self.num_repeated}"
         yield from self.notes
+
+    def class_cell(self, name: str) -> str:
+        """Return what the table shows for a class."""
+        count = (self.counts or {}).get(name, 0)
+        if self.pixels is None:
+            return f"{count:,}"
+        labelled = max(1, sum(self.pixels.values()))
+        return f"{count:,} {100 * self.pixels.get(name, 0) / labelled:6.2f} %"
+
+    def ignored_cell(self) -> str:
+        """Return the share of the pixels without a label."""
+        total = self.num_ignored_pixels + sum((self.pixels or {}).values())
+        return f"{100 * self.num_ignored_pixels / max(1, total):.2f} %"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,30 +125,37 @@ class LabelSurvey:
 
     def table(self) -> str:
         """Return a table of counts by class and split, and the warnings."""
-        names = [split.name for split in self.splits]
-        rows: list[tuple[str, ...]] = [("", *names)]
+        are_masks = self.splits[0].pixels is not None
+        rows: list[tuple[str, ...]] = [("", *(split.name for split in self.splits))]
         for title, name in _ROWS:
             values = [getattr(split, name) for split in self.splits]
             numbers = [value if isinstance(value, int) else len(value) for value in values]
             if name in {"num_images", "num_empty"} or any(numbers):
-                rows.append((title, *(f"{number:,}" for number in numbers)))
-        counts = [split.counts for split in self.splits]
+                shown = "images without labels" if are_masks and name == "num_empty" else title
+                rows.append((shown, *(f"{number:,}" for number in numbers)))
+        if are_masks:
+            rows.append(("pixels without label", *(each.ignored_cell() for each in self.splits)))
         rows += [
-            (f"  {name}", *(f"{count.get(name, 0):,}" for count in counts)) for name in self.classes
-        ]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        lines = [
-            "  ".join(
-                [row[0].ljust(widths[0])]
-                + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-            ).rstrip()
-            for row in rows
+            (f"  {name}", *(split.class_cell(name) for split in self.splits))
+            for name in self.classes
         ]
         similar = "" if self.num_similar is None else f", {self.num_similar:,} near copies"
         overlap = f"in both splits: {self.num_shared:,} equal images{similar}"
         found = [f"warning: {line}" for line in self.warnings()]
-        title = f"labels: {self.label_format}, {len(self.classes)} classes"
-        return "\n".join([title, *lines, overlap, *(found or ["no warnings"])])
+        cells = ": images, and share of the labelled pixels" if are_masks else ""
+        title = f"labels: {self.label_format}, {len(self.classes)} classes{cells}"
+        return "\n".join([title, *_aligned(rows), overlap, *(found or ["no warnings"])])
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(
+            [row[0].ljust(widths[0])]
+            + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        ).rstrip()
+        for row in rows
+    ]
 
 
 _ROWS = (
@@ -137,14 +169,21 @@ _ROWS = (
     ("difficult objects", "num_difficult"),
     ("crowds", "num_crowds"),
     ("unreadable images", "broken"),
+    ("masks of another size", "misfits"),
+    ("masks with other values", "other_values"),
 )
 
 
 class Overlap:
-    """Images that two splits share."""
+    """Images that two splits share.
 
-    def __init__(self, first: Sequence[Path], last: Sequence[Path]) -> None:
-        self._paths = [*first, *last]
+    Args:
+        first: Names of the images of the first split, their paths if they are files.
+        last: Those of the last split.
+    """
+
+    def __init__(self, first: Sequence[str], last: Sequence[str]) -> None:
+        self._names = [*first, *last]
         self._border = len(first)
         self.num_shared = 0
         self.num_similar: int | None = None
@@ -154,7 +193,14 @@ class Overlap:
     def compare_files(self, *, seconds: float | None) -> None:
         """Find equal files, in limited time if ``seconds`` are given."""
         end = time.monotonic() + (10**9 if seconds is None else seconds)
-        groups, self.num_compared = group_equal_files(enumerate(self._paths), deadline=end)
+        paths = enumerate(map(Path, self._names))
+        groups, self.num_compared = group_equal_files(paths, deadline=end)
+        self.num_shared = self._count(groups)
+
+    def compare_pixels(self, thumbnails: Mapping[int, Thumbnail]) -> None:
+        """Find equal images among the decoded ones, if they are not files."""
+        groups = group_equal(thumbnails, [lambda number: thumbnails[number].digest])
+        self.num_compared = len(thumbnails)
         self.num_shared = self._count(groups)
 
     def compare_content(self, thumbnails: Mapping[int, Thumbnail]) -> None:
@@ -167,9 +213,7 @@ class Overlap:
     def _count(self, groups: list[list[int]]) -> int:
         shared = groups_across(groups, self._border)
         more = shared[: _EXAMPLES - len(self.examples)]
-        self.examples += [
-            (str(self._paths[first[0]]), str(self._paths[last[0]])) for first, last in more
-        ]
+        self.examples += [(self._names[first[0]], self._names[last[0]]) for first, last in more]
         return sum(len(last) for _, last in shared)
 
 

@@ -25,8 +25,8 @@ from pcd_hub.data.views import TwoViewTransform, concatenate_views
 from pcd_hub.data.workers import load_batches
 from pcd_hub.image_size import height_width
 
-_DRAWING_PROCESSES = 4
-"""Most processes that draw parameters."""
+_DRAWING_PROCESSES = 8
+"""Most processes that draw parameters: each draws those of about 4,000 images a second."""
 _AHEAD = 4
 """Batches that each process or thread prepares ahead."""
 _PIXELS_AT_ONCE = {"cuda": 2**23, "cpu": 2**18}

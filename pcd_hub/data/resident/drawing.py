@@ -15,7 +15,14 @@ from jaxtyping import Float, Int64
 
 from pcd_hub.data.resident.images import ImageTable
 from pcd_hub.data.resident.resampling import count_taps, window_of
-from pcd_hub.data.views import PairParameters, TwoViewTransform, ViewParameters, blur_sigma
+from pcd_hub.data.views import (
+    PairParameters,
+    TwoViewTransform,
+    ViewParameters,
+    blur_sigma,
+    crops_of,
+    flips_of,
+)
 from pcd_hub.image_size import ImageSize, height_width
 
 JITTER_STEPS = 4
@@ -61,8 +68,8 @@ class DrawnBatch:
         return {
             "indices": torch.tensor([index for _, index in self.keys]),
             "epochs": torch.tensor([epoch for epoch, _ in self.keys]),
-            "crops": torch.stack([pair.crops for pair in self.pairs]),
-            "flips": torch.stack([pair.flips for pair in self.pairs]),
+            "crops": crops_of(self.pairs),
+            "flips": flips_of(self.pairs),
             "broken": self.broken,
         }
 

@@ -158,8 +158,9 @@ def check_count(num_images: int) -> None:
         DataError: If there are fewer than ``MIN_IMAGES``.
     """
     if num_images < MIN_IMAGES:
+        images = "image" if num_images == 1 else "images"
         raise DataError(
-            f"--data.source has {num_images} images: expected at least {MIN_IMAGES}, and "
+            f"--data.source has {num_images} {images}: expected at least {MIN_IMAGES}, and "
             f"{FEW_IMAGES} or more for a useful result; add images"
         )
 

@@ -64,6 +64,13 @@ def choose_teacher(*, image_size: ImageSize | None = None, device_type: str = "c
     return choice
 
 
+def cached_choice(device_type: str) -> Choice | None:
+    """Return what :func:`choose_teacher` takes without a request; None if nothing is cached."""
+    names = ON_CPU if device_type == "cpu" else ON_GPU
+    known = {teacher.name: teacher for teacher in TEACHERS}
+    return _cached(_suitable_first([known[name] for name in names], None))
+
+
 def _suitable_first(
     candidates: Sequence[RecommendedTeacher], image_size: ImageSize | None
 ) -> list[RecommendedTeacher]:

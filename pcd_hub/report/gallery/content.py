@@ -13,7 +13,7 @@ from pcd_hub.weights.catalogue import ListedWeight, list_weights
 from pcd_hub.weights.layout import WEIGHTS_FILE
 from pcd_hub.weights.local_paths import shortened
 from pcd_hub.weights.manifest import read_manifest
-from pcd_hub.weights.record import NOT_STATED, WeightRecord
+from pcd_hub.weights.record import NOT_STATED, Measurement, WeightRecord
 
 _METRIC = "mean IoU"
 _MAX_COLUMNS = 6
@@ -102,10 +102,16 @@ def _entry(weight: ListedWeight) -> GalleryEntry:
 
 def _scores(record: WeightRecord) -> dict[str, float]:
     return {
-        f"{table.dataset} ({table.task})": table.means[table.subject]
+        f"{table.dataset} ({table.task}{_version(table)})": table.means[table.subject]
         for table in record.measurements().values()
         if table.metric == _METRIC
     }
+
+
+def _version(table: Measurement) -> str:
+    """Return the protocol's version for a column's head; scores of two versions differ in it."""
+    version = table.protocol_version
+    return f", protocol version {version}" if version > 1 else ""
 
 
 def _pictures(

@@ -82,7 +82,7 @@ def _scores(reports: Sequence[RunReport]) -> list[ComparedRow]:
     for place, report in enumerate(reports):
         for table in report.measurements.values():
             alike = (table.task, table.dataset, table.metric, table.unit, table.images)
-            rows.setdefault((*alike, table.protocol), {})[place] = _score(table)
+            rows.setdefault((*alike, table.full_protocol), {})[place] = _score(table)
     return [
         ComparedRow(
             f"{task}, {dataset}: {metric} ({unit}), n = {images:,}",

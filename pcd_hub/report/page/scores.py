@@ -77,7 +77,7 @@ def _table(metrics: Sequence[Measurement]) -> ScoreTable:
             )
             for model in columns[0]
         ],
-        note=f"{one.protocol}. Again: {one.command}",
+        note=f"{one.full_protocol}. Again: {one.command}",
     )
 
 

@@ -19,7 +19,7 @@ import tyro
 
 import pcd_hub
 from pcd_hub.errors import ConfigError, PCDHubError, exit_code, nearest
-from pcd_hub.files.standard_output import exit_if_closed
+from pcd_hub.files.standard_output import exit_if_closed, print_error
 from pcd_hub.train.configs.fields import Option, as_typed, check, options, wrong_value
 from pcd_hub.train.configs.files import as_yaml, read_fields, with_fields
 from pcd_hub.train.configs.old_names import current_name
@@ -322,7 +322,7 @@ def run_main(main: Callable[[list[str]], object]) -> None:
         # The exception and its traceback have been released here. A wrapped network that the
         # traceback still referenced would keep the process from exiting (see launch.finish).
         gc.collect()
-        print(message, file=sys.stderr)
+        print_error(message)
         sys.exit(code)
 
 
@@ -339,7 +339,8 @@ def _call(main: Callable[[list[str]], object]) -> tuple[str, int]:
     except StoppedRun as stopped:
         return str(stopped), stopped.exit_code
     except KeyboardInterrupt:  # before the first step, or again during one
-        return "stopped by SIGINT; nothing more was saved", 128 + signal.SIGINT
+        again = "nothing more was saved; the same command starts again"
+        return f"stopped by SIGINT; {again}", 128 + signal.SIGINT
     except (RuntimeError, MemoryError) as error:
         if (message := explained(error)) is None:
             raise

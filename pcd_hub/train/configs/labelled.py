@@ -1,9 +1,11 @@
 """Settings of labelled data sets, which evaluations and fine-tuning share."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pcd_hub.train.configs.fields import Bounds, ImageSide, Workers
+
+MaskFormat = Literal["masks", "coco", "yolo", "voc", "labelme", "cvat"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,8 +14,23 @@ class SegmentationSetConfig:
 
     source: str = ""
     """Labelled images: a folder with images/SPLIT, masks/SPLIT and
-    classes.json; ade20k:DIR, voc:DIR or cityscapes:DIR; hf-disk:DIR or
-    hf:ORG/NAME."""
+    classes.json, or with labels of another layout or tool (docs/labels.md);
+    ade20k:DIR, voc:DIR or cityscapes:DIR; hf-disk:DIR or hf:ORG/NAME."""
+    format: Literal["auto", "masks", "coco", "yolo", "voc", "labelme", "cvat"] = "auto"
+    """Format of the labels in a folder: masks as images, or a tool's objects,
+    which are drawn as masks. auto: recognised by the files; masks first."""
+    check: bool = False
+    """Print what the masks and images contain (images and pixels by class,
+    masks that do not fit, images in both splits ...), and exit."""
+    overlap: Literal["smaller", "later"] = "smaller"
+    """For objects: which of several gets a pixel. smaller: the one with the
+    smaller area. later: the one that comes later in the file."""
+    unlabelled: Literal["background", "ignore"] = "background"
+    """For objects: class of a pixel in none of them. background: class 0.
+    ignore: no class, so it is neither trained nor scored."""
+    bad_annotations: Literal["error", "drop"] = "error"
+    """For objects: action on an invalid one, such as a polygon outside its
+    image. drop: leave it out of both splits and log the number."""
     train_split: str = "train"
     """Name of the split to train on."""
     test_split: str = "val"

@@ -103,6 +103,10 @@ def epoch_schedule(
     )
 
 
+PROTOCOL_VERSION = 1
+"""Raise it with every change that may change scores under the same protocol sentence."""
+
+
 def protocol(
     config: LinearClsConfig, schedule: EpochSchedule, *, training_set: str, mixed_precision: str
 ) -> str:

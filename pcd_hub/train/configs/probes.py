@@ -80,6 +80,13 @@ class LinearSegConfig:
     models: tuple[str, ...] = MODELS
     """Backbones to evaluate: resnet18.pcd, random:ARCH, teacher:SOURCE,
     local-dir:DIR, hf-hub:ORG/NAME, or any timm model name."""
+    references: bool = False
+    """Also evaluate published backbones to compare with: resnet18.a1_in1k,
+    resnet18.fb_ssl_yfcc100m_ft_in1k and convnext_tiny.dinov3_lvd1689m.
+    Those that cannot be downloaded are named and left out."""
+    append: Path | None = None
+    """Append every result to this file, NAME.jsonl, which pcd-hub compare
+    reads."""
     data: SegmentationDataConfig = field(default_factory=SegmentationDataConfig)
     probe: SegmentationProbeConfig = field(default_factory=SegmentationProbeConfig)
     run: ResultsConfig = field(default_factory=ResultsConfig)
@@ -135,6 +142,13 @@ class KnnConfig:
     models: tuple[str, ...] = MODELS
     """Backbones to evaluate: resnet18.pcd, random:ARCH, teacher:SOURCE,
     local-dir:DIR, hf-hub:ORG/NAME, or any timm model name."""
+    references: bool = False
+    """Also evaluate published backbones to compare with: resnet18.a1_in1k,
+    resnet18.fb_ssl_yfcc100m_ft_in1k and convnext_tiny.dinov3_lvd1689m.
+    Those that cannot be downloaded are named and left out."""
+    append: Path | None = None
+    """Append every result to this file, NAME.jsonl, which pcd-hub compare
+    reads."""
     data: ClassificationDataConfig = field(default_factory=ClassificationDataConfig)
     teacher: TeacherSourceConfig = field(default_factory=TeacherSourceConfig)
     report: LabelFreeConfig = field(default_factory=LabelFreeConfig)
@@ -206,7 +220,7 @@ class CompareConfig:
     """Join the tables of evaluations; add them to a weight's record."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
-    """Folders that contain evaluations, at any depth."""
+    """Folders that contain evaluations, at any depth, and results files (NAME.jsonl)."""
     run: ComparisonConfig = field(default_factory=ComparisonConfig)
     into: str | None = None
     """Add the tables to the record and card of this weight: a name in the local store, or the

@@ -142,6 +142,10 @@ def scaled_schedule(
     return PolynomialSchedule(peak_lr=peak_lr, steps=steps, power=config.power)
 
 
+PROTOCOL_VERSION = 1
+"""Raise it with every change that may change scores under the same protocol sentence."""
+
+
 def protocol(
     config: FinetuneSegConfig,
     schedule: PolynomialSchedule,

@@ -1,7 +1,6 @@
 """Batches of images and targets for torchvision's detectors, and detections as COCO results."""
 
 import heapq
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +16,12 @@ from torch.utils.data import Sampler
 
 from pcd_hub.data.batch_plan import BatchPlan, StepSampler
 from pcd_hub.data.decoding import BrokenImageError, as_rgb, decode
-from pcd_hub.data.labelled.coco import CocoImage, Segmentation, to_run_length_code
+from pcd_hub.data.labelled.coco import (
+    CocoImage,
+    Segmentation,
+    decode_run_length_code,
+    to_run_length_code,
+)
 from pcd_hub.data.labelled.coco_validation import clip_box
 from pcd_hub.data.reading import read_batches
 from pcd_hub.errors import DataError
@@ -182,9 +186,7 @@ def decode_mask(segmentation: Segmentation | None, image: CocoImage) -> UInt8[Te
             "use --detector.masks no"
         )
     code = to_run_length_code(segmentation, image.height, image.width)
-    with warnings.catch_warnings():  # pycocotools 2.0.11 lacks NumPy 2's `copy` argument
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return torch.from_numpy(mask_codes.decode(code))
+    return torch.from_numpy(decode_run_length_code(code))
 
 
 def mirrored(example: Example) -> Example:

@@ -38,7 +38,13 @@ from pcd_hub.train.detection.detectors import build_detector
 from pcd_hub.train.detection.figures import save_detections
 from pcd_hub.train.detection.precise_bn import recompute_batch_norm_statistics
 from pcd_hub.train.detection.schedule import DetectionSchedule, scaled_schedule
-from pcd_hub.train.detection.scores import dataset_name, protocol, sample_images, score_detections
+from pcd_hub.train.detection.scores import (
+    PROTOCOL_VERSION,
+    dataset_name,
+    protocol,
+    sample_images,
+    score_detections,
+)
 from pcd_hub.train.detection.splits import (
     read_splits,
     resolve_format,
@@ -268,6 +274,7 @@ def save_result(detection: Detection, predictions: list[dict[str, Any]], *, comm
             num_processes=detection.accelerator.num_processes,
             mixed_precision=str(detection.accelerator.mixed_precision),
         ),
+        protocol_version=PROTOCOL_VERSION,
         command=command,
         num_images=len(split.images),
         seed=config.run.seed,

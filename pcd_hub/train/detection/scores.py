@@ -60,6 +60,10 @@ def dataset_name(data: CocoDataConfig) -> str:
     return f"{data.source.resolve().name} {data.test_split}"
 
 
+PROTOCOL_VERSION = 1
+"""Raise it with every change that may change scores under the same protocol sentence."""
+
+
 def protocol(
     config: DetectConfig,
     schedule: DetectionSchedule,

@@ -26,8 +26,15 @@ from pcd_hub.errors import ConfigError, DataError
 from pcd_hub.train.configs.detection import CocoDataConfig
 
 
-def read_splits(config: CocoDataConfig, *, read_masks: bool = True) -> tuple[CocoSplit, CocoSplit]:
+def read_splits(
+    config: CocoDataConfig, *, read_masks: bool = True, keep_ignored: bool = False
+) -> tuple[CocoSplit, CocoSplit]:
     """Read the training and the held-out split.
+
+    Args:
+        config: Where they are.
+        read_masks: Read and check masks; if False, they are ignored.
+        keep_ignored: Keep regions to ignore that are no objects, as crowds of class 0.
 
     Raises:
         ConfigError: If no data set is named.
@@ -37,7 +44,9 @@ def read_splits(config: CocoDataConfig, *, read_masks: bool = True) -> tuple[Coc
     if label_format == "coco":
         train, val = _read_coco(config, read_masks=read_masks)
     else:
-        train, val = _read_objects(config, label_format, read_masks=read_masks)
+        train, val = _read_objects(
+            config, label_format, read_masks=read_masks, keep_ignored=keep_ignored
+        )
     if train.categories != val.categories:
         odd = min(set(train.categories.items()) ^ set(val.categories.items()))
         raise DataError(
@@ -101,12 +110,18 @@ def _read_coco(config: CocoDataConfig, *, read_masks: bool) -> tuple[CocoSplit, 
 
 
 def _read_objects(
-    config: CocoDataConfig, label_format: ObjectFormat, *, read_masks: bool
+    config: CocoDataConfig, label_format: ObjectFormat, *, read_masks: bool, keep_ignored: bool
 ) -> tuple[CocoSplit, CocoSplit]:
     found = [_find(config, place, label_format) for place in _named_places(config)]
     names = class_names(found)
     train, val = (
-        to_split(each, names, bad_annotations=config.bad_annotations, read_masks=read_masks)
+        to_split(
+            each,
+            names,
+            bad_annotations=config.bad_annotations,
+            read_masks=read_masks,
+            keep_ignored=keep_ignored,
+        )
         for each in found
     )
     return train, val

@@ -13,11 +13,13 @@ from pcd_hub.weights.manifest import write_json
 _DESCRIPTION = """\
 Join the tables of evaluations; add them to a weight's record.
 
-pcd-hub compare --json prints a list of {task, dataset, protocol, images, seeds, units, scores}.
+pcd-hub compare --json prints a list of {task, dataset, protocol, protocol_version, images, seeds,
+units, scores}.
 
 Examples:
   pcd-hub compare runs/linear_seg runs/linear_seg_2
-  pcd-hub compare runs/linear_seg --into resnet18.pcd"""
+  pcd-hub compare runs/linear_seg --into resnet18.pcd
+  pcd-hub compare results.jsonl"""
 
 
 def main(arguments: list[str]) -> list[dict[str, Any]]:

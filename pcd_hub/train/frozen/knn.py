@@ -13,6 +13,7 @@ from pcd_hub.evaluate.label_free import LabelFreeReport
 from pcd_hub.evaluate.models import check_models
 from pcd_hub.train.configs.command_line import parse, run_main
 from pcd_hub.train.configs.probes import KNN, KnnConfig
+from pcd_hub.train.frozen.selection import append_scores, select_models
 from pcd_hub.train.labelled_splits import open_classification_splits
 from pcd_hub.train.launch import quiet_logs
 from pcd_hub.train.run_folder.folder import new_folder
@@ -25,14 +26,20 @@ def main(arguments: list[str]) -> list[dict[str, Any]]:
     quiet_logs()
     benchmarks = build_benchmarks(config)
     check_models(config.models, config.run.seeds)
-    folder = new_folder(config.run.output_dir, "knn")
     command = shlex.join(["python", "-m", "pcd_hub.train.frozen.knn", *arguments])
+    empty = [
+        benchmark.empty_table(config.run.seeds, command=command, details=provenance())
+        for benchmark in benchmarks.values()
+    ]
+    selected = select_models(config, empty)
+    folder = new_folder(config.run.output_dir, "knn")
     tables = []
-    for name, benchmark in benchmarks.items():
-        table = benchmark.empty_table(config.run.seeds, command=command, details=provenance())
-        for model in config.models:
-            table = table.with_scores(benchmark.score(model, config.run.seeds))
+    for (name, benchmark), (table, models) in zip(benchmarks.items(), selected, strict=True):
+        for model in models:
+            scores = benchmark.score(model, config.run.seeds)
+            table = table.with_scores(scores)  # noqa: PLW2901 - it grows
             table.save(folder / name)
+            append_scores(config.append, table, scores)
         print(f"\n{table.table()}\n\n{folder / name}")
         tables.append({**dataclasses.asdict(table), "folder": str(folder / name)})
     return tables

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from pcd_hub.data.labelled.masks.files import has_masks
 from pcd_hub.data.sources.uris import is_dir, local_path
 from pcd_hub.errors import ConfigError, WeightError
 from pcd_hub.train.configs.command_line import run_main
@@ -21,7 +22,8 @@ usage: pcd-hub probe DATA [MODEL ...] [--group.field VALUE ...]
 
 Evaluate frozen backbones on labelled images.
 
-DATA: images/SPLIT, masks/SPLIT and classes.json; ade20k:DIR, voc:DIR or cityscapes:DIR
+DATA: images/SPLIT, masks/SPLIT and classes.json; ade20k:DIR, voc:DIR or cityscapes:DIR;
+      polygons and masks of annotation tools with --data.format (docs/labels.md)
       -> linear segmentation probe, mean IoU
       SPLIT/CLASS/ -> k-NN and linear classification
       hf:ORG/NAME, hf-disk:DIR -> the probe with --data.num-classes, k-NN otherwise
@@ -29,12 +31,18 @@ MODEL: resnet18.pcd, the folder of a run, random:ARCH, teacher:SOURCE, local-dir
       hf-hub:ORG/NAME, or any timm model name
       Default: random:resnet18 resnet18.pcd teacher:quickstart
 
+--references: also evaluate resnet18.a1_in1k, resnet18.fb_ssl_yfcc100m_ft_in1k and
+      convnext_tiny.dinov3_lvd1689m; those that cannot be downloaded are named and left out
+--append NAME.jsonl: append every result to this file, which pcd-hub compare reads
+
 Examples:
   pcd-hub probe facades random:resnet18 runs/own_images resnet18.a1_in1k
   pcd-hub probe flowers resnet18.pcd --data.image-size 128 --run.seeds 0
+  pcd-hub probe facades random:resnet18 resnet18.pcd --references --append results.jsonl
 
 All options: pcd-hub probe DATA --help
---json prints a list of {task, dataset, protocol, images, seeds, units, scores, folder}."""
+--json prints a list of {task, dataset, protocol, protocol_version, images, seeds, units, scores,
+folder}."""
 
 
 _Tables = list[dict[str, Any]]
@@ -79,13 +87,15 @@ def choose(data: str, options: list[str]) -> tuple[Callable[[list[str]], _Tables
     folder = local_path(data)
     if not is_dir(folder):
         raise ConfigError(f"no folder {data}: expected labelled images (pcd-hub probe --help)")
-    if is_dir(folder / "masks"):
+    given = {option.partition("=")[0] for option in options}
+    if has_masks(folder, "train") or "--data.format" in given:
         return masks
     if any(is_dir(folder / split) for split in ("train", *_TEST_SPLITS)):
         return classes
     raise ConfigError(
-        f"{data} has no labels: expected images/SPLIT with masks/SPLIT and classes.json, or "
-        "SPLIT/CLASS/ with the splits train and val"
+        f"{data} has no labels: expected images/SPLIT with masks/SPLIT and classes.json, "
+        "SPLIT/CLASS/ with the splits train and val, or objects with --data.format coco, yolo, "
+        "voc, labelme or cvat"
     )
 
 

@@ -14,29 +14,39 @@ from pcd_hub.evaluate.segmentation_probe import SegmentationProbe
 from pcd_hub.report.overlays import save_sample_overlays
 from pcd_hub.train.configs.command_line import parse, run_main
 from pcd_hub.train.configs.probes import LINEAR_SEG, LinearSegConfig
-from pcd_hub.train.labelled_splits import open_segmentation_splits
+from pcd_hub.train.frozen.selection import append_scores, select_models
+from pcd_hub.train.labelled_splits import open_segmentation_splits, survey_masks
 from pcd_hub.train.launch import quiet_logs
 from pcd_hub.train.run_folder.folder import new_folder
 from pcd_hub.train.run_folder.provenance import provenance
 
 
 def main(arguments: list[str]) -> list[dict[str, Any]]:
-    """Probe every model, save and print the table, and draw predictions; return the table."""
+    """Probe every model, save and print the table, and draw predictions; return the table.
+
+    With ``--data.check``, only print and return a survey of the labels.
+    """
     _, config = parse(LINEAR_SEG, "folder", arguments)
     quiet_logs()
+    if config.data.check:
+        found = survey_masks(config.data)
+        print(found.table())
+        return [found.as_json()]
     probe = build_probe(config)
     check_models(config.models, config.run.seeds)
-    folder = new_folder(config.run.output_dir, "linear_seg")
     table = probe.empty_table(
         config.run.seeds,
         command=shlex.join(["python", "-m", "pcd_hub.train.frozen.segmentation_probe", *arguments]),
         details=provenance(),
     )
+    [(table, models)] = select_models(config, [table])
+    folder = new_folder(config.run.output_dir, "linear_seg")
     predicted = {}
-    for name in config.models:
+    for name in models:
         scores = probe.score(name, config.run.seeds)
         table = table.with_scores(scores)
         table.save(folder)
+        append_scores(config.append, table, scores)
         predicted[name] = partial(_prediction, scores)
         print(f"{name}: {scores.metrics['mean IoU'][0]:.1f} % mean IoU, seed {config.run.seeds[0]}")
     save_sample_overlays(folder / "pictures" / "overlays.png", probe.test, predicted)

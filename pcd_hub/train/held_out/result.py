@@ -9,6 +9,9 @@ from pcd_hub.weights.record import Measurement
 
 log = logging.getLogger("pcd_hub")
 
+PROTOCOL_VERSION = 1
+"""Raise it with every change that may change scores under the same protocol sentence."""
+
 SUBJECT = "distilled student"
 
 
@@ -68,6 +71,7 @@ def held_out_measurements(
             f"last feature map against those of {teacher}: linear CKA of unit vectors, pixel by "
             "pixel; share of the pixels whose most similar pixel (cosine) is the teacher's; only "
             "pixels of other images are compared",
+            protocol_version=PROTOCOL_VERSION,
             command=command,
             subject=SUBJECT,
             means={

@@ -33,7 +33,11 @@ class Recipe:
     @property
     def set_by_lab(self) -> frozenset[str]:
         """Fields that a list of runs must not set."""
-        own = ("model", "run.seed", "run.resume") if self.trains else ("models",)
+        own = (
+            ("model", "run.seed", "run.resume")
+            if self.trains
+            else ("models", "references", "append")
+        )
         return frozenset({"run.output_dir", *own})
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pcd_hub.errors import PCDHubError
-from pcd_hub.evaluate.results import FILE, Evaluation
+from pcd_hub.evaluate.results import COMPARABLE, FILE, Evaluation
 from pcd_hub.train.configs.fields import as_typed
 from pcd_hub.train.configs.files import plain, read_fields, with_fields
 from pcd_hub.train.configs.old_names import flat
@@ -40,6 +40,7 @@ class EvaluationScores:
     name: str
     task: str
     dataset: str
+    protocol_version: int
     protocol: str
     images: int
     units: dict[str, str]
@@ -118,7 +119,7 @@ def add_scores(
         if name in found:
             found[name].rows.setdefault(row, RowScores()).failed[seed] = str(error)
         return
-    facts = {key: getattr(table, key) for key in ("task", "dataset", "protocol", "images", "units")}
+    facts = {key: getattr(table, key) for key in COMPARABLE}
     scores = found.setdefault(name, EvaluationScores(name=name, rows={}, **facts))
     own = scores.rows.setdefault(row, RowScores())
     if any(getattr(scores, key) != value for key, value in facts.items()):

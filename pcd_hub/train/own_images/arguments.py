@@ -1,8 +1,10 @@
 """Words of a distillation's command line: a named configuration, images, and short options."""
 
+import itertools
 import logging
 import typing
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -127,9 +129,20 @@ def _check_images(word: str, *, is_first: bool) -> None:
     if exists(local_path(word)) or set(word) & set(":*?[{"):
         return
     images = "a folder, a file, a glob, or a data set such as hf:ORG/NAME"
+    beside = _names_beside(Path(word))
     if not is_first or "/" in word:
-        raise ConfigError(f"no images '{shown}': expected {images}")
+        raise ConfigError(f"no images '{shown}'{nearest(word, beside)}; expected {images}")
+    guess = nearest(word, (*DISTILL, *beside))
     raise ConfigError(
-        f"no configuration and no images '{shown}'{nearest(word, DISTILL)}; expected one of "
-        f"{', '.join(DISTILL)}, or {images}"
+        f"no configuration and no images '{shown}'{guess}; expected one of {', '.join(DISTILL)}, "
+        f"or {images}"
     )
+
+
+def _names_beside(path: Path) -> list[str]:
+    """Return what the parent folder contains, written like ``path``; empty if it has none."""
+    with suppress(OSError):
+        return [
+            str(path.with_name(one.name)) for one in itertools.islice(path.parent.iterdir(), 500)
+        ]
+    return []

@@ -12,6 +12,7 @@ from pcd_hub.data.survey.survey import survey
 from pcd_hub.evaluate.progress import progress
 from pcd_hub.files.write import atomic_write
 from pcd_hub.image_size import height_width
+from pcd_hub.train.batches import check_batch_size
 from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.launch import on_main_process
 
@@ -20,6 +21,11 @@ log = logging.getLogger("pcd_hub")
 FILE = "survey.json"
 _LONGEST, _SHORTEST, _SHARE = 60.0, 5.0, 0.02
 """Seconds of a survey: most, fewest, and as a share of the run's hours between them."""
+
+
+def needs_survey(config: DistillConfig) -> bool:
+    """Return whether the images are surveyed: for a new run with derived settings."""
+    return config.derive and not config.run.resume
 
 
 def survey_images(
@@ -39,10 +45,13 @@ def survey_images(
         accelerator: The run's Accelerator.
 
     Raises:
+        ConfigError: If there are fewer images than one batch whose size the user sets.
         DataError: If the images cannot be trained on.
     """
-    if not config.derive or config.run.resume:
+    if not needs_survey(config):
         return None
+    if "optim.global_batch_size" in given:
+        check_batch_size(source, config.optim.global_batch_size)
     seconds = _LONGEST
     if config.run.hours is not None:
         seconds = min(_LONGEST, max(_SHORTEST, _SHARE * 3600 * config.run.hours))

@@ -15,6 +15,7 @@ def save_evaluation(
     task: str,
     dataset: str,
     protocol: str,
+    protocol_version: int,
     command: str,
     num_images: int,
     seed: int,
@@ -29,6 +30,7 @@ def save_evaluation(
         task: Name of the task, for the table's title.
         dataset: Data set and split.
         protocol: One sentence with every choice that changes the scores.
+        protocol_version: Version of the evaluation's implementation.
         command: Command that repeats the run.
         num_images: Images that were scored.
         seed: Seed of the run.
@@ -40,6 +42,7 @@ def save_evaluation(
         task=task,
         dataset=dataset,
         protocol=protocol + protocol_note(folder.changes),
+        protocol_version=protocol_version,
         command=command,
         images=num_images,
         seeds=(seed,),

@@ -235,15 +235,18 @@ class RunFolder:
         try:
             yield
         except (OSError, RuntimeError) as error:
+            reason = first_line(error)
+            if isinstance(error, RuntimeError):
+                reason = f"the disk is probably full; torch.save: {reason[:80]}"
             saved = sorted(self.checkpoints.glob("step_*.pt"))
             raise CheckpointError(
-                f"cannot write {path} ({first_line(error)}); the last checkpoint is "
+                f"cannot write {path} ({reason}); the last checkpoint is "
                 f"{saved[-1].name if saved else 'none'}; free some space, then add --run.resume"
             ) from error
 
 
-def new_folder(requested: Path | None, default_name: str) -> Path:
-    """Create the requested folder of a run, or the next free ``runs/NAME``.
+def new_folder(requested: Path | None, default_name: str, *, create: bool = True) -> Path:
+    """Create the requested folder of a run, or the next free ``runs/NAME``; or only check it.
 
     Raises:
         ConfigError: If it is not empty, or cannot be created and written.
@@ -256,8 +259,9 @@ def new_folder(requested: Path | None, default_name: str) -> Path:
                 f"{path} is not empty; add --run.resume to continue the run in it, "
                 "or name another --run.output-dir"
             )
-        path.mkdir(parents=True, exist_ok=True)
-        (path / ".gitignore").write_text("*\n")  # the run must not mark a checkout as changed
+        if create:
+            path.mkdir(parents=True, exist_ok=True)
+            (path / ".gitignore").write_text("*\n")  # the run must not mark a checkout as changed
     except OSError as error:
         raise ConfigError(
             f"--run.output-dir {path}: cannot make this folder or write to it "

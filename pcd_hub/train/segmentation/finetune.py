@@ -8,7 +8,7 @@ Reading order: this file -> run.py -> segmentation/fcn.py -> segmentation/batche
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,12 +33,19 @@ from pcd_hub.train.configs.command_line import parse, run_main
 from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.configs.segmentation import (
     FINETUNE_SEG,
+    PROTOCOL_VERSION,
     FinetuneSegConfig,
     PolynomialSchedule,
     protocol,
     scaled_schedule,
 )
-from pcd_hub.train.labelled_splits import open_segmentation_splits
+from pcd_hub.train.labelled_splits import (
+    open_segmentation_splits,
+    resolve_label_format,
+    survey_mask_splits,
+    survey_masks,
+)
+from pcd_hub.train.labels.check import print_survey, warn_of_labels
 from pcd_hub.train.launch import finish, start_accelerator
 from pcd_hub.train.networks import broadcast_buffers, with_sync_batch_norm
 from pcd_hub.train.optimizers import build_sgd, optimizer_step
@@ -80,10 +87,15 @@ class Finetuning:
         return crop_batches(self.train_set, self.crop, plan, **self.loading)
 
 
-def main(arguments: list[str]) -> None:
-    """Parse the command line, train, and score the model on the test split."""
+def main(arguments: list[str]) -> dict[str, Any] | None:
+    """Parse the command line, train, and score the model on the test split.
+
+    With ``--data.check``, only print and return a survey of the labels.
+    """
     config_name, config = parse(FINETUNE_SEG, "small", arguments)
     accelerator = start_accelerator(trackers=config.run.trackers)
+    if config.data.check:
+        return print_survey(accelerator, lambda: survey_masks(config.data))
     finetuning = prepare(accelerator, config, config_name)
     train(finetuning)
     module = "pcd_hub.train.segmentation.finetune"
@@ -94,6 +106,7 @@ def main(arguments: list[str]) -> None:
         if accelerator.is_main_process:
             save_result(finetuning, confusion, command=command)
             finetuning.folder.end_trackers()
+    return None
 
 
 def train(finetuning: Finetuning) -> None:
@@ -128,7 +141,12 @@ def train(finetuning: Finetuning) -> None:
 def prepare(accelerator: Accelerator, config: FinetuneSegConfig, config_name: str) -> Finetuning:
     """Build everything; invalid settings raise before the output folder is created."""
     schedule = scaled_schedule(config.optim, max_steps=config.run.max_steps)
-    all_training, test_set = open_segmentation_splits(config.data)
+    requested, data = config, replace(config.data, format=resolve_label_format(config.data))
+    config = replace(config, data=data)
+    all_training, test_set = open_segmentation_splits(data)
+    warn_of_labels(
+        accelerator, lambda: survey_mask_splits(data, all_training, test_set, decode_all=False)
+    )
     train_set = segmentation_subset(
         all_training, share=config.data.train_share, seed=config.run.seed
     )
@@ -141,7 +159,7 @@ def prepare(accelerator: Accelerator, config: FinetuneSegConfig, config_name: st
         images=f"{train_set.name} has {len(train_set)} images",
         option="--optim.global-batch-size",
     )
-    requested, workers = config, num_workers(config.data.num_workers, accelerator.device)
+    workers = num_workers(data.num_workers, accelerator.device)
     config = resolve_run(config, total_steps=schedule.steps, num_workers=workers)
     backbone = open_backbone(
         config.model, output_stride=config.fcn.output_stride, seed=config.run.seed
@@ -222,6 +240,7 @@ def save_result(
             training_set=f"{train_set.name} ({len(train_set)} images)",
             mixed_precision=str(finetuning.accelerator.mixed_precision),
         ),
+        protocol_version=PROTOCOL_VERSION,
         command=command,
         num_images=len(test_set),
         seed=config.run.seed,

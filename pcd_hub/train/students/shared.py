@@ -137,6 +137,10 @@ class SharedStop:
             self._signum = self.request.signum
         return self._signum
 
+    def end_with(self, make: Callable[[], BaseException]) -> None:
+        """Set the function that makes the exception for a second SIGINT."""
+        self.request.end_with(make)
+
     def clear(self) -> None:
         """Look at the request again in the next step."""
         self._signum = None

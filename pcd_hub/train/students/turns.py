@@ -87,7 +87,7 @@ def _one_step(due: Iterable[_Turn], turns: Sequence[_Turn], folder: Path) -> lis
     if stopped is not None:
         for turn in left:
             turn.save()
-        raise StoppedRun(stopped.signum, folder, step=stopped.step)
+        raise type(stopped)(stopped.signum, folder, step=stopped.step)
     return left
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pcd_hub.data.labelled.coco import CocoSplit
+from pcd_hub.data.labelled.masks.files import has_masks
 from pcd_hub.data.labelled.segmentation_set import SegmentationSet
 from pcd_hub.data.labelled.subset import coco_subset, segmentation_subset
 from pcd_hub.data.sources.uris import is_dir, local_path
@@ -128,7 +129,7 @@ def find_task(data: str, passed_on: list[str]) -> str:
         ConfigError: If there is no such folder.
     """
     folder = local_path(data)
-    if is_dir(folder) and not is_dir(folder / "masks"):
+    if is_dir(folder) and not has_masks(folder, "train"):
         return "detection"
     _, what = choose(data, passed_on)
     if not what.startswith("masks"):
@@ -192,6 +193,8 @@ def _configure(recipe: Recipe, options: WorthConfig, passed_on: list[str], task:
     if task == "segmentation" and is_dir(local_path(options.data)):
         source += named_test_split(options.data, passed_on)
     _, config = parse(recipe.configs, recipe.default, [*start, *source, *passed_on])
+    if getattr(config.data, "check", False):
+        raise ConfigError("--data.check prints labels and trains nothing; use the recipe itself")
     if options.budget is not None:
         config = with_fields(config, {"run.max_steps": options.budget})
     return config

@@ -31,9 +31,11 @@ def explain(error: Exception, repo: str, endpoint: str, doing: str, *, known: bo
         return HubError(f"cannot {doing} {repo}: error on this machine: {brief(root)}")
     status = status_of(root)
     reason = f"answered {status}" if status else "does not answer"
+    no_xet = "/xet-" in str(root)
+    remedy = "if it has no Xet storage, set HF_HUB_DISABLE_XET=1" if no_xet else "try again later"
     return HubUnreachableError(
         f"cannot {doing} {repo}: {redacted(endpoint)} {reason} "
-        f"({type(root).__name__}: {brief(root)}); try again later"
+        f"({type(root).__name__}: {brief(root)}); {remedy}"
     )
 
 

@@ -96,7 +96,7 @@ def publish(
         zip(("weights", "teacher", "data", "start"), given, strict=True)
     )
     if dry_run and dry_run.exists():
-        raise WeightError(f"{dry_run} exists already; use a new folder for the dry run")
+        raise WeightError(f"{dry_run} exists already; remove it, or name another --out")
     with temporary_folder() as scratch:
         folder = scratch / "weight"
         folder.mkdir()

@@ -1,5 +1,6 @@
 import dataclasses
 
+from pcd_hub.report.gallery import content
 from pcd_hub.report.gallery.content import GalleryEntry, gallery_entries, score_columns
 from pcd_hub.weights import store
 from tests.weights.making import exported, measurement, record
@@ -65,9 +66,13 @@ def test_only_mean_iou_is_compared_and_the_most_common_data_sets_come_first():
     assert len(score_columns([many])) == 6
 
 
+def test_scores_of_two_protocol_versions_are_two_columns():
+    tables = {str(n): dataclasses.asdict(measurement(protocol_version=n)) for n in (1, 2)}
+    (one, other) = content._scores(record(metrics=tables))
+    assert other == one.replace("probe)", "probe, protocol version 2)")
+
+
 def test_other_metrics_are_no_columns(tmp_path):
     table = dataclasses.asdict(measurement(metric="pixel accuracy"))
     facts = record(metrics={"probe": table})
-    from pcd_hub.report.gallery import content
-
     assert content._scores(facts) == {}

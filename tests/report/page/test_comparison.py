@@ -37,8 +37,9 @@ def test_scores_of_one_protocol_are_in_one_row_with_what_they_are_compared_with(
     ]
 
 
-def test_scores_of_other_protocols_are_not_compared(two, tmp_path):
-    other = dataclasses.replace(PROBE, protocol="another")
+@pytest.mark.parametrize("changed", [{"protocol": "another"}, {"protocol_version": 2}])
+def test_scores_of_other_protocols_are_not_compared(two, tmp_path, changed):
+    other = dataclasses.replace(PROBE, **changed)
     third = finished_run(tmp_path / "three", metrics={"probe": dataclasses.asdict(other)})
     rows = compare_runs([*two, read_report(third)]).scores
     assert [row.values[2] for row in rows] == [

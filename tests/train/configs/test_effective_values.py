@@ -21,6 +21,8 @@ from pcd_hub.train.configs.segmentation import FinetuneSegConfig
 from pcd_hub.train.run_folder.checkpoints import write_checkpoint
 from pcd_hub.train.run_folder.resume import changed_settings
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 DEFAULTS = [
     "--teacher.image-size=match",
     "--method.temperature=None",

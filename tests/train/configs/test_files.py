@@ -20,6 +20,8 @@ from pcd_hub.train.configs.linear_classification import LINEAR_CLS
 from pcd_hub.train.configs.probes import KNN, LINEAR_SEG, LOOK
 from pcd_hub.train.configs.segmentation import FINETUNE_SEG
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 TABLES = (DISTILL, CONTRAST, DETECT, FINETUNE_SEG, LINEAR_CLS, LINEAR_SEG, KNN, LOOK)
 NAMED = {
     f"{type(config).__name__} {name}": config for table in TABLES for name, config in table.items()

@@ -21,6 +21,8 @@ from pcd_hub.train.held_out.open import open_held_out
 from pcd_hub.train.run_folder.checkpoints import write_checkpoint
 from tests.train.conftest import run, trace
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 EARLY = ["--data.early-image-size=32", "--data.early-share=0.5", "--data.image-size=64"]
 
 

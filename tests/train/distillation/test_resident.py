@@ -19,6 +19,8 @@ from pcd_hub.train.distillation import resident
 from pcd_hub.train.distillation.resident import resolve_resident
 from tests.train.conftest import run, trace
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 PLAN = BatchPlan(global_batch_size=8, total_steps=100)
 ON = DistillDataConfig(image_size=24, min_crop_area=0.2, resident="on")
 AUTO = dataclasses.replace(ON, resident="auto")

@@ -28,6 +28,13 @@ def test_masks_are_probed_and_class_folders_are_classified(masks, classes):
     assert probe.choose(classes, [])[0] is knn.main
 
 
+def test_masks_in_another_layout_and_objects_of_a_stated_format_are_probed(tmp_path, classes):
+    (tmp_path / "voc" / "SegmentationClass").mkdir(parents=True)
+    assert probe.choose(str(tmp_path / "voc"), [])[0] is segmentation_probe.main
+    assert probe.choose(classes, ["--data.format=yolo"])[0] is segmentation_probe.main
+    assert probe.choose(classes, ["--data.format", "yolo"])[0] is segmentation_probe.main
+
+
 def test_a_data_set_of_the_hub_has_masks_if_their_classes_are_counted():
     assert probe.choose("hf:org/x", ["--data.num_classes=3"])[0] is segmentation_probe.main
     assert probe.choose("hf:org/x", ["--data.label-column", "kind"])[0] is knn.main

@@ -51,6 +51,15 @@ def test_the_probe_of_every_model_is_written(segmentation, tmp_path, capsys, pas
     assert len(colours) > 50
 
 
+def test_the_check_prints_the_labels_and_computes_nothing(segmentation, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = [f"--data.source={segmentation}", "--data.check", f"--run.output-dir={out}"]
+    (found,) = segmentation_probe.main(arguments)
+    assert found["splits"][1]["counts"] == {"ground": 5, "disc": 5}
+    assert "labels: masks, 2 classes" in capsys.readouterr().out
+    assert not out.exists()
+
+
 def test_mistakes_are_found_before_anything_is_computed(segmentation, tmp_path):
     out = tmp_path / "out"
     arguments = [f"--run.output-dir={out}", "--models", "random:test_resnet"]

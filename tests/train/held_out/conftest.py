@@ -7,7 +7,7 @@ import pytest
 from accelerate.state import AcceleratorState
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def measured(tiny) -> list[str]:
     """Return the arguments of a tiny run with about 10 of 120 images held out."""
     return [

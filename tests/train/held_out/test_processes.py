@@ -11,7 +11,7 @@ from pcd_hub.train import distill
 from pcd_hub.train.held_out import held_out as module
 from pcd_hub.train.held_out import plateau as rules
 from pcd_hub.train.held_out.scorer import Scorer
-from tests.train.conftest import trace, watch_the_end
+from tests.train.conftest import leave_out_pictures, trace, watch_the_end
 from tests.train.held_out.conftest import history
 
 
@@ -24,6 +24,7 @@ def _one_process(rank: int, port: int, arguments: list[str]) -> None:
     patch.setattr(rules, "DECAY_SHARE", 0.5)
     if rank:
         patch.setattr(Scorer, "score", None)
+    leave_out_pictures(pytest.MonkeyPatch())
     watch_the_end((distill, "save_weight"))
     distill.main(arguments)
 

@@ -6,20 +6,16 @@ from typing import Any
 import pytest
 import yaml
 
-from pcd_hub.report.page.run_folder import Notes
 from tests.evaluate.drawn_sets import draw_segmentation
 
 
 @pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch):
-    """Leave out the pictures, which take longer than a tiny run."""
+def _no_pictures(no_pictures, monkeypatch):
+    """Leave out all pictures, which take longer than a tiny run."""
 
     def nothing(*_, **__):
         pass
 
-    monkeypatch.setattr("pcd_hub.train.results.weight.draw_feature_maps", nothing)
-    monkeypatch.setattr("pcd_hub.train.results.weight.save_training_curve", nothing)
-    monkeypatch.setattr("pcd_hub.train.results.weight.draw_own_images", lambda _: Notes())
     monkeypatch.setattr("pcd_hub.train.run.save_views", nothing)
     monkeypatch.setattr("pcd_hub.train.frozen.segmentation_probe.save_sample_overlays", nothing)
 

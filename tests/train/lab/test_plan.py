@@ -76,6 +76,8 @@ def test_the_base_may_be_a_file_next_to_the_list(tiny_list):
         ({"baseline": "pdc"}, "baseline pdc; did you mean 'pcd'"),
         ({"evaluations": {"x": {"recipe": "linear"}}}, "recipe linear; did you mean 'linear_seg"),
         ({"evaluations": {"x": {"recipe": "detect", "model": "m"}}}, "model is set for each run"),
+        ({"evaluations": {"x": {"recipe": "knn", "append": "r"}}}, "append is set for each run"),
+        ({"evaluations": {"x": {"recipe": "knn", "references": True}}}, "references is set for"),
     ],
 )  # fmt: skip
 def test_a_wrong_list_is_refused_in_one_line(tiny_list, sections, message):

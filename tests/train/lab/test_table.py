@@ -94,9 +94,10 @@ def test_a_failed_baseline_is_compared_with_nothing(plan, tmp_path):
     assert cells(save_table(plan, tmp_path), "pooled") == ["20.00 (n = 1)", ""]
 
 
-def test_scores_under_another_protocol_are_not_compared(plan, tmp_path):
+@pytest.mark.parametrize("other", [{"protocol": "another"}, {"protocol_version": 2}])
+def test_scores_under_another_protocol_are_not_compared(plan, tmp_path, other):
     score(tmp_path, "pcd", 0, (10.0,))
-    score(tmp_path, "pooled", 0, (20.0,), protocol="another")
+    score(tmp_path, "pooled", 0, (20.0,), **other)
     text = save_table(plan, tmp_path)
     assert cells(text, "pooled") == ["seed 0 failed: scored under another protocol", ""]
     assert "as ever" in text

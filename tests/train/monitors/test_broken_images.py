@@ -3,6 +3,8 @@ import pytest
 from pcd_hub.errors import DataError
 from tests.train.conftest import image_folder, run
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 def test_broken_images_are_skipped_counted_and_named(tiny, tmp_path, caplog):
     images = image_folder(tmp_path / "images", 120, broken=1)

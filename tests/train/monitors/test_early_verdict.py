@@ -13,6 +13,8 @@ from pcd_hub.train.monitors.early_verdict import EarlyVerdict
 from tests.train.conftest import trace
 from tests.train.monitors.test_verdict import lines
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.fixture
 def logged(caplog):

@@ -77,8 +77,11 @@ def test_a_configuration_wins_over_a_folder_of_its_name(photos, tmp_path, caplog
             ["quickstrat"],
             "no configuration and no images 'quickstrat'; did you mean 'quickstart'?; expected one",
         ),
-        (["fotos/"], "no images 'fotos/': expected a folder, a file, a glob, or a data set"),
-        (["photos", "moer"], "no images 'moer': expected a folder"),
+        (
+            ["fotos/"],
+            "no images 'fotos/'; did you mean 'photos'?; expected a folder, a file, a glob",
+        ),
+        (["photos", "moer"], "no images 'moer'; did you mean 'more'?; expected a folder"),
         (["mine.yaml"], "no configuration and no images 'mine.yaml'; for a file of settings use"),
         (
             ["photos", "--data.source", "more"],

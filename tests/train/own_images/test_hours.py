@@ -12,11 +12,14 @@ import torch
 from pcd_hub.data.views import EarlyViews
 from pcd_hub.errors import ConfigError, PCDHubError
 from pcd_hub.train import distill
-from pcd_hub.train.own_images import rule
+from pcd_hub.train.own_images import rule, timing
 from tests.train.conftest import run, trace
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 SECONDS = 300.0
 """Pretended duration of a step: an hour is 11 steps."""
+SMALL = ("--hours=1", "--data.image-size=64", "--optim.global-batch-size=8")
 LENGTHS = ("--run.max-steps", "--run.log-every", "--run.checkpoint-every")
 
 
@@ -44,6 +47,7 @@ def slow_step(monkeypatch):
         return SECONDS
 
     monkeypatch.setattr(distill, "seconds_per_step", measured)
+    monkeypatch.setattr(timing, "SECONDS", 0.0)
 
 
 def config_of(folder: Path) -> dict[str, Any]:
@@ -75,7 +79,7 @@ def test_the_measurement_leaves_no_trace(of_hours, tmp_path):
 def derived(own_images, tmp_path, caplog) -> Path:
     """A finished run of own_images."""
     with caplog.at_level(logging.INFO, "pcd_hub"):
-        run(own_images, tmp_path / "run", "--hours=1", "--data.image-size=64")
+        run(own_images, tmp_path / "run", *SMALL)
     return tmp_path / "run"
 
 
@@ -108,7 +112,7 @@ def test_the_same_command_resumes_without_a_measurement(derived, own_images, mon
         file.unlink()
     monkeypatch.setattr(distill, "seconds_per_step", lambda _: pytest.fail("measured again"))
     before = (derived / "decisions.json").read_text()
-    run(own_images, derived, "--hours=1", "--data.image-size=64", "--run.resume")
+    run(own_images, derived, *SMALL, "--run.resume")
     assert steps_of(derived) == list(range(11))
     assert not (derived / "changes.json").exists()
     assert (derived / "decisions.json").read_text() == before
@@ -127,8 +131,7 @@ def test_small_views_are_derived_measured_and_kept_by_a_resumed_run(
     monkeypatch.setattr(distill, "open_batches", opened)
     monkeypatch.setattr(rule, "EARLY_SHARE", {"cpu": 0.5})
     monkeypatch.setattr(rule, "MIN_EARLY_SIZE", 32)
-    arguments = ("--hours=1", "--data.image-size=64")
-    folder = run(own_images, tmp_path / "run", *arguments)
+    folder = run(own_images, tmp_path / "run", *SMALL)
     early = EarlyViews(image_size=32, steps=6)
     assert sizes == [(64, None), (32, None), (64, early)], "two measurements, then the run"
     whole, settings = trace(folder), config_of(folder)
@@ -137,7 +140,7 @@ def test_small_views_are_derived_measured_and_kept_by_a_resumed_run(
     for file in (folder / "checkpoints").glob("step_00000011.pt*"):
         file.unlink()
     monkeypatch.setattr(rule, "EARLY_SHARE", {"cpu": 0.0})
-    run(own_images, folder, *arguments, "--run.resume")
+    run(own_images, folder, *SMALL, "--run.resume")
     assert trace(folder) == whole
     assert sizes[3:] == [(64, early)]
 
@@ -174,7 +177,7 @@ def test_hours_are_added_to_a_finished_run(derived, tmp_path):
     ("options", "message"),
     [
         (
-            ["--hours=0.01"],
+            ["--hours=0.01", SMALL[-1]],
             r"^--run.hours 0.01: expected at least 0.9\d; a step takes 300 s, the start took \d+",
         ),
         (["--data.source=scenes:3"], "has 3 images: expected at least 8"),
@@ -212,7 +215,7 @@ def test_the_few_images_of_a_small_folder_are_enough(own_images, tmp_path):
 
 def test_a_printed_configuration_still_derives(capsys, own_images, tmp_path):
     with pytest.raises(SystemExit):
-        distill.main([*own_images, "--optim.weight-decay=0.1", "--print-config"])
+        distill.main([*own_images, "--optim.weight-decay=0.1", SMALL[-1], "--print-config"])
     file = tmp_path / "own.yaml"
     file.write_text(capsys.readouterr().out)
     assert "lr_per_256" not in file.read_text()

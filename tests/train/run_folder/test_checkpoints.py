@@ -18,6 +18,8 @@ from pcd_hub.train.run_folder.checkpoints import Checkpoints
 from pcd_hub.train.run_folder.folder import RunFolder
 from tests.train.conftest import assert_same, run, trace
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.fixture
 def folder(tmp_path):

@@ -7,6 +7,8 @@ from pcd_hub.train.run_folder import folder as run_folder
 from pcd_hub.train.run_folder.folder import new_folder
 from tests.train.conftest import run
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.mark.parametrize("place", ["/proc/foo", "/proc/self", "/dev/null/x", "a" * 300])
 def test_an_output_folder_that_cannot_be_is_one_line(place):

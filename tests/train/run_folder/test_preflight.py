@@ -16,6 +16,8 @@ from pcd_hub.train.results import weight
 from pcd_hub.weights import store
 from tests.weights.making import exported
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 def no_right(*_, **__):
     raise PermissionError(errno.EPERM, "Operation not permitted")

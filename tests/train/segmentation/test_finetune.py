@@ -22,6 +22,7 @@ from tests.train.conftest import (
     run_in_two_processes,
     trace,
 )
+from tests.train.detection.drawn_coco import draw_coco
 
 TINY = [
     "small",
@@ -202,6 +203,34 @@ def test_a_broken_image_is_named(data, tmp_path):
         path.write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"images/train/\d.png"):
         finetune_seg.main([*TINY, data, f"--run.output-dir={tmp_path / 'run'}"])
+
+
+def test_the_check_prints_the_labels_and_trains_nothing(data, tmp_path, capsys):
+    arguments = [*TINY, data, "--data.check", f"--run.output-dir={tmp_path / 'run'}"]
+    found = finetune_seg.main(arguments)
+    assert found is not None
+    assert found["splits"][0]["counts"] == {"ground": 6, "disc": 6, "moon": 0}
+    printed = capsys.readouterr().out
+    assert "labels: masks, 3 classes" in printed
+    assert "warning: train: classes that do not occur: 1, the first is moon" in printed
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_objects_are_trained_on_as_masks_and_their_format_is_recorded(tmp_path, caplog):
+    root = draw_coco(tmp_path / "coco")
+    first = root / "images" / "train" / "0.png"
+    (root / "images" / "val" / "0.png").write_bytes(first.read_bytes())
+    arguments = [*TINY, f"--data.source={root}", f"--run.output-dir={tmp_path / 'run'}"]
+    finetune_seg.main(arguments)
+    stated = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert stated["data"]["format"] == "coco"
+    (line,) = [message for message in caplog.messages if "images in train and in val" in message]
+    assert "1 (" in line
+    evaluation = Evaluation.load(tmp_path / "run")
+    (by_class,) = evaluation.details["models"]["random:test_resnet"]["class_iou"]
+    assert set(by_class) == {"background", "square", "bar"}
+    finetune_seg.main([*arguments, "--run.resume"])  # the format is recognised again
 
 
 def test_scores_are_those_of_a_confusion_matrix_written_out():

@@ -14,6 +14,8 @@ from pcd_hub.train import distill
 from pcd_hub.train.student import weights
 from tests.train.conftest import assert_same, run, trace
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.fixture(autouse=True)
 def own_precision():

@@ -7,6 +7,8 @@ import pytest
 
 from tests.train.students.conftest import ARCHITECTURES, assert_equal_runs, separate, together
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.mark.parametrize(
     "options",

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 import pcd_hub
 from pcd_hub.models.teacher_sources.module import teacher_from_module
 from pcd_hub.train import distill
@@ -9,6 +11,8 @@ from tests.train.conftest import run, trace
 from tests.train.own_images.test_python import settings  # noqa: F401
 from tests.train.students.conftest import ARCHITECTURES, together
 from tests.train.teacher.test_loading import Backbone, configured
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def test_a_tuple_of_students_gives_a_tuple(settings, tmp_path):  # noqa: F811

@@ -14,6 +14,8 @@ from tests.train.conftest import trace
 from tests.train.students.conftest import ARCHITECTURES, assert_equal_runs, separate, together
 from tests.train.test_run import raise_signal_at
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 def saved(folder) -> set[str]:
     return {path.name for path in (folder / "checkpoints").glob("step_*.pt")}

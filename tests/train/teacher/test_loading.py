@@ -12,6 +12,8 @@ from pcd_hub.train.configs.command_line import parse_given
 from pcd_hub.train.configs.distill import DISTILL
 from tests.train.conftest import run
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 def configured(arguments: list[str]):
     _, config, given = parse_given(DISTILL, "quickstart", arguments)

@@ -205,6 +205,7 @@ def test_a_detector_is_trained_if_the_labels_are_boxes(tmp_path, started, capsys
         (["--shares", "0"], "--shares 0.*: expected .* values, each a number > 0 and <= 100"),
         (["--run.seed=3"], "--run.seed is set for each run by pcd-hub worth; leave it out"),
         (["--data.train-share=0.5"], "--data.train-share is set for each run"),
+        (["--data.check"], "--data.check prints labels and trains nothing; use the recipe itself"),
         (["--model=x"], "no option '--model'; did you mean '--models'"),
         (["--recipe-config=smal"], "no configuration 'smal'; did you mean 'small'"),
         (["--optim.lrr=1"], "no option '--optim.lrr'"),

@@ -3,7 +3,7 @@
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -33,10 +33,15 @@ _LOOKED_AT = 1000
 _HEAD_BYTES = 1 << 16
 
 
-def find_format(root: Path, split: str) -> LabelFormat:
+def find_format(root: Path, split: str, *, others: Mapping[str, str] | None = None) -> LabelFormat:
     """Return the format of the labels below ``root``.
 
     COCO's files come first: their layout is the oldest here, and converters leave it beside others.
+
+    Args:
+        root: Folder of the data set.
+        split: Name of a split.
+        others: Layouts of formats that an error names too.
 
     Raises:
         DataError: If no layout fits, or several do.
@@ -45,8 +50,9 @@ def find_format(root: Path, split: str) -> LabelFormat:
         raise DataError(f"there is no folder {root}; name the data set's with --data.source")
     found: list[LabelFormat] = [name for name, fits in _EVIDENCE.items() if fits(root, split)]
     if found[:1] == ["coco"]:
-        if others := found[1:]:
-            log.info("%s has COCO labels, which are read, and %s ones", root, " and ".join(others))
+        if found[1:]:
+            more = " and ".join(found[1:])
+            log.info("%s has COCO labels, which are read, and %s ones", root, more)
         return "coco"
     if len(found) == 1:
         return found[0]
@@ -54,7 +60,8 @@ def find_format(root: Path, split: str) -> LabelFormat:
         raise DataError(
             f"{root} has labels in the formats {' and '.join(found)}; choose with --data.format"
         )
-    expected = "; ".join(f"{name}: {text.format(split=split)}" for name, text in LAYOUTS.items())
+    layouts = {**(others or {}), **LAYOUTS}
+    expected = "; ".join(f"{name}: {text.format(split=split)}" for name, text in layouts.items())
     raise DataError(
         f"{root} has no labels of split '{split}' in a known layout, found {describe(root)}; "
         f"expected {expected} (docs/labels.md)"

@@ -10,6 +10,8 @@ from pcd_hub.train.teacher.cache.key import cache_name
 from pcd_hub.train.teacher.cache.preparing import prepare_folder
 from pcd_hub.train.teacher.cache.store import RECORDS, RecordStore
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 FACTS_OF_A_CACHE = {
     "teacher": {"architecture": "vit_small_patch16_224.dino"},
     "images": {"number": 20, "fingerprint": "20 files"},

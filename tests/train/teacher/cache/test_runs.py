@@ -20,6 +20,8 @@ from pcd_hub.train.teacher.cache.store import CHECKSUMS, RECORDS
 from tests.distributed.test_processes import free_ports
 from tests.train.conftest import assert_same, image_folder, run, trace
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 PER_EPOCH = 4
 """Steps in which every one of 32 images is used once."""
 TOLERANCE = 3e-3
@@ -68,6 +70,20 @@ def uncached(short, tmp_path_factory):
     return trace(run(short, tmp_path_factory.mktemp("uncached") / "run"))
 
 
+@pytest.fixture(scope="module")
+def first(short, tmp_path_factory):
+    """The folder of a cache that a run filled, and the run's trace."""
+    folder = tmp_path_factory.mktemp("first")
+    return folder / "cache", cached(short, folder / "cache", folder / "run")
+
+
+@pytest.fixture
+def filled(first, tmp_path):
+    """Copy the filled cache to ``tmp_path / "cache"``; return the losses of the run that did."""
+    shutil.copytree(first[0], tmp_path / "cache")
+    return losses(first[1])
+
+
 def cached(short, place, folder, *more) -> list[dict]:
     return trace(run(short, folder, f"--teacher.cache={place}", *more))
 
@@ -87,14 +103,14 @@ def test_a_cached_run_has_the_losses_of_an_uncached_one(short, uncached, tmp_pat
     assert again == found
 
 
+@pytest.mark.usefixtures("filled")
 def test_another_seed_and_student_use_the_same_cache(short, tmp_path, seen):
-    cached(short, tmp_path / "cache", tmp_path / "run")
-    del seen[:]
     more = ["--run.seed=3", "--method.head=linear", "--method.temperature=0.1"]
     cached(short, tmp_path / "cache", tmp_path / "other", *more)
     assert seen == []
 
 
+@pytest.mark.usefixtures("filled")
 @pytest.mark.parametrize(
     "changed",
     [
@@ -108,14 +124,12 @@ def test_another_seed_and_student_use_the_same_cache(short, tmp_path, seen):
     ids=lambda words: words[0].lstrip("-"),
 )
 def test_a_cache_of_other_settings_is_not_read(short, tmp_path, seen, changed):
-    short = [*short, "--run.max-steps=4"]
-    cached(short, tmp_path / "cache", tmp_path / "run")
+    cached([*short, "--run.max-steps=4"], tmp_path / "cache", tmp_path / "other", *changed)
     assert seen == [16] * PER_EPOCH
-    cached(short, tmp_path / "cache", tmp_path / "other", *changed)
-    assert seen == [16] * 2 * PER_EPOCH
     assert len(list_caches(tmp_path / "cache")) == 2
 
 
+@pytest.mark.usefixtures("filled")
 def test_a_cache_of_another_teacher_or_other_images_is_not_read(short, tmp_path, seen):
     import timm
     from torch import nn
@@ -123,7 +137,6 @@ def test_a_cache_of_another_teacher_or_other_images_is_not_read(short, tmp_path,
     from pcd_hub.models.teacher_folder import save_teacher
 
     short = [*short, "--run.max-steps=4"]
-    cached(short, tmp_path / "cache", tmp_path / "run")
     torch.manual_seed(8)
     backbone = timm.create_model("test_resnet", num_classes=0)
     head = nn.Sequential(nn.Linear(96, 16))
@@ -131,10 +144,10 @@ def test_a_cache_of_another_teacher_or_other_images_is_not_read(short, tmp_path,
     save_teacher(tmp_path / "teacher", backbone.state_dict(), head, facts)
     other_teacher = f"--teacher.source=local-dir:{tmp_path / 'teacher'}"
     cached(short, tmp_path / "cache", tmp_path / "other", other_teacher)
-    assert seen == [16] * 2 * PER_EPOCH
+    assert seen == [16] * PER_EPOCH
     fewer = image_folder(tmp_path / "fewer", 33, 0)
     cached(short, tmp_path / "cache", tmp_path / "third", f"--data.source={fewer}")
-    assert seen == [16] * 3 * PER_EPOCH
+    assert seen == [16] * 2 * PER_EPOCH
     assert len(list_caches(tmp_path / "cache")) == 3
 
 
@@ -155,17 +168,15 @@ def test_an_image_that_was_replaced_is_noticed(short, tmp_path, seen, caplog):
     assert "0003.png are of another view (have the images changed?)" in caplog.text
 
 
-def test_a_damaged_record_is_made_again_and_named(short, tmp_path, seen, caplog):
-    first = cached(short, tmp_path / "cache", tmp_path / "run")
+def test_a_damaged_record_is_made_again_and_named(short, filled, tmp_path, seen, caplog):
     (cache,) = list_caches(tmp_path / "cache")
     file = cache.path / RECORDS
     content = bytearray(file.read_bytes())
     length = len(content) // 64
     content[5 * 2 * length + length // 2] ^= 0x10  # of image 5
     file.write_bytes(content)
-    del seen[:]
     again = cached(short, tmp_path / "cache", tmp_path / "again")
-    assert losses(again) == pytest.approx(losses(first), rel=1e-5), "up to rounding"
+    assert losses(again) == pytest.approx(filled, rel=1e-5), "up to rounding"
     assert seen == [2], "both views of one image"
     assert "the teacher's cache: the records of 0005.png are damaged" in caplog.text
     del seen[:]
@@ -174,9 +185,8 @@ def test_a_damaged_record_is_made_again_and_named(short, tmp_path, seen, caplog)
 
 
 @pytest.mark.parametrize("place", [0, 100])
-def test_a_record_without_a_checksum_is_missing(short, tmp_path, seen, caplog, place):
+def test_a_record_without_a_checksum_is_missing(short, filled, tmp_path, seen, caplog, place):
     """A process that is killed leaves it, written in part or completely."""
-    first = cached(short, tmp_path / "cache", tmp_path / "run")
     (cache,) = list_caches(tmp_path / "cache")
     checksums = np.fromfile(cache.path / CHECKSUMS, "<u4")
     checksums[7] = 0
@@ -184,9 +194,8 @@ def test_a_record_without_a_checksum_is_missing(short, tmp_path, seen, caplog, p
     with (cache.path / RECORDS).open("r+b") as file:
         file.seek(7 * len(file.read()) // 64 + place)
         file.write(b"\xff" * 20)
-    del seen[:]
     again = cached(short, tmp_path / "cache", tmp_path / "again")
-    assert losses(again) == pytest.approx(losses(first), rel=1e-5), "up to rounding"
+    assert losses(again) == pytest.approx(filled, rel=1e-5), "up to rounding"
     assert seen == [2]
     assert "damaged" not in caplog.text
 
@@ -375,10 +384,10 @@ def test_auto_caches_where_it_pays(short, tmp_path, monkeypatch, seen):
     assert len(seen) == 2 * PER_EPOCH
 
 
+@pytest.mark.usefixtures("filled")
 def test_a_teacher_with_the_same_weights_but_another_output_is_refused(
     short, tmp_path, monkeypatch
 ):
-    cached(short, tmp_path / "cache", tmp_path / "run")
     forward = Teacher.forward
     monkeypatch.setattr(Teacher, "forward", lambda self, images: forward(self, images).roll(1, 1))
     with pytest.raises(ConfigError, match="the same weights but another output; remove it"):

@@ -1,0 +1,1 @@
+"""Masks of classes: files of masks, and masks drawn from annotated objects."""

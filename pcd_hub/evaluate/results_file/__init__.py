@@ -1,0 +1,1 @@
+"""Results of many models in one file, one line of JSON for each model and evaluation."""
