@@ -163,11 +163,15 @@ def _export_options(parser: argparse.ArgumentParser) -> None:
     _name_option(parser)
     add = parser.add_argument
     add("out", metavar="OUT", help="folder to create, for the weight and its README.md")
-    formats = "torchvision, detectron2, mmdet, transformers, timm, onnx or torchscript"
+    formats = "torchvision, detectron2, mmdet, transformers, timm, onnx, torchscript or executorch"
     add("--to", metavar="FORMAT", required=True, help=formats)
-    add("--pooled", action="store_true", help="onnx, torchscript: one embedding, no feature maps")
+    add("--pooled", action="store_true", help="the last three: one embedding, no feature maps")
     add("--opset", type=int, help="onnx: opset; default: 18")
-    add("--half", action="store_true", help="onnx: weights in float16")
+    add("--precision", metavar="TYPE", help="onnx: float32 (default), float16 or int8")
+    add("--half", action="store_true", help="onnx: short for --precision float16")
+    add("--calibration", metavar="FOLDER", help="onnx, int8: images like those it will see")
+    add("--calibration-images", type=int, metavar="N", help="onnx, int8: at most; default: 128")
+    add("--max-size", type=int, metavar="PIXELS", help="executorch: of a side; default: 512")
     _json_option(parser, "{name, folder, files}")
 
 
@@ -274,7 +278,7 @@ COMMANDS = {
         _export_options,
         (
             "pcd-hub export resnet18.pcd exported --to torchvision",
-            "pcd-hub export ORG/resnet18.pcd exported --to onnx --half",
+            "pcd-hub export ORG/resnet18.pcd exported --to onnx --precision float16",
         ),
     ),
     "import": _Command(

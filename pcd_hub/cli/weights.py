@@ -134,6 +134,10 @@ def _export(options: argparse.Namespace) -> None:
         pooled=options.pooled,
         opset=options.opset,
         half=options.half,
+        precision=options.precision,
+        calibration=options.calibration,
+        num_calibration_images=options.calibration_images,
+        max_size=options.max_size,
     )
     if options.json:
         files = sorted(path.name for path in folder.iterdir())

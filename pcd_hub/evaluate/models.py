@@ -7,6 +7,7 @@
 ``resnet18.a1_in1k``            any other timm model with its pretrained weights
 ``hf-hub:ORG/NAME[@REV]``       a timm model in a Hub repository, loaded by timm
 ``random:ARCH``                 a timm architecture with random weights, drawn from the seed
+``onnx:FILE``                   feature maps of ``pcd-hub export --to onnx``, for the mask probe
 ``teacher:SOURCE``              the backbone of a teacher (``pcd_hub/models/teacher_loading.py``)
 ==============================  ====================================================================
 """
@@ -37,6 +38,7 @@ from pcd_hub.models.teacher_loading import load_teacher
 from pcd_hub.models.timm_loading import cache_alone_if_unreachable, create_pretrained, weights_file
 from pcd_hub.weights import store
 from pcd_hub.weights.catalogue import find
+from pcd_hub.weights.formats.onnx_model import open_onnx
 from pcd_hub.weights.hub.published import published_weights
 from pcd_hub.weights.layout import MANIFEST_FILE
 from pcd_hub.weights.manifest import weights_sha256
@@ -88,6 +90,8 @@ def open_model(
         return _with_random_weights(name, rest, image_size, seed, arguments)
     if colon and kind == "teacher":
         return _teacher(name, rest, image_size, arguments)
+    if colon and kind == "onnx":
+        return _onnx(name, rest, timm_arguments)
     is_pcd = is_pcd_weight(name)
     if architecture := _architecture(name):
         check_architecture(architecture)
@@ -137,6 +141,8 @@ def _check_name(name: str) -> None:
     kind, colon, rest = name.partition(":")
     if colon and kind == "random":
         check_architecture(rest)
+    elif colon and kind == "onnx":
+        open_onnx(local_path(rest))
     elif colon and kind == "local-dir":
         if not exists(local_path(rest)):
             raise StudentError(f"{name}: no such folder; expected an export, or RUN/export")
@@ -188,6 +194,13 @@ def _teacher(name: str, source: str, image_size: int, arguments: dict[str, Any])
         **arguments,
     )
     return EvaluatedModel(name=name, model=forget_tensors(model), mean=facts.mean, std=facts.std)
+
+
+def _onnx(name: str, file: str, timm_arguments: dict[str, Any]) -> EvaluatedModel:
+    if timm_arguments:
+        raise StudentError(f"{name}: an ONNX file cannot be trained; expected a timm model")
+    opened = open_onnx(local_path(file))
+    return EvaluatedModel(name=name, model=opened.model, mean=opened.mean, std=opened.std)
 
 
 def is_pcd_weight(name: str) -> bool:

@@ -33,7 +33,7 @@ def readers_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rng = np.random.default_rng(0)
     for place in ("photos", "IMAGES"):
         (folder / place).mkdir(parents=True)
-        for number in range(24):
+        for number in range(32):  # the fewest that calibrate int8
             pixels = rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)
             large = Image.fromarray(pixels).resize((80, 72), Image.Resampling.BICUBIC)
             large.save(folder / place / f"{number}.jpg")

@@ -52,6 +52,7 @@ def missing(block: Block) -> list[str]:
     needed |= {"tifffile"} & set(re.findall(r"\w+", block.given))
     if words & {"onnx", "onnxruntime"}:
         needed |= {"onnx", "onnxruntime", "onnxscript"}
+    needed |= words & {"executorch"}
     return [name for name in sorted(needed) if not importlib.util.find_spec(name)]
 
 

@@ -28,7 +28,7 @@ DATA: images/SPLIT, masks/SPLIT and classes.json; ade20k:DIR, voc:DIR or citysca
       SPLIT/CLASS/ -> k-NN and linear classification
       hf:ORG/NAME, hf-disk:DIR -> the probe with --data.num-classes, k-NN otherwise
 MODEL: resnet18.pcd, the folder of a run, random:ARCH, teacher:SOURCE, local-dir:DIR,
-      hf-hub:ORG/NAME, or any timm model name
+      hf-hub:ORG/NAME, onnx:FILE of an export (masks), or any timm model name
       Default: random:resnet18 resnet18.pcd teacher:quickstart
 
 --references: also evaluate resnet18.a1_in1k, resnet18.fb_ssl_yfcc100m_ft_in1k and

@@ -9,7 +9,8 @@ from pcd_hub.errors import WeightError, nearest
 from pcd_hub.files.strict_json import printable
 from pcd_hub.files.write import atomic_folder
 from pcd_hub.weights.create import read_named
-from pcd_hub.weights.formats import folders, graphs, state_files
+from pcd_hub.weights.formats import executorch_files, folders, graphs, onnx_files, state_files
+from pcd_hub.weights.formats.options import GraphOptions, check_options
 from pcd_hub.weights.formats.readme import Usage, render_readme
 from pcd_hub.weights.load import ReadWeight
 from pcd_hub.weights.store import expanded
@@ -23,7 +24,13 @@ FORMATS: dict[str, Callable[[ReadWeight, Path, Path], Usage]] = {
 }
 """Functions that write the tensors into a folder, given its final path for the examples."""
 
-GRAPHS = ("onnx", "torchscript")
+GRAPHS: dict[str, Callable[[ReadWeight, Path, Path, GraphOptions], Usage]] = {
+    "onnx": onnx_files.write_onnx,
+    "torchscript": graphs.write_torchscript,
+    "executorch": executorch_files.write_executorch,
+}
+"""The same, with options."""
+
 TARGETS = (*FORMATS, *GRAPHS)
 
 
@@ -35,17 +42,26 @@ def export(
     pooled: bool = False,
     opset: int | None = None,
     half: bool = False,
+    precision: str | None = None,
+    calibration: str | Path | None = None,
+    num_calibration_images: int | None = None,
+    max_size: int | None = None,
 ) -> Path:
     """Write a verified weight in the format of another framework.
 
     Args:
         name: A name for :func:`pcd_hub.create_model`.
         to: One of ``torchvision``, ``detectron2``, ``mmdet``, ``transformers``, ``timm``,
-            ``onnx`` and ``torchscript``.
+            ``onnx``, ``torchscript`` and ``executorch``.
         out: The folder to create; it gets the weight and a README.md.
-        pooled: ``onnx`` and ``torchscript``: one pooled embedding instead of the feature maps.
+        pooled: The last three: one pooled embedding instead of the feature maps.
         opset: ``onnx``: the opset; 18 by default.
-        half: ``onnx``: weights in float16; input and output stay float32.
+        half: ``onnx``: short for ``precision="float16"``.
+        precision: ``onnx``: ``float32`` (the default), ``float16`` or ``int8``; input and output
+            stay float32.
+        calibration: ``onnx`` in int8: a folder of images like those that the model will see.
+        num_calibration_images: How many of them set the ranges, at most; 128 by default.
+        max_size: ``executorch``: largest height and width in pixels; 512 by default.
 
     Returns:
         The folder.
@@ -53,22 +69,28 @@ def export(
     Raises:
         WeightError: If the format is unknown or cannot hold the architecture, an option does not
             belong to it, a package is missing, or ``out`` exists.
+        DataError: If calibration images are too few or cannot be read.
         HubError: If the Hub refuses access or cannot be reached.
     """
+    options = GraphOptions(
+        pooled=pooled,
+        opset=opset,
+        half=half,
+        precision=precision,
+        calibration=calibration,
+        num_calibration_images=num_calibration_images,
+        max_size=max_size,
+    )
     folder = expanded(str(out))
-    _check(to, folder, pooled=pooled, opset=opset, half=half)
+    _check(to, folder)
+    check_options(to, options)
     weight = read_named(name)
     try:
         with atomic_folder(folder) as draft, torch.random.fork_rng(devices=[]):
-            match to:
-                case "onnx":
-                    usage = graphs.write_onnx(
-                        weight, draft, folder, pooled=pooled, opset=opset or graphs.OPSET, half=half
-                    )
-                case "torchscript":
-                    usage = graphs.write_torchscript(weight, draft, folder, pooled=pooled)
-                case _:
-                    usage = FORMATS[to](weight, draft, folder)
+            if to in GRAPHS:
+                usage = GRAPHS[to](weight, draft, folder, options)
+            else:
+                usage = FORMATS[to](weight, draft, folder)
             text = render_readme(weight, usage, to=to)
             (draft / "README.md").write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
@@ -78,18 +100,10 @@ def export(
     return folder
 
 
-def _check(to: str, folder: Path, *, pooled: bool, opset: int | None, half: bool) -> None:
+def _check(to: str, folder: Path) -> None:
     if to not in TARGETS:
         raise WeightError(
             f"--to {printable(to)[:60]}: expected one of {', '.join(TARGETS)}{nearest(to, TARGETS)}"
         )
     if folder.exists():
         raise WeightError(f"{folder} exists already; export to a new folder")
-    if pooled and to not in GRAPHS:
-        raise WeightError(f"--pooled belongs to {' and '.join(GRAPHS)}, not to {to}; leave it out")
-    if (opset is not None or half) and to != "onnx":
-        raise WeightError(f"--opset and --half belong to onnx, not to {to}; leave them out")
-    if opset is not None and not graphs.OPSET <= opset <= graphs.MAX_OPSET:
-        raise WeightError(
-            f"--opset {opset}: expected {graphs.OPSET} to {graphs.MAX_OPSET}, which torch writes"
-        )

@@ -1,161 +1,155 @@
-"""Write graphs: ONNX and TorchScript."""
+"""Write TorchScript, and what all graphs share: the network, its outputs, the comparison."""
 
-import importlib.util
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from pcd_hub.errors import WeightError, first_line
+from pcd_hub.errors import WeightError
 from pcd_hub.weights.create import build_model
+from pcd_hub.weights.formats.options import GraphOptions
 from pcd_hub.weights.formats.readme import Usage
 from pcd_hub.weights.load import ReadWeight
 
-OPSET = 18
-MAX_OPSET = 23
+TOLERANCE = 1e-4
+"""Largest difference of a float32 graph, as a share of the largest value."""
 
 
-class _Network(nn.Module):
-    """A model with float32 input and output, whatever the type of its weights."""
+class Graph(NamedTuple):
+    """A network to write, images for it, and the names of its outputs."""
 
-    def __init__(self, model: nn.Module, *, half: bool = False) -> None:
-        super().__init__()
-        self.model = model.half() if half else model
-        self.half_weights = half
+    network: nn.Module
+    images: Tensor
+    names: list[str]
+    fixed_size: bool
+    """The network takes images of one size only."""
 
-    def forward(self, images: Tensor) -> Any:
-        if not self.half_weights:
-            return self.model(images)
-        result = self.model(images.half())
-        return [one.float() for one in result] if isinstance(result, list) else result.float()
+    def other_images(self) -> list[Tensor]:
+        """Return images of the traced size and, if the network takes it, of another one."""
+        images = self.images
+        return [images] if self.fixed_size else [images, images.repeat(2, 1, 2, 1)[:3]]
 
 
-def write_onnx(
-    weight: ReadWeight, folder: Path, place: Path, *, pooled: bool, opset: int, half: bool
-) -> Usage:
-    """Write an ONNX file with dynamic batch, height and width.
+class Difference(NamedTuple):
+    """How far the features of a graph are from timm's, for the output that differs most."""
+
+    largest: float
+    """Largest difference, as a share of the largest value."""
+    rms: float
+    """Root mean square of the differences, as a share of that of the values."""
+
+    def __str__(self) -> str:
+        return f"largest {self.largest:.1e} of the largest value, root mean square {self.rms:.1e}"
+
+
+def graph_of(weight: ReadWeight, *, pooled: bool) -> Graph:
+    """Build the network of a weight: all feature maps, or one pooled embedding."""
+    model = build_model(weight, **({} if pooled else {"features_only": True})).eval()
+    cfg = weight.config["pretrained_cfg"]
+    channels, *size = cfg["input_size"]
+    fixed = bool(cfg.get("fixed_input_size"))
+    images = torch.rand(
+        2, channels, *(size if fixed else (64, 96)), generator=torch.Generator().manual_seed(0)
+    )
+    with torch.inference_mode():
+        count = len(listed(model(images)))
+    names = ["embedding"] if pooled else [f"features{number}" for number in range(count)]
+    return Graph(model, images, names, fixed)
+
+
+def listed(outputs: Any) -> list[Tensor]:
+    """Return the outputs of a network as a list."""
+    return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
+
+
+@torch.inference_mode()
+def measure(
+    run: Callable[[Tensor], Sequence[Tensor]], network: nn.Module, batches: Sequence[Tensor]
+) -> Difference:
+    """Compare the outputs of a graph with those of the network.
+
+    Args:
+        run: Runs the graph.
+        network: The network that was written, in float32.
+        batches: Normalised images, one tensor per size.
 
     Raises:
-        WeightError: If onnx or onnxscript is missing, torch cannot write the graph, or onnxruntime,
-            if installed, computes other values.
+        WeightError: If the outputs have other shapes.
     """
-    for package in ("onnx", "onnxscript"):
-        if importlib.util.find_spec(package) is None:
-            raise WeightError(
-                f'--to onnx needs {package}, which is missing; pip install "pcd_hub[integrations]"'
-            )
-    network, images, names = _network(weight, pooled=pooled, half=half)
-    fixed = bool(weight.config["pretrained_cfg"].get("fixed_input_size"))
-    file = f"{weight.record.name}.onnx"
-    axes = (0,) if fixed else (0, 2, 3)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                network,
-                (images,),
-                folder / file,
-                input_names=["images"],
-                output_names=names,
-                opset_version=opset,
-                dynamo=True,
-                dynamic_shapes=(dict.fromkeys(axes, torch.export.Dim.DYNAMIC),),
-                external_data=False,
-                verbose=False,
-            )
-    except Exception as error:
+    largest = rms = 0.0
+    for images in batches:
+        for found, expected in zip(run(images), listed(network(images)), strict=True):
+            if found.shape != expected.shape:
+                raise WeightError(
+                    f"the graph has an output of {tuple(found.shape)} instead of "
+                    f"{tuple(expected.shape)}; please report this"
+                )
+            error = (found - expected).double()
+            largest = max(largest, _ratio(error.abs().max(), expected.abs().max()))
+            rms = max(rms, _ratio(error.norm(), expected.double().norm()))
+    return Difference(largest, rms)
+
+
+def _ratio(error: Tensor, of: Tensor) -> float:
+    """Return a ratio; infinite if either is not finite."""
+    ratio = float(error / of.clamp_min(torch.finfo(torch.float32).tiny))
+    return ratio if ratio == ratio else float("inf")  # noqa: PLR0124 - NaN
+
+
+def check_close(difference: Difference, what: str, tolerance: float = TOLERANCE) -> Difference:
+    """Return the difference if it is within the tolerance.
+
+    Raises:
+        WeightError: If it is not.
+    """
+    if difference.largest > tolerance:
         raise WeightError(
-            f"--to onnx: torch {torch.__version__} cannot write {weight.record.architecture}: "
-            f"{type(error).__name__} {first_line(error)[:200]}"
-        ) from error
-    checked = _check_onnx(network, folder / file, images, half=half, fixed=fixed)
-    dtype = "float16 weights, float32 input and output" if half else "float32"
-    return Usage(
-        file=file,
-        code=f"""import onnxruntime
-session = onnxruntime.InferenceSession("{place / file}")
-{", ".join(names)}, = session.run(None, {{"images": images}})  # float32, (B, C, H, W)""",
-        notes=(f"Opset {opset}; {dtype}; {checked}.", _shapes(network, images, names)),
-    )
+            f"the {what} graph computes other values than the model ({difference}); "
+            "please report this"
+        )
+    return difference
 
 
-def write_torchscript(weight: ReadWeight, folder: Path, place: Path, *, pooled: bool) -> Usage:
+def write_torchscript(
+    weight: ReadWeight, folder: Path, place: Path, options: GraphOptions
+) -> Usage:
     """Write a traced graph, which needs torch alone.
 
     Raises:
         WeightError: If the traced graph computes other values at another size.
     """
-    network, images, names = _network(weight, pooled=pooled)
-    fixed = bool(weight.config["pretrained_cfg"].get("fixed_input_size"))
+    graph = graph_of(weight, pooled=options.pooled)
     file = f"{weight.record.name}.torchscript.pt"
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
-        traced: Any = torch.jit.trace(network, images, check_trace=False, strict=False)
-        for other in _other_images(images, fixed=fixed):
-            _compare(_listed(traced(other)), _listed(network(other)), "TorchScript", 1e-4)
+        network = graph.network
+        traced: Any = torch.jit.trace(network, graph.images, check_trace=False, strict=False)
+        difference = check_close(
+            measure(lambda images: listed(traced(images)), network, graph.other_images()),
+            "TorchScript",
+        )
         torch.jit.save(traced, folder / file)
     return Usage(
         file=file,
         code=f"""import torch
 network = torch.jit.load("{place / file}")
-{", ".join(names)} = network(images)  # float32, (B, C, H, W)""",
-        notes=(_shapes(network, images, names),),
+{", ".join(graph.names)} = network(images)  # float32, (B, C, H, W)""",
+        notes=(describe_outputs(graph),),
+        precision="float32",
+        difference=f"{difference} (torch {torch.__version__}, CPU)",
     )
 
 
-def _network(
-    weight: ReadWeight, *, pooled: bool, half: bool = False
-) -> tuple[nn.Module, Tensor, list[str]]:
-    """Return the network, images for it, and the names of its outputs."""
-    model = build_model(weight, **({} if pooled else {"features_only": True})).eval()
-    channels, *size = weight.config["pretrained_cfg"]["input_size"]
-    if not weight.config["pretrained_cfg"].get("fixed_input_size"):
-        size = [64, 96]
-    images = torch.rand(2, channels, *size, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        count = len(_listed(model(images)))
-    names = ["embedding"] if pooled else [f"features{number}" for number in range(count)]
-    return _Network(model, half=half).eval(), images, names
-
-
-def _listed(outputs: Any) -> list[Tensor]:
-    return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
-
-
-def _other_images(images: Tensor, *, fixed: bool) -> list[Tensor]:
-    """Return images of the traced size and, if the network takes it, of another one."""
-    return [images] if fixed else [images, images.repeat(2, 1, 2, 1)[:3]]
-
-
 @torch.inference_mode()
-def _check_onnx(network: nn.Module, file: Path, images: Tensor, *, half: bool, fixed: bool) -> str:
-    try:
-        import onnxruntime  # noqa: PLC0415 # pyright: ignore[reportMissingImports] - optional
-    except ModuleNotFoundError:
-        return "not compared with timm's features, as onnxruntime is missing"
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    tolerance = 2e-2 if half else 1e-4
-    for other in _other_images(images, fixed=fixed):
-        found = [torch.from_numpy(one) for one in session.run(None, {"images": other.numpy()})]
-        _compare(found, _listed(network(other)), "ONNX", tolerance)
-    return f"agrees with timm's features to {tolerance:g} of the largest value (onnxruntime)"
-
-
-def _compare(found: list[Tensor], expected: list[Tensor], what: str, tolerance: float) -> None:
-    for one, other in zip(found, expected, strict=True):
-        if (one - other).abs().max() > tolerance * other.abs().max():
-            raise WeightError(
-                f"the {what} graph computes other values than the model; please report this"
-            )
-
-
-@torch.inference_mode()
-def _shapes(network: nn.Module, images: Tensor, names: list[str]) -> str:
+def describe_outputs(graph: Graph) -> str:
     """Describe the outputs: channels, and the stride of feature maps."""
     facts = []
-    for name, output in zip(names, _listed(network(images)), strict=True):
-        stride = f", stride {images.shape[-1] // output.shape[-1]}" if output.ndim == 4 else ""
+    for name, output in zip(graph.names, listed(graph.network(graph.images)), strict=True):
+        stride = (
+            f", stride {graph.images.shape[-1] // output.shape[-1]}" if output.ndim == 4 else ""
+        )
         facts.append(f"`{name}` {output.shape[1]} channels{stride}")
     return f"Outputs: {'; '.join(facts)}."

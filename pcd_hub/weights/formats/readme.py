@@ -17,6 +17,10 @@ class Usage(NamedTuple):
     value_range: int = 1
     """Largest value of a pixel before mean and std are applied: 1 or 255."""
     notes: tuple[str, ...] = ()
+    precision: str = ""
+    """Types of weights, input and output; empty where the framework decides."""
+    difference: str = ""
+    """How far the features are from timm's, as measured by the export."""
 
 
 def normalisation(weight: ReadWeight, value_range: int) -> tuple[list[float], list[float]]:
@@ -33,6 +37,8 @@ def render_readme(weight: ReadWeight, usage: Usage, *, to: str) -> str:
     bands = record.data.get("bands")
     order = ", ".join(map(str, bands)) if isinstance(bands, list) and bands else "RGB"
     notes = "".join(f"\n{note}\n" for note in usage.notes)
+    rows = {"precision": usage.precision, "measured difference": usage.difference}
+    measured = "".join(f"| {what} | {escaped(fact)} |\n" for what, fact in rows.items() if fact)
     return f"""# {escaped(record.name)} for {to}
 
 ```{usage.language}
@@ -47,7 +53,7 @@ def render_readme(weight: ReadWeight, usage: Usage, *, to: str) -> str:
 | value range before mean and std | 0 to {usage.value_range} |
 | mean | {mean} |
 | std | {std} |
-| licence of the weights | {escaped(record.licenses.get("weights", NOT_STATED))} |
+{measured}| licence of the weights | {escaped(record.licenses.get("weights", NOT_STATED))} |
 | licence of the teacher | {escaped(record.licenses.get("teacher", NOT_STATED))} |
 | source | {escaped(record.name)}, model.safetensors |
 | sha256 of the source | `{weight.weights_sha256}` |

@@ -190,14 +190,33 @@ def test_other_bands_are_refused_where_the_framework_has_none(tmp_path):
     [
         ({"to": "detectron"}, "expected one of .*did you mean 'detectron2'"),
         ({"to": "onnx", "opset": 9}, "--opset 9: expected 18 to"),
-        ({"to": "timm", "pooled": True}, "--pooled belongs to onnx and torchscript"),
-        ({"to": "torchscript", "half": True}, "--opset and --half belong to onnx"),
+        (
+            {"to": "timm", "pooled": True},
+            "--pooled belongs to onnx, torchscript and executorch, not",
+        ),
+        ({"to": "torchscript", "half": True}, "--half belongs to onnx, not to torchscript"),
+        ({"to": "timm", "opset": 20}, "--opset belongs to onnx, not to timm"),
+        ({"to": "onnx", "precision": "int4"}, "--precision int4: expected one of .*'int8'"),
+        ({"to": "onnx", "precision": "int8"}, "no images; expected --calibration FOLDER, 32 or"),
+        ({"to": "onnx", "precision": "int8", "half": True}, "--half with --precision int8"),
+        ({"to": "onnx", "calibration": "x"}, "--calibration belongs to .*int8, not to float32"),
+        (
+            {"to": "onnx", "half": True, "num_calibration_images": 64},
+            "--calibration-images belongs to --precision int8, not to float16",
+        ),
+        (
+            {"to": "onnx", "precision": "int8", "calibration": "x", "num_calibration_images": 3},
+            "--calibration-images 3: expected an integer >= 16",
+        ),
+        ({"to": "onnx", "max_size": 256}, "--max-size belongs to executorch, not to onnx"),
+        ({"to": "executorch", "max_size": 64}, "--max-size 64: expected 128 to 4096 pixels"),
         ({"to": "timm", "out": "."}, "exists already"),
     ],
 )
 def test_a_mistake_is_one_line_before_anything_is_read(tmp_path, options, message):
-    with pytest.raises(WeightError, match=message):
+    with pytest.raises(WeightError, match=message) as caught:
         pcd_hub.export("nothing", **{"out": tmp_path / "new", **options})
+    assert "\n" not in str(caught.value)
 
 
 def test_the_command_prints_the_readme(tmp_path, capsys):

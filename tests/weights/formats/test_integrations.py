@@ -37,7 +37,10 @@ def test_onnx_has_timms_feature_maps_at_other_sizes(tmp_path, half, tolerance):
         for one, other in zip(found, features(weight, images, features_only=True), strict=True):
             assert one.dtype == torch.float32
             assert close(one, other, tolerance)
-    assert "Opset 18" in (folder / "README.md").read_text()
+    text = (folder / "README.md").read_text()
+    assert "Opset 18" in text
+    assert f"| precision | {'float16 weights' if half else 'float32'}" in text
+    assert "| measured difference | largest " in text
 
 
 @needs_onnx
