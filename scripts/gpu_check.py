@@ -100,20 +100,20 @@ def training_command(options: argparse.Namespace, folder: Path, seconds: float) 
 
 
 PARTS = (
-    Part(name="machine", minutes=0.5, command=_own_part("machine")),
+    Part(name="machine", minutes=0.4, command=_own_part("machine")),
     Part(
         name="step at 224 px",
-        minutes=1.5,
+        minutes=1.2,
         command=_benchmark("step", "--image-size=224", "--no-compile", "--also", "resident"),
     ),
     Part(
         name="step at 112 px",
-        minutes=1.0,
+        minutes=0.9,
         command=_benchmark("step", "--image-size=112", "--no-compile", "--also", "resident+cached"),
     ),
     Part(
         name="loss",
-        minutes=1.0,
+        minutes=0.6,
         command=_benchmark(
             *("loss", "--loss-cases", "25088,65536,256", "8192,65536,256", "25088,65536,1024"),
             tiny=("--loss-cases", "64,512,16"),
@@ -121,13 +121,13 @@ PARTS = (
     ),
     Part(
         name="data",
-        minutes=0.5,
+        minutes=0.4,
         command=_benchmark("data", "--data-sizes", "112", "224", tiny=("--data-sizes", "32")),
     ),
     Part(name="tests", minutes=1.4, command=_own_part("tests")),
     Part(
         name="compiled step at 224 px",
-        minutes=1.4,
+        minutes=1.1,
         command=_benchmark("step", "--image-size=224", "--compile"),
     ),
     Part(name="training", minutes=float("inf"), command=training_command),
