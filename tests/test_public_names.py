@@ -45,7 +45,18 @@ def test_the_package_says_that_it_is_typed():
     assert (Path(pcd_hub.__file__).parent / "py.typed").exists()
 
 
+OPTIONAL = {"onnx", "onnxruntime", "executorch", "tifffile"}
+"""Libraries that modules of optional features import at their top."""
+
+
 def test_every_module_can_be_imported():
     modules = pkgutil.walk_packages(pcd_hub.__path__, "pcd_hub.")
-    imported = [importlib.import_module(m.name) for m in modules if m.name != "pcd_hub.__main__"]
-    assert len(imported) > 100
+    imported = 0
+    for module in modules:
+        if module.name != "pcd_hub.__main__":
+            try:
+                importlib.import_module(module.name)
+            except ModuleNotFoundError as error:
+                assert error.name in OPTIONAL, module.name  # noqa: PT017
+            imported += 1
+    assert imported > 100

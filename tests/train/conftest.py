@@ -6,8 +6,9 @@ import gc
 import importlib
 import json
 import os
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -323,3 +324,11 @@ def image_folder(path: Path, count: int, broken: int) -> Path:
     for number in range(broken):
         (path / f"{number:04}.png").write_bytes(b"<html>")
     return path
+
+
+@pytest.fixture
+def without_nohup() -> Iterator[None]:
+    """Let a hangup stop a run even if the tests themselves were started with ``nohup``."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)

@@ -110,6 +110,7 @@ def test_an_interrupt_before_the_first_step_prints_one_line(monkeypatch, capsys)
     )
 
 
+@pytest.mark.usefixtures("without_nohup")
 @pytest.mark.parametrize("signum", STOP_SIGNALS)
 def test_a_signal_after_the_training_prints_how_to_write_the_result(capsys, signum):
     def stop(arguments):

@@ -218,6 +218,7 @@ class ClosedTerminal(io.TextIOBase):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
+@pytest.mark.usefixtures("without_nohup")
 def test_window_closed(tiny, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         raise_signal_at(patched, signal.SIGHUP, at=1)

@@ -215,7 +215,7 @@ def test_mistakes_are_found_before_the_first_step(run, started, tiny_list, tmp_p
         run(f"--images={tmp_path / 'nowhere'}")
     with pytest.raises(DataError, match="elsewhere"):
         run(f"--labelled={tmp_path / 'elsewhere'}")
-    with pytest.raises(ValueError, match="local-dir:nowhere"):
+    with pytest.raises(ValueError, match="no teacher folder nowhere; expected one"):
         run("--teacher=local-dir:nowhere")
     with pytest.raises(ConfigError, match="--only pdc; did you mean 'pcd'"):
         run("--only", "pdc")
