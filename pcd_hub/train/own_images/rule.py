@@ -2,7 +2,8 @@
 
 The values for a CPU are those of a configuration that was compared with others on photographs (two
 cores, ResNet-18, a supervised teacher, 5 to 26 minutes); its peak learning rate is the starting
-point for all batch sizes. The values for GPUs follow common practice and have not been measured.
+point for all batch sizes. Of the values for GPUs, batch and learning rate were
+tried in one run; the others follow common practice.
 """
 
 import math
