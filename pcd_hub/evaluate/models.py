@@ -230,9 +230,7 @@ def known_sha256(name: str) -> str | None:
 
 def _pcd_weight(name: str, arguments: dict[str, Any]) -> EvaluatedModel:
     model = pcd_hub.create_model(name, **arguments)
-    local = name.removeprefix("local-dir:")
-    folder = local_path(local) if local != name else pcd_hub.where(name)
-    return _evaluated(name, model, weights_sha256(folder) if folder else None)
+    return _evaluated(name, model, known_sha256(name))
 
 
 def _architecture(name: str) -> str | None:

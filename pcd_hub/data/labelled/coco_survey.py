@@ -34,22 +34,15 @@ def survey_detection(
         images = [*first.images, *last.images]
         thumbnails, broken = read_all([image.path for image in images])
         for number, image in enumerate(images):
-            if number not in broken and (fault := _size_fault(image)):
+            if number not in broken and (fault := size_fault(image)):
                 broken[number] = fault
         overlap.compare_content(thumbnails)
         found = with_broken(found, broken, border=len(first.images))
-    return LabelSurvey(
-        label_format=label_format,
-        classes=tuple(first.categories.values()),
-        splits=tuple(found),
-        num_shared=overlap.num_shared,
-        num_similar=overlap.num_similar,
-        examples=tuple(overlap.examples),
-        num_compared=overlap.num_compared,
-    )
+    return overlap.survey(label_format, list(first.categories.values()), found)
 
 
-def _size_fault(image: CocoImage) -> str:
+def size_fault(image: CocoImage) -> str:
+    """Return how the size of an image's file differs from that of its labels; empty if not."""
     width, height = upright_size(image.path)
     if (width, height) == (image.width, image.height):
         return ""

@@ -210,6 +210,20 @@ class Overlap:
         both = self._count([[numbers[place] for place in group] for group in groups])
         self.num_similar = max(0, both - self.num_shared)
 
+    def survey(
+        self, label_format: str, classes: Sequence[str], splits: Sequence[SplitSurvey]
+    ) -> LabelSurvey:
+        """Return the survey of both splits, with the images that they share."""
+        return LabelSurvey(
+            label_format=label_format,
+            classes=tuple(classes),
+            splits=tuple(splits),
+            num_shared=self.num_shared,
+            num_similar=self.num_similar,
+            examples=tuple(self.examples),
+            num_compared=self.num_compared,
+        )
+
     def _count(self, groups: list[list[int]]) -> int:
         shared = groups_across(groups, self._border)
         more = shared[: _EXAMPLES - len(self.examples)]

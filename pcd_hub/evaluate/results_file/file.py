@@ -10,7 +10,7 @@ from pcd_hub.data.sources.uris import is_dir, is_file
 from pcd_hub.errors import ConfigError, DataError
 from pcd_hub.evaluate.models import known_sha256
 from pcd_hub.evaluate.results import Evaluation
-from pcd_hub.evaluate.results_file.line import ResultLine, parse_line
+from pcd_hub.evaluate.results_file.line import ResultLine, evaluation_of, parse_line
 from pcd_hub.files.read import read_bounded
 from pcd_hub.files.writable import check_writable, writing
 from pcd_hub.files.write import atomic_write
@@ -58,12 +58,13 @@ def check_new(file: Path, table: Evaluation, models: Sequence[str]) -> None:
 
 def place_of(found: dict[str, ResultLine], table: Evaluation, name: str) -> str | None:
     """Return the place of a model's result in the same evaluation; None if there is none."""
-    evaluation = (table.task, table.data_sha256, table.protocol_version, table.protocol)
-    identity = known_sha256(name) or name
-    return next(
-        (p for p, one in found.items() if (one.evaluation, one.identity) == (evaluation, identity)),
-        None,
-    )
+    return _place(found, table, known_sha256(name) or name)
+
+
+def _place(found: dict[str, ResultLine], of: Evaluation | ResultLine, identity: str) -> str | None:
+    wanted = (evaluation_of(of), identity)
+    same = (p for p, one in found.items() if (evaluation_of(one), one.identity) == wanted)
+    return next(same, None)
 
 
 def append_result(file: Path, line: ResultLine) -> None:
@@ -91,9 +92,8 @@ def append_result(file: Path, line: ResultLine) -> None:
 def _append(target: Path, line: ResultLine, raw: bytes, file: Path) -> None:
     exists = target.is_file()
     before = _content(target) if exists else b""
-    for place, other in _parsed(before, file).items():
-        if (other.evaluation, other.identity) == (line.evaluation, line.identity):
-            raise _duplicate(place, line.model, line.dataset)
+    if place := _place(_parsed(before, file), line, line.identity):
+        raise _duplicate(place, line.model, line.dataset)
     if before and not before.endswith(b"\n"):
         before += b"\n"
     mode = stat.S_IMODE(target.stat().st_mode) if exists else None

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from pcd_hub.errors import DataError, WeightError
@@ -28,6 +29,10 @@ _MAX_SEEDS = 10_000
 _ROUNDING = 0.011
 """Largest difference of a stated mean or deviation, which have two digits, from that of the
 values."""
+
+
+evaluation_of = attrgetter("task", "data_sha256", "protocol_version", "protocol")
+"""What a line, or a table, shares with those of the same evaluation on the same images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +75,6 @@ class ResultLine:
     """Versions of pcd_hub, Python and libraries."""
     created: str
     """Time of the evaluation in UTC, as ISO 8601."""
-
-    @property
-    def evaluation(self) -> tuple[object, ...]:
-        """What a line shares with the lines of the same evaluation on the same images."""
-        return (self.task, self.data_sha256, self.protocol_version, self.protocol)
 
     @property
     def identity(self) -> str:

@@ -12,6 +12,7 @@ from pcd_hub.data.resident.memory import free_bytes
 from pcd_hub.image_size import height_width
 from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.own_images.architectures import bytes_per_pixel
+from pcd_hub.train.own_images.rule import bytes_of_views
 
 log = logging.getLogger("pcd_hub")
 
@@ -31,9 +32,8 @@ def warn_of_large_batch(
     per_pixel = bytes_per_pixel(config.student.arch) if free is not None else None
     if free is None or per_pixel is None:
         return
-    per_value = 1.0 if precision == "no" else 0.5
     pixels = math.prod(height_width(config.data.image_size))
-    need = 2 * images * pixels * per_pixel * per_value
+    need = images * bytes_of_views(pixels, per_pixel, precision=precision)
     if need > free:
         log.warning(
             "a batch of %d images needs about %.1f GB of memory, but %.1f GB are free; lower "

@@ -2,8 +2,8 @@
 
 The values for a CPU are those of a configuration that was compared with others on photographs (two
 cores, ResNet-18, a supervised teacher, 5 to 26 minutes); its peak learning rate is the starting
-point for all batch sizes. Of the values for GPUs, batch and learning rate were
-tried in one run; the others follow common practice.
+point for all batch sizes. Of the values for GPUs, batch and learning rate were tried in one run;
+the others follow common practice.
 """
 
 import math
@@ -221,8 +221,19 @@ def _fitting_images(s: Situation, pixels: int) -> int | None:
     """Return the number of images, in two views each, whose activations fit into a GPU."""
     if s.memory is None or s.bytes_per_pixel is None:
         return None
-    per_value = 1.0 if s.precision == "fp32" else 0.5
-    return int(MEMORY_SHARE * s.memory / (2 * pixels * s.bytes_per_pixel * per_value))
+    needed = bytes_of_views(pixels, s.bytes_per_pixel, precision=s.precision)
+    return int(MEMORY_SHARE * s.memory / needed)
+
+
+def bytes_of_views(pixels: int, bytes_per_pixel: float, *, precision: str) -> float:
+    """Return the memory of the student's activations for an image in two views.
+
+    Args:
+        pixels: Pixels of a view.
+        bytes_per_pixel: Memory that the student's backward pass needs per pixel, in fp32.
+        precision: Precision of the Accelerator: fp32 or "no" (which is the same), bf16 or fp16.
+    """
+    return 2 * pixels * bytes_per_pixel * (1.0 if precision in {"fp32", "no"} else 0.5)
 
 
 def _power_of_two(most: int) -> int:

@@ -19,7 +19,7 @@ from pcd_hub.data.labelled.coco import (
     decode_run_length_code,
     to_run_length_code,
 )
-from pcd_hub.data.labelled.formats.found import upright_size
+from pcd_hub.data.labelled.coco_survey import size_fault
 from pcd_hub.data.labelled.segmentation_set import (
     IGNORE,
     MAX_CLASSES,
@@ -167,13 +167,10 @@ def draw_mask(image: CocoImage, numbers: Mapping[int, int], rule: DrawingRule) -
         MaskSizeError: If the image has another size than its labels say.
         DataError: If the image cannot be read.
     """
-    size = upright_size(image.path)  # first, as a size in a file can be anything
-    if size != (image.width, image.height):
-        raise MaskSizeError(
-            f"{image.path} has {size[0]} x {size[1]} pixels, its labels say {image.width} x "
-            f"{image.height}; they must agree"
-        )
-    canvas = np.full(size[::-1], IGNORE if rule.unlabelled == "ignore" else 0, np.uint8)
+    if fault := size_fault(image):  # first, as a size in a file can be anything
+        raise MaskSizeError(f"{fault}; they must agree")
+    unlabelled = IGNORE if rule.unlabelled == "ignore" else 0
+    canvas = np.full((image.height, image.width), unlabelled, np.uint8)
     objects: Sequence[CocoObject] = image.objects
     if rule.overlap == "smaller":
         objects = sorted(objects, key=lambda each: -each.area)  # in the file's order if equal

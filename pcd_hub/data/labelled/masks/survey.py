@@ -53,15 +53,7 @@ def survey_segmentation(
     else:
         end = time.monotonic() + START_SECONDS
         found = [_survey_unread(name, images, deadline=end) for name, images in splits]
-    return LabelSurvey(
-        label_format=label_format,
-        classes=sets[0].classes,
-        splits=tuple(found),
-        num_shared=overlap.num_shared,
-        num_similar=overlap.num_similar,
-        examples=tuple(overlap.examples),
-        num_compared=overlap.num_compared,
-    )
+    return overlap.survey(label_format, sets[0].classes, found)
 
 
 @dataclass(kw_only=True)
@@ -100,9 +92,7 @@ class Content:
             misfits=tuple(self.misfits),
             other_values=tuple(self.other_values),
             broken=tuple(self.broken),
-            dropped=images.left_out.dropped,
-            unlabelled=images.left_out.unlabelled,
-            unmatched=images.left_out.unmatched,
+            **vars(images.left_out),
         )
 
 
@@ -135,9 +125,7 @@ def _survey_unread(name: str, images: SegmentationSet, *, deadline: float) -> Sp
         counts=rows.num_images_by_class(images.classes) if has_objects else None,
         num_empty=rows.num_empty() if has_objects else 0,
         misfits=tuple(_misfits(images, deadline)),
-        unlabelled=images.left_out.unlabelled,
-        unmatched=images.left_out.unmatched,
-        dropped=images.left_out.dropped,
+        **vars(images.left_out),
     )
 
 
