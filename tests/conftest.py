@@ -8,6 +8,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 from pathlib import Path
 
+import hypothesis  # noqa: F401 - trio's plugin for it must start before gc.freeze
 import pytest
 import torch
 

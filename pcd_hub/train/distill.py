@@ -185,7 +185,7 @@ def train_student(d: Distillation) -> Training:
             metrics = None
             measured = run.is_measured(step) or early_verdict.is_due(step)
             if measured and accelerator.is_main_process:
-                metrics = early_verdict.add(step, monitor.measure(norm), d.held_out)
+                metrics = early_verdict.add(step, monitor.measure(norm, batches[-1]), d.held_out)
             run.end_step(loss, norm, metrics=metrics)
             yield run
 

@@ -80,7 +80,9 @@ def build(
     )
     check_exportable(start, config.student.arch, image_size=size, bands=bands)
     untrained = freeze_unused_parameters(student, student.example(size))
-    teacher = load_teacher(config, student, plan=plan, device=accelerator.device, given=given)
+    teacher = load_teacher(
+        config, student, plan=plan, source=source, accelerator=accelerator, given=given
+    )
     config = with_start(config, start_weight)
     config = resolve(config, accelerator=accelerator, plan=plan, source=source, teacher=teacher)
     distiller = build_distiller(config, student, teacher)

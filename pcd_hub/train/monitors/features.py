@@ -1,12 +1,15 @@
 """Measure the features of student and teacher and the keys during a run, without labels."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from pcd_hub.data.loader import Batch
 from pcd_hub.method.distiller import Distiller
 from pcd_hub.method.metrics import (
     content_cka,
@@ -49,6 +52,8 @@ class FeatureMonitor:
             its images.
         crossed: Whether each view was paired with the teacher's map of the other view.
         comparable: Whether the head's output lies in the teacher's space.
+        expected_targets: Computes the targets of a batch by the teacher itself; None to leave out
+            the comparison with those that the loss got.
     """
 
     def __init__(
@@ -59,24 +64,28 @@ class FeatureMonitor:
         own_keys: int = 0,
         crossed: bool = False,
         comparable: bool = True,
+        expected_targets: Callable[[Batch], Tensor] | None = None,
     ) -> None:
         self._distiller = distiller
         self._queue = queue
         self._own_keys = own_keys
         self._crossed = crossed
         self._comparable = comparable
+        self._expected_targets = expected_targets
         self._last_keys: Tensor | None = None
 
     @torch.no_grad()
-    def measure(self, gradient_norm: Tensor) -> dict[str, float]:
+    def measure(self, gradient_norm: Tensor, batch: Batch) -> dict[str, float]:
         """Return the metrics of this process's part of the batch; call it on the main process.
 
+        - ``target_cosine``: mean cosine of the loss's targets with the feature maps that the
+          teacher computes for the same images; in the first measurement alone
         - ``gradient_norm``: the norm of the step's gradient, unless fp16 has overflowed
         - ``pixel_rank``, ``teacher_rank``: effective rank of the student's and teacher's pixels
         - ``pixel_cosine``, ``teacher_cosine``: mean cosine of the student's pixels, and of the
           teacher's mean vectors of different images
-        - ``teacher_views``, ``pixel_views``: share of the images whose other view is the nearest of
-          16, by the mean vectors of the teacher and of the student
+        - ``teacher_views``: share of the images whose other view is the nearest of 16, by the
+          teacher's mean vectors
         - ``pixel_cka``: CKA of student and teacher (:func:`content_cka`)
         - ``pixel_top1``: share of the student's pixels whose nearest teacher vector is that at the
           same place, among those of the image and keys; ``pixel_chance``: that of a guess
@@ -88,11 +97,19 @@ class FeatureMonitor:
             return {}  # LossMonitor raises, one step later on an accelerator
         norm = float(gradient_norm)
         return {
+            **self._compare_targets(batch),
             **({"gradient_norm": norm} if math.isfinite(norm) else {}),
             **_describe(maps),
             **(self._search(maps) if self._comparable else {}),
             **self._measure_keys(),
         }
+
+    def _compare_targets(self, batch: Batch) -> dict[str, float]:
+        if self._expected_targets is None:
+            return {}
+        expected, self._expected_targets = self._expected_targets(batch), None
+        used = self._distiller.last_feature_maps[1]
+        return {"target_cosine": F.cosine_similarity(used.float(), expected.float()).mean().item()}
 
     def _sample(self) -> _Maps:
         student, teacher = self._distiller.last_feature_maps
@@ -130,12 +147,22 @@ class FeatureMonitor:
 
 def feature_monitor(d: Distillation) -> FeatureMonitor:
     """Return the monitor of a distillation."""
+    crossed = d.config.method.views == "cross"
+
+    def expected_targets(batch: Batch) -> Tensor:
+        with d.accelerator.autocast():
+            targets = d.teacher(d.normalise.images(batch))
+        if d.moments is not None:
+            targets = d.moments.standardise(targets)
+        return targets.roll(len(targets) // 2, 0) if crossed else targets
+
     return FeatureMonitor(
         d.distiller,
         d.queue,
         own_keys=d.config.optim.global_batch_size,
-        crossed=d.config.method.views == "cross",
+        crossed=crossed,
         comparable=d.config.method.loss != "similarity_kl",
+        expected_targets=expected_targets,
     )
 
 
@@ -158,7 +185,6 @@ def _describe(maps: _Maps) -> dict[str, float]:
     return metrics | {
         "teacher_cosine": (cosine * half - 1) / (half - 1),  # without each with itself
         "teacher_views": _match_views(maps.teacher),
-        "pixel_views": _match_views(maps.student),
     }
 
 

@@ -1,26 +1,35 @@
 """Choose, check and load the teacher of a distillation."""
 
+import contextlib
 import dataclasses
 import logging
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
 from pcd_hub.data.batch_plan import BatchPlan
-from pcd_hub.data.multiband.names import teacher_places
+from pcd_hub.data.decoding import BrokenImageError
+from pcd_hub.data.multiband.names import RGB, teacher_places
+from pcd_hub.data.sources.open import ImageSource, ImageStream
 from pcd_hub.errors import ConfigError
-from pcd_hub.image_size import ImageSize
+from pcd_hub.image_size import ImageSize, height_width
 from pcd_hub.models.grid import PixelGrid
 from pcd_hub.models.teacher_loading import load_matched_teacher
 from pcd_hub.models.teacher_sources.choice import AUTO, choose_teacher
 from pcd_hub.models.teacher_sources.matching import input_size, match_other_size, match_teacher
 from pcd_hub.models.teacher_sources.memory import check_teacher_memory
+from pcd_hub.models.teacher_sources.normalisation_fit import normalisation_fit_warning
 from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.configs.distill import DistillConfig
+from pcd_hub.train.held_out.images import CentreCrop
 from pcd_hub.train.launch import on_main_process
 
 log = logging.getLogger("pcd_hub")
+
+_NORMALISATION_IMAGES = 32
+"""Images that show whether the teacher's normalisation is right."""
 
 
 def load_teacher(
@@ -28,7 +37,8 @@ def load_teacher(
     student: PixelGrid,
     *,
     plan: BatchPlan,
-    device: torch.device,
+    source: ImageSource | ImageStream,
+    accelerator: Accelerator,
     given: Teacher | None = None,
 ) -> Teacher:
     """Load the teacher with its feature map at the student's resolution.
@@ -37,7 +47,8 @@ def load_teacher(
         config: The configuration, with a resolved ``teacher.source``.
         student: The student.
         plan: The run's steps, for the batch size.
-        device: Where the teacher will run.
+        source: The images, of which a few are read to check the teacher's normalisation.
+        accelerator: The run's Accelerator, on whose device the teacher will run.
         given: A teacher from Python, which is matched instead.
 
     Raises:
@@ -50,7 +61,6 @@ def load_teacher(
     sizes: dict[str, Any] = {
         "image_size": config.data.image_size,
         "teacher_image_size": config.teacher.image_size,
-        "fold_batch_norms": config.teacher.fold_batch_norms,
     }
     if given is not None:
         if config.teacher.adaptor != "spatial":
@@ -65,7 +75,7 @@ def load_teacher(
             config.teacher.source,
             image_size=teacher_image_size(config),
             batch_size=2 * plan.batch_size,
-            device=device,
+            device=accelerator.device,
         )
         teacher = load_matched_teacher(
             config.teacher.source,
@@ -79,6 +89,10 @@ def load_teacher(
         if too_large:
             log.warning("%s: %s", teacher.facts.source, too_large)
             teacher.warnings += (too_large,)
+    if bands == RGB and accelerator.is_main_process:
+        _check_normalisation(teacher, source, config.data.image_size)
+    if config.teacher.fold_batch_norms:
+        teacher.fold_batch_norms(teacher.input_size or config.data.image_size)
     _check_locations(config, *teacher.grid_size(config.data.image_size), "--data.image-size")
     if config.data.early_image_size is not None:
         early_size = config.data.early_image_size
@@ -88,6 +102,23 @@ def load_teacher(
         log.info("the teacher's red, green and blue: %s", ", ".join(bands[p] for p in places))
         teacher.set_bands(places)
     return teacher
+
+
+def _check_normalisation(
+    teacher: Teacher, source: ImageSource | ImageStream, image_size: ImageSize
+) -> None:
+    """Warn if images of the run show that the teacher's normalisation is wrong."""
+    if isinstance(source, ImageStream):
+        return
+    height, width = height_width(teacher.input_size or image_size)
+    crop = CentreCrop(height=height, width=width)
+    crops = []
+    for place in np.linspace(0, len(source) - 1, min(len(source), _NORMALISATION_IMAGES)):
+        with contextlib.suppress(BrokenImageError):  # reported where all images are read
+            crops.append(source.read(int(place), crop))
+    if crops and (warning := normalisation_fit_warning(teacher, torch.stack(crops) / 255)):
+        log.warning("%s: %s", teacher.facts.source, warning)
+        teacher.warnings += (warning,)
 
 
 def _check_locations(config: DistillConfig, height: int, width: int, option: str) -> None:

@@ -74,6 +74,30 @@ def test_a_run_logs_the_metrics(tiny, tmp_path):
         assert line["pixel_chance"] == pytest.approx(1 / (1 + 24))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--method.views=cross"],
+        ["--method.loss=cosine_smooth_l1"],
+        ["--teacher.cache=CACHE", "--data.view-epochs=1"],
+    ],
+)
+def test_the_targets_are_those_of_the_teacher(tiny, tmp_path, options):
+    options = [option.replace("CACHE", str(tmp_path / "cache")) for option in options]
+    distill.main([*tiny, *options, f"--run.output-dir={tmp_path / 'run'}", "--run.no-store"])
+    first, *others = trace(tmp_path / "run")
+    assert first["target_cosine"] > 0.999
+    assert not any("target_cosine" in line for line in others)
+
+
+def test_targets_of_other_images_are_named_in_the_first_step(tiny, tmp_path, monkeypatch, logged):
+    monkeypatch.setattr(distill, "pair_views", lambda target, config: -target)
+    distill.main([*tiny, f"--run.output-dir={tmp_path / 'run'}", "--run.no-store"])
+    level, text = next(each for each in logged() if "step 0 of" in each[1])
+    assert level == "WARNING"
+    assert "the targets are not the teacher's feature maps of the same images" in text
+
+
 def test_a_queue_that_receives_no_keys_is_named(tiny, tmp_path, monkeypatch, logged):
     monkeypatch.setattr(KeyQueue, "push", lambda self, keys: None)
     distill.main([*tiny, f"--run.output-dir={tmp_path / 'run'}", "--run.no-store"])

@@ -4,14 +4,13 @@ import pytest
 
 from pcd_hub.train.monitors.verdict import judge
 
-# Recorded with a MobileNetV4-S; CKA and the views of the student are those of a later stage.
+# Recorded with a MobileNetV4-S; CKA is that of a later stage.
 GOOD = {
     "pixel_rank": 108.0,
     "pixel_cosine": 0.33,
     "teacher_rank": 79.0,
     "teacher_cosine": 0.25,
     "teacher_views": 0.9,
-    "pixel_views": 0.4,
     "pixel_cka": 0.12,
     "pixel_top1": 0.008,
     "pixel_chance": 0.0086,
@@ -61,7 +60,7 @@ def test_old_lines_with_fewer_metrics_give_no_alarm():
         ({"pixel_rank": 4.0}, "collapsing", "learning rate is too high"),
         ({"pixel_cosine": 0.995}, "collapsing", "learning rate is too high"),
         ({"gradient_norm": 0.013}, "flat", "learning rate is far too high"),
-        ({"pixel_cka": 0.005}, "flat", "do not see the same images"),
+        ({"target_cosine": 0.3}, "flat", "paired wrongly"),
     ],
 )
 def test_a_broken_run_is_named_in_its_first_tenth(broken, kind, cause):
@@ -72,8 +71,10 @@ def test_a_broken_run_is_named_in_its_first_tenth(broken, kind, cause):
     assert verdict.remedy
 
 
-def test_an_untrained_student_that_matches_no_views_is_not_called_unrelated():
-    assert not judge(lines(20, pixel_cka=0.005, pixel_views=0.1), total_steps=200).is_bad
+def test_wrong_targets_are_named_by_one_measurement():
+    start = {"step": 0, "target_cosine": 0.98}
+    assert "mean cosine 0.98 (expected at least 0.99)" in judge([start], total_steps=9999).words
+    assert not judge([{**start, "target_cosine": 0.9998}], total_steps=9999).is_bad
 
 
 def test_a_gradient_that_vanishes_because_all_is_learnt_is_no_fault():
