@@ -49,6 +49,7 @@ _BASE = (
 _COPIES = 20
 _RESNET, _MOBILENET = "resnet18", "mobilenetv4_conv_small"
 _UNFIT = "do not fit the teacher"
+_UNTRAINED = "as random weights do"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,11 @@ class Run:
 
 def broken_runs() -> Iterator[Run]:
     """Yield the runs that are broken on purpose."""
-    yield Run(name="queue of almost equal keys", sabotage="almost equal keys", named_by="queue is degenerate")
+    yield Run(
+        name="queue of almost equal keys",
+        sabotage="almost equal keys",
+        named_by="queue is degenerate",
+    )
     yield Run(name="queue without new keys", sabotage="no new keys", named_by="no new keys")
     for arch in (_MOBILENET, _RESNET):
         options = (f"--student.arch={arch}",)
@@ -172,13 +177,18 @@ class Warnings(logging.Handler):
     """Collects the warnings of a run, with the step after which each was logged."""
 
     def __init__(self) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__(logging.INFO)
         self.step = 0
         self.found: list[tuple[int, str]] = []
+        self.last_verdict = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep a warning."""
-        self.found.append((self.step, record.getMessage()))
+        """Keep a warning or a verdict."""
+        message = record.getMessage()
+        if record.levelno >= logging.WARNING:
+            self.found.append((self.step, message))
+        if is_verdict(message):
+            self.last_verdict = message
 
 
 def train_one(run: Run, arguments: list[str], *, steps: int) -> dict[str, Any]:
@@ -198,12 +208,23 @@ def train_one(run: Run, arguments: list[str], *, steps: int) -> dict[str, Any]:
         distill.main([run.config, *arguments, *run.options])
     named = [each for each in warnings.found if run.named_by and run.named_by in each[1]]
     alarms = [each for each in warnings.found if is_alarm(each[1])]
-    return {"name": run.name, "steps": steps, "named": named[:1], "alarms": alarms}
+    return {
+        "name": run.name,
+        "steps": steps,
+        "named": named[:1],
+        "alarms": alarms,
+        "last_verdict": warnings.last_verdict,
+    }
+
+
+def is_verdict(message: str) -> bool:
+    """Return whether a message is an early verdict."""
+    return bool(re.match(r"step \d+ of \d+: ", message))
 
 
 def is_alarm(warning: str) -> bool:
     """Return whether a warning says that a run is broken."""
-    return bool(re.match(r"step \d+ of \d+: ", warning)) or _UNFIT in warning
+    return is_verdict(warning) or _UNFIT in warning or _UNTRAINED in warning
 
 
 def arguments_of(run: Run, *, folders: list[str], teacher: str, out: Path, steps: int) -> list[str]:
@@ -264,8 +285,10 @@ def show(rows: dict[str, dict[str, Any]]) -> None:
     num_named = sum(bool(row["named"]) for row in broken)
     print(f"{num_named} of {len(broken)} named within the first {SHARE:.0%}\n")
     good = [rows[run.name] for run in good_runs() if run.name in rows]
-    cells = [_cells(row["name"], row["alarms"], nothing="none") for row in good]
-    print_table(["good run", "false alarm after step", "words"], cells)
+    cells = [
+        [*_cells(row["name"], row["alarms"], nothing="none"), row["last_verdict"]] for row in good
+    ]
+    print_table(["good run", "false alarm after step", "words", "last verdict"], cells)
     print(f"{sum(bool(row['alarms']) for row in good)} false alarms in {len(good)} runs")
 
 

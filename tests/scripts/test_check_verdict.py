@@ -42,7 +42,12 @@ def test_the_tables_count_what_was_named_and_the_false_alarms(capsys):
         {
             one.name: {"name": one.name, "named": [[2, "a fault"]], "alarms": []},
             other.name: {"name": other.name, "named": [], "alarms": []},
-            good.name: {"name": good.name, "named": [], "alarms": [[7, "step 7 of 9: flat"]]},
+            good.name: {
+                "name": good.name,
+                "named": [],
+                "alarms": [[7, "step 7 of 9: flat"]],
+                "last_verdict": "",
+            },
         }
     )
     printed = capsys.readouterr().out

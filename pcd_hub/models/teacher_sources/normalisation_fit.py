@@ -1,4 +1,4 @@
-"""Find out from images whether a teacher's normalisation is the one it was trained with.
+"""Find out from batch norms whether a teacher was trained, and with which normalisation.
 
 The first batch norm of a network remembers the mean and variance of its input in training. With the
 right normalisation, other photographs give nearly the same; with a wrong one they cannot.
@@ -35,6 +35,23 @@ MIN_GAIN = 0.3
 """Decrease of the distance by another normalisation that is no chance. With wrong ones of three
 networks on photographs it was 0.38 to 1.6; with the right one at most 0.1 (four sets of images,
 and the same in gray or four times darker), and 0.25 on random noise."""
+
+
+def untrained_warning(teacher: Teacher) -> str:
+    """Return a warning if no batch norm of a teacher has ever seen an image; "" otherwise."""
+    norms = _batch_norms(teacher.grid)
+    if not norms or not all(_is_new(norm) for norm in norms):
+        return ""
+    return (
+        f"its {len(norms)} batch norms all have mean 0 and variance 1, as random weights do; check "
+        "--teacher.source"
+    )
+
+
+def _is_new(norm: nn.BatchNorm2d) -> bool:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return bool((norm.running_mean == 0).all() and (norm.running_var == 1).all())
 
 
 def normalisation_fit_warning(teacher: Teacher, images: Float[Tensor, "n 3 height width"]) -> str:
@@ -109,8 +126,7 @@ def _first_batch_norm(network: nn.Module, images: Tensor) -> tuple[nn.BatchNorm2
         seen.append((norm, inputs[0]))
         raise _Found
 
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    hooks = [m.register_forward_pre_hook(stop) for m in norms if m.running_mean is not None]
+    hooks = [norm.register_forward_pre_hook(stop) for norm in _batch_norms(network)]
     if not hooks:
         return None
     with contextlib.suppress(_Found):
@@ -118,6 +134,12 @@ def _first_batch_norm(network: nn.Module, images: Tensor) -> tuple[nn.BatchNorm2
     for hook in hooks:
         hook.remove()
     return seen[0] if seen else None
+
+
+def _batch_norms(network: nn.Module) -> list[nn.BatchNorm2d]:
+    """Return the batch norms that have statistics."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    return [norm for norm in norms if norm.running_mean is not None]
 
 
 def _join(values: Numbers) -> str:

@@ -14,6 +14,10 @@ _EARLY_MEASUREMENTS = 20
 """Measurements in the first tenth of a run, if it logs fewer steps than that."""
 
 
+_OF_THIS_PROCESS = ("new_keys", "target_cosine")
+"""Metrics that a resumed run measures at other steps."""
+
+
 class EarlyVerdict:
     """Verdict of a run in progress, on the main process.
 
@@ -46,7 +50,8 @@ class EarlyVerdict:
             held_out: Scores on the held-out images, which compare the student with its start.
 
         Returns:
-            The metrics for metrics.jsonl: all but ``new_keys``, which a resumed run lacks at first.
+            The metrics for metrics.jsonl: all but those that depend on where a resumed run starts,
+            ``new_keys`` and ``target_cosine``.
         """
         if self._lines is None:
             self._lines = _read_before(self._metrics, step)
@@ -61,7 +66,7 @@ class EarlyVerdict:
             self.verdict = verdict
             level = logging.WARNING if verdict.is_bad else logging.INFO
             log.log(level, "step %d of %d: %s", step, self._total_steps, verdict)
-        return {name: value for name, value in metrics.items() if name != "new_keys"}
+        return {name: value for name, value in metrics.items() if name not in _OF_THIS_PROCESS}
 
 
 def _read_before(file: Path, step: int) -> list[Mapping[str, float]]:

@@ -20,7 +20,10 @@ from pcd_hub.models.teacher_loading import load_matched_teacher
 from pcd_hub.models.teacher_sources.choice import AUTO, choose_teacher
 from pcd_hub.models.teacher_sources.matching import input_size, match_other_size, match_teacher
 from pcd_hub.models.teacher_sources.memory import check_teacher_memory
-from pcd_hub.models.teacher_sources.normalisation_fit import normalisation_fit_warning
+from pcd_hub.models.teacher_sources.normalisation_fit import (
+    normalisation_fit_warning,
+    untrained_warning,
+)
 from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.held_out.images import CentreCrop
@@ -86,11 +89,12 @@ def load_teacher(
             mean=config.teacher.mean,
             std=config.teacher.std,
         )
-        if too_large:
-            log.warning("%s: %s", teacher.facts.source, too_large)
-            teacher.warnings += (too_large,)
-    if bands == RGB and accelerator.is_main_process:
-        _check_normalisation(teacher, source, config.data.image_size)
+        _warn(teacher, too_large)
+    if accelerator.is_main_process:
+        untrained = untrained_warning(teacher)
+        _warn(teacher, untrained)
+        if bands == RGB and not untrained:
+            _check_normalisation(teacher, source, config.data.image_size)
     if config.teacher.fold_batch_norms:
         teacher.fold_batch_norms(teacher.input_size or config.data.image_size)
     _check_locations(config, *teacher.grid_size(config.data.image_size), "--data.image-size")
@@ -116,7 +120,12 @@ def _check_normalisation(
     for place in np.linspace(0, len(source) - 1, min(len(source), _NORMALISATION_IMAGES)):
         with contextlib.suppress(BrokenImageError):  # reported where all images are read
             crops.append(source.read(int(place), crop))
-    if crops and (warning := normalisation_fit_warning(teacher, torch.stack(crops) / 255)):
+    if crops:
+        _warn(teacher, normalisation_fit_warning(teacher, torch.stack(crops) / 255))
+
+
+def _warn(teacher: Teacher, warning: str) -> None:
+    if warning:
         log.warning("%s: %s", teacher.facts.source, warning)
         teacher.warnings += (warning,)
 

@@ -12,6 +12,7 @@ from pcd_hub.models.grid import pixel_grid
 from pcd_hub.models.teacher_sources.normalisation_fit import (
     normalisation_distance,
     normalisation_fit_warning,
+    untrained_warning,
 )
 from pcd_hub.models.teachers import Teacher, TeacherFacts
 
@@ -88,3 +89,12 @@ def test_the_distance_is_that_of_normal_distributions():
 def test_a_network_without_batch_norms_shows_nothing(images):
     vit = timm.create_model("test_vit", num_classes=0, img_size=48).eval()
     assert normalisation_fit_warning(teacher_of(vit, HALF, HALF), images) == ""
+
+
+def test_random_weights_are_named_by_their_batch_norms(trained):
+    random = timm.create_model("test_resnet", num_classes=0).eval()
+    warning = untrained_warning(teacher_of(random, HALF, HALF))
+    assert "batch norms all have mean 0 and variance 1, as random weights do" in warning
+    assert untrained_warning(teacher_of(trained, HALF, HALF)) == ""
+    vit = timm.create_model("test_vit", num_classes=0, img_size=48).eval()
+    assert untrained_warning(teacher_of(vit, HALF, HALF)) == "", "it has none"

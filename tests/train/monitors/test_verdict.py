@@ -80,26 +80,26 @@ def test_wrong_targets_are_named_by_one_measurement():
 def test_a_gradient_that_vanishes_because_all_is_learnt_is_no_fault():
     learnt = lines(20, gradient_norm=0.01, pixel_top1=0.9)
     assert judge(learnt, total_steps=200).kind == "learning"
-    assert judge(lines(100, gradient_norm=0.01, pixel_cka=0.2), total_steps=200).kind == "flat"
+    assert judge(lines(300, gradient_norm=0.01, pixel_cka=0.2), total_steps=600).kind == "flat"
 
 
 def test_a_run_without_a_sign_of_learning_is_flat_after_a_third():
-    assert judge(lines(119), total_steps=400).kind == "too early"
-    verdict = judge(lines(120), total_steps=400)
+    assert judge(lines(359), total_steps=1200).kind == "too early"
+    verdict = judge(lines(360), total_steps=1200)
     assert verdict.kind == "flat"
-    assert "no sign of learning after 120 of 400 steps" in verdict.words
+    assert "no sign of learning after 360 of 1200 steps" in verdict.words
 
 
 def test_a_short_run_is_not_called_flat():
-    assert judge(lines(99), total_steps=200).kind == "too early"
+    assert judge(lines(299), total_steps=300).kind == "too early"
 
 
 def test_a_run_that_has_begun_to_learn_is_not_called_flat():
     """The metrics of a ResNet-18 on photographs, which learnt nothing for 29 steps."""
     found = [0.0, 0.0, 0.0, 0.055, 0.113, 0.156]
-    run = lines(120) + [{**GOOD, "step": 120 + n, "pixel_top1": top} for n, top in enumerate(found)]
-    assert judge(run[:-3], total_steps=400).kind == "flat"
-    assert judge(run, total_steps=400).kind == "too early"
+    run = lines(300) + [{**GOOD, "step": 300 + n, "pixel_top1": top} for n, top in enumerate(found)]
+    assert judge(run[:-3], total_steps=900).kind == "flat"
+    assert judge(run, total_steps=900).kind == "too early"
 
 
 def test_held_out_images_show_a_student_that_is_worse_than_its_start():

@@ -86,9 +86,10 @@ def test_an_impossible_teacher_is_refused_before_the_first_step(tiny, tmp_path, 
 def test_warnings_are_logged_once_and_recorded(tiny, tmp_path, caplog):
     folder = run([*tiny, "--run.no-store"], tmp_path / "run")
     recorded = json.loads((folder / "record.json").read_text())["teacher"]["warnings"]
-    unstated, small = recorded
+    unstated, small, untrained = recorded
     assert "states no mean and std" in unstated
     assert "images of 32 px, a 1 x 1 feature map; expected at least 128 px" in small
+    assert "as random weights do" in untrained
     for warning in recorded:
         assert caplog.text.count(warning) == 1
 
@@ -99,7 +100,7 @@ def test_mean_and_std_of_the_command_line_are_used_and_recorded(tiny, tmp_path):
     teacher = json.loads((folder / "record.json").read_text())["teacher"]
     assert teacher["mean"] == [0.1, 0.2, 0.3]
     assert teacher["std"] == [1, 1, 0.5]
-    assert not [one for one in teacher["warnings"] if "mean" in one]
+    assert not [one for one in teacher["warnings"] if "mean and std" in one]
     with pytest.raises(ConfigError, match="--teacher.mean is set without --teacher.std"):
         run([*tiny, *given[:4]], tmp_path / "other")
 
