@@ -142,7 +142,7 @@ def _equal_keys() -> Any:
     push = KeyQueue.push
 
     def push_one(queue: KeyQueue, keys: torch.Tensor) -> None:
-        push(queue, keys[:1] + 1e-4 * torch.randn_like(keys))
+        push(queue, 1 + 0.01 * torch.randn_like(keys))
 
     return mock.patch.object(KeyQueue, "push", push_one)
 

@@ -19,7 +19,7 @@ _TITLES = {
     "pixel_cka": "CKA of the student's pixels with the teacher's",
     "pixel_rank": "Effective rank of the student's pixels",
     "pixel_cosine": "Mean cosine of the student's pixels",
-    "key_cosine": "Mean cosine of the queue's keys",
+    "key_cosine": "Mean cosine of the batch's keys",
 }
 """Titles of the known metrics, in the order of the page; others follow under their names."""
 _FROM_ZERO = {"lr", "images_per_s", "data_wait"}

@@ -89,8 +89,8 @@ class FeatureMonitor:
         - ``pixel_cka``: CKA of student and teacher (:func:`content_cka`)
         - ``pixel_top1``: share of the student's pixels whose nearest teacher vector is that at the
           same place, among those of the image and keys; ``pixel_chance``: that of a guess
-        - ``key_cosine``: mean cosine of the keys; ``new_keys``: share of them that the last
-          measurement did not see
+        - ``key_cosine``: mean cosine of the batch's keys; ``new_keys``: share of the newest keys
+          that the last measurement did not see
         """
         maps = self._sample()
         if not all(bool(torch.isfinite(each).all()) for each in maps):
@@ -138,7 +138,8 @@ class FeatureMonitor:
         if self._queue is None:
             return {}
         keys, last_keys = self._queue.newest(MAX_VECTORS).float().cpu(), self._last_keys
-        self._last_keys, measured = keys, {"key_cosine": mean_cosine(keys)}
+        own = keys[: self._own_keys or None]  # those before may be the random ones of the start
+        self._last_keys, measured = keys, {"key_cosine": mean_cosine(own)}
         if last_keys is not None:
             known = (keys[:, None, :2] == last_keys[:, :2]).all(2).any(1)
             measured["new_keys"] = 1 - float(known.float().mean())

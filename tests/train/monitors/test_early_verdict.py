@@ -69,7 +69,7 @@ def test_a_run_logs_the_metrics(tiny, tmp_path):
     for line in trace(tmp_path / "run"):
         assert 2 < line["pixel_rank"] < 16
         assert 0 < line["pixel_cosine"] < 0.99
-        assert 0 < line["key_cosine"] < 0.99
+        assert 0.9 < line["key_cosine"] < 1, "the teacher is random"
         assert line["gradient_norm"] > 0
         assert line["pixel_chance"] == pytest.approx(1 / (1 + 24))
 
