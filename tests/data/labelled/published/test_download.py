@@ -1,14 +1,17 @@
 """Published sets are downloaded once, by torchvision's own code, from a server on this machine."""
 
+import dataclasses
 import hashlib
 import inspect
 import socket
 import threading
+import time
 
 import pytest
 from torchvision.datasets import dtd, eurosat, oxford_iiit_pet
 
 from pcd_hub.data.labelled.published.download import archive_file, prepare_set
+from pcd_hub.data.labelled.published.layouts import write_dtd
 from pcd_hub.data.labelled.published.sets import DTD, EUROSAT, OXFORD_PETS, SETS
 from pcd_hub.errors import ConfigError, DataError
 from tests.data.labelled.published.drawn_archives import (
@@ -125,14 +128,30 @@ def test_an_incomplete_layout_is_never_left(server, tmp_path):
 
 
 def test_processes_that_start_together_download_once(server, tmp_path):
-    one = server.serve(DTD, dtd_archives())
+    written = []
+
+    def write(archives, folder):
+        written.append(folder)
+        time.sleep(0.1)
+        write_dtd(archives, folder)
+
+    one = dataclasses.replace(server.serve(DTD, dtd_archives()), write=write)
     threads = [threading.Thread(target=prepare_set, args=(one, tmp_path)) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(server.requests) == 2
+    assert len(written) == 1
     assert (tmp_path / "dtd" / "test").is_dir()
+
+
+def test_a_set_that_is_ready_needs_no_writable_folder(server, tmp_path, monkeypatch):
+    one = server.serve(DTD, dtd_archives())
+    prepare_set(one, tmp_path)
+    monkeypatch.setattr("pcd_hub.data.labelled.published.download.FileLock", None)
+    monkeypatch.setattr("pcd_hub.data.labelled.published.download.check_writable", None)
+    assert prepare_set(one, tmp_path) == tmp_path / "dtd"
 
 
 def test_too_little_space_is_said_before_the_download(server, tmp_path, monkeypatch):
