@@ -67,14 +67,14 @@ def prepare_set(wanted: PublishedSet, place: Path) -> Path:
 def is_ready(wanted: PublishedSet, folder: Path) -> bool:
     """Return whether the folder has the layout of the set's archives."""
     try:
-        return json.loads((folder / FACTS).read_text()) == _facts(wanted)
+        found = json.loads((folder / FACTS).read_text())
     except (OSError, ValueError):
         return False
+    return found == _facts(wanted)
 
 
 def _facts(wanted: PublishedSet) -> dict[str, Any]:
-    archives = {archive.url: archive.md5 for archive in wanted.archives}
-    return {"layout": _LAYOUT, "licence": wanted.licence, "md5": archives}
+    return {"layout": _LAYOUT, "md5": {archive.name: archive.md5 for archive in wanted.archives}}
 
 
 @contextmanager
@@ -124,7 +124,7 @@ def archive_file(wanted: PublishedSet, archive: Archive, place: Path) -> Path:
 
 def _described(reason: object, file: Path, archive: Archive) -> str:
     """Return the reason of a failed download in words."""
-    if not isinstance(reason, RuntimeError):
+    if not isinstance(reason, RuntimeError) or not file.is_file():
         return first_line(reason) if isinstance(reason, Exception) else str(reason)
     from torchvision.datasets.utils import calculate_md5  # noqa: PLC0415 - as above
 

@@ -114,9 +114,14 @@ def test_without_a_network_one_line_names_the_place_of_the_archive(server, tmp_p
 
 def test_no_request_is_made_if_the_hub_is_offline(server, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    one = server.serve(DTD, dtd_archives())
+    raw = dtd_archives()
+    one = server.serve(DTD, raw)
     with pytest.raises(DataError, match="HF_HUB_OFFLINE is set"):
         prepare_set(one, tmp_path)
+    file = archive_file(one, one.archives[0], tmp_path)
+    file.parent.mkdir(parents=True)
+    file.write_bytes(raw[file.name])
+    prepare_set(one, tmp_path)
     assert not server.requests
 
 
