@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> _Tables:
     if arguments[0] in {"-h", "--help"}:
         print(_USAGE)
         sys.exit(0)
-    if arguments == ["--list-sets"]:
+    if "--list-sets" in arguments:
         return list_sets()
     data, *rest = arguments
     if data.startswith("-"):
