@@ -100,6 +100,7 @@ def _fetch(wanted: PublishedSet, archive: Archive, place: Path) -> Path:
     file = archive_file(wanted, archive, place)
     if check_integrity(file, archive.md5):
         return file
+    file.parent.mkdir(parents=True, exist_ok=True)  # also for whoever puts it there by hand
     reason: object = "HF_HUB_OFFLINE is set"
     if not constants.HF_HUB_OFFLINE:
         log.info("download %s from %s", archive.name, urlsplit(archive.url).netloc)

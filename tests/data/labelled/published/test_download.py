@@ -119,7 +119,6 @@ def test_no_request_is_made_if_the_hub_is_offline(server, tmp_path, monkeypatch)
     with pytest.raises(DataError, match="HF_HUB_OFFLINE is set"):
         prepare_set(one, tmp_path)
     file = archive_file(one, one.archives[0], tmp_path)
-    file.parent.mkdir(parents=True)
     file.write_bytes(raw[file.name])
     prepare_set(one, tmp_path)
     assert not server.requests
