@@ -1,18 +1,22 @@
 """``pcd-hub probe DATA [MODEL ...]``: the evaluation that fits the labels of the data.
 
-Masks: a linear segmentation probe. Class folders: k-NN and a linear classifier.
+Masks: a linear segmentation probe. Class folders: k-NN and a linear classifier. Published data sets
+by name: published.py.
 """
 
+import dataclasses
 import itertools
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from pcd_hub.data.labelled.masks.files import has_masks
+from pcd_hub.data.labelled.published.sets import SETS, sets_table
 from pcd_hub.data.sources.uris import is_dir, local_path
-from pcd_hub.errors import ConfigError, WeightError
+from pcd_hub.errors import ConfigError, WeightError, nearest
 from pcd_hub.train.configs.command_line import run_main
 from pcd_hub.train.frozen import knn, segmentation_probe
+from pcd_hub.train.frozen.published import default_place, named_sets, probe_sets
 from pcd_hub.weights.catalogue import finished_export
 
 _SEGMENTATION = ("ade20k", "voc", "cityscapes")
@@ -27,6 +31,8 @@ DATA: images/SPLIT, masks/SPLIT and classes.json; ade20k:DIR, voc:DIR or citysca
       -> linear segmentation probe, mean IoU
       SPLIT/CLASS/ -> k-NN and linear classification
       hf:ORG/NAME, hf-disk:DIR -> the probe with --data.num-classes, k-NN otherwise
+      oxford_pets, eurosat or dtd: a published set, downloaded once (docs/how-to/benchmark.md);
+      benchmark: all three, and one table
 MODEL: resnet18.pcd, the folder of a run, random:ARCH, teacher:SOURCE, local-dir:DIR,
       hf-hub:ORG/NAME, onnx:FILE of an export (masks), or any timm model name
       Default: random:resnet18 resnet18.pcd teacher:quickstart
@@ -34,10 +40,12 @@ MODEL: resnet18.pcd, the folder of a run, random:ARCH, teacher:SOURCE, local-dir
 --references: also evaluate resnet18.a1_in1k, resnet18.fb_ssl_yfcc100m_ft_in1k and
       convnext_tiny.dinov3_lvd1689m; those that cannot be downloaded are named and left out
 --append NAME.jsonl: append every result to this file, which pcd-hub compare reads
+--list-sets: print the published sets with their sizes and licences, and exit
 
 Examples:
   pcd-hub probe facades random:resnet18 runs/own_images resnet18.a1_in1k
   pcd-hub probe flowers resnet18.pcd --data.image-size 128 --run.seeds 0
+  pcd-hub probe eurosat random:resnet18 resnet18.pcd
   pcd-hub probe facades random:resnet18 resnet18.pcd --references --append results.jsonl
 
 All options: pcd-hub probe DATA --help
@@ -55,15 +63,43 @@ def main(arguments: list[str]) -> _Tables:
     if arguments[0] in {"-h", "--help"}:
         print(_USAGE)
         sys.exit(0)
+    if "--list-sets" in arguments:
+        return list_sets()
     data, *rest = arguments
     if data.startswith("-"):
         raise ConfigError(f"{data}: expected the labelled images first: pcd-hub probe DATA")
     models = list(itertools.takewhile(lambda word: not word.startswith("-"), rest))
-    options = rest[len(models) :]
-    evaluate, what = choose(data, options)
-    print(f"{data}: {what}")
     named = ["--models", *map(model_name, models)] if models else []
-    return evaluate([f"--data.source={data}", *named_test_split(data, options), *named, *options])
+    options = [*named, *rest[len(models) :]]
+    if sets := named_sets(data):
+        return probe_sets(sets, options, evaluate)
+    return evaluate(data, options)
+
+
+def evaluate(data: str, options: list[str]) -> _Tables:
+    """Choose the evaluation by the labels, print the choice, and run it; return its tables.
+
+    Args:
+        data: The labelled images.
+        options: Options of the evaluation, with ``--models``.
+    """
+    run, what = choose(data, options)
+    print(f"{data}: {what}")
+    return run([f"--data.source={data}", *named_test_split(data, options), *options])
+
+
+def list_sets() -> _Tables:
+    """Print the published data sets; return their facts."""
+    print(f"{sets_table()}\n\nThey are kept in {default_place()}.")
+    return [
+        {
+            field.name: getattr(one, field.name)
+            for field in dataclasses.fields(one)
+            if field.name not in {"archives", "write"}
+        }
+        | {"urls": [archive.url for archive in one.archives]}
+        for one in SETS.values()
+    ]
 
 
 def choose(data: str, options: list[str]) -> tuple[Callable[[list[str]], _Tables], str]:
@@ -86,7 +122,10 @@ def choose(data: str, options: list[str]) -> tuple[Callable[[list[str]], _Tables
         return masks if with_masks & {"--data.num-classes", "--data.mask-column"} else classes
     folder = local_path(data)
     if not is_dir(folder):
-        raise ConfigError(f"no folder {data}: expected labelled images (pcd-hub probe --help)")
+        raise ConfigError(
+            f"no folder {data}: expected labelled images (pcd-hub probe --help)"
+            f"{nearest(data, SETS.keys() - {data})}"
+        )
     given = {option.partition("=")[0] for option in options}
     if has_masks(folder, "train") or "--data.format" in given:
         return masks

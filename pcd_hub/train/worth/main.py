@@ -1,5 +1,7 @@
 """``pcd-hub worth DATA --models START OTHER ...``: compare starts on the user's labelled data."""
 
+import contextlib
+import io
 import logging
 import os
 import shutil
@@ -8,7 +10,7 @@ from typing import Any
 
 from pcd_hub.errors import ConfigError, first_line
 from pcd_hub.train.configs.command_line import run_main
-from pcd_hub.train.lab.jobs import check_options, read_state, run_job
+from pcd_hub.train.lab.jobs import Job, check_options, read_state, run_job
 from pcd_hub.train.lab.main import locked
 from pcd_hub.train.launch import quiet_logs
 from pcd_hub.train.run_folder.preflight import check_run_folder
@@ -16,7 +18,7 @@ from pcd_hub.train.signals import StoppedRun
 from pcd_hub.train.worth.configs.options import parse_worth
 from pcd_hub.train.worth.distilled import check_not_distilled_on
 from pcd_hub.train.worth.plan import Comparison, open_comparison, write_plan
-from pcd_hub.train.worth.table import as_plain, collect, save
+from pcd_hub.train.worth.table import Result, as_plain, collect, save
 from pcd_hub.train.worth.timing import estimate_seconds, in_words
 
 log = logging.getLogger("pcd_hub")
@@ -53,28 +55,45 @@ def run_all(comparison: Comparison) -> dict[str, Any]:
         DataError: If test images are among the images of a distillation.
         StoppedRun: After a signal; the last step is saved.
     """
-    jobs, options = list(comparison.jobs()), comparison.options
-    for job in jobs:
-        check_options(job)
+    runs, options = list(comparison.runs()), comparison.options
+    for run in runs:
+        check_options(comparison.job(*run))
     write_plan(comparison)
     checks = check_not_distilled_on(
         comparison.test, comparison.models, options.distilled_on, comparison.folder
     )
     print("\n".join(checks))
     _print_estimate(comparison)
-    for number, job in enumerate(jobs, start=1):
-        log.info("fine-tuning %d of %d: %s", number, len(jobs), job.folder)
-        try:
-            state = run_job(job, retry_failed=options.retry_failed)
-        except StoppedRun as stopped:
-            stopped.args = (stopped.message("the same command"),)
-            raise
-        if state == "done":  # the scores are saved; it is never resumed
-            shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
-        save(collect(comparison, checks))
+    for number, run in enumerate(runs, start=1):
+        log.info("fine-tuning %d of %d: %s", number, len(runs), _in_words(*run))
+        _run(comparison.job(*run), retry_failed=options.retry_failed)
+        result = collect(comparison, checks)
+        save(result)
+        _print_scores(result, *run)
     result = collect(comparison, checks)
-    print(f"\n{save(result)}\n\n{comparison.folder / 'worth.md'}")
+    print(f"\n{save(result)}\n\nall metrics, rules and protocols: {comparison.folder / 'worth.md'}")
     return as_plain(result)
+
+
+def _run(job: Job, *, retry_failed: bool) -> None:
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # a table of this run alone
+            state = run_job(job, retry_failed=retry_failed)
+    except StoppedRun as stopped:
+        stopped.args = (stopped.message("the same command"),)
+        raise
+    if state == "done":  # the scores are saved; it is never resumed
+        shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
+
+
+def _in_words(label: str, share: float, seed: int) -> str:
+    return f"{label}, {share:g} % of the labels, seed {seed}"
+
+
+def _print_scores(result: Result, label: str, share: float, seed: int) -> None:
+    scores = result.row(share, label).values.get(seed, {})
+    listed = ", ".join(f"{metric} {score:.2f}" for metric, score in scores.items())
+    print(f"{_in_words(label, share, seed)}: {listed or 'failed'}")
 
 
 def _print_estimate(comparison: Comparison) -> None:

@@ -68,6 +68,10 @@ class Comparison:
             return segmentation_subset(self.train, share=share / 100, seed=seed)
         return coco_subset(self.train, share=share / 100, seed=seed)
 
+    def num_labelled(self, share: float) -> int:
+        """Return the number of training images at a share."""
+        return len(image_names(self.subset(share, self.seeds[0])))
+
     def job(self, label: str, share: float, seed: int) -> Job:
         """Return one fine-tuning."""
         name = self.models[label]
@@ -81,12 +85,12 @@ class Comparison:
             can_resume=True,
         )
 
-    def jobs(self) -> Iterator[Job]:
-        """Yield all fine-tunings: seed by seed and share by share, so that pairs end together."""
+    def runs(self) -> Iterator[tuple[str, float, int]]:
+        """Yield model, share and seed of all fine-tunings, ordered so that pairs end together."""
         for seed in self.seeds:
             for share in self.options.shares:
                 for label in self.models:
-                    yield self.job(label, share, seed)
+                    yield label, share, seed
 
 
 def share_name(share: float) -> str:

@@ -49,6 +49,13 @@ class Result:
     def verdicts(self) -> dict[str, str]:
         """Return one sentence for each model but the first."""
         metric, baseline = next(iter(self.units), ""), self.comparison.baseline
+        others = [label for label in self.comparison.models if label != baseline]
+        folders = [self.comparison.job(*run).folder for run in self.comparison.runs()]
+        finished = sum(read_state(one).get("state") in {"done", "failed"} for one in folders)
+        if finished < len(folders):
+            why = f"{finished} of {len(folders)} fine-tunings are finished"
+            return {label: f"No verdict on {label} yet: {why}." for label in others}
+        named = f"{metric} ({self.units[metric]})" if metric else "score"
         return {
             label: verdict(
                 label,
@@ -57,9 +64,9 @@ class Result:
                     share: self.difference(share, label, metric)
                     for share in self.comparison.options.shares
                 },
+                metric=named,
             )
-            for label in self.comparison.models
-            if label != baseline
+            for label in others
         }
 
 
@@ -89,7 +96,7 @@ def save(result: Result) -> str:
     folder = result.comparison.folder
     tables = [_table(result, metric) for metric in result.units]
     sentences = [escaped(text) for text in result.verdicts().values()]
-    notes = [escaped(text) for text in (f"{LEGEND} {RULES}", *result.checks)]
+    notes = [escaped(text) for text in (_budget(result), f"{LEGEND} {RULES}", *result.checks)]
     protocols = [
         f"{share:g} % of the labels: {one.protocol}." for share, one in result.scores.items()
     ]
@@ -97,7 +104,8 @@ def save(result: Result) -> str:
     parts = [f"# {title}", *sentences, *tables, *notes, *map(escaped, protocols)]
     atomic_write(folder / "worth.md", "\n\n".join(parts) + "\n")
     atomic_write(folder / "worth.json", json.dumps(as_plain(result), indent=2) + "\n")
-    return "\n\n".join([title, *tables[:1], *_failures(result), *result.verdicts().values()])
+    failures, verdicts = _failures(result), result.verdicts().values()
+    return "\n\n".join([title, *tables[:1], *failures, _budget(result), *verdicts])
 
 
 def as_plain(result: Result) -> dict[str, Any]:
@@ -150,8 +158,24 @@ def _table(result: Result, metric: str) -> str:
     for share in comparison.options.shares:
         for label in comparison.models:
             value = value_cell(result.row(share, label), metric, comparison.seeds)
-            rows.append((f"{share:g} %", label, value, _difference(result, share, label, metric)))
+            labels = f"{share:g} % ({comparison.num_labelled(share)} images)"
+            rows.append((labels, label, value, _difference(result, share, label, metric)))
     return table(tuple(map(escaped, heads)), rows)
+
+
+def _budget(result: Result) -> str:
+    """Return how often the fine-tunings see each label, on which the verdict depends."""
+    comparison = result.comparison
+    batch = comparison.config.optim.global_batch_size
+    shares = comparison.options.shares
+    passes = [comparison.steps * batch / comparison.num_labelled(share) for share in shares]
+    listed = ", ".join(
+        f"{count:.3g} at {share:g} %" for share, count in zip(shares, passes, strict=True)
+    )
+    return (
+        f"{comparison.steps} steps of {batch} images see each labelled image this often: {listed}. "
+        "The verdict is on this budget; with a longer one (--budget), a random start may catch up."
+    )
 
 
 def _difference(result: Result, share: float, label: str, metric: str) -> str:

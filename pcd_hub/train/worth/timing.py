@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import statistics
 import tempfile
 import time
@@ -19,6 +20,8 @@ from pcd_hub.train.launch import start_accelerator
 from pcd_hub.train.own_images.embedded import embedded
 from pcd_hub.train.segmentation import finetune
 from pcd_hub.train.worth.plan import Comparison
+
+log = logging.getLogger("pcd_hub")
 
 STEPS = 4
 """Training steps to measure; the first is left out, which prepares memory and workers."""
@@ -48,6 +51,7 @@ def estimate_seconds(comparison: Comparison, left: dict[str, int]) -> float:
     total = 0.0
     for label, count in left.items():
         if count:
+            log.info("measure the time of a few steps of %s", label)
             speed = measure(comparison, comparison.models[label])
             total += count * (comparison.steps * speed.step + num_test * speed.test_image)
     return total

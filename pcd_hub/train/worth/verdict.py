@@ -12,7 +12,9 @@ RULES = (
 )
 
 
-def verdict(model: str, baseline: str, differences: Mapping[float, Difference | None]) -> str:
+def verdict(
+    model: str, baseline: str, differences: Mapping[float, Difference | None], *, metric: str
+) -> str:
     """Return the verdict on a model; the rules are :data:`RULES`.
 
     Args:
@@ -20,6 +22,7 @@ def verdict(model: str, baseline: str, differences: Mapping[float, Difference | 
         baseline: The model it is compared with.
         differences: Its difference from the baseline by share of the labels in percent; None if a
             run failed or is missing.
+        metric: Name and unit of the scores.
     """
     judged = {
         share: found
@@ -34,7 +37,7 @@ def verdict(model: str, baseline: str, differences: Mapping[float, Difference | 
     found = ", ".join(f"{kind} at {shares}" for kind, shares in kinds.items() if shares)
     missing = [f"{share:g} %" for share in sorted(differences) if share not in judged]
     left_out = f", not judged at {' and '.join(missing)}" if missing else ""
-    facts = f"{model} against {baseline} is {found} of the labels{left_out}"
+    facts = f"{metric} of {model} against {baseline} is {found} of the labels{left_out}"
     if kinds["higher"] and kinds["lower"]:
         return f"Mixed: {facts}."
     if kinds["higher"]:

@@ -114,13 +114,21 @@ def test_two_starts_are_compared_on_the_same_labels(
     assert f"{expected.mean:+.2f} ({low:+.2f} to {high:+.2f})" in printed
     assert result["verdicts"].keys() == {MODELS[1]}
     assert result["verdicts"][MODELS[1]] in printed
+    assert "mean IoU (%) of random:test_efficientnet against" in result["verdicts"][MODELS[1]]
+    budget = "2 steps of 2 images see each labelled image this often: 0.667 at 50 %, 0.333 at 100 %"
+    assert budget in printed
+    assert "| 50 % (6 images) | random:test_resnet |" in printed
+    assert f"{MODELS[1]}, 50 % of the labels, seed 1: mean IoU " in printed
+    assert "Again: python" not in printed  # of each run alone
     assert json.loads((tmp_path / "out" / "worth.json").read_text())["metric"] == "mean IoU"
     assert "pixel accuracy" in (tmp_path / "out" / "worth.md").read_text()
     assert not list((tmp_path / "out").rglob("checkpoints"))
 
 
 @pytest.mark.usefixtures("no_timing")
-def test_what_is_finished_is_not_repeated_and_a_stopped_run_goes_on(run, started, monkeypatch):
+def test_what_is_finished_is_not_repeated_and_a_stopped_run_goes_on(
+    run, started, tmp_path, monkeypatch
+):
     real = jobs._call
 
     def stopping(job, resume):
@@ -130,9 +138,13 @@ def test_what_is_finished_is_not_repeated_and_a_stopped_run_goes_on(run, started
             raise StoppedRun(signal.SIGTERM, job.folder, step=2)
         return outcome
 
+    def verdict():
+        return (tmp_path / "out" / "worth.md").read_text().split("\n")[2]
+
     monkeypatch.setattr(jobs, "_call", stopping)
     with pytest.raises(StoppedRun, match="continue with the same command$"):
         run("--seeds=1")
+    assert verdict() == f"No verdict on {MODELS[1]} yet: 1 of 4 fine-tunings are finished."
     monkeypatch.setattr(jobs, "_call", real)
     started.clear()
     assert run("--seeds=1")["shares"]["50"][MODELS[1]]["metrics"]
@@ -154,6 +166,7 @@ def test_a_failed_run_is_shown_as_failed_and_the_others_run(run, started, monkey
     result = run("--seeds=1", "--shares=100")
     printed = capsys.readouterr().out
     assert "seed 0 failed: the loss is nan" in printed
+    assert "random:test_efficientnet, 100 % of the labels, seed 0: failed" in printed
     assert "No verdict on random:test_efficientnet against random:test_resnet: runs" in printed
     assert result["shares"]["100"][MODELS[1]]["failed"] == {0: "the loss is nan"}
     started.clear()
