@@ -136,6 +136,8 @@ def train_student(d: Distillation) -> Training:
     end = EarlyEnd(plan.total_steps) if d.held_out is None else d.held_out.end
     early = early_views(config.data, total_steps=plan.total_steps)
     wrapped, optimizer = wrap(d)
+    verdict = EarlyVerdict(d.folder.path / "metrics.jsonl", total_steps=plan.total_steps)
+    d.early_verdict = verdict
     run = TrainingRun(
         accelerator=accelerator,
         folder=d.folder,
@@ -150,6 +152,7 @@ def train_student(d: Distillation) -> Training:
         state={
             "distiller": d.distiller,
             "optimizer": optimizer,
+            "early_verdict": verdict,
             **d.teacher_statistics,
             **({} if d.held_out is None else {"held_out": d.held_out}),
         },
@@ -164,7 +167,6 @@ def train_student(d: Distillation) -> Training:
         label=config.student.arch,
     )
     monitor = feature_monitor(d)
-    early_verdict = EarlyVerdict(d.folder.path / "metrics.jsonl", total_steps=plan.total_steps)
     log.info(
         "distil %s into %s: %d steps, results in %s",
         *(config.teacher.source, config.student.arch, plan.total_steps, d.folder.path),
@@ -183,9 +185,9 @@ def train_student(d: Distillation) -> Training:
             if d.held_out is not None:
                 d.held_out.measure(step + 1)
             metrics = None
-            measured = run.is_measured(step) or early_verdict.is_due(step)
+            measured = run.is_measured(step) or verdict.is_due(step)
             if measured and accelerator.is_main_process:
-                metrics = early_verdict.add(step, monitor.measure(norm), d.held_out)
+                metrics = verdict.add(step, monitor.measure(norm), d.held_out)
             run.end_step(loss, norm, metrics=metrics)
             yield run
 

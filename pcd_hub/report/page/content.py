@@ -12,7 +12,7 @@ from pcd_hub.report.advice import Situation, next_steps
 from pcd_hub.report.page.curves import find_curves
 from pcd_hub.report.page.run_folder import Line, RunFiles, read_run
 from pcd_hub.report.page.timing import split_time
-from pcd_hub.report.run_report import RunReport, Sheet
+from pcd_hub.report.run_report import LoggedVerdict, RunReport, Sheet
 from pcd_hub.weights.catalogue import finished_export
 from pcd_hub.weights.record import WeightRecord
 
@@ -56,6 +56,7 @@ def build_report(files: RunFiles) -> RunReport:
         load=_load(folder),
         what=_what(record),
         verdict=verdict(record, run=str(folder)),
+        early_verdicts=tuple(filter(None, map(LoggedVerdict.from_json, record.verdicts))),
         measurements=record.measurements(),
         summary=_summary(record),
         settings=files.decisions,

@@ -17,6 +17,7 @@ from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.batches import Normalise
 from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.held_out.held_out import HeldOut
+from pcd_hub.train.monitors.early_verdict import EarlyVerdict
 from pcd_hub.train.own_images.rule import Decision
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.student.weights import StartWeight
@@ -62,6 +63,8 @@ class Distillation:
     """Scores on the held-out images; None without any."""
     held_out_source: ImageSource | None = None
     """The held-out images, for pictures."""
+    early_verdict: EarlyVerdict | None = None
+    """What is logged of the run as it goes; None before its first step."""
     decisions: tuple[Decision, ...] = ()
     """Settings that were derived, with the reason of each."""
     survey: Survey | None = None

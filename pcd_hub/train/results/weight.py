@@ -207,6 +207,7 @@ def build_record(d: Distillation, weight_name: str, metrics: dict[str, Any]) -> 
             "data": "apache-2.0" if only_scenes(config.data.source) else "not stated",
         },
         untrained=d.untrained,
+        verdicts=tuple(d.early_verdict.history) if d.early_verdict else (),
         held_out={} if d.held_out is None else describe_held_out(d.held_out),
         metrics=metrics,
         **d.folder.provenance(),

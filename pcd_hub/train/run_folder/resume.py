@@ -32,6 +32,9 @@ MAY_CHANGE = frozenset(
     }
 )
 
+MAY_BE_NEW = frozenset({"early_verdict"})
+"""Parts of a run that checkpoints of earlier releases lack, and that start anew then."""
+
 FOLLOW_DATA = frozenset({"method.queue_length"})
 """Settings limited by the number of images; only the change of the data is recorded."""
 
@@ -160,9 +163,12 @@ def load_parts(checkpoint: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
     """Load the state of every part from a checkpoint.
 
     Raises:
-        CheckpointError: If a part is missing from the checkpoint, or its state does not fit.
+        CheckpointError: If a part is missing from the checkpoint, unless it is in
+            :data:`MAY_BE_NEW`, or its state does not fit.
     """
     for name, part in parts.items():
+        if name in MAY_BE_NEW and name not in checkpoint:
+            continue
         try:
             part.load_state_dict(checkpoint[name])
         except (KeyError, RuntimeError, ValueError) as error:
