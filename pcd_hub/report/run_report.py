@@ -12,6 +12,10 @@ from pcd_hub.report.page.chart import Curve
 from pcd_hub.weights.card import results_tables
 from pcd_hub.weights.record import LICENSED, NOT_STATED, Measurement
 
+MEAN_IOU = "probe_data_mean_iou"
+"""Name of the curve of the mean IoU on labelled images."""
+MAX_VALUES = 10
+"""Points of a curve in a table."""
 AGREEMENT = "agreement with the teacher"
 """Task whose scores are 100 % for the teacher itself."""
 MEANING = (
@@ -190,6 +194,7 @@ def render_report(report: RunReport) -> str:
         _section("Try next", "\n".join(f"- {line}" for line in report.advice)),
         _section("What was trained", _facts(report.summary)),
         _section("Training", _facts({**report.training, **report.timing})),
+        _section("Mean IoU during the run", _mean_iou(report)),
         _section("Early verdict", _early_verdicts(report)),
         _section("Settings", _settings(report)),
         _section("Images", _images(report)),
@@ -245,6 +250,14 @@ def _settings(report: RunReport) -> str:
         (f"--{each.option.replace('_', '-')}", each.value, each.reason) for each in report.settings
     ]
     return f"{table(('option', 'derived value', 'reason'), rows)}\n\n{where}"
+
+
+def _mean_iou(report: RunReport) -> str:
+    curve = next((curve for curve in report.curves if curve.name == MEAN_IOU), None)
+    if curve is None:
+        return ""
+    rows = [(f"{step:,.0f}", f"{value:.1f}") for step, value in curve.points(MAX_VALUES)]
+    return table(("step", "mean IoU, %"), [*rows])
 
 
 def _early_verdicts(report: RunReport) -> str:

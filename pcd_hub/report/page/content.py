@@ -66,7 +66,7 @@ def build_report(files: RunFiles) -> RunReport:
         duplicates=() if files.survey is None else files.survey.examples,
         training=_training(record, files.metrics),
         timing=split_time(record, files.metrics),
-        curves=find_curves(files.metrics, files.held_out),
+        curves=find_curves(files.metrics, files.scores),
         features=_existing(folder, notes.features),
         receptive_field=_existing(folder, notes.receptive_field),
         receptive_sides=_sides(notes.receptive_field, notes.receptive_sides),
@@ -85,7 +85,8 @@ def verdict(record: WeightRecord, *, run: str) -> str:
     """Return one sentence: whether the student is better than its start, and by how much."""
     if record.held_out.get("start"):
         return str(record.held_out["verdict"])
-    table = record.measurements().get("scene_probe")
+    measured = record.measurements()
+    table = measured.get("probe_data") or measured.get("scene_probe")
     start_label = next((m for m in table.means if is_start(m)), None) if table else None
     if table is None or start_label is None:
         return (

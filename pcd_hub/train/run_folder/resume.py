@@ -5,10 +5,12 @@ checkpoints and its record.
 """
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, Protocol
 
 from pcd_hub.errors import CheckpointError
 from pcd_hub.evaluate.models import EvaluatedModel
+from pcd_hub.train.configs.labelled import ProbeDataConfig
 from pcd_hub.train.configs.old_names import flat, with_current_names
 
 LENGTH = ("run.max_steps", "optim.epochs")
@@ -19,6 +21,7 @@ MAY_CHANGE = frozenset(
         *LENGTH,
         # name and location of the result, probes and logging
         *("run.name", "run.store", "run.trackers", "probe_scenes"),
+        *(f"probe_data.{field.name}" for field in fields(ProbeDataConfig)),
         *("run.log_every_steps", "run.checkpoint_every_steps", "run.keep_checkpoints"),
         # scores on the held-out images, and the end of the run that they may decide
         *("run.measure_every_steps", "run.stop_on_plateau"),
@@ -32,8 +35,8 @@ MAY_CHANGE = frozenset(
     }
 )
 
-MAY_BE_NEW = frozenset({"early_verdict"})
-"""Parts of a run that checkpoints of earlier releases lack, and that start anew then."""
+MAY_BE_NEW = frozenset({"early_verdict", "probe_data"})
+"""Parts of a run that a checkpoint may lack; they start anew then."""
 
 FOLLOW_DATA = frozenset({"method.queue_length"})
 """Settings limited by the number of images; only the change of the data is recorded."""
