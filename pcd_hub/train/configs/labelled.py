@@ -67,8 +67,8 @@ class ProbeDataConfig(MaskSetConfig):
     num_images: Count = 128
     """Largest number of images of each split, spread evenly over it."""
     image_size: ImageSide | None = None
-    """Height and width in pixels to which images and masks are resized. None:
-    the larger side of a view, at most 224."""
+    """Height and width in pixels to which images and masks are resized.
+    None: the larger side of a view, at most 224."""
 
 
 def resolve_probe_data(data: ProbeDataConfig, image_size: ImageSize) -> ProbeDataConfig:
