@@ -103,19 +103,12 @@ class SegmentationProbe:
             predictions=results[0].predictions,
         )
 
-    def read(self) -> None:
-        """Read images and masks now, if they are kept in memory.
-
-        Raises:
-            DataError: If one of them cannot be read.
-        """
-        _ = self._splits
-
     def check(self, features: FeatureMaps) -> None:
         """Check that a backbone can compute its features for images of this size.
 
         Raises:
             StudentError: If it cannot.
+            DataError: If an image or mask cannot be read.
         """
         FeatureCache(features, self._splits[0].images[[0]], cache_bytes=0)
 

@@ -265,7 +265,7 @@ def _early_verdicts(report: RunReport) -> str:
         return ""
     heads = ("step", "verdict", "measured", "likely cause", "remedy")
     rows = [(v.step, v.kind, v.words, v.cause, v.remedy) for v in report.early_verdicts]
-    return table(heads, rows)
+    return table(heads, [*rows])
 
 
 def _images(report: RunReport) -> str:

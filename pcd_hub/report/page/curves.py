@@ -13,7 +13,7 @@ _TITLES = {
     "held_out_cka": "CKA with the teacher on held-out images, %",
     "held_out_retrieval": "Teacher's nearest pixel in top-1, held-out images, %",
     "held_out_effective_rank": "Effective rank of the student's pixels, held-out images",
-    "probe_data_pixel_accuracy": "Pixel accuracy of that probe, %",
+    "probe_data_pixel_accuracy": "Pixel accuracy of a linear probe on labelled images, %",
     "lr": "Learning rate",
     "images_per_s": "Speed, images/s",
     "data_wait": "Share of the time spent waiting for images",

@@ -209,7 +209,7 @@ class DistillRunConfig(RunConfig):
     measure_every_steps: Count | None = None
     """Steps between two scores on the held-out images, and on those of
     --probe-data. None: 20 times over the run (10 on --probe-data), fewer if
-    that would take more than a few percent of its time."""
+    that would take more than 2 % of its time."""
     stop_on_plateau: bool = False
     """Let the learning rate decay to 0 and end the run when the loss on the
     held-out images no longer improves."""

@@ -25,8 +25,8 @@ class LabelledImages(NamedTuple):
 
     probe: SegmentationProbe | None
     """The probe with the images; None on other processes than the main one."""
-    count: int
-    """Number of images, training and test ones."""
+    num_images: int
+    """Number of training and test images."""
     sha256: str
     """Hash of the images, masks and classes."""
 

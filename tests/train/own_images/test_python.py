@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -143,7 +144,7 @@ def test_a_module_is_a_teacher_with_its_normalisation(settings, tmp_path):
         pcd_hub.distill("photos", teacher="quickstart", mean=half)
 
 
-def call(images="photos", **arguments):
+def call(images: Any = "photos", **arguments: Any):
     models = {name: arguments.pop(name, "quickstart") for name in ("student", "teacher")}
     models["probe_data"] = arguments.pop("probe_data", None)
     run = {name: arguments.pop(name, None) for name in ("output_dir", "hours")}

@@ -126,13 +126,14 @@ def test_a_module_is_told_that_training_goes_on():
             self.kept = self.kept and not mode
             return super().train(mode)
 
-    network = nn.Sequential(Keeps(1, 1), nn.Dropout())
+    keeps = Keeps(1, 1)
+    network = nn.Sequential(keeps, nn.Dropout())
     network[1].eval()
     with unchanged(network, torch.device("cpu")):
         assert not any(module.training for module in network.modules())
-        network[0].kept = True
+        keeps.kept = True
     assert [module.training for module in network.modules()] == [True, True, False]
-    assert network[0].kept is False
+    assert keeps.kept is False
 
 
 def test_at_most_so_many_images_are_spread_evenly(probed, tmp_path, monkeypatch):
