@@ -15,6 +15,8 @@ from pcd_hub.data.reading import read_batches
 from pcd_hub.evaluate.feature_maps import compute_device
 from pcd_hub.evaluate.segmentation import LabelledImages
 
+_BATCH_SIZE = 16
+
 
 def resized_images(
     images: SegmentationSet, size: int, *, resize_masks: bool, num_workers: int
@@ -30,6 +32,23 @@ def resized_images(
     masks = MaskCache(images, size if resize_masks else None)
     return LabelledImages(
         images=ResizedImages(images, size, masks, num_workers=num_workers), masks=masks
+    )
+
+
+def resized_tensors(images: SegmentationSet, size: int, *, num_workers: int) -> LabelledImages:
+    """Resize images and masks to ``size`` x ``size`` pixels, and keep them in memory.
+
+    Args:
+        images: The labelled set.
+        size: Height and width in pixels.
+        num_workers: Processes that read images; 0 for none.
+    """
+    masks = MaskCache(images, size)
+    read = ResizedImages(images, size, masks, num_workers=num_workers)
+    rows = list(range(len(images)))
+    parts = [rows[at : at + _BATCH_SIZE] for at in rows[::_BATCH_SIZE]]
+    return LabelledImages(
+        images=torch.cat([*read.batches(parts)]), masks=torch.stack([masks[row] for row in rows])
     )
 
 

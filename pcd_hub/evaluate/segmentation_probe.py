@@ -7,14 +7,15 @@ from functools import cached_property
 from typing import Any
 
 from pcd_hub.data.labelled.segmentation_set import SegmentationSet
+from pcd_hub.data.progress import Progress, silent
 from pcd_hub.evaluate.benchmark import DEFAULT_COMMAND
 from pcd_hub.evaluate.feature_maps import compute_device, num_reading_workers
 from pcd_hub.evaluate.models import EvaluatedModel, for_each_seed
 from pcd_hub.evaluate.progress import progress_of
-from pcd_hub.evaluate.resized_images import resized_images
+from pcd_hub.evaluate.resized_images import resized_images, resized_tensors
 from pcd_hub.evaluate.results import Evaluation, ModelScores, data_sha256, finite_scores
-from pcd_hub.evaluate.segmentation import LabelledImages, LinearProbe
-from pcd_hub.evaluate.stage_features import StageFeatures
+from pcd_hub.evaluate.segmentation import LabelledImages, LinearProbe, ProbeResult
+from pcd_hub.evaluate.stage_features import FeatureCache, FeatureMaps, StageFeatures
 
 PROTOCOL_VERSION = 1
 """Raise it with every change that may change scores under the same protocol sentence."""
@@ -45,6 +46,9 @@ class SegmentationProbe:
     """Memory for cached feature maps, for training and test images each."""
     num_workers: int | None = None
     """Processes that read images. Default: 1 on CPUs, up to 16 with a GPU."""
+    in_memory: bool = False
+    """Read images and masks once, and resize the test masks too: scores are then computed at
+    ``image_size``, and a probe takes the same time whatever the size of the labels."""
 
     def empty_table(
         self,
@@ -99,10 +103,29 @@ class SegmentationProbe:
             predictions=results[0].predictions,
         )
 
+    def check(self, features: FeatureMaps) -> None:
+        """Check that a backbone can compute its features for images of this size.
+
+        Raises:
+            StudentError: If it cannot.
+            DataError: If an image or mask cannot be read.
+        """
+        FeatureCache(features, self._splits[0].images[[0]], cache_bytes=0)
+
+    def probe(self, features: FeatureMaps, *, seed: int = 0) -> ProbeResult:
+        """Probe a frozen backbone that is given as a function, which is not moved to a device.
+
+        Raises:
+            StudentError: If it cannot compute its features for images of this size.
+            DataError: If an image or mask cannot be read, or no test pixel has a label.
+        """
+        return self._linear_probe(features).run(**self._training, seed=seed)
+
     @property
     def protocol(self) -> str:
         """One sentence with every choice that affects the scores."""
         size, stride = self.image_size, self.label_stride
+        labels = f"labels of {size} x {size}" if self.in_memory else "label size"
         return (
             f"frozen backbone, whole images squashed to {size} x {size} (bicubic); BatchNorm "
             "(statistics of the whole training set) and a 1x1 convolution on the last "
@@ -110,7 +133,7 @@ class SegmentationProbe:
             f"finest; trained on {self.train.name} ({len(self.train)} images) without augmentation "
             f"for {self.steps} steps of {self.batch_size}, AdamW {self.lr:g} along half "
             f"a cosine without warm-up, weight decay {self.weight_decay:g}, loss at 1 of {stride} "
-            f"x {stride} pixels; one scale, no sliding window, logits bilinear to label size; mean "
+            f"x {stride} pixels; one scale, no sliding window, logits bilinear to {labels}; mean "
             "over the classes in truth or prediction"
         )
 
@@ -127,21 +150,32 @@ class SegmentationProbe:
     @cached_property
     def _splits(self) -> tuple[LabelledImages, LabelledImages]:
         workers = num_reading_workers(self.num_workers)
+        if self.in_memory:
+            train, test = (
+                resized_tensors(split, self.image_size, num_workers=workers)
+                for split in (self.train, self.test)
+            )
+            return train, test
         return (
             resized_images(self.train, self.image_size, resize_masks=True, num_workers=workers),
             resized_images(self.test, self.image_size, resize_masks=False, num_workers=workers),
         )
 
     def _prepare(self, model: EvaluatedModel) -> LinearProbe:
+        model.model.to(compute_device())
+        return self._linear_probe(self.features(model), progress=progress_of(model.name))
+
+    def features(self, model: EvaluatedModel) -> StageFeatures:
+        """Return the feature maps of a model that the probe takes; it is put in eval mode."""
+        return StageFeatures(
+            model.model, num_stages=self.num_stages, mean=model.mean, std=model.std
+        )
+
+    def _linear_probe(self, features: FeatureMaps, *, progress: Progress = silent) -> LinearProbe:
         return LinearProbe(
-            StageFeatures(
-                model.model.to(compute_device()),
-                num_stages=self.num_stages,
-                mean=model.mean,
-                std=model.std,
-            ),
+            features,
             *self._splits,
             num_classes=len(self.train.classes),
             cache_bytes=int(self.cache_gigabytes * 1024**3),
-            progress=progress_of(model.name),
+            progress=progress,
         )

@@ -12,6 +12,10 @@ from pcd_hub.report.page.chart import Curve
 from pcd_hub.weights.card import results_tables
 from pcd_hub.weights.record import LICENSED, NOT_STATED, Measurement
 
+MEAN_IOU = "probe_data_mean_iou"
+"""Name of the curve of the mean IoU on labelled images."""
+MAX_VALUES = 10
+"""Points of a curve in a table."""
 AGREEMENT = "agreement with the teacher"
 """Task whose scores are 100 % for the teacher itself."""
 MEANING = (
@@ -29,6 +33,30 @@ class Setting:
     option: str
     value: Any
     reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggedVerdict:
+    """A verdict that was logged during the run."""
+
+    step: int
+    kind: str
+    """Such as "learning" or "collapsing"."""
+    words: str
+    """What was measured."""
+    cause: str = ""
+    """The likely cause; empty if none is known."""
+    remedy: str = ""
+    is_bad: bool = False
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> "LoggedVerdict | None":
+        """Return the verdict that a record holds; None for anything else."""
+        step = raw.get("step")
+        if not isinstance(step, int):
+            return None
+        texts = {key: str(raw.get(key, "")) for key in ("kind", "words", "cause", "remedy")}
+        return cls(step=step, is_bad=raw.get("is_bad") is True, **texts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +97,8 @@ class RunReport:
     """One sentence: what was distilled from what, on which images."""
     verdict: str
     """One sentence: whether the student is better than its start."""
+    early_verdicts: Sequence[LoggedVerdict] = ()
+    """Those that were logged during the run, oldest first."""
     measurements: Mapping[str, Measurement]
     """The record's measurements."""
     summary: Mapping[str, object]
@@ -105,6 +135,19 @@ class RunReport:
     def folder(self) -> Path:
         """The run's folder."""
         return Path(self.run)
+
+    @property
+    def alarm(self) -> str:
+        """One sentence: the last early verdict, if it is bad; otherwise empty."""
+        if not self.early_verdicts or not self.early_verdicts[-1].is_bad:
+            return ""
+        last = self.early_verdicts[-1]
+        cause = f"; likely cause: {last.cause}" if last.cause else ""
+        remedy = f"; {last.remedy}" if last.remedy else ""
+        return (
+            f"warning: the last early verdict, at step {last.step:,}, was "
+            f'"{last.kind}": {last.words}{cause}{remedy}'
+        )
 
     @property
     def load_code(self) -> str:
@@ -144,12 +187,15 @@ def render_report(report: RunReport) -> str:
         f"# {escaped(report.weight)}: report of the run",
         escaped(report.what),
         f"**{escaped(as_sentence(report.verdict))}**",
+        f"**{escaped(as_sentence(report.alarm))}**" if report.alarm else "",
         *results_tables(report.measurements),
         MEANING if measures_agreement(report.measurements) else "",
         _section("Use it", _usage(report)),
         _section("Try next", "\n".join(f"- {line}" for line in report.advice)),
         _section("What was trained", _facts(report.summary)),
         _section("Training", _facts({**report.training, **report.timing})),
+        _section("Mean IoU during the run", _mean_iou(report)),
+        _section("Early verdict", _early_verdicts(report)),
         _section("Settings", _settings(report)),
         _section("Images", _images(report)),
         _section(
@@ -204,6 +250,22 @@ def _settings(report: RunReport) -> str:
         (f"--{each.option.replace('_', '-')}", each.value, each.reason) for each in report.settings
     ]
     return f"{table(('option', 'derived value', 'reason'), rows)}\n\n{where}"
+
+
+def _mean_iou(report: RunReport) -> str:
+    curve = next((curve for curve in report.curves if curve.name == MEAN_IOU), None)
+    if curve is None:
+        return ""
+    rows = [(f"{step:,.0f}", f"{value:.1f}") for step, value in curve.points(MAX_VALUES)]
+    return table(("step", "mean IoU, %"), [*rows])
+
+
+def _early_verdicts(report: RunReport) -> str:
+    if not report.early_verdicts:
+        return ""
+    heads = ("step", "verdict", "measured", "likely cause", "remedy")
+    rows = [(v.step, v.kind, v.words, v.cause, v.remedy) for v in report.early_verdicts]
+    return table(heads, [*rows])
 
 
 def _images(report: RunReport) -> str:

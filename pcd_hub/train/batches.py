@@ -6,7 +6,7 @@ The order and the views of the images are in :mod:`pcd_hub.data.loader`.
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -222,6 +222,11 @@ def describe_data(
 def only_scenes(sources: tuple[str, ...]) -> bool:
     """Return True if all images are generated."""
     return all(source.startswith("scenes:") for source in sources)
+
+
+def pair_views(target: Tensor, views: Literal["same", "cross"]) -> Tensor:
+    """Pair each view with the teacher's feature map of the same view, or of the other view."""
+    return target.roll(len(target) // 2, 0) if views == "cross" else target
 
 
 class Normalise:

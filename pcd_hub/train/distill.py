@@ -28,6 +28,7 @@ from pcd_hub.train.batches import (
     count_images,
     open_batches,
     open_training_source,
+    pair_views,
     plan_epochs,
 )
 from pcd_hub.train.configs.command_line import run_main
@@ -45,7 +46,6 @@ from pcd_hub.train.distillation.early_views import (
 from pcd_hub.train.distillation.resident import read_resident
 from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.train.held_out.open import open_held_out, read_held_out
-from pcd_hub.train.held_out.plateau import EarlyEnd
 from pcd_hub.train.launch import finish, start_accelerator
 from pcd_hub.train.monitors.early_verdict import EarlyVerdict
 from pcd_hub.train.monitors.features import feature_monitor
@@ -62,6 +62,7 @@ from pcd_hub.train.own_images.records import record_decisions
 from pcd_hub.train.own_images.settings import find_settings, settings_in_hours
 from pcd_hub.train.own_images.surveyed import needs_survey, survey_images
 from pcd_hub.train.own_images.timing import measure_step
+from pcd_hub.train.probe_data.open import check_probe_data, open_probe_scores, read_probe_data
 from pcd_hub.train.results.weight import save_weight
 from pcd_hub.train.run import TrainingRun
 from pcd_hub.train.run_folder.preflight import finishing
@@ -133,9 +134,11 @@ def train(students: Sequence[Distillation]) -> None:
 def train_student(d: Distillation) -> Training:
     """Train the student and its head against the frozen teacher; pause after every step."""
     accelerator, config, plan = d.accelerator, d.config, d.plan
-    end = EarlyEnd(plan.total_steps) if d.held_out is None else d.held_out.end
+    end = d.end
     early = early_views(config.data, total_steps=plan.total_steps)
     wrapped, optimizer = wrap(d)
+    verdict = EarlyVerdict(d.folder.path / "metrics.jsonl", total_steps=plan.total_steps)
+    d.early_verdict = verdict
     run = TrainingRun(
         accelerator=accelerator,
         folder=d.folder,
@@ -150,8 +153,9 @@ def train_student(d: Distillation) -> Training:
         state={
             "distiller": d.distiller,
             "optimizer": optimizer,
+            "early_verdict": verdict,
             **d.teacher_statistics,
-            **({} if d.held_out is None else {"held_out": d.held_out}),
+            **d.scored,
         },
         learning_rate=lambda step: (
             end.factor(step)
@@ -164,28 +168,28 @@ def train_student(d: Distillation) -> Training:
         label=config.student.arch,
     )
     monitor = feature_monitor(d)
-    early_verdict = EarlyVerdict(d.folder.path / "metrics.jsonl", total_steps=plan.total_steps)
     log.info(
-        "distil %s into %s: %d steps, results in %s",
+        "distil %s into %s: %d steps, results in %s%s",
         *(config.teacher.source, config.student.arch, plan.total_steps, d.folder.path),
+        f"; views of {early}, which are faster" if early else "",
     )
-    if early:
-        log.info("views of %s, which are faster than the others", early)
     wrapped.train()
     run.start()
     yield run  # resumed, perhaps further on than the other students
     with contextlib.closing(run.steps()) as steps:
         for step, batches in steps:
-            if d.held_out is not None:
-                d.held_out.measure_start(step)
+            for scores in d.scored.values():
+                scores.measure_start(step)
             head_only = step < head_only_steps(config.optim, plan.total_steps)
             loss, norm = training_step(d, wrapped, optimizer, batches, head_only=head_only)
-            if d.held_out is not None:
-                d.held_out.measure(step + 1)
             metrics = None
-            measured = run.is_measured(step) or early_verdict.is_due(step)
+            measured = run.is_measured(step) or verdict.is_due(step)
             if measured and accelerator.is_main_process:
-                metrics = early_verdict.add(step, monitor.measure(norm, batches[-1]), d.held_out)
+                metrics = monitor.measure(norm, batches[-1])
+            for scores in d.scored.values():
+                scores.measure(step + 1)
+            if metrics is not None:
+                metrics = verdict.add(step, metrics, d.held_out)
             run.end_step(loss, norm, metrics=metrics)
             yield run
 
@@ -227,7 +231,7 @@ def training_step(
                     own = ChannelMoments.of(target)[None]
                     d.moments.add(accelerator.gather(own))  # pyright: ignore[reportArgumentType]
                     target = d.moments.standardise(target)
-                target = pair_views(target, d.config)
+                target = pair_views(target, d.config.method.views)
                 negatives = () if d.queue is None else (d.queue.keys,)
                 loss = distiller(d.normalise(images), target, *negatives) / len(batches)
             losses.append(loss)
@@ -241,11 +245,6 @@ def training_step(
         for key in keys:
             d.queue.push(accelerator.gather(key))  # pyright: ignore[reportArgumentType]
     return torch.stack(losses).detach().sum(), norm
-
-
-def pair_views(target: Tensor, config: DistillConfig) -> Tensor:
-    """Pair each view with the teacher's feature map of the same view, or of the other view."""
-    return target.roll(len(target) // 2, 0) if config.method.views == "cross" else target
 
 
 def prepare(
@@ -269,6 +268,7 @@ def prepare(
     """
     started = time.monotonic() if started is None else started
     check_students_and_folders(accelerator, config, default_name=config_name)
+    labelled = check_probe_data(accelerator, config)
     config = resolve_teacher(config, accelerator, given=teacher)
     if needs_survey(config) and teacher is None:
         check_teacher(accelerator, config)
@@ -286,6 +286,7 @@ def prepare(
     )
     held_out_images = read_held_out(accelerator, settings.config, held_out)
     students = build_students(accelerator, settings.config, config_name, source, teacher)
+    labelled = read_probe_data(students, labelled)
 
     def measure(*targets: Targets) -> float:
         read_resident(students[0])
@@ -308,6 +309,7 @@ def prepare(
         d.targets = open_targets(d)
         move_to_device(d)
         d.held_out, d.held_out_source = open_held_out(d, held_out_images), held_out
+        d.probe_data = open_probe_scores(d, labelled)
     return students
 
 

@@ -13,12 +13,12 @@ from pcd_hub.errors import ConfigError, DataError
 from pcd_hub.train.configs.labelled import (
     ClassificationDataConfig,
     MaskFormat,
-    SegmentationSetConfig,
+    MaskSetConfig,
 )
 
 
 def open_segmentation_splits(
-    data: SegmentationSetConfig, *, strict: bool = True
+    data: MaskSetConfig, *, strict: bool = True
 ) -> tuple[SegmentationSet, SegmentationSet]:
     """Open the training and the test split.
 
@@ -51,7 +51,7 @@ def open_segmentation_splits(
     return train, test
 
 
-def resolve_label_format(data: SegmentationSetConfig) -> MaskFormat:
+def resolve_label_format(data: MaskSetConfig) -> MaskFormat:
     """Return the format of the labels, recognised by the folder's files if it is not set.
 
     Raises:
@@ -77,7 +77,7 @@ def resolve_label_format(data: SegmentationSetConfig) -> MaskFormat:
     return find_format(root, data.train_split, others={"masks": LAYOUT})
 
 
-def survey_masks(data: SegmentationSetConfig) -> LabelSurvey:
+def survey_masks(data: MaskSetConfig) -> LabelSurvey:
     """Open both splits without what is invalid or has no partner, and read all of it.
 
     Raises:
@@ -90,7 +90,7 @@ def survey_masks(data: SegmentationSetConfig) -> LabelSurvey:
 
 
 def survey_mask_splits(
-    data: SegmentationSetConfig, train: SegmentationSet, test: SegmentationSet, *, decode_all: bool
+    data: MaskSetConfig, train: SegmentationSet, test: SegmentationSet, *, decode_all: bool
 ) -> LabelSurvey:
     """Survey two splits; see :func:`survey_segmentation`."""
     return survey_segmentation(
@@ -131,7 +131,7 @@ def _check_classes(
         )
 
 
-def _check_different(data: SegmentationSetConfig | ClassificationDataConfig, sources: str) -> None:
+def _check_different(data: MaskSetConfig | ClassificationDataConfig, sources: str) -> None:
     if not data.source:
         raise ConfigError(f"name the images: {sources}")
     if data.train_split == data.test_split:

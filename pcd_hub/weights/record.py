@@ -31,7 +31,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("steps", "images_seen", "seed"), int),
     **dict.fromkeys(("config", "teacher", "data", "code", "versions", "hardware"), dict),
     **dict.fromkeys(("licenses", "model", "metrics", "held_out", "start", "imported"), dict),
-    **dict.fromkeys(("untrained", "notes"), (list, tuple)),
+    **dict.fromkeys(("untrained", "notes", "verdicts"), (list, tuple)),
 }
 """JSON types of a record's fields; fields that are not listed are strings."""
 
@@ -78,6 +78,9 @@ class WeightRecord:
     held_out: dict[str, Any] = field(default_factory=dict)
     """Scores on images held out from training, at the start, the best and the last step, and the
     step of this weight; empty without held-out images."""
+    verdicts: tuple[dict[str, Any], ...] = ()
+    """The early verdicts that were logged during training: step, kind, words, cause, remedy, and
+    whether it is bad."""
     notes: tuple[str, ...] = ()
     """Sentences for the card that a person adds, such as limits or what to compare with."""
     imported: dict[str, Any] = field(default_factory=dict)
@@ -148,7 +151,12 @@ class WeightRecord:
     def to_dict(self) -> dict[str, Any]:
         """Return the record as a plain dict, including unknown fields."""
         facts = json.loads(json.dumps(dataclasses.asdict(self)))
-        for added in ("notes", "pictures", "imported"):  # without them, the bytes of older versions
+        for added in (
+            "verdicts",
+            "notes",
+            "pictures",
+            "imported",
+        ):  # without them, the bytes of older versions
             if not facts[added]:
                 del facts[added]
         return facts | facts.pop("unknown")
@@ -180,7 +188,8 @@ class WeightRecord:
             if not all(isinstance(value, str) for value in raw[name].values()):
                 raise WeightError(f"the record's {name} must all be strings")
         texts = {key: tuple(map(str, raw.get(key, ()))) for key in ("untrained", "notes")}
-        return cls(**{**raw, **texts, "unknown": unknown})
+        verdicts = tuple(one for one in raw.get("verdicts", ()) if isinstance(one, dict))
+        return cls(**{**raw, **texts, "verdicts": verdicts, "unknown": unknown})
 
 
 def licensed_parts(record: WeightRecord) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from pcd_hub.report.advice import Situation, next_steps
-from pcd_hub.report.run_report import RunReport, Setting, render_report
+from pcd_hub.report.run_report import LoggedVerdict, RunReport, Setting, render_report
 from pcd_hub.weights.record import Measurement
 
 HELD_OUT = Measurement(
@@ -37,6 +37,20 @@ REPORT = RunReport(
     licenses={"code": "apache-2.0", "weights": "not stated", "teacher": "mit"},
     advice=["More images."],
 )
+
+
+def test_early_verdicts_are_a_table_and_a_bad_last_one_stands_below_the_verdict():
+    said = [
+        LoggedVerdict(step=9, kind="learning", words="CKA rose"),
+        LoggedVerdict(step=99, kind="flat", words="a|b", cause="c", remedy="d", is_bad=True),
+    ]
+    text = render_report(dataclasses.replace(REPORT, early_verdicts=said))
+    lines = [line for line in text.splitlines() if line]
+    assert lines[2].startswith('**Warning: the last early verdict, at step 99, was "flat": a')
+    assert "| 99 | flat | a\\|b | c | d |" in lines
+    assert (
+        "Warning" not in render_report(dataclasses.replace(REPORT, early_verdicts=said[:1]))[:300]
+    )
 
 
 def test_the_verdict_comes_first_then_scores_and_use():

@@ -32,6 +32,7 @@ from pcd_hub.models.teacher_folder import save_teacher
 from pcd_hub.report.page.run_folder import Notes
 from pcd_hub.train import distill
 from pcd_hub.train.monitors.loss import LossMonitor
+from pcd_hub.train.monitors.progress import Progress
 
 
 @pytest.fixture(scope="session")
@@ -297,6 +298,32 @@ def run(arguments: list[str], folder: Path, *more: str) -> Path:
     """Distil into ``folder``, and return it."""
     distill.main([*arguments, f"--run.output-dir={folder}", *more])
     return folder
+
+
+def checkpoint(folder: Path, step: int) -> dict[str, Any]:
+    """Load a checkpoint."""
+    return torch.load(folder / "checkpoints" / f"step_{step:08}.pt", weights_only=True)
+
+
+class _KilledError(Exception):
+    pass
+
+
+def resumed(arguments: list[str], folder: Path, patch: pytest.MonkeyPatch, *, at: int) -> Path:
+    """Kill a run when it logs the step ``at``, one step beyond its last checkpoint; resume it."""
+    measure = Progress.measure
+
+    def dies(self, number, loss, lr):
+        if number == at:
+            raise _KilledError
+        return measure(self, number, loss, lr)
+
+    with patch.context() as killing:
+        killing.setattr(Progress, "measure", dies)
+        with pytest.raises(_KilledError):
+            run(arguments, folder)
+    torch.manual_seed(99)
+    return run(arguments, folder, "--run.resume")
 
 
 def assert_same(one: Any, other: Any) -> None:

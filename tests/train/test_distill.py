@@ -260,8 +260,17 @@ def test_accumulation_uses_the_same_images_and_learning_rates(tiny, tmp_path):
 def test_cross_views_pair_the_other_view_by_grid_index():
     pixels = torch.arange(8.0).reshape(4, 2, 1, 1)
     config = configs.DistillConfig(method=configs.PixelMethodConfig(views="cross"))
-    assert distill.pair_views(pixels, config).flatten().tolist() == [4, 5, 6, 7, 0, 1, 2, 3]
-    assert distill.pair_views(pixels, configs.DistillConfig()) is pixels
+    assert distill.pair_views(pixels, config.method.views).flatten().tolist() == [
+        4,
+        5,
+        6,
+        7,
+        0,
+        1,
+        2,
+        3,
+    ]
+    assert distill.pair_views(pixels, configs.DistillConfig().method.views) is pixels
 
 
 def test_bfloat16_autocast_works_on_cpus(tiny, tmp_path, monkeypatch):

@@ -25,6 +25,15 @@ class Curve:
     values: Sequence[float]
     from_zero: bool = False
     """Whether the axis begins at 0."""
+    start: float | None = None
+    """The value before the first step, to compare with; None if there is none."""
+
+    def points(self, most: int) -> list[tuple[float, float]]:
+        """Return step and value of some points: the first, the last and some between."""
+        last = len(self.steps) - 1
+        count = min(most, last + 1)
+        places = sorted({round(last * n / max(1, count - 1)) for n in range(count)})
+        return [(self.steps[at], self.values[at]) for at in places]
 
 
 class Tick(NamedTuple):
@@ -62,13 +71,16 @@ class Chart:
     right: float
     top: float = _TOP
     bottom: float = HEIGHT - _BOTTOM
+    start_y: float | None = None
+    """Height of the line of the value before the first step."""
 
     @property
     def summary(self) -> str:
         """Describe the curves in words, for those who do not see them."""
-        return " ".join(
+        summaries = [
             f"{line.label}: {line.summary}" if line.label else line.summary for line in self.lines
-        )
+        ]
+        return " ".join([*summaries, *(["Dashed: the start."] if self.start_y else [])])
 
 
 def draw_chart(curves: Mapping[str, Curve], labels: Sequence[str] = ("",)) -> Chart:
@@ -81,6 +93,7 @@ def draw_chart(curves: Mapping[str, Curve], labels: Sequence[str] = ("",)) -> Ch
     some = next(iter(curves.values()))
     steps = [step for curve in curves.values() for step in (min(curve.steps), max(curve.steps))]
     values = [v for curve in curves.values() for v in (min(curve.values), max(curve.values))]
+    values += [] if some.start is None else [some.start]
     low, high = min(values), max(values)
     low = min(0.0, low) if some.from_zero else low
     y_places = _ticks(*_widened(low, high))
@@ -101,6 +114,7 @@ def draw_chart(curves: Mapping[str, Curve], labels: Sequence[str] = ("",)) -> Ch
     return Chart(
         title=some.title,
         right=right,
+        start_y=y(some.start) if len(curves) == 1 and some.start is not None else None,
         x_ticks=[Tick(x(s), _text(s, 1.0)) for s in _ticks(first, last) if first <= s <= last],
         y_ticks=[Tick(y(value), text) for value, text in _labelled(y_places)],
         lines=[

@@ -12,7 +12,7 @@ from pcd_hub.report.advice import Situation, next_steps
 from pcd_hub.report.page.curves import find_curves
 from pcd_hub.report.page.run_folder import Line, RunFiles, read_run
 from pcd_hub.report.page.timing import split_time
-from pcd_hub.report.run_report import RunReport, Sheet
+from pcd_hub.report.run_report import LoggedVerdict, RunReport, Sheet
 from pcd_hub.weights.catalogue import finished_export
 from pcd_hub.weights.record import WeightRecord
 
@@ -56,6 +56,7 @@ def build_report(files: RunFiles) -> RunReport:
         load=_load(folder),
         what=_what(record),
         verdict=verdict(record, run=str(folder)),
+        early_verdicts=tuple(filter(None, map(LoggedVerdict.from_json, record.verdicts))),
         measurements=record.measurements(),
         summary=_summary(record),
         settings=files.decisions,
@@ -65,7 +66,7 @@ def build_report(files: RunFiles) -> RunReport:
         duplicates=() if files.survey is None else files.survey.examples,
         training=_training(record, files.metrics),
         timing=split_time(record, files.metrics),
-        curves=find_curves(files.metrics, files.held_out),
+        curves=find_curves(files.metrics, files.scores),
         features=_existing(folder, notes.features),
         receptive_field=_existing(folder, notes.receptive_field),
         receptive_sides=_sides(notes.receptive_field, notes.receptive_sides),
@@ -84,7 +85,8 @@ def verdict(record: WeightRecord, *, run: str) -> str:
     """Return one sentence: whether the student is better than its start, and by how much."""
     if record.held_out.get("start"):
         return str(record.held_out["verdict"])
-    table = record.measurements().get("scene_probe")
+    measured = record.measurements()
+    table = measured.get("probe_data") or measured.get("scene_probe")
     start_label = next((m for m in table.means if is_start(m)), None) if table else None
     if table is None or start_label is None:
         return (

@@ -15,14 +15,12 @@ from pcd_hub.report.page.pictures import (
 )
 from pcd_hub.report.page.scores import is_probed, score_tables
 from pcd_hub.report.page.templates import environment
-from pcd_hub.report.run_report import MEANING, RunReport, measures_agreement
+from pcd_hub.report.run_report import MAX_VALUES, MEANING, RunReport, measures_agreement
 
 _CURVE_PICTURE = "pictures/training.png"
 """A picture of curves that the page draws itself."""
 _SCENES_PICTURE = "pictures/pca.png"
 """Feature maps of generated scenes, which are shown if there are none of the run's images."""
-_MAX_VALUES = 10
-"""Rows of the table with the values of the curves."""
 
 ResultT = TypeVar("ResultT")
 
@@ -73,14 +71,8 @@ def render_comparison(reports: Sequence[RunReport]) -> str:
 
 
 def curve_values(curves: Sequence[Curve]) -> list[tuple[str, list[tuple[float, float]]]]:
-    """Return some points of each curve, for a table: the first, the last and some between."""
-    found = []
-    for curve in curves:
-        last = len(curve.steps) - 1
-        count = min(_MAX_VALUES, last + 1)
-        places = sorted({round(last * n / (count - 1)) for n in range(count)})
-        found.append((curve.title, [(curve.steps[at], curve.values[at]) for at in places]))
-    return found
+    """Return some points of each curve by its title, for a table."""
+    return [(curve.title, curve.points(MAX_VALUES)) for curve in curves]
 
 
 def _joint_charts(comparison: Comparison) -> list[Chart]:

@@ -17,6 +17,8 @@ from pcd_hub.weights.record import WeightRecord
 
 NOTES = "report.json"
 RECORD, CONFIG = "record.json", "config.json"
+SCORES = ("held_out", "probe_data")
+"""Names of the files with scores that were measured now and then during the run."""
 
 _MAX_BYTES = 2**22
 _MAX_METRICS_BYTES = 2**27
@@ -63,8 +65,8 @@ class RunFiles:
     record: WeightRecord
     metrics: Sequence[Line]
     """Lines of ``metrics.jsonl``."""
-    held_out: Sequence[Line]
-    """Lines of ``held_out.jsonl``; empty without held-out images."""
+    scores: Mapping[str, Sequence[Line]]
+    """Lines of ``held_out.jsonl`` and ``probe_data.jsonl`` by name; empty without such images."""
     decisions: Sequence[Setting]
     survey: Survey | None
     notes: Notes
@@ -102,7 +104,7 @@ def read_run(folder: Path) -> RunFiles:
         folder=folder,
         record=record,
         metrics=_read_lines(folder / "metrics.jsonl", damaged),
-        held_out=_read_lines(folder / "held_out.jsonl", damaged),
+        scores={name: _read_lines(folder / f"{name}.jsonl", damaged) for name in SCORES},
         decisions=read("decisions.json", _settings, ()),
         survey=read("survey.json", Survey.from_json, None),
         notes=read(NOTES, Notes.from_json, Notes()),

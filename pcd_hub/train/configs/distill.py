@@ -14,6 +14,7 @@ from pcd_hub.train.configs.fields import (
     Positive,
     Share,
 )
+from pcd_hub.train.configs.labelled import ProbeDataConfig
 from pcd_hub.train.configs.pretraining import (
     DataConfig,
     FrozenTeacherConfig,
@@ -206,8 +207,9 @@ class DistillRunConfig(RunConfig):
     """
 
     measure_every_steps: Count | None = None
-    """Steps between two scores on the held-out images. None: 20 times over
-    the run, fewer if that would take more than 2 % of its time."""
+    """Steps between two scores on the held-out images, and on those of
+    --probe-data. None: 20 times over the run (10 on --probe-data), fewer if
+    that would take more than 2 % of its time."""
     stop_on_plateau: bool = False
     """Let the learning rate decay to 0 and end the run when the loss on the
     held-out images no longer improves."""
@@ -261,6 +263,7 @@ class DistillConfig:
     optim: DistillOptimConfig = field(default_factory=DistillOptimConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     run: DistillRunConfig = field(default_factory=DistillRunConfig)
+    probe_data: ProbeDataConfig = field(default_factory=ProbeDataConfig)
     derive: bool = False
     """Derive all values that are not given from images, student and device."""
     probe_scenes: ProbeScenes = 0

@@ -28,6 +28,7 @@ from pcd_hub.train.batches import (
     plan_epochs,
 )
 from pcd_hub.train.configs.distill import DistillConfig, PixelMethodConfig, resolve_method
+from pcd_hub.train.configs.labelled import resolve_probe_data
 from pcd_hub.train.configs.pretraining import resolve_augmentation
 from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.distillation.early_views import check_student_takes, resolve_early_views
@@ -38,9 +39,7 @@ from pcd_hub.train.launch import on_main_process
 from pcd_hub.train.networks import build_backbone
 from pcd_hub.train.results.weight import check_weight_name
 from pcd_hub.train.run_folder.preflight import check_places
-from pcd_hub.train.speed import (
-    resolve_speed,
-)
+from pcd_hub.train.speed import resolve_speed
 from pcd_hub.train.student.weights import StartWeight, load_start
 from pcd_hub.train.students.own_state import OwnState
 from pcd_hub.train.teacher.loading import load_teacher
@@ -132,6 +131,7 @@ def resolve(
     return dataclasses.replace(
         config,
         data=resolve_augmentation(data),
+        probe_data=resolve_probe_data(config.probe_data, image_size),
         teacher=dataclasses.replace(
             config.teacher,
             image_size=teacher.input_size or image_size,

@@ -17,7 +17,10 @@ from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.batches import Normalise
 from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.held_out.held_out import HeldOut
+from pcd_hub.train.held_out.plateau import EarlyEnd
+from pcd_hub.train.monitors.early_verdict import EarlyVerdict
 from pcd_hub.train.own_images.rule import Decision
+from pcd_hub.train.probe_data.scores import ProbeScores
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.student.weights import StartWeight
 from pcd_hub.train.students.own_state import OwnState
@@ -62,6 +65,10 @@ class Distillation:
     """Scores on the held-out images; None without any."""
     held_out_source: ImageSource | None = None
     """The held-out images, for pictures."""
+    probe_data: ProbeScores | None = None
+    """Scores on labelled images; None without any."""
+    early_verdict: EarlyVerdict | None = None
+    """What is logged of the run as it goes; None before its first step."""
     decisions: tuple[Decision, ...] = ()
     """Settings that were derived, with the reason of each."""
     survey: Survey | None = None
@@ -74,6 +81,17 @@ class Distillation:
     def images(self) -> ImageSource | ImageStream | ResidentImages:
         """The images from which batches are made."""
         return self.source if self.shared.resident is None else self.shared.resident
+
+    @property
+    def scored(self) -> "dict[str, HeldOut | ProbeScores]":
+        """What scores the student during the run, by name: part of the checkpoints."""
+        scores = {"held_out": self.held_out, "probe_data": self.probe_data}
+        return {name: each for name, each in scores.items() if each is not None}
+
+    @property
+    def end(self) -> EarlyEnd:
+        """Length of the run, which held-out images may shorten."""
+        return EarlyEnd(self.plan.total_steps) if self.held_out is None else self.held_out.end
 
     @property
     def start_label(self) -> str:

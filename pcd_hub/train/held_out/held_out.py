@@ -8,7 +8,6 @@ them and writes files.
 """
 
 import dataclasses
-import json
 import logging
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from pcd_hub.files.write import atomic_write
+from pcd_hub.train.held_out.history import History
 from pcd_hub.train.held_out.plateau import EarlyEnd, plateau
 from pcd_hub.train.held_out.scorer import Scorer
 from pcd_hub.train.held_out.scores import (
@@ -26,13 +25,11 @@ from pcd_hub.train.held_out.scores import (
     paired_difference,
 )
 from pcd_hub.train.launch import from_main_process
-from pcd_hub.train.monitors.trackers import for_each_tracker
 from pcd_hub.train.run_folder.checkpoints import find_damage, write_checkpoint
 from pcd_hub.train.run_folder.folder import RunFolder
 
 log = logging.getLogger("pcd_hub")
 
-FILE = "held_out.jsonl"
 BEST = "best.pt"
 
 
@@ -42,8 +39,6 @@ class _State:
 
     images: str
     """Hash of the held-out images; scores of other images cannot be compared."""
-    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
-    """Step and mean scores of every measurement, the start first."""
     plateau_from: int = 0
     """First step whose scores count for the plateau."""
     start: Scores | None = None
@@ -57,13 +52,12 @@ class HeldOut:
     Args:
         accelerator: The run's Accelerator.
         folder: The run's folder.
+        history: When the student is measured, and the mean scores.
         student: The model whose weights are kept when they score best.
         scorer: Scorer of the student.
         images: Hash of the held-out images.
         num_images: Number of held-out images.
-        every_steps: Steps between two measurements.
         warmup_steps: Steps of warm-up, whose scores do not count for the plateau.
-        end: Length of the run.
         stop_on_plateau: Whether a plateau ends the run early.
         start_name: Name of the start in the verdict.
     """
@@ -73,17 +67,15 @@ class HeldOut:
         *,
         accelerator: Accelerator,
         folder: RunFolder,
+        history: History,
         student: nn.Module,
         scorer: Scorer,
         images: str,
         num_images: int,
-        every_steps: int,
         warmup_steps: int,
-        end: EarlyEnd,
         stop_on_plateau: bool,
         start_name: str = "random start",
     ) -> None:
-        self.end = end
         self.num_images = num_images
         self.start_name = start_name
         self.exported: Scores | None = None
@@ -92,7 +84,7 @@ class HeldOut:
         self._folder = folder
         self._student = student
         self._scorer = scorer
-        self.every_steps = every_steps
+        self._history = history
         self._stop_on_plateau = stop_on_plateau
         self._state = _State(images=images, plateau_from=warmup_steps)
 
@@ -124,7 +116,17 @@ class HeldOut:
     @property
     def history(self) -> list[dict[str, float]]:
         """Step and mean scores of every measurement, the start first."""
-        return self._state.history
+        return self._history.lines
+
+    @property
+    def every_steps(self) -> int:
+        """Steps between two measurements."""
+        return self._history.every_steps
+
+    @property
+    def end(self) -> EarlyEnd:
+        """Length of the run."""
+        return self._history.end
 
     def measure_start(self, step: int) -> None:
         """Measure the student before the first step; call it on every process."""
@@ -137,7 +139,7 @@ class HeldOut:
         Raises:
             CheckpointError: If the scores or the best weights cannot be written.
         """
-        if done % self.every_steps == 0 or done == self.end.total_steps:
+        if self._history.is_due(done):
             self._measure(done)
             if self._stop_on_plateau:
                 self._check_plateau(done)
@@ -150,29 +152,19 @@ class HeldOut:
 
     def _add(self, scores: Scores) -> None:
         state, means = self._state, scores.means()
-        state.history.append({"step": scores.step, **means})
         if scores.step == 0:
             state.start = scores
         elif state.best is None or means["loss"] < state.best.means()["loss"]:
             state.best = scores
             self._save_best(scores.step)
         state.last = scores
-        if self._accelerator.is_main_process:
-            self._write_history()
-            named = {f"held_out_{name}": value for name, value in means.items()}
-            step = max(0, scores.step - 1)  # as metrics.jsonl counts
-            for_each_tracker(self._accelerator, lambda tracker: tracker.log(named, step=step))
+        self._history.add(scores.step, means)
 
     def _save_best(self, step: int) -> None:
         if self._accelerator.is_main_process:
             file = self._folder.checkpoints / BEST
             with self._folder.writing(file):
                 write_checkpoint({"step": step, "student": self._student.state_dict()}, file)
-
-    def _write_history(self) -> None:
-        file = self._folder.path / FILE
-        with self._folder.writing(file):
-            atomic_write(file, "".join(json.dumps(line) + "\n" for line in self._state.history))
 
     def _check_plateau(self, done: int) -> None:
         counted = [e["loss"] for e in self.history if e["step"] >= self._state.plateau_from]
@@ -238,7 +230,8 @@ class HeldOut:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for a checkpoint."""
-        return {**dataclasses.asdict(self._state), "end": self.end.state_dict()}
+        state = dataclasses.asdict(self._state)
+        return {**state, "history": self.history, "end": self.end.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load the state of a checkpoint, and rewind the history in the folder to it."""
@@ -256,12 +249,10 @@ class HeldOut:
         extended = planned != self.end.planned_steps and history
         self._state = _State(
             images=state["images"],
-            history=history,
             plateau_from=history[-1]["step"] if extended else state["plateau_from"],
             **scores,
         )
-        if self._accelerator.is_main_process:
-            self._write_history()
+        self._history.replace(history)
 
 
 def _means(scores: Scores | None) -> dict[str, float]:

@@ -16,6 +16,7 @@ from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.distillation.early_views import early_steps
 from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.train.held_out.held_out import HeldOut
+from pcd_hub.train.held_out.history import History
 from pcd_hub.train.held_out.images import read_on_main_process
 from pcd_hub.train.held_out.plateau import EarlyEnd, measure_interval
 from pcd_hub.train.held_out.scorer import Scorer
@@ -66,6 +67,13 @@ def open_held_out(
     return HeldOut(
         accelerator=d.accelerator,
         folder=d.folder,
+        history=History(
+            d.accelerator,
+            d.folder,
+            name="held_out",
+            every_steps=config.run.measure_every_steps or interval,
+            end=EarlyEnd(total_steps),
+        ),
         student=d.student,
         scorer=Scorer(
             accelerator=d.accelerator,
@@ -80,13 +88,11 @@ def open_held_out(
         ),
         images=digest,
         num_images=count,
-        every_steps=config.run.measure_every_steps or interval,
         warmup_steps=max(
             warmup_steps(config.optim, total_steps),
             head_only_steps(config.optim, total_steps),
             early_steps(config.data, total_steps=total_steps),
         ),
-        end=EarlyEnd(total_steps),
         stop_on_plateau=config.run.stop_on_plateau,
         start_name=d.start_label,
     )

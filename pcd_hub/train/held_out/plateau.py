@@ -93,13 +93,15 @@ def decay_steps(done: int) -> int:
     return max(1, math.ceil(DECAY_SHARE * done))
 
 
-def measure_interval(total_steps: int, global_batch_size: int, num_images: int) -> int:
+def measure_interval(
+    total_steps: int, global_batch_size: int, num_images: int, *, fewest: int = 4, most: int = 20
+) -> int:
     """Return the number of steps between two measurements that take at most 2 % of the time.
 
-    There are 20 in a run, fewer in a short one, at least 4. A measurement is a forward pass of the
-    student for each held-out image. Training with an image is more than six of them: two views,
-    each with a forward and a backward pass of twice its cost, and the teacher's. So an eighth as
-    many held-out images as training images takes less than 1/48 of the time.
+    There are ``most`` in a run, fewer in a short one, at least ``fewest``. A measurement is a
+    forward pass of the student for each held-out image. Training with an image is more than six of
+    them: two views, each with a forward and a backward pass of twice its cost, and the teacher's.
+    So an eighth as many held-out images as training images takes less than 1/48 of the time.
     """
     affordable = total_steps * global_batch_size // (8 * num_images)
-    return math.ceil(total_steps / min(max(affordable, 4), 20))
+    return math.ceil(total_steps / min(max(affordable, fewest), most))

@@ -5,14 +5,13 @@ import logging
 from typing import Any
 
 from pcd_hub.train.held_out.held_out import HeldOut
+from pcd_hub.train.students.compared import SUBJECT
 from pcd_hub.weights.record import Measurement
 
 log = logging.getLogger("pcd_hub")
 
 PROTOCOL_VERSION = 1
 """Raise it with every change that may change scores under the same protocol sentence."""
-
-SUBJECT = "distilled student"
 
 
 def warn_if_worse(held_out: HeldOut) -> None:

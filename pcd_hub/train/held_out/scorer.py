@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 import torch
@@ -14,6 +13,7 @@ from pcd_hub.method.distiller import Distiller
 from pcd_hub.method.metrics import PixelRelations, effective_rank, pixel_relations
 from pcd_hub.method.moments import ChannelMoments
 from pcd_hub.train.held_out.scores import Scores
+from pcd_hub.train.held_out.unchanged import unchanged
 
 MAX_PIXELS = 2048
 """Pixels that are compared with each other, of all images together."""
@@ -72,7 +72,7 @@ class Scorer:
 
     def score(self, step: int) -> Scores | None:
         """Score the student after ``step`` steps; None if its features are not finite."""
-        with self._unchanged():
+        with torch.no_grad(), unchanged(self._distiller, self._accelerator.device):
             if self._targets is None:
                 self._targets = self._teacher_targets()
             targets = self._targets
@@ -97,23 +97,6 @@ class Scorer:
             loss=tuple(losses),
             effective_rank=effective_rank(_some_vectors(pixels)),
         )
-
-    @contextmanager
-    def _unchanged(self) -> Iterator[None]:
-        """Set eval mode, without gradients and compilation; restore mode and random state."""
-        device = self._accelerator.device
-        training = {module: module.training for module in self._distiller.modules()}
-        with ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
-            stack.enter_context(torch.compiler.set_stance("force_eager"))  # other shapes
-            devices = [device] if device.type == "cuda" else []
-            stack.enter_context(torch.random.fork_rng(devices))
-            self._distiller.eval()
-            try:
-                yield
-            finally:
-                for module, mode in training.items():
-                    module.training = mode
 
     def _batches(self) -> Iterator[Float[Tensor, "b bands height width"]]:
         for part in self._images.split(self._batch_size):

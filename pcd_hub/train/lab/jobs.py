@@ -12,7 +12,7 @@ import logging
 import shutil
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from pcd_hub.errors import ConfigError, DataError, PCDHubError, first_line
 from pcd_hub.files.write import atomic_write
 from pcd_hub.train.configs.fields import as_typed
 from pcd_hub.train.configs.files import as_yaml, plain, read_fields, with_fields
+from pcd_hub.train.configs.labelled import ProbeDataConfig
 from pcd_hub.train.configs.old_names import flat
 from pcd_hub.train.own_images.embedded import embedded
 from pcd_hub.train.run_folder.resume import option
@@ -38,6 +39,7 @@ _MAY_DIFFER = frozenset(
         *("run.trackers", "run.project", "run.run_name", "run.name", "run.store"),
         *("data.num_workers", "speed.foreach", "speed.keep_memory", "teacher.cache_gb"),
         "probe_scenes",
+        *(f"probe_data.{field.name}" for field in fields(ProbeDataConfig)),
     }
 )
 """Fields that do not change the result."""

@@ -5,14 +5,14 @@ from pcd_hub.data.labelled.masks.objects import DrawingRule, check_outlines, dra
 from pcd_hub.data.labelled.segmentation_set import SegmentationSet
 from pcd_hub.data.sources.uris import local_path
 from pcd_hub.train.configs.detection import CocoDataConfig
-from pcd_hub.train.configs.labelled import SegmentationSetConfig
+from pcd_hub.train.configs.labelled import MaskSetConfig
 from pcd_hub.train.detection.splits import read_splits
 
 __all__ = ["draw_splits", "find_format"]
 
 
 def draw_splits(
-    data: SegmentationSetConfig, label_format: LabelFormat
+    data: MaskSetConfig, label_format: LabelFormat
 ) -> tuple[SegmentationSet, SegmentationSet]:
     """Open the training and the test split.
 

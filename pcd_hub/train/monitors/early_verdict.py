@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pcd_hub.train.held_out.held_out import HeldOut
 from pcd_hub.train.monitors.verdict import EARLY_SHARES, Verdict, judge
@@ -29,6 +30,8 @@ class EarlyVerdict:
     def __init__(self, metrics: Path, *, total_steps: int) -> None:
         self.verdict: Verdict | None = None
         """The last one that was logged."""
+        self.history: list[dict[str, Any]] = []
+        """All that were logged: step, the verdict's fields, and whether it is bad."""
         self._metrics = metrics
         self._total_steps = total_steps
         self._lines: list[Mapping[str, float]] | None = None
@@ -64,9 +67,21 @@ class EarlyVerdict:
         if due or (changed and (verdict.is_bad or self._logged_share)):
             self._logged_share = max(share, EARLY_SHARES[0])
             self.verdict = verdict
+            self.history.append({"step": step, **verdict._asdict(), "is_bad": verdict.is_bad})
             level = logging.WARNING if verdict.is_bad else logging.INFO
             log.log(level, "step %d of %d: %s", step, self._total_steps, verdict)
         return {name: value for name, value in metrics.items() if name not in _OF_THIS_PROCESS}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state for a checkpoint."""
+        return {"history": [*self.history], "logged_share": self._logged_share}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load the state of a checkpoint: what was logged before it."""
+        self.history, self._logged_share = [*state["history"]], state["logged_share"]
+        if self.history:
+            last = self.history[-1]
+            self.verdict = Verdict(**{name: last[name] for name in Verdict._fields})
 
 
 def _read_before(file: Path, step: int) -> list[Mapping[str, float]]:

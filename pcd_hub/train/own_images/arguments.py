@@ -35,6 +35,7 @@ Examples:
   pcd-hub distill photos --hours 2           your own images
   pcd-hub distill photos 'more/*.jpg' --student mobilenetv4_conv_small --teacher timm:NAME
   pcd-hub distill photos --student resnet18,mobilenetv4_conv_small       two students, one pass
+  pcd-hub distill photos --hours 2 --probe-data labelled     mean IoU on labelled images as it goes
   pcd-hub distill photos --hours 2 --optim.global-batch-size 64 --run.name resnet18.pcd_photos
   pcd-hub distill --resume runs/own_images --hours 2       continue a run, two hours more
   pcd-hub distill --config runs/own_images/config.json     the same settings again"""

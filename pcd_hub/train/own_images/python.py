@@ -68,6 +68,7 @@ def distill(
     output_dir: Images | None = None,
     hours: float | None = None,
     resume: Images | None = None,
+    probe_data: Images | Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> Distilled: ...
 @overload
@@ -81,6 +82,7 @@ def distill(
     output_dir: Images | None = None,
     hours: float | None = None,
     resume: Images | None = None,
+    probe_data: Images | Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> tuple[Distilled, ...]: ...
 def distill(
@@ -93,6 +95,7 @@ def distill(
     output_dir: Images | None = None,
     hours: float | None = None,
     resume: Images | None = None,
+    probe_data: Images | Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> Distilled | tuple[Distilled, ...]:
     """Distil a teacher into a small backbone on your own images, without labels.
@@ -115,6 +118,8 @@ def distill(
             exists.
         hours: Length of the run; with ``resume``, hours to add.
         resume: Folder of a run to continue, with its images and settings.
+        probe_data: Labelled images, or fields of the group ``probe_data``: the mean IoU of a linear
+            probe on them is measured during the run, and compared with start and teacher.
         **overrides: Any other field that ``pcd-hub distill --help`` lists, by group:
             ``optim={"epochs": 3}`` or ``**{"optim.epochs": 3}`` for ``--optim.epochs 3``.
 
@@ -137,6 +142,7 @@ def distill(
         {
             "student": ",".join(student) if isinstance(student, list | tuple) else student,
             "teacher": None if isinstance(teacher, nn.Module) else teacher,
+            "probe_data": probe_data,
         },
         {"output_dir": output_dir, "hours": hours},
         overrides,
@@ -161,7 +167,7 @@ def distill(
 
 def configure(
     images: Images | Sequence[Images] | None,
-    models: Mapping[str, str | Mapping[str, Any] | None],
+    named_groups: Mapping[str, Images | Mapping[str, Any] | None],
     run: Mapping[str, Any],
     overrides: Mapping[str, Any],
     *,
@@ -171,7 +177,8 @@ def configure(
 
     Args:
         images: One source or several.
-        models: ``student`` and ``teacher``, each as its main field or as fields of the group.
+        named_groups: ``student``, ``teacher`` and ``probe_data``, each as its main field or
+            as fields of the group.
         run: Fields of the group ``run``; None if not given.
         overrides: Further fields.
         resume: Folder of a run to continue.
@@ -186,12 +193,12 @@ def configure(
         base = parse_distill([f"--resume={resume}", *added])
     else:
         base = Parsed(FOR_IMAGES, DISTILL[FOR_IMAGES], frozenset())
-    main = {"student": "arch", "teacher": "source"}
+    main = {"student": "arch", "teacher": "source", "probe_data": "source"}
     named = {
         **_sources(images, required=resume is None),
         **{
-            group: {main[group]: value} if isinstance(value, str) else value
-            for group, value in models.items()
+            group: {main[group]: str(value)} if isinstance(value, Images) else value
+            for group, value in named_groups.items()
             if value is not None
         },
         **{f"run.{field}": value for field, value in run.items() if value is not None},

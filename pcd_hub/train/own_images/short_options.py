@@ -5,6 +5,7 @@ SHORT_OPTIONS = {
     "--teacher": "--teacher.source",
     "--student": "--student.arch",
     "--output-dir": "--run.output-dir",
+    "--probe-data": "--probe-data.source",
 }
 """Options by their short names."""
 

@@ -11,9 +11,8 @@ import torch
 
 from pcd_hub.data.multiband.names import weight_suffix
 from pcd_hub.errors import ConfigError, StudentError, WeightError
-from pcd_hub.evaluate.models import EvaluatedModel
 from pcd_hub.image_size import format_size
-from pcd_hub.models.entries import STOCK_ARCHITECTURES, entry_cfg
+from pcd_hub.models.entries import STOCK_ARCHITECTURES
 from pcd_hub.models.teachers import Teacher
 from pcd_hub.report.curves import save_training_curve
 from pcd_hub.report.page.content import verdict
@@ -22,8 +21,10 @@ from pcd_hub.train.batches import describe_data, only_scenes
 from pcd_hub.train.configs.distill import DISTILL, DistillConfig
 from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.train.held_out.result import describe_held_out, held_out_measurements, warn_if_worse
+from pcd_hub.train.probe_data.result import probe_measurement
 from pcd_hub.train.results.pictures import draw_feature_maps, draw_own_images
 from pcd_hub.train.results.report import save_report
+from pcd_hub.train.students.compared import SUBJECT, compared_models
 from pcd_hub.weights import store
 from pcd_hub.weights.export import check_finite, export_weight
 from pcd_hub.weights.manifest import read_manifest, write_json
@@ -95,6 +96,9 @@ def export_student(d: Distillation, weight_name: str) -> Path:
             image_size=format_size(d.config.data.image_size),
             command=f"{recipe(d)}, with the configuration of the record",
         )
+    if d.probe_data is not None:
+        command = f"{recipe(d)}, with the configuration of the record"
+        metrics |= probe_measurement(d, d.probe_data, command=command)
     log.info("drawing the figures and exporting the weight")
     if d.bands.is_rgb:
         draw_feature_maps(d, pictures / "pca.png")
@@ -152,16 +156,7 @@ def measure_on_scenes(d: Distillation, picture: Path) -> dict[str, Any]:
 
 def probe(d: Distillation, picture: Path) -> dict[str, Any]:
     """Compare start, student and teacher by a linear probe on generated scenes."""
-    cfg, facts = entry_cfg(d.config.student.arch), d.teacher.facts
-    backbones = [
-        EvaluatedModel(name=name, model=model, mean=normalisation.mean, std=normalisation.std)
-        for name, model, normalisation in (
-            (d.start_label, d.start, cfg),
-            ("distilled student", d.student, cfg),
-            ("teacher", d.teacher.grid.model, facts),
-        )
-        if hasattr(model, "forward_intermediates")  # a module from Python may lack it
-    ]
+    backbones = compared_models(d)
     log.info(
         "closing measurement: linear probe of %s on %d generated scenes",
         ", ".join(backbone.name for backbone in backbones),
@@ -170,7 +165,7 @@ def probe(d: Distillation, picture: Path) -> dict[str, Any]:
     return {
         "scene_probe": probe_backbones(
             backbones,
-            subject="distilled student",
+            subject=SUBJECT,
             num_scenes=d.config.probe_scenes,
             picture=picture,
             command=f"{recipe(d)}, with the configuration of the record",
@@ -207,6 +202,7 @@ def build_record(d: Distillation, weight_name: str, metrics: dict[str, Any]) -> 
             "data": "apache-2.0" if only_scenes(config.data.source) else "not stated",
         },
         untrained=d.untrained,
+        verdicts=tuple(d.early_verdict.history) if d.early_verdict else (),
         held_out={} if d.held_out is None else describe_held_out(d.held_out),
         metrics=metrics,
         **d.folder.provenance(),

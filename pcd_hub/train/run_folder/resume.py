@@ -5,10 +5,12 @@ checkpoints and its record.
 """
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, Protocol
 
 from pcd_hub.errors import CheckpointError
 from pcd_hub.evaluate.models import EvaluatedModel
+from pcd_hub.train.configs.labelled import ProbeDataConfig
 from pcd_hub.train.configs.old_names import flat, with_current_names
 
 LENGTH = ("run.max_steps", "optim.epochs")
@@ -19,6 +21,7 @@ MAY_CHANGE = frozenset(
         *LENGTH,
         # name and location of the result, probes and logging
         *("run.name", "run.store", "run.trackers", "probe_scenes"),
+        *(f"probe_data.{field.name}" for field in fields(ProbeDataConfig)),
         *("run.log_every_steps", "run.checkpoint_every_steps", "run.keep_checkpoints"),
         # scores on the held-out images, and the end of the run that they may decide
         *("run.measure_every_steps", "run.stop_on_plateau"),
@@ -31,6 +34,9 @@ MAY_CHANGE = frozenset(
         *("teacher.cache", "teacher.cache_gb"),
     }
 )
+
+MAY_BE_NEW = frozenset({"early_verdict", "probe_data"})
+"""Parts of a run that a checkpoint may lack; they start anew then."""
 
 FOLLOW_DATA = frozenset({"method.queue_length"})
 """Settings limited by the number of images; only the change of the data is recorded."""
@@ -160,9 +166,12 @@ def load_parts(checkpoint: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
     """Load the state of every part from a checkpoint.
 
     Raises:
-        CheckpointError: If a part is missing from the checkpoint, or its state does not fit.
+        CheckpointError: If a part is missing from the checkpoint, unless it is in
+            :data:`MAY_BE_NEW`, or its state does not fit.
     """
     for name, part in parts.items():
+        if name in MAY_BE_NEW and name not in checkpoint:
+            continue
         try:
             part.load_state_dict(checkpoint[name])
         except (KeyError, RuntimeError, ValueError) as error:

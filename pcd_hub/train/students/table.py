@@ -43,12 +43,18 @@ def save_table(students: Sequence[Distillation], weight_names: Sequence[str]) ->
 def _row(d: Distillation, weight_name: str) -> dict[str, str]:
     scored = d.held_out.exported if d.held_out else None
     scores = scored.means() if scored else {}
-    steps = d.held_out.end.total_steps if d.held_out else d.plan.total_steps
     report = f"{d.folder.path.name}/{REPORT}"
     return {
         "weight": weight_name,
-        "steps": str(steps),
+        "steps": str(d.end.total_steps),
         "of step": str(d.exported_step),
         **{title: f"{scores[name]:.3f}" for name, title in _SCORES.items() if name in scores},
+        **_mean_iou(d),
         "report": f"[{report}]({report})",
     }
+
+
+def _mean_iou(d: Distillation) -> dict[str, str]:
+    scores = d.probe_data
+    mean = None if scores is None else scores.after(d.exported_step)
+    return {} if mean is None else {"mean IoU, %": f"{mean:.1f}"}

@@ -44,6 +44,22 @@ def test_a_run_that_logs_every_tenth_step_begins_at_zero_and_a_late_curve_where_
     assert draw_chart({"": curve([1.0, 2.0], [5000, 6000])}).x_ticks[0].text == "5,000"
 
 
+def test_the_value_of_the_start_is_a_line_in_a_chart_of_one_curve():
+    from_start = curve([20.0, 18.0, 30.0], start=20.0)
+    chart = draw_chart({"": from_start})
+    assert chart.start_y == pytest.approx(points(chart.lines[0].path)[0][1], abs=0.1)
+    assert chart.summary.endswith("Dashed: the start.")
+    assert draw_chart({"": curve([20.0, 18.0])}).start_y is None
+    both = draw_chart({"A": from_start, "B": from_start}, ["A", "B"])
+    assert both.start_y is None
+
+
+def test_a_curve_gives_some_of_its_points():
+    some = curve([float(n) for n in range(21)]).points(3)
+    assert some == [(0, 0), (10, 10), (20, 20)]
+    assert curve([5.0]).points(10) == [(0, 5)]
+
+
 def test_the_summary_says_what_the_curve_shows():
     assert draw_chart({"": curve([5.0, 2.5, 3.0])}).summary == (
         "first 5, last 3; lowest 2.5 at step 1, highest 5 at step 0."

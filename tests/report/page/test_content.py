@@ -41,6 +41,20 @@ def test_the_verdict_is_that_of_the_held_out_images_then_of_the_probe(tmp_path):
     assert none.verdict.startswith("it was not measured whether the student is better")
 
 
+def test_the_early_verdicts_are_those_of_the_record_and_the_last_one_may_be_an_alarm(tmp_path):
+    learning = {"step": 19, "kind": "learning", "words": "CKA rose", "is_bad": False}
+    falling = {"step": 180, "kind": "collapsing", "words": "rank 2", "cause": "x", "is_bad": True}
+    odd = [{"kind": "no step"}, {"step": "x"}]
+    good = read_report(finished_run(tmp_path / "good", verdicts=(learning, *odd)))
+    assert [one.step for one in good.early_verdicts] == [19]
+    assert good.alarm == ""
+    bad = read_report(finished_run(tmp_path / "bad", verdicts=(learning, falling)))
+    assert bad.alarm == (
+        'warning: the last early verdict, at step 180, was "collapsing": rank 2; likely cause: x'
+    )
+    assert read_report(finished_run(tmp_path / "none")).early_verdicts == ()
+
+
 def test_the_facts_are_those_of_the_record(tmp_path):
     start = {"name": "resnet18.a1_in1k", "source": "timm", "sha256": "a", "license": "mit"}
     early = {**CONFIG["data"], "early_image_size": 64, "early_share": 0.25}

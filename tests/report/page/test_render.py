@@ -63,6 +63,18 @@ def test_the_page_has_its_parts_in_order(report):
     assert paragraphs[1].startswith("It was not measured whether")
 
 
+def test_a_bad_last_verdict_stands_at_the_top_and_all_have_a_section(tmp_path):
+    said = {"kind": "flat", "words": "no sign", "cause": HOSTILE, "remedy": "", "is_bad": True}
+    verdicts = ({**said, "step": 3, "kind": "learning"}, {**said, "step": 1200})
+    text = render_page(read_report(finished_run(tmp_path / "run", verdicts=verdicts)))
+    page = Page(text)
+    assert "Early verdict" in page.text("h2")
+    (alarm,) = [text for text in page.text("p") if text.startswith("Warning")]
+    assert 'the last early verdict, at step 1,200, was "flat": no sign; likely cause: ' in alarm
+    assert "flat (warning)" in page.text("td")
+    assert "<script>alert" not in text
+
+
 def test_the_page_loads_nothing_and_runs_nothing(report):
     text = render_page(report)
     page = Page(text)

@@ -13,7 +13,7 @@ def test_everything_is_read_again(tmp_path):
     assert files.record.name == "test_resnet.pcd"
     assert len(files.metrics) == 20
     assert not files.damaged
-    assert not files.held_out
+    assert not files.scores["held_out"]
 
 
 @pytest.mark.parametrize(

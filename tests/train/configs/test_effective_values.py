@@ -83,6 +83,7 @@ def test_a_run_records_the_values_in_use(finished):
     replaced = {"run.hours", "run.add_hours"}  # by max-steps
     # without held-out images, smaller first views and resident images
     unused = {"run.measure_every_steps", "data.early_image_size", "data.resident_side"}
+    unused |= {"probe_data.num_classes", "probe_data.image_size"}  # without labelled images
     meaningful = {"optim.clip_grad_norm"}  # no clipping
     assert unknown - replaced - unused == meaningful
 

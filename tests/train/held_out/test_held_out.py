@@ -7,25 +7,23 @@ import torch
 
 from pcd_hub.errors import ConfigError
 from pcd_hub.train import distill
-from pcd_hub.train import run as training
 from pcd_hub.train.distillation import building
 from pcd_hub.train.held_out import held_out as module
 from pcd_hub.train.held_out import plateau as rules
 from pcd_hub.train.held_out import scores
 from pcd_hub.train.held_out.held_out import HeldOut
 from pcd_hub.train.held_out.scorer import Scorer
-from tests.train.conftest import assert_same, leave_out_pictures, run, trace
+from tests.train.conftest import (
+    assert_same,
+    checkpoint,
+    leave_out_pictures,
+    resumed,
+    run,
+    trace,
+)
 from tests.train.held_out.conftest import history
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
-
-
-class _KilledError(Exception):
-    pass
-
-
-def checkpoint(folder, step):
-    return torch.load(folder / "checkpoints" / f"step_{step:08}.pt", weights_only=True)
 
 
 def test_a_run_scores_the_start_and_the_student_and_states_them(measured, tmp_path, capsys):
@@ -97,27 +95,6 @@ def test_the_mode_of_every_module_is_restored(measured, tmp_path, monkeypatch):
         assert before == after
         assert True in after
         assert False in after
-
-
-def stop_at(patch, step):
-    """Kill the run when it logs ``step``, one step beyond its last checkpoint."""
-    measure = training.Progress.measure
-
-    def dies(self, number, loss, lr):
-        if number == step:
-            raise _KilledError
-        return measure(self, number, loss, lr)
-
-    patch.setattr(training.Progress, "measure", dies)
-
-
-def resumed(arguments, folder, monkeypatch, *, at):
-    with monkeypatch.context() as patch:
-        stop_at(patch, at)
-        with pytest.raises(_KilledError):
-            run(arguments, folder)
-    torch.manual_seed(99)
-    return run(arguments, folder, "--run.resume")
 
 
 @pytest.fixture(scope="module")

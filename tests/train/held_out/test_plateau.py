@@ -66,6 +66,12 @@ def test_measurements_take_a_fiftieth_of_the_time(total_steps, batch, images, ex
     assert measure_interval(total_steps, batch, images) == expected
 
 
+def test_measurements_may_have_another_least_and_largest_number():
+    limits = {"fewest": 2, "most": 10}
+    assert measure_interval(100_000, 1024, 128, **limits) == 10_000
+    assert measure_interval(100, 16, 187, **limits) == 50
+
+
 PHOTOGRAPHS = [
     *(5.185, 5.156, 5.114, 5.067, 5.013, 4.972, 4.909, 4.865, 4.791, 4.762, 4.665, 4.617, 4.513),
     *(4.488, 4.394, 4.414, 4.327, 4.327, 4.283, 4.239, 4.218, 4.194, 4.162, 4.152, 4.149, 4.134),

@@ -42,6 +42,23 @@ def test_a_fault_is_a_warning_at_once_and_a_resumed_run_knows_its_lines(tmp_path
     assert text.startswith("step 3 of 200: flat: the key queue received no new keys")
 
 
+def test_a_resumed_run_keeps_what_was_logged_and_repeats_nothing(tmp_path, logged):
+    early = EarlyVerdict(tmp_path / "metrics.jsonl", total_steps=200)
+    known = lines(30)
+    for line in known:
+        early.add(int(line["step"]), line)
+    assert [one["step"] for one in early.history] == [9, 19]
+    assert early.history[0]["kind"] == "too early"
+    assert early.history[0]["is_bad"] is False
+    again = EarlyVerdict(tmp_path / "metrics.jsonl", total_steps=200)
+    again.load_state_dict(json.loads(json.dumps(early.state_dict())))
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in known))
+    for line in lines(60, pixel_top1=0.5)[30:]:
+        again.add(int(line["step"]), line)
+    assert [one["kind"] for one in again.history] == ["too early", "too early", "learning"]
+    assert len(logged()) == 3
+
+
 def test_a_long_run_is_measured_20_times_in_its_first_tenth(tmp_path):
     early = EarlyVerdict(tmp_path / "metrics.jsonl", total_steps=6000)
     assert sum(map(early.is_due, range(6000))) == 20
@@ -111,3 +128,9 @@ def test_a_queue_that_receives_no_keys_is_named(tiny, tmp_path, monkeypatch, log
     said = [text for _, text in logged()]
     assert any("the key queue received no new keys" in text for text in said)
     assert any("likely cause: the teacher has random weights" in text for text in said), "it has"
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    told = [f"step {one['step']} of 6: {one['kind']}: {one['words']}" for one in record["verdicts"]]
+    assert told == [text.partition("; likely")[0] for text in said if text.startswith("step ")]
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "the last early verdict, at step" in report
+    assert "## Early verdict" in report

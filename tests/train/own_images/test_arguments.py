@@ -101,7 +101,7 @@ def test_help_explains_words_and_short_options(capsys):
         parse_distill(["--help"])
     shown = capsys.readouterr().out
     assert "pcd-hub distill photos --hours 2" in shown
-    assert "--hours, --teacher, --student, --output-dir: short for --run.hours," in shown
+    assert "--hours, --teacher, --student, --output-dir, --probe-data: short for" in shown
 
 
 def help_of(capsys, *arguments) -> str:

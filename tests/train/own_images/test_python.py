@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -15,6 +17,7 @@ import yaml
 import pcd_hub
 from pcd_hub.errors import ConfigError, DataError
 from pcd_hub.train.own_images.python import configure
+from tests.evaluate.drawn_sets import draw_segmentation
 
 
 @pytest.fixture
@@ -141,11 +144,27 @@ def test_a_module_is_a_teacher_with_its_normalisation(settings, tmp_path):
         pcd_hub.distill("photos", teacher="quickstart", mean=half)
 
 
-def call(images="photos", **arguments):
+def call(images: Any = "photos", **arguments: Any):
     models = {name: arguments.pop(name, "quickstart") for name in ("student", "teacher")}
+    models["probe_data"] = arguments.pop("probe_data", None)
     run = {name: arguments.pop(name, None) for name in ("output_dir", "hours")}
     _, config, given = configure(images, models, run, arguments)
     return config, given
+
+
+@pytest.mark.parametrize("given", ["labelled", Path("labelled"), {"source": "labelled"}])
+def test_labelled_images_are_given_by_name_or_by_group(given):
+    config, fields = call(probe_data=given)
+    assert config.probe_data.source == "labelled"
+    assert "probe_data.source" in fields
+
+
+def test_the_metrics_have_the_mean_iou_on_labelled_images(settings, tmp_path):
+    labelled = draw_segmentation(tmp_path / "labelled")
+    settings |= {"run.max_steps": 2, "probe_data": labelled}
+    done = pcd_hub.distill(**settings, output_dir=tmp_path / "run")
+    assert done.metrics["probe_data"]["metric"] == "mean IoU"
+    assert "distilled student" in done.metrics["probe_data"]["means"]
 
 
 def test_fields_are_given_by_group_or_by_dotted_name():

@@ -100,3 +100,4 @@ def test_a_state_that_does_not_fit_is_one_line():
     assert "\n" not in str(e.value)
     with pytest.raises(CheckpointError, match=r"scaler \(KeyError"):
         load_parts({"step": 4}, {"scaler": nn.Linear(2, 2)})
+    load_parts({"step": 4}, {"early_verdict": nn.Linear(2, 2)})  # of a release that had none

@@ -1,0 +1,1 @@
+"""Mean IoU of the student on labelled images during a run."""
