@@ -154,7 +154,7 @@ def _torchvision_pyramid(weight: str | None, **options: Any) -> Any:
         **options,
     )
     if weight is not None:
-        with tempfile.TemporaryDirectory() as scratch, torch.random.fork_rng(devices=[]):
+        with tempfile.TemporaryDirectory() as scratch:
             folder = pcd_hub.export(weight, to="torchvision", out=Path(scratch) / "exported")
             (file,) = folder.glob("*.pth")
             backbone.body.load_state_dict(torch.load(file, weights_only=True))
