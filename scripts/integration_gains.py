@@ -16,7 +16,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -51,35 +51,43 @@ class Run:
     seed: int
 
     @property
-    def conditions(self) -> tuple[object, ...]:
+    def conditions(self) -> str:
         """What runs that are compared must have in common."""
-        return self.data, self.test_split, self.image_size, self.steps, self.batch_size
+        return (
+            f"{self.data}, {self.steps} steps of {self.batch_size} images of {self.image_size} px, "
+            f"scored on {self.test_split}"
+        )
 
     def schedule(self) -> Schedule:
         """Return the length of the training."""
         return Schedule(steps=self.steps, batch_size=self.batch_size, lr=self.lr, seed=self.seed)
 
 
-def planned_runs(options: argparse.Namespace) -> Iterator[Run]:
-    """Yield all runs, seed after seed, so that a stopped measurement has whole seeds."""
+def planned_runs(options: argparse.Namespace) -> list[Run]:
+    """Return all runs, seed after seed, so that a stopped measurement has whole seeds."""
     rates = {RANDOM: options.lr_random, options.weight: options.lr_weight}
+    runs: dict[Run, None] = {}  # models may share their random start
     for seed in options.seeds:
         for name in _models(options):
-            detection = name in DETECTORS
             for start, lr in rates.items():
-                if start == RANDOM and name in WEIGHT_ONLY:
-                    continue
-                yield Run(
-                    model=name,
-                    start=start,
-                    data=(options.detection if detection else options.segmentation).name,
-                    test_split=options.test_split,
-                    image_size=160 if detection else options.image_size,
-                    steps=options.steps,
-                    batch_size=2 if detection else 8,
-                    lr=lr,
-                    seed=seed,
-                )
+                model = WEIGHT_ONLY.get(name, name) if start == RANDOM else name
+                runs[_run(model, start, lr, seed, options)] = None
+    return list(runs)
+
+
+def _run(model: str, start: str, lr: float, seed: int, options: argparse.Namespace) -> Run:
+    detection = model in DETECTORS
+    return Run(
+        model=model,
+        start=start,
+        data=(options.detection if detection else options.segmentation).name,
+        test_split=options.test_split,
+        image_size=160 if detection else options.image_size,
+        steps=options.steps,
+        batch_size=2 if detection else 8,
+        lr=lr,
+        seed=seed,
+    )
 
 
 def _models(options: argparse.Namespace) -> list[str]:
@@ -116,11 +124,11 @@ def measure(run: Run, task: SegmentationTask | DetectionTask) -> dict[str, Any]:
     }
 
 
-def measure_all(runs: Iterable[Run], options: argparse.Namespace) -> dict[Run, dict[str, float]]:
+def measure_all(runs: Sequence[Run], options: argparse.Namespace) -> dict[Run, dict[str, float]]:
     """Measure the runs that are not in the results; return the scores of all."""
     known = read_results(options.results)
     tasks: dict[str, SegmentationTask | DetectionTask] = {}
-    for run in (runs := list(runs)):
+    for run in runs:
         if run in known:
             continue
         if run.data not in tasks:
@@ -151,19 +159,22 @@ def read_results(file: Path) -> dict[Run, dict[str, float]]:
 
 
 def gains_table(found: Mapping[Run, Mapping[str, float]]) -> str:
-    """Render means, spreads and paired differences from random start."""
-    groups: dict[tuple[object, ...], dict[int, float]] = {}
+    """Render means, spreads and paired differences from random start.
+
+    The learning rate is not a condition: each start may have its own.
+    """
+    groups: dict[tuple[str, ...], dict[int, float]] = {}
     for run, scores in found.items():
         for metric, value in scores.items():
             key = (run.model, run.conditions, metric, run.start)
             groups.setdefault(key, {})[run.seed] = value
     rows = []
     for (model, conditions, metric, start), values in groups.items():
-        baseline = (WEIGHT_ONLY.get(str(model), model), conditions, metric, RANDOM)
+        baseline = (WEIGHT_ONLY.get(model, model), conditions, metric, RANDOM)
         if start != RANDOM and baseline in groups:
-            rows.append((model, start, metric, *_cells(values, groups[baseline])))
-    heads = ("model", "weight", "metric (%)", "random start", "from the weight", "difference", "n")
-    return table(heads, rows)
+            rows.append((model, conditions, start, metric, *_cells(values, groups[baseline])))
+    heads = ("model", "training", "weight", "metric (%)", "random start", "from the weight")
+    return table((*heads, "difference", "n"), rows)
 
 
 def _cells(values: Mapping[int, float], baseline: Mapping[int, float]) -> tuple[str, ...]:

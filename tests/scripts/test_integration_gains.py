@@ -62,14 +62,15 @@ def test_runs_are_measured_once_and_the_table_has_them(data, tmp_path, capsys, m
     assert call(data, results, *models) == 0
     first = capsys.readouterr().out
     rows = [json.loads(line) for line in results.read_text().splitlines()]
-    assert len(rows) == 5  # random start with frozen norms is left out
+    assert len(rows) == 5  # frozen norms have no random start of their own
     assert all({"run", "scores", "versions", "code"} <= row.keys() for row in rows)
     assert all(0 <= score <= 100 for row in rows for score in row["scores"].values())
     monkeypatch.setattr(integration_gains, "measure", None)
     assert call(data, results, *models) == 0
     again = capsys.readouterr().out
     assert again.strip() in first
-    assert "| PyTorch FCN, frozen batch norms | resnet18.pcd | mean IoU |" in again
+    training = "discs, 2 steps of 8 images of 32 px, scored on val"
+    assert f"| PyTorch FCN, frozen batch norms | {training} | resnet18.pcd | mean IoU |" in again
     assert "(one seed, not judged) | 1 |" in again
 
 
@@ -85,7 +86,7 @@ def test_differences_are_of_equal_seeds_and_equal_conditions():
     found[run("resnet18.pcd", 0, steps=50)] = {"mean IoU": 1.0}
     found[run("resnet18.pcd", 0, model="PyTorch FCN, frozen batch norms")] = {"mean IoU": 55.0}
     rows = integration_gains.gains_table(found).splitlines()[2:]
-    assert [row.split(" | ")[3:] for row in rows] == [
+    assert [row.split(" | ")[4:] for row in rows] == [
         ["40.5 ± 0.7", "61.0 ± 1.4", "+20.5 ± 0.7", "2 |"],
         ["40.0", "55.0", "+15.0 (one seed, not judged)", "1 |"],
     ]
