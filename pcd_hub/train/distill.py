@@ -133,12 +133,11 @@ def train(students: Sequence[Distillation]) -> None:
 
 def train_student(d: Distillation) -> Training:
     """Train the student and its head against the frozen teacher; pause after every step."""
-    accelerator, config, plan = d.accelerator, d.config, d.plan
-    end = d.end
+    accelerator, config, plan, end = d.accelerator, d.config, d.plan, d.end
     early = early_views(config.data, total_steps=plan.total_steps)
     wrapped, optimizer = wrap(d)
-    verdict = EarlyVerdict(d.folder.path / "metrics.jsonl", total_steps=plan.total_steps)
-    d.early_verdict = verdict
+    metrics_file = d.folder.path / "metrics.jsonl"
+    d.early_verdict = verdict = EarlyVerdict(metrics_file, total_steps=plan.total_steps)
     run = TrainingRun(
         accelerator=accelerator,
         folder=d.folder,
@@ -182,10 +181,9 @@ def train_student(d: Distillation) -> Training:
                 scores.measure_start(step)
             head_only = step < head_only_steps(config.optim, plan.total_steps)
             loss, norm = training_step(d, wrapped, optimizer, batches, head_only=head_only)
-            metrics = None
             measured = run.is_measured(step) or verdict.is_due(step)
-            if measured and accelerator.is_main_process:
-                metrics = monitor.measure(norm, batches[-1])
+            measured = measured and accelerator.is_main_process
+            metrics = monitor.measure(norm, batches[-1]) if measured else None
             for scores in d.scored.values():
                 scores.measure(step + 1)
             if metrics is not None:

@@ -43,6 +43,8 @@ def readers_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "RUN" / "config.json").write_text(config)
     monkeypatch.chdir(folder)
     monkeypatch.setattr(shipped, "FOLDER", SHIPPED)
+    monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path))  # ultralytics writes settings there
+    monkeypatch.setenv("YOLO_OFFLINE", "true")
     return folder
 
 

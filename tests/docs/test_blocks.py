@@ -1,12 +1,16 @@
 """Every code block of README, CONTRIBUTING and the site is run, in a small form."""
 
+import functools
 import importlib.util
 import re
 import tomllib
+from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+import pcd_hub
 from pcd_hub.errors import ConfigError
 from tests.docs.blocks import PAGES, Block, blocks_of, parse
 from tests.docs.commands import run_block, small_options
@@ -30,6 +34,7 @@ def run(block: Block, names: dict, hub) -> None:
             run_block(block.code, replace, only_read=block.page.startswith("recipes/"))
         case "yaml":
             assert yaml.safe_load(block.code)
+            write_named(block.code)
         case "toml":
             assert tomllib.loads(block.code)
         case language:
@@ -42,12 +47,42 @@ def test_the_blocks_of_a_page_run_in_order(page, reader, readers_hub):
     for block in blocks_of(page):
         if not block.not_run and not missing(block):
             run(block, reader, readers_hub)
+            if page.startswith("docs/use_it_in/"):
+                check_models(block, reader)
+
+
+def check_models(block: Block, names: dict) -> None:
+    """Check that every model that a page names holds the kernels of the weight.
+
+    A few steps of training change them by less than a tenth, a random start by more than all.
+    """
+    kernels = [value for value in weight_tensors() if value.ndim == 4]
+    for name, model in names.items():
+        if isinstance(model, torch.nn.Module):
+            own = [value.float() for value in model.state_dict().values()]
+            for kernel in kernels:
+                assert any(
+                    kernel.shape == value.shape and (value - kernel).norm() < kernel.norm() / 10
+                    for value in own
+                ), f"{block.page}:{block.line}: {name} does not hold the weight"
+
+
+@functools.cache
+def weight_tensors() -> list[torch.Tensor]:
+    return list(pcd_hub.create_model("resnet18.pcd").state_dict().values())
+
+
+def write_named(code: str) -> None:
+    """Write a block whose first line is ``# NAME.yaml`` to the reader's folder."""
+    if name := re.match(r"# (\w+\.yaml)\n", code):
+        Path(name[1]).write_text(code)
 
 
 def missing(block: Block) -> list[str]:
     """Return the packages that a block needs and that are not here."""
     words = set(re.findall(r"\w+", re.sub(r"#.*", "", block.code)))
     packages = {"segmentation_models_pytorch", "transformers"}
+    packages |= {"kornia", "lightning", "torchgeo", "ultralytics"}
     needed = words & packages if block.language == "python" else set()
     needed |= {"tifffile"} & set(re.findall(r"\w+", block.given))
     if words & {"onnx", "onnxruntime"}:

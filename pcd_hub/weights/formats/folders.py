@@ -56,6 +56,7 @@ processor = AutoImageProcessor.from_pretrained("{place}")""",
         **options,
         "downsample_in_first_stage": False,
         "downsample_in_bottleneck": False,
+        "dtype": "float32",  # transformers 5 would take that of the stored kernels
     }
     write_json(folder / CONFIG_FILE, config)
     write_json(folder / "preprocessor_config.json", processor)
