@@ -257,7 +257,7 @@ def random_teacher(name: str, teacher: str, out: Path) -> str:
     arch = name.removeprefix("random").strip() or load_teacher(teacher).facts.architecture
     folder = out / f"random_{arch}"
     torch.manual_seed(0)
-    save_for_hf(timm.create_model(arch), folder, safe_serialization=True)
+    save_for_hf(timm.create_model(arch), str(folder), safe_serialization=True)
     return f"local-dir:{folder}"
 
 
