@@ -1,9 +1,14 @@
 import json
 
+import numpy as np
 import pytest
+import timm
+import torch
 from torch import nn
 
+from pcd_hub.data.sources.open import open_source
 from pcd_hub.errors import ConfigError, TeacherError
+from pcd_hub.models.teacher_folder import save_teacher
 from pcd_hub.models.teacher_sources import memory
 from pcd_hub.models.teacher_sources.choice import Choice
 from pcd_hub.models.teacher_sources.module import teacher_from_module
@@ -92,6 +97,31 @@ def test_warnings_are_logged_once_and_recorded(tiny, tmp_path, caplog):
     assert "as random weights do" in untrained
     for warning in recorded:
         assert caplog.text.count(warning) == 1
+
+
+def test_a_normalisation_that_the_teacher_was_not_trained_with_is_named(tiny, tmp_path, caplog):
+    """Its batch norms have seen the scenes with mean and std 0.5."""
+    scenes = open_source("scenes:64")
+    images = torch.stack([torch.from_numpy(np.array(scenes[row])) for row in range(64)])
+    backbone = timm.create_model("test_resnet", num_classes=0)
+    for norm in (m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.momentum = None  # the mean over all batches
+    with torch.no_grad():
+        backbone((images.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5)
+    facts = {"architecture": "test_resnet", "license": "mit", "mean": [0.5] * 3, "std": [0.5] * 3}
+    save_teacher(tmp_path / "teacher", backbone.state_dict(), None, facts)
+    arguments = [f"--teacher.source=local-dir:{tmp_path / 'teacher'}", *tiny[1:], "--run.no-store"]
+    run([*arguments, "--run.max-steps=1"], tmp_path / "right")
+    assert "do not fit the teacher" not in caplog.text
+    wrong = ["--teacher.mean", "0", "0", "0", "--teacher.std", "1", "1", "1"]
+    folder = run([*arguments, *wrong, "--run.max-steps=1"], tmp_path / "wrong")
+    (named,) = [
+        warning
+        for warning in json.loads((folder / "record.json").read_text())["teacher"]["warnings"]
+        if "do not fit the teacher" in warning
+    ]
+    assert "with --teacher.mean 0.5 0.5 0.5 --teacher.std 0.5 0.5 0.5; try these" in named
+    assert caplog.text.count(named) == 1
 
 
 def test_mean_and_std_of_the_command_line_are_used_and_recorded(tiny, tmp_path):
