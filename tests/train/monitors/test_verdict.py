@@ -90,6 +90,13 @@ def test_a_run_without_a_sign_of_learning_is_flat_after_a_third():
     assert "no sign of learning after 360 of 1200 steps" in verdict.words
 
 
+def test_a_run_whose_loss_allows_no_retrieval_is_not_called_flat():
+    run = lines(400)
+    for line in run:
+        del line["pixel_top1"]
+    assert judge(run, total_steps=1200).kind == "too early"
+
+
 def test_a_short_run_is_not_called_flat():
     assert judge(lines(299), total_steps=300).kind == "too early"
 
