@@ -52,13 +52,18 @@ def bar_style() -> dict[str, Any]:
     return {"file": _Lines(), "mininterval": 10, "miniters": 1, "ncols": 120, "ascii": True}
 
 
+_CURSOR_UP = "\x1b[A"
+"""Sent by tqdm after each state of a second bar."""
+
+
 class _Lines(io.TextIOBase):
     """Stream that writes each new state of the bar to standard error on a new line."""
 
     _last = ""
 
     def write(self, text: str, /) -> int:
-        if (line := text.strip()) and line != self._last:
+        line = text.replace(_CURSOR_UP, "").strip()
+        if line and line != self._last:
             sys.stderr.write(f"{line}\n")
             self._last = line
         return len(text)

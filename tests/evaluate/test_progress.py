@@ -34,6 +34,16 @@ def test_a_log_file_gets_a_line_now_and_then(monkeypatch, seconds):
     assert not any("\r" in line for line in lines)
 
 
+def test_a_log_file_gets_no_cursor_movements_of_a_second_bar(monkeypatch, seconds):
+    stderr = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stderr)
+    for _ in progress(range(2), "first", total=2):
+        for _ in progress(range(5), "second", total=5):
+            seconds[0] += 6
+    assert "second: " in stderr.getvalue()
+    assert "\x1b" not in stderr.getvalue()
+
+
 def test_what_is_soon_done_is_not_worth_a_line(monkeypatch, seconds):
     assert shown(monkeypatch, seconds, io.StringIO(), each=1.5) == ""
 

@@ -22,6 +22,11 @@ _TITLES = {
     "pixel_rank": "Effective rank of the student's pixels",
     "pixel_cosine": "Mean cosine of the student's pixels",
     "key_cosine": "Mean cosine of the batch's keys",
+    "pixel_chance": "Teacher's pixel is the nearest, share by a guess",
+    "teacher_rank": "Effective rank of the teacher's pixels",
+    "teacher_cosine": "Mean cosine of the teacher's vectors of different images",
+    "teacher_views": "Teacher matches the two views, share of the images",
+    "gradient_norm": "Norm of the gradient",
 }
 """Titles of the known metrics, in the order of the page; others follow under their names."""
 _WITH_START = {MEAN_IOU, "held_out_cka", "held_out_retrieval"}

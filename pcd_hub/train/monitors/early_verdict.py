@@ -61,6 +61,8 @@ class EarlyVerdict:
         self._lines.append({"step": step, **metrics})
         outcome = held_out.compare().outcome if held_out else ""
         verdict = judge(self._lines, total_steps=self._total_steps, held_out=outcome)
+        if verdict.kind == "too early" and self.verdict and self.verdict.is_bad:
+            verdict = self.verdict  # only a sign of learning takes a fault back
         share = (step + 1) / self._total_steps
         due = [each for each in EARLY_SHARES if self._logged_share < each <= share]
         changed = self.verdict is None or verdict[::2] != self.verdict[::2]  # kind and cause

@@ -42,6 +42,18 @@ def test_a_fault_is_a_warning_at_once_and_a_resumed_run_knows_its_lines(tmp_path
     assert text.startswith("step 3 of 200: flat: the key queue received no new keys")
 
 
+def test_a_fault_is_not_taken_back_without_a_sign_of_learning(tmp_path, logged):
+    early = EarlyVerdict(tmp_path / "metrics.jsonl", total_steps=200)
+    faulty = lines(10, gradient_norm=0.001)
+    healthy = lines(80)[10:]
+    for line in [*faulty, *healthy]:
+        early.add(int(line["step"]), line)
+    assert {text.split(":")[1] for _, text in logged()} == {" flat"}
+    for line in lines(120, pixel_top1=0.5)[80:]:
+        early.add(int(line["step"]), line)
+    assert early.history[-1]["kind"] == "learning"
+
+
 def test_a_resumed_run_keeps_what_was_logged_and_repeats_nothing(tmp_path, logged):
     early = EarlyVerdict(tmp_path / "metrics.jsonl", total_steps=200)
     known = lines(30)
