@@ -34,8 +34,8 @@ from pcd_hub.weights.shipped import FOLDER as SHIPPED
 
 SHARE = 0.1
 """Share of a broken run's steps in which its fault must be named."""
-STEPS = 120
-"""Steps of a run; runs of fewer than 100 are never called flat."""
+STEPS = 320
+"""Steps of a run; runs of fewer than 300 are never called flat."""
 _BASE = (
     "--teacher.image-size=128",
     "--data.image-size=64",
@@ -219,7 +219,7 @@ def train_one(run: Run, arguments: list[str], *, steps: int) -> dict[str, Any]:
 
 def is_verdict(message: str) -> bool:
     """Return whether a message is an early verdict."""
-    return bool(re.match(r"step \d+ of \d+: ", message))
+    return bool(re.match(r"(warning: )?step \d+ of \d+, \S+: \D", message))
 
 
 def is_alarm(warning: str) -> bool:

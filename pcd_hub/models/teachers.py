@@ -72,6 +72,8 @@ class Teacher(nn.Module):
         """The same teacher for images of other sizes, by :func:`_size_key`."""
         self.warnings: tuple[str, ...] = ()
         """What may be wrong with it or with its images, each in one line."""
+        self.faults: tuple[str, ...] = ()
+        """Those of the warnings that make its feature maps wrong."""
         self._compute: Callable[[Tensor], Tensor] = self._feature_map
         self._recall: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor] | None = None
         """Returns the map that an equal teacher has computed for the same images."""

@@ -32,15 +32,19 @@ class Situation:
     """Trained on generated scenes."""
     teacher: str
     starts_from_weights: bool
+    fault: str = ""
+    """Remedy of the last early verdict, if it is bad."""
 
 
 def next_steps(facts: Situation) -> list[str]:
     """Return what to try next, as Markdown, the most useful first."""
+    fault = [facts.fault] if facts.fault else []
     if facts.on_scenes:
         return [
+            *fault,
             "This run used generated scenes: `pcd-hub distill DIR` uses your own images.",
         ]
-    return [*_by_outcome(facts), *_by_images(facts), *_by_models(facts)]
+    return [*(fault or _by_outcome(facts)), *_by_images(facts), *_by_models(facts)]
 
 
 def _by_outcome(facts: Situation) -> Iterator[str]:

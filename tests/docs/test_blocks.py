@@ -99,6 +99,8 @@ def test_blocks_that_are_not_run_have_a_reason_and_are_few():
         if block.not_run
     ]
     assert found == [
+        ("docs/how-to/benchmark.md", "pcd-hub", "downloads 1.5 GB"),
+        ("docs/how-to/benchmark.md", "pcd-hub", "downloads 94 MB"),
         ("docs/releasing.md", "python", "installs a wheel into an environment of its own"),
         ("docs/releasing.md", "sigstore", "needs the network and an identity"),
         ("docs/releasing.md", "sigstore", "needs a signed release"),

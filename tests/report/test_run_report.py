@@ -128,9 +128,17 @@ def test_a_good_run_only_needs_labels():
         ({"teacher": "quickstart"}, "`pcd-hub teachers` lists"),
         ({"starts_from_weights": False}, "`--student.weights pretrained`"),
         ({"on_scenes": True}, "`pcd-hub distill DIR` uses your own images"),
+        ({"fault": "Lower the learning rate."}, "Lower the learning rate."),
     ],
 )
 def test_each_rule_gives_its_advice(change, advice):
     found = next_steps(dataclasses.replace(SITUATION, **change))
     assert any(advice in line for line in found)
     assert not any(advice in line for line in next_steps(SITUATION))
+
+
+def test_a_fault_of_the_run_takes_the_place_of_more_training():
+    facts = dataclasses.replace(SITUATION, outcome="within noise", fault="Check the teacher.")
+    found = next_steps(facts)
+    assert found[0] == "Check the teacher."
+    assert not any("train for longer" in line for line in found)

@@ -3,7 +3,7 @@
 import pytest
 
 import check_verdict
-from check_verdict import Run, broken_runs, good_runs, is_alarm
+from check_verdict import Run, broken_runs, good_runs, is_alarm, is_verdict
 
 
 def test_the_runs_are_named_apart_and_as_many_as_the_goals_ask_for():
@@ -16,10 +16,11 @@ def test_the_runs_are_named_apart_and_as_many_as_the_goals_ask_for():
 
 
 def test_an_alarm_is_a_verdict_or_a_normalisation_that_does_not_fit():
-    assert is_alarm("step 3 of 120: flat: no sign of learning")
+    assert is_alarm("warning: step 3 of 120, resnet18: flat: no sign of learning")
     assert is_alarm(
         "local-dir:teacher: mean (0, 0, 0) and std (1, 1, 1) do not fit the teacher: ..."
     )
+    assert not is_verdict("step 3 of 120, resnet18: 3 images/s")
     assert not is_alarm("local-dir:teacher: the teacher gets images of 32 px, a 1 x 1 feature map")
 
 

@@ -85,7 +85,7 @@ def test_a_run_writes_record_export_metrics_and_pictures(tiny, tmp_path, capsys,
     assert "distilled student** (this weight)" in (folder / "export" / "README.md").read_text()
 
     first = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
-    seen = {"pixel_rank", "pixel_cosine", "pixel_cka", "pixel_views", "pixel_top1", "pixel_chance"}
+    seen = {"pixel_rank", "pixel_cosine", "pixel_cka", "pixel_top1", "pixel_chance"}
     seen |= {"teacher_rank", "teacher_cosine", "teacher_views", "key_cosine", "gradient_norm"}
     assert set(first) == {"step", "loss", "lr", "images_per_s", "data_wait", *seen}
     assert first["lr"] > 0

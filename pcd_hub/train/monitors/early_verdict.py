@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,26 @@ class EarlyVerdict:
     Args:
         metrics: ``metrics.jsonl`` of the run, which a resumed run continues.
         total_steps: Steps of the run.
+        student: Name of the student in the log.
+        teacher_faults: What makes the teacher's feature maps wrong.
     """
 
-    def __init__(self, metrics: Path, *, total_steps: int) -> None:
+    def __init__(
+        self,
+        metrics: Path,
+        *,
+        total_steps: int,
+        student: str = "student",
+        teacher_faults: Sequence[str] = (),
+    ) -> None:
         self.verdict: Verdict | None = None
         """The last one that was logged."""
         self.history: list[dict[str, Any]] = []
-        """All that were logged: step, the verdict's fields, and whether it is bad."""
+        """All that were logged: steps done, the verdict's fields, and whether it is bad."""
         self._metrics = metrics
         self._total_steps = total_steps
+        self._student = student
+        self._teacher_faults = teacher_faults
         self._lines: list[Mapping[str, float]] | None = None
         self._logged_share = 0.0
 
@@ -60,7 +71,12 @@ class EarlyVerdict:
             self._lines = _read_before(self._metrics, step)
         self._lines.append({"step": step, **metrics})
         outcome = held_out.compare().outcome if held_out else ""
-        verdict = judge(self._lines, total_steps=self._total_steps, held_out=outcome)
+        verdict = judge(
+            self._lines,
+            total_steps=self._total_steps,
+            held_out=outcome,
+            teacher_faults=self._teacher_faults,
+        )
         if verdict.kind == "too early" and self.verdict and self.verdict.is_bad:
             verdict = self.verdict  # only a sign of learning takes a fault back
         share = (step + 1) / self._total_steps
@@ -69,9 +85,13 @@ class EarlyVerdict:
         if due or (changed and (verdict.is_bad or self._logged_share)):
             self._logged_share = max(share, EARLY_SHARES[0])
             self.verdict = verdict
-            self.history.append({"step": step, **verdict._asdict(), "is_bad": verdict.is_bad})
-            level = logging.WARNING if verdict.is_bad else logging.INFO
-            log.log(level, "step %d of %d: %s", step, self._total_steps, verdict)
+            self.history.append({"step": step + 1, **verdict._asdict(), "is_bad": verdict.is_bad})
+            log.log(
+                logging.WARNING if verdict.is_bad else logging.INFO,
+                "%sstep %d of %d, %s: %s",
+                "warning: " if verdict.is_bad else "",
+                *(step + 1, self._total_steps, self._student, verdict),
+            )
         return {name: value for name, value in metrics.items() if name not in _OF_THIS_PROCESS}
 
     def state_dict(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from pcd_hub.method.metrics import (
 )
 from pcd_hub.method.queue import KeyQueue
 from pcd_hub.train.distillation.state import Distillation
+from pcd_hub.train.monitors.early_verdict import EarlyVerdict
 
 MAX_VECTORS = 256
 """Vectors of each metric; their time does not depend on the size of the batch."""
@@ -164,6 +165,16 @@ def feature_monitor(d: Distillation) -> FeatureMonitor:
         crossed=crossed,
         comparable=d.config.method.loss != "similarity_kl",
         expected_targets=expected_targets,
+    )
+
+
+def new_verdict(d: Distillation) -> EarlyVerdict:
+    """Return the early verdict of a distillation, which has said nothing yet."""
+    return EarlyVerdict(
+        d.folder.path / "metrics.jsonl",
+        total_steps=d.plan.total_steps,
+        student=d.config.student.arch,
+        teacher_faults=d.teacher.faults,
     )
 
 

@@ -10,7 +10,9 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-Kind = Literal["learning", "flat", "collapsing", "worse than its start", "too early"]
+Kind = Literal[
+    "learning", "wrong teacher", "flat", "collapsing", "worse than its start", "too early"
+]
 Line = Mapping[str, float]
 """``step`` and the metrics of one measurement, as in ``metrics.jsonl``."""
 
@@ -75,16 +77,25 @@ class Verdict(NamedTuple):
         return f"{self.kind}: {self.words}{cause}{remedy}"
 
 
-def judge(lines: Sequence[Line], *, total_steps: int, held_out: str = "") -> Verdict:
+def judge(
+    lines: Sequence[Line],
+    *,
+    total_steps: int,
+    held_out: str = "",
+    teacher_faults: Sequence[str] = (),
+) -> Verdict:
     """Judge a run by its measurements; the first rule that holds decides.
 
     Args:
         lines: All measurements so far, oldest first.
         total_steps: Steps of the whole run.
         held_out: Outcome of comparing the student with its start on held-out images, if any.
+        teacher_faults: What makes the teacher's feature maps wrong, found before the first step.
     """
     for verdict in _faults(lines, total_steps):
         return verdict
+    for fault in teacher_faults:
+        return Verdict("wrong teacher", fault)
     done = lines[-1]["step"] + 1 if lines else 0
     if held_out == "worse" and done >= EARLY_SHARES[-1] * total_steps:
         return Verdict(

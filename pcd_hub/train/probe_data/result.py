@@ -34,6 +34,11 @@ def probe_measurement(d: Distillation, scores: ProbeScores, *, command: str) -> 
             means[model.name] = scores.score(model)["mean_iou"] if mean is None else mean
         except StudentError as error:  # a teacher that takes one size of images only
             log.info("no mean IoU of the %s on the labelled images: %s", model.name, error)
+    log.info(
+        "mean IoU on %d labelled images: %s",
+        len(probe.test),
+        ", ".join(f"{name} {mean:.1f} %" for name, mean in means.items()),
+    )
     table = Measurement(
         task="linear segmentation probe",
         dataset=probe.test.name,

@@ -57,6 +57,7 @@ def own_teacher(given: Teacher) -> Teacher:
     head = given.head if isinstance(given.head, nn.Sequential) else None
     own = Teacher(given.grid, head, given.facts)
     own.training_size, own.warnings = given.training_size, given.warnings
+    own.faults = given.faults
     return own
 
 

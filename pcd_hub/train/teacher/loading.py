@@ -91,10 +91,11 @@ def load_teacher(
         )
         _warn(teacher, too_large)
     if accelerator.is_main_process:
-        untrained = untrained_warning(teacher)
-        _warn(teacher, untrained)
-        if bands == RGB and not untrained:
-            _check_normalisation(teacher, source, config.data.image_size)
+        fault = untrained_warning(teacher)
+        if bands == RGB and not fault:
+            fault = _wrong_normalisation(teacher, source, config.data.image_size)
+        _warn(teacher, fault)
+        teacher.faults = (fault,) if fault else ()
     if config.teacher.fold_batch_norms:
         teacher.fold_batch_norms(teacher.input_size or config.data.image_size)
     _check_locations(config, *teacher.grid_size(config.data.image_size), "--data.image-size")
@@ -108,20 +109,19 @@ def load_teacher(
     return teacher
 
 
-def _check_normalisation(
+def _wrong_normalisation(
     teacher: Teacher, source: ImageSource | ImageStream, image_size: ImageSize
-) -> None:
-    """Warn if images of the run show that the teacher's normalisation is wrong."""
+) -> str:
+    """Return a warning if images of the run show that the teacher's normalisation is wrong."""
     if isinstance(source, ImageStream):
-        return
+        return ""
     height, width = height_width(teacher.input_size or image_size)
     crop = CentreCrop(height=height, width=width)
     crops = []
     for place in np.linspace(0, len(source) - 1, min(len(source), _NORMALISATION_IMAGES)):
         with contextlib.suppress(BrokenImageError):  # reported where all images are read
             crops.append(source.read(int(place), crop))
-    if crops:
-        _warn(teacher, normalisation_fit_warning(teacher, torch.stack(crops) / 255))
+    return normalisation_fit_warning(teacher, torch.stack(crops) / 255) if crops else ""
 
 
 def _warn(teacher: Teacher, warning: str) -> None:

@@ -27,9 +27,9 @@ def test_it_is_logged_at_5_and_10_percent_and_when_it_changes(tmp_path, logged):
     for line in [*lines(30), *lines(60, pixel_top1=0.5)[30:]]:
         early.add(int(line["step"]), line)
     said = [text.split(":")[0] + text.split(":")[1] for _, text in logged()]
-    assert said[:2] == ["step 9 of 200 too early", "step 19 of 200 too early"]
+    assert said[:2] == ["step 10 of 200, student too early", "step 20 of 200, student too early"]
     assert len(said) == 3
-    assert "of 200 learning" in said[2]
+    assert "of 200, student learning" in said[2]
 
 
 def test_a_fault_is_a_warning_at_once_and_a_resumed_run_knows_its_lines(tmp_path, logged):
@@ -39,7 +39,9 @@ def test_a_fault_is_a_warning_at_once_and_a_resumed_run_knows_its_lines(tmp_path
     EarlyVerdict(file, total_steps=200).add(3, {"new_keys": 0.0})
     ((level, text),) = logged()
     assert level == "WARNING"
-    assert text.startswith("step 3 of 200: flat: the key queue received no new keys")
+    assert text.startswith(
+        "warning: step 4 of 200, student: flat: the key queue received no new keys"
+    )
 
 
 def test_a_fault_is_not_taken_back_without_a_sign_of_learning(tmp_path, logged):
@@ -48,7 +50,7 @@ def test_a_fault_is_not_taken_back_without_a_sign_of_learning(tmp_path, logged):
     healthy = lines(80)[10:]
     for line in [*faulty, *healthy]:
         early.add(int(line["step"]), line)
-    assert {text.split(":")[1] for _, text in logged()} == {" flat"}
+    assert {text.split(":")[2] for _, text in logged()} == {" flat"}
     for line in lines(120, pixel_top1=0.5)[80:]:
         early.add(int(line["step"]), line)
     assert early.history[-1]["kind"] == "learning"
@@ -59,7 +61,7 @@ def test_a_resumed_run_keeps_what_was_logged_and_repeats_nothing(tmp_path, logge
     known = lines(30)
     for line in known:
         early.add(int(line["step"]), line)
-    assert [one["step"] for one in early.history] == [9, 19]
+    assert [one["step"] for one in early.history] == [10, 20]
     assert early.history[0]["kind"] == "too early"
     assert early.history[0]["is_bad"] is False
     again = EarlyVerdict(tmp_path / "metrics.jsonl", total_steps=200)
@@ -129,7 +131,7 @@ def test_the_targets_are_those_of_the_teacher(tiny, tmp_path, options, monkeypat
 def test_targets_of_other_images_are_named_in_the_first_step(tiny, tmp_path, monkeypatch, logged):
     monkeypatch.setattr(distill, "pair_views", lambda target, config: -target)
     distill.main([*tiny, f"--run.output-dir={tmp_path / 'run'}", "--run.no-store"])
-    level, text = next(each for each in logged() if "step 0 of" in each[1])
+    level, text = next(each for each in logged() if "step 1 of" in each[1])
     assert level == "WARNING"
     assert "the targets are not the teacher's feature maps of the same images" in text
 
@@ -141,8 +143,12 @@ def test_a_queue_that_receives_no_keys_is_named(tiny, tmp_path, monkeypatch, log
     assert any("the key queue received no new keys" in text for text in said)
     assert any("likely cause: the teacher has random weights" in text for text in said), "it has"
     record = json.loads((tmp_path / "run" / "record.json").read_text())
-    told = [f"step {one['step']} of 6: {one['kind']}: {one['words']}" for one in record["verdicts"]]
-    assert told == [text.partition("; likely")[0] for text in said if text.startswith("step ")]
+    told = [
+        f"step {one['step']} of 6, test_resnet: {one['kind']}: {one['words']}"
+        for one in record["verdicts"]
+    ]
+    verdicts = [text.removeprefix("warning: ") for text in said]
+    assert told == [text.partition("; likely")[0] for text in verdicts if "of 6, test_" in text]
     report = (tmp_path / "run" / "report.md").read_text()
     assert "the last early verdict, at step" in report
     assert "## Early verdict" in report
