@@ -59,6 +59,11 @@ class LoggedVerdict:
         return cls(step=step, is_bad=raw.get("is_bad") is True, **texts)
 
 
+def last_fault(verdicts: Sequence[LoggedVerdict]) -> LoggedVerdict | None:
+    """Return the last verdict if it is bad; None otherwise."""
+    return verdicts[-1] if verdicts and verdicts[-1].is_bad else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
     """A picture that is a grid of equally large parts."""
@@ -139,9 +144,9 @@ class RunReport:
     @property
     def alarm(self) -> str:
         """One sentence: the last early verdict, if it is bad; otherwise empty."""
-        if not self.early_verdicts or not self.early_verdicts[-1].is_bad:
+        last = last_fault(self.early_verdicts)
+        if last is None:
             return ""
-        last = self.early_verdicts[-1]
         cause = f"; likely cause: {last.cause}" if last.cause else ""
         remedy = f"; {last.remedy}" if last.remedy else ""
         return (

@@ -47,7 +47,7 @@ from pcd_hub.train.distillation.resident import read_resident
 from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.train.held_out.open import open_held_out, read_held_out
 from pcd_hub.train.launch import finish, start_accelerator
-from pcd_hub.train.monitors.features import feature_monitor, new_verdict
+from pcd_hub.train.monitors.features import feature_monitor
 from pcd_hub.train.monitors.logged import logged_warnings
 from pcd_hub.train.optimizers import (
     build_optimizer,
@@ -135,7 +135,7 @@ def train_student(d: Distillation) -> Training:
     accelerator, config, plan, end = d.accelerator, d.config, d.plan, d.end
     early = early_views(config.data, total_steps=plan.total_steps)
     wrapped, optimizer = wrap(d)
-    verdict = d.early_verdict = new_verdict(d)
+    verdict = d.begin_verdict()
     run = TrainingRun(
         accelerator=accelerator,
         folder=d.folder,

@@ -12,7 +12,7 @@ from pcd_hub.report.advice import Situation, next_steps
 from pcd_hub.report.page.curves import find_curves
 from pcd_hub.report.page.run_folder import Line, RunFiles, read_run
 from pcd_hub.report.page.timing import split_time
-from pcd_hub.report.run_report import LoggedVerdict, RunReport, Sheet, as_sentence
+from pcd_hub.report.run_report import LoggedVerdict, RunReport, Sheet, as_sentence, last_fault
 from pcd_hub.weights.catalogue import finished_export
 from pcd_hub.weights.record import WeightRecord
 
@@ -56,7 +56,7 @@ def build_report(files: RunFiles) -> RunReport:
         load=_load(folder),
         what=_what(record),
         verdict=verdict(record, run=str(folder)),
-        early_verdicts=tuple(filter(None, map(LoggedVerdict.from_json, record.verdicts))),
+        early_verdicts=_early_verdicts(record),
         measurements=record.measurements(),
         summary=_summary(record),
         settings=files.decisions,
@@ -222,16 +222,18 @@ def _situation(files: RunFiles) -> Situation:
         on_scenes=all(source.startswith("scenes:") for source in record.sources),
         teacher=str(record.teacher["source"]),
         starts_from_weights=bool(record.start),
-        fault=_last_fault(record),
+        fault=_remedy(last_fault(_early_verdicts(record))),
     )
 
 
-def _last_fault(record: WeightRecord) -> str:
-    """Return the remedy of the last early verdict if it is bad; otherwise empty."""
-    last = LoggedVerdict.from_json(record.verdicts[-1]) if record.verdicts else None
-    if last is None or not last.is_bad:
+def _early_verdicts(record: WeightRecord) -> tuple[LoggedVerdict, ...]:
+    return tuple(filter(None, map(LoggedVerdict.from_json, record.verdicts)))
+
+
+def _remedy(fault: LoggedVerdict | None) -> str:
+    if fault is None:
         return ""
-    return as_sentence(f'the last early verdict was "{last.kind}": {last.remedy or last.words}')
+    return as_sentence(f'the last early verdict was "{fault.kind}": {fault.remedy or fault.words}')
 
 
 def _share_of_copies(survey: Survey) -> float:

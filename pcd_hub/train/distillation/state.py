@@ -93,6 +93,16 @@ class Distillation:
         """Length of the run, which held-out images may shorten."""
         return EarlyEnd(self.plan.total_steps) if self.held_out is None else self.held_out.end
 
+    def begin_verdict(self) -> EarlyVerdict:
+        """Begin the early verdict of the run, which has said nothing yet."""
+        self.early_verdict = EarlyVerdict(
+            self.folder.path / "metrics.jsonl",
+            total_steps=self.plan.total_steps,
+            student=self.config.student.arch,
+            teacher_faults=self.teacher.faults,
+        )
+        return self.early_verdict
+
     @property
     def start_label(self) -> str:
         """Name of ``start`` in tables: "random start", or "start (resnet18.a1_in1k)"."""

@@ -5,7 +5,7 @@ import logging
 from typing import Any
 
 from pcd_hub.train.held_out.held_out import HeldOut
-from pcd_hub.train.students.compared import SUBJECT
+from pcd_hub.train.results.compared import SUBJECT
 from pcd_hub.weights.record import Measurement
 
 log = logging.getLogger("pcd_hub")

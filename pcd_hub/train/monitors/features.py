@@ -19,8 +19,8 @@ from pcd_hub.method.metrics import (
     retrieval_top1,
 )
 from pcd_hub.method.queue import KeyQueue
+from pcd_hub.train.batches import pair_views
 from pcd_hub.train.distillation.state import Distillation
-from pcd_hub.train.monitors.early_verdict import EarlyVerdict
 
 MAX_VECTORS = 256
 """Vectors of each metric; their time does not depend on the size of the batch."""
@@ -149,32 +149,22 @@ class FeatureMonitor:
 
 def feature_monitor(d: Distillation) -> FeatureMonitor:
     """Return the monitor of a distillation."""
-    crossed = d.config.method.views == "cross"
+    views = d.config.method.views
 
     def expected_targets(batch: Batch) -> Tensor:
         with d.accelerator.autocast():
             targets = d.teacher(d.normalise.images(batch))
         if d.moments is not None:
             targets = d.moments.standardise(targets)
-        return targets.roll(len(targets) // 2, 0) if crossed else targets
+        return pair_views(targets, views)
 
     return FeatureMonitor(
         d.distiller,
         d.queue,
         own_keys=d.config.optim.global_batch_size,
-        crossed=crossed,
+        crossed=views == "cross",
         comparable=d.config.method.loss != "similarity_kl",
         expected_targets=expected_targets,
-    )
-
-
-def new_verdict(d: Distillation) -> EarlyVerdict:
-    """Return the early verdict of a distillation, which has said nothing yet."""
-    return EarlyVerdict(
-        d.folder.path / "metrics.jsonl",
-        total_steps=d.plan.total_steps,
-        student=d.config.student.arch,
-        teacher_faults=d.teacher.faults,
     )
 
 

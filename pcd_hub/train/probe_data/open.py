@@ -22,7 +22,7 @@ from pcd_hub.train.held_out.unchanged import unchanged
 from pcd_hub.train.labelled_splits import open_segmentation_splits
 from pcd_hub.train.launch import on_main_process
 from pcd_hub.train.probe_data.scores import LabelledImages, ProbeScores
-from pcd_hub.train.students.compared import student_model
+from pcd_hub.train.results.compared import student_model
 
 TRAINING: dict[str, Any] = {"steps": 100, "batch_size": 16, "in_memory": True}
 """A quarter of the steps of ``pcd-hub probe`` with half its batch, at the size of the images: on 64

@@ -8,7 +8,7 @@ from pcd_hub.errors import StudentError
 from pcd_hub.evaluate.segmentation_probe import PROTOCOL_VERSION
 from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.train.probe_data.scores import ProbeScores
-from pcd_hub.train.students.compared import SUBJECT, compared_models
+from pcd_hub.train.results.compared import SUBJECT, compared_models
 from pcd_hub.weights.record import Measurement
 
 log = logging.getLogger("pcd_hub")

@@ -22,9 +22,9 @@ from pcd_hub.train.configs.distill import DISTILL, DistillConfig
 from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.train.held_out.result import describe_held_out, held_out_measurements, warn_if_worse
 from pcd_hub.train.probe_data.result import probe_measurement
+from pcd_hub.train.results.compared import SUBJECT, compared_models
 from pcd_hub.train.results.pictures import draw_feature_maps, draw_own_images
 from pcd_hub.train.results.report import save_report
-from pcd_hub.train.students.compared import SUBJECT, compared_models
 from pcd_hub.weights import store
 from pcd_hub.weights.export import check_finite, export_weight
 from pcd_hub.weights.manifest import read_manifest, write_json
@@ -94,11 +94,10 @@ def export_student(d: Distillation, weight_name: str) -> Path:
             d.held_out,
             teacher=d.teacher.facts.source,
             image_size=format_size(d.config.data.image_size),
-            command=f"{recipe(d)}, with the configuration of the record",
+            command=command(d),
         )
     if d.probe_data is not None:
-        command = f"{recipe(d)}, with the configuration of the record"
-        metrics |= probe_measurement(d, d.probe_data, command=command)
+        metrics |= probe_measurement(d, d.probe_data, command=command(d))
     log.info("drawing the figures and exporting the weight")
     if d.bands.is_rgb:
         draw_feature_maps(d, pictures / "pca.png")
@@ -168,9 +167,14 @@ def probe(d: Distillation, picture: Path) -> dict[str, Any]:
             subject=SUBJECT,
             num_scenes=d.config.probe_scenes,
             picture=picture,
-            command=f"{recipe(d)}, with the configuration of the record",
+            command=command(d),
         )
     }
+
+
+def command(d: Distillation) -> str:
+    """Return how a measurement of the run is repeated."""
+    return f"{recipe(d)}, with the configuration of the record"
 
 
 def recipe(d: Distillation) -> str:

@@ -95,7 +95,7 @@ def load_teacher(
         if bands == RGB and not fault:
             fault = _wrong_normalisation(teacher, source, config.data.image_size)
         _warn(teacher, fault)
-        teacher.faults = (fault,) if fault else ()
+        teacher.faults = (fault,) if fault else teacher.faults
     if config.teacher.fold_batch_norms:
         teacher.fold_batch_norms(teacher.input_size or config.data.image_size)
     _check_locations(config, *teacher.grid_size(config.data.image_size), "--data.image-size")
