@@ -23,7 +23,7 @@ LATE_SHARE = 0.3
 must show none, and the last measurements none either. A ResNet-18 on photographs first found the
 teacher's pixels at step 40 of 200 and raised the average only at step 90."""
 LATE_STEPS = 300
-"""Steps before which no run is called flat, however short it is. Seven of 20 good runs had shown
+"""Steps before which no run is called flat, however short it is. Seven of 19 good runs had shown
 nothing after 100 steps of 16 images. Neither is a run without retrieval (``similarity_kl``), whose
 CKA had not risen after 300."""
 MIN_LINES = 3
