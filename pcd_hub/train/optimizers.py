@@ -1,6 +1,6 @@
 """Optimizers, the learning-rate schedule of pre-training, and the optimizer step."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.profiler import record_function
 
+from pcd_hub.method.muon import Muon
 from pcd_hub.method.optim import LARS, decay_groups
 from pcd_hub.method.schedule import scaled_lr, warmup_cosine
 from pcd_hub.train.configs.distill import DistillOptimConfig, OptimConfig, SpeedConfig
@@ -43,11 +44,32 @@ def drop_gradients(module: nn.Module) -> None:
 
 
 def build_optimizer(
-    module: nn.Module, optim: OptimConfig, speed: SpeedConfig
+    module: nn.Module, optim: OptimConfig, speed: SpeedConfig, *, heads: Sequence[nn.Module] = ()
 ) -> torch.optim.Optimizer:
-    """Build LARS or AdamW over all trainable parameters; the loop sets the learning rate."""
+    """Build an optimizer over all trainable parameters; the loop sets the learning rate.
+
+    Args:
+        module: The trained module.
+        optim: Name and weight decay.
+        speed: Whether to use foreach or fused kernels.
+        heads: Parts of the module whose weights Muon leaves to AdamW, as is usual for last layers.
+    """
     groups = decay_groups(module, weight_decay=optim.weight_decay)
     match optim.name:
+        case "muon":
+            in_heads = {id(weight) for head in heads for weight in head.parameters()}
+            return Muon(
+                [
+                    {
+                        **group,
+                        "params": [p for p in group["params"] if (id(p) in in_heads) == is_head],
+                        "matrices": not is_head,
+                    }
+                    for group in groups
+                    for is_head in (False, True)
+                ],
+                lr=0.0,
+            )
         case "lars":
             return LARS(groups, lr=0.0, foreach=speed.foreach)
         case "adamw":

@@ -34,6 +34,24 @@ def test_adamw_forgets_the_scale_of_gradients_sooner_than_by_default(foreach):
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
 
 
+def test_muon_leaves_the_heads_and_what_is_no_matrix_to_adamw():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 6, 1))
+    optim = OptimConfig(name="muon", weight_decay=0.3)
+    optimizer = build_optimizer(network, optim, SpeedConfig(), heads=[network[2]])
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1
+    for weight in network.parameters():
+        weight.grad = torch.randn_like(weight)
+    optimizer.step()
+    kinds = {name: set(optimizer.state[weight]) for name, weight in network.named_parameters()}
+    adamw = {"exp_avg", "exp_avg_sq", "step"}
+    assert kinds.pop("0.weight") == {"momentum_buffer"}
+    assert all(kind == adamw for kind in kinds.values())
+    assert kinds.keys() == {"0.bias", "1.weight", "1.bias", "2.weight", "2.bias"}
+    decays = [group["weight_decay"] for group in optimizer.param_groups]
+    assert decays == [0.3, 0.3, 0.0, 0.0]
+
+
 @pytest.mark.parametrize(("bound", "moved"), [(None, 5.0), (2.0, 2.0), (50.0, 5.0)])
 def test_a_step_is_taken_along_the_clipped_gradient(accelerator, bound, moved):
     layer = nn.Linear(2, 1, bias=False)
