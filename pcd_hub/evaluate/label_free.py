@@ -22,7 +22,7 @@ from pcd_hub.evaluate.feature_maps import (
 from pcd_hub.evaluate.models import EvaluatedModel
 from pcd_hub.evaluate.results import Evaluation, ModelScores, data_sha256
 from pcd_hub.method.metrics import ProgressWrapper, effective_rank, linear_cka, pixel_retrieval
-from pcd_hub.models.grid import Resample
+from pcd_hub.method.resampling import Resample
 from pcd_hub.models.teacher_loading import load_teacher
 
 PROTOCOL_VERSION = 1

@@ -1,4 +1,4 @@
-"""Running mean and variance of the teacher's channels, to standardise its feature maps."""
+"""Running mean and variance of the teacher's channels, to centre or standardise its maps."""
 
 import torch
 from jaxtyping import Float
@@ -11,13 +11,18 @@ class ChannelMoments(nn.Module):
     Batches are merged by count, mean and squared deviation (Chan, Golub, LeVeque 1979), which is
     accurate in float32, where sums of squares would cancel. Like ``KeyQueue``, it is a module only
     for its ``state_dict``: keep it outside the model that DistributedDataParallel wraps.
+
+    Args:
+        channels: Channels of the maps.
+        scales: Standardise to variance 1 as well, instead of centring alone.
     """
 
     merged: Float[Tensor, "3 c"]
     """Count, mean, and sum of squared deviations from the mean."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, scales: bool = True) -> None:
         super().__init__()
+        self.scales = scales
         self.register_buffer("merged", torch.zeros(3, channels))
 
     @staticmethod
@@ -39,11 +44,20 @@ class ChannelMoments(nn.Module):
             self.merged.copy_(torch.stack((total, new_mean, new_squares)))
 
     def standardise(self, pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Standardise each channel to mean 0 and variance 1 over all batches so far.
+        """Give each channel mean 0 and, if it scales, variance 1 over all batches so far.
 
         A constant channel becomes 0.
         """
         count, mean, squares = self.merged
-        variance = squares / count
-        scale = torch.where(variance > 1e-12, variance, 1).rsqrt()
-        return ((pixels.float() - mean[:, None, None]) * scale[:, None, None]).to(pixels.dtype)
+        centred = pixels.float() - mean[:, None, None]
+        if self.scales:
+            variance = squares / count
+            scale = torch.where(variance > 1e-12, variance, 1).rsqrt()
+            centred = centred * scale[:, None, None]
+        return centred.to(pixels.dtype)
+
+    def of_all(self, pixels: Float[Tensor, "b c h w"]) -> "ChannelMoments":
+        """Return moments of the same kind over these maps alone."""
+        own = ChannelMoments(pixels.shape[1], scales=self.scales).to(pixels.device)
+        own.add(self.of(pixels)[None])
+        return own

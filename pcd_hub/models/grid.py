@@ -1,10 +1,11 @@
 """Feature maps of timm CNNs and ViTs, and their resampling."""
 
+import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -36,9 +37,65 @@ class PixelGrid(nn.Module):
         """Return two black images."""
         return torch.zeros(2, self.in_chans, *height_width(image_size))
 
+    def forward(
+        self, images: Float[Tensor, "b bands height width"], num_maps: int = 1
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Return the last feature map, or the last ``num_maps`` ones, the last one first."""
+        if num_maps == 1:
+            return self._to_map(self.model.forward_features(images), images)  # pyright: ignore[reportCallIssue]
+        features, maps = self.model.forward_intermediates(images, indices=num_maps)  # pyright: ignore[reportCallIssue]
+        return self._to_map(features, images), *maps[-2::-1]
+
+
+class FinestMap(nn.Module):
+    """A student as ``images -> the finest of its last num_maps feature maps``.
+
+    Args:
+        student: The student.
+        num_maps: At least 1, its last feature map.
+        image_size: Size of the student's images.
+
+    Raises:
+        StudentError: If the student does not have as many, each finer than the next.
+    """
+
+    def __init__(self, student: PixelGrid, num_maps: int, *, image_size: ImageSize) -> None:
+        super().__init__()
+        self.student = student
+        self.num_maps = num_maps
+        self.in_chans = student.in_chans
+        self.num_channels = (student.num_channels,)
+        """Channels of each map, the last one first."""
+        if num_maps > 1:
+            self.num_channels = tuple(each.shape[1] for each in self._find_maps(image_size))
+
     def forward(self, images: Float[Tensor, "b bands height width"]) -> Float[Tensor, "b c h w"]:
-        features = self.model.forward_features(images)  # pyright: ignore[reportCallIssue]
-        return self._to_map(features, images)
+        maps = self.student(images, self.num_maps)
+        return maps if self.num_maps == 1 else maps[-1]
+
+    def _find_maps(self, image_size: ImageSize) -> tuple[Tensor, ...]:
+        name = architecture(self.student.model)
+        remedy = "use --method.feature-maps 1"
+        images = self.student.example(image_size).to(next(self.student.parameters()).device)
+        was_training = self.student.training
+        try:
+            with torch.no_grad():
+                maps = self.student.eval()(images, self.num_maps)
+        except Exception as error:
+            raise StudentError(
+                f"timm does not return the last {self.num_maps} feature maps of {name} "
+                f"({first_line(error)}); {remedy}"
+            ) from error
+        finally:
+            self.student.train(was_training)
+        sizes = [tuple(each.shape[2:]) for each in maps]
+        if any(math.prod(finer) <= math.prod(last) for last, finer in itertools.pairwise(sizes)):
+            found = ", ".join(f"{height} x {width}" for height, width in sizes)
+            raise StudentError(
+                f"the last {self.num_maps} feature maps of {name} have {found} locations: expected "
+                f"each to be finer than the one before it; {remedy}"
+            )
+        return maps
 
 
 def pixel_grid(
@@ -77,48 +134,6 @@ def pixel_grid(
     to_map = _layout(model, features, probe, name)
     num_channels = to_map(features, probe).shape[1]
     return PixelGrid(model, to_map, num_channels=num_channels, in_chans=in_chans)
-
-
-class Resample(nn.Module):
-    """Resample feature maps ``(B, C, h, w)``, preserving the mean of each channel.
-
-    The mean therefore still equals the output of the teacher's vector head
-    (``pcd_hub.to_pixel_head``), even if neither size divides the other. Along each axis, a new cell
-    is the mean over the area it covers: of the old cells if the new map is coarser, of their linear
-    interpolation if it is finer. The result is float32 (float64 for float64 input).
-
-    Args:
-        old: Height and width of the input.
-        new: Height and width of the output.
-    """
-
-    rows: Tensor
-    columns: Tensor
-
-    def __init__(self, old: tuple[int, int], new: tuple[int, int]) -> None:
-        super().__init__()
-        for name, before, after in zip(("rows", "columns"), old, new, strict=True):
-            self.register_buffer(name, _axis_weights(before, after), persistent=False)
-
-    def forward(self, pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c new_h new_w"]:
-        exact = torch.promote_types(pixels.dtype, torch.float32)
-        with torch.autocast(pixels.device.type, enabled=False):  # bfloat16 would change the mean
-            rows, columns = self.rows.to(exact), self.columns.to(exact)
-            return torch.einsum("yh, bchw, xw -> bcyx", rows, pixels.to(exact), columns)
-
-
-def _axis_weights(old: int, new: int) -> Float[Tensor, "new old"]:
-    """Return the weight of each old cell in each new cell; rows sum to 1, columns to new / old.
-
-    The weights are averaged on a fine grid of old * new points, in which both kinds of cells span
-    whole points. Interpolation needs twice as many, as its slope changes at the cells' centres.
-    """
-    cells = torch.eye(old, dtype=torch.float64)
-    if new <= old:
-        fine = cells.repeat_interleave(new, dim=0)
-    else:
-        fine = F.interpolate(cells[None], 2 * old * new, mode="linear")[0].T
-    return fine.unflatten(0, (new, -1)).mean(1)
 
 
 def architecture(model: nn.Module) -> str:

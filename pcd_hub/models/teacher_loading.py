@@ -123,7 +123,7 @@ def load_matched_teacher(
             number for the shorter side with the aspect ratio of the images, height and width, or
             ``"match"`` for the size at which its feature maps have the student's height and width,
             if there is one. Feature maps that still differ are resampled
-            (:class:`~pcd_hub.models.grid.Resample`).
+            (:class:`~pcd_hub.method.resampling.Resample`).
         keep_last_norm: See :func:`load_teacher`.
         adaptor: See :func:`load_teacher`.
         fold_batch_norms: Call :meth:`Teacher.fold_batch_norms`.

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from pcd_hub.errors import TeacherError
 from pcd_hub.image_size import ImageSize, format_size, height_width
 from pcd_hub.method.heads import commutes_with_mean, spatial_mean_error
+from pcd_hub.method.resampling import Resample
 from pcd_hub.models.folding import fold_batch_norms
-from pcd_hub.models.grid import PixelGrid, Resample
+from pcd_hub.models.grid import PixelGrid
 
 log = logging.getLogger("pcd_hub")
 
@@ -270,7 +271,7 @@ def grid_size(network: nn.Module, image_size: ImageSize) -> tuple[int, int]:
 
 
 def _in_chans(network: nn.Module) -> int:
-    return network.in_chans if isinstance(network, PixelGrid) else 3
+    return getattr(network, "in_chans", 3)
 
 
 def noise_images(teacher: Teacher, image_size: ImageSize) -> Float[Tensor, "2 3 height width"]:

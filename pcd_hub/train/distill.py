@@ -192,7 +192,8 @@ def train_student(d: Distillation) -> Training:
 
 def wrap(d: Distillation) -> tuple[nn.Module, Any]:
     """Build the optimizer, and wrap it and the networks with gradients for all processes."""
-    optimizer = build_optimizer(d.distiller, d.config.optim, d.config.speed)
+    heads = (d.distiller.head, d.distiller.finer_heads)
+    optimizer = build_optimizer(d.distiller, d.config.optim, d.config.speed, heads=heads)
     return d.accelerator.prepare(d.distiller, optimizer)
 
 
@@ -222,11 +223,11 @@ def training_step(
             with accelerator.autocast():
                 with record_function("teacher"):
                     target = d.targets(d.teacher, batch, images)
-                keys.append(target[: len(batch.views)].float().mean((2, 3)))
                 if d.moments is not None:
                     own = ChannelMoments.of(target)[None]
                     d.moments.add(accelerator.gather(own))  # pyright: ignore[reportArgumentType]
                     target = d.moments.standardise(target)
+                keys.append(target[: len(batch.views)].float().mean((2, 3)))
                 target = pair_views(target, d.config.method.views)
                 negatives = () if d.queue is None else (d.queue.keys,)
                 loss = distiller(d.normalise(images), target, *negatives) / len(batches)

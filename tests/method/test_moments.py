@@ -34,3 +34,12 @@ def test_moments_go_through_a_state_dict():
     one.add(ChannelMoments.of(torch.randn(2, 2, 3, 3))[None])
     other.load_state_dict(one.state_dict())
     assert torch.equal(one.merged, other.merged)
+
+
+def test_without_scaling_maps_are_centred_alone():
+    pixels = 3 + 2 * torch.randn(6, 4, 5, 5)
+    moments = ChannelMoments(4, scales=False).of_all(pixels)
+    centred = moments.standardise(pixels)
+    torch.testing.assert_close(centred, pixels - pixels.mean((0, 2, 3))[:, None, None])
+    assert not moments.of_all(pixels[:2]).scales
+    assert moments.standardise(pixels.bfloat16()).dtype == torch.bfloat16

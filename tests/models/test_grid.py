@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import timm
 import torch
@@ -6,7 +5,7 @@ from torch import nn
 
 from pcd_hub.errors import StudentError
 from pcd_hub.method.distiller import freeze_unused_parameters
-from pcd_hub.models.grid import Resample, pixel_grid
+from pcd_hub.models.grid import FinestMap, pixel_grid
 from tests.versions import has_efficientvim
 
 CASES = [
@@ -115,47 +114,6 @@ def test_tokens_that_fill_no_grid_of_the_images_aspect_are_refused():
         pixel_grid(Tokens(3, 3), image_size=(96, 160))
 
 
-COARSER = [(16, 7), (14, 7), (7, 6), (37, 16), (5, 1)]
-FINER = [(7, 14), (7, 16), (4, 7), (2, 3), (1, 3), (7, 7)]
-GRIDS = COARSER + FINER
-
-
-@pytest.mark.parametrize(("old", "new"), GRIDS)
-def test_resampling_keeps_the_mean_and_a_constant(old, new):
-    noise = torch.randn(2, 3, old, 5, dtype=torch.float64)
-    resampled = Resample((old, 5), (new, 8))(noise)
-    assert resampled.shape == (2, 3, new, 8)
-    torch.testing.assert_close(resampled.mean((2, 3)), noise.mean((2, 3)), rtol=1e-12, atol=1e-14)
-    ones = torch.ones_like(noise)
-    torch.testing.assert_close(Resample((old, 5), (new, 8))(ones), torch.ones_like(resampled))
-    assert resampled.max() <= noise.max(), "the weights are no less than 0"
-
-
-@pytest.mark.parametrize(("old", "new"), GRIDS)
-def test_a_cell_is_the_mean_over_its_exact_footprint(old, new):
-    """Against a written-out mean over many points of the function that the old cells describe."""
-    values, points = torch.randn(old, dtype=torch.float64).tolist(), 20_000
-    expected = []
-    for cell in range(new):
-        places = (cell + (np.arange(points) + 0.5) / points) * old / new
-        if new <= old:
-            expected.append(np.take(values, places.astype(int)).mean())
-        else:
-            expected.append(np.interp(places, np.arange(old) + 0.5, values).mean())
-    maps = torch.tensor(values, dtype=torch.float64).view(1, 1, 1, old)
-    resampled = Resample((1, old), (1, new))(maps).flatten().numpy()
-    np.testing.assert_allclose(resampled, expected, atol=2e-4)
-
-
-def test_resampling_under_autocast_keeps_the_mean_in_float32():
-    pixels = torch.randn(2, 3, 16, 16).bfloat16()
-    with torch.autocast("cpu", torch.bfloat16):
-        resampled = Resample((16, 16), (7, 7))(pixels)
-    assert resampled.dtype == torch.float32
-    exact = pixels.float().mean((2, 3))
-    torch.testing.assert_close(resampled.mean((2, 3)), exact, rtol=0, atol=1e-6)
-
-
 def test_the_models_mode_is_restored():
     model = timm.create_model("test_resnet", num_classes=0).train()
     pixel_grid(model)
@@ -202,3 +160,51 @@ def test_layers_behind_the_last_map_are_frozen_and_named():
     )
     assert all(p.grad is None for p in grid.parameters())
     assert grid.training
+
+
+@pytest.mark.parametrize(
+    ("arch", "channels"),
+    [
+        ("resnet18", (512, 256)),
+        ("mobilenetv4_conv_small", (960, 96)),
+        ("efficientnet_lite0", (1280, 112)),  # the last map is that after conv_head
+        ("convnext_atto", (320, 160)),
+        ("swin_tiny_patch4_window7_224", (768, 384)),
+    ],
+)
+def test_the_map_before_the_last_one_is_twice_as_fine(arch, channels):
+    grid = pixel_grid(timm.create_model(arch, num_classes=0), image_size=224)
+    finest = FinestMap(grid, 2, image_size=224)
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        last, finer = grid.eval()(images, 2)
+        assert torch.equal(last, grid(images))
+        assert torch.equal(finer, finest(images))
+    assert (last.shape[1], finer.shape[1]) == channels == finest.num_channels
+    assert (last.shape[2:], finer.shape[2:]) == ((7, 7), (14, 14))
+
+
+def test_one_map_is_the_last_one():
+    grid = pixel_grid(timm.create_model("test_vit", num_classes=0)).eval()
+    finest, images = FinestMap(grid, 1, image_size=160), torch.randn(2, 3, 160, 160)
+    assert finest.num_channels == (64,)
+    assert torch.equal(finest(images), grid(images))
+
+
+@pytest.mark.parametrize(
+    ("arch", "size", "num_maps", "message"),
+    [
+        ("test_vit", 160, 2, "have 10 x 10, 10 x 10 locations: expected each to be finer"),
+        ("resnet18", 64, 9, "timm does not return the last 9 feature maps of resnet18"),
+        ("resnet18", 32, 4, None),
+    ],
+)
+def test_a_student_without_finer_maps_is_refused(arch, size, num_maps, message):
+    grid = pixel_grid(timm.create_model(arch, num_classes=0), image_size=size)
+    if message is None:
+        assert FinestMap(grid, num_maps, image_size=size).num_channels == (512, 256, 128, 64)
+        return
+    with pytest.raises(StudentError, match=message) as caught:
+        FinestMap(grid, num_maps, image_size=size)
+    assert "--method.feature-maps 1" in str(caught.value)
+    assert grid.training, "the mode is restored"

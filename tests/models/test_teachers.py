@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pcd_hub.errors import TeacherError
+from pcd_hub.method.resampling import Resample
 from pcd_hub.models import checkpoints, teacher_loading, teachers
-from pcd_hub.models.grid import Resample
 from pcd_hub.models.layouts import LAYOUTS, layout_of
 from pcd_hub.models.teacher_folder import save_teacher
 from pcd_hub.models.teacher_loading import load_matched_teacher, load_teacher

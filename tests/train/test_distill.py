@@ -145,6 +145,34 @@ def test_the_queue_holds_the_pooled_teacher_vectors_of_the_first_view(tiny, tmp_
 
 
 @pytest.mark.usefixtures("no_pictures")
+def test_centred_targets_and_keys_have_no_part_in_common(tiny, tmp_path, monkeypatch):
+    """Those of the first batch, whose mean is that of all maps so far."""
+    seen = []
+    original = building.pixel_info_nce
+
+    def spy(student, teacher, negatives, *, temperature):
+        seen.append(teacher.mean((0, 2, 3)).abs().max() / teacher.abs().mean())
+        return original(student, teacher, negatives, temperature=temperature)
+
+    monkeypatch.setattr(building, "pixel_info_nce", spy)
+    options = [*tiny, "--data.image-size=64", "--run.no-store", "--run.max-steps=3"]
+    folder = run([*options, "--method.centre-targets"], tmp_path / "centred")
+    assert seen[0] < 1e-4
+    queue = torch.load(folder / "checkpoints" / "step_00000003.pt", weights_only=True)["queue"]
+    plain = run(options, tmp_path / "plain")
+    assert seen[3] > 0.1
+    other = torch.load(plain / "checkpoints" / "step_00000003.pt", weights_only=True)["queue"]
+    centred, common = (each["keys"][:24].mean(0).norm() for each in (queue, other))
+    assert centred < 0.5 * common
+
+
+def test_centred_targets_of_another_loss_are_refused(tiny, tmp_path):
+    options = [*tiny, "--method.centre-targets", "--method.loss=similarity_kl"]
+    with pytest.raises(ConfigError, match="centre-targets has no effect with --method.loss sim"):
+        run(options, tmp_path / "run")
+
+
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(
     "options",
     [
@@ -153,6 +181,8 @@ def test_the_queue_holds_the_pooled_teacher_vectors_of_the_first_view(tiny, tmp_
         ["--method.targets=pooled"],
         ["--method.targets=pooled", "--method.loss=cosine_smooth_l1"],
         ["--teacher.image-size=64"],
+        ["--method.centre-targets", "--data.held-out=0.1", "--run.measure-every-steps=3"],
+        ["--optim.name=muon"],
     ],
 )
 def test_every_loss_and_target_learns_and_resumes(tiny, tmp_path, options):

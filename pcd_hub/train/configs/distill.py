@@ -124,8 +124,17 @@ class PixelMethodConfig:
     views: Literal["same", "cross"] = "same"
     """same: teacher and student see the same view. cross: each sees the
     other's, paired by grid position as in the released PCD code."""
+    feature_maps: Annotated[int, Bounds(int, 1, 4)] = 1
+    """Number of the student's feature maps that are distilled. 1: the last, as
+    in PCD. 2: also the one before, which is twice as fine in most CNNs, against
+    the teacher's map at that size (teacher.image-size sets how much detail that
+    map has); each map has a head of its own, and the loss is their mean."""
     temperature: Positive | None = None
     """Temperature of the loss. None: 0.2 for pixel_info_nce, 0.07 for similarity_kl."""
+    centre_targets: bool = False
+    """For pixel_info_nce: subtract the mean of the teacher's feature maps so far
+    from them. For teachers without a projection head, whose vectors have a
+    large part in common."""
     queue_length: Annotated[int, Bounds(int, 1, 2**24)] = 65_536
     """For pixel_info_nce: number of negatives, limited to half the number of
     images so that no image is its own negative."""
@@ -133,6 +142,19 @@ class PixelMethodConfig:
     """Layout of the student's projection head; its output has the teacher's channels."""
     head_width: Channels | None = None
     """Hidden width of the student's head. None: the layout's."""
+
+    def validate(self, group: str) -> None:
+        """Reject several feature maps for a loss of mean vectors, and settings without effect."""
+        if self.centre_targets and self.loss != "pixel_info_nce":
+            raise ConfigError(
+                f"{group}centre-targets has no effect with {group}loss {self.loss}; leave it out, "
+                "or use pixel_info_nce"
+            )
+        if self.targets == "pooled" and self.feature_maps > 1:
+            raise ConfigError(
+                f"{group}targets pooled and {group}feature-maps {self.feature_maps}: expected 1, "
+                "as the mean of the last feature map alone is distilled"
+            )
 
 
 def resolve_method(method: PixelMethodConfig, *, num_images: int | None) -> PixelMethodConfig:

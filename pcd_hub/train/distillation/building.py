@@ -19,7 +19,7 @@ from pcd_hub.method.loss import cosine_smooth_l1, pixel_info_nce, similarity_kl
 from pcd_hub.method.moments import ChannelMoments
 from pcd_hub.method.queue import KeyQueue
 from pcd_hub.models.entries import check_architecture
-from pcd_hub.models.grid import PixelGrid
+from pcd_hub.models.grid import FinestMap, PixelGrid
 from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.batches import (
     Normalise,
@@ -79,12 +79,13 @@ def build(
     )
     check_exportable(start, config.student.arch, image_size=size, bands=bands)
     untrained = freeze_unused_parameters(student, student.example(size))
+    finest = FinestMap(student, config.method.feature_maps, image_size=size)
     teacher = load_teacher(
-        config, student, plan=plan, source=source, accelerator=accelerator, given=given
+        config, finest, plan=plan, source=source, accelerator=accelerator, given=given
     )
     config = with_start(config, start_weight)
     config = resolve(config, accelerator=accelerator, plan=plan, source=source, teacher=teacher)
-    distiller = build_distiller(config, student, teacher)
+    distiller = build_distiller(config, finest, teacher)
     queue, moments = build_teacher_statistics(config, teacher)
     return Distillation(
         config=config,
@@ -197,11 +198,17 @@ def resolve_bands(
     )
 
 
-def build_distiller(config: DistillConfig, student: PixelGrid, teacher: Teacher) -> Distiller:
-    """Build student, head and loss: everything that has gradients."""
-    head = student_head(student.num_channels, head_layout(config, teacher.num_channels))
-    loss = build_loss(config.method)
-    return Distiller(student, head, loss=loss, pooled=config.method.targets == "pooled")
+def build_distiller(config: DistillConfig, finest: FinestMap, teacher: Teacher) -> Distiller:
+    """Build student, heads and loss: everything that has gradients."""
+    layout = head_layout(config, teacher.num_channels)
+    head, *finer_heads = (student_head(channels, layout) for channels in finest.num_channels)
+    return Distiller(
+        finest.student,
+        head,
+        loss=build_loss(config.method),
+        pooled=config.method.targets == "pooled",
+        finer_heads=finer_heads,
+    )
 
 
 def head_layout(config: DistillConfig, num_channels: int) -> HeadLayout:
@@ -232,8 +239,9 @@ def build_teacher_statistics(
     """
     match config.method.loss:
         case "pixel_info_nce":
-            length = config.method.queue_length
-            return KeyQueue(length, teacher.num_channels, seed=config.run.seed), None
+            queue = KeyQueue(config.method.queue_length, teacher.num_channels, seed=config.run.seed)
+            centred = config.method.centre_targets
+            return queue, ChannelMoments(teacher.num_channels, scales=False) if centred else None
         case "cosine_smooth_l1":
             return None, ChannelMoments(teacher.num_channels)
         case "similarity_kl":

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from accelerate import Accelerator
 from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from pcd_hub.method.distiller import Distiller
 from pcd_hub.method.metrics import PixelRelations, effective_rank, pixel_relations
@@ -38,10 +38,10 @@ class Scorer:
         accelerator: The run's Accelerator, for device and precision.
         images: Held-out images.
         distiller: Student, head and loss, not wrapped.
-        teacher: The teacher: images in [0, 1] -> feature maps on the student's grid.
+        teacher: The teacher: images in [0, 1] -> maps of the size of the student's last one.
         normalise: The student's normalisation of images in [0, 1].
         negatives: Whether the loss takes negatives.
-        moments: Whether the loss takes standardised targets.
+        moments: How the loss's targets are centred or standardised; here over these images.
         batch_size: Number of images in one forward pass.
         memory_format: Memory format of the images.
     """
@@ -52,10 +52,10 @@ class Scorer:
         accelerator: Accelerator,
         images: UInt8[Tensor, "n bands height width"],
         distiller: Distiller,
-        teacher: nn.Module,
+        teacher: Callable[[Tensor], Tensor],
         normalise: Callable[[Tensor], Tensor],
         negatives: bool,
-        moments: bool,
+        moments: ChannelMoments | None,
         batch_size: int,
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
@@ -117,14 +117,13 @@ class Scorer:
 
     def _teacher_targets(self) -> _Targets:
         pixels, means = self._features(self._teacher)
-        wanted = means if self._distiller.pooled else pixels
-        if self._moments:
-            moments = ChannelMoments(pixels.shape[1])
-            moments.add(ChannelMoments.of(pixels)[None])
-            wanted = moments.standardise(wanted)
+        vectors, averages = pixels, means
+        if self._moments is not None:
+            moments = self._moments.of_all(pixels)
+            vectors, averages = moments.standardise(pixels), moments.standardise(means)
         return _Targets(
-            maps=wanted,
-            keys=means.flatten(1),
+            maps=averages if self._distiller.pooled else vectors,
+            keys=averages.flatten(1),
             relations=pixel_relations(pixels.flatten(2)),
         )
 

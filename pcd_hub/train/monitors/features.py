@@ -19,6 +19,7 @@ from pcd_hub.method.metrics import (
     retrieval_top1,
 )
 from pcd_hub.method.queue import KeyQueue
+from pcd_hub.method.resampling import resample
 from pcd_hub.train.batches import pair_views
 from pcd_hub.train.distillation.state import Distillation
 
@@ -110,6 +111,7 @@ class FeatureMonitor:
             return {}
         expected, self._expected_targets = self._expected_targets(batch), None
         used = self._distiller.last_feature_maps[1]
+        expected = resample(expected, (used.shape[2], used.shape[3]))
         return {"target_cosine": F.cosine_similarity(used.float(), expected.float()).mean().item()}
 
     def _sample(self) -> _Maps:

@@ -15,7 +15,7 @@ from pcd_hub.data.multiband.names import RGB, teacher_places
 from pcd_hub.data.sources.open import ImageSource, ImageStream
 from pcd_hub.errors import ConfigError
 from pcd_hub.image_size import ImageSize, height_width
-from pcd_hub.models.grid import PixelGrid
+from pcd_hub.models.grid import FinestMap
 from pcd_hub.models.teacher_loading import load_matched_teacher
 from pcd_hub.models.teacher_sources.choice import AUTO, choose_teacher
 from pcd_hub.models.teacher_sources.matching import input_size, match_other_size, match_teacher
@@ -37,7 +37,7 @@ _NORMALISATION_IMAGES = 32
 
 def load_teacher(
     config: DistillConfig,
-    student: PixelGrid,
+    student: FinestMap,
     *,
     plan: BatchPlan,
     source: ImageSource | ImageStream,
@@ -48,7 +48,7 @@ def load_teacher(
 
     Args:
         config: The configuration, with a resolved ``teacher.source``.
-        student: The student.
+        student: The student, whose finest distilled map sets the resolution.
         plan: The run's steps, for the batch size.
         source: The images, of which a few are read to check the teacher's normalisation.
         accelerator: The run's Accelerator, on whose device the teacher will run.
