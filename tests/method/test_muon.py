@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from pcd_hub.method.muon import Muon, orthogonalise
+from pcd_hub.method.muon import Muon, _iterate, _iterate_on_products, orthogonalise
 from pcd_hub.method.optim import decay_groups
 
 
@@ -70,6 +70,14 @@ def test_an_update_is_that_of_pytorchs_muon():
             optimizer.step()
         results.append(weight.data - start)
     torch.testing.assert_close(*results, rtol=0.02, atol=0.02 * results[0].abs().max().item())
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_the_iteration_of_gpus_agrees_with_that_of_cpus(device):
+    matrices = torch.randn(2, 32, 200, device=device)
+    matrices = matrices / matrices.norm(dim=(1, 2), keepdim=True)
+    on_gpus, on_cpus = _iterate(matrices).cpu(), _iterate_on_products(matrices.cpu())
+    assert (on_gpus - on_cpus).norm() < 0.06 * on_cpus.norm(), "bfloat16"
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 20), (1, 20, 8), (2, 16, 16)])

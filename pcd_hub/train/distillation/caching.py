@@ -16,8 +16,9 @@ from pcd_hub.train.configs.files import with_fields
 from pcd_hub.train.distillation.early_views import at_one_size, view_sizes
 from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.train.launch import on_main_process
-from pcd_hub.train.own_images.rule import Decision, steps_in_hours, training_seconds
+from pcd_hub.train.own_images.rule import steps_in_hours, training_seconds
 from pcd_hub.train.own_images.settings import Settings
+from pcd_hub.train.own_images.situation import Decision
 from pcd_hub.train.own_images.started import started_settings
 from pcd_hub.train.run_folder.folder import existing_run
 from pcd_hub.train.teacher.cache.estimate import (

@@ -19,7 +19,7 @@ from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.held_out.held_out import HeldOut
 from pcd_hub.train.held_out.plateau import EarlyEnd
 from pcd_hub.train.monitors.early_verdict import EarlyVerdict
-from pcd_hub.train.own_images.rule import Decision
+from pcd_hub.train.own_images.situation import Decision
 from pcd_hub.train.probe_data.scores import ProbeScores
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.student.weights import StartWeight

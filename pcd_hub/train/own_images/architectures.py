@@ -12,7 +12,8 @@ from pcd_hub.models.teacher_sources.memory import architecture_of
 from pcd_hub.models.teachers import Teacher
 from pcd_hub.models.timm_loading import cache_alone_if_unreachable, read_config
 from pcd_hub.train.configs.distill import DistillConfig
-from pcd_hub.train.own_images.rule import IMAGE_SIZE, SIZE_STEP
+from pcd_hub.train.own_images.rule import IMAGE_SIZE
+from pcd_hub.train.own_images.situation import SIZE_STEP
 
 
 def most_bytes_per_pixel(config: DistillConfig) -> float | None:
@@ -58,6 +59,18 @@ def has_one_size(architecture: str) -> bool:
         return bool(size_argument(architecture, SIZE_STEP))
     except PCDHubError:  # building the student reports it
         return False
+
+
+def has_finer_map(architecture: str) -> bool:
+    """Return whether the map before an architecture's last one is finer; False if unknown."""
+    try:
+        check_architecture(architecture)
+        model = build_skeleton(architecture)
+    except PCDHubError:  # building the student reports it
+        return False
+    stages: Any = getattr(model, "feature_info", None) or []
+    reductions = [stage.get("reduction", 0) for stage in stages][-2:]
+    return hasattr(model, "forward_intermediates") and reductions != sorted(reductions)[::-1]
 
 
 def teacher_patch(config: DistillConfig, teacher: Teacher | None) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pcd_hub.files.write import atomic_write
-from pcd_hub.train.own_images.rule import Decision
+from pcd_hub.train.own_images.situation import Decision
 from pcd_hub.train.run_folder.resume import option
 
 FILE = "decisions.json"

@@ -8,20 +8,22 @@ the others follow common practice.
 
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from pcd_hub.image_size import format_size, height_width, simplest
 from pcd_hub.train.configs.pretraining import OptimConfig
+from pcd_hub.train.own_images.situation import SIZE_STEP, Decision, Situation, Values
 
 IMAGE_SIZE = {"cpu": 96, "gpu": 224}
 """Height and width of a view, in pixels."""
-SIZE_STEP = 32
-"""Sizes are multiples of it: the stride of most backbones."""
 TEACHER_IMAGE_SIZE = 224
 """Size for which most teachers are trained; larger views do not help them."""
-TEACHER_SCALE = 4 / 3
+TEACHER_SCALE, FINER_TEACHER_SCALE = 4 / 3, 2
+"""Size of the teacher's views as a multiple of the student's; with two feature maps, for teachers
+of the usual stride: their map then has the size of the student's finer one."""
+FEATURE_MAPS = 2
+"""Feature maps of the student that are distilled where the teacher's map is fine enough; measured
+on a CPU with views of 96 px (recipes/RESULTS.md, "Finer maps, centred targets and Muon")."""
 
 EARLY_SHARE = {"cpu": 0.0, "gpu": 0.0}
 """Share of the steps, from the first one, with smaller views; 0 for none."""
@@ -37,7 +39,7 @@ MEMORY_SHARE = 0.6
 """Share of a GPU's memory for the student's activations; the rest holds teacher and weights."""
 
 PEAK_LR, PEAK_LR_BATCH, MAX_PEAK_LR = 2e-3, 32, 4e-3
-"""AdamW: peak learning rate of a batch of 32, growing with the square root of the batch."""
+"""AdamW and Muon: peak learning rate of a batch of 32, growing with the root of the batch."""
 WARMUP_SHARE = 0.05
 PRETRAINED_HEAD_ONLY_SHARE = 0.2
 """A student that starts from weights: share of the steps for the head alone, whose first gradients
@@ -51,7 +53,6 @@ CPU_QUEUE, SHORT_GPU_QUEUE, GPU_QUEUE, LONG_RUN_HOURS = 128, 4096, 65_536, 1.0
 photographs, 128 gave a better student than 16 and 4096 (recipes/RESULTS.md, "Time to quality")."""
 MIN_CROP_AREA = 0.2
 
-DEFAULT_HOURS = {"cpu": 1.0, "gpu": 4.0}
 TRAINING_SHARE = 0.95
 """Share of the hours for training; the rest is for the export and its figures."""
 MAX_PASSES = 800
@@ -63,81 +64,6 @@ COMPILE_HOURS = 0.25
 CHECKPOINT_SECONDS, LOG_SECONDS, MIN_LOGGED = 300, 30, 20
 UNMEASURED_CHECKPOINT_STEPS = {"cpu": 100, "gpu": 500}
 """Steps between checkpoints where the duration of a step is not known."""
-
-LENGTH = ("run.max_steps", "optim.epochs")
-"""Options that set the length; if one is given, the length is not derived."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Situation:
-    """Everything that the derived values depend on."""
-
-    num_images: int | None
-    """Images to train on; None for a stream."""
-    short_side: int
-    """Median of the images' shorter sides, in pixels."""
-    device: str = "cpu"
-    """Type of the devices, such as ``cpu`` or ``cuda``."""
-    num_devices: int = 1
-    """Processes, each with its own device."""
-    memory: float | None = None
-    """Memory of a GPU in bytes; None if it is unknown or the device is a CPU."""
-    cores: int = 2
-    """CPU cores for each process."""
-    precision: str = "fp32"
-    """Precision of the Accelerator: fp32, bf16 or fp16."""
-    student_patch: int = SIZE_STEP
-    """The student's image size is a multiple of it."""
-    student_has_one_size: bool = False
-    """The student takes images of one size only, as most ViTs."""
-    bytes_per_pixel: float | None = None
-    """Memory that the student's backward pass needs per pixel of a view, in fp32."""
-    pretrained: bool = False
-    """The student starts from weights."""
-    teacher: str = ""
-    """The teacher's source."""
-    teacher_patch: int = SIZE_STEP
-    """The teacher's image size is a multiple of it."""
-    loss: str = "pixel_info_nce"
-    accumulation_steps: int = 1
-    hours: float | None = None
-    """Hours of the whole run; None for the default."""
-    seconds_per_step: float | None = None
-    """None before a step has been measured."""
-    seconds_used: float = 0.0
-    """Seconds that the run has taken before its first step."""
-    given: Mapping[str, Any] = field(default_factory=dict)
-    """Values that the user sets, by option; they are not derived."""
-
-    @property
-    def kind(self) -> str:
-        """``cpu``, or ``gpu`` for every other device."""
-        return "cpu" if self.device == "cpu" else "gpu"
-
-    @property
-    def hours_or_default(self) -> float:
-        """Hours of the whole run."""
-        return DEFAULT_HOURS[self.kind] if self.hours is None else self.hours
-
-    @property
-    def has_length(self) -> bool:
-        """Whether the user sets the number of steps or epochs."""
-        return any(self.given.get(option) is not None for option in LENGTH)
-
-
-@dataclass(frozen=True)
-class Decision:
-    """A derived value."""
-
-    option: str
-    """Field of the configuration, such as ``optim.global_batch_size``."""
-    value: Any
-    reason: str
-    """Reason that a person understands: "a quarter of 300 images"."""
-
-
-Values = Mapping[str, Any]
-"""The values decided so far, and the given ones, by option."""
 
 
 def derive(situation: Situation) -> tuple[Decision, ...]:
@@ -165,15 +91,26 @@ def _image_size(s: Situation, _: Values) -> Iterator[Decision]:
         yield Decision("data.image_size", usual, f"on a {s.kind.upper()}")
 
 
+def _feature_maps(s: Situation, values: Values) -> Iterator[Decision]:
+    side = min(height_width(values["data.image_size"]))
+    is_fine = s.teacher_patch < SIZE_STEP or FINER_TEACHER_SCALE * side <= TEACHER_IMAGE_SIZE
+    if s.student_has_finer_map and is_fine and values.get("method.targets") != "pooled":
+        reason = "the map before the last one helps where maps are used"
+        yield Decision("method.feature_maps", FEATURE_MAPS, reason)
+
+
 def _teacher_size(s: Situation, values: Values) -> Iterator[Decision]:
     sides = height_width(values["data.image_size"])
-    scale = max(1.0, min(TEACHER_SCALE, TEACHER_IMAGE_SIZE / min(sides)))
+    is_finer = values.get("method.feature_maps", 1) > 1 and s.teacher_patch == SIZE_STEP
+    wanted = FINER_TEACHER_SCALE if is_finer else TEACHER_SCALE
+    scale = max(1.0, min(wanted, TEACHER_IMAGE_SIZE / min(sides)))
     fits = s.teacher_patch == SIZE_STEP or not any(side % s.teacher_patch for side in sides)
     if scale == 1 and fits:
         yield Decision("teacher.image_size", simplest(sides), "the student's")
         return
     finer = [max(1, round(side * scale / s.teacher_patch)) * s.teacher_patch for side in sides]
-    reason = f"4/3 of {format_size(simplest(sides))} px, for a finer feature map"
+    times = "twice" if is_finer else "4/3 of"
+    reason = f"{times} {format_size(simplest(sides))} px, for a finer feature map"
     if scale == 1:
         reason = f"the nearest multiple of {s.teacher_patch} px, the teacher's patches"
     yield Decision("teacher.image_size", simplest(finer), reason)
@@ -191,8 +128,11 @@ def _early_views(s: Situation, values: Values) -> Iterator[Decision]:
     yield Decision("data.early_share", share, "then views of the image size")
 
 
-def _optimizer(_: Situation, __: Values) -> Iterator[Decision]:
-    yield Decision("optim.name", "adamw", "less sensitive to the learning rate than LARS")
+def _optimizer(s: Situation, _: Values) -> Iterator[Decision]:
+    if s.kind == "cpu" and not s.pretrained:
+        yield Decision("optim.name", "muon", "needs fewer steps than AdamW")
+    else:
+        yield Decision("optim.name", "adamw", "less sensitive to the learning rate than LARS")
 
 
 def _batch(s: Situation, values: Values) -> Iterator[Decision]:
@@ -243,7 +183,7 @@ def _power_of_two(most: int) -> int:
 
 def _learning_rate(s: Situation, values: Values) -> Iterator[Decision]:
     batch = values["optim.global_batch_size"]
-    if values["optim.name"] != "adamw":
+    if values["optim.name"] == "lars":
         usual = OptimConfig()
         yield Decision("optim.lr_per_256", usual.lr_per_256, "for LARS, as in PCD")
         yield Decision("optim.warmup_share", usual.warmup_share, "for LARS, as in PCD")
@@ -252,8 +192,8 @@ def _learning_rate(s: Situation, values: Values) -> Iterator[Decision]:
     peak = min(PEAK_LR * math.sqrt(batch / PEAK_LR_BATCH), MAX_PEAK_LR)
     lr_per_256 = float(f"{peak * 256 / batch:.3g}")
     yield Decision("optim.lr_per_256", lr_per_256, f"a peak of {peak:.2g} at batch {batch}")
-    yield Decision("optim.warmup_share", WARMUP_SHARE, "for AdamW")
-    yield Decision("optim.weight_decay", WEIGHT_DECAY, "for AdamW")
+    yield Decision("optim.warmup_share", WARMUP_SHARE, "for AdamW and Muon")
+    yield Decision("optim.weight_decay", WEIGHT_DECAY, "for AdamW and Muon")
     if s.pretrained:
         reason = "the head first: the gradients of a random one would damage the start"
         yield Decision("optim.head_only_share", PRETRAINED_HEAD_ONLY_SHARE, reason)
@@ -274,6 +214,9 @@ def _method(s: Situation, _: Values) -> Iterator[Decision]:
         yield Decision("method.head", "mocov3", "the teacher's")
     else:
         yield Decision("method.head", "linear", "for a teacher without a trained head")
+        if s.loss == "pixel_info_nce":
+            reason = "the vectors of a teacher without a head have a large part in common"
+            yield Decision("method.centre_targets", value=True, reason=reason)
 
 
 def _crops(_: Situation, values: Values) -> Iterator[Decision]:
@@ -349,6 +292,7 @@ def least_hours(s: Situation) -> float:
 _RULES: tuple[Callable[[Situation, Values], Iterator[Decision]], ...] = (
     *(
         _image_size,
+        _feature_maps,
         _teacher_size,
         _early_views,
         _batch,

@@ -19,20 +19,14 @@ from pcd_hub.train.configs.files import with_fields
 from pcd_hub.train.launch import on_main_process
 from pcd_hub.train.own_images.architectures import (
     common_step,
+    has_finer_map,
     has_one_size,
     most_bytes_per_pixel,
     teacher_patch,
 )
 from pcd_hub.train.own_images.decisions import read_decisions
-from pcd_hub.train.own_images.rule import (
-    LENGTH,
-    MIN_STEPS,
-    Decision,
-    Situation,
-    derive,
-    least_hours,
-    steps_in_hours,
-)
+from pcd_hub.train.own_images.rule import MIN_STEPS, derive, least_hours, steps_in_hours
+from pcd_hub.train.own_images.situation import LENGTH, Decision, Situation
 from pcd_hub.train.own_images.started import (
     MAX_STEPS,
     started_settings,
@@ -264,6 +258,8 @@ def find_situation(
         precision="fp32" if precision == "no" else precision,
         student_patch=common_step(config, kind=device.type, short_side=short_side, given=given),
         student_has_one_size=config.derive and any(map(has_one_size, config.student.architectures)),
+        student_has_finer_map=config.derive
+        and all(map(has_finer_map, config.student.architectures)),
         memory=_memory(device),
         bytes_per_pixel=most_bytes_per_pixel(config)
         if config.derive and device.type == "cuda"

@@ -89,8 +89,8 @@ def test_settings_are_derived_printed_and_recorded(derived, caplog):
     assert config["run"]["checkpoint_every_steps"] == 1
     assert (config["derive"], config["run"]["hours"]) == (False, None)
     assert config["data"]["image_size"] == 64, "given"
-    assert config["teacher"]["image_size"] == 96
-    assert config["optim"]["name"] == "adamw"
+    assert (config["teacher"]["image_size"], config["method"]["feature_maps"]) == (128, 2)
+    assert config["optim"]["name"] == "muon"
     decisions = {one["option"]: one for one in json.loads((derived / "decisions.json").read_text())}
     assert decisions["run.max_steps"]["reason"] == "1 h at 300 s a step"
     assert "data.image_size" not in decisions
@@ -221,4 +221,4 @@ def test_a_printed_configuration_still_derives(capsys, own_images, tmp_path):
     assert "lr_per_256" not in file.read_text()
     run([f"--config={file}"], tmp_path / "run", "--hours=1")
     config = config_of(tmp_path / "run")
-    assert (config["optim"]["name"], config["optim"]["weight_decay"]) == ("adamw", 0.1)
+    assert (config["optim"]["name"], config["optim"]["weight_decay"]) == ("muon", 0.1)

@@ -9,13 +9,8 @@ from pcd_hub.train.configs.distill import DERIVED, DistillConfig
 from pcd_hub.train.configs.fields import check, options
 from pcd_hub.train.configs.files import with_fields
 from pcd_hub.train.own_images import rule
-from pcd_hub.train.own_images.rule import (
-    MIN_STEPS,
-    Situation,
-    derive,
-    least_hours,
-    steps_in_hours,
-)
+from pcd_hub.train.own_images.rule import MIN_STEPS, derive, least_hours, steps_in_hours
+from pcd_hub.train.own_images.situation import Situation
 
 CPU: dict[str, Any] = {"device": "cpu", "cores": 2, "seconds_per_step": 3.0}
 GPU: dict[str, Any] = {
@@ -70,7 +65,8 @@ def test_values_follow_images_and_device(machine, num_images, batch, lr_per_256,
         "data.num_workers": 1 if on_cpu else 11,
         "method.queue_length": queue,
         "method.head": "linear",
-        "optim.name": "adamw",
+        "optim.name": "muon" if on_cpu else "adamw",
+        "method.centre_targets": True,
         "optim.global_batch_size": batch,
         "optim.lr_per_256": lr_per_256,
         "optim.warmup_share": 0.05,
@@ -98,15 +94,17 @@ def test_only_stated_options_are_derived():
     found = set()
     for machine in (CPU, GPU):
         for given in ({}, {"run.max_steps": 100}):
-            s = Situation(num_images=300, short_side=480, pretrained=True, given=given, **machine)
-            found |= set(values(s))
+            starts = {"pretrained": True, "student_has_finer_map": True, "given": given}
+            found |= set(values(Situation(num_images=300, short_side=480, **starts, **machine)))
     assert found == DERIVED
 
 
 @pytest.mark.parametrize("option", sorted(DERIVED))
 @pytest.mark.usefixtures("early")
 def test_a_given_value_is_not_derived(option):
-    s = Situation(num_images=300, short_side=480, pretrained=True, **GPU)
+    machine = CPU if option == "method.feature_maps" else GPU
+    starts = {"pretrained": True, "student_has_finer_map": True}
+    s = Situation(num_images=300, short_side=480, **starts, **machine)
     found = values(replace(s, given={option: values(s)[option]}))
     assert option not in found
 
@@ -192,7 +190,35 @@ def test_the_batch_fits_into_a_gpu_and_is_divisible_by_its_parts():
 def test_a_student_with_weights_trains_its_head_first():
     found = values(Situation(num_images=300, short_side=480, pretrained=True, **CPU))
     usual = values(Situation(num_images=300, short_side=480, **CPU))
-    assert found == {**usual, "optim.head_only_share": 0.2}
+    assert found == {**usual, "optim.head_only_share": 0.2, "optim.name": "adamw"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "maps", "teacher"),
+    [
+        ({}, 2, 192),  # a teacher of stride 32: 6 x 6, as the finer map of 96 px
+        ({"short_side": 64}, 2, 128),
+        ({"teacher_patch": 16}, 2, 128),  # 8 x 8
+        ({"student_has_finer_map": False}, None, 128),
+        ({"given": {"method.targets": "pooled"}}, None, 128),
+        ({"given": {"method.feature_maps": 1}}, None, 128),
+        ({"given": {"method.feature_maps": 3}}, None, 192),
+        ({**GPU, "short_side": 96}, 2, 192),
+        (GPU, None, 224),  # a map of 7 x 7 would have no more detail at 14 x 14
+        ({**GPU, "teacher_patch": 16}, 2, 224),
+    ],
+)
+def test_a_finer_map_gets_a_finer_teacher(changes, maps, teacher):
+    usual = {"num_images": 3000, "short_side": 480, "student_has_finer_map": True}
+    found = values(Situation(**{**usual, **CPU, **changes}))
+    assert (found.get("method.feature_maps"), found["teacher.image_size"]) == (maps, teacher)
+
+
+def test_targets_are_centred_for_a_teacher_without_a_head():
+    usual = {"num_images": 3000, "short_side": 480, **CPU}
+    assert values(Situation(**usual))["method.centre_targets"] is True
+    for changes in ({"teacher": "mocov3_r50:r-50.pth.tar"}, {"loss": "similarity_kl"}):
+        assert "method.centre_targets" not in values(Situation(**usual, **changes))
 
 
 def test_loss_and_teacher_choose_head_and_queue():

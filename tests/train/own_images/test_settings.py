@@ -10,11 +10,11 @@ from pcd_hub.train.configs.distill import DISTILL, DistillConfig
 from pcd_hub.train.configs.files import with_fields
 from pcd_hub.train.own_images.architectures import bytes_per_pixel, patch_size
 from pcd_hub.train.own_images.decisions import decision_table, read_decisions, write_decisions
-from pcd_hub.train.own_images.rule import Decision
 from pcd_hub.train.own_images.settings import (
     as_started,
     find_situation,
 )
+from pcd_hub.train.own_images.situation import Decision
 from pcd_hub.train.own_images.started import length, started_settings, steps_done
 
 
