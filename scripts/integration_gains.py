@@ -25,6 +25,7 @@ import torch
 
 from integration_models import DETECTORS, SEGMENTERS, WEIGHT_ONLY
 from integration_training import DetectionTask, Schedule, SegmentationTask
+from integration_yolo import YOLOS, YoloTask
 from pcd_hub.errors import ConfigError, PCDHubError
 from pcd_hub.files.markdown import table
 from pcd_hub.train.lab.paired import RULE, paired_difference
@@ -32,7 +33,10 @@ from pcd_hub.train.lab.table import mean_and_std
 from pcd_hub.train.run_folder.provenance import installed_version, provenance
 
 RANDOM = "random"
-_PACKAGES = ("segmentation-models-pytorch", "transformers")
+_PACKAGES = ("segmentation-models-pytorch", "transformers", "ultralytics")
+_BUILDERS = {**SEGMENTERS, **DETECTORS, **YOLOS}
+_BATCH_SIZE = {**dict.fromkeys(DETECTORS, 2), **dict.fromkeys(YOLOS, 4)}
+Task = SegmentationTask | DetectionTask | YoloTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,39 +80,41 @@ def planned_runs(options: argparse.Namespace) -> list[Run]:
 
 
 def _run(model: str, start: str, lr: float, seed: int, options: argparse.Namespace) -> Run:
-    detection = model in DETECTORS
+    segmenter = model in SEGMENTERS
     return Run(
         model=model,
         start=start,
-        data=(options.detection if detection else options.segmentation).name,
+        data=(options.segmentation if segmenter else options.detection).name,
         test_split=options.test_split,
-        image_size=160 if detection else options.image_size,
+        image_size=options.image_size if segmenter else 160,
         steps=options.steps,
-        batch_size=2 if detection else 8,
+        batch_size=8 if segmenter else _BATCH_SIZE[model],
         lr=lr,
         seed=seed,
     )
 
 
 def _models(options: argparse.Namespace) -> list[str]:
-    tables = ((options.segmentation, SEGMENTERS), (options.detection, DETECTORS))
+    tables = (
+        (options.segmentation, SEGMENTERS),
+        (options.detection, DETECTORS),
+        (options.detection, YOLOS),
+    )
     possible = [name for data, models in tables if data for name in models]
     chosen = options.models or possible
     unknown = [name for name in chosen if name not in possible]
     if unknown or not possible:
         found = f"--models {unknown[0]}" if unknown else "neither --segmentation nor --detection"
         raise ConfigError(
-            f"{found}: expected one of {', '.join([*SEGMENTERS, *DETECTORS])}, and the data that "
-            "it needs"
+            f"{found}: expected one of {', '.join(_BUILDERS)}, and the data that it needs"
         )
     return chosen
 
 
-def measure(run: Run, task: SegmentationTask | DetectionTask) -> dict[str, Any]:
+def measure(run: Run, task: Task) -> dict[str, Any]:
     """Train and score one model; return the line for the results."""
     torch.manual_seed(run.seed)
-    build = {**SEGMENTERS, **DETECTORS}[run.model]
-    model = build(None if run.start == RANDOM else run.start, task.num_classes)
+    model = _BUILDERS[run.model](None if run.start == RANDOM else run.start, task.num_classes)
     torch.manual_seed(run.seed)  # of dropout and of sampled regions
     start = time.perf_counter()
     task.train(model, run.schedule())
@@ -127,13 +133,13 @@ def measure(run: Run, task: SegmentationTask | DetectionTask) -> dict[str, Any]:
 def measure_all(runs: Sequence[Run], options: argparse.Namespace) -> dict[Run, dict[str, float]]:
     """Measure the runs that are not in the results; return the scores of all."""
     known = read_results(options.results)
-    tasks: dict[str, SegmentationTask | DetectionTask] = {}
+    tasks: dict[str, Task] = {}
     for run in runs:
         if run in known:
             continue
-        if run.data not in tasks:
-            tasks[run.data] = _task(run, options)
-        line = measure(run, tasks[run.data])
+        if run.model not in tasks:
+            tasks[run.model] = _task(run, options)
+        line = measure(run, tasks[run.model])
         with options.results.open("a") as file:
             file.write(json.dumps(line) + "\n")
         known[run] = line["scores"]
@@ -143,12 +149,13 @@ def measure_all(runs: Sequence[Run], options: argparse.Namespace) -> dict[Run, d
     return {run: known[run] for run in runs}
 
 
-def _task(run: Run, options: argparse.Namespace) -> SegmentationTask | DetectionTask:
+def _task(run: Run, options: argparse.Namespace) -> Task:
+    split, size = run.test_split, run.image_size
     if run.model in DETECTORS:
-        return DetectionTask(options.detection, test_split=run.test_split)
-    return SegmentationTask(
-        options.segmentation, test_split=run.test_split, image_size=run.image_size
-    )
+        return DetectionTask(options.detection, test_split=split)
+    if run.model in YOLOS:
+        return YoloTask(options.detection, test_split=split, image_size=size)
+    return SegmentationTask(options.segmentation, test_split=split, image_size=size)
 
 
 def read_results(file: Path) -> dict[Run, dict[str, float]]:

@@ -94,7 +94,7 @@ class DetectionTask:
     """
 
     def __init__(self, data: Path, *, test_split: str) -> None:
-        self._train, self._test = _coco_split(data, "train"), _coco_split(data, test_split)
+        self._train, self._test = coco_split(data, "train"), coco_split(data, test_split)
         self._labels = Labels(self._train.categories)
         self.num_classes = len(self._labels.category_ids)
 
@@ -169,6 +169,7 @@ def _normalised(images: Tensor) -> Tensor:
     return (images / 255 - mean) / std
 
 
-def _coco_split(data: Path, split: str) -> CocoSplit:
+def coco_split(data: Path, split: str) -> CocoSplit:
+    """Read and check a split of ``images/SPLIT`` and ``annotations/instances_SPLIT.json``."""
     file = data / "annotations" / f"instances_{split}.json"
     return read_split(file, data / "images" / split, read_masks=False)

@@ -163,8 +163,8 @@ def _export_options(parser: argparse.ArgumentParser) -> None:
     _name_option(parser)
     add = parser.add_argument
     add("out", metavar="OUT", help="folder to create, for the weight and its README.md")
-    formats = "torchvision, detectron2, mmdet, transformers, timm, onnx, torchscript or executorch"
-    add("--to", metavar="FORMAT", required=True, help=formats)
+    formats = "torchvision, detectron2, mmdet, transformers, ultralytics, timm, onnx, torchscript"
+    add("--to", metavar="FORMAT", required=True, help=f"{formats} or executorch")
     add("--pooled", action="store_true", help="the last three: one embedding, no feature maps")
     add("--opset", type=int, help="onnx: opset; default: 18")
     add("--precision", metavar="TYPE", help="onnx: float32 (default), float16 or int8")

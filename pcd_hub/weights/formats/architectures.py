@@ -8,6 +8,7 @@ from pcd_hub.weights.formats.key_maps import (
     TIMM,
     TORCHVISION_CONVNEXT,
     TRANSFORMERS_RESNET,
+    ULTRALYTICS_RESNET,
     KeyMap,
 )
 
@@ -79,6 +80,18 @@ MMDET = {
     },
 }
 """mmdet 3.3: ``mmdet.models.backbones``."""
+
+ULTRALYTICS = {
+    name: Held(
+        ULTRALYTICS_RESNET,
+        {
+            "name": name,
+            "channels": (128, 256, 512) if _DEPTHS.get(name, 50) < 50 else (512, 1024, 2048),
+        },
+    )
+    for name in (*_LAYERS, *_RESNEXTS, "wide_resnet50_2")
+}
+"""ultralytics 8.4: ``TorchVision`` and ``Index``; channels of strides 8, 16 and 32."""
 
 TRANSFORMERS = {
     name: Held(

@@ -12,6 +12,7 @@ from pcd_hub.weights.create import read_named
 from pcd_hub.weights.formats import executorch_files, folders, graphs, onnx_files, state_files
 from pcd_hub.weights.formats.options import GraphOptions, check_options
 from pcd_hub.weights.formats.readme import Usage, render_readme
+from pcd_hub.weights.formats.ultralytics_files import write_ultralytics
 from pcd_hub.weights.load import ReadWeight
 from pcd_hub.weights.store import expanded
 
@@ -20,6 +21,7 @@ FORMATS: dict[str, Callable[[ReadWeight, Path, Path], Usage]] = {
     "detectron2": state_files.write_detectron2,
     "mmdet": state_files.write_mmdet,
     "transformers": folders.write_transformers,
+    "ultralytics": write_ultralytics,
     "timm": folders.write_timm,
 }
 """Functions that write the tensors into a folder, given its final path for the examples."""
@@ -51,8 +53,8 @@ def export(
 
     Args:
         name: A name for :func:`pcd_hub.create_model`.
-        to: One of ``torchvision``, ``detectron2``, ``mmdet``, ``transformers``, ``timm``,
-            ``onnx``, ``torchscript`` and ``executorch``.
+        to: One of ``torchvision``, ``detectron2``, ``mmdet``, ``transformers``, ``ultralytics``,
+            ``timm``, ``onnx``, ``torchscript`` and ``executorch``.
         out: The folder to create; it gets the weight and a README.md.
         pooled: The last three: one pooled embedding instead of the feature maps.
         opset: ``onnx``: the opset; 18 by default.

@@ -61,6 +61,18 @@ TRANSFORMERS_RESNET = KeyMap(
     ),
 )
 
+ULTRALYTICS_RESNET = KeyMap(
+    rules=(
+        (r"^conv1\.", "model.0.m.0."),
+        (r"^bn1\.", "model.0.m.1."),
+        (r"^layer1\.", "model.0.m.4."),
+        (r"^layer2\.", "model.0.m.5."),
+        (r"^layer3\.", "model.0.m.6."),
+        (r"^layer4\.", "model.0.m.7."),
+    )
+)
+"""torchvision's ResNet, unwrapped by ultralytics, as the first layer of a detector."""
+
 TORCHVISION_CONVNEXT = KeyMap(
     rules=(
         (r"^stem\.", "features.0."),

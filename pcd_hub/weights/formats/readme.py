@@ -16,6 +16,8 @@ class Usage(NamedTuple):
     language: str = "python"
     value_range: int = 1
     """Largest value of a pixel before mean and std are applied: 1 or 255."""
+    normalised_inside: bool = False
+    """Whether the file's tensors apply mean and std themselves."""
     notes: tuple[str, ...] = ()
     precision: str = ""
     """Types of weights, input and output; empty where the framework decides."""
@@ -34,6 +36,7 @@ def render_readme(weight: ReadWeight, usage: Usage, *, to: str) -> str:
     """Render the README.md of an exported weight."""
     record = weight.record
     mean, std = normalisation(weight, usage.value_range)
+    inside = " (in the file's tensors)" if usage.normalised_inside else ""
     bands = record.data.get("bands")
     order = ", ".join(map(str, bands)) if isinstance(bands, list) and bands else "RGB"
     notes = "".join(f"\n{note}\n" for note in usage.notes)
@@ -51,8 +54,8 @@ def render_readme(weight: ReadWeight, usage: Usage, *, to: str) -> str:
 | architecture | {escaped(record.architecture)} |
 | channel order | {escaped(order)} |
 | value range before mean and std | 0 to {usage.value_range} |
-| mean | {mean} |
-| std | {std} |
+| mean | {mean}{inside} |
+| std | {std}{inside} |
 {measured}| licence of the weights | {escaped(record.licenses.get("weights", NOT_STATED))} |
 | licence of the teacher | {escaped(record.licenses.get("teacher", NOT_STATED))} |
 | source | {escaped(record.name)}, model.safetensors |

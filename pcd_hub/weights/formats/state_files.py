@@ -31,14 +31,19 @@ def held(weight: ReadWeight, table: Mapping[str, Held], *, to: str) -> Held:
     return table[architecture]
 
 
+def check_rgb(weight: ReadWeight, *, to: str) -> None:
+    """Raise a WeightError if the weight does not take images of 3 channels."""
+    if (bands := weight.config.get("model_args", {}).get("in_chans", 3)) != 3:
+        raise WeightError(
+            f"--to {to}: {to}'s {weight.config['architecture']} takes images of 3 channels, "
+            f"this weight of {bands}; use --to timm, detectron2 or mmdet"
+        )
+
+
 def write_torchvision(weight: ReadWeight, folder: Path, place: Path) -> Usage:
     """Write a state dict that torchvision's model loads strictly, without its classifier."""
     found = held(weight, TORCHVISION, to="torchvision")
-    if (bands := weight.config.get("model_args", {}).get("in_chans", 3)) != 3:
-        raise WeightError(
-            f"--to torchvision: torchvision's {found.options['name']} takes images of 3 channels, "
-            f"this weight of {bands}; use --to timm, detectron2 or mmdet"
-        )
+    check_rgb(weight, to="torchvision")
     state, file = renamed(weight.tensors, found.keys), f"{weight.record.name}.pth"
     name, head = found.options["name"], found.options["head"]
     network = torchvision.models.get_model(name)

@@ -11,7 +11,13 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 import pcd_hub
 from pcd_hub import WeightError, cli
-from pcd_hub.weights.formats.architectures import DETECTRON2, MMDET, TORCHVISION, TRANSFORMERS
+from pcd_hub.weights.formats.architectures import (
+    DETECTRON2,
+    MMDET,
+    TORCHVISION,
+    TRANSFORMERS,
+    ULTRALYTICS,
+)
 from pcd_hub.weights.formats.key_maps import new_names
 from pcd_hub.weights.input_bands import InputBands
 from pcd_hub.weights.manifest import weights_sha256
@@ -136,6 +142,35 @@ def test_mmdets_names_are_the_published_ones(tmp_path):
     assert not any(name.startswith(("conv1", "bn1")) for name in deep)
 
 
+def ultralytics_layers(folder):
+    """torchvision's ResNet as ultralytics unwraps it, with the tensors of the file."""
+    (file,) = folder.glob("*.pt")
+    state = torch.load(file, weights_only=False)["model"].state_dict()
+    layers = torch.nn.Sequential(*list(torchvision.models.resnet18().children())[:-2])
+    layers.load_state_dict({name.removeprefix("model.0.m."): state[name] for name in state})
+    return layers
+
+
+@torch.no_grad()
+def test_ultralytics_has_timms_maps_inside_images_that_are_not_normalised(tmp_path):
+    weight = source(tmp_path)
+    folder = export(weight, "ultralytics", tmp_path)
+    layers = ultralytics_layers(folder).eval()
+    cfg = timm.create_model("resnet18").pretrained_cfg
+    mean, std = (torch.tensor(cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+    for size in ((2, 3, 160, 192), (1, 3, 224, 160)):
+        images = torch.rand(size)
+        expected = features(weight, (images - mean) / std, features_only=True)
+        for layer, stage, margin in ((5, 1, 16), (6, 2, 8)):  # strides 4 and 8
+            found = layers[:layer](images)
+            inside = (..., slice(margin, -margin), slice(margin, -margin))
+            assert close(found[inside], expected[stage][inside])
+            assert not close(found, expected[stage])  # the padding is black
+    text = (folder / "yolo_resnet18.yaml").read_text()
+    assert "TorchVision, [512, resnet18, null, True, 2, True]" in text
+    assert "(in the file's tensors)" in (folder / "README.md").read_text()
+
+
 @torch.no_grad()
 def test_timm_loads_its_folder_without_pcd_hub(tmp_path):
     weight = source(tmp_path, "test_resnet")
@@ -168,7 +203,7 @@ def test_the_readme_states_the_source(tmp_path):
     assert "| mean | [0.485, 0.456, 0.406] |" in text
 
 
-@pytest.mark.parametrize("to", ["torchvision", "detectron2", "mmdet"])
+@pytest.mark.parametrize("to", ["torchvision", "detectron2", "mmdet", "ultralytics"])
 def test_what_the_framework_does_not_have_is_one_line(tmp_path, to):
     with pytest.raises(WeightError, match=f"{to} has no test_resnet, it has resnet18") as caught:
         export(source(tmp_path, "test_resnet"), to, tmp_path)
@@ -180,8 +215,9 @@ def test_other_bands_are_refused_where_the_framework_has_none(tmp_path):
     bands = InputBands(("red", "green", "blue", "nir"), (0.5,) * 4, (0.2,) * 4)
     model = timm.create_model("resnet18", num_classes=0, in_chans=4)
     weight = exported(tmp_path / "weight", "resnet18", model=model, bands=bands)
-    with pytest.raises(WeightError, match="takes images of 3 channels, this weight of 4"):
-        export(weight, "torchvision", tmp_path)
+    for to in ("torchvision", "ultralytics"):
+        with pytest.raises(WeightError, match="takes images of 3 channels, this weight of 4"):
+            export(weight, to, tmp_path)
     assert "in_channels=4" in (export(weight, "mmdet", tmp_path) / "README.md").read_text()
 
 
@@ -229,5 +265,5 @@ def test_the_command_prints_the_readme(tmp_path, capsys):
 
 
 def test_the_tables_hold_architectures_of_timm():
-    for table in (TORCHVISION, DETECTRON2, MMDET, TRANSFORMERS):
+    for table in (TORCHVISION, DETECTRON2, MMDET, TRANSFORMERS, ULTRALYTICS):
         assert all(map(timm.is_model, table))

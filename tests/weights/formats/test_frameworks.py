@@ -1,5 +1,7 @@
 """What the pages "Use it in ..." say of other packages; skipped where a package is missing."""
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -8,8 +10,7 @@ import yaml
 
 import pcd_hub
 from pcd_hub.weights import shipped
-from tests.docs.blocks import blocks_of
-from tests.weights.formats.test_export import SIZES, close, loaded
+from tests.weights.formats.test_export import SIZES, close, export, source
 
 SHIPPED = shipped.FOLDER
 pytestmark = pytest.mark.filterwarnings("default")  # of the packages
@@ -79,14 +80,11 @@ def test_transformers_opens_a_weight_with_float16_kernels_in_float32(tmp_path):
 
 @pytest.fixture
 def yolo(tmp_path, monkeypatch):
-    """The page's YOLO with the weight's tensors, and a drawn data set of one image per split."""
+    """The exported YOLO, and a drawn data set of one image per split."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path))
     monkeypatch.setenv("YOLO_OFFLINE", "true")
     ultralytics = pytest.importorskip("ultralytics")
-    page = blocks_of("docs/use_it_in/detectors.md")
-    (code,) = (block.code for block in page if block.code.startswith("# yolo_resnet18.yaml"))
-    (tmp_path / "yolo_resnet18.yaml").write_text(code)
     for kind in ("images", "labels"):
         (tmp_path / "data" / kind).mkdir(parents=True)
     image = torchvision.transforms.functional.to_pil_image(torch.rand(3, 64, 64))
@@ -95,37 +93,46 @@ def yolo(tmp_path, monkeypatch):
     content = {"path": str(tmp_path / "data"), "train": "images", "val": "images"}
     names = {number: f"class {number}" for number in range(3)}
     (tmp_path / "data.yaml").write_text(yaml.safe_dump({**content, "names": names}))
-    resnet = torchvision.models.resnet18()
-    folder = pcd_hub.export("resnet18.pcd", to="torchvision", out=tmp_path / "exported")
-    resnet.load_state_dict(loaded(folder), strict=False)
-    model = ultralytics.YOLO("yolo_resnet18.yaml")
-    state = torch.nn.Sequential(*list(resnet.children())[:-2]).state_dict()
-    model.model.model[0].m.load_state_dict(state)
-    return model
+    folder = pcd_hub.export("resnet18.pcd", to="ultralytics", out=tmp_path / "exported")
+    return ultralytics.YOLO(str(folder / "yolo_resnet18.yaml"))
 
 
 def kept_at_the_start_of_training(model):
-    """Train for an epoch; return how many of the weight's kernels it began with."""
-    expected = kernels(weight()).values()
+    """Train for an epoch; return how many of the file's kernels it began with."""
+    state = torch.load("exported/resnet18.pcd.pt", weights_only=False)["model"].state_dict()
+    expected = {name: value.float() for name, value in state.items() if value.ndim == 4}
     found = []
 
     def look(trainer):
-        own = trainer.model.model[0].m.state_dict().values()
-        four = [value.float() for value in own if value.ndim == 4]
-        found.append(sum(map(torch.equal, four, expected)))
+        found.append(num_kept(trainer.model, expected))
 
     model.add_callback("on_pretrain_routine_end", look)
     options = {"workers": 0, "device": "cpu", "plots": False, "verbose": False, "val": False}
+    options["project"] = str(Path("runs").resolve())
     model.train(data="data.yaml", epochs=1, imgsz=64, batch=1, **options)
     return found
 
 
-def test_ultralytics_trains_from_the_weight_when_it_is_opened_from_a_file(yolo):
-    import ultralytics
-
-    yolo.save("yolo_resnet18.pt")
-    assert kept_at_the_start_of_training(ultralytics.YOLO("yolo_resnet18.pt")) == [20]
+def test_ultralytics_trains_from_the_weight_that_it_loads_from_the_file(yolo):
+    assert kept_at_the_start_of_training(yolo.load("exported/resnet18.pcd.pt")) == [20]
 
 
-def test_ultralytics_loses_the_weight_of_a_model_from_a_yaml(yolo):
+def test_ultralytics_trains_from_random_tensors_without_the_file(yolo):
     assert kept_at_the_start_of_training(yolo) == [0]
+
+
+@pytest.mark.parametrize("architecture", ["resnet50", "resnext50_32x4d", "wide_resnet50_2"])
+def test_ultralytics_loads_all_tensors_of_a_resnet_with_bottlenecks(
+    tmp_path, monkeypatch, architecture
+):
+    monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path))
+    monkeypatch.setenv("YOLO_OFFLINE", "true")
+    ultralytics = pytest.importorskip("ultralytics")
+    folder = export(source(tmp_path, architecture), "ultralytics", tmp_path)
+    ((description,), (file,)) = folder.glob("*.yaml"), folder.glob("*.pt")
+    model = ultralytics.YOLO(str(description)).load(str(file)).model
+    state = torch.load(file, weights_only=False)["model"].state_dict()
+    own = model.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in state.items())
+    with torch.no_grad():
+        assert len(model.train()(torch.rand(2, 3, 64, 64))) > 0
