@@ -89,8 +89,7 @@ def write_detectron2(weight: ReadWeight, folder: Path, place: Path) -> Usage:
     options = ", ".join(f"{key}: {value}" for key, value in found.options.items())
     return Usage(
         file=file,
-        code=f"""MODEL: {{
-  WEIGHTS: "{place / file}",
+        code=f"""MODEL: {{WEIGHTS: "{place / file}",
   RESNETS: {{{options}}},
   PIXEL_MEAN: {mean}, PIXEL_STD: {std}}}
 INPUT: {{FORMAT: "RGB"}}""",
