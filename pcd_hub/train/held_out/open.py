@@ -4,6 +4,7 @@ import hashlib
 import logging
 from typing import cast
 
+import torch
 from accelerate import Accelerator
 from jaxtyping import UInt8
 from torch import Tensor
@@ -63,7 +64,8 @@ def open_held_out(
     if images is None:
         return None
     config, total_steps = d.config, d.plan.total_steps
-    last_map = grid_size(d.distiller.student, config.data.image_size)
+    with torch.compiler.set_stance("force_eager"):  # two images would be compiled for nothing
+        last_map = grid_size(d.distiller.student, config.data.image_size)
     digest = hashlib.sha256(images.numpy().tobytes()).hexdigest()[:16]
     digest, count = cast("tuple[str, int]", from_main_process(d.accelerator, (digest, len(images))))
     interval = measure_interval(total_steps, config.optim.global_batch_size, count)

@@ -24,7 +24,7 @@ from pcd_hub.models.teacher_sources.normalisation_fit import (
     normalisation_fit_warning,
     untrained_warning,
 )
-from pcd_hub.models.teachers import Teacher
+from pcd_hub.models.teachers import Teacher, grid_size
 from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.held_out.images import CentreCrop
 from pcd_hub.train.launch import on_main_process
@@ -98,11 +98,13 @@ def load_teacher(
         teacher.faults = (fault,) if fault else teacher.faults
     if config.teacher.fold_batch_norms:
         teacher.fold_batch_norms(teacher.input_size or config.data.image_size)
-    _check_locations(config, *teacher.grid_size(config.data.image_size), "--data.image-size")
+    last_map = grid_size(student.student, config.data.image_size)
+    _check_locations(config, *last_map, "--data.image-size")
     if config.data.early_image_size is not None:
         early_size = config.data.early_image_size
         match_other_size(teacher, student, image_size=config.data.image_size, other_size=early_size)
-        _check_locations(config, *teacher.grid_size(early_size), "--data.early-image-size")
+        last_map = grid_size(student.student, early_size)
+        _check_locations(config, *last_map, "--data.early-image-size")
     if places != tuple(range(len(bands))):
         log.info("the teacher's red, green and blue: %s", ", ".join(bands[p] for p in places))
         teacher.set_bands(places)

@@ -7,7 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 from pcd_hub.errors import ConfigError, StudentError
+from pcd_hub.models.teachers import grid_size
 from pcd_hub.train.distillation import building
+from pcd_hub.train.held_out import open as open_module
 from tests.train.conftest import run, trace
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -85,6 +87,7 @@ def test_students_of_one_pass_have_maps_of_their_own(tiny, tmp_path):
     ("options", "error", "message"),
     [
         (["--method.targets=pooled"], ConfigError, "targets pooled and --method.feature-maps 2"),
+        (["--method.loss=similarity_kl", "--data.image-size=32"], ConfigError, "1 x 1 feature map"),
         (["--student.arch=test_vit", "--data.image-size=160"], StudentError, "feature-maps 1"),
     ],
 )
@@ -92,3 +95,15 @@ def test_what_has_no_finer_map_ends_before_the_first_step(tiny, tmp_path, option
     with pytest.raises(error, match=message):
         run([*tiny, *TWO, *options], tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_compiled_student_is_not_compiled_again_for_its_size(tiny, tmp_path, monkeypatch):
+    def compiles(*_):
+        raise AssertionError("compiled")
+
+    def found(network, image_size):
+        torch.compile(lambda x: x + 1, backend=compiles)(torch.ones(1))
+        return grid_size(network, image_size)
+
+    monkeypatch.setattr(open_module, "grid_size", found)
+    run([*tiny, "--data.held-out=0.1", "--run.max-steps=1"], tmp_path / "run", "--run.no-store")
