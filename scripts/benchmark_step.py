@@ -47,7 +47,6 @@ from pcd_hub.train.configs.distill import (
 )
 from pcd_hub.train.launch import start_accelerator
 from pcd_hub.train.networks import build_backbone
-from pcd_hub.train.optimizers import build_optimizer
 from pcd_hub.train.teacher.cache.targets import Repeated
 
 STAGES = ("data wait", "teacher", "student", "loss", "backward", "optimizer")
@@ -115,8 +114,8 @@ def recipe_step(case: StepCase, steps: int, folder: Path) -> tuple[Step, Iterato
     prepared.queue.to(accelerator.device)
     if "cached" in case.also:
         prepared.targets = Repeated()
-    optimizer = build_optimizer(prepared.distiller, config.optim, config.speed)
-    wrapped, optimizer = accelerator.prepare(prepared.distiller.train(), optimizer)
+    prepared.distiller.train()
+    wrapped, optimizer = distill.wrap(prepared)
     for group in optimizer.param_groups:
         group["lr"] = 0.1
     batches = open_batches(

@@ -23,7 +23,8 @@ class Muon(Optimizer):
     The momentum of a weight, as a matrix of outputs x inputs, is replaced by the nearest matrix
     with orthonormal rows or columns, so that every direction is learned at the same rate. Its
     update has the root mean square of AdamW's (arXiv:2502.16982), so both share learning rate and
-    weight decay. Biases, norms and depthwise convolutions, which are no matrices, get AdamW.
+    weight decay. Biases, norms and depthwise convolutions, which are no matrices, get AdamW; a
+    grouped convolution counts as one matrix.
 
     Args:
         params: Parameters or parameter groups; a group with ``"matrices": False`` gets AdamW.

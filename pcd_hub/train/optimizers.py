@@ -52,21 +52,25 @@ def build_optimizer(
         module: The trained module.
         optim: Name and weight decay.
         speed: Whether to use foreach or fused kernels.
-        heads: Parts of the module whose weights Muon leaves to AdamW, as is usual for last layers.
+        heads: Parts of the module whose weights Muon leaves to AdamW, as is usual for last layers;
+            so it leaves tables, such as those of attention biases.
     """
     groups = decay_groups(module, weight_decay=optim.weight_decay)
     match optim.name:
         case "muon":
-            in_heads = {id(weight) for head in heads for weight in head.parameters()}
+            others = {id(weight) for head in heads for weight in head.parameters()}
+            others |= {
+                id(p) for name, p in module.named_parameters() if not name.endswith("weight")
+            }
             return Muon(
                 [
                     {
                         **group,
-                        "params": [p for p in group["params"] if (id(p) in in_heads) == is_head],
-                        "matrices": not is_head,
+                        "params": [p for p in group["params"] if (id(p) in others) != matrices],
+                        "matrices": matrices,
                     }
                     for group in groups
-                    for is_head in (False, True)
+                    for matrices in (True, False)
                 ],
                 lr=0.0,
             )

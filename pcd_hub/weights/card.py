@@ -288,9 +288,12 @@ def _loss(method: Any) -> str:
     facts = method if isinstance(method, dict) else {}
     loss, targets = facts.get("loss"), facts.get("targets")
     if (loss, targets) == ("pixel_info_nce", "pixels"):
+        maps = facts.get("feature_maps", 1)
+        which = f"last {maps} feature maps" if isinstance(maps, int) and maps > 1 else "feature map"
+        centred = ", without their common mean" if facts.get("centre_targets") is True else ""
         return (
-            "Each location of this backbone's feature map was attracted to the same location of a "
-            "frozen teacher's, and repelled from a queue of pooled teacher embeddings."
+            f"Each location of this backbone's {which} was attracted to the same location of a "
+            f"frozen teacher's, and repelled from a queue of pooled teacher embeddings{centred}."
         )
     return (
         f"This backbone was distilled from a frozen teacher: loss {_text(loss or NOT_STATED)}, "

@@ -36,6 +36,7 @@ def test_adamw_forgets_the_scale_of_gradients_sooner_than_by_default(foreach):
 
 def test_muon_leaves_the_heads_and_what_is_no_matrix_to_adamw():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 6, 1))
+    network[1].bias_table = nn.Parameter(torch.randn(5, 3))  # as in Swin
     optim = OptimConfig(name="muon", weight_decay=0.3)
     optimizer = build_optimizer(network, optim, SpeedConfig(), heads=[network[2]])
     for group in optimizer.param_groups:
@@ -47,7 +48,8 @@ def test_muon_leaves_the_heads_and_what_is_no_matrix_to_adamw():
     adamw = {"exp_avg", "exp_avg_sq", "step"}
     assert kinds.pop("0.weight") == {"momentum_buffer"}
     assert all(kind == adamw for kind in kinds.values())
-    assert kinds.keys() == {"0.bias", "1.weight", "1.bias", "2.weight", "2.bias"}
+    rest = {"0.bias", "1.weight", "1.bias", "1.bias_table", "2.weight", "2.bias"}
+    assert kinds.keys() == rest
     decays = [group["weight_decay"] for group in optimizer.param_groups]
     assert decays == [0.3, 0.3, 0.0, 0.0]
 

@@ -211,6 +211,17 @@ def test_the_method_is_the_one_of_the_configuration():
     assert "generated scenes only" in card(data={"source": ["scenes:9", "scenes:9:1"]})
 
 
+def test_two_maps_and_centred_targets_are_on_the_card():
+    method = {"loss": "pixel_info_nce", "targets": "pixels"}
+    ours = {"feature_maps": 2, "centre_targets": True}
+    changed = card(config={"method": method | ours})
+    assert "Each location of this backbone's last 2 feature maps was attracted" in changed
+    assert "pooled teacher embeddings, without their common mean." in changed
+    plain = card(config={"method": method | {"feature_maps": 1}})
+    assert "Each location of this backbone's feature map was attracted" in plain
+    assert "common mean" not in plain
+
+
 def test_untrained_layers_are_named_under_limits():
     text = card(untrained=("conv_head.weight",))
     assert "conv_head.weight" in text.split("## Limits")[1]

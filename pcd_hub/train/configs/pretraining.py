@@ -215,8 +215,9 @@ class OptimConfig:
     """Optimizer and schedule. Results do not depend on the number of processes."""
 
     name: Literal["lars", "adamw", "muon"] = "lars"
-    """Optimizer. muon: for the matrices and convolutions of the backbone, with
-    AdamW for all other parameters; a step costs more, and fewer are needed."""
+    """Optimizer. muon: for matrices and convolutions (of a distillation without
+    those of its heads), with AdamW for all other parameters; a step costs more,
+    and fewer are needed."""
     lr_per_256: Positive = 1.0
     """Peak learning rate for a global batch of 256; scaled linearly with the global batch."""
     weight_decay: NotNegative = 1e-5

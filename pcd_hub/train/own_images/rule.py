@@ -3,7 +3,7 @@
 The values for a CPU are those of a configuration that was compared with others on photographs (two
 cores, ResNet-18, a supervised teacher, 5 to 26 minutes); its peak learning rate is the starting
 point for all batch sizes. Of the values for GPUs, batch and learning rate were tried in one run;
-the others follow common practice.
+feature maps and centred targets are those measured on a CPU, the others follow common practice.
 """
 
 import math
@@ -109,7 +109,7 @@ def _teacher_size(s: Situation, values: Values) -> Iterator[Decision]:
         yield Decision("teacher.image_size", simplest(sides), "the student's")
         return
     finer = [max(1, round(side * scale / s.teacher_patch)) * s.teacher_patch for side in sides]
-    times = "twice" if is_finer else "4/3 of"
+    times = {TEACHER_SCALE: "4/3 of", 2: "twice"}.get(scale, f"{scale:.3g} times")
     reason = f"{times} {format_size(simplest(sides))} px, for a finer feature map"
     if scale == 1:
         reason = f"the nearest multiple of {s.teacher_patch} px, the teacher's patches"

@@ -214,6 +214,17 @@ def test_a_finer_map_gets_a_finer_teacher(changes, maps, teacher):
     assert (found.get("method.feature_maps"), found["teacher.image_size"]) == (maps, teacher)
 
 
+def test_the_reason_of_the_teachers_size_says_how_much_larger_it_is():
+    def reason(**given: Any) -> str:
+        usual = {"num_images": 3000, "short_side": 480, "student_has_finer_map": True}
+        return reasons(Situation(**usual, given=given, **CPU))["teacher.image_size"]
+
+    assert reason() == "twice 96 px, for a finer feature map"
+    assert reason(**{"method.feature_maps": 1}) == "4/3 of 96 px, for a finer feature map"
+    larger = {"method.feature_maps": 2, "data.image_size": 128}
+    assert reason(**larger) == "1.75 times 128 px, for a finer feature map"
+
+
 def test_targets_are_centred_for_a_teacher_without_a_head():
     usual = {"num_images": 3000, "short_side": 480, **CPU}
     assert values(Situation(**usual))["method.centre_targets"] is True
