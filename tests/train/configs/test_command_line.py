@@ -29,7 +29,7 @@ COUNT = "expected an integer from 1 to 1000000000"
         ("--optim.epochs 3 4", f"--optim.epochs 3 4: {COUNT}, as 100"),
         ("--optim.epochs", f"--optim.epochs: {COUNT}, as 100"),
         ("--run.seed=1 --optim.epochs=1.5", f"--optim.epochs 1.5: {COUNT}, as 100"),
-        ("--optim.name sgd", "--optim.name sgd: expected one of lars, adamw, as lars"),
+        ("--optim.name sgd", "--optim.name sgd: expected one of lars, adamw, muon, as lars"),
         (
             "--optim.clip-grad-norm=x",
             "--optim.clip-grad-norm x: expected a finite number > 0 or",
