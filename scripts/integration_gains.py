@@ -133,13 +133,14 @@ def measure(run: Run, task: Task) -> dict[str, Any]:
 def measure_all(runs: Sequence[Run], options: argparse.Namespace) -> dict[Run, dict[str, float]]:
     """Measure the runs that are not in the results; return the scores of all."""
     known = read_results(options.results)
-    tasks: dict[str, Task] = {}
+    tasks: dict[type[Task], Task] = {}
     for run in runs:
         if run in known:
             continue
-        if run.model not in tasks:
-            tasks[run.model] = _task(run, options)
-        line = measure(run, tasks[run.model])
+        kind = _kind(run.model)
+        if kind not in tasks:
+            tasks[kind] = _task(run, options)
+        line = measure(run, tasks[kind])
         with options.results.open("a") as file:
             file.write(json.dumps(line) + "\n")
         known[run] = line["scores"]
@@ -149,11 +150,17 @@ def measure_all(runs: Sequence[Run], options: argparse.Namespace) -> dict[Run, d
     return {run: known[run] for run in runs}
 
 
+def _kind(model: str) -> type[Task]:
+    if model in SEGMENTERS:
+        return SegmentationTask
+    return YoloTask if model in YOLOS else DetectionTask
+
+
 def _task(run: Run, options: argparse.Namespace) -> Task:
-    split, size = run.test_split, run.image_size
-    if run.model in DETECTORS:
+    kind, split, size = _kind(run.model), run.test_split, run.image_size
+    if kind is DetectionTask:
         return DetectionTask(options.detection, test_split=split)
-    if run.model in YOLOS:
+    if kind is YoloTask:
         return YoloTask(options.detection, test_split=split, image_size=size)
     return SegmentationTask(options.segmentation, test_split=split, image_size=size)
 

@@ -22,7 +22,7 @@ from pcd_hub.evaluate.feature_maps import (
 from pcd_hub.evaluate.models import EvaluatedModel
 from pcd_hub.evaluate.results import Evaluation, ModelScores, data_sha256
 from pcd_hub.method.metrics import ProgressWrapper, effective_rank, linear_cka, pixel_retrieval
-from pcd_hub.method.resampling import Resample
+from pcd_hub.method.resampling import resample
 from pcd_hub.models.teacher_loading import load_teacher
 
 PROTOCOL_VERSION = 1
@@ -156,10 +156,7 @@ def agreement(
         ConfigError: If the maps of the other images have fewer than ``k`` locations.
     """
     grid = min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3])
-    one, other = (
-        Resample((maps.shape[2], maps.shape[3]), grid)(maps).flatten(2)
-        for maps in (student, teacher)
-    )
+    one, other = (resample(maps, grid).flatten(2) for maps in (student, teacher))
     if k > (others := (len(one) - 1) * one.shape[2]):
         raise ConfigError(
             f"--report.retrieval-k {k}: expected at most {others}, the number of feature-map "

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 from torch.optim.optimizer import Optimizer
 
+from pcd_hub.method.optim import loss_of
+
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic iteration of Newton-Schulz in the Muon blog post (Jordan et al. 2024)."""
 _ITERATIONS = 5
@@ -54,10 +56,7 @@ class Muon(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Take one step."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         for group in self.param_groups:
             matrices: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
             others = []

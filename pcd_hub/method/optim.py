@@ -62,10 +62,7 @@ class LARS(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Take one step."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         for group in self.param_groups:
             updated = [weight for weight in group["params"] if weight.grad is not None]
             scaled = [weight for weight in updated if weight.ndim > 1]
@@ -89,6 +86,14 @@ class LARS(Optimizer):
         torch._foreach_mul_(buffers, group["momentum"])
         torch._foreach_add_(buffers, updates)
         torch._foreach_add_(weights, buffers, alpha=-group["lr"])
+
+
+def loss_of(closure: Callable[[], float] | None) -> float | None:
+    """Return the loss that a step's closure computes, with gradients; None without a closure."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
 
 
 def _trust_ratios(

@@ -69,8 +69,9 @@ def has_finer_map(architecture: str) -> bool:
     except PCDHubError:  # building the student reports it
         return False
     stages: Any = getattr(model, "feature_info", None) or []
-    reductions = [stage.get("reduction", 0) for stage in stages][-2:]
-    return hasattr(model, "forward_intermediates") and reductions != sorted(reductions)[::-1]
+    if len(stages) < 2 or not hasattr(model, "forward_intermediates"):
+        return False
+    return stages[-2].get("reduction", 0) < stages[-1].get("reduction", 0)
 
 
 def teacher_patch(config: DistillConfig, teacher: Teacher | None) -> int:
