@@ -9,16 +9,21 @@ from pcd_hub.method.muon import Muon, _iterate, _iterate_on_products, orthogonal
 from pcd_hub.method.optim import decay_groups
 
 
+def reference_orthogonalisation(matrix):
+    values = matrix / (matrix.norm() + 1e-7)
+    for _ in range(5):
+        product = values @ values.T
+        values = 3.4445 * values + (-4.7750 * product + 2.0315 * product @ product) @ values
+    return values
+
+
 def reference_muon(weight, gradients, *, lr, momentum, weight_decay):
     """Apply Muon's update step by step in float64."""
     shape, velocity = weight.shape, torch.zeros_like(weight)
     for gradient in gradients:
         velocity = momentum * velocity + (1 - momentum) * gradient
         update = (momentum * velocity + (1 - momentum) * gradient).flatten(1)
-        values = update / (update.norm() + 1e-7)
-        for _ in range(5):
-            product = values @ values.T
-            values = 3.4445 * values + (-4.7750 * product + 2.0315 * product @ product) @ values
+        values = reference_orthogonalisation(update)
         scale = 0.2 * math.sqrt(max(update.shape))
         weight = weight * (1 - lr * weight_decay) - lr * scale * values.reshape(shape)
     return weight
@@ -85,6 +90,20 @@ def test_singular_values_become_about_one(shape):
     values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)))
     assert values.min() > 0.6
     assert values.max() < 1.25
+
+
+@pytest.mark.parametrize(
+    ("rows", "sizes"), [(64, [64]), (65, [33, 32]), (130, [44, 44, 42]), (192, [64, 64, 64])]
+)
+@pytest.mark.parametrize("is_tall", [False, True])
+def test_a_large_matrix_is_orthogonalised_in_blocks_of_up_to_64_rows(rows, sizes, is_tall):
+    matrices = torch.randn(2, rows, 300, dtype=torch.float64)
+    result = orthogonalise(matrices.mT).mT if is_tall else orthogonalise(matrices)
+    assert result.shape == matrices.shape
+    for blocks, values in zip(matrices.split(sizes, 1), result.split(sizes, 1), strict=True):
+        for block, orthogonal in zip(blocks, values, strict=True):
+            expected = reference_orthogonalisation(block)
+            torch.testing.assert_close(orthogonal, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_directions_without_a_gradient_stay_without_one():
