@@ -27,8 +27,8 @@ from pcd_hub.errors import PCDHubError, WeightError
 from pcd_hub.files.write import atomic_folder
 from pcd_hub.models.tensor_files import save_tensors
 from pcd_hub.weights import shipped
-from pcd_hub.weights.card import render_card
-from pcd_hub.weights.card_metadata import needs_import
+from pcd_hub.weights.cards.card import render_card
+from pcd_hub.weights.cards.metadata import needs_import
 from pcd_hub.weights.catalogue import finished_export
 from pcd_hub.weights.create import build_model, golden_features
 from pcd_hub.weights.export import describe

@@ -21,8 +21,8 @@ from huggingface_hub import constants
 
 from pcd_hub.data.multiband.names import RGB
 from pcd_hub.errors import PCDHubError, WeightError
-from pcd_hub.weights.card import render_card
-from pcd_hub.weights.card_metadata import needs_import
+from pcd_hub.weights.cards.card import render_card
+from pcd_hub.weights.cards.metadata import needs_import
 from pcd_hub.weights.create import create_model, golden_features
 from pcd_hub.weights.hub.fetch import fetch
 from pcd_hub.weights.hub.published import PublishedWeight, published_weights, read_list

@@ -126,6 +126,15 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     _json_option(parser, "{name, folder}")
 
 
+def _average_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("run", metavar="RUN|NAME", help="the weight after the training: folder or name")
+    add("start", metavar="START", help="the weight that it was trained from: folder or name")
+    add("--share", type=float, default=0.5, help="share of START, between 0 and 1; default: 0.5")
+    add("--name", help="ARCH.pcd_WHAT; default: that of RUN with _mean")
+    _json_option(parser, "{name, folder, share_of_start}")
+
+
 def _cache_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dir", type=Path, help="folder of the caches; default: in the store")
     parser.add_argument("--remove", metavar="NAME|all", help="remove one cache, or all of them")
@@ -271,6 +280,15 @@ COMMANDS = {
         "save a finished weight in the local store",
         _add_options,
         ("pcd-hub add runs/own_images", "pcd-hub add runs/own_images --name resnet18.pcd_photos"),
+    ),
+    "average": _Command(
+        _load_weights,
+        "average a weight with the one that its training started from",
+        _average_options,
+        (
+            "pcd-hub average runs/own_images resnet18.pcd",
+            "pcd-hub average resnet18.pcd_photos resnet18.pcd --share 0.3",
+        ),
     ),
     "export": _Command(
         _load_weights,

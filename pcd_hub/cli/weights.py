@@ -10,6 +10,7 @@ from pcd_hub.cli.output import print_json
 from pcd_hub.errors import PCDHubError, WeightError
 from pcd_hub.files.strict_json import printable
 from pcd_hub.weights import store
+from pcd_hub.weights.average import average
 from pcd_hub.weights.catalogue import (
     find_here,
     finished_export,
@@ -66,7 +67,17 @@ def _print_record(record: WeightRecord) -> None:
         print(printable(f"{key:24} {facts[key]}"))
     if record.imported:
         print(f"{'training':24} unknown: imported, not trained by pcd_hub")
-    for key in ("imported", "model", "teacher", "start", "data", "licenses", "code", "hardware"):
+    for key in (
+        "imported",
+        "model",
+        "teacher",
+        "start",
+        "averaged",
+        "data",
+        "licenses",
+        "code",
+        "hardware",
+    ):
         for what, value in facts.get(key, {}).items():
             print(printable(f"{key + ' ' + what:24} {value}"))
     for table in record.measurements().values():
@@ -124,6 +135,15 @@ def _add(options: argparse.Namespace) -> None:
         print_json({"name": name, "folder": store.home() / name})
     else:
         print(f"{name}  {store.home() / name}")
+
+
+def _average(options: argparse.Namespace) -> None:
+    done = average(options.run, options.start, share=options.share, name=options.name)
+    if options.json:
+        print_json(asdict(done))
+        return
+    print(f"{done.name}  {done.folder}")
+    print(f"measure it: pcd-hub probe LABELLED {done.name} {options.start}")
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -226,6 +246,7 @@ RUN = {
     "verify": _verify,
     "where": _where,
     "add": _add,
+    "average": _average,
     "export": _export,
     "import": _import,
     "publish": _publish,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pcd_hub.data.sources.uris import is_dir
 from pcd_hub.errors import DataError
-from pcd_hub.weights.card import results_table
+from pcd_hub.weights.cards.results import results_table
 from pcd_hub.weights.manifest import write_json
 from pcd_hub.weights.record import Measurement
 

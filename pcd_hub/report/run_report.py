@@ -9,7 +9,7 @@ from typing import Any
 
 from pcd_hub.files.markdown import escaped, table
 from pcd_hub.report.page.chart import Curve
-from pcd_hub.weights.card import results_tables
+from pcd_hub.weights.cards.results import results_tables
 from pcd_hub.weights.record import LICENSED, NOT_STATED, Measurement
 
 MEAN_IOU = "probe_data_mean_iou"

@@ -18,7 +18,7 @@ from pcd_hub.files.write import atomic_folder
 from pcd_hub.image_size import ImageSize, height_width
 from pcd_hub.models.entries import build_arguments, entry_cfg, size_argument
 from pcd_hub.models.tensor_files import save_tensors
-from pcd_hub.weights.card import render_card
+from pcd_hub.weights.cards.card import render_card
 from pcd_hub.weights.input_bands import InputBands
 from pcd_hub.weights.layout import CARD_FILE, CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from pcd_hub.weights.load import read_weight

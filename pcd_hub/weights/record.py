@@ -31,6 +31,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("steps", "images_seen", "seed"), int),
     **dict.fromkeys(("config", "teacher", "data", "code", "versions", "hardware"), dict),
     **dict.fromkeys(("licenses", "model", "metrics", "held_out", "start", "imported"), dict),
+    "averaged": dict,
     **dict.fromkeys(("untrained", "notes", "verdicts"), (list, tuple)),
 }
 """JSON types of a record's fields; fields that are not listed are strings."""
@@ -69,6 +70,9 @@ class WeightRecord:
     start: dict[str, Any] = field(default_factory=dict)
     """The weights that the training started from: source, name, sha256, license; empty if they were
     random."""
+    averaged: dict[str, Any] = field(default_factory=dict)
+    """Of a mean of the trained weights and their start: the start's share, and the hash of the
+    trained weights' file. Empty if the weights are as they were trained."""
     untrained: tuple[str, ...] = ()
     """Parameters that receive no gradient in distillation and keep their initial values."""
     model: dict[str, Any] = field(default_factory=dict)
@@ -151,12 +155,8 @@ class WeightRecord:
     def to_dict(self) -> dict[str, Any]:
         """Return the record as a plain dict, including unknown fields."""
         facts = json.loads(json.dumps(dataclasses.asdict(self)))
-        for added in (
-            "verdicts",
-            "notes",
-            "pictures",
-            "imported",
-        ):  # without them, the bytes of older versions
+        added_later = ("averaged", "verdicts", "notes", "pictures", "imported")
+        for added in added_later:  # without them, the bytes of older versions
             if not facts[added]:
                 del facts[added]
         return facts | facts.pop("unknown")

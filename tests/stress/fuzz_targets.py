@@ -22,7 +22,7 @@ from pcd_hub.models.layouts import layout_of
 from pcd_hub.train.configs import distill as configs
 from pcd_hub.train.configs.command_line import parse
 from pcd_hub.weights import catalogue, store
-from pcd_hub.weights.card import render_card
+from pcd_hub.weights.cards.card import render_card
 from pcd_hub.weights.export import export_weight
 from pcd_hub.weights.hub import address, published
 from pcd_hub.weights.manifest import file_entries

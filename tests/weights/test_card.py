@@ -10,7 +10,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from pcd_hub.errors import WeightError
-from pcd_hub.weights.card import render_card
+from pcd_hub.weights.cards.card import render_card
 from pcd_hub.weights.manifest import read_manifest, record_sha256
 from pcd_hub.weights.record import HUB_LICENSES, Measurement
 from tests.weights.making import exported, measurement, record

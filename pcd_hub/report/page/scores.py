@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from pcd_hub.report.page.content import is_start
 from pcd_hub.report.run_report import AGREEMENT
-from pcd_hub.weights.card import by_evaluation
+from pcd_hub.weights.cards.results import by_evaluation
 from pcd_hub.weights.record import Measurement
 
 _TEACHER = "teacher"

@@ -1,7 +1,7 @@
 """Render the model card of a weight; unknown values are shown as "not measured"."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -10,24 +10,14 @@ from timm.models import get_pretrained_cfg
 from pcd_hub.errors import WeightError
 from pcd_hub.files.markdown import escaped as _text
 from pcd_hub.image_size import format_size
-from pcd_hub.weights.card_metadata import CITATION, front_matter, hub_repository, needs_import
+from pcd_hub.weights.cards.metadata import CITATION, front_matter, hub_repository, needs_import
+from pcd_hub.weights.cards.results import NOT_MEASURED, results
 from pcd_hub.weights.imported import card as imported
 from pcd_hub.weights.layout import MANIFEST_FILE, WEIGHTS_FILE
 from pcd_hub.weights.manifest import record_sha256
-from pcd_hub.weights.record import NOT_STATED, Measurement, WeightRecord, licensed_parts
+from pcd_hub.weights.record import NOT_STATED, WeightRecord, licensed_parts
 from pcd_hub.weights.safety import check_buildable
 
-NOT_MEASURED = "not measured"
-
-_USUAL = (
-    ("segmentation", "ADE20K"),
-    ("segmentation", "VOC"),
-    ("segmentation", "Cityscapes"),
-    ("k-NN", "ImageNet"),
-    ("linear classification", "ImageNet"),
-    ("detection", "COCO"),
-)
-"""Common benchmarks, as keywords of task and data set."""
 _PICTURES = {
     "pca.png": "First three principal components of the feature maps as colours: images, "
     "teacher, this weight",
@@ -67,7 +57,7 @@ def render_card(
     sections = [
         front_matter(record, measured, license_link=license_link),
         f"# {_text(repo or record.name)}\n\n{_summary(record, files)}",
-        _results(measured),
+        results(measured),
         _usage(record, repo, is_shipped=is_shipped),
         _pictures(record, files),
         _method(record),
@@ -99,59 +89,6 @@ def _summary(record: WeightRecord, files: list[dict[str, Any]]) -> str:
 def _storage(facts: dict[str, Any]) -> str:
     stored = facts.get("stored_as")
     return f" (stored as {_text(stored)}, loaded as float32)" if isinstance(stored, str) else ""
-
-
-def _results(measured: dict[str, Measurement]) -> str:
-    missing = [
-        f"{task} on {dataset}"
-        for task, dataset in _USUAL
-        if not any(
-            task.lower() in table.task.lower() and dataset.lower() in table.dataset.lower()
-            for table in measured.values()
-        )
-    ]
-    missing += ["throughput", "energy"]
-    tables = results_tables(measured)
-    return "\n\n".join(["## Results", *tables, f"Not measured: {'; '.join(missing)}."])
-
-
-def results_tables(measured: Mapping[str, Measurement]) -> list[str]:
-    """Render one Markdown table for each evaluation."""
-    return [results_table(metrics) for metrics in by_evaluation(measured)]
-
-
-def by_evaluation(measured: Mapping[str, Measurement]) -> list[list[Measurement]]:
-    """Group the measurements that are metrics of one evaluation."""
-    evaluations: dict[tuple[object, ...], list[Measurement]] = {}
-    for table in measured.values():
-        facts = (table.task, table.dataset, table.images, table.seeds, table.protocol)
-        alike = (*facts, table.protocol_version, table.command, table.subject, tuple(table.means))
-        evaluations.setdefault(alike, []).append(table)
-    return list(evaluations.values())
-
-
-def results_table(metrics: list[Measurement]) -> str:
-    """Render the metrics of one evaluation as a Markdown table, the best values in bold."""
-    one = metrics[0]
-    heads = [f"{_text(m.metric)} ({_text(m.unit)})" if m.unit else _text(m.metric) for m in metrics]
-    lines = [
-        f"**{_text(one.task)}**, {_text(one.dataset)}: n = {one.images}, {one.spread}",
-        "",
-        f"| model | {' | '.join(heads)} |",
-        f"|---|{'---|' * len(heads)}",
-    ]
-    for model in one.means:
-        label = f"**{_text(model)}** (this weight)" if model == one.subject else _text(model)
-        lines.append(f"| {label} | {' | '.join(_cell(m, model) for m in metrics)} |")
-    lines += ["", f"{_text(one.full_protocol)}. Again: {_text(one.command)}."]
-    return "\n".join(lines)
-
-
-def _cell(table: Measurement, model: str) -> str:
-    spread = f" ± {table.stds[model]:.2f}" if table.stds else ""
-    text = f"{table.means[model]:.2f}{spread}"
-    is_best = table.means[model] == max(table.means.values())
-    return f"**{text}**" if is_best and len(table.means) > 1 else text
 
 
 def _usage(record: WeightRecord, repo: str | None, *, is_shipped: bool) -> str:
@@ -223,6 +160,7 @@ def _method(record: WeightRecord) -> str:
     sentences = [
         _loss(record.config.get("method")),
         *([f"The training started from {_start(record.start)}."] if record.start else []),
+        *([_averaged(record.averaged)] if record.averaged else []),
         "The distillation used no labels; the teacher's training may.",
     ]
     facts = {
@@ -281,6 +219,12 @@ def _start(start: dict[str, Any]) -> str:
     """Return the name of the weights that the training started from, linked if on the Hub."""
     name, repo = _fact(start, "name"), hub_repository(start)
     return f"[{name}](https://huggingface.co/{repo})" if repo else name
+
+
+def _averaged(facts: dict[str, Any]) -> str:
+    share = facts.get("share_of_start")
+    start = f"{share:.0%}" if isinstance(share, int | float) else "a part"
+    return f"These weights are a weighted mean of the trained ones and their start ({start})."
 
 
 def _loss(method: Any) -> str:

@@ -1,0 +1,1 @@
+"""Model cards: the README.md of a weight, rendered from its record."""

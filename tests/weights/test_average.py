@@ -1,0 +1,120 @@
+import json
+
+import pytest
+import timm
+import torch
+
+from pcd_hub import cli
+from pcd_hub.errors import WeightError
+from pcd_hub.models.tensor_files import tensors_sha256
+from pcd_hub.weights import store
+from pcd_hub.weights.average import average
+from pcd_hub.weights.load import read_weight
+from pcd_hub.weights.record import WeightRecord
+from tests.weights.making import exported
+
+START, TRAINED = "test_resnet.pcd", "test_resnet.pcd_photos"
+
+
+LICENSES = dict.fromkeys(("code", "weights", "teacher", "data", "start"), "apache-2.0")
+
+
+def network(seed):
+    torch.manual_seed(seed)
+    model = timm.create_model("test_resnet", num_classes=0)
+    for name, value in model.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            value.fill_(seed)
+        else:
+            value.add_(torch.rand_like(value))
+    return model
+
+
+def trained_export(run, model, start, name=TRAINED):
+    run.mkdir()
+    return exported(run / "export", model=model, name=name, start=start, licenses=LICENSES)
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A start in the store, and the export of a training from it."""
+    start, trained = network(3), network(8)
+    store.add(START, exported(tmp_path / "start", model=start))
+    facts = {
+        "source": START,
+        "name": START,
+        "sha256": tensors_sha256(start.state_dict()),
+        "license": "apache-2.0",
+    }
+    export = trained_export(tmp_path / "run", trained, facts)
+    return start.state_dict(), trained.state_dict(), export
+
+
+def test_the_mean_of_a_run_and_its_start_is_stored_and_loads(pair, tmp_path):
+    start, trained, export = pair
+    done = average(tmp_path / "run", START, share=0.25)
+    assert (done.name, done.folder) == (f"{TRAINED}_mean", store.home() / f"{TRAINED}_mean")
+    loaded = timm.create_model(f"local-dir:{done.folder}", pretrained=True, num_classes=0)
+    for key, value in loaded.state_dict().items():
+        expected = 0.25 * start[key] + 0.75 * trained[key]
+        if key.endswith("num_batches_tracked"):
+            expected = torch.tensor(8)
+        torch.testing.assert_close(value, expected)
+    before = read_weight(export)
+    after = read_weight(done.folder)
+    assert before.record.metrics
+    assert not after.record.metrics, "they are not of these values"
+    assert after.record.start == before.record.start
+    expected = {"share_of_start": 0.25, "trained_weights_sha256": before.weights_sha256}
+    assert after.record.averaged == expected
+    assert after.config["pretrained_cfg"]["tag"] == "pcd_photos_mean"
+    card = (done.folder / "README.md").read_text()
+    assert "a weighted mean of the trained ones and their start (25%)" in card
+
+
+def test_a_record_without_a_mean_keeps_its_bytes(pair):
+    *_, export = pair
+    assert "averaged" not in read_weight(export).record.to_dict()
+
+
+def test_a_mean_can_be_a_start_and_be_averaged_again(pair, tmp_path):
+    done = average(tmp_path / "run", START)
+    loaded = timm.create_model(f"local-dir:{done.folder}", pretrained=True, num_classes=0)
+    facts = {"source": done.name, "name": done.name, "license": "not stated"}
+    facts["sha256"] = tensors_sha256(loaded.state_dict())
+    trained_export(tmp_path / "next", network(5), facts, name=done.name)
+    again = average(tmp_path / "next", done.folder, name="test_resnet.pcd_twice")
+    assert store.where("test_resnet.pcd_twice") == again.folder.resolve()
+    assert average(tmp_path / "next", done.name).name == done.name, "no _mean_mean"
+
+
+def test_another_weight_than_the_start_is_refused(pair, tmp_path):
+    exported(tmp_path / "other", model=network(4))
+    with pytest.raises(WeightError, match=r"other is not the weight .*says test_resnet\.pcd \(sha"):
+        average(tmp_path / "run", tmp_path / "other")
+    with pytest.raises(WeightError, match="says random weights"):
+        average(tmp_path / "other", START)
+    assert store.names() == [START]
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.5, float("nan")])
+def test_a_share_out_of_range_is_named(pair, tmp_path, share):
+    with pytest.raises(WeightError, match=f"--share {share}: expected a number between 0 and 1"):
+        average(tmp_path / "run", START, share=share)
+
+
+def test_the_name_of_another_architecture_is_refused(pair, tmp_path):
+    with pytest.raises(WeightError, match=r"--name resnet18\.pcd_x: expected test_resnet\.pcd_"):
+        average(tmp_path / "run", START, name="resnet18.pcd_x")
+
+
+@pytest.mark.usefixtures("pair")
+def test_the_command_prints_the_weight_and_how_to_measure_it(tmp_path, capsys):
+    cli.main(["average", str(tmp_path / "run"), START, "--json"])
+    assert json.loads(capsys.readouterr().out)["share_of_start"] == 0.5
+    cli.main(["average", str(tmp_path / "run"), START, "--share", "0.3"])
+    assert f"pcd-hub probe LABELLED {TRAINED}_mean {START}" in capsys.readouterr().out
+    cli.main(["show", f"{TRAINED}_mean"])
+    shown = capsys.readouterr().out
+    assert "averaged share_of_start  0.3" in shown
+    assert WeightRecord.from_dict(read_weight(store.where(f"{TRAINED}_mean")).record.to_dict())
