@@ -4,7 +4,6 @@ import hashlib
 import logging
 from typing import cast
 
-import torch
 from accelerate import Accelerator
 from jaxtyping import UInt8
 from torch import Tensor
@@ -12,8 +11,6 @@ from torch import Tensor
 from pcd_hub.data.sources.open import ImageSource
 from pcd_hub.errors import ConfigError
 from pcd_hub.image_size import height_width
-from pcd_hub.method.resampling import resample
-from pcd_hub.models.teachers import grid_size
 from pcd_hub.train.batches import num_workers
 from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.distillation.early_views import early_steps
@@ -64,8 +61,6 @@ def open_held_out(
     if images is None:
         return None
     config, total_steps = d.config, d.plan.total_steps
-    with torch.compiler.set_stance("force_eager"):  # two images would be compiled for nothing
-        last_map = grid_size(d.distiller.student, config.data.image_size)
     digest = hashlib.sha256(images.numpy().tobytes()).hexdigest()[:16]
     digest, count = cast("tuple[str, int]", from_main_process(d.accelerator, (digest, len(images))))
     interval = measure_interval(total_steps, config.optim.global_batch_size, count)
@@ -84,7 +79,7 @@ def open_held_out(
             accelerator=d.accelerator,
             images=images,
             distiller=d.distiller,
-            teacher=lambda images: resample(d.teacher(images), last_map),
+            teacher=d.teacher,
             normalise=d.normalise,
             negatives=d.queue is not None,
             moments=d.moments,

@@ -12,6 +12,7 @@ from torch import Tensor
 from pcd_hub.method.distiller import Distiller
 from pcd_hub.method.metrics import PixelRelations, effective_rank, pixel_relations
 from pcd_hub.method.moments import ChannelMoments
+from pcd_hub.method.resampling import resample
 from pcd_hub.train.held_out.scores import Scores
 from pcd_hub.train.held_out.unchanged import unchanged
 
@@ -19,6 +20,16 @@ MAX_PIXELS = 2048
 """Pixels that are compared with each other, of all images together."""
 _MAX_VECTORS = 1024
 """Pixels for the effective rank, whose cost grows with their cube."""
+
+
+class _Features(NamedTuple):
+    """What is kept of the feature maps of all images, on the CPU."""
+
+    pixels: Float[Tensor, "n c pixels 1"]
+    """A sample of the pixels of each map."""
+    means: Float[Tensor, "n c 1 1"]
+    size: tuple[int, int]
+    """Height and width of the maps."""
 
 
 class _Targets(NamedTuple):
@@ -38,7 +49,7 @@ class Scorer:
         accelerator: The run's Accelerator, for device and precision.
         images: Held-out images.
         distiller: Student, head and loss, not wrapped.
-        teacher: The teacher: images in [0, 1] -> maps of the size of the student's last one.
+        teacher: The teacher: images in [0, 1] -> feature maps of any size.
         normalise: The student's normalisation of images in [0, 1].
         negatives: Whether the loss takes negatives.
         moments: How the loss's targets are centred or standardised; here over these images.
@@ -73,12 +84,12 @@ class Scorer:
     def score(self, step: int) -> Scores | None:
         """Score the student after ``step`` steps; None if its features are not finite."""
         with torch.no_grad(), unchanged(self._distiller, self._accelerator.device):
-            if self._targets is None:
-                self._targets = self._teacher_targets()
-            targets = self._targets
-            pixels, means = self._features(
+            pixels, means, size = self._features(
                 lambda images: self._distiller.student(self._normalise(images))
             )
+            if self._targets is None:
+                self._targets = self._teacher_targets(size)
+            targets = self._targets
             if not bool(torch.isfinite(pixels).all()):
                 return None  # the run is about to stop
             losses = self._losses(means if self._distiller.pooled else pixels, targets)
@@ -103,20 +114,19 @@ class Scorer:
             images = part.to(self._accelerator.device) / 255
             yield images.contiguous(memory_format=self._memory_format)
 
-    def _features(
-        self, network: Callable[[Tensor], Tensor]
-    ) -> tuple[Float[Tensor, "n c pixels 1"], Float[Tensor, "n c 1 1"]]:
-        """Return a sample of the pixels of each feature map, and its mean, on the CPU."""
-        count, pixels, means = len(self._images), [], []
+    def _features(self, network: Callable[[Tensor], Tensor]) -> _Features:
+        count, size, pixels, means = len(self._images), (0, 0), [], []
         for images in self._batches():
             with self._accelerator.autocast():
                 maps = network(images).float()
+            size = (maps.shape[2], maps.shape[3])
             pixels.append(_sample_pixels(maps, MAX_PIXELS // count).cpu())
             means.append(maps.mean((2, 3), keepdim=True).cpu())
-        return torch.cat(pixels), torch.cat(means)
+        return _Features(torch.cat(pixels), torch.cat(means), size)
 
-    def _teacher_targets(self) -> _Targets:
-        pixels, means = self._features(self._teacher)
+    def _teacher_targets(self, size: tuple[int, int]) -> _Targets:
+        """Return the teacher's part at the size of the student's last map."""
+        pixels, means, _ = self._features(lambda images: resample(self._teacher(images), size))
         vectors, averages = pixels, means
         if self._moments is not None:
             moments = self._moments.of_all(pixels)
