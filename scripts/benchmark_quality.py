@@ -83,7 +83,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--teacher", required=True, help="as --teacher.source")
     add("--probe-data", nargs="+", required=True, help="labelled sets, as pcd-hub probe takes them")
     add("--config", default="own_images", help="configuration of pcd-hub distill")
-    add("--options", default="", help="options of pcd-hub distill for every run, in quotes")
+    add(
+        "--options",
+        default="--student.weights=none",
+        help="options of pcd-hub distill for every run, in quotes; default: random start",
+    )
     add(
         "--variant",
         action="append",

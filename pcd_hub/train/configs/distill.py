@@ -73,8 +73,9 @@ class StudentConfig(ModelConfig):
     (resnet18,mobilenetv4_conv_small), are trained in one pass over the images
     with one teacher, each as if it were alone, in OUTPUT-DIR/ARCH."""
     weights: str = "none"
-    """Weights that the student starts from. none: random. pretrained: timm's
-    default weights of the architecture. Or a timm or pcd_hub weight of this
+    """Weights that the student starts from. none: random. shipped: the weight of the
+    architecture that pcd_hub ships (resnet18, mobilenetv4_conv_small). pretrained:
+    timm's default weights of the architecture. Or a timm or pcd_hub weight of this
     architecture by name (resnet18.a1_in1k, resnet18.pcd), hf-hub:ORG/NAME,
     local-dir:DIR, or a checkpoint FILE (.safetensors, .pth, .pt, .bin,
     .ckpt)."""
@@ -263,7 +264,7 @@ class DistillRunConfig(RunConfig):
 
 DERIVED = frozenset(
     {
-        *("data.image_size", "data.min_crop_area", "data.num_workers"),
+        *("student.weights", "data.image_size", "data.min_crop_area", "data.num_workers"),
         *("data.early_image_size", "data.early_share"),
         *("teacher.image_size", "method.queue_length", "method.head"),
         *("method.feature_maps", "method.centre_targets"),

@@ -41,11 +41,11 @@ MEMORY_SHARE = 0.6
 PEAK_LR, PEAK_LR_BATCH, MAX_PEAK_LR = 2e-3, 32, 4e-3
 """AdamW and Muon: peak learning rate of a batch of 32, growing with the root of the batch."""
 WARMUP_SHARE = 0.05
-PRETRAINED_HEAD_ONLY_SHARE = 0.2
-"""A student that starts from weights: share of the steps for the head alone, whose first gradients
-are those of random weights. Of six ways that were compared (recipes/RESULTS.md, "Start from
-weights"), this one with the usual learning rate gave the best student; a quarter of the rate kept
-the start but improved it less."""
+HEAD_ONLY_SHARE, MAX_HEAD_ONLY_STEPS = 0.2, 100
+"""A student that starts from weights: share and most of the steps for the head alone, whose first
+gradients are those of random weights. Of six ways that were compared (recipes/RESULTS.md, "Start
+from weights"), this share with the usual learning rate gave the best student; a quarter of the rate
+kept the start but improved it less. In longer runs, about 60 steps of 64 images were enough."""
 WEIGHT_DECAY = 0.05
 
 CPU_QUEUE, SHORT_GPU_QUEUE, GPU_QUEUE, LONG_RUN_HOURS = 128, 4096, 65_536, 1.0
@@ -66,6 +66,15 @@ UNMEASURED_CHECKPOINT_STEPS = {"cpu": 100, "gpu": 500}
 """Steps between checkpoints where the duration of a step is not known."""
 
 
+FOLLOW_FROM_LENGTH = frozenset(
+    {
+        *("run.max_steps", "run.checkpoint_every_steps", "run.log_every_steps"),
+        "optim.head_only_share",
+    }
+)
+"""Options whose derived values depend on the number of steps."""
+
+
 def derive(situation: Situation) -> tuple[Decision, ...]:
     """Return a value for every derived option that the user does not set.
 
@@ -80,6 +89,15 @@ def derive(situation: Situation) -> tuple[Decision, ...]:
                 values[decision.option] = decision.value
                 decisions.append(decision)
     return tuple(decisions)
+
+
+def _start(s: Situation, _: Values) -> Iterator[Decision]:
+    if s.has_shipped_start:
+        yield Decision("student.weights", "shipped", "better than random; none starts from that")
+
+
+def _is_pretrained(values: Values) -> bool:
+    return values.get("student.weights", "none") != "none"
 
 
 def _image_size(s: Situation, _: Values) -> Iterator[Decision]:
@@ -128,8 +146,8 @@ def _early_views(s: Situation, values: Values) -> Iterator[Decision]:
     yield Decision("data.early_share", share, "then views of the image size")
 
 
-def _optimizer(s: Situation, _: Values) -> Iterator[Decision]:
-    if s.kind == "cpu" and not s.pretrained:
+def _optimizer(s: Situation, values: Values) -> Iterator[Decision]:
+    if s.kind == "cpu" and not _is_pretrained(values):
         yield Decision("optim.name", "muon", "needs fewer steps than AdamW")
     else:
         yield Decision("optim.name", "adamw", "less sensitive to the learning rate than LARS")
@@ -194,9 +212,6 @@ def _learning_rate(s: Situation, values: Values) -> Iterator[Decision]:
     yield Decision("optim.lr_per_256", lr_per_256, f"a peak of {peak:.2g} at batch {batch}")
     yield Decision("optim.warmup_share", WARMUP_SHARE, "for AdamW and Muon")
     yield Decision("optim.weight_decay", WEIGHT_DECAY, "for AdamW and Muon")
-    if s.pretrained:
-        reason = "the head first: the gradients of a random one would damage the start"
-        yield Decision("optim.head_only_share", PRETRAINED_HEAD_ONLY_SHARE, reason)
 
 
 def _method(s: Situation, _: Values) -> Iterator[Decision]:
@@ -241,6 +256,16 @@ def _hardware(s: Situation, _: Values) -> Iterator[Decision]:
 def _length(s: Situation, values: Values) -> Iterator[Decision]:
     if s.seconds_per_step is not None and not s.has_length:
         yield steps_in_hours(s, values["optim.global_batch_size"])
+
+
+def _head_only(s: Situation, values: Values) -> Iterator[Decision]:
+    if values["optim.name"] == "lars" or not _is_pretrained(values):
+        return
+    share = HEAD_ONLY_SHARE
+    if steps := values.get("run.max_steps"):
+        share = min(share, float(f"{MAX_HEAD_ONLY_STEPS / steps:.3g}"))
+    reason = "the head first: the gradients of a random one would damage the start"
+    yield Decision("optim.head_only_share", share, reason)
 
 
 def _intervals(s: Situation, values: Values) -> Iterator[Decision]:
@@ -291,6 +316,7 @@ def least_hours(s: Situation) -> float:
 
 _RULES: tuple[Callable[[Situation, Values], Iterator[Decision]], ...] = (
     *(
+        _start,
         _image_size,
         _feature_maps,
         _teacher_size,
@@ -301,5 +327,5 @@ _RULES: tuple[Callable[[Situation, Values], Iterator[Decision]], ...] = (
         _method,
         _crops,
     ),
-    *(_hardware, _length, _intervals),
+    *(_hardware, _length, _head_only, _intervals),
 )

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from pcd_hub.data.multiband.names import RGB
 from pcd_hub.data.workers import num_cores
 from pcd_hub.errors import ConfigError
 from pcd_hub.models.teachers import Teacher
@@ -25,7 +26,13 @@ from pcd_hub.train.own_images.architectures import (
     teacher_patch,
 )
 from pcd_hub.train.own_images.decisions import read_decisions
-from pcd_hub.train.own_images.rule import MIN_STEPS, derive, least_hours, steps_in_hours
+from pcd_hub.train.own_images.rule import (
+    FOLLOW_FROM_LENGTH,
+    MIN_STEPS,
+    derive,
+    least_hours,
+    steps_in_hours,
+)
 from pcd_hub.train.own_images.situation import LENGTH, Decision, Situation
 from pcd_hub.train.own_images.started import (
     MAX_STEPS,
@@ -34,6 +41,7 @@ from pcd_hub.train.own_images.started import (
     student_folders,
 )
 from pcd_hub.train.run_folder.folder import existing_run
+from pcd_hub.weights import shipped
 
 log = logging.getLogger("pcd_hub")
 
@@ -207,7 +215,7 @@ def set_length(settings: Settings, seconds_per_step: float, *, seconds_used: flo
     config, done = settings.config, settings.steps_done
     if settings.derives:
         decisions = derive(situation)
-        decided = [one for one in decisions if one.option.startswith("run.")]
+        decided = [one for one in decisions if one.option in FOLLOW_FROM_LENGTH]
     else:
         steps = steps_in_hours(situation, config.optim.global_batch_size)
         if done:
@@ -264,7 +272,8 @@ def find_situation(
         bytes_per_pixel=most_bytes_per_pixel(config)
         if config.derive and device.type == "cuda"
         else None,
-        pretrained=config.student.weights != "none",
+        has_shipped_start=config.data.bands == RGB
+        and all(shipped.where(f"{arch}.pcd") for arch in config.student.architectures),
         teacher=config.teacher.source,
         teacher_patch=teacher_patch(config, teacher),
         loss=config.method.loss,

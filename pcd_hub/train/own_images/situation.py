@@ -39,8 +39,8 @@ class Situation:
     """The map before the student's last one is finer than that."""
     bytes_per_pixel: float | None = None
     """Memory that the student's backward pass needs per pixel of a view, in fp32."""
-    pretrained: bool = False
-    """The student starts from weights."""
+    has_shipped_start: bool = False
+    """pcd_hub ships a weight of the student, and the images are red, green and blue."""
     teacher: str = ""
     """The teacher's source."""
     teacher_patch: int = SIZE_STEP

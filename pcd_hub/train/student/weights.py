@@ -2,6 +2,7 @@
 
 ==========================  ========================================================================
 ``none``                    random weights
+``shipped``                 the weight of the architecture that pcd_hub ships; verified
 ``pretrained``              timm's default weights of the architecture
 ``resnet18.a1_in1k``        timm's weights of this tag
 ``resnet18.pcd``            a pcd_hub weight, local, published or shipped; verified
@@ -40,7 +41,7 @@ from pcd_hub.models.timm_loading import (
     read_config,
 )
 from pcd_hub.train.student.normalisation import adapt_normalisation
-from pcd_hub.weights import store
+from pcd_hub.weights import shipped, store
 from pcd_hub.weights.catalogue import finished_export
 from pcd_hub.weights.create import build_model, read_named
 from pcd_hub.weights.hub.published import reference_of
@@ -51,7 +52,7 @@ from pcd_hub.weights.record import NOT_STATED
 log = logging.getLogger("pcd_hub")
 
 EXPECTED = (
-    "none, pretrained, a weight's name, hf-hub:ORG/NAME, local-dir:DIR or a file "
+    "none, shipped, pretrained, a weight's name, hf-hub:ORG/NAME, local-dir:DIR or a file "
     "(.safetensors, .pth, .pt, .bin, .ckpt)"
 )
 FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
@@ -168,7 +169,8 @@ def _load(
         return _from_file(student, weights, architecture, arguments)
     if is_dir(local_path(weights)):
         return _from_folder(weights, architecture, arguments)
-    if store.is_name(weights.partition("@")[0]) or _REPO.fullmatch(weights.partition("@")[0]):
+    name = weights.partition("@")[0]
+    if name == "shipped" or store.is_name(name) or _REPO.fullmatch(name):
         return _from_pcd_hub(weights, architecture, arguments)
     name = _name_with_tag(weights, architecture)
     read = _from_pcd_hub if store.is_name(name) else _from_timm
@@ -196,10 +198,11 @@ def _from_folder(folder: str, architecture: str, arguments: dict[str, Any]) -> _
 
 
 def _from_pcd_hub(name: str, architecture: str, arguments: dict[str, Any]) -> _Loaded:
-    weight = read_named(name)
+    place = f"local-dir:{_shipped(architecture)}" if name == "shipped" else name
+    weight = read_named(place)
     _check_architecture(weight.config["architecture"], architecture)
     model = build_model(weight, **arguments)
-    is_local = name.startswith("local-dir:") or (store.is_name(name) and store.where(name))
+    is_local = place.startswith("local-dir:") or (store.is_name(name) and store.where(name))
     hub = None if is_local else reference_of(name)
     facts = StartWeight(
         source=name,
@@ -210,6 +213,16 @@ def _from_pcd_hub(name: str, architecture: str, arguments: dict[str, Any]) -> _L
     )
     cfg = weight.config["pretrained_cfg"]
     return _Loaded(facts, model.state_dict(), tuple(cfg["mean"]), tuple(cfg["std"]))
+
+
+def _shipped(architecture: str) -> Path:
+    folder = shipped.where(f"{architecture}.pcd")
+    if folder is None:
+        raise StudentError(
+            f"pcd_hub ships no weight of {architecture}, only {', '.join(shipped.names())}; use "
+            "pretrained for timm's, or none"
+        )
+    return folder
 
 
 def _name_with_tag(weights: str, architecture: str) -> str:

@@ -94,7 +94,7 @@ def test_only_stated_options_are_derived():
     found = set()
     for machine in (CPU, GPU):
         for given in ({}, {"run.max_steps": 100}):
-            starts = {"pretrained": True, "student_has_finer_map": True, "given": given}
+            starts = {"has_shipped_start": True, "student_has_finer_map": True, "given": given}
             found |= set(values(Situation(num_images=300, short_side=480, **starts, **machine)))
     assert found == DERIVED
 
@@ -103,7 +103,7 @@ def test_only_stated_options_are_derived():
 @pytest.mark.usefixtures("early")
 def test_a_given_value_is_not_derived(option):
     machine = CPU if option == "method.feature_maps" else GPU
-    starts = {"pretrained": True, "student_has_finer_map": True}
+    starts = {"has_shipped_start": True, "student_has_finer_map": True}
     s = Situation(num_images=300, short_side=480, **starts, **machine)
     found = values(replace(s, given={option: values(s)[option]}))
     assert option not in found
@@ -188,9 +188,34 @@ def test_the_batch_fits_into_a_gpu_and_is_divisible_by_its_parts():
 
 
 def test_a_student_with_weights_trains_its_head_first():
-    found = values(Situation(num_images=300, short_side=480, pretrained=True, **CPU))
-    usual = values(Situation(num_images=300, short_side=480, **CPU))
-    assert found == {**usual, "optim.head_only_share": 0.2, "optim.name": "adamw"}
+    length = {"run.max_steps": 200}
+    usual = values(Situation(num_images=300, short_side=480, given=length, **CPU))
+    head_first = {"optim.head_only_share": 0.2, "optim.name": "adamw"}
+    for weights in ("pretrained", "shipped"):
+        given = {**length, "student.weights": weights}
+        found = values(Situation(num_images=300, short_side=480, given=given, **CPU))
+        assert found == {**usual, **head_first}
+    found = values(
+        Situation(num_images=300, short_side=480, has_shipped_start=True, given=length, **CPU)
+    )
+    assert found == {**usual, **head_first, "student.weights": "shipped"}
+
+
+@pytest.mark.parametrize(("steps", "share"), [(400, 0.2), (500, 0.2), (1000, 0.1), (3000, 0.0333)])
+def test_the_head_is_trained_alone_for_at_most_100_steps(steps, share):
+    given = {"run.max_steps": steps}
+    found = values(
+        Situation(num_images=300, short_side=480, has_shipped_start=True, given=given, **CPU)
+    )
+    assert found["optim.head_only_share"] == share
+
+
+def test_a_student_may_start_at_random_although_there_is_a_shipped_weight():
+    given = {"student.weights": "none"}
+    s = Situation(num_images=300, short_side=480, has_shipped_start=True, given=given, **CPU)
+    found = values(s)
+    assert found["optim.name"] == "muon"
+    assert not found.keys() & {"optim.head_only_share", "student.weights"}
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,14 @@ from pcd_hub.train.configs.files import with_fields
 from pcd_hub.train.own_images.architectures import bytes_per_pixel, patch_size
 from pcd_hub.train.own_images.decisions import decision_table, read_decisions, write_decisions
 from pcd_hub.train.own_images.settings import (
+    Settings,
     as_started,
     find_situation,
+    set_length,
 )
-from pcd_hub.train.own_images.situation import Decision
+from pcd_hub.train.own_images.situation import Decision, Situation
 from pcd_hub.train.own_images.started import length, started_settings, steps_done
+from pcd_hub.weights import shipped
 
 
 @pytest.mark.parametrize(
@@ -49,7 +52,35 @@ def test_the_situation_follows_configuration_and_accelerator(tmp_path):
     assert found.hours == 2.0
     assert found.given == {"optim.global_batch_size": 64}, "hours replace the epochs"
     assert found.short_side > 1000, "unknown: no limit"
-    assert not found.pretrained
+    assert not found.has_shipped_start
+
+
+@pytest.mark.parametrize(
+    ("changed", "has_one"),
+    [
+        ({"student.arch": "resnet18"}, True),
+        ({"student.arch": "resnet18,mobilenetv4_conv_small"}, True),
+        ({"student.arch": "resnet18,resnet34"}, False),
+        ({"data.bands": ("red", "green", "blue", "nir")}, False),
+    ],
+)
+def test_a_student_has_a_shipped_start_if_the_package_has_its_weight(changed, has_one):
+    for arch in ("resnet18", "mobilenetv4_conv_small"):
+        (shipped.FOLDER / f"{arch}.pcd").mkdir(parents=True)
+    config = with_fields(DISTILL["own_images"], {"teacher.source": "timm:resnet18", **changed})
+    found = find_situation(
+        config, frozenset(), num_images=9, short_side=0, accelerator=Accelerator(cpu=True)
+    )
+    assert found.has_shipped_start == has_one
+
+
+def test_the_measured_length_also_sets_the_steps_for_the_head_alone():
+    situation = Situation(num_images=5000, short_side=480, has_shipped_start=True, hours=1.0)
+    config = with_fields(DISTILL["own_images"], {"derive": False})
+    settings = Settings(config=config, situation=situation, derives=True, needs_measurement=True)
+    found = set_length(settings, 1.0, seconds_used=20.0)
+    assert found.config.run.max_steps == 3400
+    assert found.config.optim.head_only_share == found.length["optim.head_only_share"] == 0.0294
 
 
 STARTED = {

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pcd_hub.train.configs.distill import DISTILL
 from pcd_hub.train.networks import build_backbone
 from pcd_hub.train.student.normalisation import adapt_normalisation
 from pcd_hub.train.student.weights import load_start
-from pcd_hub.weights import store
+from pcd_hub.weights import shipped, store
 from tests.hub.server import LoopbackHub
 from tests.hub.surroundings import point_client_at, settle
 from tests.models.test_teachers import timm_folder
@@ -53,6 +54,24 @@ def assert_same_features(model: Any, other: Any) -> None:
 def trained():
     torch.manual_seed(3)
     return timm.create_model("test_resnet", num_classes=0)
+
+
+def test_the_shipped_weight_is_that_of_the_package_whatever_the_store_has(trained, tmp_path):
+    exported(shipped.FOLDER / "test_resnet.pcd", model=trained)
+    store.add("test_resnet.pcd", exported(tmp_path / "other"))
+    model, facts = start("shipped")
+    assert_same_features(model, trained)
+    assert (facts.source, facts.name) == ("shipped", "test_resnet.pcd")
+    assert facts.license == "apache-2.0"
+
+
+def test_an_architecture_without_a_shipped_weight_is_named():
+    (shipped.FOLDER / "resnet18.pcd").mkdir(parents=True)
+    expected = (
+        "--student.weights shipped: pcd_hub ships no weight of test_resnet, only resnet18.pcd"
+    )
+    with pytest.raises(StudentError, match=re.escape(expected)):
+        start("shipped")
 
 
 def test_none_is_random():
