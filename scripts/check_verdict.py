@@ -237,7 +237,7 @@ def arguments_of(run: Run, *, folders: list[str], teacher: str, out: Path, steps
     images = folders[min(run.images, len(folders) - 1)]
     base = _BASE
     if run.config == "own_images":
-        images, base = str(copies(Path(images), out)), ("--run.no-store",)
+        images, base = str(copies(Path(images), out)), ("--run.no-store", "--student.weights=none")
     else:
         base += ("--probe-scenes=0",)
     run_folder = out / "run"

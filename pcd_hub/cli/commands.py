@@ -129,7 +129,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def _average_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("run", metavar="RUN|NAME", help="the weight after the training: folder or name")
-    add("start", metavar="START", help="the weight that it was trained from: folder or name")
+    add(
+        "start",
+        metavar="START",
+        help="the weight that it was trained from: shipped, folder or name",
+    )
     add("--share", type=float, default=0.5, help="share of START, between 0 and 1; default: 0.5")
     add("--name", help="ARCH.pcd_WHAT; default: that of RUN with _mean")
     _json_option(parser, "{name, folder, share_of_start}")
@@ -286,7 +290,7 @@ COMMANDS = {
         "average a weight with the one that its training started from",
         _average_options,
         (
-            "pcd-hub average runs/own_images resnet18.pcd",
+            "pcd-hub average runs/own_images shipped",
             "pcd-hub average resnet18.pcd_photos resnet18.pcd --share 0.3",
         ),
     ),

@@ -99,5 +99,8 @@ def _by_models(facts: Situation) -> Iterator[str]:
             "better ones for `--teacher`."
         )
     if not facts.starts_from_weights:
-        yield "`--student.weights pretrained` starts from timm's weights instead of random ones."
+        yield (
+            "`--student.weights pretrained` starts from timm's weights instead of random ones, "
+            "`shipped` from pcd_hub's, where it has one."
+        )
     yield f"Measure the features on your task: `pcd-hub probe LABELLED {facts.run}`."

@@ -65,6 +65,7 @@ from pcd_hub.train.probe_data.open import check_probe_data, open_probe_scores, r
 from pcd_hub.train.results.weight import save_weight
 from pcd_hub.train.run import TrainingRun
 from pcd_hub.train.run_folder.preflight import finishing
+from pcd_hub.train.run_folder.resume import first_length
 from pcd_hub.train.signals import StoppedRun
 from pcd_hub.train.students.configs import check_students
 from pcd_hub.train.students.folders import open_folders, results, run_folder
@@ -173,12 +174,16 @@ def train_student(d: Distillation) -> Training:
     wrapped.train()
     run.start()
     yield run  # resumed, perhaps further on than the other students
+    num_head_only = head_only_steps(
+        config.optim, first_length(d.folder.changes, plan.total_steps)
+    )  # a run that is made longer does not train its head alone again
     with contextlib.closing(run.steps()) as steps:
         for step, batches in steps:
             for scores in d.scored.values():
                 scores.measure_start(step)
-            head_only = step < head_only_steps(config.optim, plan.total_steps)
-            loss, norm = training_step(d, wrapped, optimizer, batches, head_only=head_only)
+            loss, norm = training_step(
+                d, wrapped, optimizer, batches, head_only=step < num_head_only
+            )
             measured = run.is_measured(step) or verdict.is_due(step)
             measured = measured and accelerator.is_main_process
             metrics = monitor.measure(norm, batches[-1]) if measured else None

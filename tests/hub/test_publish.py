@@ -401,6 +401,18 @@ def test_every_licence_must_be_said_and_none_contradicted(hub, tmp_path):
         pcd_hub.publish(clean, REPO, teacher_license="mit")
 
 
+def test_a_mean_of_a_shipped_start_is_published_with_both_facts(hub, tmp_path):
+    start = {"source": "shipped", "name": "resnet18.pcd", "sha256": "b" * 64}
+    licenses = {**record().licenses, "start": "apache-2.0"}
+    averaged = {"share_of_start": 0.3, "trained_weights_sha256": "c" * 64}
+    folder = exported(tmp_path / "export", start=start, licenses=licenses, averaged=averaged)
+    pcd_hub.publish(folder, REPO)
+    card = hub.files(REPO)["README.md"].decode()
+    assert "The training started from resnet18.pcd." in card
+    assert "weighted mean of the trained ones and their start (30%)" in card
+    assert json.loads(hub.files(REPO)["pcd_manifest.json"])["record"]["averaged"] == averaged
+
+
 def test_the_licence_of_the_start_must_be_said_if_there_is_one(hub, tmp_path):
     start = {"source": "resnet18.a1_in1k", "name": "resnet18.a1_in1k", "sha256": "b" * 64}
     licenses = {**record().licenses, "start": "not stated"}

@@ -5,11 +5,15 @@ import timm
 import torch
 
 from pcd_hub import cli
+from pcd_hub.data.multiband.names import RGB
 from pcd_hub.errors import WeightError
-from pcd_hub.models.tensor_files import tensors_sha256
-from pcd_hub.weights import store
+from pcd_hub.models.tensor_files import save_tensors, tensors_sha256
+from pcd_hub.weights import manifest, shipped, store
 from pcd_hub.weights.average import average
+from pcd_hub.weights.create import build_model
+from pcd_hub.weights.input_bands import InputBands
 from pcd_hub.weights.load import read_weight
+from pcd_hub.weights.manifest import read_manifest
 from pcd_hub.weights.record import WeightRecord
 from tests.weights.making import exported
 
@@ -77,23 +81,78 @@ def test_a_record_without_a_mean_keeps_its_bytes(pair):
     assert "averaged" not in read_weight(export).record.to_dict()
 
 
-def test_a_mean_can_be_a_start_and_be_averaged_again(pair, tmp_path):
+def start_facts(state, name=START, source=START):
+    facts = {"source": source, "name": name, "license": "apache-2.0"}
+    return {**facts, "sha256": tensors_sha256(state)}
+
+
+def test_a_mean_can_be_a_start_but_is_not_averaged_again(pair, tmp_path):
     done = average(tmp_path / "run", START)
     loaded = timm.create_model(f"local-dir:{done.folder}", pretrained=True, num_classes=0)
-    facts = {"source": done.name, "name": done.name, "license": "not stated"}
-    facts["sha256"] = tensors_sha256(loaded.state_dict())
-    trained_export(tmp_path / "next", network(5), facts, name=done.name)
+    facts = start_facts(loaded.state_dict(), name=done.name)
+    trained_export(tmp_path / "next", network(5), facts)
     again = average(tmp_path / "next", done.folder, name="test_resnet.pcd_twice")
     assert store.where("test_resnet.pcd_twice") == again.folder.resolve()
-    assert average(tmp_path / "next", done.name).name == done.name, "no _mean_mean"
+    with pytest.raises(WeightError, match=f"{TRAINED}_mean is a mean already; average the run"):
+        average(done.name, START, share=0.3)
+
+
+def test_neither_the_weight_nor_its_start_is_replaced(pair, tmp_path):
+    for name in (TRAINED, START):
+        with pytest.raises(WeightError, match=f"--name {name}: .* neither the name of the weight"):
+            average(tmp_path / "run", START, name=name)
+    assert store.names() == [START]
+
+
+def test_a_shipped_start_is_found_although_the_store_has_another_of_its_name(pair, tmp_path):
+    start = network(3)
+    state = {key: v.half() if v.ndim > 1 else v for key, v in start.state_dict().items()}
+    folder = exported(shipped.FOLDER / START)
+    save_tensors(state, folder / "model.safetensors")
+    manifest.write_manifest(folder, read_manifest(folder)["record"])
+    trained = network(8)
+    facts = start_facts({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    trained_export(tmp_path / "next", trained, {**facts, "source": "shipped"})
+    with pytest.raises(WeightError, match=r"is not the weight that .* which is shipped \("):
+        average(tmp_path / "next", START)
+    done = average(tmp_path / "next", "shipped")
+    key = "conv1.0.weight"
+    expected = (state[key].float() + trained.state_dict()[key]) / 2
+    torch.testing.assert_close(read_weight(done.folder).tensors[key], expected)
+
+
+def test_a_start_for_another_image_size_is_adapted_as_it_was_in_training(tmp_path):
+    stored = timm.create_model("test_vit", num_classes=0, img_size=160)
+    store.add("test_vit.pcd", exported(tmp_path / "start", "test_vit", stored, image_size=160))
+    small = build_model(read_weight(store.where("test_vit.pcd")), img_size=64)
+    facts = start_facts(small.state_dict(), name="test_vit.pcd")
+    options = {"image_size": 64, "name": "test_vit.pcd_small", "licenses": LICENSES}
+    export = exported(tmp_path / "trained", "test_vit", small, start=facts, **options)
+    done = average(export, "test_vit.pcd", share=0.4)
+    tensors = read_weight(done.folder).tensors
+    torch.testing.assert_close(tensors["pos_embed"], small.state_dict()["pos_embed"])
+
+
+def test_weights_for_images_of_another_normalisation_are_not_mixed(tmp_path):
+    start, bands = network(3), InputBands(RGB, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    store.add(START, exported(tmp_path / "start", model=start, bands=bands))
+    trained_export(tmp_path / "run", network(8), start_facts(start.state_dict()))
+    with pytest.raises(
+        WeightError, match=r"the mean of the images is \[0\.485.* \[0\.5, 0\.5, 0\.5\]"
+    ):
+        average(tmp_path / "run", START)
 
 
 def test_another_weight_than_the_start_is_refused(pair, tmp_path):
     exported(tmp_path / "other", model=network(4))
-    with pytest.raises(WeightError, match=r"other is not the weight .*says test_resnet\.pcd \(sha"):
+    with pytest.raises(
+        WeightError, match=r"other is not the weight .* is test_resnet\.pcd \([0-9a-f]"
+    ):
         average(tmp_path / "run", tmp_path / "other")
-    with pytest.raises(WeightError, match="says random weights"):
-        average(tmp_path / "other", START)
+    with pytest.raises(WeightError, match="is random weights"):
+        average(f"{tmp_path / 'other'}", f"local-dir:{store.home() / START}")
+    with pytest.raises(WeightError, match="shipped"):
+        average(tmp_path / "run", "shipped")
     assert store.names() == [START]
 
 

@@ -91,7 +91,8 @@ class StudentConfig(ModelConfig):
             ModelConfig(arch=arch).validate(group)
         if not self.weights.strip():
             raise ConfigError(
-                f"{group}weights '{self.weights}': expected none, pretrained, a name or a file"
+                f"{group}weights '{self.weights}': expected none, shipped, pretrained, a name or "
+                "a file"
             )
 
     @property

@@ -91,9 +91,10 @@ def derive(situation: Situation) -> tuple[Decision, ...]:
     return tuple(decisions)
 
 
-def _start(s: Situation, _: Values) -> Iterator[Decision]:
-    if s.has_shipped_start:
-        yield Decision("student.weights", "shipped", "better than random; none starts from that")
+def _start(s: Situation, values: Values) -> Iterator[Decision]:
+    if s.has_shipped_start and values.get("optim.name") != "lars":
+        reason = "better than a random start, which is --student.weights none"
+        yield Decision("student.weights", "shipped", reason)
 
 
 def _is_pretrained(values: Values) -> bool:
@@ -262,7 +263,11 @@ def _head_only(s: Situation, values: Values) -> Iterator[Decision]:
     if values["optim.name"] == "lars" or not _is_pretrained(values):
         return
     share = HEAD_ONLY_SHARE
-    if steps := values.get("run.max_steps"):
+    steps = values.get("run.max_steps")
+    if steps is None and s.num_images is not None:
+        batches = max(1, s.num_images // values["optim.global_batch_size"])
+        steps = batches * values.get("optim.epochs", 0)
+    if steps:
         share = min(share, float(f"{MAX_HEAD_ONLY_STEPS / steps:.3g}"))
     reason = "the head first: the gradients of a random one would damage the start"
     yield Decision("optim.head_only_share", share, reason)

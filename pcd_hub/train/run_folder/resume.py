@@ -4,7 +4,7 @@ Only the settings in :data:`MAY_CHANGE` may differ. Changes are saved in the run
 checkpoints and its record.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any, Protocol
 
@@ -147,6 +147,23 @@ def protocol_note(changes: list[Change]) -> str:
         for change in changes
         if change["what"] in matters
     )
+
+
+def first_length(changes: Iterable[Change], total_steps: int) -> int:
+    """Return the number of steps that a run was to have when it began.
+
+    Args:
+        changes: What changed each time that it was resumed.
+        total_steps: Its present number of steps.
+    """
+    values = [
+        (change["from"], change["to"])
+        for change in changes
+        if change["what"] in map(option, LENGTH)
+    ]
+    if not values or not all(isinstance(value, int) for pair in values for value in pair):
+        return total_steps
+    return round(total_steps * values[0][0] / values[-1][1])
 
 
 def check_length(step: int, steps: int) -> None:

@@ -159,18 +159,19 @@ def _load(
     student: nn.Module, weights: str, architecture: str, arguments: dict[str, Any]
 ) -> _Loaded:
     scheme, colon, rest = weights.partition(":")
-    if colon and scheme == "local-dir":
-        return _from_folder(rest, architecture, arguments)
     if colon and scheme == "hf-hub":
         return _from_timm(weights, architecture, arguments)
     if colon and scheme == "timm":
         weights = rest
-    if is_file(local_path(weights)) or weights.endswith(FILE_SUFFIXES):
-        return _from_file(student, weights, architecture, arguments)
-    if is_dir(local_path(weights)):
-        return _from_folder(weights, architecture, arguments)
+    is_folder = bool(colon) and scheme == "local-dir"
+    if weights != "shipped" and not is_folder:
+        if is_file(local_path(weights)) or weights.endswith(FILE_SUFFIXES):
+            return _from_file(student, weights, architecture, arguments)
+        is_folder = is_dir(local_path(weights))
+    if is_folder:
+        return _from_folder(weights.removeprefix("local-dir:"), architecture, arguments)
     name = weights.partition("@")[0]
-    if name == "shipped" or store.is_name(name) or _REPO.fullmatch(name):
+    if weights == "shipped" or store.is_name(name) or _REPO.fullmatch(name):
         return _from_pcd_hub(weights, architecture, arguments)
     name = _name_with_tag(weights, architecture)
     read = _from_pcd_hub if store.is_name(name) else _from_timm

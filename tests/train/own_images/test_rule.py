@@ -210,6 +210,18 @@ def test_the_head_is_trained_alone_for_at_most_100_steps(steps, share):
     assert found["optim.head_only_share"] == share
 
 
+def test_the_head_is_trained_alone_for_at_most_100_steps_of_many_epochs():
+    given = {"optim.epochs": 100}  # 93 batches each
+    s = Situation(num_images=3000, short_side=480, has_shipped_start=True, given=given, **CPU)
+    assert values(s)["optim.head_only_share"] == 0.0108
+
+
+def test_lars_whose_learning_rate_would_damage_a_start_gets_none():
+    given = {"optim.name": "lars"}
+    s = Situation(num_images=3000, short_side=480, has_shipped_start=True, given=given, **CPU)
+    assert not values(s).keys() & {"student.weights", "optim.head_only_share"}
+
+
 def test_a_student_may_start_at_random_although_there_is_a_shipped_weight():
     given = {"student.weights": "none"}
     s = Situation(num_images=300, short_side=480, has_shipped_start=True, given=given, **CPU)

@@ -86,6 +86,24 @@ def test_the_head_is_trained_alone_for_a_share_of_the_steps(tiny, tmp_path, fini
         assert_same(again[part], uninterrupted[part])
 
 
+def test_a_run_that_is_made_longer_does_not_train_its_head_alone_again(
+    tiny, tmp_path, finished, monkeypatch
+):
+    options, seen = ["--optim.head-only-share=0.5"], []
+    real = distill.training_step
+
+    def watched(*arguments, head_only):
+        seen.append(head_only)
+        return real(*arguments, head_only=head_only)
+
+    monkeypatch.setattr(distill, "training_step", watched)
+    folder = run([*tiny, *options], tmp_path / "run")
+    assert seen == [True] * 3 + [False] * 3
+    seen.clear()
+    run([*tiny, *options, "--run.max-steps=18"], folder, "--run.resume")
+    assert seen == [False] * 12
+
+
 def test_the_configuration_holds_the_start(tiny, distilled, tmp_path, finished):
     source = f"local-dir:{distilled / 'export'}"
     folder = run([*tiny, f"--student.weights={source}", "--run.max-steps=1"], tmp_path / "run")

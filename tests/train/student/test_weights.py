@@ -65,6 +65,14 @@ def test_the_shipped_weight_is_that_of_the_package_whatever_the_store_has(traine
     assert facts.license == "apache-2.0"
 
 
+def test_a_folder_of_that_name_is_not_the_shipped_weight(trained, tmp_path, monkeypatch):
+    exported(shipped.FOLDER / "test_resnet.pcd", model=trained)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shipped").mkdir(exist_ok=True)
+    model, _ = start("shipped")
+    assert_same_features(model, trained)
+
+
 def test_an_architecture_without_a_shipped_weight_is_named():
     (shipped.FOLDER / "resnet18.pcd").mkdir(parents=True)
     expected = (
@@ -264,8 +272,8 @@ def test_code_in_a_file_is_not_run(tmp_path, name):
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ("nothing", "no such file or weight; expected none, pretrained, a weight's name, hf-hub:"),
-        ("nothing.pth", "no such file; expected none, pretrained"),
+        ("nothing", "no such file or weight; expected none, shipped, pretrained, a weight's name"),
+        ("nothing.pth", "no such file; expected none, shipped, pretrained"),
         ("resnet18.a1_in1k", "it is a resnet18, --student.arch is test_resnet; expected weights"),
         ("test_resnet.a1", "timm has no weights test_resnet.a1; expected one of test_resnet.r160"),
         ("test_resnet.pcd_unknown", "there is no weight test_resnet.pcd_unknown"),
@@ -291,7 +299,9 @@ def test_another_architecture_is_refused_with_both_names(tmp_path):
 
 
 def test_an_empty_name_is_refused_on_the_command_line():
-    with pytest.raises(PCDHubError, match=r"^--student.weights '': expected none, pretrained"):
+    with pytest.raises(
+        PCDHubError, match=r"^--student.weights '': expected none, shipped, pretrained"
+    ):
         parse(DISTILL, "quickstart", ["--student.weights="])
 
 
