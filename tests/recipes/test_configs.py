@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pcd_hub.train.configs.files import plain
 from pcd_hub.train.configs.old_names import flat
@@ -31,7 +32,24 @@ def test_a_configuration_is_complete_with_images_and_teacher(file, tmp_path):
     assert parse_distill([f"--data.source={tmp_path}", *given]).config == config, "with any base"
 
 
-def test_students_photos_gpu_has_the_settings_of_the_shipped_weights():
+def shipped_record(name):
+    return read_weight(FOLDER.parents[1] / "pcd_hub/weights/shipped" / name).record
+
+
+def test_resnet18_photos_continued_has_the_settings_of_the_shipped_resnet18():
+    file = FOLDER / "resnet18_photos_continued.yaml"
+    written, made = (
+        flat(yaml.safe_load(file.read_text())),
+        flat(shipped_record("resnet18.pcd").config),
+    )
+    others = {"derive", "probe_scenes", "student.weights", "run.name"}
+    assert {name: made[name] for name in written.keys() - others} == {
+        name: written[name] for name in written.keys() - others
+    }
+    assert shipped_record("resnet18.pcd").steps == written["run.max_steps"]
+
+
+def test_students_photos_gpu_has_the_settings_of_the_other_shipped_weight():
     config = parse_distill(["--config", str(FOLDER / "students_photos_gpu.yaml")]).config
     found = flat(plain(config))
     expected = {
@@ -51,7 +69,6 @@ def test_students_photos_gpu_has_the_settings_of_the_shipped_weights():
         "run.max_steps": 3636,
     }
     assert {name: found[name] for name in expected} == expected
-    for name in ("resnet18.pcd", "mobilenetv4_conv_small.pcd"):
-        record = read_weight(FOLDER.parents[1] / "pcd_hub/weights/shipped" / name).record
-        assert record.steps == found["run.max_steps"]
-        assert record.images_seen == record.steps * found["optim.global_batch_size"]
+    record = shipped_record("mobilenetv4_conv_small.pcd")
+    assert record.steps == found["run.max_steps"]
+    assert record.images_seen == record.steps * found["optim.global_batch_size"]
