@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 from pcd_hub.errors import ConfigError, StudentError
-from pcd_hub.models.teachers import grid_size
+from pcd_hub.method.resampling import resample
 from pcd_hub.train.distillation import building
-from pcd_hub.train.held_out import open as open_module
+from pcd_hub.train.held_out import scorer
 from tests.train.conftest import run, trace
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -97,13 +97,18 @@ def test_what_has_no_finer_map_ends_before_the_first_step(tiny, tmp_path, option
     assert not (tmp_path / "run").exists()
 
 
-def test_a_compiled_student_is_not_compiled_again_for_its_size(tiny, tmp_path, monkeypatch):
+def test_held_out_images_are_not_compiled_for(tiny, tmp_path, monkeypatch):
+    """They are of another number than the batches, so each would be compiled anew."""
+    seen = []
+
     def compiles(*_):
         raise AssertionError("compiled")
 
-    def found(network, image_size):
+    def watched(maps, size):
         torch.compile(lambda x: x + 1, backend=compiles)(torch.ones(1))
-        return grid_size(network, image_size)
+        seen.append(size)
+        return resample(maps, size)
 
-    monkeypatch.setattr(open_module, "grid_size", found)
+    monkeypatch.setattr(scorer, "resample", watched)
     run([*tiny, "--data.held-out=0.1", "--run.max-steps=1"], tmp_path / "run", "--run.no-store")
+    assert seen
