@@ -2,7 +2,8 @@
 
 The mean lies between the two in what training has changed: more of the start's generality, less of
 what was learned on the new images (recipes/RESULTS.md, "From the shipped weight, on images of your
-own"). After more training on the same images it was better than either ("The shipped weights").
+own"). After more training on the same images, it was as good as the better one on one set, and
+nearly so on the other ("The shipped weights").
 """
 
 from dataclasses import dataclass, replace
@@ -87,7 +88,7 @@ def average(
 
 def _folder(start: str | Path, architecture: str) -> Path:
     if start == "shipped":
-        start = shipped.where(f"{architecture}.pcd") or start
+        start = shipped.of_architecture(architecture) or start
     place = str(start).removeprefix("local-dir:")
     is_folder = place != str(start) or Path(place).expanduser().is_dir()
     return finished_export(place) if is_folder else find_here(place)

@@ -273,7 +273,7 @@ def find_situation(
         if config.derive and device.type == "cuda"
         else None,
         has_shipped_start=config.data.bands == RGB
-        and all(shipped.where(f"{arch}.pcd") for arch in config.student.architectures),
+        and all(map(shipped.of_architecture, config.student.architectures)),
         teacher=config.teacher.source,
         teacher_patch=teacher_patch(config, teacher),
         loss=config.method.loss,

@@ -217,7 +217,7 @@ def _from_pcd_hub(name: str, architecture: str, arguments: dict[str, Any]) -> _L
 
 
 def _shipped(architecture: str) -> Path:
-    folder = shipped.where(f"{architecture}.pcd")
+    folder = shipped.of_architecture(architecture)
     if folder is None:
         raise StudentError(
             f"pcd_hub ships no weight of {architecture}, only {', '.join(shipped.names())}; use "

@@ -26,3 +26,8 @@ def names() -> list[str]:
 def where(name: str) -> Path | None:
     """Return the folder of a shipped weight; None if there is none of that name."""
     return FOLDER / name if name in names() else None
+
+
+def of_architecture(architecture: str) -> Path | None:
+    """Return the folder of the shipped weight of an architecture; None if there is none."""
+    return where(f"{architecture}.pcd")
