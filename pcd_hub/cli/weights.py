@@ -142,8 +142,11 @@ def _average(options: argparse.Namespace) -> None:
     if options.json:
         print_json(asdict(done))
         return
+    start = options.start
+    if start == "shipped":  # no model's name
+        start = f"{done.name.partition('.')[0]}.pcd"
     print(f"{done.name}  {done.folder}")
-    print(f"measure it: pcd-hub probe LABELLED {done.name} {options.start}")
+    print(f"measure it: pcd-hub probe LABELLED {done.name} {start}")
 
 
 def _export(options: argparse.Namespace) -> None:

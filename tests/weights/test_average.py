@@ -167,6 +167,14 @@ def test_the_name_of_another_architecture_is_refused(pair, tmp_path):
         average(tmp_path / "run", START, name="resnet18.pcd_x")
 
 
+def test_the_command_names_a_shipped_start_as_the_probe_takes_it(tmp_path, capsys):
+    exported(shipped.FOLDER / START, model=network(3))
+    facts = start_facts(network(3).state_dict(), source="shipped")
+    trained_export(tmp_path / "run", network(8), facts)
+    cli.main(["average", str(tmp_path / "run"), "shipped"])
+    assert f"pcd-hub probe LABELLED {TRAINED}_mean {START}\n" in capsys.readouterr().out
+
+
 @pytest.mark.usefixtures("pair")
 def test_the_command_prints_the_weight_and_how_to_measure_it(tmp_path, capsys):
     cli.main(["average", str(tmp_path / "run"), START, "--json"])
