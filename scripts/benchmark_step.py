@@ -40,11 +40,11 @@ from pcd_hub.train.configs.distill import (
     DistillDataConfig,
     DistillOptimConfig,
     DistillRunConfig,
-    PixelMethodConfig,
     SpeedConfig,
     StudentConfig,
     TeacherConfig,
 )
+from pcd_hub.train.configs.method import PixelMethodConfig
 from pcd_hub.train.launch import start_accelerator
 from pcd_hub.train.networks import build_backbone
 from pcd_hub.train.teacher.cache.targets import Repeated

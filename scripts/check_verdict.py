@@ -37,6 +37,7 @@ SHARE = 0.1
 STEPS = 320
 """Steps of a run; runs of fewer than 300 are never called flat."""
 _BASE = (
+    "--student.weights=none",
     "--teacher.image-size=128",
     "--data.image-size=64",
     "--data.num-workers=0",

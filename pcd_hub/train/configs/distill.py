@@ -1,13 +1,11 @@
 """Named configurations of ``recipes/distill.py``."""
 
-import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pcd_hub.errors import ConfigError
 from pcd_hub.train.configs.fields import (
     Bounds,
-    Channels,
     Count,
     HeightWidth,
     ImageSide,
@@ -15,6 +13,7 @@ from pcd_hub.train.configs.fields import (
     Share,
 )
 from pcd_hub.train.configs.labelled import ProbeDataConfig
+from pcd_hub.train.configs.method import PixelMethodConfig
 from pcd_hub.train.configs.pretraining import (
     DataConfig,
     FrozenTeacherConfig,
@@ -24,11 +23,6 @@ from pcd_hub.train.configs.pretraining import (
     SpeedConfig,
 )
 from pcd_hub.train.configs.run import RunConfig
-
-log = logging.getLogger("pcd_hub")
-
-TEMPERATURES = {"pixel_info_nce": 0.2, "similarity_kl": 0.07}
-"""Default temperature by loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +68,11 @@ class StudentConfig(ModelConfig):
     with one teacher, each as if it were alone, in OUTPUT-DIR/ARCH."""
     weights: str = "none"
     """Weights that the student starts from. none: random. shipped: the weight of the
-    architecture that pcd_hub ships (resnet18, mobilenetv4_conv_small). pretrained:
-    timm's default weights of the architecture. Or a timm or pcd_hub weight of this
-    architecture by name (resnet18.a1_in1k, resnet18.pcd), hf-hub:ORG/NAME,
-    local-dir:DIR, or a checkpoint FILE (.safetensors, .pth, .pt, .bin,
-    .ckpt)."""
+    architecture that pcd_hub ships (resnet18, mobilenetv4_conv_small). auto: shipped
+    if there is one for every student, otherwise none. pretrained: timm's default
+    weights of the architecture. Or a timm or pcd_hub weight of this architecture by
+    name (resnet18.a1_in1k, resnet18.pcd), hf-hub:ORG/NAME, local-dir:DIR, or a
+    checkpoint FILE (.safetensors, .pth, .pt, .bin, .ckpt)."""
 
     def validate(self, group: str) -> None:
         """Reject the name of a weight as an architecture, and weights without a name."""
@@ -91,8 +85,8 @@ class StudentConfig(ModelConfig):
             ModelConfig(arch=arch).validate(group)
         if not self.weights.strip():
             raise ConfigError(
-                f"{group}weights '{self.weights}': expected none, shipped, pretrained, a name or "
-                "a file"
+                f"{group}weights '{self.weights}': expected none, shipped, auto, pretrained, a "
+                "name or a file"
             )
 
     @property
@@ -109,79 +103,6 @@ class DistillOptimConfig(OptimConfig):
     """Share of all steps, from the first one, that train the head alone: the
     student's weights stay as they are, except for the running statistics of its
     batch norms."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PixelMethodConfig:
-    """Pixel-wise distillation; the defaults are PCD's."""
-
-    loss: Literal["pixel_info_nce", "cosine_smooth_l1", "similarity_kl"] = "pixel_info_nce"
-    """pixel_info_nce: PCD's loss, against a queue of negatives.
-    cosine_smooth_l1: regression of the standardised teacher feature map.
-    similarity_kl: KL divergence of the similarities between the pixels of
-    an image."""
-    targets: Literal["pixels", "pooled"] = "pixels"
-    """pixels: one target per pixel of the feature map. pooled: one mean
-    vector per image, that is image-level distillation, for comparison."""
-    views: Literal["same", "cross"] = "same"
-    """same: teacher and student see the same view. cross: each sees the
-    other's, paired by grid position as in the released PCD code."""
-    feature_maps: Annotated[int, Bounds(int, 1, 4)] = 1
-    """Number of the student's feature maps that are distilled. 1: the last, as
-    in PCD. 2: also the one before, which is twice as fine in most CNNs, against
-    the teacher's map at that size (teacher.image-size sets how much detail that
-    map has); each map has a head of its own, and the loss is their mean."""
-    temperature: Positive | None = None
-    """Temperature of the loss. None: 0.2 for pixel_info_nce, 0.07 for similarity_kl."""
-    centre_targets: bool = False
-    """For pixel_info_nce: subtract the mean of the teacher's feature maps so far
-    from them. For teachers without a projection head, whose vectors have a
-    large part in common."""
-    queue_length: Annotated[int, Bounds(int, 1, 2**24)] = 65_536
-    """For pixel_info_nce: number of negatives, limited to half the number of
-    images so that no image is its own negative."""
-    head: Literal["mocov3", "byol", "swav", "barlow_twins", "linear"] = "mocov3"
-    """Layout of the student's projection head; its output has the teacher's channels."""
-    head_width: Channels | None = None
-    """Hidden width of the student's head. None: the layout's."""
-
-    def validate(self, group: str) -> None:
-        """Reject several feature maps for a loss of mean vectors, and settings without effect."""
-        if self.centre_targets and self.loss != "pixel_info_nce":
-            raise ConfigError(
-                f"{group}centre-targets has no effect with {group}loss {self.loss}; leave it out, "
-                "or use pixel_info_nce"
-            )
-        if self.targets == "pooled" and self.feature_maps > 1:
-            raise ConfigError(
-                f"{group}targets pooled and {group}feature-maps {self.feature_maps}: expected 1, "
-                "as the mean of the last feature map alone is distilled"
-            )
-
-
-def resolve_method(method: PixelMethodConfig, *, num_images: int | None) -> PixelMethodConfig:
-    """Return the method with its defaults resolved: temperature, queue length, width of the head.
-
-    Args:
-        method: The configured method.
-        num_images: Images to train on; None for a stream.
-    """
-    temperature = (
-        TEMPERATURES.get(method.loss) if method.temperature is None else method.temperature
-    )
-    from pcd_hub.method.heads import STUDENT_HEADS  # noqa: PLC0415 - imports torch
-
-    hidden = [width for *widths, _ in STUDENT_HEADS[method.head].mlps for width in widths]
-    length = method.queue_length
-    if method.loss == "pixel_info_nce" and num_images is not None and length > num_images // 2:
-        length = max(1, num_images // 2)  # with a longer one an image would be its own negative
-        log.warning("queue of %d keys capped at %d, half the data set", method.queue_length, length)
-    return replace(
-        method,
-        temperature=temperature,
-        queue_length=length,
-        head_width=method.head_width or next(iter(hidden), None),
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,6 +227,7 @@ _MOCO_TEACHER = "mocov3_r50:r-50-1000ep.pth.tar"
 DISTILL: dict[str, DistillConfig] = {
     "quickstart": DistillConfig(
         teacher=TeacherConfig(image_size=64),
+        student=StudentConfig(weights="auto"),
         data=DistillDataConfig(
             source=("scenes:20000",),
             image_size=48,
@@ -321,7 +243,7 @@ DISTILL: dict[str, DistillConfig] = {
             global_batch_size=16,
             warmup_share=0.05,
         ),
-        run=DistillRunConfig(name="pcd_quickstart", max_steps=500, checkpoint_every_steps=250),
+        run=DistillRunConfig(name="pcd_quickstart", max_steps=200, checkpoint_every_steps=100),
         probe_scenes=400,
     ),
     "own_images": DistillConfig(
@@ -338,7 +260,7 @@ DISTILL: dict[str, DistillConfig] = {
         speed=SpeedConfig(precision="fp32"),
     ),
 }
-"""quickstart: runs offline on a CPU in minutes.
+"""quickstart: generated scenes, from the shipped weight; runs offline on a CPU in two minutes.
 
 own_images: a folder of images, with settings that follow from them, the device and --run.hours
 (pcd_hub/train/own_images/rule.py).

@@ -27,8 +27,9 @@ from pcd_hub.train.batches import (
     num_workers,
     plan_epochs,
 )
-from pcd_hub.train.configs.distill import DistillConfig, PixelMethodConfig, resolve_method
+from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.configs.labelled import resolve_probe_data
+from pcd_hub.train.configs.method import PixelMethodConfig, resolve_method
 from pcd_hub.train.configs.pretraining import resolve_augmentation
 from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.distillation.early_views import check_student_takes, resolve_early_views

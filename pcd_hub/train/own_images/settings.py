@@ -123,6 +123,7 @@ def _find_settings(
     *,
     given: frozenset[str],
 ) -> Settings:
+    config = resolve_start(config)
     decisions: tuple[Decision, ...] = ()
     done = 0
     if folder is not None:
@@ -150,6 +151,21 @@ def _find_settings(
         derives=derives,
         needs_measurement=measures,
         steps_done=done,
+    )
+
+
+def resolve_start(config: DistillConfig) -> DistillConfig:
+    """Return the configuration with ``shipped`` or ``none`` instead of ``student.weights`` auto."""
+    if config.student.weights != "auto":
+        return config
+    start = "shipped" if has_shipped_start(config) else "none"
+    return with_fields(config, {"student.weights": start})
+
+
+def has_shipped_start(config: DistillConfig) -> bool:
+    """Return whether every student has a shipped weight, which is for RGB images."""
+    return config.data.bands == RGB and all(
+        map(shipped.of_architecture, config.student.architectures)
     )
 
 
@@ -272,8 +288,7 @@ def find_situation(
         bytes_per_pixel=most_bytes_per_pixel(config)
         if config.derive and device.type == "cuda"
         else None,
-        has_shipped_start=config.data.bands == RGB
-        and all(map(shipped.of_architecture, config.student.architectures)),
+        has_shipped_start=has_shipped_start(config),
         teacher=config.teacher.source,
         teacher_patch=teacher_patch(config, teacher),
         loss=config.method.loss,

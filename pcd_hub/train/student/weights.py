@@ -52,7 +52,7 @@ from pcd_hub.weights.record import NOT_STATED
 log = logging.getLogger("pcd_hub")
 
 EXPECTED = (
-    "none, shipped, pretrained, a weight's name, hf-hub:ORG/NAME, local-dir:DIR or a file "
+    "none, shipped, auto, pretrained, a weight's name, hf-hub:ORG/NAME, local-dir:DIR or a file "
     "(.safetensors, .pth, .pt, .bin, .ckpt)"
 )
 FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")

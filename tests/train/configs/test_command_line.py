@@ -141,11 +141,11 @@ def test_an_old_name_is_no_option_where_the_new_one_is_none():
 
 
 def test_a_length_on_the_command_line_replaces_the_configurations():
-    """quickstart trains 500 steps whatever its epochs."""
+    """quickstart trains 200 steps whatever its epochs."""
     assert parse(DISTILL, "quickstart", ["--optim.epochs=2"])[1].run.max_steps is None
     both = ["--optim.epochs=2", "--run.max-steps=7"]
     assert parse(DISTILL, "quickstart", both)[1].run.max_steps == 7
-    assert parse(DISTILL, "quickstart", ["--run.seed=2"])[1].run.max_steps == 500
+    assert parse(DISTILL, "quickstart", ["--run.seed=2"])[1].run.max_steps == 200
     assert parse(DISTILL, "quickstart", ["--run.hours=2"])[1].run.max_steps is None
     with pytest.raises(ConfigError, match=r"^--run.max-steps 7 and --run.hours 2.0 both set the"):
         parse(DISTILL, "quickstart", ["--run.hours=2", "--run.max-steps=7"])

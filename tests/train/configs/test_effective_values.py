@@ -13,9 +13,10 @@ from pcd_hub.method.heads import STUDENT_HEADS
 from pcd_hub.train import distill
 from pcd_hub.train.configs.contrast import ContrastConfig
 from pcd_hub.train.configs.detection import DetectConfig
-from pcd_hub.train.configs.distill import DistillConfig, PixelMethodConfig, resolve_method
+from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.configs.files import recorded
 from pcd_hub.train.configs.linear_classification import LinearClsConfig
+from pcd_hub.train.configs.method import PixelMethodConfig, resolve_method
 from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.configs.segmentation import FinetuneSegConfig
 from pcd_hub.train.run_folder.checkpoints import write_checkpoint

@@ -13,6 +13,7 @@ from pcd_hub.train.own_images.decisions import decision_table, read_decisions, w
 from pcd_hub.train.own_images.settings import (
     Settings,
     as_started,
+    find_settings,
     find_situation,
     set_length,
 )
@@ -72,6 +73,48 @@ def test_a_student_has_a_shipped_start_if_the_package_has_its_weight(changed, ha
         config, frozenset(), num_images=9, short_side=0, accelerator=Accelerator(cpu=True)
     )
     assert found.has_shipped_start == has_one
+
+
+@pytest.mark.parametrize(
+    ("changed", "weights"),
+    [
+        ({}, "shipped"),
+        ({"student.arch": "resnet18,resnet34"}, "none"),
+        ({"student.weights": "pretrained"}, "pretrained"),
+    ],
+)
+def test_auto_is_the_shipped_weight_where_every_student_has_one(changed, weights):
+    (shipped.FOLDER / "resnet18.pcd").mkdir(parents=True)
+    config = with_fields(DISTILL["quickstart"], changed)
+    found = find_settings(
+        config,
+        default_name="quickstart",
+        given=frozenset(changed),
+        num_images=9,
+        short_side=0,
+        accelerator=Accelerator(cpu=True),
+    )
+    assert found.config.student.weights == weights
+
+
+def test_own_images_that_are_given_auto_derive_what_suits_the_start():
+    (shipped.FOLDER / "resnet18.pcd").mkdir(parents=True)
+    config = with_fields(DISTILL["own_images"], {"teacher.source": "timm:resnet18"})
+
+    def derived(**changed):
+        return find_settings(
+            with_fields(config, changed),
+            default_name="own_images",
+            given=frozenset(changed),
+            num_images=9,
+            short_side=0,
+            accelerator=Accelerator(cpu=True),
+        ).config
+
+    auto = {"student.weights": "auto"}
+    assert derived(**auto) == derived()
+    random = {"student.arch": "resnet34"}
+    assert derived(**auto, **random) == derived(**random)
 
 
 def test_the_measured_length_also_sets_the_steps_for_the_head_alone():
