@@ -9,8 +9,8 @@ models and seeds. ``--run.resume`` continues from the last checkpoint, or scores
 again. Without a checkout: ``python -m pcd_hub.train.detection.detect``.
 
 small: 205 blood smears (BCCD, 320 x 240), one CPU core (shared): 6 to 14 minutes. Box AP on 87 held
-out images, n = 3 seeds: random start 44.9 +- 0.9, quickstart student 46.5 +- 0.4. coco_* and voc_*
-have not been run. All results: recipes/RESULTS.md.
+out images, n = 3 seeds: random start 44.9 +- 0.9, an earlier quickstart's student 46.5 +- 0.4.
+coco_* and voc_* have not been run. All results: recipes/RESULTS.md.
 
 Schedules are detectron2's: batches of 16, learning rate 0.02, 90k iterations (1x) or 180k (2x),
 divided by 10 after 6/9 and 8/9 of them, 1000 iterations of warm-up. ``--optim.global-batch-size 4``

@@ -10,8 +10,8 @@ one seed and writes evaluation.json into its folder; compare.py joins models and
 checkout: ``python -m pcd_hub.train.segmentation.finetune``.
 
 small: 418 photographs of facades at 192 x 192, one CPU core: 2 to 3 minutes. Mean IoU on 90 others,
-n = 1 seed: random start 9.8, quickstart student 15.5, its teacher 16.1. cityscapes_*, voc_* and
-ade20k_* have not been run. All results: recipes/RESULTS.md.
+n = 1 seed: random start 9.8, an earlier quickstart student 15.5, its teacher 16.1. cityscapes_*,
+voc_* and ade20k_* have not been run. All results: recipes/RESULTS.md.
 
 The schedules follow common practice, not a paper: 40k steps of 16 crops, SGD with momentum 0.9,
 learning rate 0.01 falling to 0 with power 0.9, no warm-up. ``--optim.global-batch-size 4`` scales

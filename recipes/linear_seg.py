@@ -8,7 +8,7 @@ per model; a BatchNorm and a 1x1 convolution are trained on them once per seed.
 
 Hardware and time: two CPU cores, 1 min 15 s for one model and three seeds on 418 + 90 photographs.
 Result on street facades, 11 classes, n = 90, three seeds of the probe: mean IoU 14.0 +- 0.2 with
-random weights, 26.2 +- 0.2 with the quickstart's resnet18.pcd, 29.2 +- 0.0 with its teacher. The
+random weights, 26.2 +- 0.2 with an earlier quickstart's student, 29.2 +- 0.0 with its teacher. The
 configurations ade20k, voc and cityscapes have not been run. All results: recipes/RESULTS.md.
 
 From Python: ``pcd_hub.evaluate.SegmentationProbe``.

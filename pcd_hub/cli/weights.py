@@ -9,7 +9,7 @@ from pathlib import Path
 from pcd_hub.cli.output import print_json
 from pcd_hub.errors import PCDHubError, WeightError
 from pcd_hub.files.strict_json import printable
-from pcd_hub.weights import store
+from pcd_hub.weights import shipped, store
 from pcd_hub.weights.average import average
 from pcd_hub.weights.catalogue import (
     find_here,
@@ -144,8 +144,11 @@ def _average(options: argparse.Namespace) -> None:
         return
     start = options.start
     if start == "shipped":  # no model's name
-        start = f"{done.name.partition('.')[0]}.pcd"
+        name = f"{done.name.partition('.')[0]}.pcd"
+        start = f"local-dir:{shipped.where(name)}" if store.where(name) else name
     print(f"{done.name}  {done.folder}")
+    if done.replaced:
+        print(f"replaced {done.name} in the store; the previous weight is kept in {done.replaced}")
     print(f"measure it: pcd-hub probe LABELLED {done.name} {start}")
 
 

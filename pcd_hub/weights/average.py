@@ -32,6 +32,8 @@ class AveragedWeight:
     """The name to pass to ``create_model``."""
     folder: Path
     share_of_start: float
+    replaced: Path | None = None
+    """The folder of the weight that had this name before, if there was one."""
 
 
 def average(
@@ -68,27 +70,38 @@ def average(
     begin = read_weight(folder)
     name = store.check_name(name or f"{record.name}_mean")
     architecture, _, tag = name.partition(".")
-    if architecture != record.architecture or name in {record.name, record.start.get("name")}:
+    taken = {record.name, record.start.get("name"), f"{record.architecture}.pcd"}
+    if architecture != record.architecture or name in taken:
         raise WeightError(
             f"--name {name}: expected {record.architecture}.pcd_WHAT, and neither the name of the "
             "weight nor that of its start"
         )
     tensors = _mean(trained, begin, folder, share)
     averaged = {"share_of_start": share, "trained_weights_sha256": trained.weights_sha256}
-    record = replace(record, name=name, averaged=averaged, metrics={}, held_out={})
+    model = {key: value for key, value in record.model.items() if key != "stored_as"}  # float32
+    record = replace(record, name=name, averaged=averaged, model=model)
+    record = replace(record, metrics={}, held_out={}, verdicts=())
     config = {**trained.config, "pretrained_cfg": {**cfg, "tag": tag}}
     with temporary_folder() as scratch:
         with atomic_folder(scratch / "export") as draft:
             save_tensors(tensors, draft / WEIGHTS_FILE)
             describe(draft, record, config)
             read_weight(draft)
+        replaced = store.where(name)
         store.add(name, scratch / "export")
-    return AveragedWeight(name=name, folder=store.home() / name, share_of_start=share)
+    folder = store.home() / name
+    return AveragedWeight(name=name, folder=folder, share_of_start=share, replaced=replaced)
 
 
 def _folder(start: str | Path, architecture: str) -> Path:
     if start == "shipped":
-        start = shipped.of_architecture(architecture) or start
+        found = shipped.of_architecture(architecture)
+        if found is None:
+            raise WeightError(
+                f"pcd_hub ships no weight of {architecture}, only {', '.join(shipped.names())}; "
+                "give the folder or the name of the start"
+            )
+        start = found
     place = str(start).removeprefix("local-dir:")
     is_folder = place != str(start) or Path(place).expanduser().is_dir()
     return finished_export(place) if is_folder else find_here(place)
@@ -102,14 +115,23 @@ def _mean(trained: ReadWeight, start: ReadWeight, folder: Path, share: float) ->
             the images differs, to which the training adapted the start's first layer.
     """
     record = trained.record
+    if not (expected := str(record.start.get("sha256", ""))):
+        raise WeightError(f"{record.name} was trained from random weights: it has no start")
+    if start.record.architecture != record.architecture:
+        raise WeightError(
+            f"{folder} is a {start.record.architecture}, {record.name} a {record.architecture}; "
+            f"expected the start of its training, {record.start.get('source')}"
+        )
     ours = build_model(trained).state_dict()
     theirs = build_model(start, **trained.config.get("model_args", {})).state_dict()
-    expected = str(record.start.get("sha256", ""))
-    if not expected or tensors_sha256(theirs) != expected:
-        named = f"{record.start.get('source')} ({expected[:12]})" if expected else "random weights"
+    if tensors_sha256(theirs) != expected:
+        source = record.start.get("source")
+        remedy = "give its folder or its name; it must be a weight of pcd_hub"
+        if source == "shipped":
+            remedy = "give shipped, or install the version of pcd_hub that shipped it"
         raise WeightError(
-            f"{folder} is not the weight that {record.name} was trained from, which is {named}; "
-            "give that one: shipped, its folder or its name. It must be a weight of pcd_hub"
+            f"{folder} is not the weight that {record.name} was trained from, which is {source} "
+            f"({expected[:12]}); {remedy}"
         )
     for what in ("mean", "std"):
         one, other = (weight.config["pretrained_cfg"][what] for weight in (trained, start))

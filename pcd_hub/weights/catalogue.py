@@ -156,7 +156,9 @@ def finished_export(run_or_name: str | Path) -> Path:
             f"holds {', '.join(store.names()) or 'none'}"
         )
     if not (folder / MANIFEST_FILE).is_file():
-        raise WeightError(f"{folder} has no {MANIFEST_FILE}; did the run finish?")
+        students = sorted(str(export.parent) for export in folder.glob("*/export"))
+        hint = f"name a student of it: {', '.join(students)}" if students else "did the run finish?"
+        raise WeightError(f"{folder} has no {MANIFEST_FILE}; {hint}")
     return folder
 
 

@@ -15,6 +15,15 @@ def test_the_runs_are_named_apart_and_as_many_as_the_goals_ask_for():
     assert not any(run.named_by for run in good)
 
 
+def test_students_start_from_random_weights_as_the_limits_were_chosen(tmp_path):
+    for run in (*broken_runs(), *good_runs()):
+        if run.config == "quickstart" and "random" not in run.teacher:
+            arguments = check_verdict.arguments_of(
+                run, folders=["photos"], teacher="timm:resnet18", out=tmp_path, steps=20
+            )
+            assert "--student.weights=none" in arguments
+
+
 def test_an_alarm_is_a_verdict_or_a_normalisation_that_does_not_fit():
     assert is_alarm("warning: step 3 of 120, resnet18: flat: no sign of learning")
     assert is_alarm(

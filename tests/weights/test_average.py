@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -11,6 +12,7 @@ from pcd_hub.models.tensor_files import save_tensors, tensors_sha256
 from pcd_hub.weights import manifest, shipped, store
 from pcd_hub.weights.average import average
 from pcd_hub.weights.create import build_model
+from pcd_hub.weights.export import describe
 from pcd_hub.weights.input_bands import InputBands
 from pcd_hub.weights.load import read_weight
 from pcd_hub.weights.manifest import read_manifest
@@ -93,6 +95,8 @@ def test_a_mean_can_be_a_start_but_is_not_averaged_again(pair, tmp_path):
     trained_export(tmp_path / "next", network(5), facts)
     again = average(tmp_path / "next", done.folder, name="test_resnet.pcd_twice")
     assert store.where("test_resnet.pcd_twice") == again.folder.resolve()
+    with pytest.raises(WeightError, match=f"--name {START}: expected test_resnet.pcd_WHAT"):
+        average(tmp_path / "next", done.folder, name=START)
     with pytest.raises(WeightError, match=f"{TRAINED}_mean is a mean already; average the run"):
         average(done.name, START, share=0.3)
 
@@ -149,11 +153,36 @@ def test_another_weight_than_the_start_is_refused(pair, tmp_path):
         WeightError, match=r"other is not the weight .* is test_resnet\.pcd \([0-9a-f]"
     ):
         average(tmp_path / "run", tmp_path / "other")
-    with pytest.raises(WeightError, match="is random weights"):
+    with pytest.raises(WeightError, match=r"was trained from random weights: it has no start"):
         average(f"{tmp_path / 'other'}", f"local-dir:{store.home() / START}")
-    with pytest.raises(WeightError, match="shipped"):
+    with pytest.raises(WeightError, match="pcd_hub ships no weight of test_resnet, only "):
         average(tmp_path / "run", "shipped")
+    larger = exported(tmp_path / "larger", "resnet18")
+    with pytest.raises(WeightError, match=r"larger is a resnet18, .*_photos a test_resnet; exp"):
+        average(tmp_path / "run", larger)
     assert store.names() == [START]
+
+
+def test_a_shipped_start_of_another_version_is_named(tmp_path):
+    exported(shipped.FOLDER / START, model=network(3))
+    facts = start_facts(network(4).state_dict(), source="shipped")
+    trained_export(tmp_path / "run", network(8), facts)
+    with pytest.raises(WeightError, match=r"which is shipped \(.*install the version of pcd_hub"):
+        average(tmp_path / "run", "shipped")
+
+
+def test_the_mean_of_a_weight_stored_in_float16_is_in_float32(pair, tmp_path):
+    *_, export = pair
+    trained = read_weight(export)
+    record = dataclasses.replace(
+        trained.record,
+        model={**trained.record.model, "stored_as": "float16"},
+        verdicts=({"step": 3, "kind": "learning", "words": "rising"},),
+    )
+    describe(export, record, trained.config)
+    after = read_weight(average(tmp_path / "run", START).folder).record
+    assert "stored_as" not in after.model
+    assert not after.verdicts, "they are of the training"
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.5, float("nan")])
@@ -173,6 +202,11 @@ def test_the_command_names_a_shipped_start_as_the_probe_takes_it(tmp_path, capsy
     trained_export(tmp_path / "run", network(8), facts)
     cli.main(["average", str(tmp_path / "run"), "shipped"])
     assert f"pcd-hub probe LABELLED {TRAINED}_mean {START}\n" in capsys.readouterr().out
+    store.add(START, exported(tmp_path / "own", model=network(5)))
+    cli.main(["average", str(tmp_path / "run"), "shipped"])
+    printed = capsys.readouterr().out
+    assert f"{TRAINED}_mean local-dir:{shipped.FOLDER / START}\n" in printed
+    assert f"replaced {TRAINED}_mean in the store; the previous weight is kept in " in printed
 
 
 @pytest.mark.usefixtures("pair")

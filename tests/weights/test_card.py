@@ -208,7 +208,13 @@ def test_the_method_is_the_one_of_the_configuration():
         assert "Trained on generated scenes only" in text
     assert "generated scenes only" not in card(data={"source": "IMAGES"})
     assert "generated scenes only" not in card(data={"source": ["scenes:9", "IMAGES"]})
-    assert "generated scenes only" in card(data={"source": ["scenes:9", "scenes:9:1"]})
+    assert "generated scenes only: " in card(data={"source": ["scenes:9", "scenes:9:1"]})
+
+
+def test_a_start_may_have_seen_more_than_generated_scenes():
+    licenses = {**record().licenses, "start": "mit"}
+    text = card(start=START, licenses=licenses, data={"source": "scenes:9"})
+    assert "Trained on generated scenes only since its start: a demonstration" in text
 
 
 def test_two_maps_and_centred_targets_are_on_the_card():

@@ -69,10 +69,10 @@ class StudentConfig(ModelConfig):
     weights: str = "none"
     """Weights that the student starts from. none: random. shipped: the weight of the
     architecture that pcd_hub ships (resnet18, mobilenetv4_conv_small). auto: shipped
-    if there is one for every student, otherwise none. pretrained: timm's default
-    weights of the architecture. Or a timm or pcd_hub weight of this architecture by
-    name (resnet18.a1_in1k, resnet18.pcd), hf-hub:ORG/NAME, local-dir:DIR, or a
-    checkpoint FILE (.safetensors, .pth, .pt, .bin, .ckpt)."""
+    if there is one for every student and the images are RGB, otherwise none.
+    pretrained: timm's default weights of the architecture. Or a timm or pcd_hub weight
+    of this architecture by name (resnet18.a1_in1k, resnet18.pcd), hf-hub:ORG/NAME,
+    local-dir:DIR, or a checkpoint FILE (.safetensors, .pth, .pt, .bin, .ckpt)."""
 
     def validate(self, group: str) -> None:
         """Reject the name of a weight as an architecture, and weights without a name."""

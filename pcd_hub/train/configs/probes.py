@@ -204,7 +204,7 @@ class LookConfig:
 
 
 LOOK: dict[str, LookConfig] = {"quickstart": LookConfig()}
-"""quickstart: teacher and student of the quickstart, on generated scenes that neither has seen."""
+"""quickstart: random and shipped ResNet-18 and the quickstart's teacher, on generated scenes."""
 
 
 @dataclass(frozen=True, kw_only=True)

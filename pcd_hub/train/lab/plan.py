@@ -19,9 +19,10 @@
     evaluations:
       facade: {recipe: linear_seg, data: {source: seg_facade, image_size: 96}}
 
-Fields of a row replace those of the base. Evaluations are linear_seg, knn, linear_cls,
-finetune_seg or detect, with fields of that recipe; a relative ``data.source`` is in ``--labelled``,
-and so is the file of ``method.labels``.
+Fields of a row replace those of the base. Students start from random weights unless
+``student.weights`` is given: with ``auto``, which the quickstart has, rows would differ in it.
+Evaluations are linear_seg, knn, linear_cls, finetune_seg or detect, with fields of that recipe; a
+relative ``data.source`` is in ``--labelled``, and so is the file of ``method.labels``.
 """
 
 import re
@@ -164,6 +165,8 @@ def _base(found: Any, file: Path, options: LabConfig) -> tuple[DistillConfig, fr
         from_file = read_fields(config, str(file.parent / name))
     else:
         config, from_file = _named_config(DISTILL, name, label), {}
+        if config.student.weights == "auto":
+            from_file = {"student.weights": "none"}
     own = checked_fields(config, fields, label)
     if options.images:
         own["data.source"] = options.images

@@ -159,6 +159,11 @@ def resolve_start(config: DistillConfig) -> DistillConfig:
     if config.student.weights != "auto":
         return config
     start = "shipped" if has_shipped_start(config) else "none"
+    if start == "none":
+        log.info(
+            "pcd_hub ships no weight of %s for such images: a random start, which needs more steps",
+            config.student.arch,
+        )
     return with_fields(config, {"student.weights": start})
 
 

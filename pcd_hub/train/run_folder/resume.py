@@ -43,6 +43,8 @@ FOLLOW_DATA = frozenset({"method.queue_length"})
 
 _MAY_BE_ACCEPTED = ("data", "test data", "teacher")
 
+_RESTORE = {"start": " (a shipped weight: with the version of pcd_hub that began the run)"}
+
 Change = dict[str, Any]
 """A recorded change, with the keys ``after_step``, ``what``, ``from`` and ``to``."""
 
@@ -132,7 +134,8 @@ def changed_inputs(
             or_accept = ", or add --run.accept-changed-data" if name in _MAY_BE_ACCEPTED else ""
             raise CheckpointError(
                 f"the {name} changed after step {step}: the run began with {before}, found {now}; "
-                f"restore it, or start the run again in another folder{or_accept}"
+                f"restore it{_RESTORE.get(name, '')}, or start the run again in another "
+                f"folder{or_accept}"
             )
         changes.append({"after_step": step, "what": name, "from": before, "to": now})
     return changes

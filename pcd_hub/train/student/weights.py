@@ -3,6 +3,7 @@
 ==========================  ========================================================================
 ``none``                    random weights
 ``shipped``                 the weight of the architecture that pcd_hub ships; verified
+``auto``                    ``shipped`` or ``none``: decided before (``own_images/settings.py``)
 ``pretrained``              timm's default weights of the architecture
 ``resnet18.a1_in1k``        timm's weights of this tag
 ``resnet18.pcd``            a pcd_hub weight, local, published or shipped; verified

@@ -251,7 +251,10 @@ def _limits(record: WeightRecord) -> str:
         "- Biases of the teacher and of the images carry over.",
     ]
     if record.sources and all(source.startswith("scenes:") for source in record.sources):
-        lines.append("- Trained on generated scenes only: a demonstration, not for photographs.")
+        since = " since its start" if record.start else ""
+        lines.append(
+            f"- Trained on generated scenes only{since}: a demonstration, not for photographs."
+        )
     if record.imported:
         lines[1:] = [imported.LIMIT]
     if record.untrained:

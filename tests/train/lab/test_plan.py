@@ -21,6 +21,7 @@ def test_rows_differ_from_the_base_as_they_say(tiny_list):
     assert pooled.config.teacher.source == "timm:x"
     assert (pcd.config.method.targets, pooled.config.method.targets) == ("pixels", "pooled")
     assert pcd.config.optim.weight_decay == 0.05, "the quickstart's"
+    assert {pcd.config.student.weights, pooled.config.student.weights} == {"none"}, "not auto"
     (evaluation,) = plan.evaluations
     assert evaluation.config.data.source == "sets/discs"
     assert (

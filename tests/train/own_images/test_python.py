@@ -17,7 +17,10 @@ import yaml
 import pcd_hub
 from pcd_hub.errors import ConfigError, DataError
 from pcd_hub.train.own_images.python import configure
+from pcd_hub.weights import shipped
+from pcd_hub.weights.average import average
 from tests.evaluate.drawn_sets import draw_segmentation
+from tests.weights.making import exported
 
 
 @pytest.fixture
@@ -46,6 +49,21 @@ def test_the_result_has_weight_metrics_report_and_model(settings, tmp_path):
     assert stages[-1].shape == (1, 96, 2, 2)
     own, timms = done.model(), timm.create_model(done.weight, pretrained=True)
     assert all(torch.equal(a, b) for a, b in zip(own.parameters(), timms.parameters(), strict=True))
+
+
+def test_a_student_starts_from_the_shipped_weight_and_is_averaged_with_it(settings, tmp_path):
+    start = timm.create_model("test_resnet", num_classes=0)
+    exported(shipped.FOLDER / "test_resnet.pcd", model=start)
+    done = pcd_hub.distill(**settings, output_dir=tmp_path / "run")
+    record = json.loads((done.folder / "record.json").read_text())
+    assert (record["start"]["source"], record["start"]["name"]) == ("shipped", "test_resnet.pcd")
+    assert record["config"]["student"]["weights"] == "shipped"
+    assert "start (test_resnet.pcd)" in done.report.read_text()
+    mean = pcd_hub.create_model(average(done.folder, "shipped").name).state_dict()
+    expected = (
+        done.model().state_dict()["conv1.0.weight"] + start.state_dict()["conv1.0.weight"]
+    ) / 2
+    torch.testing.assert_close(mean["conv1.0.weight"], expected)
 
 
 TWICE = """

@@ -272,8 +272,8 @@ def test_code_in_a_file_is_not_run(tmp_path, name):
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ("nothing", "no such file or weight; expected none, shipped, pretrained, a weight's name"),
-        ("nothing.pth", "no such file; expected none, shipped, pretrained"),
+        ("nothing", "no such file or weight; expected none, shipped, auto, pretrained, a"),
+        ("nothing.pth", "no such file; expected none, shipped, auto"),
         ("resnet18.a1_in1k", "it is a resnet18, --student.arch is test_resnet; expected weights"),
         ("test_resnet.a1", "timm has no weights test_resnet.a1; expected one of test_resnet.r160"),
         ("test_resnet.pcd_unknown", "there is no weight test_resnet.pcd_unknown"),
@@ -300,7 +300,7 @@ def test_another_architecture_is_refused_with_both_names(tmp_path):
 
 def test_an_empty_name_is_refused_on_the_command_line():
     with pytest.raises(
-        PCDHubError, match=r"^--student.weights '': expected none, shipped, pretrained"
+        PCDHubError, match=r"^--student.weights '': expected none, shipped, auto, pretrained"
     ):
         parse(DISTILL, "quickstart", ["--student.weights="])
 
