@@ -456,6 +456,9 @@ def test_what_is_no_weight_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(WeightError, match=r"has no pcd_manifest.json; did the run finish"):
         pcd_hub.publish(tmp_path / "empty", REPO)
+    (tmp_path / "empty" / "resnet18" / "export").mkdir(parents=True)
+    with pytest.raises(WeightError, match=r"; name a student of it: .*empty.resnet18$"):
+        pcd_hub.publish(tmp_path / "empty", REPO)
     with pytest.raises(WeightError, match="neither the folder of a run"):
         pcd_hub.publish("resnet18.pcd", REPO)
     with pytest.raises(WeightError, match="not a Hub repository"):

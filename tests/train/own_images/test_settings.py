@@ -83,7 +83,8 @@ def test_a_student_has_a_shipped_start_if_the_package_has_its_weight(changed, ha
         ({"student.weights": "pretrained"}, "pretrained"),
     ],
 )
-def test_auto_is_the_shipped_weight_where_every_student_has_one(changed, weights):
+def test_auto_is_the_shipped_weight_where_every_student_has_one(changed, weights, caplog):
+    caplog.set_level("INFO", "pcd_hub")
     (shipped.FOLDER / "resnet18.pcd").mkdir(parents=True)
     config = with_fields(DISTILL["quickstart"], changed)
     found = find_settings(
@@ -95,6 +96,8 @@ def test_auto_is_the_shipped_weight_where_every_student_has_one(changed, weights
         accelerator=Accelerator(cpu=True),
     )
     assert found.config.student.weights == weights
+    is_said = "pcd_hub ships no weight of resnet18,resnet34" in caplog.text
+    assert is_said == (weights == "none")
 
 
 def test_own_images_that_are_given_auto_derive_what_suits_the_start():
