@@ -22,7 +22,8 @@ NUMBERS = {"R": "0", "N": "2", "NODES": "2"}
 
 def run(block: Block, names: dict, hub) -> None:
     def replace(text: str) -> str:
-        return NUMBERS.get(text) or text.replace("@COMMIT", f"@{hub.head('ORG/resnet18.pcd')}")
+        pinned = re.sub(r"(ORG/[\w.-]+)@COMMIT", lambda m: f"{m[1]}@{hub.head(m[1])}", text)
+        return NUMBERS.get(text) or pinned
 
     if block.given:
         exec(block.given, names)
