@@ -143,9 +143,9 @@ def _average(options: argparse.Namespace) -> None:
         print_json(asdict(done))
         return
     start = options.start
-    if start == "shipped":  # no model's name
-        name = f"{done.name.partition('.')[0]}.pcd"
-        start = f"local-dir:{shipped.where(name)}" if store.where(name) else name
+    folder = shipped.of_architecture(done.name.partition(".")[0])
+    if start == "shipped" and folder:  # no model's name
+        start = f"local-dir:{folder}" if store.where(folder.name) else folder.name
     print(f"{done.name}  {done.folder}")
     if done.replaced:
         print(f"replaced {done.name} in the store; the previous weight is kept in {done.replaced}")

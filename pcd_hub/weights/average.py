@@ -79,16 +79,15 @@ def average(
     tensors = _mean(trained, begin, folder, share)
     averaged = {"share_of_start": share, "trained_weights_sha256": trained.weights_sha256}
     model = {key: value for key, value in record.model.items() if key != "stored_as"}  # float32
-    record = replace(record, name=name, averaged=averaged, model=model)
-    record = replace(record, metrics={}, held_out={}, verdicts=())
+    unmeasured = {"metrics": {}, "held_out": {}, "verdicts": ()}
+    record = replace(record, name=name, averaged=averaged, model=model, **unmeasured)
     config = {**trained.config, "pretrained_cfg": {**cfg, "tag": tag}}
     with temporary_folder() as scratch:
         with atomic_folder(scratch / "export") as draft:
             save_tensors(tensors, draft / WEIGHTS_FILE)
             describe(draft, record, config)
             read_weight(draft)
-        replaced = store.where(name)
-        store.add(name, scratch / "export")
+        replaced = store.replace(name, scratch / "export")
     folder = store.home() / name
     return AveragedWeight(name=name, folder=folder, share_of_start=share, replaced=replaced)
 
@@ -98,8 +97,7 @@ def _folder(start: str | Path, architecture: str) -> Path:
         found = shipped.of_architecture(architecture)
         if found is None:
             raise WeightError(
-                f"pcd_hub ships no weight of {architecture}, only {', '.join(shipped.names())}; "
-                "give the folder or the name of the start"
+                f"{shipped.none_of(architecture)}; give the folder or the name of the start"
             )
         start = found
     place = str(start).removeprefix("local-dir:")

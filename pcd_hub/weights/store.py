@@ -153,6 +153,13 @@ def add(name: str, export: Path) -> Path:
     return folder
 
 
+def replace(name: str, export: Path) -> Path | None:
+    """Add a weight as :func:`add` does; return the folder of the one it replaced, if any."""
+    replaced = where(name)
+    add(name, export)
+    return replaced
+
+
 def check_can_add(name: str, *, num_bytes: int = 0) -> None:
     """Check that :func:`add` can write to the store, without leaving any files there.
 

@@ -123,14 +123,12 @@ def add_to_store(weight_name: str, export: Path) -> Path | None:
         WeightError: If the store rejects it; the weight is complete in ``export``.
     """
     try:
-        replaced = store.where(weight_name)
-        store.add(weight_name, export)
+        return store.replace(weight_name, export)
     except WeightError as error:
         raise WeightError(
             f"the weight is complete in {export}, but cannot be added to the store: {error}; "
             f"add it with `pcd-hub add {export} --name {weight_name}`"
         ) from error
-    return replaced
 
 
 def _new_export_folder(folder: Path) -> Path:

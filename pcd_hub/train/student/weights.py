@@ -220,10 +220,7 @@ def _from_pcd_hub(name: str, architecture: str, arguments: dict[str, Any]) -> _L
 def _shipped(architecture: str) -> Path:
     folder = shipped.of_architecture(architecture)
     if folder is None:
-        raise StudentError(
-            f"pcd_hub ships no weight of {architecture}, only {', '.join(shipped.names())}; use "
-            "pretrained for timm's, or none"
-        )
+        raise StudentError(f"{shipped.none_of(architecture)}; use pretrained for timm's, or none")
     return folder
 
 

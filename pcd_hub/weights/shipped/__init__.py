@@ -28,6 +28,11 @@ def where(name: str) -> Path | None:
     return FOLDER / name if name in names() else None
 
 
+def none_of(architecture: str) -> str:
+    """Return the beginning of a message about an architecture without a shipped weight."""
+    return f"pcd_hub ships no weight of {architecture}, only {', '.join(names())}"
+
+
 def of_architecture(architecture: str) -> Path | None:
     """Return the folder of the shipped weight of an architecture; None if there is none."""
     return where(f"{architecture}.pcd")
