@@ -260,7 +260,7 @@ DISTILL: dict[str, DistillConfig] = {
         speed=SpeedConfig(precision="fp32"),
     ),
 }
-"""quickstart: generated scenes, from the shipped weight; runs offline on a CPU in two minutes.
+"""quickstart: generated scenes, from the shipped weight; runs offline on a CPU in minutes.
 
 own_images: a folder of images, with settings that follow from them, the device and --run.hours
 (pcd_hub/train/own_images/rule.py).
