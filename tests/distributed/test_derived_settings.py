@@ -5,13 +5,13 @@ import os
 from pathlib import Path
 
 import pytest
-import torch.multiprocessing as mp
 from accelerate.state import AcceleratorState
 
 from pcd_hub.errors import ConfigError
 from pcd_hub.train import distill
 from pcd_hub.train.own_images import timing
 from tests.distributed.test_processes import free_ports
+from tests.processes import start_processes
 from tests.train.conftest import leave_out_pictures, tiny, tiny_teacher  # noqa: F401
 
 SECONDS = 300.0
@@ -58,7 +58,7 @@ def test_two_processes_decide_the_same(tiny, tmp_path):  # noqa: F811
     names = ("--teacher.source", "--student.arch", "--data.source", "--data.num-workers", "--speed")
     arguments = ["own_images", *(a for a in tiny if a.startswith(names)), "--run.no-store"]
     arguments.append("--optim.global-batch-size=8")
-    mp.spawn(_one_process, (free_ports(3), arguments, tmp_path), nprocs=2)
+    start_processes(_one_process, (free_ports(3), arguments, tmp_path))
     first, longer = map(json.loads, (tmp_path / "0.jsonl").read_text().splitlines())
     assert [first, longer] == [
         json.loads(line) for line in (tmp_path / "1.jsonl").read_text().splitlines()

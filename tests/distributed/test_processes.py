@@ -14,7 +14,6 @@ from typing import Any
 import accelerate
 import pytest
 import torch
-import torch.multiprocessing as mp
 from accelerate.state import AcceleratorState
 from torch import nn
 
@@ -23,6 +22,7 @@ from pcd_hub.train import contrast as pretrain
 from pcd_hub.train import distill, launch
 from pcd_hub.train.batches import shard
 from pcd_hub.train.monitors.features import FeatureMonitor
+from tests.processes import start_processes
 from tests.stress import kill_campaign
 from tests.train import test_contrast as test_pretrain
 from tests.train.conftest import (
@@ -116,7 +116,7 @@ def runs(tiny, tmp_path_factory) -> Runs:  # noqa: F811
         made.one("one by moments", MOMENTS)
         made.contrast("one")
     for world_size in (2, 4):
-        mp.spawn(_one_process, (world_size, free_ports(7), made), nprocs=world_size)
+        start_processes(_one_process, (world_size, free_ports(7), made), count=world_size)
     return made
 
 

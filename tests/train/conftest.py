@@ -17,7 +17,6 @@ from unittest import mock
 import pytest
 import timm
 import torch
-import torch.multiprocessing as mp
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from PIL import Image
@@ -33,6 +32,7 @@ from pcd_hub.report.page.run_folder import Notes
 from pcd_hub.train import distill
 from pcd_hub.train.monitors.loss import LossMonitor
 from pcd_hub.train.monitors.progress import Progress
+from tests.processes import start_processes
 
 
 @pytest.fixture(scope="session")
@@ -251,7 +251,7 @@ def run_in_two_processes(recipe: ModuleType, arguments: list[str], *, without: s
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.spawn(_one_process, (2, port, recipe.__name__, arguments, without), nprocs=2)
+    start_processes(_one_process, (2, port, recipe.__name__, arguments, without))
 
 
 def watch_the_end(*keep: tuple[ModuleType, str]) -> None:

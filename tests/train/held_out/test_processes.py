@@ -5,7 +5,6 @@ import os
 import socket
 
 import pytest
-import torch.multiprocessing as mp
 
 from pcd_hub.train import distill
 from pcd_hub.train.held_out import held_out as module
@@ -13,6 +12,7 @@ from pcd_hub.train.held_out import plateau as rules
 from pcd_hub.train.held_out.scorer import Scorer
 from pcd_hub.train.probe_data.scores import ProbeScores
 from tests.evaluate.drawn_sets import draw_segmentation
+from tests.processes import start_processes
 from tests.train.conftest import leave_out_pictures, trace, watch_the_end
 from tests.train.held_out.conftest import history
 
@@ -39,7 +39,7 @@ def test_two_processes_decide_the_same(measured, tmp_path):
     arguments = [*measured, "--run.max-steps=40", "--run.stop-on-plateau"]
     arguments.append(f"--run.output-dir={tmp_path / 'run'}")
     arguments.append(f"--probe-data={draw_segmentation(tmp_path / 'labelled')}")
-    mp.spawn(_one_process, (port, arguments), nprocs=2)
+    start_processes(_one_process, (port, arguments))
     assert len(trace(tmp_path / "run")) == 12
     assert [line["step"] for line in history(tmp_path / "run")] == [0, 2, 4, 6, 8, 10, 12]
     probed = (tmp_path / "run" / "probe_data.jsonl").read_text().splitlines()

@@ -3,11 +3,11 @@
 import os
 
 import pytest
-import torch.multiprocessing as mp
 from accelerate.state import AcceleratorState
 
 from pcd_hub.train import distill
 from tests.distributed.test_processes import free_ports
+from tests.processes import start_processes
 from tests.train.conftest import leave_out_pictures, watch_the_end
 from tests.train.students.conftest import ARCHITECTURES, assert_equal_runs
 
@@ -32,5 +32,5 @@ def _one_process(rank: int, ports: list[int], arguments: list[str], root) -> Non
 
 @pytest.mark.timeout(300)
 def test_two_processes_equal_separate_runs(several, tmp_path):
-    mp.spawn(_one_process, (free_ports(3), several, tmp_path), nprocs=2)
+    start_processes(_one_process, (free_ports(3), several, tmp_path))
     assert_equal_runs(tmp_path / "together", tmp_path / "separate")

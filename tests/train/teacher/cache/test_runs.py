@@ -9,7 +9,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from PIL import Image
 
 from pcd_hub.errors import CheckpointError, ConfigError
@@ -18,6 +17,7 @@ from pcd_hub.train import distill
 from pcd_hub.train.teacher.cache.folders import list_caches
 from pcd_hub.train.teacher.cache.store import CHECKSUMS, RECORDS
 from tests.distributed.test_processes import free_ports
+from tests.processes import start_processes
 from tests.train.conftest import assert_same, image_folder, run, trace
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -326,7 +326,7 @@ def _one_process(rank: int, port: int, arguments: list[str]) -> None:
 def test_each_process_writes_the_records_of_its_images(short, tmp_path, seen):
     short = [*short, f"--teacher.cache={tmp_path / 'cache'}", "--run.max-steps=8"]
     arguments = [*short, f"--run.output-dir={tmp_path / 'two'}"]
-    mp.spawn(_one_process, (free_ports(1)[0], arguments), nprocs=2)
+    start_processes(_one_process, (free_ports(1)[0], arguments))
     (cache,) = list_caches(tmp_path / "cache")
     assert cache.complete == 1
     run(short, tmp_path / "one")
