@@ -288,7 +288,7 @@ def prepare(
     )
     held_out_images = read_held_out(accelerator, settings.config, held_out)
     students = build_students(accelerator, settings.config, config_name, source, teacher)
-    labelled = read_probe_data(students, labelled)
+    labelled = read_probe_data(students, labelled, everything)
 
     def measure(*targets: Targets) -> float:
         read_resident(students[0])

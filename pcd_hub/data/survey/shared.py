@@ -17,8 +17,9 @@ from typing import Any
 from PIL import Image
 
 from pcd_hub.data.decoding import BrokenImageError
+from pcd_hub.data.labelled.segmentation_set import SegmentationSet
 from pcd_hub.data.progress import Progress, silent
-from pcd_hub.data.sources.protocols import NamedImages
+from pcd_hub.data.sources.protocols import ImageSource, ImageStream, NamedImages
 from pcd_hub.data.survey.duplicates import (
     Thumbnail,
     group_equal_files,
@@ -53,6 +54,14 @@ class LabelledPicture:
             return None
 
 
+def pictures_of(images: SegmentationSet) -> list[LabelledPicture]:
+    """Return the images of a split with masks."""
+    return [
+        LabelledPicture(name=images.image_name(index), load=partial(images.image, index))
+        for index in range(len(images))
+    ]
+
+
 @dataclass(frozen=True, kw_only=True)
 class SharedImages:
     """Images of a labelled set that are also in a source, each with the first that is like it."""
@@ -78,15 +87,21 @@ def find_shared(
         source: The other images.
         progress: Shows the progress of decoding; silent if not given.
     """
-    if equal := _equal_files(labelled, source):
+    if equal := equal_files(labelled, source):
         return SharedImages(equal=equal, near=(), num_compared=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of single files
         return _like_pixels(labelled, source, progress)
 
 
-def _equal_files(labelled: Sequence[LabelledPicture], source: NamedImages) -> tuple[Pair, ...]:
-    if not isinstance(source, ImagesOfFiles):
+def equal_files(
+    labelled: Sequence[LabelledPicture], source: ImageSource | ImageStream
+) -> tuple[Pair, ...]:
+    """Find images of a labelled set whose files are equal to files of a source.
+
+    Only files of equal size are read. Sources whose images are no files have none.
+    """
+    if not (isinstance(source, ImagesOfFiles) and isinstance(source, NamedImages)):
         return ()
     paths = [picture.path for picture in labelled]
     paths += [source.path(index) for index in range(len(source))]

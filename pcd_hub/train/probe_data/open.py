@@ -1,6 +1,7 @@
 """Open and check the labelled images of ``--probe-data`` before the first step, and read them."""
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,8 @@ from accelerate import Accelerator
 
 from pcd_hub.data.labelled.segmentation_set import IGNORE, SegmentationSet
 from pcd_hub.data.multiband.names import RGB
+from pcd_hub.data.sources.protocols import ImageSource, ImageStream
+from pcd_hub.data.survey.shared import equal_files, pictures_of
 from pcd_hub.errors import ConfigError, DataError, PCDHubError, StudentError
 from pcd_hub.evaluate.results import data_sha256
 from pcd_hub.evaluate.segmentation_probe import SegmentationProbe
@@ -23,6 +26,8 @@ from pcd_hub.train.labelled_splits import open_segmentation_splits
 from pcd_hub.train.launch import on_main_process
 from pcd_hub.train.probe_data.scores import LabelledImages, ProbeScores
 from pcd_hub.train.results.compared import student_model
+
+log = logging.getLogger("pcd_hub")
 
 TRAINING: dict[str, Any] = {"steps": 100, "batch_size": 16, "in_memory": True}
 """A quarter of the steps of ``pcd-hub probe`` with half its batch, at the size of the images: on 64
@@ -68,9 +73,16 @@ def check_probe_data(accelerator: Accelerator, config: DistillConfig) -> Labelle
 
 
 def read_probe_data(
-    students: Sequence[Distillation], labelled: LabelledImages | None
+    students: Sequence[Distillation],
+    labelled: LabelledImages | None,
+    source: ImageSource | ImageStream,
 ) -> LabelledImages | None:
     """Read the labelled images on the main process, and try every student on one of them.
+
+    Args:
+        students: The students.
+        labelled: The labelled images, opened.
+        source: The images to distil on; a warning names test images that are among them.
 
     Raises:
         DataError: On every process, if an image cannot be read.
@@ -91,6 +103,7 @@ def read_probe_data(
         with _naming_probe_data(data):
             for d in students:
                 _try(d, probe)
+        _warn_of_shared_images(probe.test, source)
         found[0] = labelled._replace(probe=probe)
 
     on_main_process(first.accelerator, read)
@@ -150,6 +163,16 @@ def _try(d: Distillation, probe: SegmentationProbe) -> None:
         raise StudentError(
             f"{d.config.student.arch}: {error}; set --probe-data.image-size"
         ) from error
+
+
+def _warn_of_shared_images(test: SegmentationSet, source: ImageSource | ImageStream) -> None:
+    """Warn of test images that are also distilled on, as far as their files are equal."""
+    if shared := equal_files(pictures_of(test), source):
+        log.warning(
+            "%d of %d test images of --probe-data are also among the images to distil on, such as "
+            "%s (%s): their mean IoU is not that of new images; leave them out of the images",
+            *(len(shared), len(test), *shared[0]),
+        )
 
 
 @contextmanager

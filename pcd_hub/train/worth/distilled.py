@@ -11,7 +11,7 @@ from pcd_hub.data.labelled.coco import CocoSplit
 from pcd_hub.data.labelled.segmentation_set import SegmentationSet
 from pcd_hub.data.sources.open import ImageStream, NamedImages, open_source
 from pcd_hub.data.sources.remote import is_remote
-from pcd_hub.data.survey.shared import LabelledPicture, SharedImages, find_shared
+from pcd_hub.data.survey.shared import LabelledPicture, SharedImages, find_shared, pictures_of
 from pcd_hub.errors import DataError, PCDHubError
 from pcd_hub.evaluate.models import is_pcd_weight
 from pcd_hub.evaluate.progress import progress
@@ -138,10 +138,7 @@ def _check(
 
 def _pictures(test: SegmentationSet | CocoSplit) -> list[LabelledPicture]:
     if isinstance(test, SegmentationSet):
-        return [
-            LabelledPicture(name=test.image_name(index), load=partial(test.image, index))
-            for index in range(len(test))
-        ]
+        return pictures_of(test)
     return [
         LabelledPicture(
             name=str(image.path), load=partial(decode, image.path, str(image.path), as_rgb)

@@ -65,6 +65,22 @@ def test_a_mistake_in_the_labelled_images_is_one_line(probed, tmp_path, spoil, o
     assert not (tmp_path / "run").exists()
 
 
+def test_test_images_that_are_distilled_on_are_named(probed, labelled, tmp_path, caplog):
+    photos = tmp_path / "photos"
+    shutil.copytree(labelled / "images" / "train", photos)
+    first = min((labelled / "images" / "val").iterdir())
+    shutil.copy(first, photos / "again.png")
+    options = [*probed, f"--data.source={photos}", "--run.max-steps=1"]
+    run(options, tmp_path / "run")
+    (said,) = [text for text in caplog.messages if "test images" in text]
+    assert said.startswith("1 of 5 test images of --probe-data are also among the images to distil")
+    assert f"such as {first} (again.png)" in said
+    (photos / "again.png").unlink()
+    caplog.clear()
+    run(options, tmp_path / "without")
+    assert not [text for text in caplog.messages if "test images" in text]
+
+
 def test_students_of_other_bands_have_no_labelled_images(probed, tmp_path):
     with pytest.raises(PCDHubError, match="images are RGB, found --data.bands gray; leave it out"):
         run([*probed, "--data.bands", "gray"], tmp_path / "run")
