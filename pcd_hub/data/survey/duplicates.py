@@ -98,12 +98,17 @@ def group_equal_files(
     halfway = now + (deadline - now) / 2
     files = list(files)
     groups = group_equal(
-        files, [until(halfway, _size), until(deadline, _hash_head), until(deadline, _hash)]
+        files, [until(halfway, file_size), until(deadline, _hash_head), until(deadline, _hash)]
     )
     return [[number for number, _ in group] for group in groups], len(files) - skipped
 
 
-def _size(path: Path) -> int | None:
+def file_size(path: Path) -> int | None:
+    """Return the bytes of a regular file; None for anything else.
+
+    Raises:
+        OSError: If the path cannot be read.
+    """
     status = path.stat()
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 

@@ -22,6 +22,7 @@ from pcd_hub.data.progress import Progress, silent
 from pcd_hub.data.sources.protocols import ImageSource, ImageStream, NamedImages
 from pcd_hub.data.survey.duplicates import (
     Thumbnail,
+    file_size,
     group_equal_files,
     group_near,
     groups_across,
@@ -99,12 +100,14 @@ def equal_files(
 ) -> tuple[Pair, ...]:
     """Find images of a labelled set whose files are equal to files of a source.
 
-    Only files of equal size are read. Sources whose images are no files have none.
+    Only files of equal size in both are read. Sources whose images are no files have none.
     """
     if not (isinstance(source, ImagesOfFiles) and isinstance(source, NamedImages)):
         return ()
-    paths = [picture.path for picture in labelled]
-    paths += [source.path(index) for index in range(len(source))]
+    ours = [picture.path for picture in labelled]
+    theirs = [source.path(index) for index in range(len(source))]
+    sizes = {_size(path) for path in ours if path is not None}
+    paths = [*ours, *(path if path and _size(path) in sizes else None for path in theirs)]
     files = [(number, path) for number, path in enumerate(paths) if path is not None]
     groups, _ = group_equal_files(files, deadline=math.inf)
     return tuple(
@@ -112,6 +115,13 @@ def equal_files(
         for mine, theirs in groups_across(groups, len(labelled))
         for ours in mine
     )
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return file_size(path)
+    except OSError:
+        return None
 
 
 def _like_pixels(

@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 
 from pcd_hub.data.decoding import as_rgb, decode
+from pcd_hub.data.sources.files import ImageFiles
 from pcd_hub.data.sources.open import open_source
-from pcd_hub.data.survey.shared import LabelledPicture, find_shared
+from pcd_hub.data.survey import duplicates
+from pcd_hub.data.survey.shared import LabelledPicture, equal_files, find_shared
 
 
 @pytest.fixture
@@ -46,6 +48,19 @@ def test_an_equal_file_is_found_whatever_its_name(test_images, pool):
     (pool / "holiday.png").write_bytes((pool.parent / "val" / "1.png").read_bytes())
     found = find_shared(test_images, open_source(str(pool)))
     assert found.equal == ((test_images[1].name, "holiday.png"),)
+
+
+def test_files_of_another_size_than_all_labelled_images_are_not_read(tmp_path, monkeypatch):
+    for name, content in (("ours", b"1234"), ("like", b"5678"), ("a", b"12"), ("b", b"34")):
+        (tmp_path / f"{name}.png").write_bytes(content)
+    read, hash_head = [], duplicates._hash_head
+    monkeypatch.setattr(
+        duplicates, "_hash_head", lambda path: read.append(path.stem) or hash_head(path)
+    )
+    ours = LabelledPicture(name=str(tmp_path / "ours.png"), load=Image.Image)
+    source = ImageFiles(["like.png", "a.png", "b.png"], root=tmp_path)
+    assert equal_files([ours], source) == ()
+    assert sorted(read) == ["like", "ours"]
 
 
 def test_equal_pixels_in_another_format_are_equal(test_images, pool):
