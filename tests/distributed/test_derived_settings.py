@@ -10,16 +10,13 @@ from accelerate.state import AcceleratorState
 from pcd_hub.errors import ConfigError
 from pcd_hub.train import distill
 from pcd_hub.train.own_images import timing
-from tests.distributed.test_processes import free_ports
-from tests.processes import start_processes
+from tests.processes import free_ports, start_processes
 from tests.train.conftest import leave_out_pictures, tiny, tiny_teacher  # noqa: F401
 
 SECONDS = 300.0
 
 
 def _one_process(rank: int, ports: list[int], arguments: list[str], root: Path) -> None:
-    os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     leave_out_pictures(pytest.MonkeyPatch())
     timing.SECONDS = 0.0
     start, measure = distill.start_accelerator, distill.seconds_per_step

@@ -18,7 +18,7 @@ from pcd_hub.errors import CheckpointError, ConfigError
 from pcd_hub.train import distill
 from pcd_hub.train.run_folder import checkpoints
 from pcd_hub.train.run_folder import folder as run_folder
-from tests.distributed.test_processes import free_ports
+from tests.processes import free_ports
 from tests.stress import kill_campaign
 from tests.train.conftest import tiny, tiny_teacher, trace  # noqa: F401
 

@@ -6,7 +6,6 @@ BatchNorm is kept in eval mode, because on CPUs its statistics are local to each
 
 import os
 import shutil
-import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +21,7 @@ from pcd_hub.train import contrast as pretrain
 from pcd_hub.train import distill, launch
 from pcd_hub.train.batches import shard
 from pcd_hub.train.monitors.features import FeatureMonitor
-from tests.processes import start_processes
+from tests.processes import free_ports, start_processes
 from tests.stress import kill_campaign
 from tests.train import test_contrast as test_pretrain
 from tests.train.conftest import (
@@ -39,14 +38,6 @@ ACCUMULATED, MOMENTS = "--optim.accumulation-steps=2", "--method.loss=cosine_smo
 def hold_batch_norm(patch: pytest.MonkeyPatch) -> None:
     always_off = property(lambda _: False, lambda _, mode: None)
     patch.setattr(nn.modules.batchnorm._BatchNorm, "training", always_off, raising=False)
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 class Runs:
@@ -89,8 +80,6 @@ class Runs:
 def _one_process(rank: int, world_size: int, ports: list[int], runs: Runs) -> None:
     hold_batch_norm(pytest.MonkeyPatch())
     leave_out_pictures(pytest.MonkeyPatch())
-    os.environ |= {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
     start = distill.start_accelerator
 
     def start_anew(**options):

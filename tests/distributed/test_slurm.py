@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from pcd_hub.train import distill
-from tests.distributed.test_processes import free_ports
+from tests.processes import free_ports
 from tests.stress import kill_campaign
 from tests.train.conftest import tiny, tiny_teacher, trace  # noqa: F401
 

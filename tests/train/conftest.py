@@ -7,7 +7,6 @@ import importlib
 import json
 import os
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -32,7 +31,7 @@ from pcd_hub.report.page.run_folder import Notes
 from pcd_hub.train import distill
 from pcd_hub.train.monitors.loss import LossMonitor
 from pcd_hub.train.monitors.progress import Progress
-from tests.processes import start_processes
+from tests.processes import free_ports, start_processes
 
 
 @pytest.fixture(scope="session")
@@ -248,10 +247,8 @@ def run_in_two_processes(recipe: ModuleType, arguments: list[str], *, without: s
         arguments: Its command line.
         without: Function of the module that draws, which takes longer than a tiny run.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    start_processes(_one_process, (2, port, recipe.__name__, arguments, without))
+    (port,) = free_ports(1)
+    start_processes(_one_process, (port, recipe.__name__, arguments, without))
 
 
 def watch_the_end(*keep: tuple[ModuleType, str]) -> None:
@@ -282,12 +279,8 @@ def _alone(keep: Callable[..., None]) -> Callable[..., None]:
     return watched
 
 
-def _one_process(
-    rank: int, world_size: int, port: int, recipe: str, arguments: list[str], without: str
-) -> None:
-    os.environ |= {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def _one_process(_: int, port: int, recipe: str, arguments: list[str], without: str) -> None:
+    os.environ["MASTER_PORT"] = str(port)
     module: Any = importlib.import_module(recipe)
     setattr(module, without, lambda *_: None)
     watch_the_end((module, "save_result"))

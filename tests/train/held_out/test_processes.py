@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 
 import pytest
 
@@ -12,15 +11,13 @@ from pcd_hub.train.held_out import plateau as rules
 from pcd_hub.train.held_out.scorer import Scorer
 from pcd_hub.train.probe_data.scores import ProbeScores
 from tests.evaluate.drawn_sets import draw_segmentation
-from tests.processes import start_processes
+from tests.processes import free_ports, start_processes
 from tests.train.conftest import leave_out_pictures, trace, watch_the_end
 from tests.train.held_out.conftest import history
 
 
 def _one_process(rank: int, port: int, arguments: list[str]) -> None:
-    os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ["MASTER_PORT"] = str(port)
     patch = pytest.MonkeyPatch()
     patch.setattr(module, "plateau", lambda losses: len(losses) >= 4)
     patch.setattr(rules, "DECAY_SHARE", 0.5)
@@ -34,12 +31,10 @@ def _one_process(rank: int, port: int, arguments: list[str]) -> None:
 
 @pytest.mark.timeout(300)
 def test_two_processes_decide_the_same(measured, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     arguments = [*measured, "--run.max-steps=40", "--run.stop-on-plateau"]
     arguments.append(f"--run.output-dir={tmp_path / 'run'}")
     arguments.append(f"--probe-data={draw_segmentation(tmp_path / 'labelled')}")
-    start_processes(_one_process, (port, arguments))
+    start_processes(_one_process, (free_ports(1)[0], arguments))
     assert len(trace(tmp_path / "run")) == 12
     assert [line["step"] for line in history(tmp_path / "run")] == [0, 2, 4, 6, 8, 10, 12]
     probed = (tmp_path / "run" / "probe_data.jsonl").read_text().splitlines()

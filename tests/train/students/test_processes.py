@@ -6,15 +6,12 @@ import pytest
 from accelerate.state import AcceleratorState
 
 from pcd_hub.train import distill
-from tests.distributed.test_processes import free_ports
-from tests.processes import start_processes
+from tests.processes import free_ports, start_processes
 from tests.train.conftest import leave_out_pictures, watch_the_end
 from tests.train.students.conftest import ARCHITECTURES, assert_equal_runs
 
 
-def _one_process(rank: int, ports: list[int], arguments: list[str], root) -> None:
-    os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+def _one_process(_: int, ports: list[int], arguments: list[str], root) -> None:
     leave_out_pictures(pytest.MonkeyPatch())
     watch_the_end((distill, "save_weight"))
     start = distill.start_accelerator
