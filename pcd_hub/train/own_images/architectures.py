@@ -2,12 +2,16 @@
 
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from pcd_hub.errors import ConfigError, PCDHubError
 from pcd_hub.models.entries import build_skeleton, check_architecture, size_argument
+from pcd_hub.models.layouts import FAMILIES, LAYOUTS, layout_of
+from pcd_hub.models.teacher_folder import TEACHER_FACTS, read_facts
 from pcd_hub.models.teacher_sources.memory import architecture_of
 from pcd_hub.models.teachers import Teacher
 from pcd_hub.models.timm_loading import cache_alone_if_unreachable, read_config
@@ -94,6 +98,25 @@ def teacher_patch(config: DistillConfig, teacher: Teacher | None) -> int:
     )
     sizes = (size[0] if isinstance(size, tuple | list) else size for size in stated if size)
     return next((size for size in sizes if isinstance(size, int)), SIZE_STEP)
+
+
+def teacher_has_head(source: str, teacher: Teacher | None = None) -> bool:
+    """Return whether a teacher has a trained projection head, without reading its weights.
+
+    Args:
+        source: The teacher's source; False if it does not tell.
+        teacher: A teacher from Python; None for that of the source.
+    """
+    if teacher is not None:
+        return not isinstance(teacher.head, nn.Identity)
+    scheme, _, rest = source.partition(":")
+    if scheme in FAMILIES or scheme in LAYOUTS:
+        return layout_of(scheme, architecture="resnet50").head is not None  # the same for each
+    try:
+        facts = read_facts(Path(rest) / TEACHER_FACTS) if scheme == "local-dir" else {}
+    except Exception:  # loading the teacher reports it
+        return False
+    return source == "quickstart" or facts.get("head", "none") != "none"
 
 
 def _architecture(teacher: str) -> str:

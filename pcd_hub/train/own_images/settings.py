@@ -23,6 +23,7 @@ from pcd_hub.train.own_images.architectures import (
     has_finer_map,
     has_one_size,
     most_bytes_per_pixel,
+    teacher_has_head,
     teacher_patch,
 )
 from pcd_hub.train.own_images.decisions import read_decisions
@@ -295,6 +296,7 @@ def find_situation(
         else None,
         has_shipped_start=has_shipped_start(config),
         teacher=config.teacher.source,
+        teacher_has_head=teacher_has_head(config.teacher.source, teacher),
         teacher_patch=teacher_patch(config, teacher),
         loss=config.method.loss,
         accumulation_steps=config.optim.accumulation_steps,

@@ -43,6 +43,8 @@ class Situation:
     """pcd_hub ships a weight of the student, and the images are red, green and blue."""
     teacher: str = ""
     """The teacher's source."""
+    teacher_has_head: bool = False
+    """The teacher has a trained projection head."""
     teacher_patch: int = SIZE_STEP
     """The teacher's image size is a multiple of it."""
     loss: str = "pixel_info_nce"

@@ -265,8 +265,18 @@ def test_the_reason_of_the_teachers_size_says_how_much_larger_it_is():
 def test_targets_are_centred_for_a_teacher_without_a_head():
     usual = {"num_images": 3000, "short_side": 480, **CPU}
     assert values(Situation(**usual))["method.centre_targets"] is True
-    for changes in ({"teacher": "mocov3_r50:r-50.pth.tar"}, {"loss": "similarity_kl"}):
+    for changes in (
+        {"teacher": "mocov3_r50:r-50.pth.tar", "teacher_has_head": True},
+        {"teacher": "local-dir:head/teacher", "teacher_has_head": True},
+        {"loss": "similarity_kl"},
+    ):
         assert "method.centre_targets" not in values(Situation(**usual, **changes))
+
+
+def test_a_single_layer_follows_a_head_that_is_not_moco_v3s():
+    s = Situation(num_images=3000, short_side=480, teacher_has_head=True, **CPU)
+    assert values(s)["method.head"] == "linear"
+    assert reasons(s)["method.head"] == "learns faster than MLPs"
 
 
 def test_loss_and_teacher_choose_head_and_queue():
