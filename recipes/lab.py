@@ -14,7 +14,7 @@ table.md and table.json hold mean and standard deviation over the training seeds
 difference from the baseline, and whether it is within noise. ``rows/ROW/seed-SEED`` holds each run
 with its record. The format of the file: ``pcd_hub/train/lab/plan.py``.
 
-lab_photos: 475 steps of 32 photographs at 96 px, about 10 minutes on one CPU core (AMD EPYC,
+lab_photos: 395 steps of 32 photographs at 96 px, about 10 minutes on one CPU core (AMD EPYC,
 AVX-512 BF16) for a row and seed, and a few minutes for the two probes.
 """
 
