@@ -244,8 +244,10 @@ def _nearest_flag(flag: str, known: Mapping[str, Option]) -> str:
 
 
 def _words(flag: str) -> tuple[str, list[str]]:
-    """Split ``--optim.lr-per-256`` into ``optim`` and the words of its last part."""
+    """Split ``--run.no-store``, or ``--no-run.store``, into ``run`` and the words of the rest."""
     group, _, last = flag.removeprefix("--").rpartition(".")
+    if group.startswith("no-"):
+        group, last = group.removeprefix("no-"), f"no-{last}"
     return group, last.replace("learning-rate", "lr").split("-")
 
 

@@ -79,6 +79,8 @@ def test_a_newline_in_a_value_leaves_one_line():
         (DISTILL["pcd_r18"], "--data.sorce", "--data.source"),
         (DISTILL["pcd_r18"], "--method.temp", "--method.temperature"),
         (DISTILL["pcd_r18"], "--output", "--run.output-dir"),
+        (DISTILL["pcd_r18"], "--no-method.centre-targets", "--method.no-centre-targets"),
+        (DISTILL["pcd_r18"], "--no-run.store", "--run.no-store"),
         (LINEAR_SEG["folder"], "--probe.learn", "--probe.lr"),
         (DETECT["small"], "--optim.learning-rate", "--optim.lr"),
     ],
