@@ -216,8 +216,27 @@ def _choose(
             f"--teacher.cache {setting}: it {too_large}; name another folder, lower "
             "--data.view-epochs, or use --teacher.cache off"
         )
-    log.info("the teacher's cache in %s: %s", place, size.describe(view_epochs))
+    _announce(place, size, view_epochs, _requested_speed(setting, place))
     return Choice(view_epochs=view_epochs, reason=f"as requested, {_gb(size, view_epochs)}")
+
+
+def _requested_speed(setting: str, place: Path) -> float:
+    try:
+        return write_speed(place)
+    except OSError as error:
+        raise ConfigError(
+            f"--teacher.cache {setting}: cannot write to {place} ({error.strerror or error}); name "
+            "another folder, or use --teacher.cache off"
+        ) from error
+
+
+def _announce(place: Path, size: CacheSize, view_epochs: int, speed: float) -> None:
+    """Log the size of a cache, and how long this disk takes for what is missing."""
+    missing = max(0.0, size.num_bytes(view_epochs) - size.existing_bytes)
+    log.info(
+        "the teacher's cache in %s: %s; its disk takes %.0f MB/s, so %.0f s for what is missing",
+        *(place, size.describe(view_epochs), speed / 1e6, missing / speed),
+    )
 
 
 def _choose_freely(
@@ -240,8 +259,7 @@ def _choose_freely(
         requested=d.config.data.view_epochs,
     )
     if choice.view_epochs:
-        text = "the teacher's cache in %s: %s, written at %.0f MB/s"
-        log.info(text, place, size.describe(choice.view_epochs), speed / 1e6)
+        _announce(place, size, choice.view_epochs, speed)
     return choice
 
 

@@ -114,5 +114,5 @@ def _make_file(path: Path, size: int) -> None:
         elif found != size:
             raise DataError(
                 f"{path} has {found} bytes, expected {size}; remove this cache "
-                f"(pcd-hub cache --remove {path.parent.name})"
+                f"(pcd-hub cache --dir {path.parent.parent} --remove {path.parent.name})"
             )

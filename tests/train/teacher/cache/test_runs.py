@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from PIL import Image
 from pcd_hub.errors import CheckpointError, ConfigError
 from pcd_hub.models.teachers import Teacher
 from pcd_hub.train import distill
+from pcd_hub.train.distillation import caching
 from pcd_hub.train.teacher.cache.folders import list_caches
 from pcd_hub.train.teacher.cache.store import CHECKSUMS, RECORDS
 from tests.processes import free_ports, start_processes
@@ -352,9 +354,22 @@ def test_a_cache_without_room_is_refused_before_the_run(short, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_the_size_and_the_speed_of_the_disk_are_said_before_the_run(
+    short, tmp_path, monkeypatch, caplog
+):
+    caplog.set_level("INFO", logger="pcd_hub")
+    monkeypatch.setattr(caching, "write_speed", lambda _: 100.0)
+    cached(short, tmp_path / "cache", tmp_path / "run", "--run.max-steps=1")
+    (line,) = (line for line in caplog.messages if "its disk takes" in line)
+    (seconds,) = re.findall(r"takes 0 MB/s, so (\d+) s for what is missing", line)
+    assert f"the teacher's cache in {tmp_path / 'cache'}: " in line
+    num_bytes = sum(file.stat().st_size for file in (tmp_path / "cache").rglob("*.bin"))
+    assert int(seconds) == pytest.approx(num_bytes / 100, rel=0.05)
+
+
 def test_a_folder_that_cannot_be_written_is_refused(short, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"cannot write to .* \(Not a directory\)"):
+    with pytest.raises(ConfigError, match=r"cannot write to .* \(File exists\); name another"):
         cached(short, tmp_path / "file", tmp_path / "run")
 
 

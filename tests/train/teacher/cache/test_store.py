@@ -93,8 +93,10 @@ def test_a_kill_in_the_middle_of_writing_leaves_missing_records(tmp_path, monkey
 
 def test_files_of_another_size_are_refused(tmp_path):
     opened(tmp_path)
-    with pytest.raises(DataError, match=r"records.bin has 1000 bytes, expected 1100; remove this"):
+    with pytest.raises(DataError, match=r"records.bin has 1000 bytes, expected 1100; ") as refused:
         opened(tmp_path, num_records=11)
+    command = f"remove this cache (pcd-hub cache --dir {tmp_path.parent} --remove {tmp_path.name})"
+    assert str(refused.value).endswith(command)
 
 
 def test_files_that_are_still_empty_are_filled(tmp_path):
