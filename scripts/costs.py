@@ -26,6 +26,8 @@ from cost_model import (
 
 GPUS = (1, 8, 64)
 EPOCHS = (100, 800)
+SMALL_IMAGES, SMALL_FLOP_PER_S, SMALL_CORES = 100_000, 121e12, 8
+"""Images, rate and cores of one small GPU: an L4, by its data sheet, with half the cores."""
 CASES = {
     "ResNet-50": ("resnet50", "mocov3"),
     "DINOv3 ViT-L": ("vit_large_patch16_dinov3", "linear"),
@@ -57,6 +59,26 @@ def runs_table(cluster: Cluster) -> str:
             cells += [f"{step.images / step.seconds:,.0f}", *lengths(loads=True)]
             cells += [f"{possible:,.0f}", f"{cores:.0f}", *lengths(loads=False)]
             rows.append(cells)
+    return _table(header, rows)
+
+
+def small_table(cluster: Cluster) -> str:
+    """Return what 100,000 images cost on one small GPU, with and without the teacher's cache."""
+    loader = cluster.loader_images_per_s * SMALL_CORES / 16
+    small = dataclasses.replace(cluster, flop_per_s=SMALL_FLOP_PER_S, loader_images_per_s=loader)
+    rows = []
+    for name, (teacher, head) in CASES.items():
+        work = count_work(teacher, head=head)
+        size = SMALL_IMAGES * VIEW_EPOCHS * work.record_bytes / 1e9
+        for cached in (False, True):
+            step = time_step(work, small, num_gpus=1, cached=cached)
+            took = run_hours(
+                work, small, EPOCHS[0], num_gpus=1, cached=cached, num_images=SMALL_IMAGES
+            )
+            cells = [name, "cached" if cached else "computed", step.limit]
+            cells += [f"{step.images / step.seconds:,.0f}", f"{_short(took)} h"]
+            rows.append([*cells, f"{size:.0f} GB" if cached else "none"])
+    header = ["teacher", "targets", "limit", "images/s", f"{EPOCHS[0]} epochs", "cache"]
     return _table(header, rows)
 
 
@@ -127,6 +149,7 @@ def tables(cluster: Cluster) -> dict[str, str]:
     return {
         "work": work_table(),
         "runs": runs_table(cluster),
+        "small": small_table(cluster),
         "scaling": scaling_table(cluster),
         "storage": storage_table(cluster),
     }

@@ -12,9 +12,9 @@ each below 16 MiB:
 - student.tar.00, student.tar.01 ...: the training run with the exported weight.
   ``cat student.tar.* | tar x`` joins and unpacks them.
 
-Besides PyTorch, torchvision, timm and accelerate it needs ``tyro`` (with ``docstring_parser`` and
-``typeguard``), and pytest 9 for the tests; not ``datasets``, ``pycocotools`` or ``beartype``. For a
-machine without a network, copy the wheels:
+It needs the package's other dependencies too (``pip check`` lists what is missing), and pytest 9
+for the tests; not ``datasets``, ``pycocotools`` or ``beartype``. Machines that train have most of
+them, but rarely ``tyro``. Without a network, copy the wheels of what is missing:
 
     pip download --no-deps --only-binary=:all: -d wheels tyro docstring_parser typeguard
     python -m pip install --no-index --no-deps --target site wheels/*.whl   # there

@@ -11,6 +11,7 @@ from torch.distributed.run import get_args_parser
 
 import costs
 import gpu_check
+from cost_model import VIEW_EPOCHS
 from pcd_hub.train.own_images.arguments import parse_distill
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +37,8 @@ def recipe_arguments(command: str) -> list[str]:
             parsed = launch_command_parser().parse_args(rest)
         case ["torchrun", *rest]:
             parsed = get_args_parser().parse_args(rest)
+        case ["pcd-hub", "distill", *rest]:
+            return rest
         case ["sbatch", *rest]:
             script = next(i for i, word in enumerate(rest) if word.endswith(".sbatch"))
             assert (ROOT / rest[script]).is_file()
@@ -49,9 +52,14 @@ def recipe_arguments(command: str) -> list[str]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_has_options_that_exist(command):
-    name, config, _ = parse_distill(recipe_arguments(command))
-    assert name in {"pcd_r18", "quickstart"}
+def test_a_command_has_options_that_exist(command, tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    arguments = recipe_arguments(command)
+    monkeypatch.chdir(tmp_path)
+    name, config, _ = parse_distill(arguments)
+    assert name in {"pcd_r18", "quickstart", "own_images"}
+    if "--teacher.cache" in arguments:
+        assert config.data.view_epochs == VIEW_EPOCHS, "as the tables say"
     if name == "pcd_r18":
         assert config.data.source[0].endswith("/imagenet/train")
         assert config.optim.global_batch_size == 1024, "as the tables say"
@@ -59,8 +67,9 @@ def test_a_command_has_options_that_exist(command):
 
 
 def test_there_are_commands_for_every_way_to_start():
-    assert {words(command)[0] for command in COMMANDS} == {"accelerate", "torchrun", "sbatch"}
-    assert len(COMMANDS) >= 6
+    ways = {words(command)[0] for command in COMMANDS}
+    assert ways == {"accelerate", "torchrun", "sbatch", "pcd-hub"}
+    assert len(COMMANDS) >= 8
 
 
 def test_the_scripts_of_the_page_have_these_options(tmp_path):
