@@ -1,5 +1,6 @@
 """Export a trained backbone to a folder in the Hub's layout, which timm can load."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping
@@ -89,7 +90,8 @@ def add_measurements(export: Path, measured: Mapping[str, Measurement], folder: 
 
     Args:
         export: A folder written by :func:`export_weight`; it is verified and left unchanged.
-        measured: Measurements by a short name; existing ones of the same name are replaced.
+        measured: Measurements by a short name; existing ones of the same name and protocol are
+            replaced.
         folder: A path that does not exist yet.
 
     Raises:
@@ -101,8 +103,10 @@ def add_measurements(export: Path, measured: Mapping[str, Measurement], folder: 
     listed = {entry["path"] for entry in read_manifest(export)["files"]} | {MANIFEST_FILE}
     if foreign := sorted(files_in(export).keys() - listed):
         raise WeightError(f"{export} contains {foreign[0]}, which is not part of it; move it away")
-    metrics = {name: asdict(table) for name, table in measured.items()}
-    record = replace(weight.record, metrics={**weight.record.metrics, **metrics})
+    metrics = dict(weight.record.metrics)
+    for name, table in measured.items():
+        metrics[_free_name(name, table, metrics)] = asdict(table)
+    record = replace(weight.record, metrics=metrics)
     with atomic_folder(folder) as draft:
         for name in listed - {CONFIG_FILE, CARD_FILE, MANIFEST_FILE}:
             (draft / name).parent.mkdir(exist_ok=True, parents=True)
@@ -111,6 +115,13 @@ def add_measurements(export: Path, measured: Mapping[str, Measurement], folder: 
         describe(draft, record, weight.config, is_shipped=is_shipped)
         read_weight(draft)
     return folder
+
+
+def _free_name(name: str, table: Measurement, metrics: Mapping[str, Any]) -> str:
+    """Return the name of a measurement; one with another protocol keeps the short one."""
+    if name not in metrics or metrics[name]["protocol"] == table.protocol:
+        return name
+    return f"{name}_{hashlib.sha256(table.protocol.encode()).hexdigest()[:6]}"
 
 
 def check_exportable(

@@ -1,5 +1,6 @@
 """Joining runs, and adding their tables to a weight's record and card."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -51,6 +52,22 @@ def test_tables_are_added_to_the_record_and_the_card(measured, tmp_path):
     assert (export / "model.safetensors").read_bytes() == weights
     assert json.loads((tmp_path / "run" / "record.json").read_text()) == record.to_dict()
     assert [p.name for p in (tmp_path / "run").iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_measurement_with_another_protocol_is_added_and_a_repeated_one_replaced(measured):
+    export, folder = measured
+    add_to_weight(str(export), joined_tables([folder]))
+    other = dataclasses.replace(joined_tables([folder])[0], protocol="on 10 % of the labels")
+    for _ in range(2):
+        add_to_weight(str(export), [other])
+        add_to_weight(str(export), joined_tables([folder]))
+    found = [
+        measurement.protocol
+        for name, measurement in read_weight(export).record.measurements().items()
+        if name.startswith("linear_segmentation_probe_streets_val_mean_iou")
+    ]
+    assert found == [table().protocol, other.protocol]
+    assert (export / "README.md").read_text().count("| **test_resnet.pcd** (this weight) |") == 2
 
 
 def test_a_stored_weight_gets_a_new_version(measured):
