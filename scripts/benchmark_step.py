@@ -52,7 +52,8 @@ from pcd_hub.train.teacher.cache.targets import Repeated
 STAGES = ("data wait", "teacher", "student", "loss", "backward", "optimizer")
 SWITCHES = ("fold", "compile", "channels_last", "foreach", "keep_memory", "opencv", "flash", "bf16")
 EXTRAS = ("resident", "cached")
-"""Images decoded in the device's memory; the teacher's feature maps as from a full cache."""
+"""Images decoded in the device's memory; the teacher's feature maps in memory, as from a full cache
+but without its reading."""
 _WARM_UP = 2
 
 
