@@ -1,5 +1,6 @@
 """Decide whether a run caches the teacher's feature maps, and open the cache."""
 
+import copy
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -216,7 +217,9 @@ def _choose(
             f"--teacher.cache {setting}: it {too_large}; name another folder, lower "
             "--data.view-epochs, or use --teacher.cache off"
         )
-    _announce(place, size, view_epochs, _requested_speed(setting, place))
+    size = _size([_with_view_epochs(each, view_epochs) for each in students], place)
+    if size.missing_bytes(view_epochs):
+        _announce(place, size, view_epochs, _requested_speed(setting, place))
     return Choice(view_epochs=view_epochs, reason=f"as requested, {_gb(size, view_epochs)}")
 
 
@@ -232,11 +235,17 @@ def _requested_speed(setting: str, place: Path) -> float:
 
 def _announce(place: Path, size: CacheSize, view_epochs: int, speed: float) -> None:
     """Log the size of a cache, and how long this disk takes for what is missing."""
-    missing = max(0.0, size.num_bytes(view_epochs) - size.existing_bytes)
+    seconds = size.missing_bytes(view_epochs) / speed
     log.info(
         "the teacher's cache in %s: %s; its disk takes %.0f MB/s, so %.0f s for what is missing",
-        *(place, size.describe(view_epochs), speed / 1e6, missing / speed),
+        *(place, size.describe(view_epochs), speed / 1e6, seconds),
     )
+
+
+def _with_view_epochs(d: Distillation, view_epochs: int) -> Distillation:
+    changed = copy.copy(d)
+    changed.config = with_fields(d.config, {_VIEWS: view_epochs})
+    return changed
 
 
 def _choose_freely(

@@ -54,6 +54,11 @@ def test_the_situation_follows_configuration_and_accelerator(tmp_path):
     assert found.given == {"optim.global_batch_size": 64}, "hours replace the epochs"
     assert found.short_side > 1000, "unknown: no limit"
     assert not found.has_shipped_start
+    assert not found.teacher_has_head
+    config = with_fields(config, {"teacher.source": "swav_r50:FILE"})
+    accelerator = Accelerator(cpu=True)
+    found = find_situation(config, given, num_images=300, short_side=0, accelerator=accelerator)
+    assert found.teacher_has_head
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,10 @@ class CacheSize:
         """Return the size with ``view_epochs`` pairs of views of each image."""
         return self.num_images * view_epochs * (self.record_bytes + 4)
 
+    def missing_bytes(self, view_epochs: int) -> float:
+        """Return the bytes that are still to be written."""
+        return max(0.0, self.num_bytes(view_epochs) - self.existing_bytes)
+
     @property
     def room(self) -> float:
         """Bytes that a cache may have."""

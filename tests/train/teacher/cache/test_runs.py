@@ -367,6 +367,18 @@ def test_the_size_and_the_speed_of_the_disk_are_said_before_the_run(
     assert int(seconds) == pytest.approx(num_bytes / 100, rel=0.05)
 
 
+def test_a_complete_cache_is_found_whether_its_views_are_named_or_not(
+    short, tmp_path, monkeypatch, caplog
+):
+    without = [word for word in short if "view-epochs" not in word]
+    cached(without, tmp_path / "cache", tmp_path / "run")
+    caplog.set_level("INFO", logger="pcd_hub")
+    monkeypatch.setattr(caching, "write_speed", lambda _: pytest.fail("nothing is missing"))
+    cached(without, tmp_path / "cache", tmp_path / "again")
+    assert "its disk takes" not in caplog.text
+    assert "has 32 of 32 records" in caplog.text
+
+
 def test_a_folder_that_cannot_be_written_is_refused(short, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"cannot write to .* \(File exists\); name another"):
