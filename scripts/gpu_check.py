@@ -12,7 +12,7 @@ each below 16 MiB:
 - student.tar.00, student.tar.01 ...: the training run with the exported weight.
   ``cat student.tar.* | tar x`` joins and unpacks them.
 
-It needs the package's other dependencies too (``pip check`` lists what is missing), and pytest 9
+It needs the package's other dependencies too (its result lists what is ``missing``), and pytest 9
 for the tests; not ``datasets``, ``pycocotools`` or ``beartype``. Machines that train have most of
 them, but rarely ``tyro``. Without a network, copy the wheels of what is missing:
 

@@ -60,6 +60,7 @@ def test_a_command_has_options_that_exist(command, tmp_path, monkeypatch):
     assert name in {"pcd_r18", "quickstart", "own_images"}
     if "--teacher.cache" in arguments:
         assert config.data.view_epochs == VIEW_EPOCHS, "as the tables say"
+        assert config.method.feature_maps == 1, "their records hold one map"
     if name == "pcd_r18":
         assert config.data.source[0].endswith("/imagenet/train")
         assert config.optim.global_batch_size == 1024, "as the tables say"

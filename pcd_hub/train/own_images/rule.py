@@ -229,7 +229,7 @@ def _method(s: Situation, _: Values) -> Iterator[Decision]:
     if s.loss == "pixel_info_nce" and s.teacher.startswith("mocov3"):
         yield Decision("method.head", "mocov3", "the teacher's")
     elif s.loss == "pixel_info_nce" and s.teacher_has_head:
-        yield Decision("method.head", "linear", "learns faster than MLPs")
+        yield Decision("method.head", "linear", "learns faster than MLPs in short runs")
     else:
         yield Decision("method.head", "linear", "for a teacher without a trained head")
         if s.loss == "pixel_info_nce":
