@@ -20,7 +20,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 _NEEDED = (
     *("torch", "torchvision", "timm", "accelerate", "huggingface_hub", "safetensors", "numpy"),
-    *("jaxtyping", "PIL", "yaml", "tqdm", "cv2", "matplotlib", "jinja2", "filelock", "packaging", "psutil"),
+    *("jaxtyping", "PIL", "yaml", "tqdm", "cv2", "matplotlib", "jinja2", "filelock"),
+    *("packaging", "psutil"),
     *("tyro", "docstring_parser", "typeguard", "typing_extensions", "pytest", "pytest_timeout"),
 )
 _VERSIONS = (
