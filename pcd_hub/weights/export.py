@@ -118,7 +118,7 @@ def add_measurements(export: Path, measured: Mapping[str, Measurement], folder: 
 
 
 def _free_name(name: str, table: Measurement, metrics: Mapping[str, Any]) -> str:
-    """Return the name of a measurement; one with another protocol keeps the short one."""
+    """Return ``name``, with a suffix if it already has a measurement of another protocol."""
     if name not in metrics or metrics[name]["protocol"] == table.protocol:
         return name
     return f"{name}_{hashlib.sha256(table.protocol.encode()).hexdigest()[:6]}"

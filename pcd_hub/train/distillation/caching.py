@@ -1,5 +1,6 @@
 """Decide whether a run caches the teacher's feature maps, and open the cache."""
 
+import contextlib
 import copy
 import logging
 import time
@@ -127,7 +128,7 @@ def _mean_seconds(
         return times.teacher
     size = _size(students, place_of(d.config.teacher.cache))
     view_epochs = d.config.data.view_epochs
-    missing = max(0.0, 1 - size.existing_bytes / size.num_bytes(view_epochs))
+    missing = size.missing_bytes(view_epochs) / size.num_bytes(view_epochs)
     epochs = missing * view_epochs * len(view_sizes(d.config.data))
     return average_step(
         times,
@@ -219,18 +220,9 @@ def _choose(
         )
     size = _size([_with_view_epochs(each, view_epochs) for each in students], place)
     if size.missing_bytes(view_epochs):
-        _announce(place, size, view_epochs, _requested_speed(setting, place))
+        with contextlib.suppress(OSError):  # opening the cache reports it
+            _announce(place, size, view_epochs, write_speed(place))
     return Choice(view_epochs=view_epochs, reason=f"as requested, {_gb(size, view_epochs)}")
-
-
-def _requested_speed(setting: str, place: Path) -> float:
-    try:
-        return write_speed(place)
-    except OSError as error:
-        raise ConfigError(
-            f"--teacher.cache {setting}: cannot write to {place} ({error.strerror or error}); name "
-            "another folder, or use --teacher.cache off"
-        ) from error
 
 
 def _announce(place: Path, size: CacheSize, view_epochs: int, speed: float) -> None:

@@ -67,8 +67,8 @@ class CacheSize:
             return f"needs {as_gb(needed)}, --teacher.cache-gb is {self.limit_bytes / 1e9:g}"
         if needed > self.room:
             return (
-                f"needs {as_gb(needed - self.existing_bytes)} more, {as_gb(self.free_bytes)} are "
-                f"free, of which it may take {FREE_SHARE:.0%}"
+                f"needs {as_gb(self.missing_bytes(view_epochs))} more, {as_gb(self.free_bytes)} "
+                f"are free, of which it may take {FREE_SHARE:.0%}"
             )
         return ""
 

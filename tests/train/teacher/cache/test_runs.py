@@ -381,7 +381,7 @@ def test_a_complete_cache_is_found_whether_its_views_are_named_or_not(
 
 def test_a_folder_that_cannot_be_written_is_refused(short, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"cannot write to .* \(File exists\); name another"):
+    with pytest.raises(ConfigError, match=r"cannot write to .* \(Not a directory\)"):
         cached(short, tmp_path / "file", tmp_path / "run")
 
 
