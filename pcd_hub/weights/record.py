@@ -233,12 +233,6 @@ class Measurement:
         return f"mean ± standard deviation of {self.seeds} seeds" if self.seeds > 1 else "one seed"
 
     @property
-    def dataset_and_share(self) -> str:
-        """The data set, and the share of its training labels if not all of them were used."""
-        share = re.search(r"(\d[\d.]*) % drawn", self.protocol)
-        return self.dataset + (f", {share[1]} % of the labels" if share else "")
-
-    @property
     def full_protocol(self) -> str:
         """The protocol, with its version unless that is 1."""
         if self.protocol_version == 1:

@@ -102,7 +102,7 @@ def _entry(weight: ListedWeight) -> GalleryEntry:
 
 def _scores(record: WeightRecord) -> dict[str, float]:
     return {
-        f"{table.dataset_and_share} ({table.task}{_version(table)})": table.means[table.subject]
+        f"{table.dataset} ({table.task}{_version(table)})": table.means[table.subject]
         for table in record.measurements().values()
         if table.metric == _METRIC
     }

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.labelled.coco import CocoSplit
-from pcd_hub.data.labelled.subset import coco_subset
+from pcd_hub.data.labelled.subset import coco_subset, named_share
 from pcd_hub.evaluate.models import EvaluatedModel, open_model
 from pcd_hub.evaluate.progress import progress
 from pcd_hub.train.batches import num_workers, plan_batches, shard
@@ -264,7 +264,7 @@ def save_result(detection: Detection, predictions: list[dict[str, Any]], *, comm
     save_evaluation(
         scores,
         task="object detection" + " and instance segmentation" * detection.masks,
-        dataset=dataset_name(config.data),
+        dataset=named_share(dataset_name(config.data), config.data.train_share),
         protocol=protocol(
             config,
             detection.schedule,

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.labelled.segmentation_set import Mask, SegmentationSet
-from pcd_hub.data.labelled.subset import segmentation_subset
+from pcd_hub.data.labelled.subset import named_share, segmentation_subset
 from pcd_hub.errors import DataError
 from pcd_hub.evaluate.models import EvaluatedModel
 from pcd_hub.evaluate.progress import progress
@@ -232,7 +232,7 @@ def save_result(
     save_evaluation(
         scores,
         task="semantic segmentation, fine-tuned",
-        dataset=test_set.name,
+        dataset=named_share(test_set.name, config.data.train_share),
         protocol=protocol(
             config,
             finetuning.schedule,

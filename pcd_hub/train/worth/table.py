@@ -115,7 +115,7 @@ def as_plain(result: Result) -> dict[str, Any]:
     return {
         "data": comparison.options.data,
         "task": one.task if one else comparison.task,
-        "dataset": one.dataset if one else "",
+        "dataset": {f"{share:g}": each.dataset for share, each in result.scores.items()},
         "protocol": {f"{share:g}": each.protocol for share, each in result.scores.items()},
         "metric": next(iter(result.units), ""),
         "baseline": comparison.baseline,
@@ -135,14 +135,14 @@ def as_plain(result: Result) -> dict[str, Any]:
 
 
 def _title(result: Result) -> str:
+    data = result.comparison.options.data
     one = next(iter(result.scores.values()), None)
     if one is None:
-        return f"{result.comparison.options.data}: no fine-tuning has finished"
+        return f"{data}: no fine-tuning has finished"
     count = len(result.comparison.seeds)
     seeds = f"{count} seeds" if count > 1 else "one seed"
     return escaped(
-        f"{one.task} on {one.dataset}, {one.images} images, {result.comparison.steps} steps, "
-        f"{seeds}"
+        f"{one.task} on {data}, {one.images} test images, {result.comparison.steps} steps, {seeds}"
     )
 
 

@@ -52,7 +52,7 @@ def results_table(metrics: list[Measurement]) -> str:
     one = metrics[0]
     heads = [f"{_text(m.metric)} ({_text(m.unit)})" if m.unit else _text(m.metric) for m in metrics]
     lines = [
-        f"**{_text(one.task)}**, {_text(one.dataset_and_share)}: n = {one.images}, {one.spread}",
+        f"**{_text(one.task)}**, {_text(one.dataset)}: n = {one.images}, {one.spread}",
         "",
         f"| model | {' | '.join(heads)} |",
         f"|---|{'---|' * len(heads)}",

@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from pcd_hub.errors import ConfigError, DataError
+from pcd_hub.evaluate.comparison import joined_tables
 from pcd_hub.evaluate.results import Evaluation
 from pcd_hub.train.lab import jobs
 from pcd_hub.train.lab.paired import paired_difference
@@ -104,6 +105,9 @@ def test_two_starts_are_compared_on_the_same_labels(
             table = Evaluation.load(file)
             assert table.scores[label]["mean IoU"] == (found[label][1],)
             assert "discs/train, 50 % drawn (6 images) for 2 steps" in table.protocol
+    whole, half = joined_tables([tmp_path / "out" / "rows"])
+    assert half.dataset == f"{whole.dataset}, 50 % of the labels"
+    assert (half.seeds, {*half.scores}) == (whole.seeds, {*whole.scores}) == ((0, 1), {*MODELS})
     expected = paired_difference(found[MODELS[1]], found[MODELS[0]])
     assert expected
     assert expected.half_width is not None
