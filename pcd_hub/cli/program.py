@@ -13,6 +13,7 @@ from pcd_hub.cli.output import print_json
 from pcd_hub.cli.parser import build_parser
 from pcd_hub.errors import PCDHubError, exit_code
 from pcd_hub.files.standard_output import exit_if_closed
+from pcd_hub.garbage import keep_imported, paused_collector
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,14 +40,16 @@ def _exit(message: str, code: int) -> NoReturn:
 
 def _run(words: list[str]) -> None:
     if words and words[0] in RECIPES:  # their options, --help included, are those of the recipe
-        _load_package()
         _run_recipe(RECIPES[words[0]].load, words[1:])
         return
     options = build_parser().parse_args(words)
     command = COMMANDS[options.command]
-    if command.needs_torch:
-        _load_package()
-    command.load()[options.command](options)
+    with paused_collector():
+        if command.needs_torch:
+            _load_package()
+        run = command.load()[options.command]
+        keep_imported()
+    run(options)
 
 
 def _load_package() -> None:
@@ -57,8 +60,10 @@ def _load_package() -> None:
 
 def _run_recipe(load: Callable[[], Main], arguments: list[str]) -> None:
     try:
-        recipe = load()
-        from pcd_hub.train.configs.command_line import run_main  # noqa: PLC0415 - needs the extra
+        with paused_collector():
+            _load_package()
+            recipe = load()
+            from pcd_hub.train.configs.command_line import run_main  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("pcd_hub"):
             raise

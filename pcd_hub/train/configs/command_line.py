@@ -20,6 +20,7 @@ import tyro
 import pcd_hub
 from pcd_hub.errors import ConfigError, PCDHubError, exit_code, nearest
 from pcd_hub.files.standard_output import exit_if_closed, print_error
+from pcd_hub.garbage import keep_imported
 from pcd_hub.train.configs.fields import Option, as_typed, check, options, wrong_value
 from pcd_hub.train.configs.files import as_yaml, read_fields, with_fields
 from pcd_hub.train.configs.old_names import current_name
@@ -319,11 +320,10 @@ def run_main(main: Callable[[list[str]], object]) -> None:
     options. A run stopped by a signal prints how to resume it and exits with the code that shells
     expect for that signal.
     """
+    keep_imported()
     message, code = _call(main)
     if code:
-        # The exception and its traceback have been released here. A wrapped network that the
-        # traceback still referenced would keep the process from exiting (see launch.finish).
-        gc.collect()
+        gc.collect()  # a network in the traceback keeps the process from exiting (launch.finish)
         print_error(message)
         sys.exit(code)
 
