@@ -20,6 +20,7 @@ build-backend = "hatchling.build"
 [project]
 name = "small"
 version = "1"
+requires-python = ">=3.11"
 """
 
 
