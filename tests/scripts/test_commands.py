@@ -13,10 +13,11 @@ MODULES = ["tests.stress.fuzz", "tests.stress.kill_campaign", "tests.stress.stor
 
 # One process imports the large libraries; each command then runs in a fork of it.
 RUNNER = """
-import os, pathlib, runpy, sys
+import gc, os, pathlib, runpy, sys
 import timm, torch, pcd_hub.train.configs.command_line, pcd_hub.train.configs.distill
 root, *commands = sys.argv[1:]
 failed = []
+gc.freeze()  # which the children would look through as they end
 for command in commands:
     if (child := os.fork()) == 0:
         sys.argv = [command, "--help"]
