@@ -13,7 +13,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 
@@ -34,8 +33,9 @@ def build(commit: str, folder: Path, *, umask: int, root: Path = ROOT) -> Path:
     before = os.umask(umask)
     try:
         _run(["git", "-C", str(root), "archive", "-o", str(folder / "source.tar"), commit])
-        with tarfile.open(folder / "source.tar") as archive:
-            archive.extractall(source, filter="data")
+        source.mkdir()
+        tar = ["tar", "-xf", str(folder / "source.tar"), "-C", str(source)]
+        _run([*tar, "--no-same-permissions"])  # those of the umask, also for root
         for path in source.rglob("*"):  # as if it was written now
             os.utime(path)
         time = _run(["git", "-C", str(root), "log", "-1", "--format=%ct", commit]).strip()

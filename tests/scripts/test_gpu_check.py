@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import tarfile
 import time
 from pathlib import Path
 
@@ -229,8 +228,7 @@ def test_the_whole_check_on_a_cpu_without_what_a_machine_may_lack(tmp_path):
     assert len(tests) > 6
     assert parts["training"]["result"]["steps"] == 12
     assert "incomplete" not in (out / "gpu_check.md").read_text()
-    with tarfile.open(out / "student.tar.00") as tar:
-        tar.extractall(tmp_path, filter="data")
+    subprocess.run(["tar", "-xf", str(out / "student.tar.00"), "-C", str(tmp_path)], check=True)
     export = tmp_path / "student" / "export"
     model = timm.create_model(f"local-dir:{export}", pretrained=True)
     assert model.num_classes == 0
