@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import sys
 from collections.abc import Iterator
 
 
@@ -18,9 +19,11 @@ def paused_collector() -> Iterator[None]:
 
 
 def keep_imported() -> None:
-    """Keep all present objects to the end of the process.
+    """Keep all present objects to the end of a program, whose imported modules stay.
 
-    For programs, whose imported modules stay: Python otherwise looks through them again as it
-    ends, for a second.
+    Python otherwise looks through them again as it ends, for a second. Does nothing in a notebook
+    or an interactive session, whose objects may go, nor a second time.
     """
-    gc.freeze()
+    is_session = hasattr(sys, "ps1") or "IPython" in sys.modules
+    if not is_session and not gc.get_freeze_count():
+        gc.freeze()

@@ -59,9 +59,10 @@ def _load_package() -> None:
 
 
 def _run_recipe(load: Callable[[], Main], arguments: list[str]) -> None:
+    with paused_collector():
+        _load_package()
     try:
         with paused_collector():
-            _load_package()
             recipe = load()
             from pcd_hub.train.configs.command_line import run_main  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:

@@ -204,6 +204,13 @@ def _named(kinds: type | tuple[type, ...]) -> str:
     return names.get(kinds, "a list") if isinstance(kinds, type) else "a list"
 
 
+def dataset_with_share(dataset: str, protocol: str) -> str:
+    """Add the share of the labels, which older results state in their protocol alone."""
+    share = re.search(r"(\d[\d.]*) % drawn", protocol)
+    name = f", {share[1]} % of the labels" if share else ""
+    return dataset if dataset.endswith(name) else dataset + name
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
     """One metric of an evaluation, with the details needed to reproduce it."""
@@ -249,7 +256,7 @@ class Measurement:
         if isinstance(raw, dict):  # a newer pcd_hub may have added fields
             raw = {key: raw[key] for key in raw if key in _MEASUREMENT}
         check_fields(raw, _MEASUREMENT, what=what)
-        found = cls(**raw)
+        found = cls(**raw | {"dataset": dataset_with_share(raw["dataset"], raw["protocol"])})
         spread = found.means.keys() if found.seeds > 1 else set()
         if found.subject not in found.means or found.stds.keys() != spread:
             raise WeightError(

@@ -55,6 +55,15 @@ def test_a_command_has_the_public_names_when_it_runs():
     assert "error: no folder /no/such" in done.stderr
 
 
+def test_a_command_keeps_what_it_has_imported_and_collects_garbage():
+    code = "import sys, gc; from pcd_hub import cli; sys.argv = ['pcd-hub', 'list']; cli.main()"
+    end = "print(gc.isenabled(), gc.get_freeze_count() > 100_000, file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; {end}"], capture_output=True, text=True, check=True
+    )
+    assert done.stderr.split() == ["True", "True"]
+
+
 def test_help_documents_the_exit_codes_and_every_command(capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["--help"])

@@ -1,5 +1,6 @@
 """Programs whose output is not read, or not read to its end."""
 
+import os
 import subprocess
 import sys
 
@@ -24,7 +25,7 @@ with exit_if_closed():
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={"PCD": "1", "PYTHONPATH": ":".join(sys.path)},
+        env=os.environ | {"PYTHONPATH": ":".join(sys.path)},
     )
     assert process.stdout
     process.stdout.close()

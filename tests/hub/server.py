@@ -280,7 +280,7 @@ class LoopbackHub:
     ) -> dict[str, str]:
         """All of a client's environment: no proxy, no telemetry, a home; ``timeout`` in seconds.
 
-        PYTHONPATH goes through, so that another version of the client can be put on it.
+        Python's own variables go through: another version of the client can be put on PYTHONPATH.
         """
         home = home or self.folder / "home"
         home.mkdir(parents=True, exist_ok=True)
@@ -297,7 +297,7 @@ class LoopbackHub:
             "NO_PROXY": "*",
             "OMP_NUM_THREADS": "1",
             **({} if xet else {"HF_HUB_DISABLE_XET": "1"}),
-            **{name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ},
+            **{name: value for name, value in os.environ.items() if name.startswith("PYTHON")},
             **({"HF_TOKEN": token} if token else {}),
         }
 

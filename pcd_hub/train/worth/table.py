@@ -4,6 +4,7 @@ import dataclasses
 import json
 from typing import Any
 
+from pcd_hub.data.labelled.subset import named_share
 from pcd_hub.evaluate.results import FILE
 from pcd_hub.files.markdown import escaped, table
 from pcd_hub.files.write import atomic_write
@@ -35,6 +36,15 @@ class Result:
     def units(self) -> dict[str, str]:
         """Unit by metric, the primary one first; empty as long as there is no score."""
         return next((one.units for one in self.scores.values()), {})
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set, without a share of the labels; empty before the first score."""
+        names = (
+            one.dataset.removesuffix(named_share("", share / 100))
+            for share, one in self.scores.items()
+        )
+        return next(names, "")
 
     def row(self, share: float, label: str) -> RowScores:
         """Return the scores of a model at a share."""
@@ -115,7 +125,7 @@ def as_plain(result: Result) -> dict[str, Any]:
     return {
         "data": comparison.options.data,
         "task": one.task if one else comparison.task,
-        "dataset": {f"{share:g}": each.dataset for share, each in result.scores.items()},
+        "dataset": result.dataset,
         "protocol": {f"{share:g}": each.protocol for share, each in result.scores.items()},
         "metric": next(iter(result.units), ""),
         "baseline": comparison.baseline,
@@ -135,14 +145,14 @@ def as_plain(result: Result) -> dict[str, Any]:
 
 
 def _title(result: Result) -> str:
-    data = result.comparison.options.data
     one = next(iter(result.scores.values()), None)
     if one is None:
-        return f"{data}: no fine-tuning has finished"
+        return f"{result.comparison.options.data}: no fine-tuning has finished"
     count = len(result.comparison.seeds)
     seeds = f"{count} seeds" if count > 1 else "one seed"
     return escaped(
-        f"{one.task} on {data}, {one.images} test images, {result.comparison.steps} steps, {seeds}"
+        f"{one.task} on {result.dataset}, {one.images} images, {result.comparison.steps} steps, "
+        f"{seeds}"
     )
 
 

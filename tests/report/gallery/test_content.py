@@ -3,6 +3,7 @@ import dataclasses
 from pcd_hub.report.gallery import content
 from pcd_hub.report.gallery.content import GalleryEntry, gallery_entries, score_columns
 from pcd_hub.weights import store
+from pcd_hub.weights.cards.results import results_tables
 from tests.weights.making import exported, measurement, record
 
 NAME = "test_resnet.pcd"
@@ -70,6 +71,17 @@ def test_scores_of_two_protocol_versions_are_two_columns():
     tables = {str(n): dataclasses.asdict(measurement(protocol_version=n)) for n in (1, 2)}
     (one, other) = content._scores(record(metrics=tables))
     assert other == one.replace("probe)", "probe, protocol version 2)")
+
+
+def test_scores_with_a_share_of_the_labels_are_a_column_of_their_own():
+    """Also in records of the release before, which name it in the protocol alone."""
+    protocols = ("on streets/train (240 images)", "on streets/train, 10 % drawn (24 images)")
+    tables = {each: dataclasses.asdict(measurement(protocol=each)) for each in protocols}
+    (one, other) = content._scores(record(metrics=tables))
+    assert other == one.replace(" (", ", 10 % of the labels (", 1)
+    (whole, share) = results_tables(record(metrics=tables).measurements())
+    assert ", 10 % of the labels: n = " in share
+    assert "of the labels" not in whole
 
 
 def test_other_metrics_are_no_columns(tmp_path):

@@ -106,7 +106,8 @@ def test_two_starts_are_compared_on_the_same_labels(
             assert table.scores[label]["mean IoU"] == (found[label][1],)
             assert "discs/train, 50 % drawn (6 images) for 2 steps" in table.protocol
     whole, half = joined_tables([tmp_path / "out" / "rows"])
-    assert half.dataset == f"{whole.dataset}, 50 % of the labels"
+    assert (whole.dataset, half.dataset) == ("discs/val", "discs/val, 50 % of the labels")
+    assert result["dataset"] == "discs/val"
     assert (half.seeds, {*half.scores}) == (whole.seeds, {*whole.scores}) == ((0, 1), {*MODELS})
     expected = paired_difference(found[MODELS[1]], found[MODELS[0]])
     assert expected
@@ -210,6 +211,8 @@ def test_a_detector_is_trained_if_the_labels_are_boxes(tmp_path, started, capsys
     assert (result["task"], result["metric"]) == ("object detection", "box AP")
     assert started == ["seed-0/share-50"] * 2
     assert "4 training images, 50 % drawn" in result["protocol"]["50"]
+    (table,) = joined_tables([tmp_path / "out" / "rows"])
+    assert (result["dataset"], table.dataset) == ("drawn val", "drawn val, 50 % of the labels")
     assert "one seed says nothing about noise" in capsys.readouterr().out
 
 

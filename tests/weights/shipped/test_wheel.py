@@ -40,7 +40,7 @@ def test_every_file_of_the_package_is_in_the_wheel(installed):
         return {
             path.relative_to(folder).as_posix(): path.stat().st_size
             for path in folder.rglob("*")
-            if path.is_file() and "__pycache__" not in path.parts
+            if path.is_file() and not any(part.startswith((".", "__pyc")) for part in path.parts)
         }
 
     assert files(installed / "pcd_hub") == files(PACKAGE)
