@@ -256,7 +256,8 @@ class Measurement:
         if isinstance(raw, dict):  # a newer pcd_hub may have added fields
             raw = {key: raw[key] for key in raw if key in _MEASUREMENT}
         check_fields(raw, _MEASUREMENT, what=what)
-        found = cls(**raw | {"dataset": dataset_with_share(raw["dataset"], raw["protocol"])})
+        raw = {**raw, "dataset": dataset_with_share(raw["dataset"], raw["protocol"])}
+        found = cls(**raw)
         spread = found.means.keys() if found.seeds > 1 else set()
         if found.subject not in found.means or found.stds.keys() != spread:
             raise WeightError(
