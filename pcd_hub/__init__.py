@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
-from pcd_hub import garbage
 from pcd_hub.errors import (
     CheckpointError,
     ConfigError,
@@ -38,26 +37,25 @@ def _is_starting_command() -> bool:
 
 
 if TYPE_CHECKING or not _is_starting_command():
-    with garbage.paused_collector():
-        from pcd_hub.method.attention import SelfAttention2d
-        from pcd_hub.method.distiller import Distiller
-        from pcd_hub.method.heads import SpatialReLU, student_head, to_pixel_head
-        from pcd_hub.method.loss import cosine_smooth_l1, pixel_info_nce, similarity_kl
-        from pcd_hub.method.moments import ChannelMoments
-        from pcd_hub.method.optim import LARS, decay_groups
-        from pcd_hub.method.queue import KeyQueue
-        from pcd_hub.models.entries import register_entries
-        from pcd_hub.models.grid import pixel_grid
-        from pcd_hub.models.teacher_loading import load_teacher
-        from pcd_hub.models.teacher_sources.module import teacher_from_module
-        from pcd_hub.weights.catalogue import ListedWeight, has_weight, list_weights
-        from pcd_hub.weights.catalogue import find as where
-        from pcd_hub.weights.create import create_model, read_by_name
-        from pcd_hub.weights.formats.export import export
-        from pcd_hub.weights.hub.fetch import FetchedWeight, fetch
-        from pcd_hub.weights.hub.publish import Publication, publish
-        from pcd_hub.weights.imported.weight import ImportedWeight, import_weights
-        from pcd_hub.weights.record import Measurement, WeightRecord
+    from pcd_hub.method.attention import SelfAttention2d
+    from pcd_hub.method.distiller import Distiller
+    from pcd_hub.method.heads import SpatialReLU, student_head, to_pixel_head
+    from pcd_hub.method.loss import cosine_smooth_l1, pixel_info_nce, similarity_kl
+    from pcd_hub.method.moments import ChannelMoments
+    from pcd_hub.method.optim import LARS, decay_groups
+    from pcd_hub.method.queue import KeyQueue
+    from pcd_hub.models.entries import register_entries
+    from pcd_hub.models.grid import pixel_grid
+    from pcd_hub.models.teacher_loading import load_teacher
+    from pcd_hub.models.teacher_sources.module import teacher_from_module
+    from pcd_hub.weights.catalogue import ListedWeight, has_weight, list_weights
+    from pcd_hub.weights.catalogue import find as where
+    from pcd_hub.weights.create import create_model, read_by_name
+    from pcd_hub.weights.formats.export import export
+    from pcd_hub.weights.hub.fetch import FetchedWeight, fetch
+    from pcd_hub.weights.hub.publish import Publication, publish
+    from pcd_hub.weights.imported.weight import ImportedWeight, import_weights
+    from pcd_hub.weights.record import Measurement, WeightRecord
 
     register_entries(read_by_name, has_weight)
 

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import pcd_hub
+from pcd_hub import garbage_collector
 from pcd_hub.cli.commands import COMMANDS, RECIPES, Main
 from pcd_hub.cli.output import print_json
 from pcd_hub.cli.parser import build_parser
 from pcd_hub.errors import PCDHubError, exit_code
 from pcd_hub.files.standard_output import exit_if_closed
-from pcd_hub.garbage import keep_imported, paused_collector
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,11 +44,11 @@ def _run(words: list[str]) -> None:
         return
     options = build_parser().parse_args(words)
     command = COMMANDS[options.command]
-    with paused_collector():
+    with garbage_collector.paused():
         if command.needs_torch:
             _load_package()
         run = command.load()[options.command]
-        keep_imported()
+        garbage_collector.keep_imported()
     run(options)
 
 
@@ -59,16 +59,15 @@ def _load_package() -> None:
 
 
 def _run_recipe(load: Callable[[], Main], arguments: list[str]) -> None:
-    with paused_collector():
+    with garbage_collector.paused():
         _load_package()
-    try:
-        with paused_collector():
+        try:
             recipe = load()
             from pcd_hub.train.configs.command_line import run_main  # noqa: PLC0415 - an extra
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("pcd_hub"):
-            raise
-        sys.exit(f'pcd-hub: {error}; pip install "pcd_hub[train]"')
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("pcd_hub"):
+                raise
+            sys.exit(f'pcd-hub: {error}; pip install "pcd_hub[train]"')
     as_json = "--json" in arguments
     arguments = [argument for argument in arguments if argument != "--json"]
 

@@ -20,7 +20,7 @@ import tyro
 import pcd_hub
 from pcd_hub.errors import ConfigError, PCDHubError, exit_code, nearest
 from pcd_hub.files.standard_output import exit_if_closed, print_error
-from pcd_hub.garbage import keep_imported
+from pcd_hub.garbage_collector import keep_imported
 from pcd_hub.train.configs.fields import Option, as_typed, check, options, wrong_value
 from pcd_hub.train.configs.files import as_yaml, read_fields, with_fields
 from pcd_hub.train.configs.old_names import current_name

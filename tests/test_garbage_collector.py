@@ -5,7 +5,7 @@ import gc
 
 import pytest
 
-from pcd_hub.garbage import paused_collector
+from pcd_hub.garbage_collector import paused
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def collecting():
 @pytest.mark.parametrize("before", [True, False])
 def test_it_goes_on_as_before_also_after_an_error(before):
     (gc.enable if before else gc.disable)()
-    with contextlib.suppress(ImportError), paused_collector():
+    with contextlib.suppress(ImportError), paused():
         assert not gc.isenabled()
         raise ImportError
     assert gc.isenabled() is before
