@@ -204,11 +204,16 @@ def _named(kinds: type | tuple[type, ...]) -> str:
     return names.get(kinds, "a list") if isinstance(kinds, type) else "a list"
 
 
+def named_share(dataset: str, share: float) -> str:
+    """Return the name of a data set of which a share of the labels in (0, 1] is trained on."""
+    return dataset if share == 1 else f"{dataset}, {100 * share:g} % of the labels"
+
+
 def dataset_with_share(dataset: str, protocol: str) -> str:
     """Add the share of the labels, which older results state in their protocol alone."""
-    share = re.search(r"(\d[\d.]*) % drawn", protocol)
-    name = f", {share[1]} % of the labels" if share else ""
-    return dataset if dataset.endswith(name) else dataset + name
+    drawn = re.search(r"(\d[\d.]*) % drawn", protocol)
+    share = float(drawn[1]) / 100 if drawn else 1.0
+    return named_share(dataset.removesuffix(named_share("", share)), share)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,11 +22,6 @@ def draw_rows(count: int, *, share: float, seed: int) -> list[int]:
     return sorted(order[: max(1, round(share * count))].tolist())
 
 
-def named_share(dataset: str, share: float) -> str:
-    """Return the name of a data set of which a share of the labels in (0, 1] is trained on."""
-    return dataset if share == 1 else f"{dataset}, {100 * share:g} % of the labels"
-
-
 def segmentation_subset(images: SegmentationSet, *, share: float, seed: int) -> SegmentationSet:
     """Return a drawn share of a segmentation set; all of it if the share is 1."""
     if share == 1:

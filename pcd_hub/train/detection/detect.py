@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.labelled.coco import CocoSplit
-from pcd_hub.data.labelled.subset import coco_subset, named_share
+from pcd_hub.data.labelled.subset import coco_subset
 from pcd_hub.evaluate.models import EvaluatedModel, open_model
 from pcd_hub.evaluate.progress import progress
 from pcd_hub.train.batches import num_workers, plan_batches, shard
@@ -61,6 +61,7 @@ from pcd_hub.train.run import TrainingRun
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.run_folder.preflight import check_places, finishing
 from pcd_hub.train.run_folder.resume import labelled_inputs
+from pcd_hub.weights.record import named_share
 
 
 @dataclass(kw_only=True)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.labelled.segmentation_set import Mask, SegmentationSet
-from pcd_hub.data.labelled.subset import named_share, segmentation_subset
+from pcd_hub.data.labelled.subset import segmentation_subset
 from pcd_hub.errors import DataError
 from pcd_hub.evaluate.models import EvaluatedModel
 from pcd_hub.evaluate.progress import progress
@@ -56,6 +56,7 @@ from pcd_hub.train.run_folder.preflight import check_places, finishing
 from pcd_hub.train.run_folder.resume import labelled_inputs
 from pcd_hub.train.segmentation.batches import Crops, RandomCrop, crop_batches, whole_images
 from pcd_hub.train.segmentation.fcn import FCN, open_backbone, pixel_cross_entropy
+from pcd_hub.weights.record import named_share
 
 
 @dataclass(kw_only=True)

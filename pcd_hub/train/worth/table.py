@@ -4,7 +4,6 @@ import dataclasses
 import json
 from typing import Any
 
-from pcd_hub.data.labelled.subset import named_share
 from pcd_hub.evaluate.results import FILE
 from pcd_hub.files.markdown import escaped, table
 from pcd_hub.files.write import atomic_write
@@ -14,6 +13,7 @@ from pcd_hub.train.lab.scores import EvaluationScores, RowScores, add_scores
 from pcd_hub.train.lab.table import difference_from, plain_row, value_cell
 from pcd_hub.train.worth.plan import Comparison, share_name
 from pcd_hub.train.worth.verdict import RULES, verdict
+from pcd_hub.weights.record import named_share
 
 LEGEND = (
     "±: sample standard deviation over the seeds. A difference is the mean over the seeds of the "
