@@ -113,7 +113,8 @@ def test_small_views_of_other_bands(tiny, tmp_path, sizes):
     assert [size[0] for size in sizes] == [32] * 3 + [64] * 3
 
 
-@pytest.mark.parametrize(("done", "num_workers"), [(2, 0), (3, 2), (4, 0)])
+@pytest.mark.parametrize("done", [2, 3, 4])
+@pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_run_resumes_before_at_and_after_the_switch(tiny, tmp_path, done, num_workers):
     arguments = [*tiny, *EARLY, "--run.checkpoint-every-steps=1", "--run.no-store"]
     arguments += ["--run.keep-checkpoints=9", f"--data.num-workers={num_workers}"]

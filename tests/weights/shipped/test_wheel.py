@@ -37,10 +37,11 @@ def installed(tmp_path_factory):
 
 def test_every_file_of_the_package_is_in_the_wheel(installed):
     def files(folder: Path) -> dict[str, int]:
+        found = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
         return {
-            path.relative_to(folder).as_posix(): path.stat().st_size
-            for path in folder.rglob("*")
-            if path.is_file() and not any(part.startswith((".", "__pyc")) for part in path.parts)
+            name.as_posix(): path.stat().st_size
+            for name, path in found.items()
+            if not any(part.startswith((".", "__pyc")) for part in name.parts)
         }
 
     assert files(installed / "pcd_hub") == files(PACKAGE)
