@@ -83,7 +83,7 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
         if one["extra"] in _SHOWN:
             yield f"  {one['name']:24} {_package_line(one)}"
     yield from _table("MACHINE", _devices(found["machine"]))
-    yield "PLACES"
+    yield "FOLDERS"
     for place in found["places"]:
         state = place["problem"] or f"writable, {place['free_gb']} GB free"
         yield f"  {place['what']:24} {place['path']}: {state}"
@@ -98,7 +98,7 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
 def _conclusion(found: dict[str, Any]) -> str:
     if not found["ready"]:
         return "A distillation cannot run here:"
-    if found["default_teacher"] is None and found["hub"]["reachable"] is False:
+    if found["default_teacher"] is None and not found["hub"]["reachable"]:
         return "A distillation can run here with a teacher of yours: --teacher local-dir:DIR."
     return "A distillation can run here."
 
@@ -106,9 +106,11 @@ def _conclusion(found: dict[str, Any]) -> str:
 def _default_teacher(found: dict[str, Any]) -> str:
     if found["default_teacher"] is not None:
         return f"{found['default_teacher']}, in the cache"
-    if found["hub"]["reachable"] is False:
-        return "none in the cache, and the Hub is not reachable"
-    return "none in the cache; the first run downloads it"
+    if found["hub"]["reachable"]:
+        return "none in the cache; the first run downloads it"
+    if found["hub"]["reachable"] is None:
+        return "none in the cache; a run has to download it"
+    return "none in the cache, and the Hub is not reachable"
 
 
 def _table(title: str, rows: dict[str, Any]) -> Iterator[str]:
@@ -129,7 +131,7 @@ def _devices(facts: dict[str, Any]) -> dict[str, str]:
     gpus = [f"{gpu['name']}, {gpu['memory_gb']} GB" for gpu in facts["gpus"]]
     return {
         "GPU": "; ".join(gpus) or ("Apple (MPS)" if facts["mps"] else "none"),
-        "CUDA of torch": facts["cuda"] or "none",
+        "CUDA of PyTorch": facts["cuda"] or "none",
         "CPU cores": str(facts["cpu_cores"]),
         "free memory": _gigabytes(facts["memory_gb"]),
         "free in /dev/shm": _gigabytes(facts["shm_gb"]),

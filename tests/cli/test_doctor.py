@@ -25,7 +25,8 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
 def test_a_machine_that_can_distil_is_ready(capsys, tmp_path):
     code, out, err = doctor(capsys, "--offline")
     assert (code, err) == (0, "")
-    assert "A distillation can run here." in out
+    assert "A distillation can run here with a teacher of yours: --teacher local-dir:DIR." in out
+    assert "none in the cache; a run has to download it" in out
     assert f"{tmp_path / 'store'}: writable" in out
     assert "not tried: --offline" in out
     assert not (tmp_path / "store").exists()
@@ -104,6 +105,9 @@ def test_an_endpoint_that_answers_is_reachable(hub, monkeypatch, capsys):  # noq
         "problem": None,
         "token": False,
     }
+    _, out, _ = doctor(capsys)
+    assert "A distillation can run here." in out
+    assert "none in the cache; the first run downloads it" in out
     settle()
 
 
