@@ -21,8 +21,8 @@ class ContrastMethodConfig:
 
     loss: Literal["mocov3", "simclr", "cross_entropy"] = "mocov3"
     """mocov3: against a momentum encoder. simclr: no momentum encoder;
-    faster with small batches. cross_entropy: classification with labels, on
-    the same views, for comparison."""
+    faster with small batches. cross_entropy: classification with labels,
+    on the same views, for comparison."""
     labels: str = ""
     """For cross_entropy: a CSV file with the columns file and class, where
     file is an image's path below --data.source; or folders, if the first

@@ -44,17 +44,18 @@ class CocoDataConfig:
     train_images: Path | None = None
     """Folder of the training images, if it is not where --data.source has it."""
     train_annotations: Path | None = None
-    """Annotation file of the training split, or folder of its label files, if
-    it is not where --data.source has it."""
+    """Annotation file of the training split, or folder of its label files,
+    if it is not where --data.source has it."""
     test_images: Path | None = None
     """Folder of the test images, if it is not where --data.source has it."""
     test_annotations: Path | None = None
     """Annotation file of the test split, or folder of its label files, if it
     is not where --data.source has it."""
     bad_annotations: Literal["error", "drop"] = "error"
-    """Action on a box without area or outside its image, a malformed mask, and
-    a line or shape that is no box or polygon. drop: leave such annotations
-    out of both splits and log their number; COCO's train2017 has a few."""
+    """Action on a box without area or outside its image, a malformed mask,
+    and a line or shape that is no box or polygon. drop: leave such
+    annotations out of both splits and log their number; COCO's train2017
+    has a few."""
     group_by_orientation: bool = False
     """Fill each batch with images that are all landscape or all portrait, as detectron2 does."""
     voc_scores: bool = False

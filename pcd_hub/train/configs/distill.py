@@ -37,16 +37,17 @@ class TeacherConfig(FrozenTeacherConfig):
     The released PCD code drops it."""
     adaptor: Literal["spatial", "plain"] = "spatial"
     """How a projection head is applied to feature maps. spatial: PCD's
-    SpatialAdaptor, whose mean over an image is the head's output for the mean.
-    plain: with the ReLU of each location, for comparison."""
+    SpatialAdaptor, whose mean over an image is the head's output for the
+    mean. plain: with the ReLU of each location, for comparison."""
     fold_batch_norms: bool = True
     """Fold BatchNorms into the convolutions before them; faster, identical up to rounding."""
     cache: str = "off"
-    """Keep the teacher's feature maps on disk, so that it sees every view only once. The
-    views of each image then repeat (--data.view-epochs). auto: if the images are seen
-    often enough and there is room, in the local store. Or a folder for all caches, which
-    several runs may share. off: ask the teacher at every step. `pcd-hub cache` lists and
-    removes caches."""
+    """Keep the teacher's feature maps on disk, so that it sees every view
+    only once. The views of each image then repeat (--data.view-epochs).
+    auto: if the images are seen often enough and there is room, in the
+    local store. Or a folder for all caches, which several runs may share.
+    off: ask the teacher at every step. `pcd-hub cache` lists and removes
+    caches."""
     cache_gb: Positive = 20.0
     """Largest size of the cache in GB."""
 
@@ -64,15 +65,17 @@ class StudentConfig(ModelConfig):
     arch: str = "resnet18"
     """A timm architecture, or resnet18_mhsa: ResNet-18 with self-attention
     after the last stage. Several, separated by commas
-    (resnet18,mobilenetv4_conv_small), are trained in one pass over the images
-    with one teacher, each as if it were alone, in OUTPUT-DIR/ARCH."""
+    (resnet18,mobilenetv4_conv_small), are trained in one pass over the
+    images with one teacher, each as if it were alone, in OUTPUT-DIR/ARCH."""
     weights: str = "none"
-    """Weights that the student starts from. none: random. shipped: the weight of the
-    architecture that pcd_hub ships (resnet18, mobilenetv4_conv_small). auto: shipped
-    if there is one for every student and the images are RGB, otherwise none.
-    pretrained: timm's default weights of the architecture. Or a timm or pcd_hub weight
-    of this architecture by name (resnet18.a1_in1k, resnet18.pcd), hf-hub:ORG/NAME,
-    local-dir:DIR, or a checkpoint FILE (.safetensors, .pth, .pt, .bin, .ckpt)."""
+    """Weights that the student starts from. none: random. shipped: the
+    weight of the architecture that pcd_hub ships (resnet18,
+    mobilenetv4_conv_small). auto: shipped if there is one for every
+    student and the images are RGB, otherwise none. pretrained: timm's
+    default weights of the architecture. Or a timm or pcd_hub weight of
+    this architecture by name (resnet18.a1_in1k, resnet18.pcd),
+    hf-hub:ORG/NAME, local-dir:DIR, or a checkpoint FILE (.safetensors,
+    .pth, .pt, .bin, .ckpt)."""
 
     def validate(self, group: str) -> None:
         """Reject the name of a weight as an architecture, and weights without a name."""
@@ -101,8 +104,8 @@ class DistillOptimConfig(OptimConfig):
 
     head_only_share: Share = 0.0
     """Share of all steps, from the first one, that train the head alone: the
-    student's weights stay as they are, except for the running statistics of its
-    batch norms."""
+    student's weights stay as they are, except for the running statistics
+    of its batch norms."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,23 +113,26 @@ class DistillDataConfig(DataConfig):
     """Training images, the held-out ones, and the two augmented views drawn from each."""
 
     held_out: Annotated[float, Bounds(float, 0, 0.5)] = 0.0
-    """Share of the images that is never trained on, 0.02 for example, at most
-    128 images: they score the student during the run. 0: none. A small set
-    holds out more, a set of fewer than 20 images or a stream none."""
+    """Share of the images that is never trained on, 0.02 for example, at
+    most 128 images: they score the student during the run. 0: none. A
+    small set holds out more, a set of fewer than 20 images or a stream
+    none."""
     early_image_size: HeightWidth | None = None
-    """Height and width of the views in the first steps, which are cheaper with
-    smaller views: 64 with an image-size of 96, for example. None: image-size."""
+    """Height and width of the views in the first steps, which are cheaper
+    with smaller views: 64 with an image-size of 96, for example. None:
+    image-size."""
     early_share: Share = 0.0
-    """Share of all steps, from the first one, with views of early-image-size.
-    0: none."""
+    """Share of all steps, from the first one, with views of
+    early-image-size. 0: none."""
     resident: Literal["auto", "on", "off"] = "off"
-    """on: decode each image once and keep it, reduced to resident-side, in the
-    memory of the device, where its views are rendered. The crops and colours
-    are those of off, up to interpolation. auto: on a GPU, if the images fit.
-    off: decode the files in every epoch."""
+    """on: decode each image once and keep it, reduced to resident-side, in
+    the memory of the device, where its views are rendered. The crops and
+    colours are those of off, up to interpolation. auto: on a GPU, if the
+    images fit. off: decode the files in every epoch."""
     resident_side: ImageSide | None = None
-    """Short side in pixels to which resident images are reduced. None: the side
-    at which seven of eight random crops are at least as large as their view."""
+    """Short side in pixels to which resident images are reduced. None: the
+    side at which seven of eight random crops are at least as large as
+    their view."""
 
     def validate(self, group: str) -> None:
         """Reject a renderer that resident images have not, and a side of images that are not."""
@@ -153,8 +159,8 @@ class DistillRunConfig(RunConfig):
 
     measure_every_steps: Count | None = None
     """Steps between two scores on the held-out images, and on those of
-    --probe-data. None: 20 times over the run (10 on --probe-data), fewer if
-    that would take more than 2 % of its time."""
+    --probe-data. None: 20 times over the run (10 on --probe-data), fewer
+    if that would take more than 2 % of its time."""
     stop_on_plateau: bool = False
     """Let the learning rate decay to 0 and end the run when the loss on the
     held-out images no longer improves."""
@@ -166,8 +172,8 @@ class DistillRunConfig(RunConfig):
     """Add the finished weight to the local store, where pcd_hub.create_model
     finds it by its name, and timm.create_model if that is ARCH.pcd."""
     hours: Positive | None = None
-    """Length of the whole run in hours, instead of max-steps: a few steps are
-    measured before the first one, and set max-steps."""
+    """Length of the whole run in hours, instead of max-steps: a few steps
+    are measured before the first one, and set max-steps."""
     add_hours: Positive | None = None
     """With --run.resume: hours to train after the steps that are done, instead of max-steps."""
 
@@ -213,8 +219,8 @@ class DistillConfig:
     derive: bool = False
     """Derive all values that are not given from images, student and device."""
     probe_scenes: ProbeScenes = 0
-    """Number of generated scenes for a linear probe of the start, student and
-    teacher after training; 0: no probe."""
+    """Number of generated scenes for a linear probe of the start, student
+    and teacher after training; 0: no probe."""
 
     @property
     def derived(self) -> frozenset[str]:

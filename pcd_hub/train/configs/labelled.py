@@ -18,11 +18,13 @@ class MaskSetConfig:
 
     source: str = ""
     """Labelled images: a folder with images/SPLIT, masks/SPLIT and
-    classes.json, or with labels of another layout or tool (docs/labels.md);
-    ade20k:DIR, voc:DIR or cityscapes:DIR; hf-disk:DIR or hf:ORG/NAME."""
+    classes.json, or with labels of another layout or tool
+    (docs/labels.md); ade20k:DIR, voc:DIR or cityscapes:DIR; hf-disk:DIR
+    or hf:ORG/NAME."""
     format: Literal["auto", "masks", "coco", "yolo", "voc", "labelme", "cvat"] = "auto"
-    """Format of the labels in a folder: masks as images, or a tool's objects,
-    which are drawn as masks. auto: recognised by the files; masks first."""
+    """Format of the labels in a folder: masks as images, or a tool's
+    objects, which are drawn as masks. auto: recognised by the files;
+    masks first."""
     overlap: Literal["smaller", "later"] = "smaller"
     """For objects: which of several gets a pixel. smaller: the one with the
     smaller area. later: the one that comes later in the file."""

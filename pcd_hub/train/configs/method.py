@@ -29,16 +29,17 @@ class PixelMethodConfig:
     """same: teacher and student see the same view. cross: each sees the
     other's, paired by grid position as in the released PCD code."""
     feature_maps: Annotated[int, Bounds(int, 1, 4)] = 1
-    """Number of the student's feature maps that are distilled. 1: the last, as
-    in PCD. 2: also the one before, which is twice as fine in most CNNs, against
-    the teacher's map at that size (teacher.image-size sets how much detail that
-    map has); each map has a head of its own, and the loss is their mean."""
+    """Number of the student's feature maps that are distilled. 1: the last,
+    as in PCD. 2: also the one before, which is twice as fine in most
+    CNNs, against the teacher's map at that size (teacher.image-size sets
+    how much detail that map has); each map has a head of its own, and the
+    loss is their mean."""
     temperature: Positive | None = None
     """Temperature of the loss. None: 0.2 for pixel_info_nce, 0.07 for similarity_kl."""
     centre_targets: bool = False
-    """For pixel_info_nce: subtract the mean of the teacher's feature maps so far
-    from them. For teachers without a projection head, whose vectors have a
-    large part in common."""
+    """For pixel_info_nce: subtract the mean of the teacher's feature maps so
+    far from them. For teachers without a projection head, whose vectors
+    have a large part in common."""
     queue_length: Annotated[int, Bounds(int, 1, 2**24)] = 65_536
     """For pixel_info_nce: number of negatives, limited to half the number of
     images so that no image is its own negative."""

@@ -52,9 +52,9 @@ class FrozenTeacherConfig:
     `pcd-hub teachers` lists recommended ones."""
     image_size: HeightWidth | Literal["match"] | None = None
     """Size in pixels to which views are resized for the teacher: the shorter
-    side, or height and width. None: the student's size. match: the size at
-    which the teacher's feature map has the student's height and width, if
-    there is one; otherwise its feature map is resampled."""
+    side, or height and width. None: the student's size. match: the size
+    at which the teacher's feature map has the student's height and width,
+    if there is one; otherwise its feature map is resampled."""
     mean: tuple[ChannelMean, ChannelMean, ChannelMean] | None = None
     """Mean of each channel, for images in [0, 1], with which the teacher was
     trained. None: as its source or timm states."""
@@ -76,11 +76,11 @@ class DataConfig:
 
     source: tuple[str, ...] = ("scenes:",)
     """Training images, one or several of: a folder (searched recursively), a
-    pattern in quotes ('photos/**/*.jpg'), a .txt file with one path a line, a
-    .zip file, tar shards ('shards-{000..012}.tar'), any of these behind a URL
-    (s3://, gs://, https://), scenes:[COUNT[:SEED]] (generated), hf-disk:DIR,
-    hf:ORG/NAME[/CONFIG][:SPLIT][#COLUMN] or hf-stream: followed by the same.
-    """
+    pattern in quotes ('photos/**/*.jpg'), a .txt file with one path a
+    line, a .zip file, tar shards ('shards-{000..012}.tar'), any of these
+    behind a URL (s3://, gs://, https://), scenes:[COUNT[:SEED]]
+    (generated), hf-disk:DIR, hf:ORG/NAME[/CONFIG][:SPLIT][#COLUMN] or
+    hf-stream: followed by the same."""
     shuffle_buffer: Count = 1000
     """For hf-stream only: number of encoded images that each loader process
     shuffles; 1 keeps the stored order. Other sources are shuffled as a
@@ -97,8 +97,8 @@ class DataConfig:
     and no solarize, for medical, satellite and other images whose colours
     are information. none: random crops alone."""
     flip: bool | None = None
-    """Mirror left and right. None: as in augment. Switch it off for documents
-    and for scenes in which left and right differ."""
+    """Mirror left and right. None: as in augment. Switch it off for
+    documents and for scenes in which left and right differ."""
     vertical_flip: bool | None = None
     """Mirror top and bottom, which suits satellite and microscope images.
     None: off."""
@@ -123,19 +123,22 @@ class DataConfig:
     bands: tuple[str, ...] = RGB
     """Names of the images' bands in the order of the files (gray; red green
     blue nir). Their number is that of the student's input channels.
-    Colour jitter changes red, green and blue as colours, and the brightness
-    and contrast of other bands."""
+    Colour jitter changes red, green and blue as colours, and the
+    brightness and contrast of other bands."""
     band_range: tuple[BandValue, ...] = ()
-    """For other bands than red, green, blue: the values, LOW HIGH, that become
-    black and white in all images. Empty: 0 255 or 0 65535, by their type."""
+    """For other bands than red, green, blue: the values, LOW HIGH, that
+    become black and white in all images. Empty: 0 255 or 0 65535, by
+    their type."""
     band_mean: tuple[Share, ...] = ()
-    """Mean of each band after scaling to 0..1. Empty: ImageNet's for red, green,
-    blue and gray, others are measured on 64 images before the first step."""
+    """Mean of each band after scaling to 0..1. Empty: ImageNet's for red,
+    green, blue and gray, others are measured on 64 images before the
+    first step."""
     band_std: tuple[Area, ...] = ()
     """Standard deviation of each band; see band-mean."""
     view_epochs: CountOrZero = 0
-    """Epochs after which the views of each image repeat, which are then the same for all
-    seeds. 0: new views in every epoch, or as many as the teacher's cache has."""
+    """Epochs after which the views of each image repeat, which are then the
+    same for all seeds. 0: new views in every epoch, or as many as the
+    teacher's cache has."""
     renderer: Literal["opencv", "pillow"] = "opencv"
     """Library for colour jitter and blur; pillow is the slow reference implementation."""
 
@@ -215,9 +218,9 @@ class OptimConfig:
     """Optimizer and schedule. Results do not depend on the number of processes."""
 
     name: Literal["lars", "adamw", "muon"] = "lars"
-    """Optimizer. muon: for matrices and convolutions (of a distillation without
-    those of its heads), with AdamW for all other parameters; a step costs more,
-    and fewer are needed."""
+    """Optimizer. muon: for matrices and convolutions (of a distillation
+    without those of its heads), with AdamW for all other parameters; a
+    step costs more, and fewer are needed."""
     lr_per_256: Positive = 1.0
     """Peak learning rate for a global batch of 256; scaled linearly with the global batch."""
     weight_decay: NotNegative = 1e-5
@@ -227,8 +230,8 @@ class OptimConfig:
     accumulation_steps: Count = 1
     """Forward and backward passes per step."""
     epochs: Count = 100
-    """Passes over the images, if --run.max-steps is None. Given on the command
-    line, it replaces the max-steps of the configuration."""
+    """Passes over the images, if --run.max-steps is None. Given on the
+    command line, it replaces the max-steps of the configuration."""
     warmup_share: Share = 0.1
     """Share of all steps with linear warm-up; a half cosine to 0 follows."""
     clip_grad_norm: Positive | None = None

@@ -223,5 +223,5 @@ class CompareConfig:
     """Folders that contain evaluations, at any depth, and results files (NAME.jsonl)."""
     run: ComparisonConfig = field(default_factory=ComparisonConfig)
     into: str | None = None
-    """Add the tables to the record and card of this weight: a name in the local store, or the
-    folder of an export."""
+    """Add the tables to the record and card of this weight: a name in the
+    local store, or the folder of an export."""

@@ -35,8 +35,8 @@ class LabConfig:
     evaluations: tuple[str, ...] = ()
     """Evaluations to run. Default: all."""
     seeds: tuple[Seed, ...] = ()
-    """Training seeds: all rows with the first, then all with the second ... Default: those of the
-    file."""
+    """Training seeds: all rows with the first, then all with the second ...
+    Default: those of the file."""
     retry_failed: bool = False
     """Run again what has failed; otherwise it stays failed."""
     table: bool = False

@@ -62,7 +62,10 @@ def parse_distill(arguments: list[str]) -> Parsed[DistillConfig]:
     if not name and {"-h", "--help"} & set(flags) and "--config" not in flags:
         name = FOR_IMAGES  # the defaults that most people want to see
     if name and (derived := sorted(DISTILL[name].derived)):
-        usage += f"\n\nDerived unless given (their defaults are not used): {', '.join(derived)}"
+        usage += (
+            f"\n\nThe defaults below are those of {name}. Without --no-derive, these options are "
+            f"derived unless given, whatever default is printed: {', '.join(derived)}"
+        )
     return parse_given(DISTILL, DEFAULT, [*([name] if name else []), *flags], usage=usage)
 
 

@@ -1,10 +1,12 @@
 """What is typed wrong is one line: the option, the value, and what is expected."""
 
+import dataclasses
 import logging
 import subprocess
 import sys
 from pathlib import Path
 
+import docstring_parser
 import pytest
 
 import pcd_hub
@@ -166,6 +168,26 @@ def test_help_shows_the_bounds(capsys):
         parse(DISTILL, "quickstart", ["--help"])
     assert ended.value.code == 0
     assert "--optim.epochs INT>=1 " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "config", [DISTILL["own_images"], DETECT["small"], FINETUNE_SEG["small"], LINEAR_SEG["folder"]]
+)
+def test_help_has_no_ragged_lines_at_80_columns(config):
+    """Line breaks of an option's docstring stay, and 70 characters fit into a line of the help."""
+
+    def text(of):
+        parts = (getattr(of, field.name) for field in dataclasses.fields(of))
+        for part in filter(dataclasses.is_dataclass, parts):
+            yield from text(part)
+        for base in type(of).__mro__[:-1]:
+            for option in docstring_parser.parse_from_object(base).params:
+                lines = (option.description or "").splitlines()
+                yield from lines if len(lines) > 1 else ()
+
+    found = list(text(config))
+    assert len(found) > 10
+    assert [line for line in found if len(line.strip()) > 70] == []
 
 
 def test_a_mistake_ends_a_recipe_with_code_2_and_one_line():

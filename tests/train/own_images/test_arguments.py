@@ -115,9 +115,9 @@ def test_help_without_words_is_that_of_own_images_and_names_what_is_derived(caps
     said = help_of(capsys)
     assert "--teacher.source STR" in said
     assert "(default: auto)" in said, "the teacher of own_images"
-    derived = said.partition("Derived unless given")[2].partition("╭")[0]
+    derived = said.partition("these options are derived unless given")[2].partition("╭")[0]
     assert all(field in derived for field in DERIVED)
-    assert "Derived unless given" not in help_of(capsys, "quickstart")
+    assert "derived unless given" not in help_of(capsys, "quickstart")
 
 
 def test_examples_of_the_help_can_be_parsed(photos, capsys):

@@ -28,8 +28,8 @@ are among the images of the distillation are refused.
 
 DATA: images/SPLIT, masks/SPLIT and classes.json; ade20k:DIR, voc:DIR or cityscapes:DIR
       -> fine-tuned segmentation (FCN), mean IoU
-      images/SPLIT and annotations/instances_SPLIT.json (COCO)
-      -> Faster R-CNN, or Mask R-CNN if there are masks, box AP
+      labels of COCO, YOLO, Pascal VOC, LabelMe or CVAT (docs/labels.md)
+      -> Faster R-CNN, or Mask R-CNN if there are outlines, box AP
 
 The same command continues after an interruption: finished fine-tunings are not repeated.
 Options of the fine-tuning with a dot in their name are passed on: --data.crop-size 256 256,
