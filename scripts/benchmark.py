@@ -53,9 +53,9 @@ from pcd_hub.train.run_folder.provenance import provenance
 
 _ADVICE = {
     "data wait": "more --data.num-workers, smaller files, or a faster disk",
-    "teacher": "a smaller teacher, --teacher.image-size below the student's, or bf16 units",
-    "student": "a smaller student or image, or bf16 units",
-    "backward": "a smaller student or image, or bf16 units",
+    "teacher": "a smaller teacher, or --teacher.image-size below the student's",
+    "student": "a smaller student, or smaller images",
+    "backward": "a smaller student, or smaller images",
     "loss": "a shorter --method.queue-length, or smaller images",
     "optimizer": "a larger --optim.global-batch-size",
 }
