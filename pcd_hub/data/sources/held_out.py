@@ -1,8 +1,8 @@
 """Hold out a fixed part of the images, which is never trained on.
 
 The part of an image is decided by a hash of its name, so it does not depend on the order of the
-images, on the seed, or on the other images. An image is held out if its hash, as a number from 0 to
-1, is at most a threshold:
+images, on the seed, or on the other images. Images of the same name are numbered. An image is held
+out if its hash, as a number from 0 to 1, is at most a threshold:
 
 - the share, for example 0.02;
 - for small sets more, ``MIN_EXPECTED`` images or a tenth of the set, whichever is less, because a
@@ -91,8 +91,7 @@ def split_held_out(
     if len(source) < MIN_SET:
         log.info("no held-out images: %d images are fewer than %d", len(source), MIN_SET)
         return source, None
-    names = (_name(source, index) for index in range(len(source)))
-    hashes = np.fromiter(map(hash_name, names), np.float64, len(source))
+    hashes = hash_images(source)
     is_held_out = hashes <= threshold(hashes, share=share)
     held_out, kept = np.flatnonzero(is_held_out), np.flatnonzero(~is_held_out)
     note = f"{share:g} held out ({len(held_out)} images)"
@@ -114,6 +113,23 @@ def threshold(hashes: Float[np.ndarray, " n"], *, share: float) -> float:
     wanted = max(share, min(_LARGEST_SHARE, MIN_EXPECTED / len(ordered)))
     largest = ordered[min(MAX_IMAGES, len(ordered)) - 1]
     return float(min(max(wanted, ordered[1]), largest))
+
+
+def hash_images(source: ImageSource) -> Float[np.ndarray, " n"]:
+    """Return a hash of every image: of its name, and of a number where a name is repeated.
+
+    Names are relative to their source, so several folders may have the same ones.
+    """
+    names = (_name(source, index) for index in range(len(source)))
+    hashes = np.fromiter(map(hash_name, names), np.float64, len(source))
+    order = np.argsort(hashes, kind="stable")
+    places = np.arange(len(order))
+    is_first = np.diff(hashes[order], prepend=-1) > 0
+    repetition = places - np.maximum.accumulate(np.where(is_first, places, 0))
+    for place in np.flatnonzero(repetition):
+        index = int(order[place])
+        hashes[index] = hash_name(f"{_name(source, index)}\0{repetition[place]}")
+    return hashes
 
 
 def hash_name(name: str) -> float:

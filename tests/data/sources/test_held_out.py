@@ -7,6 +7,7 @@ from PIL import Image
 from pcd_hub.data.sources.held_out import (
     MAX_IMAGES,
     MIN_SET,
+    hash_images,
     hash_name,
     split_held_out,
     threshold,
@@ -128,3 +129,22 @@ def test_images_without_names_are_split_by_index():
     assert np.array_equal(
         np.asarray(held_out[0]), np.asarray(open_source("scenes:300")[int(held_out.name(0))])
     )
+
+
+def test_images_of_one_name_in_many_folders_are_held_out_one_by_one(tmp_path):
+    for folder in range(60):
+        (tmp_path / f"p{folder:03}").mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / f"p{folder:03}" / "image.png")
+    training, held_out = split_held_out(open_source(f"{tmp_path}/*"), share=0.02)
+    assert isinstance(held_out, ImageSource)
+    assert isinstance(training, ImageSource)
+    assert 2 <= len(held_out) <= 15
+    assert len(training) == 60 - len(held_out)
+
+
+def test_repeated_names_do_not_change_the_part_of_the_first():
+    names = [f"{number}.jpg" for number in range(300)]
+    once = hash_images(Named(names))
+    twice = hash_images(Named([*names, *names]))
+    assert (twice[:300] == once).all()
+    assert len(set(twice)) == 600
