@@ -146,10 +146,19 @@ def _file_of(encoded: Path | Mapping[str, Any] | None) -> Path | io.BytesIO:
             return io.BytesIO(encoded["bytes"])
         if not (encoded and encoded["path"]):
             raise ValueError("the row has no image")
+        if "://" in encoded["path"]:  # of datasets: a file in an archive, or behind a URL
+            return _fetch(encoded["path"])
         encoded = Path(encoded["path"])
     if encoded.exists() and not encoded.is_file():  # opening a pipe would block
         raise ValueError("not a regular file")
     return encoded
+
+
+def _fetch(url: str) -> io.BytesIO:
+    import fsspec
+
+    with fsspec.open(url, "rb") as file:
+        return io.BytesIO(file.read())  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @functools.cache

@@ -169,6 +169,7 @@ def _from_hf(uri: str, split: str, columns: Columns) -> SegmentationSet:
         _HFRows(
             HFImages(dataset, uri=uri, column=columns.image),
             HFImages(dataset, uri=f"{uri}, {columns.mask}", column=columns.mask),
+            columns=f"{columns.image} and {columns.mask}",
         ),
         name=f"{Path(uri.partition(':')[2]).name} {split}",
         classes=[f"class {number}" for number in range(columns.num_classes)],
@@ -186,12 +187,14 @@ class _HFRows:
 
     images: HFImages
     masks: HFImages
+    columns: str
+    """Names of both columns, for the fingerprint."""
 
     def __len__(self) -> int:
         return len(self.images)
 
     def fingerprint(self) -> str:
-        return self.images.fingerprint()
+        return f"{self.images.fingerprint()}, columns {self.columns}"
 
     def __getitem__(self, index: int) -> LabelledImage:
         return LabelledImage(

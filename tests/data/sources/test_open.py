@@ -1,6 +1,8 @@
 import functools
+import io
 import pickle
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from PIL import Image
 from pcd_hub.data.decoding import BrokenImageError, as_rgb
 from pcd_hub.data.sources.files import hash_sizes
 from pcd_hub.data.sources.hf_datasets import _parse_name, split_column
-from pcd_hub.data.sources.open import ImageSource, ImageStream, open_source
+from pcd_hub.data.sources.open import ImageSource, ImageStream, NamedImages, open_source
 from pcd_hub.errors import DataError
 
 
@@ -365,3 +367,19 @@ def test_one_of_several_image_columns_is_named(tmp_path):
 )
 def test_a_column_follows_a_number_sign(text, parts):
     assert split_column(text) == parts
+
+
+def test_images_in_a_zip_are_read(tmp_path):
+    """The datasets library names them by a chained URL and leaves their bytes in the archive."""
+    (tmp_path / "hub").mkdir()
+    with zipfile.ZipFile(tmp_path / "hub" / "data.zip", "w") as archive:
+        for number in range(3):
+            content = io.BytesIO()
+            Image.new("RGB", (8, 8), (40 * number, 0, 0)).save(content, "PNG")
+            archive.writestr(f"train/{number}.png", content.getvalue())
+    source = open_source(f"hf:{tmp_path / 'hub'}")
+    assert isinstance(source, NamedImages)
+    assert [shade(source[index]) for index in range(3)] == [0, 4, 8]
+    stream = open_source(f"hf-stream:{tmp_path / 'hub'}")
+    assert isinstance(stream, ImageStream)
+    assert [shade(load(as_rgb)) for load, _ in stream.read(state=None)] == [0, 4, 8]
