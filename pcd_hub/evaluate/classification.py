@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from pcd_hub.data.labelled.classification import ClassificationSet
+from pcd_hub.data.labelled.same_classes import check_same_classes
 from pcd_hub.data.progress import Progress, silent
 from pcd_hub.evaluate.benchmark import DEFAULT_COMMAND, scores_by_seed
 from pcd_hub.evaluate.feature_maps import (
@@ -44,6 +45,9 @@ class ClassificationProbe:
     """L2 penalty of the linear classifier's weights."""
     num_workers: int | None = None
     """Processes that read images. Default: 1 on CPUs, up to 16 with a GPU."""
+
+    def __post_init__(self) -> None:
+        check_same_classes(self.train, self.test)
 
     def empty_table(
         self,

@@ -108,9 +108,9 @@ class LabelFreeReport:
         """One sentence with every choice that affects the scores."""
         return (
             f"frozen backbone, {crop_protocol(self._image_size)}, pixels of the last map against "
-            f"those of the teacher {self._teacher_name}, both on the coarser grid; nearest by "
-            "cosine among the pixels of other images; linear CKA; effective rank: exp of the "
-            "entropy of the pixels' singular values"
+            f"those of the teacher {self._teacher_name}, both on the coarser grid; the {self._k} "
+            f"nearest by cosine among the pixels of {len(self._rows)} images; linear CKA; "
+            "effective rank: exp of the entropy of the pixels' singular values"
         )
 
     def _measure(self, model: EvaluatedModel) -> dict[str, float]:

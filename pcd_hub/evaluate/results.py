@@ -134,7 +134,18 @@ class Evaluation:
         weights_sha256: str | None,
         details: dict[str, Any],
     ) -> "Evaluation":
-        """Return the table with one more row."""
+        """Return the table with one more row.
+
+        Raises:
+            DataError: If the row lacks a metric of the table, or a score of one of its seeds.
+        """
+        counts = {metric: len(values) for metric, values in row.items()}
+        if counts != dict.fromkeys(self.units, len(self.seeds)):
+            raise DataError(
+                f"the scores of {name} ({counts}) do not fit into the table: expected one for each "
+                f"of its seeds {self.seeds} and metrics ({', '.join(self.units)}); "
+                "probe.score(name, table.seeds) has them"
+            )
         known = {name: weights_sha256} if weights_sha256 else {}
         return dataclasses.replace(
             self,

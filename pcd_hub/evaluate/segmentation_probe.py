@@ -6,6 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import Any
 
+from pcd_hub.data.labelled.same_classes import check_same_classes
 from pcd_hub.data.labelled.segmentation_set import SegmentationSet
 from pcd_hub.data.progress import Progress, silent
 from pcd_hub.evaluate.benchmark import DEFAULT_COMMAND
@@ -49,6 +50,9 @@ class SegmentationProbe:
     in_memory: bool = False
     """Read images and masks once, and resize the test masks too: scores are then computed at
     ``image_size``, and a probe takes the same time whatever the size of the labels."""
+
+    def __post_init__(self) -> None:
+        check_same_classes(self.train, self.test)
 
     def empty_table(
         self,

@@ -5,11 +5,12 @@ from dataclasses import replace
 from pcd_hub.data.labelled.classification import ClassificationSet, open_classification
 from pcd_hub.data.labelled.masks.files import LAYOUT, has_masks
 from pcd_hub.data.labelled.masks.survey import survey_segmentation
+from pcd_hub.data.labelled.same_classes import check_same_classes
 from pcd_hub.data.labelled.segmentation import SCHEMES, Columns, open_segmentation
 from pcd_hub.data.labelled.segmentation_set import SegmentationSet
 from pcd_hub.data.labelled.survey import LabelSurvey
 from pcd_hub.data.sources.uris import is_file, local_path, split_uri
-from pcd_hub.errors import ConfigError, DataError
+from pcd_hub.errors import ConfigError
 from pcd_hub.train.configs.labelled import (
     ClassificationDataConfig,
     MaskFormat,
@@ -47,7 +48,7 @@ def open_segmentation_splits(
         open_segmentation(data.source, split, columns=columns, strict=strict)
         for split in (data.train_split, data.test_split)
     )
-    _check_classes(train, test)
+    check_same_classes(train, test)
     return train, test
 
 
@@ -116,19 +117,8 @@ def open_classification_splits(
         )
         for split in (data.train_split, data.test_split)
     )
-    _check_classes(train, test)
+    check_same_classes(train, test)
     return train, test
-
-
-def _check_classes(
-    train: SegmentationSet | ClassificationSet, test: SegmentationSet | ClassificationSet
-) -> None:
-    if train.classes != test.classes:
-        odd = min(set(train.classes) ^ set(test.classes), default=train.classes[0])
-        raise DataError(
-            f"{train.name} and {test.name} differ in class '{odd}' or in the order of classes; "
-            "expected the same classes in both"
-        )
 
 
 def _check_different(data: MaskSetConfig | ClassificationDataConfig, sources: str) -> None:

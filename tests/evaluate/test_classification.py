@@ -1,5 +1,8 @@
+import pytest
 import torch
 
+from pcd_hub.errors import DataError
+from pcd_hub.evaluate import ClassificationProbe, open_classification
 from pcd_hub.evaluate.classification import linear_classifier
 
 
@@ -29,3 +32,11 @@ def test_the_solution_has_no_gradient():
             bias -= 0.3 * gradients[1]
     slow = (y @ weight.T + bias).argmax(1)
     assert (slow == guessed).float().mean() > 0.99
+
+
+def test_splits_with_other_classes_are_refused(classes):
+    train = open_classification(str(classes), "train")
+    save_again = classes / "val" / "black"
+    (classes / "val" / "dark").rename(save_again)
+    with pytest.raises(DataError, match="differ in class 'black'"):
+        ClassificationProbe(train, open_classification(str(classes), "val"))

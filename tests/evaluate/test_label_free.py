@@ -20,6 +20,7 @@ def test_a_headless_teacher_finds_all_its_own_locations(classes, tmp_path):
     assert metrics["teacher's nearest pixel in top-5"] == (100.0,)
     assert metrics["CKA with teacher"] == (pytest.approx(100),)
     assert report.empty_table().images == 16
+    assert "the 5 nearest by cosine among the pixels of 16 images" in report.protocol
 
 
 def test_an_unknown_teacher_is_an_error_before_anything_is_computed(classes):

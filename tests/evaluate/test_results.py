@@ -156,3 +156,15 @@ def test_another_weight_of_the_same_name_keeps_its_row():
     (iou, _) = measured.values()
     assert iou.subject == "net.pcd"
     assert iou.means == {"net.pcd": 12.0, "random:net": 12.0, "net.pcd (weights aaaaaaaa)": 30.5}
+
+
+def test_a_row_needs_a_score_of_every_seed_and_metric():
+    full = table()
+    name, row = next(iter(full.scores.items()))
+    metric = next(iter(row))
+    for lacking in (
+        {key: values[:-1] for key, values in row.items()},
+        {key: values for key, values in row.items() if key != metric},
+    ):
+        with pytest.raises(DataError, match=r"expected one for each of its seeds .*table.seeds"):
+            full.with_model(name, lacking, weights_sha256=None, details={})

@@ -1,8 +1,10 @@
 """The probe from Python: three lines, no command line."""
 
+import json
+
 import pytest
 
-from pcd_hub.errors import StudentError
+from pcd_hub.errors import DataError, StudentError
 from pcd_hub.evaluate import SegmentationProbe, open_segmentation, segmentation_probe
 from pcd_hub.evaluate.results import Evaluation
 
@@ -43,3 +45,11 @@ def test_stages_that_do_not_exist_are_an_error(segmentation, probe):
     deep = SegmentationProbe(probe.train, probe.test, image_size=64, num_stages=9)
     with pytest.raises(StudentError, match=r"cannot give these stages of \(64, 64\) pixels"):
         deep.score("random:test_resnet")
+
+
+@pytest.mark.parametrize("classes", [["disc", "ground"], ["ground", "disc", "sky"]])
+def test_splits_with_other_classes_are_refused(segmentation, classes):
+    train = open_segmentation(str(segmentation), "train")
+    (segmentation / "classes.json").write_text(json.dumps({"classes": classes}))
+    with pytest.raises(DataError, match="differ in class 'sky'|in the order of classes"):
+        SegmentationProbe(train, open_segmentation(str(segmentation), "val"))
