@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from pcd_hub.data.decoding import ResultT
+from pcd_hub.data.labelled.formats.pairs import split_names
 from pcd_hub.data.sources.files import ImageFiles, find_split_folder, list_subfolders
 from pcd_hub.data.sources.hf_datasets import HFImages, load_split
 from pcd_hub.data.sources.open import ImageSource
@@ -29,15 +30,23 @@ class ClassificationSet:
         labels: Class index of every image.
         classes: Name of every class.
         name: Name of the data set and split in results.
+        labels_note: Text appended to the fingerprint, if the names of the images lack the labels.
     """
 
     def __init__(
-        self, images: ImageSource, labels: list[int], *, classes: tuple[str, ...], name: str
+        self,
+        images: ImageSource,
+        labels: list[int],
+        *,
+        classes: tuple[str, ...],
+        name: str,
+        labels_note: str = "",
     ) -> None:
         self._images = images
         self.labels = labels
         self.classes = classes
         self.name = name
+        self._labels_note = labels_note
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -51,8 +60,8 @@ class ClassificationSet:
         return self._images.read(index, to_image)
 
     def fingerprint(self) -> str:
-        """Return the fingerprint of the images."""
-        return self._images.fingerprint()
+        """Return a short text that changes when the images or their labels change."""
+        return self._images.fingerprint() + self._labels_note
 
 
 def open_classification(
@@ -70,7 +79,7 @@ def open_classification(
 
 
 def _from_folder(folder: Path, split: str) -> ClassificationSet:
-    parent = find_split_folder(folder, split)
+    parent = find_split_folder(folder, *split_names(split))
     classes = tuple(list_subfolders(parent))
     if len(classes) < 2:
         raise DataError(
@@ -103,4 +112,5 @@ def _from_rows(uri: str, split: str, image_column: str, label_column: str) -> Cl
         labels.tolist(),
         classes=tuple(names),
         name=f"{Path(uri.partition(':')[2]).name} {split}",
+        labels_note=f", column {label_column} of {count} classes",
     )

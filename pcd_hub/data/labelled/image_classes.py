@@ -70,7 +70,7 @@ def _read_csv(file: str) -> dict[str, str]:
                 f"{file} has the columns {', '.join(rows.fieldnames or ()) or 'none'}, expected "
                 "file and class"
             )
-        return {row["file"]: row["class"] or "" for row in rows}
+        return {row["file"]: row["class"] for row in rows if (row["class"] or "").strip()}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file} is no readable CSV file ({error})") from error
     except ValueError as error:

@@ -188,19 +188,19 @@ def list_subfolders(folder: Path) -> list[str]:
         _raise_cannot_list(error)
 
 
-def find_split_folder(parent: Path, split: str) -> Path:
-    """Return the folder of a split.
+def find_split_folder(parent: Path, *names: str) -> Path:
+    """Return the folder of a split: the first that exists of the names it may have.
 
     Raises:
         DataError: If it does not exist; the message lists the existing splits.
     """
-    folder = parent / split
-    if not is_dir(folder):
+    found = next((folder for name in names if is_dir(folder := parent / name)), None)
+    if found is None:
         splits = list_subfolders(parent) if is_dir(parent) else []
         raise DataError(
-            f"there is no {folder}; {parent} has {', '.join(splits[:10]) or 'no splits'}"
+            f"there is no {parent / names[0]}; {parent} has {', '.join(splits[:10]) or 'no splits'}"
         )
-    return folder
+    return found
 
 
 def read_lines(file: Path) -> list[str]:
@@ -221,7 +221,14 @@ def read_lines(file: Path) -> list[str]:
 
 
 def decode_lines(content: bytes, file: str) -> list[str]:
-    """Decode the lines of a text file that are not blank; see :func:`read_lines`.
+    """Decode the lines of a text file that are not blank; see :func:`decode_numbered`."""
+    return [line for _, line in decode_numbered(content, file)]
+
+
+def decode_numbered(content: bytes, file: str) -> list[tuple[int, str]]:
+    """Decode the lines of a text file that are not blank, with their numbers from 1.
+
+    See :func:`read_lines` for the encoding.
 
     Raises:
         DataError: If they cannot be decoded; the message names the line.
@@ -237,7 +244,8 @@ def decode_lines(content: bytes, file: str) -> list[str]:
     for number, line in enumerate(lines, 1):
         if "\0" in line:  # UTF-16 without a mark
             raise _encoding_error(file, number, "contains a NUL character")
-    return [line.removesuffix("\n") for line in lines if line.strip()]
+    numbered = enumerate(lines, 1)
+    return [(number, line.removesuffix("\n")) for number, line in numbered if line.strip()]
 
 
 def _encoding_error(file: str, line: int, fault: str) -> DataError:

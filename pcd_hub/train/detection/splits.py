@@ -27,14 +27,14 @@ from pcd_hub.train.configs.detection import CocoDataConfig
 
 
 def read_splits(
-    config: CocoDataConfig, *, read_masks: bool = True, keep_ignored: bool = False
+    config: CocoDataConfig, *, read_masks: bool = True, for_masks: bool = False
 ) -> tuple[CocoSplit, CocoSplit]:
     """Read the training and the held-out split.
 
     Args:
         config: Where they are.
         read_masks: Read and check masks; if False, they are ignored.
-        keep_ignored: Keep regions to ignore that are no objects, as crowds of class 0.
+        for_masks: Keep regions to ignore that are no objects, as crowds of class 0, and background.
 
     Raises:
         ConfigError: If no data set is named.
@@ -44,9 +44,7 @@ def read_splits(
     if label_format == "coco":
         train, val = _read_coco(config, read_masks=read_masks)
     else:
-        train, val = _read_objects(
-            config, label_format, read_masks=read_masks, keep_ignored=keep_ignored
-        )
+        train, val = _read_objects(config, label_format, read_masks=read_masks, for_masks=for_masks)
     if train.categories != val.categories:
         odd = min(set(train.categories.items()) ^ set(val.categories.items()))
         raise DataError(
@@ -110,17 +108,17 @@ def _read_coco(config: CocoDataConfig, *, read_masks: bool) -> tuple[CocoSplit, 
 
 
 def _read_objects(
-    config: CocoDataConfig, label_format: ObjectFormat, *, read_masks: bool, keep_ignored: bool
+    config: CocoDataConfig, label_format: ObjectFormat, *, read_masks: bool, for_masks: bool
 ) -> tuple[CocoSplit, CocoSplit]:
     found = [_find(config, place, label_format) for place in _named_places(config)]
-    names = class_names(found)
+    names = class_names(found, for_masks=for_masks)
     train, val = (
         to_split(
             each,
             names,
             bad_annotations=config.bad_annotations,
             read_masks=read_masks,
-            keep_ignored=keep_ignored,
+            for_masks=for_masks,
         )
         for each in found
     )

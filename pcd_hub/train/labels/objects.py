@@ -28,7 +28,7 @@ def draw_splits(
         test_split=data.test_split,
         bad_annotations=data.bad_annotations,
     )
-    splits = read_splits(named, keep_ignored=True)
+    splits = read_splits(named, for_masks=True)
     check_outlines(splits, label_format=label_format)
     rule = DrawingRule(overlap=data.overlap, unlabelled=data.unlabelled)
     names = (f"{root.resolve().name}/{name}" for name in (data.train_split, data.test_split))

@@ -49,3 +49,28 @@ def test_a_dataset_with_a_label_column_is_opened(tmp_path):
     assert found[1].getpixel((0, 0)) == (0, 0, 255)
     with pytest.raises(DataError, match="no column 'image', only img, label"):
         open_classification(f"hf-disk:{tmp_path / 'saved'}", "train")
+
+
+def test_another_label_column_of_the_same_images_is_another_set(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        image=datasets.Image(),
+        fine=datasets.ClassLabel(names=["cat", "lion", "dog"]),
+        coarse=datasets.ClassLabel(names=["feline", "canine"]),
+    )
+    pictures = [Image.new("RGB", (8, 8), c) for c in ("red", "blue", "lime")]
+    rows = {"image": pictures, "fine": [0, 1, 2], "coarse": [0, 0, 1]}
+    made = datasets.Dataset.from_dict(rows, features=features)
+    datasets.DatasetDict(train=made).save_to_disk(tmp_path / "saved")
+    place = f"hf-disk:{tmp_path / 'saved'}"
+    fine, again, coarse = (
+        open_classification(place, "train", label_column=column).fingerprint()
+        for column in ("fine", "fine", "coarse")
+    )
+    assert fine == again
+    assert fine != coarse
+
+
+def test_a_folder_valid_is_the_split_val(folder):
+    (folder / "train").rename(folder / "valid")
+    assert len(open_classification(str(folder), "val")) > 0

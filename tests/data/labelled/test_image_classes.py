@@ -43,6 +43,7 @@ def test_classes_come_from_folders(source):
         (b"file,class\n\xff,c\n", "is no readable CSV file"),
         ('file,class\n"a,b\n', "is no readable CSV file"),
         ("file,class\na\n", "has no class of cat/1.png"),
+        ("file,class\ncat/1.png, \ndog/1.png,c\ndog/2.png,d\n", "has no class of cat/1.png"),
     ],
 )
 def test_a_wrong_file_is_named(source, tmp_path, text, message):

@@ -236,3 +236,16 @@ def test_missing_columns_and_classes_are_named_with_their_options(saved):
         DataError, match=r"saved/train .*saved has the splits val.: expected a dataset"
     ):
         open_segmentation(saved, "train", columns=Columns(mask="annotation"))
+
+
+def test_another_mask_column_of_the_same_images_is_another_set(saved):
+    masks = Columns(mask="annotation", num_classes=3)
+    images = Columns(mask="image", num_classes=3)
+    first, second = (open_segmentation(saved, "val", columns=each) for each in (masks, images))
+    assert first.fingerprint() != second.fingerprint()
+
+
+def test_a_folder_valid_is_the_split_val(folder):
+    for kind in ("images", "masks"):
+        (folder / kind / "train").rename(folder / kind / "valid")
+    assert len(open_segmentation(str(folder), "val")) > 0

@@ -34,6 +34,7 @@ MISTAKES = [
     ("cvat", replaced(r'name="[^"]*\.png"', 'name="../../x.png"'), r"no image '\.\./\.\./x.png'"),
     ("yolo", lambda _: "0 30 20 10 10", r"line 1: .*from 0 to 1 \(are they pixels"),
     ("yolo", lambda _: "0 .5 .5 .2 .2 .9", "line 1: 6 values: .*a sixth is a detector's"),
+    ("yolo", lambda _: "\n\n\n17 .5 .5 .2 .2", "line 4: class 17: expected one of 2, 0 to 1"),
     ("yolo", lambda _: "17 .5 .5 .2 .2", "line 1: class 17: expected one of 2, 0 to 1"),
     ("yolo", lambda _: "cat .5 .5 .2 .2", "line 1: 'cat .5 .5 .2 .2': expected 'class x y"),
     ("names", replaced(r"train: .*", "train: ../../../etc"), r"states '\.\./\.\./\.\./etc'"),

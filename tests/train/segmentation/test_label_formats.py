@@ -7,7 +7,9 @@ import pytest
 
 from pcd_hub.data.labelled.segmentation_set import IGNORE
 from pcd_hub.errors import ConfigError, DataError
+from pcd_hub.train.configs.detection import CocoDataConfig
 from pcd_hub.train.configs.labelled import SegmentationSetConfig
+from pcd_hub.train.detection.splits import read_splits
 from pcd_hub.train.labelled_splits import open_segmentation_splits, resolve_label_format
 from tests.train.detection.drawn_coco import draw_coco
 from tests.train.detection.drawn_formats import write_cvat, write_labelme, write_voc, write_yolo
@@ -90,3 +92,25 @@ def test_an_invalid_object_is_named_or_dropped(tmp_path):
     with pytest.raises(DataError, match=r"0.txt, line 3: .*\(are they pixels\?\)"):
         masks_of(root)
     assert len(masks_of(root, bad_annotations="drop")) == 5
+
+
+def test_labelmes_background_cuts_a_hole(tmp_path):
+    """As a category of this name in COCO; a detector has no such class."""
+    root = write_labelme(tmp_path)
+    for split in ("train", "val"):
+        for file in (root / split).glob("*.json"):
+            content = json.loads(file.read_text())
+            corners = [[0, 0], [64, 0], [64, 48], [0, 48]]
+            hole = [[20, 20], [40, 20], [40, 40], [20, 40]]
+            content["shapes"] = [
+                {"label": label, "points": points, "shape_type": "polygon"}
+                for label, points in (("bar", corners), ("_background_", hole), ("square", hole))
+            ][: 3 if split == "val" else 2]
+            file.write_text(json.dumps(content))
+    for overlap in ("smaller", "later"):
+        mask = masks_of(root, overlap=overlap, unlabelled="ignore")[0]
+        assert mask[30, 30] == "_background_"
+        assert mask[5, 5] == "bar"
+    train, _ = read_splits(CocoDataConfig(source=root))
+    assert set(train.categories.values()) == {"bar", "square"}
+    assert [len(image.objects) for image in train.images] == [1] * len(train.images)

@@ -85,7 +85,7 @@ def _of_subset(entries: list[Element], subset: str | None, file: Path) -> list[E
     if subset is None:
         kept = entries
     else:
-        names = split_names(subset)
+        names = split_names(subset.lower())
         kept = [entry for entry in entries if entry.get("subset", "").lower() in names]
     if not kept:
         subsets = sorted({entry.get("subset", "") for entry in entries} - {""})

@@ -28,6 +28,8 @@ class FoundObject:
     is_difficult: bool = False
     is_ignored: bool = False
     """A region to leave out, as COCO's crowds."""
+    is_background: bool = False
+    """A region of no object, which counts in masks alone."""
     place: str
     """File and line or number, for errors."""
 

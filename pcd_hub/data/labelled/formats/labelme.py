@@ -6,6 +6,7 @@ import io
 import json
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,26 +96,28 @@ def _grouped(shapes: list[dict[str, Any]]) -> Iterable[list[tuple[int, dict[str,
 
 
 def _parse(shapes: list[dict[str, Any]], size: tuple[int, int], place: str) -> FoundObject | str:
-    """Parse the shapes of one object; describe what is wrong, or return "" for background."""
+    """Parse the shapes of one object, or describe what is wrong."""
     label = shapes[0].get("label")
     if not isinstance(label, str) or not label.strip():
         return f"label {format_value(label)}: expected a name"
-    if label == BACKGROUND_LABEL:
-        return ""
     for shape in shapes:
         if error := _find_error(shape):
             return error
-    found = FoundObject(label=label.strip(), box=[], is_ignored=label == IGNORED_LABEL, place=place)
+    found = FoundObject(
+        label=label.strip(),
+        box=[],
+        is_ignored=label == IGNORED_LABEL,
+        is_background=label == BACKGROUND_LABEL,
+        place=place,
+    )
     if any(shape.get("shape_type") == "mask" for shape in shapes):
         return _masked(found, shapes, size)
     polygons = [_outline(shape) for shape in shapes]
     is_box = len(shapes) == 1 and shapes[0].get("shape_type") == "rectangle"
-    return FoundObject(
-        label=found.label,
+    return replace(
+        found,
         box=points_box([point for polygon in polygons for point in polygon]),
         segmentation=None if is_box else [flat(polygon) for polygon in polygons],
-        is_ignored=found.is_ignored,
-        place=place,
     )
 
 

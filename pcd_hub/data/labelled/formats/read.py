@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pcd_hub.data.labelled.coco import (
     CocoImage,
@@ -21,7 +21,6 @@ from pcd_hub.data.sources.uris import is_dir
 from pcd_hub.errors import DataError
 
 ObjectFormat = Literal["yolo", "voc", "labelme", "cvat"]
-OBJECT_FORMATS: tuple[ObjectFormat, ...] = get_args(ObjectFormat)
 
 _SPLITS: Mapping[ObjectFormat, Callable[[Path, str], FoundSplit]] = {
     "yolo": read_yolo,
@@ -64,8 +63,12 @@ def find_objects_in(images: Path, labels: Path, label_format: ObjectFormat) -> F
     return _PLACES[label_format](images, labels)
 
 
-def class_names(splits: Sequence[FoundSplit]) -> tuple[str, ...]:
+def class_names(splits: Sequence[FoundSplit], *, for_masks: bool = False) -> tuple[str, ...]:
     """Return the names of the classes: as listed, or all that occur in any split, sorted.
+
+    Args:
+        splits: The splits.
+        for_masks: Count background that is drawn as an object.
 
     Raises:
         DataError: If the splits list different names, or there is none.
@@ -85,7 +88,7 @@ def class_names(splits: Sequence[FoundSplit]) -> tuple[str, ...]:
         for split in splits
         for image in split.images
         for each in image.objects
-        if not each.is_ignored
+        if not each.is_ignored and (for_masks or not each.is_background)
     }
     if not occurring:
         raise DataError(f"{splits[0].place} has no object in any split, expected at least one")
@@ -98,7 +101,7 @@ def to_split(
     *,
     bad_annotations: Literal["error", "drop"] = "error",
     read_masks: bool = True,
-    keep_ignored: bool = False,
+    for_masks: bool = False,
 ) -> CocoSplit:
     """Check every annotation and number images, objects and classes from 1.
 
@@ -107,7 +110,7 @@ def to_split(
         names: Names of the classes.
         bad_annotations: Raise an error for invalid annotations, or drop them.
         read_masks: Read and check masks; if False, they are ignored.
-        keep_ignored: Keep regions to ignore, as crowds of class 0.
+        for_masks: Keep regions to ignore, as crowds of class 0, and background.
 
     Raises:
         DataError: If an annotation is invalid, or there is no image.
@@ -122,7 +125,7 @@ def to_split(
         )
         objects: list[CocoObject] = []
         for item in each.objects:
-            if item.is_ignored and not keep_ignored:
+            if (item.is_ignored or item.is_background) and not for_masks:
                 continue
             number += 1
             parsed = _parse(item, number, empty, ids, read_masks=read_masks)

@@ -14,7 +14,13 @@ from pcd_hub.data.labelled.formats.found import (
     flat,
     upright_size,
 )
-from pcd_hub.data.labelled.formats.pairs import Pairs, find_pairs, read_pairs, split_folders
+from pcd_hub.data.labelled.formats.pairs import (
+    Pairs,
+    find_pairs,
+    read_pairs,
+    split_folders,
+    split_names,
+)
 from pcd_hub.data.labelled.formats.xml_files import number, read_xml, text, whole
 from pcd_hub.data.sources.files import read_lines
 from pcd_hub.data.sources.uris import is_file
@@ -29,10 +35,15 @@ def read_voc(root: Path, split: str) -> FoundSplit:
     Raises:
         DataError: If the split or a file is missing or invalid.
     """
-    listed = root / "ImageSets" / "Main" / f"{split}.txt"
-    if is_file(listed):
+    if listed := find_list(root, split):
         return read_pairs(_listed_pairs(root, listed), _add)
     return read_voc_folders(*split_folders(root, split))
+
+
+def find_list(root: Path, split: str) -> Path | None:
+    """Return the list of a split's images; None if there is none."""
+    lists = (root / "ImageSets" / "Main" / f"{name}.txt" for name in split_names(split))
+    return next(filter(is_file, lists), None)
 
 
 def read_voc_folders(images: Path, labels: Path) -> FoundSplit:

@@ -24,7 +24,7 @@ from pcd_hub.data.labelled.formats.yolo_names import (
     read_names,
     split_entry,
 )
-from pcd_hub.data.sources.files import decode_lines, walk
+from pcd_hub.data.sources.files import decode_numbered, walk
 from pcd_hub.data.sources.other_files import suffix
 from pcd_hub.data.sources.uris import is_dir, is_file
 from pcd_hub.errors import DataError
@@ -108,11 +108,11 @@ def _empty(place: Path, names: YoloNames) -> FoundSplit:
 
 def _add(found: FoundSplit, image: Path, labels: Path | None, classes: Mapping[int, str]) -> None:
     size = upright_size(image)
-    lines: list[str] = []
+    lines: list[tuple[int, str]] = []
     if labels is not None:
         found.files.append(labels)
-        lines = decode_lines(read_label_file(labels), str(labels))
-    places = ((f"{labels}, line {number}", line) for number, line in enumerate(lines, 1))
+        lines = decode_numbered(read_label_file(labels), str(labels))
+    places = ((f"{labels}, line {number}", line) for number, line in lines)
     found.add(
         image,
         size,

@@ -175,7 +175,8 @@ def read_mask(path: Path, colours: Mapping[Colour, int] | None) -> Image.Image:
 
 
 def _as_colours(image: Image.Image) -> Image.Image:
-    return as_mask(image).convert("RGB")
+    mask = image if image.mode == "1" else as_mask(image)  # which makes 0 and 1 of black and white
+    return mask.convert("RGB")
 
 
 def _packed(colours: Any) -> Any:

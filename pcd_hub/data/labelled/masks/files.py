@@ -134,7 +134,7 @@ def split_files(parent: Path, split: str) -> Files:
     Raises:
         DataError: If there is none, or two have one name.
     """
-    return name_files(find_split_folder(parent, split))
+    return name_files(find_split_folder(parent, *split_names(split)))
 
 
 def name_files(folder: Path) -> Files:

@@ -197,3 +197,10 @@ def test_what_has_no_partner_is_an_error_or_left_out(tmp_path):
     (root / "SegmentationClass" / "a.png").unlink()
     with pytest.raises(DataError, match="2 of 2 have none"):
         open_mask_folder(root, "train", strict=False)
+
+
+def test_a_black_and_white_mask_of_one_bit_is_read_by_its_colours(tmp_path):
+    root = write_voc(tmp_path, content="black:0,0,0::\nwhite:255,255,255::\n")
+    for name in NAMES:
+        Image.fromarray(VALUES == 1).save(root / "SegmentationClass" / f"{name}.png")
+    assert open_mask_folder(root, "train").mask(0)[0].tolist() == [0, 1, 0, 1, 0, 0]
