@@ -318,8 +318,7 @@ COMMANDS = {
         _publish_options,
         (
             "pcd-hub publish runs/own_images ORG/resnet18.pcd_photos --dry-run",
-            "pcd-hub publish runs/own_images ORG/resnet18.pcd_photos --license apache-2.0 "
-            "--data-license cc-by-4.0",
+            "pcd-hub publish RUN ORG/NAME --license apache-2.0 --data-license cc-by-4.0",
         ),
     ),
     "doctor": _Command(

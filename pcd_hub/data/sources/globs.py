@@ -85,19 +85,15 @@ def _match(root: Path, pattern: str) -> Iterator[str]:
     if "**" not in pattern.split("/"):
         yield from glob.iglob(pattern, root_dir=root)
         return
-    matches = re.compile(_as_regex(pattern)).fullmatch
-    yield from filter(matches, walk(root))
-
-
-def _as_regex(pattern: str) -> str:
-    """Translate a pattern with ``**``; ``*`` and ``?`` do not match a slash."""
     parts = pattern.split("/")
-    regex = ""
-    for number, part in enumerate(parts, 1):
-        is_last = number == len(parts)
-        if part == "**":
-            regex += ".*" if is_last else "(?:[^/]+/)*"
-        else:
-            one = fnmatch.translate(part).removesuffix(r"\Z").removesuffix(r"\z")
-            regex += one.replace(".*", "[^/]*") + ("" if is_last else "/")
-    return regex
+    yield from (path for path in walk(root) if _fits(path.split("/"), parts))
+
+
+def _fits(path: list[str], pattern: list[str]) -> bool:
+    """Check whether the parts of a path fit those of a pattern; ``**`` is any number of them."""
+    if not pattern:
+        return not path
+    first, rest = pattern[0], pattern[1:]
+    if first == "**":
+        return not rest or any(_fits(path[start:], rest) for start in range(len(path)))
+    return bool(path) and fnmatch.fnmatchcase(path[0], first) and _fits(path[1:], rest)

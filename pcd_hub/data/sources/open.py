@@ -24,6 +24,7 @@ Anything else is a path, which may contain colons. ``decoding.py`` lists how ima
 
 import itertools
 import logging
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def open_sources(
     sources: list[NamedImages | ImageStream] = []
     for tars, group in itertools.groupby(parts, key=_is_tar_file):
         if tars:
-            places = list(dict.fromkeys(map(str, group)))
+            places = _without_repetition(list(map(str, group)))
             sources.append(_open_tar_files(places, rank=rank, world_size=world_size))
         else:
             sources += [_open_part(part, rank=rank, world_size=world_size) for part in group]
@@ -135,6 +136,16 @@ def _expand(uri: str) -> Iterable[str | ImageFiles | RemoteImages]:
 
 def _is_tar_file(part: str | ImageFiles | RemoteImages) -> bool:
     return isinstance(part, str) and is_tar(part) and (is_remote(part) or not is_dir(Path(part)))
+
+
+def _without_repetition(places: list[str]) -> list[str]:
+    """Drop files that an earlier place names in another way, and log how many."""
+    kept: dict[str, str] = {}
+    for place in places:
+        kept.setdefault(place if is_remote(place) else os.path.realpath(local_path(place)), place)
+    if number := len(places) - len(kept):
+        log.warning("%d tar files are named twice; they are counted once", number)
+    return list(kept.values())
 
 
 def _open_tar_files(places: list[str], *, rank: int, world_size: int) -> NamedImages | ImageStream:

@@ -12,17 +12,19 @@ from PIL import Image
 log = logging.getLogger("pcd_hub")
 
 IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"}
+    {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"}
 )
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v"})
 ARCHIVE_SUFFIXES = frozenset({".zip", ".tar", ".tgz"})
 _HEIF = frozenset({".heic", ".heif"})
 _AVIF = frozenset({".avif"})
 _RAW = frozenset({".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"})
+_JPEG_2000 = frozenset({".jp2", ".j2k", ".jpx"})
 _REMEDIES = {
     **dict.fromkeys(_HEIF, "pip install pillow-heif"),
     **dict.fromkeys(_AVIF, "pip install --upgrade pillow"),
     **dict.fromkeys(_RAW, "convert camera RAW to JPEG or PNG"),
+    **dict.fromkeys(_JPEG_2000, "convert JPEG 2000 to JPEG or PNG"),
     ".jxl": "convert JPEG XL to JPEG or PNG",
 }
 

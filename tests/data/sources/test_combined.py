@@ -87,6 +87,7 @@ def test_no_source_and_a_stream_among_others_are_rejected(folders):
         ("a/**/*.png", [2, 1]),
         ("*/[3-5].png", [3, 4, 5]),
         ("b/?.*", [3, 4]),
+        ("b/**", [3, 4]),
         ("**", [2, 1, 3, 4, 5]),
         ("[ab]", [2, 1, 3, 4]),
         ("c d/*", [5]),
@@ -106,7 +107,9 @@ def test_a_folder_whose_name_looks_like_a_pattern_is_a_folder(folders):
     assert shades(open_source(str(folders / "[2024] {1..2}*"))) == [3, 4]
 
 
-@pytest.mark.parametrize("pattern", ["nowhere/*.jpg", "a/*.jpg", "**/*.jpg", "b/*.md"])
+@pytest.mark.parametrize(
+    "pattern", ["nowhere/*.jpg", "a/*.jpg", "**/*.jpg", "b/*.md", "**/b?3.png", "**/b[!q]3.png"]
+)
 def test_a_pattern_without_images_is_a_one_line_error(folders, pattern):
     (folders / "b" / "notes.md").write_text("x")
     with pytest.raises(DataError, match=r"^no image matches [^\n]*: expected a pattern such as "):
@@ -141,13 +144,15 @@ def test_videos_are_refused_with_the_command_that_makes_frames(tmp_path):
 
 
 def test_other_files_among_images_are_counted_in_one_line(tmp_path, caplog):
-    names = ("a.mp4", "b.mov", "c.zip", "d.tar.gz", "e.NEF", "f.jxl", "g.json")
+    names = ("a.mp4", "b.mov", "c.zip", "d.tar.gz", "e.NEF", "f.jxl", "g.json", "h.jp2")
     for name in names:
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "1.png").write_bytes(png(1))
-    assert len(open_source(str(tmp_path))) == 1
+    (tmp_path / "2.JFIF").write_bytes(png(2))
+    assert len(open_source(str(tmp_path))) == 2
     (record,) = caplog.records
     line = record.getMessage()
+    assert "convert JPEG 2000" in line
     assert "2 videos not read; `mkdir FRAMES && ffmpeg -i " in line
     assert "2 archives not read; to read one, add it as a source: " in line
     assert "1 file of NEF or similar not read" in line

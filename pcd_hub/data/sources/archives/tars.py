@@ -73,9 +73,12 @@ def _headers(place: str) -> Iterator[tarfile.TarInfo]:
 
 
 def find_masks(names: Iterable[str]) -> set[str]:
-    """Find files such as ``0.seg.png`` next to ``0.jpg``: another column of the same sample."""
+    """Find files such as ``0.seg.png`` next to ``0.jpg``: another column of the same sample.
+
+    ``0.1.png`` is none: a number is no name of a column.
+    """
     names = list(names)
-    compound = [name for name in names if "." in _extension(name)]
+    compound = [name for name in names if not all(map(str.isdigit, _middle(name)))]
     if not compound:
         return set()
     plain = {key_of(name) for name in names if "." not in _extension(name)}
@@ -90,6 +93,10 @@ def key_of(name: str) -> str:
 
 def _extension(name: str) -> str:
     return name.rpartition("/")[2].partition(".")[2]
+
+
+def _middle(name: str) -> list[str]:
+    return _extension(name).split(".")[:-1]
 
 
 def read_member(read: Callable[[int, int], bytes], member: Member) -> bytes:

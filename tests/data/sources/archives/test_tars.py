@@ -74,6 +74,16 @@ def test_long_names_links_and_folders_in_a_tar(tmp_path, form):
 
 def test_a_dot_in_a_name_does_not_make_a_mask():
     assert find_masks(["a.b.png", "c.png", "c.seg.png", "x/c.b.png"]) == {"c.seg.png"}
+    assert find_masks(["photo.jpg", "photo.1.jpg", "photo.2.jpg"]) == set()
+
+
+def test_a_tar_that_is_named_in_two_ways_is_read_once(shards, monkeypatch, caplog):
+    monkeypatch.chdir(shards)
+    name = "shards-000000.tar"
+    source = open_sources([name, f"./{name}", str(shards / name)])
+    assert isinstance(source, NamedImages)
+    assert len(source) == 4
+    assert "2 tar files are named twice; they are counted once" in caplog.text
 
 
 @pytest.mark.parametrize("cut", [-1024 * 10 - 100, 700, 100, 0])
