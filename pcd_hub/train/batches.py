@@ -93,7 +93,7 @@ def plan_epochs(
         total_steps=run.max_steps or optim.epochs * steps_per_epoch(source, optim),
         seed=run.seed,
         num_images=num_images,
-        images=f"--data.source has {num_images} images",
+        images=f"--data.source has {num_images} images to train on",
         option="--optim.global-batch-size",
         accumulation_steps=optim.accumulation_steps,
     )
@@ -113,8 +113,8 @@ def check_batch_size(source: ImageSource | ImageStream, global_batch_size: int) 
     num_images = count_images(source)
     if num_images is not None and num_images < global_batch_size:
         raise ConfigError(
-            f"--data.source has {num_images} images, fewer than one batch of {global_batch_size}; "
-            "lower --optim.global-batch-size"
+            f"--data.source has {num_images} images to train on, fewer than one batch of "
+            f"{global_batch_size}; lower --optim.global-batch-size"
         )
 
 

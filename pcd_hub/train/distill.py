@@ -57,7 +57,7 @@ from pcd_hub.train.optimizers import (
     optimizer_step,
 )
 from pcd_hub.train.own_images.arguments import parse_distill
-from pcd_hub.train.own_images.records import record_decisions
+from pcd_hub.train.own_images.records import record_decisions, save_decisions
 from pcd_hub.train.own_images.settings import find_settings, settings_in_hours
 from pcd_hub.train.own_images.surveyed import needs_survey, survey_images
 from pcd_hub.train.own_images.timing import measure_step
@@ -173,6 +173,8 @@ def train_student(d: Distillation) -> Training:
     )
     wrapped.train()
     run.start()
+    if accelerator.is_main_process:
+        save_decisions(d)
     yield run  # resumed, perhaps further on than the other students
     num_head_only = head_only_steps(
         config.optim, first_length(d.folder.changes, plan.total_steps)

@@ -34,7 +34,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
         (
             "--optim.global-batch-size=65",
             ConfigError,
-            "has 64 images, fewer than one batch of 65; lower --optim.global-batch-size",
+            "has 64 images to train on, fewer than one batch of 65; lower --optim.global",
         ),
         ("--run.max-steps=0", ConfigError, "--run.max-steps 0: expected an integer from 1 to"),
         (

@@ -235,9 +235,11 @@ class HeldOut:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load the state of a checkpoint, and rewind the history in the folder to it."""
-        self.end.load_state_dict(state["end"])
+        if self._stop_on_plateau:
+            self.end.load_state_dict(state["end"])
         if state["images"] != self._state.images:
             log.warning("the held-out images have changed; their earlier scores do not count")
+            self._history.replace([])
             return
         scores = {
             name: Scores.from_dict(state[name]) if state[name] else None

@@ -113,7 +113,8 @@ def teacher_has_head(source: str, teacher: Teacher | None = None) -> bool:
     if scheme in FAMILIES or scheme in LAYOUTS:
         return layout_of(scheme, architecture="resnet50").head is not None  # the same for each
     try:
-        facts = read_facts(Path(rest) / TEACHER_FACTS) if scheme == "local-dir" else {}
+        folder = Path(rest).expanduser()
+        facts = read_facts(folder / TEACHER_FACTS) if scheme == "local-dir" else {}
     except Exception:  # loading the teacher reports it
         return False
     return source == "quickstart" or facts.get("head", "none") != "none"

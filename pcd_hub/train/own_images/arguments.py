@@ -74,15 +74,15 @@ def split_words(arguments: list[str]) -> tuple[list[str], list[str]]:
 
     A word may follow an option that takes one value: ``--run.hours 2 photos``.
     """
-    takes_one = set(_single_valued())
+    takes_one, takes_none = set(_single_valued()), {*_ALONE, *_switches()}
     words: list[str] = []
     flags: list[str] = []
     free = 0  # values that the last option can still take
     for argument in arguments:
         if argument.startswith("-") and argument != "-":
             flag, equals, _ = argument.partition("=")
-            single = flag.replace("_", "-") in takes_one
-            free = int(not equals) if single else 0 if flag in _ALONE else len(arguments)
+            flag = flag.replace("_", "-")
+            free = 0 if equals or flag in takes_none else 1 if flag in takes_one else len(arguments)
             flags.append(argument)
         elif flags and free:
             free -= 1
@@ -98,6 +98,14 @@ def _single_valued() -> Iterator[str]:
     for option in options(DISTILL[FOR_IMAGES]):
         if option.kind is not bool and not _holds_tuples(option.kind):
             yield option.name
+
+
+def _switches() -> Iterator[str]:
+    """Yield the options without a value."""
+    for option in options(DISTILL[FOR_IMAGES]):
+        if option.kind is bool:
+            group, dot, last = option.name.removeprefix("--").rpartition(".")
+            yield from (option.name, f"--{group}{dot}no-{last}")
 
 
 def _holds_tuples(kind: Any) -> bool:

@@ -1,11 +1,13 @@
 """Short options of a distillation's command line, which stand for longer ones."""
 
+import itertools
 from pathlib import Path
+from typing import Any
 
 from pcd_hub.data.sources.uris import is_file
 from pcd_hub.errors import ConfigError
 from pcd_hub.train.own_images.short_options import RESUME, SHORT_OPTIONS
-from pcd_hub.train.own_images.started import length
+from pcd_hub.train.own_images.started import changed_options, length
 
 _LENGTHS = ("--run.add-hours", "--run.max-steps", "--optim.epochs")
 
@@ -13,8 +15,8 @@ _LENGTHS = ("--run.add-hours", "--run.max-steps", "--optim.epochs")
 def with_long_options(arguments: list[str]) -> list[str]:
     """Return the arguments with each short option replaced by the options it stands for.
 
-    ``--resume RUN`` stands for RUN's configuration, its folder and ``--run.resume``; with it,
-    ``--hours`` adds hours.
+    ``--resume RUN`` stands for RUN's configuration, the options that it was resumed with before,
+    its folder and ``--run.resume``; with it, ``--hours`` adds hours.
 
     Raises:
         ConfigError: If RUN is not the folder of a run.
@@ -34,8 +36,27 @@ def with_long_options(arguments: list[str]) -> list[str]:
         "--run.resume",
         f"--run.output-dir={folder}",
         *([] if steps is None else [f"--run.max-steps={steps}"]),
+        *itertools.chain.from_iterable(
+            _words(name, value)
+            for name, value in changed_options(folder).items()
+            if flags.isdisjoint({name, _negated(name)})
+        ),
         *rest,
     ]
+
+
+def _words(name: str, value: Any) -> list[str]:
+    """Return an option with its value as on a command line."""
+    if isinstance(value, bool):
+        return [name if value else _negated(name)]
+    if isinstance(value, list):
+        return [name, *map(str, value)]
+    return [f"{name}={value}"]
+
+
+def _negated(name: str) -> str:
+    group, dot, last = name.removeprefix("--").rpartition(".")
+    return f"--{group}{dot}no-{last}"
 
 
 def _renamed(argument: str, names: dict[str, str]) -> str:

@@ -13,7 +13,7 @@ log = logging.getLogger("pcd_hub")
 
 
 def record_decisions(students: Sequence[Distillation]) -> None:
-    """Print the decisions as a table; write them and the survey to each student's folder.
+    """Print the decisions as a table; write the survey to each student's folder.
 
     A resumed run reads the survey of its start. Call it on the main process.
 
@@ -24,14 +24,24 @@ def record_decisions(students: Sequence[Distillation]) -> None:
         table = decision_table(students[0].decisions)
         log.info("settings, and the reason of each:\n%s", table)
     for d in students:
-        _write(d)
+        _write_survey(d)
 
 
-def _write(d: Distillation) -> None:
-    folder = d.folder.path
+def save_decisions(d: Distillation) -> None:
+    """Write the decisions to the run's folder; call it on the main process.
+
+    A run that cannot be resumed has failed before, so that the reasons of its start stay.
+
+    Raises:
+        CheckpointError: If the file cannot be written.
+    """
     if d.decisions:
-        with d.folder.writing(folder / DECISIONS):
-            write_decisions(folder, d.decisions)
+        with d.folder.writing(d.folder.path / DECISIONS):
+            write_decisions(d.folder.path, d.decisions)
+
+
+def _write_survey(d: Distillation) -> None:
+    folder = d.folder.path
     if d.survey is None:
         d.survey = read_survey(folder)
     else:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pcd_hub.train.configs.files import read_fields
-from pcd_hub.train.run_folder.resume import option
+from pcd_hub.train.run_folder.resume import LENGTH, MAY_CHANGE, option
 
 MAX_STEPS = "run.max_steps"
 
@@ -43,13 +43,32 @@ def length(folder: Path) -> int | None:
     return max((steps for steps in lengths if steps is not None), default=None)
 
 
+def changed_options(folder: Path) -> dict[str, Any]:
+    """Return the options that got another value when the run was resumed, without its length.
+
+    The values are the last ones, by name of the option.
+    """
+    names = {option(name) for name in MAY_CHANGE.difference(LENGTH)}
+    return {
+        name: value
+        for each in student_folders(folder)
+        for name, value in _changes(each)
+        if name in names
+    }
+
+
 def _length(folder: Path) -> int | None:
+    lengths = [value for name, value in _changes(folder) if name == option(MAX_STEPS)]
+    return next((steps for steps in reversed(lengths) if isinstance(steps, int)), None)
+
+
+def _changes(folder: Path) -> list[tuple[str, Any]]:
+    """Return what changed each time that a run was resumed, and its new value."""
     try:
         changes = json.loads((folder / "changes.json").read_text())
-        lengths = [change["to"] for change in changes if change["what"] == option(MAX_STEPS)]
+        return [(change["what"], change["to"]) for change in changes]
     except (OSError, ValueError, TypeError, KeyError):
-        return None
-    return next((steps for steps in reversed(lengths) if isinstance(steps, int)), None)
+        return []
 
 
 def steps_done(folder: Path) -> int:

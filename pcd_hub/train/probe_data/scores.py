@@ -115,5 +115,6 @@ class ProbeScores:
         """Load the state of a checkpoint, and rewind the history in the folder to it."""
         if state["images"] != self._labelled.sha256:
             log.warning("the labelled images have changed; their earlier scores do not count")
+            self._history.replace([])
             return
         self._history.replace(state["history"])

@@ -79,9 +79,12 @@ class Checkpoints:
             file = last_undamaged(self._folder.checkpoints)
         file = cast("Path | None", from_main_process(self._accelerator, file))
         if file is None:
+            students = sorted(path.parent for path in self._folder.path.glob("*/checkpoints"))
+            remedy = "start the run again in another folder"
+            if students:
+                remedy = f"it has several students; resume one of them: {students[0]}"
             raise CheckpointError(
-                f"{self._folder.path} has no undamaged checkpoint to resume from; "
-                "start the run again in another folder"
+                f"{self._folder.path} has no undamaged checkpoint to resume from; {remedy}"
             )
         if not file.exists():
             raise CheckpointError(

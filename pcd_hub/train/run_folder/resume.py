@@ -159,14 +159,9 @@ def first_length(changes: Iterable[Change], total_steps: int) -> int:
         changes: What changed each time that it was resumed.
         total_steps: Its present number of steps.
     """
-    values = [
-        (change["from"], change["to"])
-        for change in changes
-        if change["what"] in map(option, LENGTH)
-    ]
-    if not values or not all(isinstance(value, int) for pair in values for value in pair):
-        return total_steps
-    return round(total_steps * values[0][0] / values[-1][1])
+    lengths = (change["from"] for change in changes if change["what"] == option("run.max_steps"))
+    first = next(lengths, total_steps)
+    return first if isinstance(first, int) else total_steps
 
 
 def check_length(step: int, steps: int) -> None:

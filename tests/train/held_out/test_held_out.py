@@ -186,6 +186,16 @@ def test_a_run_that_ended_early_can_be_made_longer(measured, tmp_path):
     assert len(longer) == 27, "a plateau of the scores from step 12 on: 18, and half of it"
 
 
+@pytest.mark.usefixtures("flat")
+def test_a_run_that_no_longer_may_end_early_gets_its_planned_length(measured, tmp_path):
+    arguments = [*measured, "--run.max-steps=40"]
+    folder = run([*arguments, "--run.stop-on-plateau"], tmp_path / "run")
+    assert len(trace(folder)) == 12
+    run([*arguments, "--run.no-stop-on-plateau"], folder, "--run.resume")
+    assert len(trace(folder)) == 40
+    assert not json.loads((folder / "record.json").read_text())["held_out"]["stopped_early"]
+
+
 @pytest.fixture
 def worse_at_the_end(monkeypatch):
     """Destroy the student in the last steps, and count every difference."""

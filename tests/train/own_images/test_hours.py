@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pcd_hub.data.views import EarlyViews
-from pcd_hub.errors import ConfigError, PCDHubError
+from pcd_hub.errors import CheckpointError, ConfigError, PCDHubError
 from pcd_hub.train import distill
 from pcd_hub.train.own_images import rule, timing
 from tests.train.conftest import run, trace
@@ -118,6 +118,13 @@ def test_the_same_command_resumes_without_a_measurement(derived, own_images, mon
     assert (derived / "decisions.json").read_text() == before
 
 
+def test_a_resumption_that_is_refused_keeps_the_reasons_of_the_start(derived):
+    before = (derived / "decisions.json").read_text()
+    with pytest.raises(CheckpointError, match="written with another --data.min-crop-area"):
+        distill.main(["--resume", str(derived), "--data.min-crop-area=0.9"])
+    assert (derived / "decisions.json").read_text() == before
+
+
 def test_small_views_are_derived_measured_and_kept_by_a_resumed_run(
     own_images, tmp_path, monkeypatch
 ):
@@ -183,7 +190,7 @@ def test_hours_are_added_to_a_finished_run(derived, tmp_path):
         (["--data.source=scenes:3"], "has 3 images: expected at least 8"),
         (
             ["--data.source=scenes:12", "--optim.global-batch-size=16"],
-            "has 12 images, fewer than one batch of 16; lower",
+            "has 12 images to train on, fewer than one batch of 16; lower",
         ),
         (["--data.source="], "no images are given"),
         (["--run.add-hours=1"], "--run.add-hours 1.0 is for a run that is resumed; use --resume"),

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pcd_hub.errors import ConfigError
-from pcd_hub.train.own_images.arguments import split_words
+from pcd_hub.train.own_images.arguments import parse_distill, split_words
 from pcd_hub.train.own_images.options import with_long_options
 
 
@@ -53,12 +53,42 @@ def test_a_run_that_was_made_longer_keeps_that_length_unless_another_is_given(ru
         {"after_step": 7, "what": "--data.num-workers", "from": 1, "to": 0},
     ]
     (run / "changes.json").write_text(json.dumps(changes))
-    assert with_long_options(["--resume", str(run)])[-1] == "--run.max-steps=9"
+    assert "--run.max-steps=9" in with_long_options(["--resume", str(run)])
     for given in ("--hours=1", "--run.max-steps=20", "--optim.epochs=3"):
         found = with_long_options(["--resume", str(run), given])
         assert "--run.max-steps=9" not in found
     (run / "changes.json").write_text("{")
     assert "--run.max-steps" not in " ".join(with_long_options(["--resume", str(run)]))
+
+
+def test_options_of_an_earlier_resumption_stay_unless_they_are_given_again(run):
+    changes = [
+        {"after_step": 5, "what": "--run.name", "from": None, "to": "pcd_a"},
+        {"after_step": 6, "what": "--run.name", "from": "pcd_a", "to": "pcd_new"},
+        {"after_step": 5, "what": "--run.store", "from": True, "to": False},
+        {"after_step": 5, "what": "--run.trackers", "from": [], "to": ["tensorboard", "wandb"]},
+        {"after_step": 5, "what": "--run.measure-every-steps", "from": 3, "to": None},
+        {"after_step": 5, "what": "data", "from": "8 files", "to": "9 files"},
+    ]
+    (run / "changes.json").write_text(json.dumps(changes))
+    (run / "config.json").write_text(json.dumps({"data": {"source": ["scenes:20"]}}))
+    resume = ["--resume", str(run)]
+    config = parse_distill(resume).config
+    assert (config.run.name, config.run.store) == ("pcd_new", False)
+    assert config.run.trackers == ("tensorboard", "wandb")
+    assert config.run.measure_every_steps is None
+    given = ["--run.name", "pcd_b", "--run.store", "--run.trackers", "tensorboard"]
+    config = parse_distill([*resume, *given]).config
+    assert (config.run.name, config.run.store) == ("pcd_b", True)
+    assert config.run.trackers == ("tensorboard",)
+
+
+def test_a_switch_takes_no_word_that_follows():
+    for switch in ("--run.no-store", "--run.stop_on_plateau", "--derive"):
+        assert split_words([switch, "photos", "--hours", "2"]) == (
+            ["photos"],
+            [switch, "--hours", "2"],
+        )
 
 
 @pytest.mark.parametrize("typed", [["--resume"], ["--resume", "/no/such"], ["--resume="]])

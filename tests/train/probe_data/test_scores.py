@@ -98,6 +98,8 @@ def test_scores_of_other_labelled_images_do_not_count(probed, tmp_path, caplog):
     assert "the labelled images have changed; their earlier scores do not count" in caplog.text
     assert [line["step"] for line in history(folder)] == [6]
     assert stated(folder)["images"] == 4
+    run([*probed, "--probe-data.num-images=5"], folder, "--run.resume")
+    assert history(folder) == [], "it was finished: the curve of other images is no longer shown"
 
 
 def test_students_in_one_pass_have_the_scores_of_separate_runs(probed, whole, tmp_path):

@@ -16,6 +16,7 @@ from pcd_hub.train.run_folder.resume import (
     changed_inputs,
     changed_settings,
     check_length,
+    first_length,
     load_parts,
     option,
     protocol_note,
@@ -101,3 +102,13 @@ def test_a_state_that_does_not_fit_is_one_line():
     with pytest.raises(CheckpointError, match=r"scaler \(KeyError"):
         load_parts({"step": 4}, {"scaler": nn.Linear(2, 2)})
     load_parts({"step": 4}, {"early_verdict": nn.Linear(2, 2)})  # of a release that had none
+
+
+def test_the_first_length_is_that_in_steps_however_it_was_changed():
+    changes = [
+        {"after_step": 2, "what": "--optim.epochs", "from": 3, "to": 6},
+        {"after_step": 2, "what": "--run.max-steps", "from": 300, "to": 600},
+        {"after_step": 9, "what": "--run.max-steps", "from": 600, "to": 900},
+    ]
+    assert first_length(changes, 900) == 300
+    assert first_length([], 900) == 900
