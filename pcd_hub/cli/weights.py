@@ -1,6 +1,7 @@
 """The commands about one weight or all, from list to publish."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -25,6 +26,8 @@ from pcd_hub.weights.hub.publish import Publication, publish
 from pcd_hub.weights.imported.weight import import_weights
 from pcd_hub.weights.load import read_weight
 from pcd_hub.weights.record import WeightRecord
+
+log = logging.getLogger("pcd_hub")
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -130,7 +133,8 @@ def _where(options: argparse.Namespace) -> None:
 def _add(options: argparse.Namespace) -> None:
     export = finished_export(options.run)
     name = options.name or WeightRecord.from_dict(record_of(export)).name
-    store.add(name, export)
+    if replaced := store.replace(name, export):
+        log.warning("replaced %s in the store; the previous weight is kept in %s", name, replaced)
     if options.json:
         print_json({"name": name, "folder": store.home() / name})
     else:

@@ -11,6 +11,7 @@ from pcd_hub.evaluate.results import FILE, Evaluation, join
 from pcd_hub.evaluate.results_file.file import SUFFIX, read_results
 from pcd_hub.evaluate.results_file.tables import with_lines
 from pcd_hub.weights import shipped, store
+from pcd_hub.weights.catalogue import last_export
 from pcd_hub.weights.export import add_measurements
 from pcd_hub.weights.manifest import read_manifest, weights_sha256, write_json
 from pcd_hub.weights.record import Measurement
@@ -91,7 +92,7 @@ def add_to_weight(weight: str, tables: Sequence[Evaluation]) -> Path:
             before.rename(folder)
             raise
     run_record = folder.parent / "record.json"
-    if run_record.is_file():
+    if run_record.is_file() and folder.name == last_export(folder.parent).name:
         write_json(run_record, read_manifest(folder)["record"])
     return folder
 

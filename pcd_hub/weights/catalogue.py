@@ -134,6 +134,12 @@ def notice_of_replaced(name: str) -> str:
     )
 
 
+def last_export(run: Path) -> Path:
+    """Return the folder of a run's last export; the run's own folder if it has none."""
+    exports = [path for path in run.iterdir() if re.fullmatch(r"export(-\d+)?", path.name)]
+    return max(exports, key=lambda path: (len(path.name), path.name), default=run)
+
+
 def finished_export(run_or_name: str | Path) -> Path:
     """Return the folder of a finished weight.
 
@@ -146,8 +152,7 @@ def finished_export(run_or_name: str | Path) -> Path:
     """
     path = Path(run_or_name).expanduser()
     if path.is_dir():
-        exports = [p for p in path.iterdir() if re.fullmatch(r"export(-\d+)?", p.name)]
-        folder = max(exports, key=lambda p: (len(p.name), p.name), default=path)
+        folder = last_export(path)
     elif found := _stored_or_shipped(str(run_or_name)):
         folder = found
     else:

@@ -54,6 +54,14 @@ def test_tables_are_added_to_the_record_and_the_card(measured, tmp_path):
     assert [p.name for p in (tmp_path / "run").iterdir() if p.name.startswith(".")] == []
 
 
+def test_a_former_export_leaves_the_runs_record(measured, tmp_path):
+    export, folder = measured
+    exported(tmp_path / "run" / "export-2")
+    (tmp_path / "run" / "record.json").write_text("{}")
+    add_to_weight(str(export), joined_tables([folder]))
+    assert (tmp_path / "run" / "record.json").read_text() == "{}"
+
+
 def test_a_measurement_with_another_protocol_is_added_and_a_repeated_one_replaced(measured):
     export, folder = measured
     add_to_weight(str(export), joined_tables([folder]))

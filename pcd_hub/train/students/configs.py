@@ -54,7 +54,13 @@ def check_students(config: DistillConfig) -> tuple[str, ...]:
             f"{config.student.arch} needs several; use tensorboard, or metrics.jsonl in the folder "
             "of each student"
         )
-    return tuple(check_weight_name(one) for one in each_student(config))
+    names = tuple(check_weight_name(one) for one in each_student(config))
+    if config.run.store and config.student.weights in names:
+        raise ConfigError(
+            f"the run would replace its own start {config.student.weights} in the store; name its "
+            "weight differently, as with --run.name pcd_2"
+        )
+    return names
 
 
 def joint_config(config: DistillConfig, students: Sequence[DistillConfig]) -> DistillConfig:

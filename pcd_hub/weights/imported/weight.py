@@ -88,7 +88,10 @@ def import_weights(
         log.warning("%s: %s", facts["file"], warning)
     with temporary_folder() as scratch:
         export = export_weight(read.state, record, scratch / "export", image_size=size, bands=bands)
-        store.add(name, export)
+        if replaced := store.replace(name, export):
+            log.warning(
+                "replaced %s in the store; the previous weight is kept in %s", name, replaced
+            )
     return ImportedWeight(
         name=name,
         folder=store.home() / name,

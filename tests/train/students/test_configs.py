@@ -113,3 +113,14 @@ def test_own_state_keeps_random_numbers_scaler_and_trackers_apart():
     with first.in_use():
         assert accelerator.scaler.get_scale() == 32.0
         assert accelerator.trackers == [first, first]
+
+
+def test_a_run_may_not_replace_its_own_start():
+    name = "test_vit.pcd_own_images"
+    config = with_fields(
+        DISTILL["own_images"], {"student.arch": "test_vit", "student.weights": name}
+    )
+    with pytest.raises(ConfigError, match=rf"would replace its own start {name} .*--run.name"):
+        check_students(config)
+    assert check_students(with_fields(config, {"run.name": "pcd_2"})) == ("test_vit.pcd_2",)
+    assert check_students(with_fields(config, {"run.store": False})) == (name,)

@@ -156,3 +156,9 @@ def test_it_is_published_with_a_licence_and_not_without(ann, file):
     assert "license: mit" in card
     assert "pcd_hub did not train it" in card
     assert same_tensors(pcd_hub.create_model("org/theirs"), pcd_hub.create_model(NAME))
+
+
+def test_a_weight_that_is_replaced_is_named(file, capsys, caplog):
+    for _ in range(2):
+        cli.main(["import", str(file), "--arch", "test_resnet"])
+    assert f"replaced {NAME} in the store; the previous weight is kept in " in caplog.text
