@@ -175,7 +175,8 @@ def read_parts(source: str, image_size: ImageSize | None = None) -> TeacherParts
         with resources.as_file(resources.files("pcd_hub.models") / "quickstart_teacher") as folder:
             return _from_teacher_folder(folder, source, image_size)
     if scheme == "local-dir":
-        return _from_folder(Path(rest), source, image_size)
+        folder = Path(rest).expanduser()
+        return _from_folder(folder, f"local-dir:{folder}", image_size)
     if scheme == "timm" and ":" in rest:
         architecture, _, file = rest.partition(":")
         return read_own_file(Path(file).expanduser(), architecture, source, image_size)

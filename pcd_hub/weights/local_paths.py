@@ -60,6 +60,7 @@ def _renamed(table: Measurement) -> Measurement:
     return replace(
         table,
         subject=names[table.subject],
+        dataset=shortened(table.dataset),
         command=shortened(table.command),
         protocol=shortened(table.protocol),
         means={names[model]: mean for model, mean in table.means.items()},

@@ -15,6 +15,7 @@ from pcd_hub.models import checkpoints, teacher_loading, teachers
 from pcd_hub.models.layouts import LAYOUTS, layout_of
 from pcd_hub.models.teacher_folder import save_teacher
 from pcd_hub.models.teacher_loading import load_matched_teacher, load_teacher
+from pcd_hub.models.teacher_sources.memory import architecture_of
 from pcd_hub.models.timm_loading import create_pretrained
 from tests.versions import loads_headless_swin
 from tests.weights.making import head, moco_state
@@ -289,6 +290,14 @@ def timm_folder(path: Path, arch: str = "test_resnet", **facts) -> Path:
     facts = {"architecture": arch, "num_classes": 0, "pretrained_cfg": cfg} | facts
     (path / "config.json").write_text(json.dumps(facts))
     return path
+
+
+def test_a_folder_may_begin_with_the_home_folder(tmp_path, monkeypatch):
+    """A shell does not expand it after ``local-dir:``."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    timm_folder(tmp_path / "t")
+    assert load_teacher("local-dir:~/t").facts.mean == (0.1, 0.1, 0.1)
+    assert architecture_of("local-dir:~/t") == "test_resnet"
 
 
 def test_a_timm_folder_is_a_headless_teacher_with_its_own_mean_and_std(tmp_path):

@@ -38,6 +38,7 @@ def test_only_absolute_paths_are_shortened(text, expected):
 def test_every_part_of_a_record_that_can_name_a_folder():
     table = measurement(
         command="probe /data/set",
+        dataset="/home/ann/private/photos",
         seeds=3,
         subject="local-dir:/a/x",
         means={"local-dir:/a/x": 1.0, "random:resnet18": 2.0},
@@ -55,6 +56,7 @@ def test_every_part_of_a_record_that_can_name_a_folder():
     assert "/home" not in shared.to_json()
     assert "/data" not in shared.to_json()
     assert shared.config["data"] == {"source": ["photos", "hf:org/name"], "image_size": 96}
+    assert shared.measurements()["probe"].dataset == "photos"
     assert shared.measurements()["probe"].means == {"local-dir:x": 1.0, "random:resnet18": 2.0}
     assert shared.data == {"source": ["photos"], "images": 3}
     assert without_local_paths(record()) == record()

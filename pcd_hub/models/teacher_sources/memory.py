@@ -85,7 +85,7 @@ def architecture_of(source: str) -> str | None:
         return LAYOUTS[scheme].architecture
     if scheme == "local-dir":
         with suppress(Exception):  # loading it raises the error
-            return _architecture_of_folder(Path(rest))
+            return _architecture_of_folder(Path(rest).expanduser())
     return None
 
 

@@ -18,6 +18,7 @@ from pcd_hub.train.labelled_splits import open_classification_splits
 from pcd_hub.train.launch import quiet_logs
 from pcd_hub.train.run_folder.folder import new_folder
 from pcd_hub.train.run_folder.provenance import provenance
+from pcd_hub.weights.local_paths import shortened
 
 
 def main(arguments: list[str]) -> list[dict[str, Any]]:
@@ -91,7 +92,7 @@ def _unlabelled_images(
         raise ConfigError(
             f"--report.source {config.report.source} is a stream: expected a finite set of images"
         )
-    return config.report.source, source
+    return shortened(config.report.source), source
 
 
 if __name__ == "__main__":

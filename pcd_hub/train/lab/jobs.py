@@ -113,7 +113,7 @@ def check_options(job: Job) -> None:
     for name, (was, now) in changes.items():
         raise ConfigError(
             f"{job.folder} was run with {option(name)} {as_typed(was)}, found {as_typed(now)}; "
-            "restore it, give the row another name, or use another --output-dir"
+            "restore it, or use another --output-dir"
         )
 
 

@@ -11,6 +11,7 @@ from pcd_hub.data.labelled.coco import CocoSplit
 from pcd_hub.data.labelled.segmentation_set import SegmentationSet
 from pcd_hub.data.sources.open import ImageStream, NamedImages, open_source
 from pcd_hub.data.sources.remote import is_remote
+from pcd_hub.data.sources.uris import local_path
 from pcd_hub.data.survey.shared import LabelledPicture, SharedImages, find_shared, pictures_of
 from pcd_hub.errors import DataError, PCDHubError
 from pcd_hub.evaluate.models import is_pcd_weight
@@ -30,7 +31,7 @@ def weight_folder(name: str) -> Path | None:
     if not is_pcd_weight(name):
         return None
     if name.startswith("local-dir:"):
-        return Path(name.removeprefix("local-dir:"))
+        return local_path(name.removeprefix("local-dir:"))
     return find(name)
 
 

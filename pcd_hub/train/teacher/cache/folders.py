@@ -115,11 +115,11 @@ def complete_bytes(folder: Path, *, record_bytes: int) -> int:
 
 
 def read_facts(folder: Path) -> dict[str, Any] | None:
-    """Return the facts of a cache; None if they are damaged."""
+    """Return the facts of a cache; None if they are damaged or cannot be read."""
     try:
         raw = read_bounded(folder / FACTS, _MAX_BYTES)
         facts = parse_json(raw, what=FACTS, max_bytes=_MAX_BYTES)
-    except (ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError):
         return None
     output = facts.get(OUTPUT) if isinstance(facts, dict) else None
     if not isinstance(output, list) or not all(isinstance(one, float) for one in output):

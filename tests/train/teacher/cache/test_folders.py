@@ -5,6 +5,7 @@ import pytest
 
 from pcd_hub import cli
 from pcd_hub.errors import ConfigError
+from pcd_hub.train.teacher.cache import folders
 from pcd_hub.train.teacher.cache.folders import FACTS, list_caches, remove_cache
 from pcd_hub.train.teacher.cache.key import cache_name
 from pcd_hub.train.teacher.cache.preparing import prepare_folder
@@ -121,3 +122,17 @@ def test_the_command_lists_and_removes(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out.endswith("20 images  removed\n")
     cli.main(["cache"])
     assert capsys.readouterr().out == f"no caches of a teacher in {tmp_path / 'teacher_cache'}\n"
+
+
+def test_a_cache_of_another_user_is_listed_without_its_facts(tmp_path, monkeypatch):
+    folder = a_cache(tmp_path)
+    read = folders.read_bounded
+
+    def refused(file, *args):
+        if file.name == FACTS:
+            raise PermissionError(13, "Permission denied")
+        return read(file, *args)
+
+    monkeypatch.setattr(folders, "read_bounded", refused)
+    (cache,) = list_caches(tmp_path)
+    assert cache.path == folder
