@@ -109,7 +109,6 @@ def load_matched_teacher(
     teacher_image_size: ImageSize | str | None = None,
     keep_last_norm: bool = True,
     adaptor: Adaptor = "spatial",
-    fold_batch_norms: bool = False,
     mean: Numbers | None = None,
     std: Numbers | None = None,
 ) -> Teacher:
@@ -126,7 +125,6 @@ def load_matched_teacher(
             (:class:`~pcd_hub.method.resampling.Resample`).
         keep_last_norm: See :func:`load_teacher`.
         adaptor: See :func:`load_teacher`.
-        fold_batch_norms: Call :meth:`Teacher.fold_batch_norms`.
         mean: See :func:`load_teacher`.
         std: See :func:`load_teacher`.
 
@@ -138,13 +136,7 @@ def load_matched_teacher(
     def load(size: ImageSize) -> Teacher:
         return _load(source, size, keep_last_norm=keep_last_norm, adaptor=adaptor, **given)
 
-    return match_loaded(
-        load,
-        student,
-        image_size=image_size,
-        teacher_image_size=teacher_image_size,
-        fold_batch_norms=fold_batch_norms,
-    )
+    return match_loaded(load, student, image_size=image_size, teacher_image_size=teacher_image_size)
 
 
 def _load(

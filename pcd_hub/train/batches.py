@@ -86,7 +86,6 @@ def plan_epochs(
     if run.max_steps is None and isinstance(source, ImageStream):
         raise ConfigError("the length of a stream is unknown; set --run.max-steps")
     num_images = count_images(source)
-    check_batch_size(source, optim.global_batch_size)
     return plan_batches(
         accelerator,
         global_batch_size=optim.global_batch_size,

@@ -25,6 +25,7 @@ from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.loader import Batch
 from pcd_hub.errors import DataError
 from pcd_hub.report.png import save_views
+from pcd_hub.train.configs.run import RunConfig
 from pcd_hub.train.monitors.broken_images import BrokenImages
 from pcd_hub.train.monitors.loss import LossMonitor
 from pcd_hub.train.monitors.progress import Progress
@@ -36,17 +37,6 @@ from pcd_hub.train.signals import InterruptedStep, StopRequest, stopped_run
 log = logging.getLogger("pcd_hub")
 
 BatchT = TypeVar("BatchT")
-
-
-class LoopSettings(Protocol):
-    """Fields of every recipe's ``config.run`` that the loop reads."""
-
-    @property
-    def resume(self) -> bool: ...
-    @property
-    def log_every_steps(self) -> int: ...
-    @property
-    def checkpoint_every_steps(self) -> int: ...
 
 
 class StopSignal(Protocol):
@@ -86,7 +76,7 @@ class TrainingRun(Generic[BatchT]):
         *,
         accelerator: Accelerator,
         folder: RunFolder,
-        settings: LoopSettings,
+        settings: RunConfig,
         plan: BatchPlan,
         open_batches: Callable[[BatchPlan, dict[int, Any]], Iterator[BatchT]],
         network: nn.Module,

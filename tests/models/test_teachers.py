@@ -183,9 +183,8 @@ def test_the_head_can_keep_its_plain_relu(tmp_path):
         vectors = maps.movedim(1, -1).flatten(0, 2)[:, :, None, None]
         expected = spatial.head(vectors).view(2, 2, 2, 32).movedim(-1, 1)  # ReLU on one location
     torch.testing.assert_close(plain(IMAGES), expected, rtol=1e-4, atol=1e-5)
-    matched = load_matched_teacher(
-        source, student_grid(24), image_size=96, fold_batch_norms=True, adaptor="plain"
-    )
+    matched = load_matched_teacher(source, student_grid(24), image_size=96, adaptor="plain")
+    matched.fold_batch_norms(96)
     assert matched(torch.rand(2, 3, 96, 96)).shape == (2, 32, 4, 4)
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in matched.head.modules())
 

@@ -53,8 +53,6 @@ class SplitSurvey:
     """Masks of another size than their image."""
     other_values: tuple[str, ...] = ()
     """Masks with a value that is no class."""
-    notes: tuple[str, ...] = ()
-    """Further warnings."""
 
     def warnings(self, known: Sequence[str]) -> Iterator[str]:
         """Yield one line for each likely mistake; ``known`` are all classes."""
@@ -74,7 +72,6 @@ class SplitSurvey:
                 yield f"{self.name}: {what}: {len(values)}, the first is {values[0]}"
         if self.num_repeated:
             yield f"{self.name}: objects annotated twice: {self.num_repeated}"
-        yield from self.notes
 
     def class_cell(self, name: str) -> str:
         """Return what the table shows for a class."""

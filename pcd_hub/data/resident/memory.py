@@ -2,7 +2,6 @@
 
 import math
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from pcd_hub.data.decoding import BrokenImageError
 from pcd_hub.data.sources.protocols import ImageSource
 from pcd_hub.data.workers import read_count
+from pcd_hub.files.host_memory import available_host_memory
 from pcd_hub.image_size import ImageSize, height_width
 
 SAMPLE = 256
@@ -79,26 +79,5 @@ def free_bytes(device: torch.device) -> int | None:
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    available = _available_memory()
+    available = available_host_memory()
     return available and available // read_count(os.environ, "LOCAL_WORLD_SIZE")
-
-
-def _available_memory() -> int | None:
-    """Return the available memory of the host, at most that of this container."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        (line,) = (line for line in lines if line.startswith("MemAvailable:"))
-        available = 1024 * int(line.split()[1])
-    except (OSError, ValueError):
-        return None
-    limits = (_container_memory(Path("/sys/fs/cgroup")), available)
-    return min(limit for limit in limits if limit is not None)
-
-
-def _container_memory(group: Path) -> int | None:
-    """Return the memory that is left to a container (cgroup 2); None without a limit."""
-    try:
-        limit = int((group / "memory.max").read_text())  # "max" without one
-        return max(0, limit - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):
-        return None

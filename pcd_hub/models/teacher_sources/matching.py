@@ -22,7 +22,6 @@ def match_teacher(
     *,
     image_size: ImageSize,
     teacher_image_size: ImageSize | str | None = None,
-    fold_batch_norms: bool = False,
 ) -> Teacher:
     """Give a loaded teacher's feature maps the student's height and width.
 
@@ -33,7 +32,6 @@ def match_teacher(
         teacher_image_size: The size to which the teacher resizes them: None for no change, a
             number for the shorter side, height and width, or ``"match"``
             (``load_matched_teacher``).
-        fold_batch_norms: Call :meth:`Teacher.fold_batch_norms`.
 
     Raises:
         TeacherError: If the teacher does not accept the size.
@@ -50,11 +48,7 @@ def match_teacher(
         return teacher
 
     return match_loaded(
-        accept,
-        student,
-        image_size=image_size,
-        teacher_image_size=teacher_image_size,
-        fold_batch_norms=fold_batch_norms,
+        accept, student, image_size=image_size, teacher_image_size=teacher_image_size
     )
 
 
@@ -64,16 +58,14 @@ def match_loaded(
     *,
     image_size: ImageSize,
     teacher_image_size: ImageSize | str | None,
-    fold_batch_norms: bool,
 ) -> Teacher:
     """Load a teacher at the size that :func:`match_teacher` describes.
 
     Args:
         load: Loads the teacher for a size of its images; TeacherError if it does not accept it.
-        student: See :func:`match_teacher`.
-        image_size: See :func:`match_teacher`.
-        teacher_image_size: See :func:`match_teacher`.
-        fold_batch_norms: See :func:`match_teacher`.
+        student: As in :func:`match_teacher`, like the sizes.
+        image_size: Size of the images in pixels.
+        teacher_image_size: The size to which the teacher resizes them.
     """
     wanted = grid_size(student, image_size)
     size = input_size(image_size, teacher_image_size)
@@ -93,8 +85,6 @@ def match_loaded(
         training_size=teacher.training_size,
     )
     teacher.warnings += (too_small,) if too_small else ()
-    if fold_batch_norms:
-        teacher.fold_batch_norms(size)
     teacher.set_sizes(image_size, input_size=size, grid=wanted)
     log_warnings(teacher)
     return teacher

@@ -1,6 +1,5 @@
 """Whether a teacher fits into memory, estimated before its weights are read."""
 
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pcd_hub.errors import TeacherError
+from pcd_hub.files.host_memory import available_host_memory
 from pcd_hub.image_size import ImageSize, format_size, height_width
 from pcd_hub.models.entries import build_arguments
 from pcd_hub.models.layouts import FAMILIES, LAYOUTS
@@ -24,8 +24,6 @@ from pcd_hub.models.teacher_sources.transformers_folder import (
 from pcd_hub.models.timm_loading import read_config
 
 _GIB = 2**30
-_CGROUP = Path("/sys/fs/cgroup")
-_UNLIMITED = 2**60
 _PROBED_BATCH = 2
 
 
@@ -138,16 +136,6 @@ class _LargestOperation(TorchDispatchMode):
         return result
 
 
-def available_host_memory() -> int | None:
-    """Return the bytes of memory that this process can still use; None if unknown.
-
-    That is the system's available memory, or less if the process is in a control group with a
-    limit (a container, a batch job).
-    """
-    found = [size for size in (_system_memory(), _cgroup_memory()) if size is not None]
-    return min(found, default=None)
-
-
 def _available(device: torch.device) -> list[tuple[str, int]]:
     """Return name and available bytes of the host's memory and of the device's."""
     found = [("host", available_host_memory())]
@@ -158,36 +146,3 @@ def _available(device: torch.device) -> list[tuple[str, int]]:
 
 def _name(device: torch.device) -> str:
     return "host" if device.type == "cpu" else "GPU"
-
-
-def _system_memory() -> int | None:
-    with suppress(OSError, ValueError, IndexError):  # Linux
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    with suppress(OSError, ValueError, AttributeError):  # macOS and others: all of the memory
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None
-
-
-def _cgroup_memory() -> int | None:
-    """Return what is left of the limit of this process's control group, version 2 or 1."""
-    for limit, used in (
-        (_CGROUP / "memory.max", _CGROUP / "memory.current"),
-        (_CGROUP / "memory/memory.limit_in_bytes", _CGROUP / "memory/memory.usage_in_bytes"),
-    ):
-        with suppress(OSError, ValueError):  # no such file; "max" for no limit
-            size = int(limit.read_text())
-            if size < _UNLIMITED:
-                return max(0, size - int(used.read_text()) + _reclaimable(limit.parent))
-    return None
-
-
-def _reclaimable(group: Path) -> int:
-    """Return the bytes of cached files, which count as used but are freed when needed."""
-    with suppress(OSError, ValueError):
-        for line in (group / "memory.stat").read_text().splitlines():
-            name, _, size = line.partition(" ")
-            if name in {"inactive_file", "total_inactive_file"}:
-                return int(size)
-    return 0

@@ -36,11 +36,6 @@ class ScoreTable(NamedTuple):
     note: str
     """Protocol and command."""
 
-    @property
-    def has_scale(self) -> bool:
-        """Whether a cell has a place on the scale."""
-        return any(cell.share is not None for row in self.rows for cell in row.cells)
-
 
 def score_tables(measured: Mapping[str, Measurement]) -> list[ScoreTable]:
     """Return one table for each evaluation."""

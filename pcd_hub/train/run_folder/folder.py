@@ -17,6 +17,7 @@ from pcd_hub.data.sources.uris import is_file
 from pcd_hub.errors import CheckpointError, ConfigError, first_line
 from pcd_hub.files.write import atomic_write
 from pcd_hub.train.configs.files import recorded
+from pcd_hub.train.configs.run import RunConfig
 from pcd_hub.train.launch import from_main_process
 from pcd_hub.train.monitors.trackers import for_each_tracker, log_pictures, start_trackers
 from pcd_hub.train.run_folder.preflight import check_run_folder
@@ -29,30 +30,11 @@ if sys.platform != "win32":
 log = logging.getLogger("pcd_hub")
 
 
-class RunSettings(Protocol):
-    """Fields of every training recipe's ``config.run``."""
-
-    @property
-    def output_dir(self) -> Path | None: ...
-    @property
-    def resume(self) -> bool: ...
-    @property
-    def accept_changed_data(self) -> bool: ...
-    @property
-    def keep_checkpoints(self) -> int: ...
-    @property
-    def trackers(self) -> tuple[str, ...]: ...
-    @property
-    def project(self) -> str: ...
-    @property
-    def run_name(self) -> str | None: ...
-
-
 class RunConfigured(Protocol):
     """A recipe's configuration, a dataclass."""
 
     @property
-    def run(self) -> RunSettings: ...
+    def run(self) -> RunConfig: ...
 
 
 class RunFolder:
@@ -128,7 +110,7 @@ class RunFolder:
         return folder
 
     @property
-    def settings(self) -> RunSettings:
+    def settings(self) -> RunConfig:
         """The recipe's ``config.run``."""
         return self._config.run
 

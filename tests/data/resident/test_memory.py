@@ -46,12 +46,3 @@ def test_processes_of_a_machine_share_its_memory(monkeypatch, tmp_path):
         pytest.skip("no /proc/meminfo")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert free_bytes(cpu) == pytest.approx(alone / 4, rel=0.2)
-
-
-def test_a_container_may_have_less_memory_than_its_host(tmp_path):
-    assert memory._container_memory(tmp_path) is None, "no cgroup"
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory._container_memory(tmp_path) is None, "no limit"
-    (tmp_path / "memory.max").write_text("5000\n")
-    (tmp_path / "memory.current").write_text("2000\n")
-    assert memory._container_memory(tmp_path) == 3000

@@ -8,7 +8,6 @@ from pcd_hub.errors import TeacherError
 from pcd_hub.models.teacher_sources import memory
 from pcd_hub.models.teacher_sources.memory import (
     architecture_of,
-    available_host_memory,
     check_teacher_memory,
     estimate,
 )
@@ -80,19 +79,3 @@ def test_the_architecture_is_known_before_loading(tmp_path):
     for source in ("quickstart", "hf-hub:a/b", "local-dir:/nowhere", "auto"):
         assert architecture_of(source) is None
         assert check(source) == ""
-
-
-def test_the_limit_of_a_container_counts(monkeypatch, tmp_path):
-    whole = available_host_memory()
-    assert whole is not None
-    assert whole > 2**27
-    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
-    (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.current").write_text("1000\n")
-    assert available_host_memory() > 2**27
-    (tmp_path / "memory.max").write_text(f"{2**20}\n")
-    assert available_host_memory() == 2**20 - 1000
-    (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 600\n")
-    assert available_host_memory() == 2**20 - 400
-    (tmp_path / "memory.current").write_text(f"{2**21}\n")
-    assert available_host_memory() == 0

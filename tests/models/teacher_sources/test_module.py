@@ -135,9 +135,7 @@ def test_mean_and_std_are_checked(mean, std):
 def test_the_size_is_matched_without_loading_again():
     student = nn.Sequential(nn.Conv2d(3, 4, 32, 32))
     teacher = teacher_from_module(Tokens(1), mean=MEAN, std=STD)
-    matched = match_teacher(
-        teacher, student, image_size=256, teacher_image_size="match", fold_batch_norms=True
-    )
+    matched = match_teacher(teacher, student, image_size=256, teacher_image_size="match")
     assert matched.input_size == 128
     assert matched(torch.rand(1, 3, 256, 256)).shape == (1, 8, 8, 8)
     fixed = timm.create_model("vit_tiny_patch16_224", depth=1)
