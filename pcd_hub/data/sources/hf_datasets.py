@@ -21,6 +21,7 @@ from PIL import Image
 
 from pcd_hub.data.decoding import BrokenImageError, ResultT, as_rgb, decode, describe_error
 from pcd_hub.data.sources.protocols import EncodedImage
+from pcd_hub.data.sources.remote import watch_forks
 from pcd_hub.data.sources.uris import is_dir, local_path
 from pcd_hub.errors import DataError
 
@@ -130,6 +131,7 @@ class HFStream:
 
 def _select_encoded(dataset: Any, column: str) -> Any:
     """Select one image column, not decoded: a broken image must not end the iteration."""
+    watch_forks()  # an image may be behind a URL
     images = dataset.select_columns([column])
     return images.cast_column(column, _import_datasets().Image(decode=False))
 
