@@ -134,7 +134,7 @@ def _add(options: argparse.Namespace) -> None:
     export = finished_export(options.run)
     name = options.name or WeightRecord.from_dict(record_of(export)).name
     if replaced := store.replace(name, export):
-        log.warning("replaced %s in the store; the previous weight is kept in %s", name, replaced)
+        log.warning("%s", store.notice_of_kept(name, replaced))
     if options.json:
         print_json({"name": name, "folder": store.home() / name})
     else:
@@ -152,7 +152,7 @@ def _average(options: argparse.Namespace) -> None:
         start = f"local-dir:{folder}" if store.where(folder.name) else folder.name
     print(f"{done.name}  {done.folder}")
     if done.replaced:
-        print(f"replaced {done.name} in the store; the previous weight is kept in {done.replaced}")
+        print(store.notice_of_kept(done.name, done.replaced))
     print(f"measure it: pcd-hub probe LABELLED {done.name} {start}")
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -112,10 +113,11 @@ class Evaluation:
         return table
 
     def _is_complete(self, row: Mapping[str, tuple[float, ...]]) -> bool:
-        return set(row) == set(self.units) and all(
-            len(values) == len(self.seeds) and all(map(math.isfinite, values))
-            for values in row.values()
-        )
+        return self._fits(row) and all(map(math.isfinite, itertools.chain(*row.values())))
+
+    def _fits(self, row: Mapping[str, tuple[float, ...]]) -> bool:
+        counts = {metric: len(values) for metric, values in row.items()}
+        return counts == dict.fromkeys(self.units, len(self.seeds))
 
     def with_scores(self, scores: ModelScores) -> "Evaluation":
         """Return the table with the scores of one more model."""
@@ -139,8 +141,8 @@ class Evaluation:
         Raises:
             DataError: If the row lacks a metric of the table, or a score of one of its seeds.
         """
-        counts = {metric: len(values) for metric, values in row.items()}
-        if counts != dict.fromkeys(self.units, len(self.seeds)):
+        if not self._fits(row):
+            counts = {metric: len(values) for metric, values in row.items()}
             raise DataError(
                 f"the scores of {name} ({counts}) do not fit into the table: expected one for each "
                 f"of its seeds {self.seeds} and metrics ({', '.join(self.units)}); "

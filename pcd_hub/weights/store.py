@@ -160,6 +160,11 @@ def replace(name: str, export: Path) -> Path | None:
     return replaced
 
 
+def notice_of_kept(name: str, replaced: Path) -> str:
+    """Return one line for a user whose weight was replaced."""
+    return f"replaced {name} in the store; the previous weight is kept in {replaced}"
+
+
 def check_can_add(name: str, *, num_bytes: int = 0) -> None:
     """Check that :func:`add` can write to the store, without leaving any files there.
 

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from pcd_hub.data.decoding import ResultT
-from pcd_hub.data.labelled.formats.pairs import split_names
-from pcd_hub.data.sources.files import ImageFiles, find_split_folder, list_subfolders
+from pcd_hub.data.labelled.formats.pairs import find_split_folder
+from pcd_hub.data.sources.files import ImageFiles, list_subfolders
 from pcd_hub.data.sources.hf_datasets import HFImages, load_split
 from pcd_hub.data.sources.open import ImageSource
 from pcd_hub.data.sources.uris import local_path, split_uri
@@ -79,7 +79,7 @@ def open_classification(
 
 
 def _from_folder(folder: Path, split: str) -> ClassificationSet:
-    parent = find_split_folder(folder, *split_names(split))
+    parent = find_split_folder(folder, split)
     classes = tuple(list_subfolders(parent))
     if len(classes) < 2:
         raise DataError(

@@ -188,21 +188,6 @@ def list_subfolders(folder: Path) -> list[str]:
         _raise_cannot_list(error)
 
 
-def find_split_folder(parent: Path, *names: str) -> Path:
-    """Return the folder of a split: the first that exists of the names it may have.
-
-    Raises:
-        DataError: If it does not exist; the message lists the existing splits.
-    """
-    found = next((folder for name in names if is_dir(folder := parent / name)), None)
-    if found is None:
-        splits = list_subfolders(parent) if is_dir(parent) else []
-        raise DataError(
-            f"there is no {parent / names[0]}; {parent} has {', '.join(splits[:10]) or 'no splits'}"
-        )
-    return found
-
-
 def read_lines(file: Path) -> list[str]:
     """Read the lines of a text file that are not blank.
 

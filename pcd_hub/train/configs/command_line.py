@@ -190,14 +190,8 @@ def override(config: ConfigT, arguments: list[str], *, description: str | None =
     return changed
 
 
-def _flags(option: Option) -> list[str]:
-    """Return the option's flag, and the negative flag if it is boolean."""
-    group, dot, last = option.name.removeprefix("--").rpartition(".")
-    return [option.name, f"--{group}{dot}no-{last}"] if option.kind is bool else [option.name]
-
-
 def _by_flag(config: object) -> dict[str, Option]:
-    return {flag: option for option in options(config) for flag in _flags(option)}
+    return {flag: option for option in options(config) for flag in option.flags}
 
 
 def _with_known_flags(config: object, arguments: list[str]) -> list[str]:
@@ -294,7 +288,7 @@ def _mistake(config: object, arguments: list[str], known: Mapping[str, Option]) 
             return ConfigError(f"'{as_typed(flag)}' belongs to no option; options start with --")
         option = known[flag]
         if option.kind is bool:
-            typed, switch = as_typed(tuple(values)), " or ".join(_flags(option))
+            typed, switch = as_typed(tuple(values)), " or ".join(option.flags)
             return ConfigError(f"{flag} {typed}: expected no value; use {switch}")
         return wrong_value(option, tuple(values))
     return ConfigError(f"cannot read {as_typed(tuple(arguments))}; --help lists the options")

@@ -112,6 +112,17 @@ class Option:
         """Name in a file, e.g. ``optim.lr_per_256``."""
         return self.name.removeprefix("--").replace("-", "_")
 
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The flag, and the negative one of a switch."""
+        return (self.name, negated(self.name)) if self.kind is bool else (self.name,)
+
+
+def negated(flag: str) -> str:
+    """Return the flag that turns a switch off: ``--run.no-store`` for ``--run.store``."""
+    group, dot, last = flag.removeprefix("--").rpartition(".")
+    return f"--{group}{dot}no-{last}"
+
 
 @runtime_checkable
 class Group(Protocol):

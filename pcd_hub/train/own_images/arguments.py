@@ -104,8 +104,7 @@ def _switches() -> Iterator[str]:
     """Yield the options without a value."""
     for option in options(DISTILL[FOR_IMAGES]):
         if option.kind is bool:
-            group, dot, last = option.name.removeprefix("--").rpartition(".")
-            yield from (option.name, f"--{group}{dot}no-{last}")
+            yield from option.flags
 
 
 def _holds_tuples(kind: Any) -> bool:

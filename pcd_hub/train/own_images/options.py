@@ -6,6 +6,7 @@ from typing import Any
 
 from pcd_hub.data.sources.uris import is_file
 from pcd_hub.errors import ConfigError
+from pcd_hub.train.configs.fields import negated
 from pcd_hub.train.own_images.short_options import RESUME, SHORT_OPTIONS
 from pcd_hub.train.own_images.started import changed_options, length
 
@@ -39,7 +40,7 @@ def with_long_options(arguments: list[str]) -> list[str]:
         *itertools.chain.from_iterable(
             _words(name, value)
             for name, value in changed_options(folder).items()
-            if flags.isdisjoint({name, _negated(name)})
+            if flags.isdisjoint({name, negated(name)})
         ),
         *rest,
     ]
@@ -48,15 +49,10 @@ def with_long_options(arguments: list[str]) -> list[str]:
 def _words(name: str, value: Any) -> list[str]:
     """Return an option with its value as on a command line."""
     if isinstance(value, bool):
-        return [name if value else _negated(name)]
+        return [name if value else negated(name)]
     if isinstance(value, list):
         return [name, *map(str, value)]
     return [f"{name}={value}"]
-
-
-def _negated(name: str) -> str:
-    group, dot, last = name.removeprefix("--").rpartition(".")
-    return f"--{group}{dot}no-{last}"
 
 
 def _renamed(argument: str, names: dict[str, str]) -> str:

@@ -57,7 +57,7 @@ def save_weight(d: Distillation, weight_name: str, *, warnings: Sequence[str] = 
     record = WeightRecord.from_dict(read_manifest(export)["record"])
     report = save_report(d.folder.path, notes, warnings=warnings)
     if d.config.run.store and (replaced := add_to_store(weight_name, export)):
-        print(f"\nreplaced {weight_name} in the store; the previous weight is kept in {replaced}")
+        print(f"\n{store.notice_of_kept(weight_name, replaced)}")
     print(f"\n{verdict(record, run=str(d.folder.path))}\nreport: {report or 'not written'}")
     if d.config.run.store:
         print(f"stored as {weight_name} in {store.home()}")

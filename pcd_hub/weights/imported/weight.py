@@ -89,9 +89,7 @@ def import_weights(
     with temporary_folder() as scratch:
         export = export_weight(read.state, record, scratch / "export", image_size=size, bands=bands)
         if replaced := store.replace(name, export):
-            log.warning(
-                "replaced %s in the store; the previous weight is kept in %s", name, replaced
-            )
+            log.warning("%s", store.notice_of_kept(name, replaced))
     return ImportedWeight(
         name=name,
         folder=store.home() / name,

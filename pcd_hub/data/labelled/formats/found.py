@@ -70,14 +70,13 @@ class FoundSplit:
         Args:
             image: File of the image.
             size: Its width and height.
-            parsed: For each annotation its place, and the object or what is wrong with it; an
-                empty text is no object and no fault.
+            parsed: For each annotation its place, and the object or what is wrong with it.
         """
         objects = []
         for place, found in parsed:
             if isinstance(found, FoundObject):
                 objects.append(found)
-            elif found:
+            else:
                 self.faults.append(f"{place}: {found}")
         width, height = size
         self.images.append(

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from pcd_hub.data.labelled.formats.cvat import find_cvat
-from pcd_hub.data.labelled.formats.pairs import find_folders, split_names
-from pcd_hub.data.labelled.formats.voc import find_list
+from pcd_hub.data.labelled.formats.pairs import find_folders, find_split_list, split_names
+from pcd_hub.data.labelled.formats.voc import LISTS
 from pcd_hub.data.labelled.formats.yolo_names import NAME_FILES, find_yaml
 from pcd_hub.data.sources.files import list_subfolders
 from pcd_hub.data.sources.other_files import suffix
@@ -107,7 +107,7 @@ def _is_yolo(root: Path, split: str) -> bool:
 
 
 def _is_voc(root: Path, split: str) -> bool:
-    if find_list(root, split):
+    if find_split_list(root / LISTS, split):
         return True
     folders = find_folders(root, split)
     return folders is not None and _has(folders[1], ".xml")

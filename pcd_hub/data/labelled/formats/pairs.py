@@ -16,7 +16,7 @@ from pathlib import Path
 from pcd_hub.data.labelled.formats.found import FoundSplit
 from pcd_hub.data.sources.files import list_subfolders, walk
 from pcd_hub.data.sources.other_files import is_image, suffix
-from pcd_hub.data.sources.uris import is_dir
+from pcd_hub.data.sources.uris import is_dir, is_file
 from pcd_hub.errors import DataError
 
 LABEL_FOLDERS = ("labels", "annotations", "Annotations")
@@ -47,6 +47,28 @@ class Pairs:
 def split_names(split: str) -> tuple[str, ...]:
     """Return a split's name and the other names that tools give its folder."""
     return (split, *_OTHER_NAMES.get(split, ()))
+
+
+def find_split_folder(parent: Path, split: str) -> Path:
+    """Return the folder of a split.
+
+    Raises:
+        DataError: If it does not exist; the message lists the existing splits.
+    """
+    folders = (parent / name for name in split_names(split))
+    found = next(filter(is_dir, folders), None)
+    if found is None:
+        splits = list_subfolders(parent) if is_dir(parent) else []
+        raise DataError(
+            f"there is no {parent / split}; {parent} has {', '.join(splits[:10]) or 'no splits'}"
+        )
+    return found
+
+
+def find_split_list(folder: Path, split: str) -> Path | None:
+    """Return the list of a split's images, ``SPLIT.txt``; None if there is none."""
+    lists = (folder / f"{name}.txt" for name in split_names(split))
+    return next(filter(is_file, lists), None)
 
 
 def find_folders(root: Path, split: str) -> tuple[Path, Path] | None:

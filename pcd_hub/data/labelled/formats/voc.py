@@ -17,14 +17,16 @@ from pcd_hub.data.labelled.formats.found import (
 from pcd_hub.data.labelled.formats.pairs import (
     Pairs,
     find_pairs,
+    find_split_list,
     read_pairs,
     split_folders,
-    split_names,
 )
 from pcd_hub.data.labelled.formats.xml_files import number, read_xml, text, whole
 from pcd_hub.data.sources.files import read_lines
-from pcd_hub.data.sources.uris import is_file
 from pcd_hub.errors import DataError
+
+LISTS = Path("ImageSets", "Main")
+"""Folder of the lists of images."""
 
 
 def read_voc(root: Path, split: str) -> FoundSplit:
@@ -35,15 +37,9 @@ def read_voc(root: Path, split: str) -> FoundSplit:
     Raises:
         DataError: If the split or a file is missing or invalid.
     """
-    if listed := find_list(root, split):
+    if listed := find_split_list(root / LISTS, split):
         return read_pairs(_listed_pairs(root, listed), _add)
     return read_voc_folders(*split_folders(root, split))
-
-
-def find_list(root: Path, split: str) -> Path | None:
-    """Return the list of a split's images; None if there is none."""
-    lists = (root / "ImageSets" / "Main" / f"{name}.txt" for name in split_names(split))
-    return next(filter(is_file, lists), None)
 
 
 def read_voc_folders(images: Path, labels: Path) -> FoundSplit:

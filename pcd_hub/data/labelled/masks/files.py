@@ -18,7 +18,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from pcd_hub.data.decoding import as_rgb, decode
-from pcd_hub.data.labelled.formats.pairs import split_names
+from pcd_hub.data.labelled.formats.pairs import find_split_folder, find_split_list, split_names
 from pcd_hub.data.labelled.masks.class_lists import (
     Colour,
     find_classes,
@@ -26,7 +26,7 @@ from pcd_hub.data.labelled.masks.class_lists import (
     read_mask,
 )
 from pcd_hub.data.labelled.segmentation_set import LabelledImage, LeftOut, SegmentationSet
-from pcd_hub.data.sources.files import find_image_paths, find_split_folder, read_lines
+from pcd_hub.data.sources.files import find_image_paths, read_lines
 from pcd_hub.data.sources.uris import is_dir, is_file
 from pcd_hub.errors import DataError
 
@@ -102,7 +102,7 @@ def _find_files(root: Path, split: str) -> tuple[Files, Files, Path]:
 
 def _listed(root: Path, masks: Path, split: str) -> tuple[Files, Files]:
     lists = root / "ImageSets" / "Segmentation"
-    listed = next((f for n in split_names(split) if is_file(f := lists / f"{n}.txt")), None)
+    listed = find_split_list(lists, split)
     if listed is None:
         found = sorted(path.name for path in lists.glob("*.txt"))
         raise DataError(
@@ -134,7 +134,7 @@ def split_files(parent: Path, split: str) -> Files:
     Raises:
         DataError: If there is none, or two have one name.
     """
-    return name_files(find_split_folder(parent, *split_names(split)))
+    return name_files(find_split_folder(parent, split))
 
 
 def name_files(folder: Path) -> Files:
