@@ -10,7 +10,7 @@ import torch
 from pcd_hub.data.decoding import BrokenImageError
 from pcd_hub.data.sources.protocols import ImageSource
 from pcd_hub.data.workers import read_count
-from pcd_hub.files.host_memory import available_host_memory
+from pcd_hub.host_memory import available_host_memory
 from pcd_hub.image_size import ImageSize, height_width
 
 SAMPLE = 256

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pcd_hub.errors import TeacherError
-from pcd_hub.files.host_memory import available_host_memory
+from pcd_hub.host_memory import available_host_memory
 from pcd_hub.image_size import ImageSize, format_size, height_width
 from pcd_hub.models.entries import build_arguments
 from pcd_hub.models.layouts import FAMILIES, LAYOUTS

@@ -1,8 +1,8 @@
 import torch
 
+from pcd_hub import host_memory
 from pcd_hub.data.resident.memory import free_bytes
-from pcd_hub.files import host_memory
-from pcd_hub.files.host_memory import available_host_memory
+from pcd_hub.host_memory import available_host_memory
 
 
 def test_the_limit_of_a_container_counts(monkeypatch, tmp_path):
