@@ -7,6 +7,7 @@ exponential moving average (``ema`` in the prefix) is used, or the one that the 
 otherwise the file is refused. So is a file with further layers, as a ResNet-34 for a ResNet-18.
 """
 
+import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -60,7 +61,7 @@ def find_backbone(
             keys.
     """
     tensors = dict(_named_tensors(loaded))
-    needed = {key: None for key in expected if not key.endswith(_COUNTER)}
+    needed = _without_counters(expected)
     if prefix is None:
         found = _prefixes(tensors, needed)
         if not found:
@@ -89,8 +90,41 @@ def find_backbone(
 
 def count_keys(loaded: object, expected: Collection[str]) -> int:
     """Return how many keys of an architecture are below one prefix of a loaded checkpoint."""
-    needed = {key: None for key in expected if not key.endswith(_COUNTER)}
-    return max(map(len, _prefixes(dict(_named_tensors(loaded)), needed).values()), default=0)
+    found = _prefixes(dict(_named_tensors(loaded)), _without_counters(expected))
+    return max(map(len, found.values()), default=0)
+
+
+def split_at_prefix(
+    loaded: object, expected: Collection[str], *, what: str, preferred: Sequence[str] = ()
+) -> tuple[dict[str, Tensor], list[str]] | None:
+    """Return the tensors below the prefix of an architecture, and the names of those beside it.
+
+    None if fewer than half of its keys are below one prefix: the keys may have other names.
+    Names begin where they leave the prefix. Other copies of the backbone are not listed.
+
+    Args:
+        loaded: The content of the file.
+        expected: Keys of the architecture.
+        what: The file, for error messages.
+        preferred: Regular expressions; the first that one of several prefixes matches decides.
+
+    Raises:
+        StudentError: If several prefixes have equally many.
+    """
+    tensors = dict(_named_tensors(loaded))
+    needed = _without_counters(expected)
+    found = _prefixes(tensors, needed)
+    if max(map(len, found.values()), default=0) < len(needed) / 2:
+        return None
+    prefix = _one_of(found, what, preferred, "save the state dict of one of them alone")
+    inside = {key.removeprefix(prefix): v for key, v in tensors.items() if key.startswith(prefix)}
+    copies = tuple(one for one, keys in found.items() if len(keys) == len(found[prefix]))
+    others = [key for key in tensors if not key.startswith(copies)]
+    return inside, [".".join(key.split(".")[_shared(key, prefix) :]) for key in others]
+
+
+def _without_counters(keys: Iterable[str]) -> dict[str, None]:
+    return {key: None for key in keys if not key.endswith(_COUNTER)}
 
 
 def _named_tensors(
@@ -150,9 +184,11 @@ def _summary(keys: Iterable[str], prefix: str = "") -> str:
 
 def _group(key: str, prefix: str) -> str:
     """Return the part of a key down to where it leaves ``prefix``, as ``state_dict.head.*``."""
-    parts, shared = key.split("."), 0
-    for part, other in zip(parts, prefix.split("."), strict=False):
-        if part != other:
-            break
-        shared += 1
+    parts, shared = key.split("."), _shared(key, prefix)
     return f"{'.'.join(parts[: shared + 1])}.*" if len(parts) > shared + 1 else key
+
+
+def _shared(key: str, prefix: str) -> int:
+    """Return how many parts of a key, from the first one, are those of ``prefix``."""
+    pairs = zip(key.split("."), prefix.split("."), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -9,8 +9,9 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from pcd_hub.errors import TeacherError, first_line
+from pcd_hub.errors import StudentError, TeacherError, first_line
 from pcd_hub.image_size import ImageSize
+from pcd_hub.models.backbone_in_file import split_at_prefix
 from pcd_hub.models.entries import build_skeleton, forget_tensors
 from pcd_hub.models.teacher_sources.parts import TeacherParts, check_architecture, has_fixed_size
 from pcd_hub.models.tensor_files import State, check_tensors, load_tensor_file
@@ -18,6 +19,8 @@ from pcd_hub.models.timm_loading import unmatched_keys
 
 log = logging.getLogger("pcd_hub")
 
+_PREFERRED = (r"(^|[._])teacher\.", r"^state_dict\.")
+"""Which of several backbones in a file is the teacher."""
 _CONTAINERS = ("state_dict_ema", "model_ema", "teacher", "state_dict", "model", "module")
 _COUNTER = "num_batches_tracked"
 
@@ -42,10 +45,9 @@ def read_own_file(
     """
     check_architecture(architecture, source)
     loaded, content = load_tensor_file(file)
-    state = find_state(loaded, file)
-    check_tensors(state, file, size=len(content))
     expected = {key for key in build_skeleton(architecture).state_dict() if _COUNTER not in key}
-    own, unused = split_state(state, expected, file)
+    own, unused = _backbone(loaded, expected, file)
+    check_tensors(own, file, size=len(content))
     cfg: Any = timm.get_pretrained_cfg(architecture)
     if cfg is None:
         raise TeacherError(f"{source}: timm states no mean and std for {architecture}")
@@ -67,8 +69,29 @@ def read_own_file(
     )
 
 
-def find_state(loaded: Any, file: Path) -> State:
-    """Return the state dict in a loaded file, which may lie in one or several containers.
+def _backbone(loaded: Any, expected: set[str], file: Path) -> tuple[State, list[str]]:
+    """Return the backbone's weights without their prefix, and the names of all other tensors.
+
+    Tensors that no module of the backbone has, as those of a head beside it, are other tensors.
+    Where keys are missing, all stay with the backbone: timm may rename them.
+
+    Raises:
+        TeacherError: If there is no state dict, or the backbone is in the file several times.
+    """
+    try:
+        found = split_at_prefix(loaded, expected, what=str(file), preferred=_PREFERRED)
+    except StudentError as error:
+        raise TeacherError(str(error)) from error
+    own, others = found or (_state_dict(loaded, file), [])
+    if not expected <= own.keys():
+        return own, others
+    modules = {key.partition(".")[0] for key in expected}
+    heads = [key for key in own if key.partition(".")[0] not in modules]
+    return {key: own[key] for key in own if key not in set(heads)}, others + heads
+
+
+def _state_dict(loaded: Any, file: Path) -> State:
+    """Return the state dict in a file whose keys are not timm's, as it is or in containers.
 
     Raises:
         TeacherError: If there is none.
@@ -88,49 +111,14 @@ def find_state(loaded: Any, file: Path) -> State:
         )
     if path:
         log.info("%s: the weights are those under %s", file, ".".join(path))
-    return dict(found)
+    prefix = _common_prefix(found)
+    return {key.removeprefix(prefix): value for key, value in found.items()}
 
 
 def _is_state(value: Mapping[Any, Any]) -> bool:
     return bool(value) and all(
         isinstance(key, str) and isinstance(one, Tensor) for key, one in value.items()
     )
-
-
-def split_state(state: State, expected: set[str], file: Path) -> tuple[State, list[str]]:
-    """Return the backbone's weights without their prefix, and the names of all other tensors.
-
-    Keys of the modules that the backbone has, but of other layers, stay with the backbone: they
-    belong to another architecture. So do all keys if some are missing, which timm may rename.
-
-    Args:
-        state: All tensors.
-        expected: The backbone's keys.
-        file: The file's path, for error messages.
-
-    Raises:
-        TeacherError: If the file contains the backbone several times.
-    """
-    anchor = max(expected, key=lambda key: (len(key), key))  # too specific to be in a head as well
-    prefixes = {
-        key.removesuffix(anchor) for key in state if key == anchor or key.endswith(f".{anchor}")
-    }
-    counts = {prefix: sum(prefix + key in state for key in expected) for prefix in prefixes}
-    best = [prefix for prefix, count in counts.items() if count == max(counts.values())]
-    if len(best) > 1:
-        raise TeacherError(
-            f"{file} contains these weights {len(best)} times, under {', '.join(sorted(best))}; "
-            "expected one: save the state dict of one"
-        )
-    prefix = best[0] if best else _common_prefix(state)
-    own = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
-    others = [key for key in state if not key.startswith(prefix)]
-    if expected <= own.keys():
-        modules = {key.partition(".")[0] for key in expected}
-        extra = [key for key in own if key.partition(".")[0] not in modules]
-        others += extra
-        own = {key: value for key, value in own.items() if key not in set(extra)}
-    return own, others
 
 
 def _common_prefix(state: State) -> str:

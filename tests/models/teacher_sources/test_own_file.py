@@ -42,6 +42,11 @@ LAYOUTS = {
         "student": nested({key: value + 1 for key, value in state.items()}, "backbone."),
         "teacher": nested(state, "module.backbone."),
     },
+    "of any other name": lambda state: {"net": nested(state, "trunk."), "epoch": 3},
+    "an average of any other name": lambda state: {
+        "net": {key: value + 1 for key, value in state.items()},
+        "net_ema": state,
+    },
     "with a head below no prefix": lambda state: state | {"decoder.weight": torch.zeros(3)},
     "with a head beside it": lambda state: {
         "model": nested(state, "encoder.") | {"decoder.weight": torch.zeros(3)}
@@ -105,7 +110,9 @@ def test_missing_unknown_and_repeated_weights_are_refused(tmp_path):
     with pytest.raises(TeacherError, match=r"0 weights missing \(\), 1 unknown \(layer4.7.conv1"):
         load_teacher(source)
     saved(nested(state, "one.") | nested(state, "two."), file)
-    with pytest.raises(TeacherError, match="contains these weights 2 times, under one., two."):
+    with pytest.raises(
+        TeacherError, match="2 backbones are below 'one.', 'two.'; save the state dict"
+    ):
         load_teacher(source)
     saved({"state_dict": {"a": [1]}, "epoch": 1}, file)
     with pytest.raises(TeacherError, match=r"no state dict of tensors \(state_dict, epoch\)"):
