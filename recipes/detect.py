@@ -9,7 +9,7 @@ models and seeds. ``--run.resume`` continues from the last checkpoint, or scores
 again. Without a checkout: ``python -m pcd_hub.train.detection.detect``.
 
 small: 205 blood smears (BCCD, 320 x 240), one CPU core (shared): 6 to 14 minutes. Box AP on 87 held
-out images, n = 3 seeds: random start 44.9 +- 0.9, an earlier quickstart's student 46.5 +- 0.4.
+out images, n = 3 seeds: random weights 44.9 +- 0.9, an earlier quickstart's student 46.5 +- 0.4.
 coco_* and voc_* have not been run. All results: recipes/RESULTS.md.
 
 Schedules are detectron2's: batches of 16, learning rate 0.02, 90k iterations (1x) or 180k (2x),
@@ -18,7 +18,7 @@ scales them: a quarter of the learning rate, four times the iterations, so the d
 same number of images. ``--run.max-steps`` compresses the schedule; evaluation.json records that.
 
 All layers are trained, with batch norm in the backbone and in the pyramid or after the C4 head:
-the protocol for backbones pre-trained without labels, under which a random start can learn.
+the protocol for backbones pre-trained without labels, under which random weights can learn.
 ``--detector.norm frozen --detector.frozen-stages 2`` is the protocol for supervised ImageNet
 backbones. Training skips crowds and images without objects; the evaluation does not skip them.
 """

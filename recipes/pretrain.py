@@ -10,7 +10,7 @@ and short runs. ``--method.loss cross_entropy --method.labels FILE.csv`` trains 
 (columns file and class) on the same views, for comparison.
 
 quickstart_teacher: 1,500 steps of 128 generated scenes, 2 CPU cores (AMD EPYC, shared): 47 minutes.
-Mean IoU of a linear probe on 400 held-out scenes, n = 1: random start 20.9, pre-trained 85.8.
+Mean IoU of a linear probe on 400 held-out scenes, n = 1: random weights 20.9, pre-trained 85.8.
 mocov3_r50 and mocov3_r50_1000ep have not been run. All results: recipes/RESULTS.md.
 """
 

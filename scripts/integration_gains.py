@@ -1,4 +1,4 @@
-"""Measure what a weight gains over random start in other packages, on short schedules.
+"""Measure what a weight gains over random weights in other packages, on short schedules.
 
     python scripts/integration_gains.py --segmentation PETS --detection CELLS \
         --results runs/gains.jsonl
@@ -70,7 +70,7 @@ class Run:
 def planned_runs(options: argparse.Namespace) -> list[Run]:
     """Return all runs, seed after seed, so that a stopped measurement has whole seeds."""
     rates = {RANDOM: options.lr_random, options.weight: options.lr_weight}
-    runs: dict[Run, None] = {}  # models may share their random start
+    runs: dict[Run, None] = {}  # models may share their random weights
     for seed in options.seeds:
         for name in _models(options):
             for start, lr in rates.items():
@@ -173,7 +173,7 @@ def read_results(file: Path) -> dict[Run, dict[str, float]]:
 
 
 def gains_table(found: Mapping[Run, Mapping[str, float]]) -> str:
-    """Render means, spreads and paired differences from random start.
+    """Render means, spreads and paired differences from random weights.
 
     The learning rate is not a condition: each start may have its own.
     """
@@ -187,7 +187,7 @@ def gains_table(found: Mapping[Run, Mapping[str, float]]) -> str:
         baseline = (WEIGHT_ONLY.get(model, model), conditions, metric, RANDOM)
         if start != RANDOM and baseline in groups:
             rows.append((model, conditions, start, metric, *_cells(values, groups[baseline])))
-    heads = ("model", "training", "weight", "metric (%)", "random start", "from the weight")
+    heads = ("model", "training", "weight", "metric (%)", "random weights", "from the weight")
     return table((*heads, "difference", "n"), rows)
 
 

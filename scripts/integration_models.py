@@ -1,6 +1,6 @@
 """Models of other packages on a ResNet-18, built as docs/use_it_in builds them.
 
-Each function takes the name of a weight, or None for the package's own random start, and the
+Each function takes the name of a weight, or None for the package's own random weights, and the
 number of classes. The new layers come from torch's random state and are the same from both starts.
 """
 
@@ -136,7 +136,7 @@ DETECTORS: dict[str, Builder] = {
     "torchvision Faster R-CNN": torchvision_faster_rcnn,
 }
 WEIGHT_ONLY = {"PyTorch FCN, frozen batch norms": "PyTorch FCN"}
-"""Models that make no sense from random start, and the one whose random start they are compared
+"""Models that make no sense from random weights, and the one whose random weights they are compared
 with: timm starts the last norm of each block at 0, and a frozen 0 is never trained."""
 
 

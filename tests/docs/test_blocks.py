@@ -54,7 +54,7 @@ def test_the_blocks_of_a_page_run_in_order(page, reader, readers_hub):
 def check_models(block: Block, names: dict) -> None:
     """Check that every model that a page names holds the kernels of the weight.
 
-    A few steps of training change them by less than a tenth, a random start by more than all. Their
+    A few steps of training change them by less than a tenth, random weights by more than all. Their
     scale may have the normalisation of the images in it.
     """
     kernels = [value / value.norm() for value in weight_tensors() if value.ndim == 4]

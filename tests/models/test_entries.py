@@ -219,7 +219,7 @@ def test_a_model_does_not_carry_its_tensors_twice(stored, arguments):
 
 
 def test_other_tags_and_other_names_stay_timms(stored):
-    """Only the tag pcd asks the store; a random start asks nobody."""
+    """Only the tag pcd asks the store; random weights ask nobody."""
     store.where("resnet18.pcd").joinpath("model.safetensors").write_bytes(b"")
     assert timm.create_model("resnet18.pcd", pretrained=False)
     with pytest.raises(Exception, match="OfflineModeIsEnabled|offline|connection|cached"):

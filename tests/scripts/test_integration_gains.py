@@ -68,7 +68,7 @@ def test_runs_are_measured_once_and_the_table_has_them(data, tmp_path, capsys, m
     assert call(data, results, *models) == 0
     first = capsys.readouterr().out
     rows = [json.loads(line) for line in results.read_text().splitlines()]
-    assert len(rows) == 5  # frozen norms have no random start of their own
+    assert len(rows) == 5  # frozen norms have no random weights of their own
     assert all({"run", "scores", "versions", "code"} <= row.keys() for row in rows)
     assert all(0 <= score <= 100 for row in rows for score in row["scores"].values())
     monkeypatch.setattr(integration_gains, "measure", None)

@@ -36,7 +36,7 @@ from tests.processes import free_ports, start_processes
 
 @pytest.fixture(scope="session")
 def tiny_teacher(tmp_path_factory) -> Path:
-    """A teacher of 0.5 M parameters with a trained head's shape, at random start."""
+    """A teacher of 0.5 M parameters with a trained head's shape, with random weights."""
     torch.manual_seed(7)
     backbone = timm.create_model("test_resnet", num_classes=0)
     head = nn.Sequential(nn.Linear(96, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 16))

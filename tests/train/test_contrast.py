@@ -67,7 +67,7 @@ def test_what_it_writes_is_a_teacher_in_both_forms(tmp_path, capsys, monkeypatch
     load_teacher(from_folder.facts.source, keep_last_norm=False)  # which has no weights
     record = json.loads((folder / "record.json").read_text())
     assert record["images_seen"] == 64
-    assert set(record["metrics"]["scene_probe"]["means"]) == {"random start", "pre-trained"}
+    assert set(record["metrics"]["scene_probe"]["means"]) == {"random weights", "pre-trained"}
 
 
 @pytest.mark.parametrize("full", ["teacher.safetensors", "teacher.pth.tar"])

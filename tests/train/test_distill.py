@@ -26,10 +26,10 @@ def test_a_run_writes_record_export_metrics_and_pictures(tiny, tmp_path, capsys,
     caplog.set_level("INFO", logger="pcd_hub")
     folder = run(tiny, tmp_path / "run", "--probe-scenes=8")
     logged = caplog.text
-    assert "linear probe of random start, distilled student, teacher on 16 generated" in logged
+    assert "linear probe of random weights, distilled student, teacher on 16 generated" in logged
     assert "drawing the figures" in logged
     assert passes[0] == "drawing scenes"
-    for name in ("random start", "distilled student", "teacher"):
+    for name in ("random weights", "distilled student", "teacher"):
         assert [what.partition(": ")[2] for what in passes if what.startswith(f"{name}:")] == [
             "features of training images",
             "features of test images",
@@ -51,7 +51,7 @@ def test_a_run_writes_record_export_metrics_and_pictures(tiny, tmp_path, capsys,
         "export",
     }
     printed = capsys.readouterr().out
-    for label in ("random start", "distilled student", "teacher", "mean IoU"):
+    for label in ("random weights", "distilled student", "teacher", "mean IoU"):
         assert label in printed
     for picture, size in (("views", (8 * 32, 2 * 32)), ("probe", (8 * 96, 5 * 96))):
         with Image.open(folder / "pictures" / f"{picture}.png") as image:
@@ -66,7 +66,7 @@ def test_a_run_writes_record_export_metrics_and_pictures(tiny, tmp_path, capsys,
     assert record["teacher"]["license"] == "mit"
     assert record["data"]["images"] == 64
     assert set(record["metrics"]["scene_probe"]["means"]) == {
-        "random start",
+        "random weights",
         "distilled student",
         "teacher",
     }

@@ -33,7 +33,7 @@ def test_every_number_of_the_record_stands_on_the_card():
         "46.8 MB",
         "1.81 GMACs at 224 px",
         "512 channels",
-        "| random start | 17.04 |",
+        "| random weights | 17.04 |",
         "| **distilled student** (this weight) | 50.23 |",
         "| teacher | **85.80** |",
         "n = 400",
@@ -83,7 +83,7 @@ def test_what_was_not_measured_says_so():
 def test_several_seeds_have_a_spread_and_one_has_none():
     assert "±" not in card().split("## Use")[0]
     table = measurement(
-        seeds=3, stds={"random start": 0.1, "distilled student": 0.25, "teacher": 0.0}
+        seeds=3, stds={"random weights": 0.1, "distilled student": 0.25, "teacher": 0.0}
     )
     text = card(metrics={"probe": dataclasses.asdict(table)})
     assert "| **distilled student** (this weight) | 50.23 ± 0.25 |" in text
@@ -303,7 +303,7 @@ def test_the_start_is_the_base_model_if_it_is_on_the_hub(hub_id, base_model):
 
 
 def test_a_random_start_is_not_on_the_card():
-    assert "start |" not in card().replace("| random start |", "")
+    assert "start |" not in card().replace("| random weights |", "")
     assert "started from" not in card()
     assert "base_model" not in card()
 

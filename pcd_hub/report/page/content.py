@@ -104,7 +104,7 @@ def verdict(record: WeightRecord, *, run: str) -> str:
 
 def is_start(model: str) -> bool:
     """Return whether a table's model is the student before training."""
-    return model == "random start" or model.startswith("start (")
+    return model == "random weights" or model.startswith("start (")
 
 
 def describe_survey(survey: Survey) -> dict[str, object]:

@@ -87,7 +87,7 @@ class DetectorConfig:
     frozen_stages: Annotated[int, Bounds(int, 0, 9)] = 0
     """Number of first stages to freeze: 1 is the stem, 2 the stem and stride
     4 (detectron2's default). 0 trains everything, as a comparison with a
-    random start needs."""
+    random weights need."""
     short_sides: tuple[ImageSide, ...] = (640, 672, 704, 736, 768, 800)
     """Lengths in pixels of an image's shorter side: a random one in
     training, the last in evaluation."""

@@ -27,7 +27,7 @@ class ResultsConfig:
     output_dir: Path | None = None
     """Folder of the results. None: runs/RECIPE, with a number appended if that exists."""
     seeds: tuple[Seed, ...] = (0, 1, 2)
-    """Seeds of the random starts and of the probe's batches; one result for each."""
+    """Seeds of the random weights and of the probe's batches; one result for each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +188,7 @@ class LookRunConfig:
     output_dir: Path | None = None
     """Folder of the pictures. None: runs/look, with a number appended if that exists."""
     seed: Seed = 0
-    """Seed of a random start."""
+    """Seed of random weights."""
 
 
 @dataclass(frozen=True, kw_only=True)

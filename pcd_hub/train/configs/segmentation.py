@@ -58,7 +58,7 @@ class FCNConfig:
     """BatchNorm. sync: trained, with statistics over all processes (GPUs
     only). batch: trained, with each process's own statistics. frozen:
     weights and statistics of the backbone are fixed, the head's are
-    trained as with batch; not for a random start, where timm initialises
+    trained as with batch; not for random weights, where timm initialises
     the last norm of each block to 0."""
 
 

@@ -105,8 +105,8 @@ class Distillation:
 
     @property
     def start_label(self) -> str:
-        """Name of ``start`` in tables: "random start", or "start (resnet18.a1_in1k)"."""
-        return f"start ({self.start_weight.name})" if self.start_weight else "random start"
+        """Name of ``start`` in tables: "random weights", or "start (resnet18.a1_in1k)"."""
+        return f"start ({self.start_weight.name})" if self.start_weight else "random weights"
 
     @property
     def exported_step(self) -> int:

@@ -74,7 +74,7 @@ class HeldOut:
         num_images: int,
         warmup_steps: int,
         stop_on_plateau: bool,
-        start_name: str = "random start",
+        start_name: str = "random weights",
     ) -> None:
         self.num_images = num_images
         self.start_name = start_name

@@ -81,7 +81,7 @@ def compare_with_start(start: Scores, student: Scores, *, start_name: str) -> Ve
     Args:
         start: Scores of the student before training.
         student: Scores of the trained student.
-        start_name: Name of the start in the sentence, such as "random start".
+        start_name: Name of the start in the sentence, such as "random weights".
     """
     difference = paired_difference(student.cka, start.cka)
     before, after = start.means(), student.means()

@@ -172,7 +172,7 @@ def _evaluation_arguments(one: RowEvaluation, row: Row, seed: int, place: Path) 
     """Return the options of model and seeds.
 
     Frozen features of a student are scored at the seeds of the evaluation; a model that is not
-    trained at the row's seed alone, from which a random start is drawn.
+    trained at the row's seed alone, from which random weights are drawn.
     """
     model = _student(place) if row.distilled else row.model or _pretrained(place)
     if one.recipe.trains:

@@ -93,7 +93,7 @@ def derive(situation: Situation) -> tuple[Decision, ...]:
 
 def _start(s: Situation, values: Values) -> Iterator[Decision]:
     if s.has_shipped_start and values.get("optim.name") != "lars":
-        reason = "better than a random start, which is --student.weights none"
+        reason = "better than random weights, which is --student.weights none"
         yield Decision("student.weights", "shipped", reason)
 
 

@@ -162,7 +162,7 @@ def resolve_start(config: DistillConfig) -> DistillConfig:
     start = "shipped" if has_shipped_start(config) else "none"
     if start == "none":
         log.info(
-            "pcd_hub ships no weight of %s for such images: a random start, which needs more steps",
+            "pcd_hub ships no weight of %s for such images: random weights, which need more steps",
             config.student.arch,
         )
     return with_fields(config, {"student.weights": start})

@@ -73,11 +73,11 @@ def recipe(p: Pretraining) -> str:
 
 
 def probe(p: Pretraining, trained: nn.Module, picture: Path) -> dict[str, Any]:
-    """Compare random start and pre-trained backbone by a linear probe on generated scenes."""
+    """Compare random weights and pre-trained backbone by a linear probe on generated scenes."""
     cfg = entry_cfg(p.config.encoder.arch)
     backbones = [
         EvaluatedModel(name=name, model=model, mean=cfg.mean, std=cfg.std)
-        for name, model in (("random start", p.random_start), ("pre-trained", trained))
+        for name, model in (("random weights", p.random_start), ("pre-trained", trained))
     ]
     return {
         "scene_probe": probe_backbones(

@@ -184,7 +184,7 @@ def _budget(result: Result) -> str:
     )
     return (
         f"{comparison.steps} steps of {batch} images see each labelled image this often: {listed}. "
-        "The verdict is on this budget; with a longer one (--budget), a random start may catch up."
+        "The verdict is on this budget; with a longer one (--budget), random weights may catch up."
     )
 
 

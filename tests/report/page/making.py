@@ -30,18 +30,18 @@ PROBE = Measurement(
     protocol="one linear layer",
     command="pcd-hub distill quickstart",
     subject="distilled student",
-    means={"random start": 20.0, "distilled student": 35.0, "teacher": 40.0},
+    means={"random weights": 20.0, "distilled student": 35.0, "teacher": 40.0},
 )
 FEATURES = Sheet(
     path="pictures/features.png",
-    rows=("image", "random start", "distilled student", "teacher"),
+    rows=("image", "random weights", "distilled student", "teacher"),
     columns=("a.jpg", "b.jpg"),
     images="held-out images, 32 x 32 px",
 )
 FIELDS = Sheet(
     path="pictures/receptive_field.png",
     rows=("",),
-    columns=("random start", "distilled student"),
+    columns=("random weights", "distilled student"),
 )
 NOTES = Notes(
     warnings=("step 3: something odd",),

@@ -24,7 +24,7 @@ def test_the_sheet_is_cut_into_a_row_for_each_image(report):
     assert [row.label for row in rows] == ["a.jpg", "b.jpg"]
     for row in rows:
         captions = [picture.caption for picture in row.pictures]
-        assert captions == ["image", "random start", "distilled student", "teacher"]
+        assert captions == ["image", "random weights", "distilled student", "teacher"]
     assert rows[1].pictures[2].alt == "Feature map of distilled student for b.jpg, as colours"
 
 
@@ -42,7 +42,7 @@ def test_the_receptive_field_has_its_size_in_words(report):
     row = receptive_field_row(report)
     assert row is not None
     assert [picture.caption for picture in row.pictures] == [
-        "random start: half of it in a square of 50 % of the side",
+        "random weights: half of it in a square of 50 % of the side",
         "distilled student: half of it in a square of 25 % of the side",
     ]
 

@@ -8,7 +8,7 @@ from tests.report.page.making import PROBE
 
 def test_start_and_teacher_are_the_ends_of_the_scale():
     (table,) = score_tables({"probe": PROBE})
-    assert [row.model for row in table.rows] == ["random start", "distilled student", "teacher"]
+    assert [row.model for row in table.rows] == ["random weights", "distilled student", "teacher"]
     assert [row.cells[0].share for row in table.rows] == [0.0, 0.75, 1.0]
     assert [row.is_subject for row in table.rows] == [False, True, False]
     assert (
@@ -21,7 +21,7 @@ def test_the_start_may_be_a_named_weight():
 
 
 @pytest.mark.parametrize(
-    "means", [{"random start": 1.0}, {"teacher": 1.0}, {"random start": 1.0, "teacher": 1.0}]
+    "means", [{"random weights": 1.0}, {"teacher": 1.0}, {"random weights": 1.0, "teacher": 1.0}]
 )
 def test_without_both_ends_there_is_no_scale(means):
     assert share_of_scale(means, 1.0) is None
@@ -32,7 +32,7 @@ def test_the_teacher_agrees_with_itself():
         PROBE,
         task="agreement with the teacher",
         metric="CKA with the teacher",
-        means={"random start": 20.0, "distilled student": 60.0},
+        means={"random weights": 20.0, "distilled student": 60.0},
     )
     (table,) = score_tables({"held_out": agreement})
     assert table.rows[-1].model == "teacher (by definition)"

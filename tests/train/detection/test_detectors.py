@@ -77,7 +77,7 @@ def test_c4_moves_the_last_stage_from_the_backbone_into_the_head():
     reference = backbone().model
     model = detector(C4)
     images = torch.rand(1, 3, 64, 64)
-    # The random start is drawn from the seed, so both are the same network.
+    # The random weights are drawn from the seed, so both are the same network.
     trunk, stage = model.backbone.eval(), model.roi_heads.box_head[0].eval()
     *_, c4, c5 = reference.eval()(images)
     assert not hasattr(trunk.features, "layer4")

@@ -43,9 +43,9 @@ def test_a_run_scores_the_start_and_the_student_and_states_them(measured, tmp_pa
     assert stated["stopped_early"] is False
     table = record["metrics"]["held_out"]
     assert table["images"] == stated["images"]
-    assert table["means"]["random start"] == pytest.approx(found[0]["cka"], abs=0.01)
+    assert table["means"]["random weights"] == pytest.approx(found[0]["cka"], abs=0.01)
     sentence = stated["verdict"]
-    assert "random start" in sentence
+    assert "random weights" in sentence
     assert sentence in capsys.readouterr().out
     card = (folder / "export" / "README.md").read_text()
     assert "agreement with the teacher" in card

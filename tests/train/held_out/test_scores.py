@@ -22,14 +22,18 @@ def test_the_standard_error_is_that_of_the_differences_image_by_image():
 @pytest.mark.parametrize(
     ("student", "outcome", "words"),
     [
-        ((20.0, 30.0, 40.5), "better", "agrees with the teacher better than its random start on 3"),
-        ((0.0, 10.0, 20.5), "worse", "agrees with the teacher worse than its random start on 3"),
-        ((11.0, 19.0, 30.5), "within noise", "differs from its random start only within noise"),
+        (
+            (20.0, 30.0, 40.5),
+            "better",
+            "agrees with the teacher better than its random weights on 3",
+        ),
+        ((0.0, 10.0, 20.5), "worse", "agrees with the teacher worse than its random weights on 3"),
+        ((11.0, 19.0, 30.5), "within noise", "differs from its random weights only within noise"),
     ],
 )
 def test_the_verdict_compares_with_the_start_and_gives_the_numbers(student, outcome, words):
     start = scores((10.0, 20.0, 30.0))
-    verdict = compare_with_start(start, scores(student, step=9), start_name="random start")
+    verdict = compare_with_start(start, scores(student, step=9), start_name="random weights")
     assert verdict.outcome == outcome
     assert words in verdict.sentence
     assert "3 held-out images" in verdict.sentence
@@ -50,7 +54,7 @@ def test_scores_that_disagree_are_noise():
     student = Scores(
         step=9, retrieval=(3.0, 4.0, 5.0), cka=(5.0, 6.1, 7.0), loss=(1.0,) * 3, effective_rank=7.0
     )
-    found = compare_with_start(start, student, start_name="random start")
+    found = compare_with_start(start, student, start_name="random weights")
     assert found.outcome == "within noise"
     assert found.sentence.startswith("the scores do not agree whether the student is better than ")
     assert "3 held-out images (few, so it may be chance)" in found.sentence

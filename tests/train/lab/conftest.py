@@ -22,7 +22,7 @@ def _no_pictures(no_pictures, monkeypatch):
 
 @pytest.fixture
 def tiny_list(tiny, tmp_path) -> Path:
-    """Write a list with two trained rows and a random start, and its labelled set."""
+    """Write a list with two trained rows and random weights, and its labelled set."""
     pairs = (argument.removeprefix("--").split("=", 1) for argument in tiny)
     base = {key.replace("-", "_"): yaml.safe_load(value) for key, value in pairs}
     base |= {"teacher.image_size": None, "run.max_steps": 2, "run.checkpoint_every_steps": 1}

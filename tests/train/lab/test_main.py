@@ -65,7 +65,7 @@ def test_all_rows_run_with_the_first_seed_and_what_is_done_is_skipped(run, start
     assert (by_row["pcd"]["steps"], by_row["pcd"]["images_seen"]) == (2, 16)
     assert by_row["pcd"]["seconds_per_step"] > 0
     random = scores["rows"]["random"]["metrics"]["mean IoU"]["by_seed"]
-    assert random["0"] != random["1"], "another random start for each seed"
+    assert random["0"] != random["1"], "other random weights for each seed"
     started.clear()
     run("--seeds", "0,1,2", "--only", "pcd")
     assert started == ["pcd/seed-2/train", "pcd/seed-2/discs"]

@@ -44,8 +44,8 @@ def test_a_run_states_the_mean_iou_of_start_student_and_teacher(whole):
     assert [line["step"] for line in found] == [0, 2, 4, 6]
     assert all(0 <= line["mean_iou"] <= line["pixel_accuracy"] <= 100 for line in found)
     table = stated(whole)
-    assert table["means"].keys() == {"random start", "distilled student", "teacher"}
-    assert table["means"]["random start"] == pytest.approx(found[0]["mean_iou"], abs=0.01)
+    assert table["means"].keys() == {"random weights", "distilled student", "teacher"}
+    assert table["means"]["random weights"] == pytest.approx(found[0]["mean_iou"], abs=0.01)
     assert table["means"]["distilled student"] == pytest.approx(found[-1]["mean_iou"], abs=0.01)
     assert table["images"] == 5
     assert "(12 images)" in table["protocol"]
@@ -88,7 +88,7 @@ def test_a_run_may_get_labelled_images_when_it_is_resumed(probed, whole, tmp_pat
     folder = run([*without_probe(probed), "--run.max-steps=4"], tmp_path / "run")
     run(probed, folder, "--run.resume")
     assert [line["step"] for line in history(folder)] == [6]
-    assert stated(folder)["means"]["random start"] == stated(whole)["means"]["random start"]
+    assert stated(folder)["means"]["random weights"] == stated(whole)["means"]["random weights"]
     assert "--probe-data.source" in (folder / "changes.json").read_text()
 
 

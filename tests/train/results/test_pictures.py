@@ -35,7 +35,7 @@ def test_the_report_shows_features_of_held_out_images_which_are_not_exported(
     folder = run([*tiny, *options], tmp_path / "run")
     features = notes_of(folder)["features"]
     assert features["images"] == "held-out images, 320 x 320 px"
-    assert features["rows"] == ["image", "random start", "distilled student", "teacher"]
+    assert features["rows"] == ["image", "random weights", "distilled student", "teacher"]
     names = features["columns"]
     with Image.open(folder / "pictures" / "features.png") as sheet:
         assert sheet.size == (320 * len(names), 4 * 320)
@@ -44,7 +44,7 @@ def test_the_report_shows_features_of_held_out_images_which_are_not_exported(
         middle = np.asarray(image.crop((4, 4, 60, 60)))
     assert np.abs(shown.astype(int) - middle).mean() < 10
     receptive = notes_of(folder)
-    assert receptive["receptive_field"]["columns"] == ["random start", "distilled student"]
+    assert receptive["receptive_field"]["columns"] == ["random weights", "distilled student"]
     assert all(0 < side <= 1 for side in receptive["receptive_sides"])
     assert not (folder / "export" / "features.png").exists()
     page = (folder / "report.html").read_text()

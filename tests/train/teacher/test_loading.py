@@ -57,7 +57,7 @@ def test_a_module_can_be_probed(tiny, tmp_path, short_probe):
     (done,) = distill.run(**configured([*arguments, "--probe-scenes=8"]), teacher=teacher)
     record = json.loads((done.folder.path / "record.json").read_text())
     means = record["metrics"]["scene_probe"]["means"]
-    assert {"random start", "distilled student"} <= means.keys()
+    assert {"random weights", "distilled student"} <= means.keys()
 
 
 def test_the_chosen_teacher_is_recorded_and_not_auto(tiny, tmp_path, monkeypatch):

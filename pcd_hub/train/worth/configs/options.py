@@ -59,7 +59,7 @@ class WorthConfig:
     is part of a larger one."""
     seeds: Count = 3
     """Number of seeds, 0, 1, 2 ... Each draws other labels, other new
-    layers and another random start, the same for all models."""
+    layers and other random weights, the same for all models."""
     budget: Count | None = None
     """Training steps of each fine-tuning, at every share. None: as the
     recipe's configuration says (small: segmentation 150, detection 300)."""
