@@ -2,7 +2,6 @@
 
     python scripts/benchmark.py step --image-size 96 --batch-size 32
     python scripts/benchmark.py loss data models growth --out benchmark.json
-    python scripts/benchmark.py quality --help      # time until a probe reaches a mean IoU
 
 Images are synthetic unless ``--images DIR`` is given; teachers and students are randomly
 initialised. Compare only numbers from one run, because absolute times depend on the load of the
@@ -28,7 +27,6 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import benchmark_quality
 from benchmark_parts import (
     LOSS_CASES,
     benchmark_data,
@@ -330,9 +328,6 @@ def _parse_sizes(text: str) -> tuple[int, ...]:
 
 def main(arguments: list[str]) -> None:
     """Run the benchmarks, print tables and write JSON."""
-    if arguments[:1] == ["quality"]:  # whole runs, with options of their own
-        benchmark_quality.main(arguments[1:])
-        return
     options = build_parser().parse_args(arguments)
     results = provenance()
     results["hardware"]["capability"] = torch.backends.cpu.get_cpu_capability()

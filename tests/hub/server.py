@@ -20,15 +20,14 @@ Tests use it through the fixtures of ``conftest.py``::
 * ``requests`` is a list of ``Call(method, path, authorized, host)``, ``path`` raw and with its
   query; ``count(method, pattern)`` counts them.
 * ``env(home, token, xet=..., timeout=...)`` is a clean environment for a subprocess.
-* Switches: ``xet`` (the client needs ``xet=True`` too), ``multipart_bytes`` (uploads in parts of
-  that size), ``yaml_errors`` (what validate-yaml says), ``bare_401``. To anonymous requests for a
+* ``xet`` switches to that storage (the client needs ``xet=True`` too). To anonymous requests for a
   private or missing repo the real Hub answers 401 without a code, which the client understands
   over https only; here the code RepoNotFound is added, so that it raises what it raises there.
 * ``fault(kind, match, method=..., times=...)`` spoils the next replies to raw paths in which
   ``match`` is found, ``times`` (default 1) of them; see ``Fault``.
 
 An exception in the server is raised again when the hub closes. Not built: datasets, spaces, pull
-requests, branches, paging, git.
+requests, branches, paging, uploads in parts, lists of commits and tags, git.
 """
 
 import base64
@@ -67,8 +66,8 @@ GITATTRIBUTES = b"".join(
 Json = Mapping[str, object] | Sequence[Mapping[str, object]]
 Role = Literal["read", "write"]
 Gate = Literal[False, "auto", "manual"]
-Cut = Literal["reset", "reset_upload", "short", "stall", "lost_reply"]
-Kind = Cut | Literal["flip", "status", "etag", "size", "commit_header"]
+Cut = Literal["reset", "short", "stall", "lost_reply"]
+Kind = Cut | Literal["flip", "status", "etag", "size"]
 
 # --------------------------------------------------------------------------------------------------
 # Records
@@ -154,7 +153,6 @@ class Fault:
 
     =============  =================================================================================
     reset          a TCP reset after ``after`` bytes of the body
-    reset_upload   a TCP reset after ``after`` bytes of the request's body, which are thrown away
     short          a clean close after ``after`` bytes
     stall          ``seconds`` of silence after ``after`` bytes, then the rest
     lost_reply     the request is carried out, then a clean close without an answer
@@ -162,7 +160,6 @@ class Fault:
     status         not carried out: ``status``, ``headers`` and ``body`` (default: HTML) instead
     etag           ``value`` as X-Linked-Etag, or ETag; None removes it
     size           ``value`` as X-Linked-Size, or as Content-Length of a HEAD
-    commit_header  ``value`` as X-Repo-Commit; None removes it
     =============  =================================================================================
     """
 
@@ -245,13 +242,9 @@ class LoopbackHub:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.xet = False
-        self.bare_401 = False
-        self.multipart_bytes: int | None = None
-        self.yaml_errors: list[str] = []
         self.users: dict[str, User] = {}
         self.repos: dict[str, Repo] = {}
         self.blobs: dict[str, bytes] = {}
-        self.parts: dict[str, dict[int, bytes]] = {}
         self.faults: list[Fault] = []
         self.requests: list[Call] = []
         self.errors: list[Exception] = []
@@ -476,8 +469,7 @@ def readable(hub: LoopbackHub, request: Request, repo_id: str) -> Repo:
     if repo and (not repo.private or (request.user and request.user.owns(repo_id))):
         return repo
     if request.user is None:
-        code = "" if hub.bare_401 else "RepoNotFound"
-        raise HubError(401, "Invalid username or password.", code)
+        raise HubError(401, "Invalid username or password.", "RepoNotFound")
     raise HubError(404, "Repository not found", "RepoNotFound")
 
 
@@ -539,13 +531,6 @@ def wants_private(wish: Mapping[str, object]) -> bool | None:
     return None if wish.get("private") is None else bool(wish["private"])
 
 
-def delete_repo(hub: LoopbackHub, request: Request) -> Reply:
-    wish, user = request.json(), known(request)
-    repo = writable(hub, request, f"{wish.get('organization') or user.name}/{wish['name']}")
-    del hub.repos[repo.id]
-    return Reply()
-
-
 def settings(hub: LoopbackHub, request: Request, repo: str) -> Reply:
     wish, found = request.json(), writable(hub, request, repo)
     private = wants_private(wish)
@@ -555,8 +540,7 @@ def settings(hub: LoopbackHub, request: Request, repo: str) -> Reply:
 
 
 def validate_yaml(hub: LoopbackHub, _: Request) -> Reply:
-    errors = [{"message": message} for message in hub.yaml_errors]
-    return json_reply({"errors": errors, "warnings": []}, 400 if errors else 200)
+    return json_reply({"errors": [], "warnings": []})
 
 
 def harnesses(_: LoopbackHub, __: Request) -> Reply:
@@ -631,46 +615,6 @@ def node(hub: LoopbackHub, path: str, entries: Mapping[str, Entry]) -> Mapping[s
     return file | lfs | ({"xetHash": xet_hash} if xet_hash else {})
 
 
-def refs(hub: LoopbackHub, request: Request, repo: str) -> Reply:
-    found = readable(hub, request, repo)
-    groups = {"branches": ("heads", found.branches), "tags": ("tags", found.tags)}
-    answer: dict[str, object] = {"converts": [], "pullRequests": []}
-    for group, (kind, shas) in groups.items():
-        answer[group] = [
-            {"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": sha}
-            for name, sha in shas.items()
-        ]
-    return json_reply(answer)
-
-
-def commits(hub: LoopbackHub, request: Request, repo: str, rev: str) -> Reply:
-    found = readable(hub, request, repo)
-    history = [found.resolve(rev)]
-    while parent := history[-1].parent:
-        history.append(found.commits[parent])
-    return json_reply([log_line(commit) for commit in history])
-
-
-def log_line(commit: Commit) -> Mapping[str, object]:
-    authors = [{"user": commit.author}]
-    line = {"id": commit.sha, "title": commit.message, "message": "", "date": commit.date}
-    return line | {"authors": authors}
-
-
-def create_tag(hub: LoopbackHub, request: Request, repo: str, rev: str) -> Reply:
-    found, name = writable(hub, request, repo), request.json()["tag"]
-    if name in found.tags:
-        raise HubError(409, f"Tag reference exists already: {name}")
-    hub.tag(repo, name, rev)
-    return Reply()
-
-
-def delete_tag(hub: LoopbackHub, request: Request, repo: str, rev: str) -> Reply:
-    if writable(hub, request, repo).tags.pop(rev, None) is None:
-        raise HubError(404, f"Invalid rev id: {rev}", "RevisionNotFound")
-    return Reply()
-
-
 # --------------------------------------------------------------------------------------------------
 # Upload: preupload says how, the LFS batch says where, the commit makes it so
 
@@ -689,9 +633,7 @@ def preupload(hub: LoopbackHub, request: Request, repo: str, rev: str) -> Reply:
 def lfs_batch(hub: LoopbackHub, request: Request, repo: str) -> Reply:
     writable(hub, request, repo)
     objects = [batch_object(hub, repo, **item) for item in request.json()["objects"]]
-    return json_reply(
-        {"transfer": "multipart" if hub.multipart_bytes else "basic", "objects": objects}
-    )
+    return json_reply({"transfer": "basic", "objects": objects})
 
 
 def batch_object(hub: LoopbackHub, repo: str, oid: str, size: int) -> dict[str, object]:
@@ -701,33 +643,14 @@ def batch_object(hub: LoopbackHub, repo: str, oid: str, size: int) -> dict[str, 
         return answer
     target = f"{hub.cdn_url}/upload/{oid}?X-Amz-Signature={SIGNATURE}"
     upload: dict[str, object] = {"href": target}
-    if hub.multipart_bytes is not None:
-        numbers = range(1, -(-size // hub.multipart_bytes) + 1)
-        urls = {f"{number:05d}": f"{target}&partNumber={number}" for number in numbers}
-        upload["header"] = {"chunk_size": str(hub.multipart_bytes), **urls}
-        upload["href"] = f"{hub.url}/api/complete_multipart/{oid}?X-Amz-Signature={SIGNATURE}"
     verify = {"href": f"{hub.url}/{repo}.git/info/lfs/objects/verify"}
     return answer | {"actions": {"upload": upload, "verify": verify}}
 
 
 def put_object(hub: LoopbackHub, request: Request, oid: str) -> Reply:
     check_signature(request)
-    number = request.query.get("partNumber")
-    if number:
-        hub.parts.setdefault(oid, {})[int(number[0])] = request.body
-    else:
-        keep_object(hub, oid, request.body)
+    keep_object(hub, oid, request.body)
     return Reply(headers={"ETag": f'"{md5(request.body)}"'})
-
-
-def complete_multipart(hub: LoopbackHub, request: Request, oid: str) -> Reply:
-    check_signature(request)
-    parts = sorted(hub.parts.pop(oid, {}).items())
-    told = [(part["partNumber"], part["etag"].strip('"')) for part in request.json()["parts"]]
-    if told != [(number, md5(part)) for number, part in parts]:
-        raise HubError(400, "InvalidPart")
-    keep_object(hub, oid, b"".join(part for _, part in parts))
-    return json_reply({"success": True})
 
 
 def keep_object(hub: LoopbackHub, oid: str, data: bytes) -> None:
@@ -887,19 +810,13 @@ HUB_ROUTES: list[tuple[str, str, Endpoint]] = [
     ("GET", r"/api/whoami-v2", whoami),
     ("GET", r"/api/agent-harnesses", harnesses),
     ("POST", r"/api/repos/create", create_repo),
-    ("DELETE", r"/api/repos/delete", delete_repo),
     ("POST", r"/api/validate-yaml", validate_yaml),
-    ("POST", r"/api/complete_multipart/(?P<oid>\w+)", complete_multipart),
     ("PUT", rf"{MODEL}/settings", settings),
     ("GET", rf"{MODEL}", model_info),
     ("GET", rf"{MODEL}/revision/{REV}", model_info),
     ("GET", rf"{MODEL}/tree/{REV}", tree),
     ("GET", rf"{MODEL}/tree/{REV}/(?P<path>.*)", tree),
     ("POST", rf"{MODEL}/paths-info/{REV}", paths_info),
-    ("GET", rf"{MODEL}/refs", refs),
-    ("GET", rf"{MODEL}/commits/{REV}", commits),
-    ("POST", rf"{MODEL}/tag/{REV}", create_tag),
-    ("DELETE", rf"{MODEL}/tag/{REV}", delete_tag),
     ("POST", rf"{MODEL}/preupload/{REV}", preupload),
     ("POST", rf"{MODEL}/commit/{REV}", commit),
     ("GET", rf"{MODEL}/xet-(?P<right>read|write)-token/{REV}", xet_token),
@@ -944,8 +861,6 @@ def spoil(reply: Reply, faults: Iterable[Fault], *, method: str) -> None:
             case "etag":
                 linked = "X-Linked-Etag" in reply.headers
                 set_header(reply, "X-Linked-Etag" if linked else "ETag", fault.value)
-            case "commit_header":
-                set_header(reply, "X-Repo-Commit", fault.value)
             case "size" if "X-Linked-Size" in reply.headers:
                 set_header(reply, "X-Linked-Size", fault.value)
             case "size" if method == "HEAD":
@@ -979,11 +894,6 @@ class _Handler(BaseHTTPRequestHandler):
         hub, host = self.server.hub, self.headers.get("Host", "").partition(":")[0]
         call = Call(self.command, self.path, "Authorization" in self.headers, host)
         faults = hub.record(call)
-        cut = next((fault for fault in faults if fault.kind == "reset_upload"), None)
-        if cut:
-            self.rfile.read(cut.after or 0)
-            self.reset()
-            return
         request = Request(self.command, self.path, self.headers, self.read_body())
         page = next((fault_page(fault) for fault in faults if fault.kind == "status"), None)
         with hub.lock:

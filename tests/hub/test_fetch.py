@@ -890,7 +890,7 @@ def test_the_organisation_names_the_namespace_of_the_entries(hub, tmp_path, monk
     assert torch.equal(features.conv1.weight, model.conv1.weight)
     before = len(hub.requests)
     timm.create_model("resnet18.pcd", pretrained=False)
-    assert len(hub.requests) == before, "a random start asks nobody"
+    assert len(hub.requests) == before, "random weights ask nobody"
 
 
 def test_a_local_weight_does_not_stand_in_for_a_published_one(
