@@ -22,8 +22,13 @@ from tests.weights.making import measurement, record
         ("file:///home/ann/photos", "file://photos"),
         (
             "run --data.source=/a/b --run.output-dir '/c/d e/f'",
-            "run --data.source=b --run.output-dir 'd e/f'",
+            "run --data.source=b --run.output-dir 'f'",
         ),
+        ("/home/ann/My Clients/ACME, Inc (2)/photos", "photos"),
+        ("local-dir:/data/My Drive/dino", "local-dir:dino"),
+        (r"C:\Users\Al Bo\photos", "photos"),
+        (r"\\server\Al Bo\photos", "photos"),
+        ("run '--data.source=/mnt/Kunde Meier/Bilder' --x", "run '--data.source=Bilder' --x"),
         ("https://host/a/b.tar", "https://host/a/b.tar"),
         ("s3://bucket/photos", "s3://bucket/photos"),
         ("hf:org/name:train#image", "hf:org/name:train#image"),
@@ -60,6 +65,22 @@ def test_every_part_of_a_record_that_can_name_a_folder():
     assert shared.measurements()["probe"].means == {"local-dir:x": 1.0, "random:resnet18": 2.0}
     assert shared.data == {"source": ["photos"], "images": 3}
     assert without_local_paths(record()) == record()
+
+
+def test_a_path_with_spaces_is_found_in_every_text_of_its_record():
+    source = "/home/ann/My Clients/ACME/photos"
+    table = measurement(command=f"probe {source} --x 1", protocol=f"on {source} (val)")
+    made = record(
+        recipe=f"pcd-hub distill {source}",
+        config={"data": {"source": [source, "/home/ann"]}},
+        data={"note": "see /home/ann/secret/notes and /home/ann2/secret"},
+        metrics={"probe": dataclasses.asdict(table)},
+    )
+    shared = without_local_paths(made)
+    assert "Clients" not in shared.to_json()
+    assert shared.recipe == "pcd-hub distill photos"
+    assert shared.data["note"] == "see notes and secret"
+    assert shared.measurements()["probe"].command == "probe photos --x 1"
 
 
 def test_two_folders_of_the_same_name_stay_apart():
