@@ -98,7 +98,11 @@ def _fetch(options: argparse.Namespace) -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
-    weights = [(weight.name, weight.folder) for weight in list_weights() if weight.folder]
+    weights = [
+        (weight.name, None if weight.origin == "fetched" else weight.folder)  # by name: its pin
+        for weight in list_weights()
+        if weight.folder
+    ]
     if options.names:
         weights = [(name, None) for name in options.names]
     checked = [_verified(name, folder) for name, folder in weights]
@@ -136,9 +140,9 @@ def _add(options: argparse.Namespace) -> None:
     if replaced := store.replace(name, export):
         log.warning("%s", store.notice_of_kept(name, replaced))
     if options.json:
-        print_json({"name": name, "folder": store.home() / name})
+        print_json({"name": name, "folder": store.folder_of(name)})
     else:
-        print(f"{name}  {store.home() / name}")
+        print(f"{name}  {store.folder_of(name)}")
 
 
 def _average(options: argparse.Namespace) -> None:

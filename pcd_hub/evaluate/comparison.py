@@ -11,7 +11,7 @@ from pcd_hub.evaluate.results import FILE, Evaluation, join
 from pcd_hub.evaluate.results_file.file import SUFFIX, read_results
 from pcd_hub.evaluate.results_file.tables import with_lines
 from pcd_hub.weights import shipped, store
-from pcd_hub.weights.catalogue import last_export
+from pcd_hub.weights.catalogue import exported_folder, last_export
 from pcd_hub.weights.export import add_measurements
 from pcd_hub.weights.manifest import read_manifest, weights_sha256, write_json
 from pcd_hub.weights.record import Measurement
@@ -57,7 +57,7 @@ def add_to_weight(weight: str, tables: Sequence[Evaluation]) -> Path:
     """Add tables to a weight's record and card, atomically.
 
     Args:
-        weight: A name in the local store, or the folder of an export.
+        weight: A name in the local store, or the folder of a run or an export.
         tables: Tables with scores of exactly this weights file (same sha256).
 
     Returns:
@@ -66,13 +66,16 @@ def add_to_weight(weight: str, tables: Sequence[Evaluation]) -> Path:
     Raises:
         WeightError: If the weight does not exist, is damaged, or is not the measured file.
     """
+    path = store.expanded(weight)
+    if path.parent.absolute() == store.home().absolute():
+        weight = path.name  # the link of a stored weight is replaced by the store alone
     stored = store.where(weight) if store.is_name(weight) else None
     if stored is None and shipped.where(weight):
         raise WeightError(
             f"{weight} is shipped with pcd_hub, which stays as it is; expected a name in "
             f"{store.home()}, or the folder of an export"
         )
-    folder = stored or Path(weight)
+    folder = stored or exported_folder(path) or path
     sha256, name = weights_sha256(folder), read_manifest(folder)["record"]["name"]
     measured = {
         short_name: measurement

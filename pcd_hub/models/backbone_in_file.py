@@ -20,6 +20,7 @@ from pcd_hub.files.strict_json import printable
 
 _MAX_DEPTH = 8
 _MAX_KEY_LENGTH = 256
+_HEADS = ("classifier.", "fc.", "head.", "heads.")
 _COUNTER = "num_batches_tracked"
 """Counters of batch norms, which old files lack and which do not affect the features."""
 
@@ -168,9 +169,12 @@ def _one_of(
 
 
 def _further_layers(found: Iterable[str], expected: Collection[str]) -> list[str]:
-    """Return the keys that differ from an expected one only in a number, as ``layer1.2.bn1``."""
+    """Return the keys that differ from an expected one only in a number, as ``layer1.2.bn1``.
+
+    A classifier may have any number of layers: it is not used.
+    """
     numbers = re.compile(r"\d+")
-    alike = {numbers.sub("#", key) for key in expected}
+    alike = {numbers.sub("#", key) for key in expected if not key.startswith(_HEADS)}
     return [key for key in found if key not in expected and numbers.sub("#", key) in alike]
 
 

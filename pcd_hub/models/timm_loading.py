@@ -115,6 +115,7 @@ def create_pretrained(name: str, **arguments: Any) -> nn.Module:
         Exception: Any other error of timm.
     """
     scheme, place = _split(name)
+    name = f"{scheme}:{place}" if scheme == "local-dir" else name
     if config := read_config(name):
         _check_arguments(config.model_args)
         _check_image_size(config.model_args, arguments)
@@ -176,9 +177,10 @@ def probe_hub() -> str:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Split a name into its scheme and the rest, as timm does."""
+    """Split a name into its scheme and the rest, as timm does; ``~`` is the home folder."""
     scheme, _, place = name.partition(":")
-    return scheme.lower().replace("_", "-"), place
+    scheme = scheme.lower().replace("_", "-")
+    return scheme, str(Path(place).expanduser()) if scheme == "local-dir" else place
 
 
 def weights_file(folder: Path) -> Path:

@@ -17,7 +17,7 @@ class Situation:
     """Facts about a finished run that the rules use."""
 
     run: str
-    """The run's folder."""
+    """The run's folder, quoted for a shell."""
     outcome: Literal["better", "within noise", "worse", "not measured"]
     """The student compared with its start."""
     still_improving: bool

@@ -88,7 +88,7 @@ def average(
             describe(draft, record, config)
             read_weight(draft)
         replaced = store.replace(name, scratch / "export")
-    folder = store.home() / name
+    folder = store.folder_of(name)
     return AveragedWeight(name=name, folder=folder, share_of_start=share, replaced=replaced)
 
 

@@ -63,14 +63,18 @@ def find(name: str) -> Path | None:
     """Return the folder of a local, fetched or shipped weight; None if it is not on this machine.
 
     Args:
-        name: ``resnet18.pcd`` or ``ORG/NAME[@REVISION]``. A local weight takes precedence over a
-            fetched one of the same name, and both over a shipped one. With ``PCD_HUB_ORG`` set, the
-            shipped weight is never found: the name stands for that organisation's.
+        name: ``resnet18.pcd``, ``ORG/NAME[@REVISION]``, or the folder of a run or an export. A
+            local weight takes precedence over a fetched one of the same name, and both over a
+            shipped one. With ``PCD_HUB_ORG`` set, the shipped weight is never found: the name
+            stands for that organisation's.
 
     Raises:
         WeightError: If the name is malformed, or the manifest has changed since it was fetched.
     """
     if store.is_name(name) and (folder := store.where(name) or shipped_folder(name)):
+        return folder
+    place = name.removeprefix("local-dir:")
+    if "/" in name and (folder := exported_folder(store.expanded(place))):
         return folder
     published = reference_of(name)
     return fetched_folder(published[0]) if published else None
@@ -138,6 +142,12 @@ def last_export(run: Path) -> Path:
     """Return the folder of a run's last export; the run's own folder if it has none."""
     exports = [path for path in run.iterdir() if re.fullmatch(r"export(-\d+)?", path.name)]
     return max(exports, key=lambda path: (len(path.name), path.name), default=run)
+
+
+def exported_folder(run: Path) -> Path | None:
+    """Return the folder of a finished weight for a run's folder, or its own; None for others."""
+    folder = last_export(run) if run.is_dir() else run
+    return folder if (folder / MANIFEST_FILE).is_file() else None
 
 
 def finished_export(run_or_name: str | Path) -> Path:

@@ -8,7 +8,6 @@ shipped weight is not its weight.
 import logging
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,11 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from pcd_hub.errors import PCDHubError, WeightError
+from pcd_hub.errors import HubNotFoundError, PCDHubError, WeightError
 from pcd_hub.image_size import format_size, height_width
 from pcd_hub.models.entries import entry_cfg, forget_tensors
 from pcd_hub.weights import shipped, store
-from pcd_hub.weights.catalogue import notice_of_replaced, shipped_folder
+from pcd_hub.weights.catalogue import exported_folder, notice_of_replaced, shipped_folder
 from pcd_hub.weights.hub.fetch import fetch, read_fetched
 from pcd_hub.weights.hub.published import published_weights, reference_of
 from pcd_hub.weights.load import ReadWeight, read_weight
@@ -41,7 +40,7 @@ def create_model(
 
     Args:
         name: ``resnet18.pcd`` (local store, published, or shipped), ``ORG/NAME[@REVISION]`` on the
-            Hub, or ``local-dir:FOLDER``.
+            Hub, ``local-dir:FOLDER``, or the folder of a run, such as ``runs/own_images``.
         manifest_sha256: Expected sha256 of the manifest, if you pinned it.
         **timm_arguments: Arguments for ``timm.create_model``, such as ``features_only``.
 
@@ -79,6 +78,11 @@ def read_by_name(name: str) -> dict[str, Tensor]:
             f"the weight {name} takes images of {own['input_size'][0]} bands, timm's entry takes "
             f'3; load it with pcd_hub.create_model("{name}")'
         )
+    if isinstance(size := weight.config.get("model_args", {}).get("img_size"), list):
+        raise WeightError(
+            f"the weight {name} was trained at {format_size(size)} px, and timm's entry takes its "
+            f'position embeddings as square; load it with pcd_hub.create_model("{name}")'
+        )
     for what in ("mean", "std"):
         if tuple(own[what]) != getattr(of_entry, what):
             raise WeightError(
@@ -96,8 +100,7 @@ def read_named(name: str, *, manifest_sha256: str | None = None) -> ReadWeight:
         WeightError: If the weight is missing or damaged, or is not the expected one.
         HubError: If the Hub refuses access or cannot be reached.
     """
-    if name.startswith(_LOCAL_DIR):
-        folder = store.expanded(name.removeprefix(_LOCAL_DIR))
+    if folder := _folder(name):
         return read_weight(folder, manifest_sha256=manifest_sha256)
     if store.is_name(name) and (folder := _local(name)):
         if notice := notice_of_replaced(name):
@@ -113,6 +116,14 @@ def read_named(name: str, *, manifest_sha256: str | None = None) -> ReadWeight:
         if folder := shipped.where(name):
             raise type(error)(f"{error}; {_how_to_get_shipped(name, folder)}") from error
         raise
+
+
+def _folder(name: str) -> Path | None:
+    """Return the weight's folder if ``name`` is a folder, of a run or an export."""
+    if name.startswith(_LOCAL_DIR):
+        folder = store.expanded(name.removeprefix(_LOCAL_DIR))
+        return exported_folder(folder) or folder
+    return exported_folder(store.expanded(name)) if "/" in name else None
 
 
 @cache
@@ -132,7 +143,17 @@ def _local(name: str) -> Path | None:
     folder, published = store.where(name), reference_of(name)
     if folder is None or published is None or os.environ.get("PCD_HUB_LOCAL"):
         return folder
-    if weights_sha256(folder) == _published_sha256(name):
+    try:
+        published_sha256 = _published_sha256(name)
+    except HubNotFoundError as error:
+        _warn_once(f"{name}: the local weight is used; {error}")
+        return folder
+    except PCDHubError as error:
+        raise type(error)(
+            f"{name}: the local weight in {folder} may differ from {published[0]} ({error}); "
+            "set PCD_HUB_LOCAL=1 to use the local one"
+        ) from error
+    if weights_sha256(folder) == published_sha256:
         return folder
     raise WeightError(
         f"{name} is ambiguous: the local weight in {folder} and {published[0]} differ; "
@@ -140,17 +161,19 @@ def _local(name: str) -> Path | None:
     )
 
 
-def _published_sha256(name: str) -> str | None:
-    """Return the sha256 of the published weights file; None if it cannot be determined.
+def _published_sha256(name: str) -> str:
+    """Return the sha256 of the published weights file.
 
     A weight of ``PCD_HUB_ORG`` is fetched, because a copy in the cache may be outdated.
+
+    Raises:
+        HubNotFoundError: If the organisation has no such repository, or none that is visible.
+        PCDHubError: If the Hub cannot be reached, or the weight is damaged.
     """
     record = published_weights().get(name)
     if record and reference_of(name) == (record.reference, record.manifest_sha256):
         return record.weights_sha256
-    with suppress(PCDHubError):
-        return weights_sha256(fetch(name).folder)
-    return None
+    return weights_sha256(fetch(name).folder)
 
 
 def _how_to_get(name: str) -> str:

@@ -124,12 +124,16 @@ def add(name: str, export: Path) -> Path:
     The previous weight of that name remains as a version; the last three are kept.
 
     Raises:
-        WeightError: If the name is malformed, says ``pcd`` of an imported weight or the other way
-            round, or is taken by an ordinary folder or by another user's weight in a sticky store,
-            if the export is damaged, or if writing fails. The store is then unchanged.
+        WeightError: If the name is malformed or of another architecture, says ``pcd`` of an
+            imported weight or the other way round, or is taken by an ordinary folder or by another
+            user's weight in a sticky store, if the export is damaged, or if writing fails. The
+            store is then unchanged.
     """
-    is_imported = bool(read_weight(export).record.imported)
+    record = read_weight(export).record
+    is_imported = bool(record.imported)
     path = _checked_path(name)
+    if name.partition(".")[0] != record.architecture:
+        raise WeightError(f"{name}: expected {record.architecture}.pcd_WHAT, its architecture")
     if is_imported != name.partition(".")[2].startswith(IMPORTED):
         tag, trained = (IMPORTED, "another library") if is_imported else ("pcd", "pcd_hub")
         raise WeightError(f"{name}: expected the tag {tag} or {tag}_WHAT, as {trained} trained it")

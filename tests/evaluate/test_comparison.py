@@ -54,6 +54,11 @@ def test_tables_are_added_to_the_record_and_the_card(measured, tmp_path):
     assert [p.name for p in (tmp_path / "run").iterdir() if p.name.startswith(".")] == []
 
 
+def test_a_run_stands_for_its_export(measured):
+    export, folder = measured
+    assert add_to_weight(str(export.parent), joined_tables([folder])) == export
+
+
 def test_a_former_export_leaves_the_runs_record(measured, tmp_path):
     export, folder = measured
     exported(tmp_path / "run" / "export-2")
@@ -81,7 +86,11 @@ def test_a_measurement_with_another_protocol_is_added_and_a_repeated_one_replace
 def test_a_stored_weight_gets_a_new_version(measured):
     export, folder = measured
     store.add("test_resnet.pcd", export)
-    add_to_weight("test_resnet.pcd", joined_tables([folder.parent / "eval"]))
+    for name in ("test_resnet.pcd", str(store.home() / "test_resnet.pcd")):
+        before = store.where("test_resnet.pcd")
+        add_to_weight(name, joined_tables([folder.parent / "eval"]))
+        assert store.where("test_resnet.pcd") != before
+        assert (store.home() / "test_resnet.pcd").is_symlink()
     record = read_weight(store.where("test_resnet.pcd")).record
     assert named(record, "linear_segmentation_probe_streets_val_mean_iou")
     assert list(read_weight(export).record.metrics) == ["scene_probe"]

@@ -24,7 +24,9 @@ from pcd_hub.errors import HubError, HubUnreachableError, PCDHubError, WeightErr
 from pcd_hub.weights import create, store
 from pcd_hub.weights.hub import client as hub_module
 from pcd_hub.weights.hub import fetch, published
+from pcd_hub.weights.layout import MANIFEST_FILE
 from pcd_hub.weights.manifest import sha256
+from tests.cli.outcome import outcome
 from tests.hub.surroundings import go_offline, point_client_at, settle
 from tests.weights.making import exported, files_of, filled, flip, rewritten, same_tensors
 
@@ -303,6 +305,18 @@ def test_offline_a_pin_file_that_is_no_plain_file_pins_nothing(commit, how, monk
     go_offline(monkeypatch)
     with pytest.raises(WeightError, match="was not fetched"):
         pcd_hub.fetch(REPO)
+
+
+def test_verify_checks_the_pin_with_and_without_a_name(commit, capsys):
+    fetched = pcd_hub.fetch(REPO)
+    manifest = fetched.folder / MANIFEST_FILE
+    changed = manifest.read_text().replace("{", "{ ", 1)
+    manifest.unlink()  # a link to a blob
+    manifest.write_text(changed)
+    for names in ([], [REPO]):
+        done = outcome(capsys, "verify", *names)
+        assert done.code == 1
+        assert "DAMAGED" in done.out
 
 
 @pytest.mark.parametrize(
@@ -905,6 +919,18 @@ def test_a_local_weight_does_not_stand_in_for_a_published_one(
     assert next(pcd_hub.create_model("test_resnet.pcd").parameters()).unique().tolist() == [2.0]
     monkeypatch.setenv("PCD_HUB_LOCAL", "0")
     assert same_tensors(model, pcd_hub.create_model("test_resnet.pcd"))
+
+
+def test_a_local_weight_that_the_organisation_has_not_published_is_used(
+    hub, commit, model, tmp_path, monkeypatch, caplog
+):
+    store.add("test_resnet.pcd_mine", tmp_path / "export")
+    monkeypatch.setenv("PCD_HUB_ORG", "org")
+    assert same_tensors(model, pcd_hub.create_model("test_resnet.pcd_mine"))
+    assert "the local weight is used; org/test_resnet.pcd_mine does not exist" in caplog.text
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(PCDHubError, match="may differ from org/test_resnet.*PCD_HUB_LOCAL=1"):
+        pcd_hub.create_model("test_resnet.pcd_mine")
 
 
 def test_the_same_weight_here_and_there_is_one(hub, commit, model, tmp_path, monkeypatch):

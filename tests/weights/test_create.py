@@ -66,9 +66,6 @@ def test_a_weight_of_other_bands_loads_exactly_and_only_with_them(tmp_path, name
         assert again.pretrained_cfg["mean"] == [0.4] * count
     with pytest.raises(WeightError, match=f"in_chans 3: .* takes images of {count} bands"):
         pcd_hub.create_model(f"local-dir:{folder}", in_chans=3)
-    store.add("resnet18.pcd", folder)
-    with pytest.raises(WeightError, match="has architecture"):
-        timm.create_model("resnet18.pcd", pretrained=True)
     with pytest.raises(StudentError, match=f"takes images of {count} bands"):
         open_model(f"local-dir:{folder}")
 
@@ -114,8 +111,28 @@ def test_position_embeddings_that_timm_would_take_as_square_are_not_loaded(tmp_p
         assert not torch.equal(square.pos_embed, model.pos_embed)
 
 
+def test_timms_entry_refuses_a_weight_that_is_not_square(tmp_path):
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=(64, 160))
+    export = exported(tmp_path / "export", "vit_tiny_patch16_224", model, image_size=(64, 160))
+    store.add("vit_tiny_patch16_224.pcd", export)
+    with pytest.raises(WeightError, match=r"trained at 64 x 160 px.*pcd_hub.create_model\("):
+        timm.create_model("vit_tiny_patch16_224.pcd", pretrained=True)
+    assert pcd_hub.create_model("vit_tiny_patch16_224.pcd").patch_embed.grid_size == (4, 10)
+
+
+def test_a_runs_folder_stands_for_its_last_export(folder, tmp_path, monkeypatch, model):
+    monkeypatch.chdir(tmp_path)
+    exported(tmp_path / "runs" / "own" / "export", model=model)
+    for name in ("runs/own", "local-dir:runs/own", "runs/own/export", str(tmp_path / "runs/own")):
+        assert same_tensors(model, pcd_hub.create_model(name))
+        assert pcd_hub.where(name).name == "export"
+
+
 def test_a_weight_under_the_name_of_another_architecture_is_refused(tmp_path):
-    store.add("resnet18.pcd", exported(tmp_path / "export"))
+    export = exported(tmp_path / "export")
+    with pytest.raises(WeightError, match="resnet18.pcd: expected test_resnet.pcd_WHAT"):
+        store.add("resnet18.pcd", export)
+    shutil.copytree(export, store.home() / "resnet18.pcd")
     with pytest.raises(
         WeightError, match="resnet18.pcd has architecture test_resnet, expected resnet18"
     ):

@@ -9,7 +9,7 @@ from typing import Any
 from pcd_hub.errors import PCDHubError, first_line
 from pcd_hub.image_size import format_size
 from pcd_hub.report.page.pictures import Picture, PictureError, embed
-from pcd_hub.weights.catalogue import ListedWeight, list_weights
+from pcd_hub.weights.catalogue import ListedWeight, list_weights, notice_of_replaced
 from pcd_hub.weights.layout import WEIGHTS_FILE
 from pcd_hub.weights.local_paths import shortened
 from pcd_hub.weights.manifest import read_manifest
@@ -33,6 +33,8 @@ class GalleryEntry:
     origin: str
     """Where it is: "shipped", "local", "fetched" or "published" (not fetched)."""
     license: str
+    remark: str = ""
+    """What is needed to load it by its name."""
     architecture: str = ""
     parameters: float | None = None
     """In millions."""
@@ -52,7 +54,10 @@ class GalleryEntry:
     def code(self) -> str:
         """Python that loads the weight."""
         name = json.dumps(self.name, ensure_ascii=False)
-        return f"import pcd_hub\n\nbackbone = pcd_hub.create_model({name}, features_only=True)"
+        remark = f"  # {self.remark}" if self.remark else ""
+        return (
+            f"import pcd_hub{remark}\n\nbackbone = pcd_hub.create_model({name}, features_only=True)"
+        )
 
 
 def gallery_entries() -> list[GalleryEntry]:
@@ -66,11 +71,17 @@ def score_columns(entries: Sequence[GalleryEntry]) -> list[str]:
     return [dataset for dataset, _ in counts.most_common(_MAX_COLUMNS)]
 
 
+def _remark(weight: ListedWeight) -> str:
+    is_hidden = weight.origin == "shipped" and bool(notice_of_replaced(weight.name))
+    return "with PCD_HUB_LOCAL=0, as a local weight has this name" if is_hidden else ""
+
+
 def _entry(weight: ListedWeight) -> GalleryEntry:
     known: dict[str, Any] = {
         "name": weight.name,
         "origin": weight.origin,
         "license": weight.license,
+        "remark": _remark(weight),
         "parameters": None if weight.parameters is None else weight.parameters / 1e6,
     }
     if weight.folder is None:

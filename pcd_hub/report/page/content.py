@@ -1,5 +1,6 @@
 """Collect the content of a run's report from the files of its folder."""
 
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -91,7 +92,7 @@ def verdict(record: WeightRecord, *, run: str) -> str:
     if table is None or start_label is None:
         return (
             "it was not measured whether the student is better than its start; on labelled images "
-            f"`pcd-hub probe LABELLED {run}` shows it"
+            f"`pcd-hub probe LABELLED {shlex.quote(run)}` shows it"
         )
     start, student = table.means[start_label], table.means[table.subject]
     better, worse = student - start > _NOISE, start - student > _NOISE
@@ -211,7 +212,7 @@ def _situation(files: RunFiles) -> Situation:
     images = record.data["images"]
     waits = [line["data_wait"] for line in files.metrics if "data_wait" in line]
     return Situation(
-        run=str(files.folder),
+        run=shlex.quote(str(files.folder)),
         outcome=held_out.get("outcome", "not measured"),
         still_improving=bool(held_out) and held_out["best_step"] == held_out["last_step"],
         stopped_early=bool(held_out.get("stopped_early")),

@@ -92,7 +92,7 @@ def import_weights(
             log.warning("%s", store.notice_of_kept(name, replaced))
     return ImportedWeight(
         name=name,
-        folder=store.home() / name,
+        folder=store.folder_of(name),
         license=record.licenses["weights"],
         mean=bands.mean,
         std=bands.std,

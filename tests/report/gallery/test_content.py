@@ -2,9 +2,9 @@ import dataclasses
 
 from pcd_hub.report.gallery import content
 from pcd_hub.report.gallery.content import GalleryEntry, gallery_entries, score_columns
-from pcd_hub.weights import store
+from pcd_hub.weights import shipped, store
 from pcd_hub.weights.cards.results import results_tables
-from tests.weights.making import exported, measurement, record
+from tests.weights.making import exported, filled, measurement, record
 
 NAME = "test_resnet.pcd"
 
@@ -39,6 +39,16 @@ def test_paths_of_this_machine_are_not_shown_as_the_page_may_be_shared(tmp_path)
     }
     store.add(NAME, exported(tmp_path / "export", **private))
     assert (entry().teacher, entry().images) == ("local-dir:dino", "6,400 of photos")
+
+
+def test_a_shipped_weight_with_a_local_name_says_how_it_is_loaded(tmp_path, monkeypatch):
+    ours = exported(tmp_path / "shipped" / NAME)
+    monkeypatch.setattr(shipped, "FOLDER", ours.parent)
+    assert "#" not in entry().code
+    store.add(NAME, filled(2.0, tmp_path / "export"))
+    codes = {one.origin: one.code for one in gallery_entries()}
+    assert "PCD_HUB_LOCAL=0" in codes["shipped"]
+    assert "#" not in codes["local"]
 
 
 def test_a_damaged_weight_is_listed_with_its_problem(tmp_path):

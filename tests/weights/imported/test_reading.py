@@ -157,6 +157,16 @@ def test_the_names_of_other_libraries_are_renamed(tmp_path, library, architectur
         assert torch.equal(found.state[key], value * 0 if is_lost else value), key
 
 
+def test_a_classifier_with_a_norm_is_not_another_layer(tmp_path):
+    """torchvision's ConvNeXt has its last norm and its classifier in one module."""
+    state = renamed(state_of("convnext_tiny"), TABLES["torchvision"]["convnext_tiny"].keys)
+    classifier = {"classifier.2.weight": torch.zeros(5, 768), "classifier.2.bias": torch.zeros(5)}
+    save_file(state | classifier, tmp_path / "model.safetensors")
+    found = read_checkpoint(tmp_path / "model.safetensors", "convnext_tiny", image_size=224)
+    assert found.state.keys() == state_of("convnext_tiny").keys()
+    assert found.facts["unused"] == "classifier.* (2)"
+
+
 @pytest.mark.parametrize(
     ("library", "architecture"),
     [(library, name) for library, table in TABLES.items() for name in table],

@@ -1,6 +1,7 @@
 """An imported weight is used as any other, and says everywhere that pcd_hub did not train it."""
 
 import json
+import os
 
 import pytest
 import timm
@@ -11,6 +12,7 @@ import pcd_hub
 from pcd_hub import StudentError, WeightError, cli
 from pcd_hub.evaluate.models import check_models, open_model
 from pcd_hub.weights import store
+from pcd_hub.weights.load import read_weight
 from pcd_hub.weights.manifest import read_manifest, sha256
 from tests.cli.outcome import outcome
 from tests.cli.test_json import result
@@ -38,7 +40,7 @@ def file(tmp_path, model):
 def test_it_loads_by_its_name_with_the_tensors_of_the_file(file, model):
     done = pcd_hub.import_weights(file, "test_resnet")
     assert (done.name, done.license) == (NAME, "not stated")
-    assert done.folder == store.home() / NAME
+    assert done.folder == store.folder_of(NAME)
     model.reset_classifier(0)
     assert same_tensors(model, pcd_hub.create_model(NAME))
     assert len(pcd_hub.create_model(NAME, features_only=True)(torch.zeros(1, 3, 64, 64))) == 5
@@ -46,6 +48,15 @@ def test_it_loads_by_its_name_with_the_tensors_of_the_file(file, model):
     assert same_tensors(model, open_model(NAME).model)
     (listed,) = (weight for weight in pcd_hub.list_weights() if weight.origin == "local")
     assert listed.name == NAME
+
+
+def test_the_folder_is_the_weights_where_the_store_has_no_links(file, monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    done = pcd_hub.import_weights(file, "test_resnet")
+    assert read_weight(done.folder).record.name == NAME
 
 
 def test_record_and_card_state_the_file_and_no_training(file):
