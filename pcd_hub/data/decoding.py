@@ -29,7 +29,7 @@ import contextlib
 import functools
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -60,6 +60,10 @@ class FileReader(Protocol[ResultT_co]):
     def __call__(self, opened: Image.Image, /) -> ResultT_co: ...
 
 
+MAX_TRIED = 32
+"""Most images that are tried until one can be decoded."""
+
+
 class BrokenImageError(DataError):
     """An image that cannot be decoded.
 
@@ -75,6 +79,24 @@ class BrokenImageError(DataError):
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         return type(self), (self.name, self.reason)
+
+
+def indices_to_try(first: int, count: int) -> Iterator[int]:
+    """Yield the index of an image, then those of images that replace it if it is broken.
+
+    They are spread over all ``count`` images, because broken ones often lie next to each other.
+    """
+    step = max(1, count // MAX_TRIED)
+    return ((first + number * step) % count for number in range(MAX_TRIED))
+
+
+def too_many_broken(broken: Sequence[tuple[str, str]]) -> DataError:
+    """Return the error if all images that were tried are broken, given as (name, reason)."""
+    name, reason = broken[0]
+    return DataError(
+        f"{len(broken)} images, one after the other, cannot be decoded, the first is {name} "
+        f"({reason}); check the images"
+    )
 
 
 def decode(

@@ -20,10 +20,13 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from pcd_hub.data.batch_plan import BatchPlan, StepSampler
 from pcd_hub.data.decoding import (
+    MAX_TRIED,
     BrokenImageError,
     as_rgb,
+    indices_to_try,
     is_jpeg,
     shrink_jpeg,
+    too_many_broken,
     upright_jpeg_size,
 )
 from pcd_hub.data.multiband.image import BandImage, decoded
@@ -39,8 +42,6 @@ from pcd_hub.data.views import (
 from pcd_hub.data.workers import load_batches
 from pcd_hub.errors import DataError
 from pcd_hub.image_size import height_width
-
-_MAX_BROKEN_IN_A_ROW = 32
 
 
 @dataclass(kw_only=True)
@@ -178,8 +179,7 @@ class _IndexedViews(Dataset[Batch]):
         step, epoch, first_index = key
         views = self._views.at(step)
         broken: list[tuple[str, str]] = []
-        for offset in range(_MAX_BROKEN_IN_A_ROW):
-            index = (first_index + offset) % len(self._source)
+        for index in indices_to_try(first_index, len(self._source)):
             try:
                 decoded = self._source.read(index, DecodeForViews(views, epoch, index))
             except BrokenImageError as error:
@@ -195,14 +195,7 @@ class _IndexedViews(Dataset[Batch]):
                 flips=flips_of([parameters]),
                 broken=broken,
             )
-        raise _too_many_broken(broken)
-
-
-def _too_many_broken(broken: list[tuple[str, str]]) -> DataError:
-    name, reason = broken[0]
-    return DataError(
-        f"{len(broken)} images in a row cannot be decoded, from {name} ({reason}); check the images"
-    )
+        raise too_many_broken(broken)
 
 
 def _collate(samples: list[Batch]) -> Batch:
@@ -253,8 +246,8 @@ class _StreamViews(IterableDataset[Batch | None]):
             except BrokenImageError as error:
                 broken.append((f"{error.name} (image {row.number} of the run)", error.reason))
                 in_a_row += 1
-                if in_a_row == _MAX_BROKEN_IN_A_ROW:
-                    raise _too_many_broken(broken[-in_a_row:]) from error
+                if in_a_row == MAX_TRIED:
+                    raise too_many_broken(broken[-in_a_row:]) from error
                 continue
             in_a_row = 0
             decoded_rows.append(row)

@@ -117,9 +117,13 @@ def check_batch_size(source: ImageSource | ImageStream, global_batch_size: int) 
         )
 
 
-def count_images(source: ImageSource | ImageStream) -> int | None:
-    """Count the images; None for a stream, whose length is unknown."""
-    return len(source) if isinstance(source, ImageSource) else None
+def count_images(
+    source: ImageSource | ImageStream, held_out: ImageSource | None = None
+) -> int | None:
+    """Count the images and those held out; None for a stream, whose length is unknown."""
+    if not isinstance(source, ImageSource):
+        return None
+    return len(source) + (0 if held_out is None else len(held_out))
 
 
 def open_training_source(data: DataConfig, accelerator: Accelerator) -> ImageSource | ImageStream:

@@ -161,7 +161,7 @@ def train_student(d: Distillation) -> Training:
         ),
         num_steps=lambda: end.total_steps,
         lr_option="--optim.lr-per-256",
-        num_images=count_images(d.source),
+        num_images=count_images(d.source, d.held_out_source),
         stop_request=d.shared.stop,
         label=config.student.arch,
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from pcd_hub.data.decoding import BrokenImageError, as_mask, as_rgb, decode
+from pcd_hub.data.decoding import BrokenImageError, as_mask, as_rgb, decode, indices_to_try
 
 RAMP = np.tile(np.linspace(0, 200, 64, dtype=np.float32), (64, 1))
 
@@ -253,3 +253,15 @@ def test_a_mask_keeps_its_stored_values():
 def test_a_mask_format_that_changes_values_is_rejected(content, message):
     with pytest.raises(BrokenImageError, match=message):
         stored(content)
+
+
+@pytest.mark.parametrize("count", [1, 8, 40, 4000])
+def test_a_block_of_broken_images_is_left_at_once(count):
+    """One folder of an interrupted copy may be all broken, here 1 % of the images."""
+    block = set(range(count // 2, count // 2 + count // 100))
+    for first in block:
+        tried = list(indices_to_try(first, count))
+        assert tried[0] == first
+        assert tried[1] not in block
+    assert set(indices_to_try(0, count)) <= set(range(count))
+    assert len(set(indices_to_try(0, count))) == min(count, 32)

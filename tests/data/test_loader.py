@@ -135,7 +135,9 @@ def test_a_broken_image_is_named_and_replaced_by_the_next():
 
 
 def test_only_broken_images_is_an_error():
-    with pytest.raises(DataError, match="32 images in a row cannot be decoded, from image"):
+    with pytest.raises(
+        DataError, match="32 images, one after the other, cannot be decoded, the first is image"
+    ):
         batches(Shades(8, broken=tuple(range(8))))
 
 
@@ -267,7 +269,9 @@ def test_broken_images_of_a_stream_have_unique_names(stream_of_broken):
 
 
 def test_a_stream_of_only_broken_images_is_an_error(stream_of_broken):
-    with pytest.raises(DataError, match="32 images in a row cannot be decoded, from .*row 0"):
+    with pytest.raises(
+        DataError, match="32 images, one after the other, cannot be decoded, the first is .*row 0"
+    ):
         batches(open_source(stream_of_broken(8)))
 
 

@@ -6,6 +6,8 @@ import shutil
 import pytest
 import torch
 
+from pcd_hub.data.sources.held_out import split_held_out
+from pcd_hub.data.sources.open import open_source
 from pcd_hub.errors import DataError
 from pcd_hub.train.run_folder.checkpoints import write_checkpoint
 from tests.data.sources.archives.test_zips import make_zip, png
@@ -86,6 +88,19 @@ def test_files_that_change_while_training_are_counted_and_named(
     assert (out / "record.json").exists()
 
 
+def test_what_the_survey_accepts_is_not_too_much_for_the_run(tiny, tmp_path, caplog):
+    """One of 100 images is broken, of which some are held out: still 1 %."""
+    images = image_folder(tmp_path / "images", 100, broken=0)
+    source = open_source(str(images))
+    training, held_out = split_held_out(source, share=0.1)
+    assert held_out is not None
+    (images / training.name(0)).write_bytes(b"<html>")
+    arguments = ["--run.no-store", "--data.held-out=0.1", "--run.max-steps=18"]
+    out = run([*many(tiny, str(images)), *arguments], tmp_path / "run")
+    assert "skipped 1 broken images in total" in caplog.text
+    assert (out / "record.json").exists()
+
+
 def test_a_folder_that_vanishes_ends_with_a_checkpoint_that_resumes(tiny, tmp_path, monkeypatch):
     images = image_folder(tmp_path / "images", 80, broken=0)
     arguments = [*many(tiny, str(images)), "--run.no-store", "--run.checkpoint-every-steps=100"]
@@ -93,7 +108,10 @@ def test_a_folder_that_vanishes_ends_with_a_checkpoint_that_resumes(tiny, tmp_pa
     shutil.copytree(images, tmp_path / "copy")
     with monkeypatch.context() as patch:
         change_at(patch, 4, lambda: shutil.rmtree(images))
-        with pytest.raises(DataError, match=r"^32 images in a row cannot be decoded, from [^\n]*$"):
+        with pytest.raises(
+            DataError,
+            match=r"^32 images, one after the other, cannot be decoded, the first is [^\n]*$",
+        ):
             run(arguments, tmp_path / "run")
     assert [path.name for path in (tmp_path / "run" / "checkpoints").glob("*.pt")] == [
         "step_00000004.pt"

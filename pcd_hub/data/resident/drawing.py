@@ -77,7 +77,7 @@ class DrawnBatch:
 def draw_batch(
     table: ImageTable, views: TwoViewTransform, keys: Sequence[tuple[int, int]]
 ) -> DrawnBatch:
-    """Draw the parameters of a batch; the next readable image replaces a broken one.
+    """Draw the parameters of a batch; a readable image replaces a broken one.
 
     Args:
         table: The images.
@@ -85,7 +85,7 @@ def draw_batch(
         keys: (epoch, index) of every image.
 
     Raises:
-        DataError: If too many images in a row are broken.
+        DataError: If all images that are tried are broken.
     """
     drawn = DrawnBatch(keys=[], pairs=[], broken=[])
     for epoch, first_index in keys:

@@ -8,10 +8,8 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
+from pcd_hub.data.decoding import indices_to_try, too_many_broken
 from pcd_hub.data.multiband.image import BandImage
-from pcd_hub.errors import DataError
-
-MAX_BROKEN_IN_A_ROW = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,22 +26,17 @@ class ImageTable:
     """(name, reason) of the images that cannot be decoded, by index."""
 
     def readable(self, first_index: int) -> tuple[int, list[tuple[str, str]]]:
-        """Return the first readable image from ``first_index`` on, and the broken ones before it.
+        """Return the image or the one that replaces it, and the broken ones that were tried.
 
         Raises:
-            DataError: If too many images in a row are broken.
+            DataError: If all images that are tried are broken.
         """
         broken: list[tuple[str, str]] = []
-        for offset in range(MAX_BROKEN_IN_A_ROW):
-            index = (first_index + offset) % len(self.starts)
+        for index in indices_to_try(first_index, len(self.starts)):
             if index not in self.broken:
                 return index, broken
             broken.append(self.broken[index])
-        name, reason = broken[0]
-        raise DataError(
-            f"{len(broken)} images in a row cannot be decoded, from {name} ({reason}); check the "
-            "images"
-        )
+        raise too_many_broken(broken)
 
 
 @dataclass(frozen=True, kw_only=True)

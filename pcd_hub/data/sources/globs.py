@@ -2,6 +2,7 @@
 
 import fnmatch
 import glob
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from pcd_hub.data.sources.files import ImageFiles, walk
 from pcd_hub.data.sources.other_files import OtherFiles, is_image
 from pcd_hub.data.sources.uris import exists, local_path
 from pcd_hub.errors import DataError
+
+log = logging.getLogger("pcd_hub")
 
 _BRACES = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
 _MAX_SHARDS = 100_000
@@ -53,9 +56,14 @@ def match_pattern(pattern: str) -> ImageFiles | list[str]:
     """
     root, rest = _split(str(local_path(pattern)))
     paths = sorted(_match(root, rest))
-    if images := [path for path in paths if is_image(path)]:
-        return ImageFiles(images, root=root)
     places = [str(root / path) for path in paths]
+    if images := [path for path in paths if is_image(path)]:
+        if folders := [place for place in places if os.path.isdir(place)]:
+            log.warning(
+                "%s also matches %d folders, which are not read (%s); '**' matches at any depth",
+                *(pattern, len(folders), folders[0]),
+            )
+        return ImageFiles(images, root=root)
     if archives := [place for place in places if is_tar(place) or place.endswith(".zip")]:
         return archives
     if folders := [place for place in places if os.path.isdir(place)]:

@@ -50,6 +50,8 @@ class Thumbnail:
     """Mean colours of 9 x 8 parts."""
     digest: bytes
     """Hash of all pixels as they are decoded for the thumbnail."""
+    brightest: int
+    """Largest value of any of these pixels, of 255."""
 
 
 def make_thumbnail(opened: Image.Image | BandImage) -> Thumbnail:
@@ -62,7 +64,8 @@ def make_thumbnail(opened: Image.Image | BandImage) -> Thumbnail:
         shrink_jpeg(opened, min(size[0] / _WIDTH, size[1] / _HEIGHT) / _DECODED_SCALE)
     image = opened.visible() if isinstance(opened, BandImage) else as_rgb(opened)
     colours = np.asarray(image.resize((_WIDTH, _HEIGHT), Image.Resampling.BOX))
-    return Thumbnail(size, colours, hashlib.blake2b(image.tobytes(), digest_size=8).digest())
+    digest = hashlib.blake2b(image.tobytes(), digest_size=8).digest()
+    return Thumbnail(size, colours, digest, int(np.asarray(image.getextrema()).max()))
 
 
 def group_equal_files(

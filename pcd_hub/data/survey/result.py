@@ -12,6 +12,8 @@ FEW_IMAGES = 50
 """A set with fewer distinct images is warned of: the smallest that was measured (RESULTS.md)."""
 MIN_SIDE = 8
 """Shortest side of an image that shows something, in pixels."""
+DARK = 25
+"""Images without a brighter pixel, of 255, are warned of: 12 of 16 bits are at most 15."""
 MAX_BROKEN_SHARE = 0.01
 """Largest share of broken images with which a run continues."""
 MANY_COPIES_SHARE = 0.05
@@ -47,6 +49,8 @@ class Survey:
     """Names of a few pairs of copies."""
     seconds: float
     """Duration of the survey."""
+    brightest: int = 255
+    """Largest value of all images that were read, scaled to 8 bits."""
 
     def as_json(self) -> dict[str, Any]:
         """Return all fields, for ``survey.json``."""
@@ -93,6 +97,7 @@ class Survey:
                 self._broken(),
                 self._tiny(),
                 self._upscaled(view_side),
+                self._dark(),
                 self._copies(),
                 self._few(),
             )
@@ -126,6 +131,14 @@ class Survey:
         return (
             f"the images are smaller than their views: short side {self.short_side} px (median), "
             f"--data.image-size {view_side}; a smaller one is faster and loses nothing"
+        )
+
+    def _dark(self) -> str:
+        if self.brightest > DARK:
+            return ""
+        return (
+            f"the images are nearly black: their brightest pixel is {self.brightest} of 255, as "
+            "where 16-bit files hold values of 12 bits; scale them to the whole range first"
         )
 
     def _copies(self) -> str:

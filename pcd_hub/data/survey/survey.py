@@ -181,6 +181,7 @@ def _summarise(
         smallest_side=min(sides),
         largest_side=max(sides),
         num_tiny=sum(side < MIN_SIDE for side in sides) if thumbnails else 0,
+        brightest=max((one.brightest for one in thumbnails.values()), default=255),
         num_broken=len(faults),
         first_broken=faults[0] if faults else "",
         num_compared=num_files + len(others),

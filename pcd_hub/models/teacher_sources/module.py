@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pcd_hub.errors import StudentError, TeacherError, first_line
-from pcd_hub.image_size import ImageSize, height_width
+from pcd_hub.image_size import ImageSize, height_width, simplest
 from pcd_hub.models.grid import PixelGrid, fills_grid, pixel_grid
 from pcd_hub.models.teacher_sources.parts import Numbers, check_normalisation
 from pcd_hub.models.teachers import Teacher, TeacherFacts
@@ -27,7 +27,7 @@ def teacher_from_module(
     std: Numbers,
     name: str | None = None,
     license: str = "not stated",  # noqa: A002
-    image_size: ImageSize = 224,
+    image_size: ImageSize | None = None,
     num_prefix_tokens: int | None = None,
 ) -> Teacher:
     """Make a frozen teacher from a module: images ``(B, 3, H, W)`` -> features.
@@ -44,7 +44,8 @@ def teacher_from_module(
         std: Standard deviation of each channel.
         name: Name for the record; default: the class.
         license: Licence of its weights.
-        image_size: Size of the black images in pixels.
+        image_size: Size of the black images in pixels; default: the only size that the module
+            takes, if it states one as timm's models do, otherwise 224.
         num_prefix_tokens: Tokens before those of the image, such as class token and registers;
             default: as few as make the rest a grid.
 
@@ -57,7 +58,8 @@ def teacher_from_module(
     if not any(True for _ in module.parameters()):
         raise TeacherError(f"{source} has no parameters; expected a network with its weights")
     module.float()
-    grid = _grid(module, source, image_size, num_prefix_tokens)
+    size = image_size or only_size(module) or 224
+    grid = _grid(module, source, size, num_prefix_tokens)
     facts = TeacherFacts(
         source=source,
         architecture=name,
@@ -68,6 +70,13 @@ def teacher_from_module(
         std=tuple(map(float, std)),
     )
     return Teacher(grid, None, facts)
+
+
+def only_size(module: nn.Module) -> ImageSize | None:
+    """Return the only size of its images that a ViT or Swin of timm takes; None for any."""
+    patches: Any = getattr(module, "patch_embed", None)
+    size = getattr(patches, "img_size", None)
+    return simplest(size) if size and getattr(patches, "strict_img_size", False) else None
 
 
 def _grid(

@@ -119,6 +119,9 @@ def _feature_maps(s: Situation, values: Values) -> Iterator[Decision]:
 
 
 def _teacher_size(s: Situation, values: Values) -> Iterator[Decision]:
+    if s.teacher_size is not None:
+        yield Decision("teacher.image_size", s.teacher_size, "the only size that the teacher takes")
+        return
     sides = height_width(values["data.image_size"])
     is_finer = values.get("method.feature_maps", 1) > 1 and s.teacher_patch == SIZE_STEP
     wanted = FINER_TEACHER_SCALE if is_finer else TEACHER_SCALE

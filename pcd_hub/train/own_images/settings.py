@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from pcd_hub.data.multiband.names import RGB
 from pcd_hub.data.workers import num_cores
 from pcd_hub.errors import ConfigError
+from pcd_hub.models.teacher_sources.module import only_size
 from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.configs.distill import DERIVED, DistillConfig
 from pcd_hub.train.configs.fields import options
@@ -298,6 +299,7 @@ def find_situation(
         teacher=config.teacher.source,
         teacher_has_head=teacher_has_head(config.teacher.source, teacher),
         teacher_patch=teacher_patch(config, teacher),
+        teacher_size=only_size(teacher.grid.model) if teacher else None,
         loss=config.method.loss,
         accumulation_steps=config.optim.accumulation_steps,
         hours=hours,

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pcd_hub.image_size import ImageSize
+
 SIZE_STEP = 32
 """Sizes are multiples of it: the stride of most backbones."""
 
@@ -47,6 +49,8 @@ class Situation:
     """The teacher has a trained projection head."""
     teacher_patch: int = SIZE_STEP
     """The teacher's image size is a multiple of it."""
+    teacher_size: ImageSize | None = None
+    """The only size of its images that the teacher takes, if it states one."""
     loss: str = "pixel_info_nce"
     accumulation_steps: int = 1
     hours: float | None = None

@@ -33,7 +33,8 @@ def save_table(students: Sequence[Distillation], weight_names: Sequence[str]) ->
     hours = students[0].folder.provenance()["hardware"]["seconds"] / 3600
     text = (
         f"# {len(students)} students in one pass\n\n"
-        f"Teacher {students[0].config.teacher.source}, {hours:.2f} hours together.\n\n"
+        f"Teacher {students[0].config.teacher.source}, {hours:.2f} hours together since the last "
+        "start.\n\n"
     )
     path = run_folder(students) / TABLE
     atomic_write(path, text + "".join(f"| {' | '.join(row)} |\n" for row in cells))

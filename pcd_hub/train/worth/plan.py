@@ -178,10 +178,10 @@ def write_plan(comparison: Comparison) -> None:
 
 
 def image_names(split: Split) -> list[str]:
-    """Return the names of the images of a split, which are their paths if they are files."""
+    """Return the names of the images that are trained on, which are their paths if files."""
     if isinstance(split, SegmentationSet):
         return [split.image_name(index) for index in range(len(split))]
-    return [str(image.path) for image in split.images]
+    return [str(image.path) for image in split.with_objects()]
 
 
 def _configure(recipe: Recipe, options: WorthConfig, passed_on: list[str], task: str) -> Any:

@@ -102,6 +102,13 @@ def test_images_that_match_a_pattern(folders, monkeypatch, pattern, expected):
     assert shades(open_source(pattern)) == expected
 
 
+def test_folders_that_match_beside_images_are_named(folders, caplog):
+    assert shades(open_source(f"{folders}/b/*")) == [3, 4]
+    assert "also matches" not in caplog.text
+    assert shades(open_source(f"{folders}/a/*")) == [2]
+    assert f"/a/* also matches 1 folders, which are not read ({folders}/a/x)" in caplog.text
+
+
 def test_a_folder_whose_name_looks_like_a_pattern_is_a_folder(folders):
     (folders / "b").rename(folders / "[2024] {1..2}*")
     assert shades(open_source(str(folders / "[2024] {1..2}*"))) == [3, 4]

@@ -98,6 +98,16 @@ def test_a_few_broken_images_are_counted(tmp_path):
     assert "077.png (UnidentifiedImageError" in found.cautions()[0]
 
 
+@pytest.mark.parametrize(("largest", "caution"), [(4095, True), (65535, False)])
+def test_files_that_use_12_of_16_bits_are_warned_of(tmp_path, largest, caution):
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        values = rng.integers(0, largest + 1, (24, 24)).astype(np.uint16)
+        Image.fromarray(values).save(tmp_path / f"{number}.png")
+    dark = [one for one in look(tmp_path).cautions() if "nearly black" in one]
+    assert bool(dark) == caution
+
+
 def noise(folder, count, side):
     rng = np.random.default_rng(0)
     for number in range(count):

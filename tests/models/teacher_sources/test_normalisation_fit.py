@@ -9,6 +9,7 @@ from timm.data.constants import IMAGENET_INCEPTION_MEAN as HALF
 from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from pcd_hub.models.grid import pixel_grid
+from pcd_hub.models.teacher_sources import normalisation_fit
 from pcd_hub.models.teacher_sources.normalisation_fit import (
     normalisation_distance,
     normalisation_fit_warning,
@@ -73,6 +74,17 @@ def test_a_wrong_normalisation_is_named_with_the_better_one(trained, images, mea
     warning = normalisation_fit_warning(teacher_of(trained, mean, std), images)
     assert warning.startswith(f"mean ({mean[0]:.4g}, ")
     assert "--teacher.mean 0.5 0.5 0.5 --teacher.std 0.5 0.5 0.5; try these" in warning
+
+
+def test_images_that_no_normalisation_fits_give_no_warning(trained, monkeypatch):
+    far = {HALF: 3.04, (0.0,) * 3: 2.59}  # measured: low light with noise, EfficientNet-Lite0
+    monkeypatch.setattr(
+        normalisation_fit, "normalisation_distance", lambda *given: far.get(given[2], 5.0)
+    )
+    teacher = teacher_of(trained, HALF, HALF)
+    assert normalisation_fit_warning(teacher, torch.rand(2, 3, 48, 48)) == ""
+    far[(0.0,) * 3] = 1.9
+    assert "do not fit the teacher" in normalisation_fit_warning(teacher, torch.rand(2, 3, 48, 48))
 
 
 def test_the_distance_is_that_of_normal_distributions():

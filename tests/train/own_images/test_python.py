@@ -162,6 +162,15 @@ def test_a_module_is_a_teacher_with_its_normalisation(settings, tmp_path):
         pcd_hub.distill("photos", teacher="quickstart", mean=half)
 
 
+def test_a_module_of_one_size_gets_its_size(settings, tmp_path):
+    teacher = timm.create_model("test_vit", num_classes=0, dynamic_img_size=False)  # of 160 px
+    settings |= {"teacher": teacher, "run.max_steps": 2, "derive": True, "probe_scenes": 0}
+    half = (0.5, 0.5, 0.5)
+    done = pcd_hub.distill(**settings, mean=half, std=half, output_dir=tmp_path / "run")
+    record = json.loads((done.folder / "record.json").read_text())
+    assert record["config"]["teacher"]["image_size"] == 160
+
+
 def call(images: Any = "photos", **arguments: Any):
     models = {name: arguments.pop(name, "quickstart") for name in ("student", "teacher")}
     models["probe_data"] = arguments.pop("probe_data", None)

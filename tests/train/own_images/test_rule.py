@@ -251,6 +251,13 @@ def test_a_finer_map_gets_a_finer_teacher(changes, maps, teacher):
     assert (found.get("method.feature_maps"), found["teacher.image_size"]) == (maps, teacher)
 
 
+def test_a_teacher_of_one_size_gets_it():
+    found = values(
+        Situation(**CPU, num_images=300, short_side=500, teacher_patch=16, teacher_size=224)
+    )
+    assert found["teacher.image_size"] == 224
+
+
 def test_the_reason_of_the_teachers_size_says_how_much_larger_it_is():
     def reason(**given: Any) -> str:
         usual = {"num_images": 3000, "short_side": 480, "student_has_finer_map": True}

@@ -7,6 +7,7 @@ import signal
 
 import pytest
 
+from pcd_hub.data.labelled.subset import coco_subset
 from pcd_hub.errors import ConfigError, DataError
 from pcd_hub.evaluate.comparison import joined_tables
 from pcd_hub.evaluate.results import Evaluation
@@ -15,9 +16,10 @@ from pcd_hub.train.lab.paired import paired_difference
 from pcd_hub.train.segmentation import finetune
 from pcd_hub.train.signals import StoppedRun
 from pcd_hub.train.worth import main, timing
+from pcd_hub.train.worth.plan import image_names
 from pcd_hub.train.worth.timing import Speed
 from tests.evaluate.drawn_sets import draw_segmentation
-from tests.train.detection.drawn_coco import draw_coco
+from tests.train.detection.drawn_coco import draw_coco, read_drawn
 
 MODELS = ("random:test_resnet", "random:test_efficientnet")
 SHORT = [
@@ -214,6 +216,12 @@ def test_a_detector_is_trained_if_the_labels_are_boxes(tmp_path, started, capsys
     (table,) = joined_tables([tmp_path / "out" / "rows"])
     assert (result["dataset"], table.dataset) == ("drawn val", "drawn val, 50 % of the labels")
     assert "one seed says nothing about noise" in capsys.readouterr().out
+
+
+def test_images_without_objects_are_no_labels(tmp_path):
+    """The last of 9 images is empty; a detector is not trained on it."""
+    split = read_drawn(draw_coco(tmp_path, train=9))
+    assert len(image_names(coco_subset(split, share=1.0, seed=0))) == 8
 
 
 @pytest.mark.parametrize(
