@@ -150,8 +150,7 @@ def benchmark_data(options: argparse.Namespace, folder: Path) -> Iterator[dict[s
     for size in options.data_sizes:
         pipelines = {
             "torchvision on Pillow": _core_seconds(_torchvision_pair(source, size)),
-            "recipe, pillow": _core_seconds(_our_pair(source, size, "pillow")),
-            "recipe, opencv": _core_seconds(_our_pair(source, size, "opencv")),
+            "recipe": _core_seconds(_our_pair(source, size)),
             **_resident_pipelines(source, size),
         }
         times: dict[str, list[float]] = {name: [] for name in pipelines}
@@ -236,8 +235,8 @@ def _torchvision_pair(source: ImageFiles, size: int) -> Callable[[int], object]:
     return lambda index: source.read(index, two_views)
 
 
-def _our_pair(source: ImageFiles, size: int, renderer: Any) -> Callable[[int], object]:
-    views = byol_views(size, seed=0, renderer=renderer)
+def _our_pair(source: ImageFiles, size: int) -> Callable[[int], object]:
+    views = byol_views(size, seed=0)
     return lambda index: views.render(*source.read(index, DecodeForViews(views, 0, index)))
 
 

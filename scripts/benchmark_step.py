@@ -50,7 +50,7 @@ from pcd_hub.train.networks import build_backbone
 from pcd_hub.train.teacher.cache.targets import Repeated
 
 STAGES = ("data wait", "teacher", "student", "loss", "backward", "optimizer")
-SWITCHES = ("fold", "compile", "channels_last", "foreach", "keep_memory", "opencv", "flash", "bf16")
+SWITCHES = ("fold", "compile", "channels_last", "foreach", "keep_memory", "flash", "bf16")
 EXTRAS = ("resident", "cached")
 """Images decoded in the device's memory; the teacher's feature maps in memory, as from a full cache
 but without its reading."""
@@ -93,7 +93,6 @@ def recipe_step(case: StepCase, steps: int, folder: Path) -> tuple[Step, Iterato
         data=DistillDataConfig(
             source=(case.images,),
             image_size=case.image_size,
-            renderer="pillow" if "opencv" in case.off else "opencv",
             resident="on" if "resident" in case.also else "off",
         ),
         method=PixelMethodConfig(temperature=case.temperature, queue_length=1),

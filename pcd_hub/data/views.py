@@ -4,17 +4,16 @@ The random parameters of a view are drawn first (:class:`ViewParameters`), and r
 deterministic, so views do not depend on the number of workers. Because the parameters are drawn
 before the image is decoded, a large JPEG is decoded no larger than its views need.
 
-Pillow crops and resizes. OpenCV, several times faster than Pillow, does colours and blur; the
-reference implementation (``renderer="pillow"``) needs no OpenCV.
+Pillow crops and resizes. OpenCV, several times faster than Pillow, does colours and blur.
 """
 
 import dataclasses
 import functools
 import importlib.util
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,24 +27,11 @@ from pcd_hub.data.multiband.image import BandImage
 from pcd_hub.data.multiband.jitter import adjust_bands
 from pcd_hub.data.view_policy import ViewPolicy, view_policies
 from pcd_hub.errors import DataError
-from pcd_hub.image_size import ImageSize, format_size, height_width
+from pcd_hub.image_size import ImageSize, height_width
 
-Renderer = Literal["opencv", "pillow"]
 Pixels = UInt8[np.ndarray, "height width bands"]
 
 _RGB = (0, 1, 2)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EarlyViews:
-    """Smaller views for the first steps of a run."""
-
-    image_size: ImageSize
-    steps: int
-    """Number of these steps."""
-
-    def __str__(self) -> str:
-        return f"{format_size(self.image_size)} px in the first {self.steps:,} steps"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,25 +42,14 @@ class TwoViewTransform:
     first: ViewPolicy
     second: ViewPolicy
     seed: int
-    renderer: Renderer = "opencv"
     num_bands: int = 3
     colours: tuple[int, ...] = _RGB
     """Places of red, green and blue among the bands; empty if there are no colours."""
-    early: EarlyViews | None = None
-    """Smaller views of the first steps, which :meth:`at` returns; None for one size."""
     view_epochs: int = 0
     """Epochs after which the views of each image repeat; 0 for never."""
 
     def __post_init__(self) -> None:
-        _check_renderer(self.renderer)
-
-    def at(self, step: int) -> "TwoViewTransform":
-        """Return the transform of optimizer step ``step``, counted from 0."""
-        if self.early is None:
-            return self
-        is_early = step < self.early.steps
-        size = self.early.image_size if is_early else self.image_size
-        return dataclasses.replace(self, image_size=size, early=None)
+        _check_opencv()
 
     def __call__(
         self, image: Image.Image | BandImage, *, epoch: int, index: int
@@ -102,11 +77,9 @@ class TwoViewTransform:
     ) -> UInt8[Tensor, "2 bands height width"]:
         """Render both views of an image, which may be smaller than ``parameters.size``."""
         scale = image.width / parameters.size[0], image.height / parameters.size[1]
-        render: Callable[..., Tensor] = render_view_with_pillow
-        if self.renderer == "opencv":
-            render = functools.partial(render_view, colours=self.colours)
         views = [
-            render(image, view.scaled(*scale), size=self.image_size) for view in parameters.views
+            render_view(image, view.scaled(*scale), size=self.image_size, colours=self.colours)
+            for view in parameters.views
         ]
         return concatenate_views([view[None] for view in views])
 
@@ -121,13 +94,10 @@ def byol_views(
     *,
     seed: int,
     crop_area: tuple[float, float] = (0.08, 1.0),
-    renderer: Renderer = "opencv",
 ) -> TwoViewTransform:
     """Build BYOL's asymmetric pair: only the first always blurred, only the second solarized."""
     first, second = view_policies("default", crop_area=crop_area)
-    return TwoViewTransform(
-        image_size=image_size, first=first, second=second, seed=seed, renderer=renderer
-    )
+    return TwoViewTransform(image_size=image_size, first=first, second=second, seed=seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,11 +269,10 @@ def _to_tensor(view: Pixels) -> UInt8[Tensor, "bands height width"]:
     return torch.from_numpy(view).permute(2, 0, 1)
 
 
-def _check_renderer(renderer: Renderer) -> None:
-    if renderer == "opencv" and importlib.util.find_spec("cv2") is None:
+def _check_opencv() -> None:
+    if importlib.util.find_spec("cv2") is None:
         raise DataError(
-            "OpenCV, which renders the views, is not installed; pip install 'pcd_hub[train]', or "
-            "use the slower --data.renderer pillow"
+            "OpenCV, which renders the views, is not installed; pip install 'pcd_hub[train]'"
         )
 
 

@@ -142,9 +142,8 @@ def test_the_centre_crop_for_an_oblong_view_has_nearly_its_aspect(size):
     assert crop_width / crop_height == pytest.approx(wanted)
 
 
-@pytest.mark.parametrize("renderer", ["opencv", "pillow"])
-def test_oblong_views(renderer):
-    views = byol_views((48, 80), seed=3, renderer=renderer)
+def test_oblong_views():
+    views = byol_views((48, 80), seed=3)
     one = views(IMAGE, epoch=1, index=7)
     assert one.shape == (2, 3, 48, 80)
     square, same = byol_views(48, seed=3), byol_views((48, 48), seed=3)
@@ -390,13 +389,7 @@ def test_views_are_drawn_on_the_upright_image_in_every_format(kind, orientation)
     assert image.width * upright[1] == image.height * upright[0]
 
 
-def test_without_opencv_the_error_names_the_pillow_renderer(monkeypatch):
+def test_without_opencv_the_error_names_the_extra(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(DataError, match="--data.renderer pillow"):
+    with pytest.raises(DataError, match=r"OpenCV.* pip install 'pcd_hub\[train\]'"):
         byol_views(32, seed=0)
-    assert byol_views(32, seed=0, renderer="pillow")(IMAGE, epoch=0, index=0).shape == (
-        2,
-        3,
-        32,
-        32,
-    )

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from pcd_hub.train.configs.files import plain
-from pcd_hub.train.configs.old_names import flat
+from pcd_hub.train.configs.flat import flat
 from pcd_hub.train.lab.options import parse_lab
 from pcd_hub.train.lab.plan import read_plan
 from pcd_hub.train.own_images.arguments import parse_distill

@@ -114,7 +114,6 @@ def test_switches_reach_the_configuration_of_the_recipe(tmp_path, images, monkey
     assert (on.teacher.fold_batch_norms, off.teacher.fold_batch_norms) == (True, False)
     assert (on.speed.channels_last, off.speed.channels_last) == (True, False)
     assert (on.speed.foreach, off.speed.foreach) == (True, False)
-    assert (on.data.renderer, off.data.renderer) == ("opencv", "pillow")
 
 
 def test_dense_and_our_loss_are_equal():
@@ -145,7 +144,7 @@ def test_loss_data_and_models_are_measured(tmp_path, images, capsys, monkeypatch
     assert case["dense"]["value_error"] < 1e-4
     (size,) = results["data"]["results"]
     pipelines = size["core_seconds_per_image"]
-    assert len(pipelines) == (5 if measuring.DEVICE.type == "cpu" else 6)
+    assert len(pipelines) == (4 if measuring.DEVICE.type == "cpu" else 5)
     assert all(seconds > 0 for seconds in pipelines.values())
     assert "resident, in batches on cpu" in pipelines
     assert [row["arch"] for row in results["models"]["results"]] == ["resnet18", "resnet18_mhsa"]

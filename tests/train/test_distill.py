@@ -12,6 +12,7 @@ from PIL import Image
 
 import pcd_hub
 from pcd_hub.data.scenes import render_scene
+from pcd_hub.data.views import render_view_with_pillow
 from pcd_hub.errors import ConfigError
 from pcd_hub.models.timm_loading import create_pretrained
 from pcd_hub.train import distill
@@ -255,6 +256,11 @@ PLAIN = [
 """What is fast, switched off."""
 
 
+def _render_with_pillow(image, parameters, *, size, colours):
+    del colours
+    return render_view_with_pillow(image, parameters, size=size)
+
+
 @pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("fast", [True, False], ids=["fast", "plain"])
 def test_golden_loss_trace(tiny, tmp_path, request, monkeypatch, fast):
@@ -263,7 +269,8 @@ def test_golden_loss_trace(tiny, tmp_path, request, monkeypatch, fast):
     Every way to be fast included: the views are Pillow's, as OpenCV rounds otherwise.
     """
     golden = Path(__file__).parents[1] / "golden" / "distill_trace.json"
-    options = ["--run.max-steps=20", "--run.no-store", "--data.renderer=pillow"]
+    options = ["--run.max-steps=20", "--run.no-store"]
+    monkeypatch.setattr("pcd_hub.data.views.render_view", _render_with_pillow)
     if not fast:
         options += PLAIN
         monkeypatch.setattr("pcd_hub.method.loss._has_flash_kernel", lambda *_: False)

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,7 @@ def _is_state(value: Mapping[Any, Any]) -> bool:
     )
 
 
-def _common_prefix(state: State) -> str:
+def _common_prefix(state: Collection[str]) -> str:
     """Return the prefix of DistributedDataParallel or torch.compile, if all keys have it."""
     prefixes = ("module.", "_orig_mod.", "model.")
     return next((one for one in prefixes if all(key.startswith(one) for key in state)), "")

@@ -23,7 +23,6 @@ from pcd_hub.files.standard_output import exit_if_closed, print_error
 from pcd_hub.garbage_collector import keep_imported
 from pcd_hub.train.configs.fields import Option, as_typed, check, options, wrong_value
 from pcd_hub.train.configs.files import as_yaml, read_fields, with_fields
-from pcd_hub.train.configs.old_names import current_name
 from pcd_hub.train.run_folder.memory_errors import explained
 from pcd_hub.train.signals import StoppedRun
 
@@ -200,28 +199,16 @@ def _with_known_flags(config: object, arguments: list[str]) -> list[str]:
 
 
 def _with_known_flag(argument: str, known: Mapping[str, Option]) -> str:
-    """Return ``argument``; a flag gets hyphens and its current name."""
+    """Return ``argument``; a flag gets hyphens."""
     if not argument.startswith("--"):
         return argument
     flag, equals, value = argument.partition("=")
     flag = flag.replace("_", "-")
     if flag not in {*known, "--help"}:
-        today = _current_flag(flag, known)
-        if today not in known:
-            raise ConfigError(
-                f"no option '{as_typed(flag)}'{_nearest_flag(flag, known)} (--help lists all)"
-            )
-        log.warning("%s is now called %s", flag, today)
-        flag = today
+        raise ConfigError(
+            f"no option '{as_typed(flag)}'{_nearest_flag(flag, known)} (--help lists all)"
+        )
     return f"{flag}{equals}{value}"
-
-
-def _current_flag(flag: str, known: Mapping[str, Option]) -> str:
-    group, dot, last = flag.removeprefix("--").rpartition(".")
-    negative = last.startswith("no-")
-    key = f"{group}{dot}{last.removeprefix('no-')}".replace("-", "_")
-    group, dot, last = current_name(key, {option.key for option in known.values()}).rpartition(".")
-    return f"--{group}{dot}{'no-' * negative}{last}".replace("_", "-")
 
 
 def _nearest_flag(flag: str, known: Mapping[str, Option]) -> str:

@@ -7,7 +7,6 @@ from pcd_hub.errors import ConfigError
 from pcd_hub.train.configs.fields import (
     Bounds,
     Count,
-    HeightWidth,
     ImageSide,
     Positive,
     Share,
@@ -117,13 +116,6 @@ class DistillDataConfig(DataConfig):
     most 128 images: they score the student during the run. 0: none. A
     small set holds out more, a set of fewer than 20 images or a stream
     none."""
-    early_image_size: HeightWidth | None = None
-    """Height and width of the views in the first steps, which are cheaper
-    with smaller views: 64 with an image-size of 96, for example. None:
-    image-size."""
-    early_share: Share = 0.0
-    """Share of all steps, from the first one, with views of
-    early-image-size. 0: none."""
     resident: Literal["auto", "on", "off"] = "off"
     """on: decode each image once and keep it, reduced to resident-side, in
     the memory of the device, where its views are rendered. The crops and
@@ -135,13 +127,8 @@ class DistillDataConfig(DataConfig):
     their view."""
 
     def validate(self, group: str) -> None:
-        """Reject a renderer that resident images have not, and a side of images that are not."""
+        """Reject a side of resident images without resident images."""
         super().validate(group)
-        if self.resident == "on" and self.renderer == "pillow":
-            raise ConfigError(
-                f"{group}resident on and {group}renderer pillow: expected one of them; pillow "
-                "renders images from files"
-            )
         if self.resident == "off" and self.resident_side is not None:
             raise ConfigError(
                 f"{group}resident-side {self.resident_side}: {group}resident is off; set it to on "
@@ -193,7 +180,6 @@ class DistillRunConfig(RunConfig):
 DERIVED = frozenset(
     {
         *("student.weights", "data.image_size", "data.min_crop_area", "data.num_workers"),
-        *("data.early_image_size", "data.early_share"),
         *("teacher.image_size", "method.queue_length", "method.head"),
         *("method.feature_maps", "method.centre_targets"),
         *("optim.name", "optim.global_batch_size", "optim.lr_per_256", "optim.warmup_share"),

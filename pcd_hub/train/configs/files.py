@@ -30,7 +30,7 @@ from pcd_hub.train.configs.fields import (
     options,
     wrong_value,
 )
-from pcd_hub.train.configs.old_names import REMOVED, current_name
+from pcd_hub.train.configs.flat import is_removed
 
 log = logging.getLogger("pcd_hub")
 
@@ -101,16 +101,12 @@ def checked_fields(config: object, found: Mapping[Any, Any], label: str) -> dict
     its_groups = frozenset(groups(config))
     changes: dict[str, Any] = {}
     for key, value in _fields(found, its_groups, label):
-        name = key if key in known else current_name(key, known)
-        if name not in known:
-            if name not in REMOVED:
-                raise _unknown(name, value, label, known, its_groups)
-            continue
-        if name != key:
-            log.warning("%s: %s is now called %s", label, key, name)
-        if name in changes:
-            raise ConfigError(f"{label}: {name} is given twice, expected once")
-        changes[name] = _value(known[name], value, label)
+        if key in changes:
+            raise ConfigError(f"{label}: {key} is given twice, expected once")
+        if key in known:
+            changes[key] = _value(known[key], value, label)
+        elif not is_removed(key, value):
+            raise _unknown(key, value, label, known, its_groups)
     return changes
 
 

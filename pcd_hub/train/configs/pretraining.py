@@ -139,8 +139,6 @@ class DataConfig:
     """Epochs after which the views of each image repeat, which are then the
     same for all seeds. 0: new views in every epoch, or as many as the
     teacher's cache has."""
-    renderer: Literal["opencv", "pillow"] = "opencv"
-    """Library for colour jitter and blur; pillow is the slow reference implementation."""
 
     def validate(self, group: str) -> None:
         """Reject crop areas in the wrong order, and strengths of what is switched off."""
@@ -177,11 +175,6 @@ class DataConfig:
                     f"{group}band-{name} has {len(values)} values, expected {len(self.bands)}, one "
                     f"for each of {group}bands {' '.join(self.bands)}"
                 )
-        if self.bands != RGB and self.renderer == "pillow":
-            raise ConfigError(
-                f"{group}renderer pillow renders red, green and blue only; use opencv for "
-                f"{group}bands {' '.join(self.bands)}"
-            )
         if self.bands == RGB and low_high:
             raise ConfigError(f"{group}band-range: red, green and blue are read as 8 bits")
 

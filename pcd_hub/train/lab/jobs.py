@@ -21,8 +21,8 @@ from pcd_hub.errors import ConfigError, DataError, PCDHubError, first_line
 from pcd_hub.files.write import atomic_write
 from pcd_hub.train.configs.fields import as_typed
 from pcd_hub.train.configs.files import as_yaml, plain, read_fields, with_fields
+from pcd_hub.train.configs.flat import flat
 from pcd_hub.train.configs.labelled import ProbeDataConfig
-from pcd_hub.train.configs.old_names import flat
 from pcd_hub.train.own_images.embedded import embedded
 from pcd_hub.train.run_folder.resume import option
 

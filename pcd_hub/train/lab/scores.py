@@ -12,7 +12,7 @@ from pcd_hub.errors import PCDHubError
 from pcd_hub.evaluate.results import COMPARABLE, FILE, Evaluation
 from pcd_hub.train.configs.fields import as_typed
 from pcd_hub.train.configs.files import plain, read_fields, with_fields
-from pcd_hub.train.configs.old_names import flat
+from pcd_hub.train.configs.flat import flat
 from pcd_hub.train.lab.jobs import ROWS, options_file, read_state, row_folder
 from pcd_hub.train.lab.plan import SET_BY_LAB, TRAINING, Plan, Row
 

@@ -189,7 +189,6 @@ def as_started(
     names = {MAX_STEPS}
     if config.derive:
         names |= (DERIVED | _DECIDED) - given
-        started = {"data.resident": "off", **started}  # of a release that had no such option
     kept = {name: started[name] for name in names if name in started}
     if config.run.add_hours is not None or any(name in given for name in LENGTH):
         del kept[MAX_STEPS]

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 from pcd_hub.errors import CheckpointError
 from pcd_hub.evaluate.models import EvaluatedModel
+from pcd_hub.train.configs.flat import flat, is_removed
 from pcd_hub.train.configs.labelled import ProbeDataConfig
-from pcd_hub.train.configs.old_names import flat, with_current_names
 
 LENGTH = ("run.max_steps", "optim.epochs")
 """Length of the run; a new length changes learning rate and momentum from the next step on."""
@@ -81,7 +81,7 @@ def changed_settings(
     """List the differences between the configuration of a checkpoint and this run's.
 
     Args:
-        old: The checkpoint's configuration; the previous release did not resolve its defaults.
+        old: The checkpoint's configuration.
         new: This run's configuration, with the values in use.
         requested: This run's configuration with None, "auto" or "match" for defaults.
         defaults: The recipe's default configuration, for fields that the checkpoint lacks because
@@ -95,7 +95,8 @@ def changed_settings(
         CheckpointError: If any other setting differs.
     """
     now = flat(new)
-    before = {**flat(defaults or {}), **with_current_names(old, new)}
+    known = {name: v for name, v in flat(old).items() if name in now or not is_removed(name, v)}
+    before = {**flat(defaults or {}), **known}
     asked = flat(requested or new)
     changes = []
     for name in {**before, **now}:

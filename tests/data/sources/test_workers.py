@@ -46,7 +46,10 @@ def read(uris, *, num_workers, context=None, start_step=0, states=None):
     plan = BatchPlan(global_batch_size=4, total_steps=6, start_step=start_step, seed=3)
     batches = training_batches(
         source,
-        byol_views(16, seed=3, renderer="pillow"),
+        byol_views(
+            16,
+            seed=3,
+        ),
         plan,
         num_workers=num_workers,
         shuffle_buffer=4,

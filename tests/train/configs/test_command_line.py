@@ -1,7 +1,6 @@
 """What is typed wrong is one line: the option, the value, and what is expected."""
 
 import dataclasses
-import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,6 @@ from pcd_hub.train.configs import command_line
 from pcd_hub.train.configs.command_line import override, parse, parse_given
 from pcd_hub.train.configs.detection import DETECT
 from pcd_hub.train.configs.distill import DISTILL
-from pcd_hub.train.configs.linear_classification import LINEAR_CLS
 from pcd_hub.train.configs.probes import KNN, LINEAR_SEG, LOOK
 from pcd_hub.train.configs.segmentation import FINETUNE_SEG
 from pcd_hub.train.frozen import compare
@@ -109,39 +107,11 @@ def test_an_option_like_no_other_suggests_nothing(typed):
     ],
     ids=lambda config: type(config).__name__,
 )
-def test_the_output_folder_has_one_name_and_the_old_one_is_still_taken(config, caplog):
+def test_the_output_folder_has_one_name(config):
     asked = override(config, ["--run.output-dir", "a"])
     assert asked.run.output_dir == Path("a")
-    with caplog.at_level(logging.WARNING, logger="pcd_hub"):
-        assert override(config, ["--output_dir=a"]) == asked
-    assert caplog.messages == ["--output-dir is now called --run.output-dir"]
-
-
-@pytest.mark.parametrize(
-    ("config", "old", "current"),
-    [
-        (DISTILL["pcd_r18"], "--run.no-sync-batch-norm", "--optim.no-sync-batch-norm"),
-        (DETECT["small"], "--schedule.lr=0.5", "--optim.lr=0.5"),
-        (DETECT["small"], "--data.root=a", "--data.source=a"),
-        (DETECT["small"], "--data.val-images=a", "--data.test-images=a"),
-        (LINEAR_CLS["small"], "--schedule.drops=3", "--optim.lr-drops=3"),
-        (LINEAR_SEG["folder"], "--probe.learning_rate=1", "--probe.lr=1"),
-        (KNN["folder"], "--report.teacher=a", "--teacher.source=a"),
-        (KNN["folder"], "--report.images=3", "--report.num-images=3"),
-        (LOOK["quickstart"], "--image-size=32", "--data.image-size=32"),
-    ],
-)
-def test_names_of_the_release_before_are_read(config, old, current, caplog):
-    with caplog.at_level(logging.WARNING, logger="pcd_hub"):
-        assert override(config, [old]) == override(config, [current]) != config
-    (message,) = caplog.messages
-    flags = (option.partition("=")[0].replace("_", "-") for option in (old, current))
-    assert message == "{} is now called {}".format(*flags)
-
-
-def test_an_old_name_is_no_option_where_the_new_one_is_none():
-    with pytest.raises(ConfigError, match="no option '--schedule.lr'; did you mean '--probe.lr'"):
-        override(LINEAR_SEG["folder"], ["--schedule.lr=1"])
+    with pytest.raises(ConfigError, match="no option '--output-dir'; did you mean '--run.output-"):
+        override(config, ["--output_dir=a"])
 
 
 def test_a_length_on_the_command_line_replaces_the_configurations():

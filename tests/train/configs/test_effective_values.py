@@ -1,6 +1,5 @@
 """What a run records are the values in use, and they configure the same run."""
 
-import dataclasses
 import json
 from typing import Any
 
@@ -83,7 +82,7 @@ def test_a_run_records_the_values_in_use(finished):
     }
     replaced = {"run.hours", "run.add_hours"}  # by max-steps
     # without held-out images, smaller first views and resident images
-    unused = {"run.measure_every_steps", "data.early_image_size", "data.resident_side"}
+    unused = {"run.measure_every_steps", "data.resident_side"}
     unused |= {"probe_data.num_classes", "probe_data.image_size"}  # without labelled images
     meaningful = {"optim.clip_grad_norm"}  # no clipping
     assert unknown - replaced - unused == meaningful
@@ -184,19 +183,14 @@ def test_a_default_that_has_become_another_value_is_a_change():
         )
 
 
-def test_old_names_are_no_change():
+def test_removed_fields_are_no_change():
     new = recorded(DistillConfig())
     old = json.loads(json.dumps(new))
-    old["run"]["sync_batch_norm"] = old["optim"].pop("sync_batch_norm")
+    old["data"]["early_share"] = 0.0
     assert changed(old, new, new) == []
-    new = recorded(dataclasses.replace(ContrastConfig()))
-    old = json.loads(json.dumps(new))
-    old["run"] |= {"name": None, "store": True}  # fields that pretrain.py never used
-    assert changed(old, new, new) == []
-    new = recorded(DetectConfig())
-    old = json.loads(json.dumps(new))
-    old["schedule"] = old.pop("optim")
-    assert changed(old, new, new) == []
+    old["data"]["early_share"] = 0.5
+    with pytest.raises(CheckpointError, match="another --data.early-share"):
+        changed(old, new, new)
 
 
 def test_a_queue_that_the_data_limits_follows_the_data():

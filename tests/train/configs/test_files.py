@@ -1,7 +1,6 @@
 """``--config FILE``: a file gives the configuration it holds; a wrong one is one line."""
 
 import json
-import logging
 import os
 from importlib import resources
 from pathlib import Path
@@ -12,7 +11,7 @@ import yaml
 from pcd_hub.errors import ConfigError
 from pcd_hub.train import distill
 from pcd_hub.train.configs.command_line import parse
-from pcd_hub.train.configs.contrast import CONTRAST, ContrastConfig
+from pcd_hub.train.configs.contrast import CONTRAST
 from pcd_hub.train.configs.detection import DETECT
 from pcd_hub.train.configs.distill import DISTILL, DistillConfig
 from pcd_hub.train.configs.files import MAX_BYTES, as_yaml, read_fields, recorded, with_fields
@@ -126,22 +125,13 @@ def test_whole_numbers_become_floats(tmp_path):
     assert isinstance(config.optim.lr_per_256, float)
 
 
-def test_old_names_in_a_file_are_read(tmp_path, caplog):
-    text = "run: {sync_batch_norm: false, seed: 3}"
-    with caplog.at_level(logging.WARNING, logger="pcd_hub"):
-        config = with_file(DistillConfig(), written(tmp_path, text))
-    assert (config.optim.sync_batch_norm, config.run.seed) == (False, 3)
-    assert caplog.messages[0].endswith(
-        "mine.yaml: run.sync_batch_norm is now called optim.sync_batch_norm"
-    )
-
-
-def test_the_records_of_earlier_releases_are_read():
-    """The teacher in the package was trained by 0.1, with fields that pretrain.py never used."""
-    folder = resources.files("pcd_hub.models") / "quickstart_teacher"
-    config = with_file(ContrastConfig(), str(folder / "teacher.json"))
-    assert config.encoder.arch == "resnet10t"
-    assert config.optim.sync_batch_norm
+def test_the_configuration_of_a_shipped_weight_is_read_with_fields_that_are_gone(tmp_path):
+    folder = resources.files("pcd_hub.weights") / "shipped" / "mobilenetv4_conv_small.pcd"
+    config = with_file(DistillConfig(), str(folder / "pcd_manifest.json"))
+    assert config.method.queue_length == 128
+    file = written(tmp_path, "data: {early_share: 0.5}")
+    with pytest.raises(ConfigError, match=r"unknown field 'data.early_share'"):
+        with_file(DistillConfig(), file)
 
 
 def test_a_manifest_and_a_resumed_run_are_read(tmp_path, caplog):

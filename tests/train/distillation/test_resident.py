@@ -109,8 +109,6 @@ def test_a_stream_does_not_stay(caplog):
 
 
 def test_settings_that_contradict_each_other():
-    with pytest.raises(ConfigError, match="resident on and --data.renderer pillow"):
-        check(dataclasses.replace(DISTILL["quickstart"], data=_data(renderer="pillow")))
     with pytest.raises(ConfigError, match="--data.resident-side 50: --data.resident is off"):
         check(dataclasses.replace(DISTILL["quickstart"], data=_data("off", resident_side=50)))
     check(dataclasses.replace(DISTILL["quickstart"], data=_data(resident_side=50)))

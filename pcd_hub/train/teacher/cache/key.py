@@ -77,7 +77,6 @@ def cache_facts(
                 "seed": view_seed,
                 "number": data.view_epochs,
                 "policies": [dataclasses.asdict(policy) for policy in data.view_policies()],
-                "renderer": data.renderer,
                 "resident_side": data.resident_side if data.resident == "on" else None,
             },
         }

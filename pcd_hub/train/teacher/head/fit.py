@@ -209,7 +209,6 @@ def view_transform(config: HeadConfig) -> TwoViewTransform:
         first=first,
         second=second,
         seed=view_seed(config.data, config.run.seed),
-        renderer=config.data.renderer,
         view_epochs=config.data.view_epochs,
     )
 

@@ -159,7 +159,6 @@ def feature_facts(
             "seed": seed,
             "number": data.view_epochs,
             "policies": [_plain(policy) for policy in data.view_policies()],
-            "renderer": data.renderer,
         },
     }
 
