@@ -73,8 +73,7 @@ def find(name: str) -> Path | None:
     """
     if store.is_name(name) and (folder := store.where(name) or shipped_folder(name)):
         return folder
-    place = name.removeprefix("local-dir:")
-    if "/" in name and (folder := exported_folder(store.expanded(place))):
+    if folder := folder_named(name):
         return folder
     published = reference_of(name)
     return fetched_folder(published[0]) if published else None
@@ -142,6 +141,17 @@ def last_export(run: Path) -> Path:
     """Return the folder of a run's last export; the run's own folder if it has none."""
     exports = [path for path in run.iterdir() if re.fullmatch(r"export(-\d+)?", path.name)]
     return max(exports, key=lambda path: (len(path.name), path.name), default=run)
+
+
+def folder_named(name: str) -> Path | None:
+    """Return the weight's folder if ``name`` is that of a run or an export; None for others.
+
+    ``ORG/resnet18.pcd`` is never a folder here: it is a repository on the Hub.
+    """
+    place = name.removeprefix("local-dir:")
+    if place == name and ("/" not in name or store.is_name(name.rpartition("/")[2])):
+        return None
+    return exported_folder(store.expanded(place))
 
 
 def exported_folder(run: Path) -> Path | None:

@@ -20,7 +20,7 @@ from pcd_hub.errors import HubNotFoundError, PCDHubError, WeightError
 from pcd_hub.image_size import format_size, height_width
 from pcd_hub.models.entries import entry_cfg, forget_tensors
 from pcd_hub.weights import shipped, store
-from pcd_hub.weights.catalogue import exported_folder, notice_of_replaced, shipped_folder
+from pcd_hub.weights.catalogue import folder_named, notice_of_replaced, shipped_folder
 from pcd_hub.weights.hub.fetch import fetch, read_fetched
 from pcd_hub.weights.hub.published import published_weights, reference_of
 from pcd_hub.weights.load import ReadWeight, read_weight
@@ -100,7 +100,8 @@ def read_named(name: str, *, manifest_sha256: str | None = None) -> ReadWeight:
         WeightError: If the weight is missing or damaged, or is not the expected one.
         HubError: If the Hub refuses access or cannot be reached.
     """
-    if folder := _folder(name):
+    if name.startswith(_LOCAL_DIR) or folder_named(name):
+        folder = folder_named(name) or store.expanded(name.removeprefix(_LOCAL_DIR))
         return read_weight(folder, manifest_sha256=manifest_sha256)
     if store.is_name(name) and (folder := _local(name)):
         if notice := notice_of_replaced(name):
@@ -116,14 +117,6 @@ def read_named(name: str, *, manifest_sha256: str | None = None) -> ReadWeight:
         if folder := shipped.where(name):
             raise type(error)(f"{error}; {_how_to_get_shipped(name, folder)}") from error
         raise
-
-
-def _folder(name: str) -> Path | None:
-    """Return the weight's folder if ``name`` is a folder, of a run or an export."""
-    if name.startswith(_LOCAL_DIR):
-        folder = store.expanded(name.removeprefix(_LOCAL_DIR))
-        return exported_folder(folder) or folder
-    return exported_folder(store.expanded(name)) if "/" in name else None
 
 
 @cache

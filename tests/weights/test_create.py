@@ -126,6 +126,8 @@ def test_a_runs_folder_stands_for_its_last_export(folder, tmp_path, monkeypatch,
     for name in ("runs/own", "local-dir:runs/own", "runs/own/export", str(tmp_path / "runs/own")):
         assert same_tensors(model, pcd_hub.create_model(name))
         assert pcd_hub.where(name).name == "export"
+    shutil.copytree("runs/own/export", "org/resnet18.pcd")
+    assert pcd_hub.where("org/resnet18.pcd") is None, "a repository on the Hub"
 
 
 def test_a_weight_under_the_name_of_another_architecture_is_refused(tmp_path):

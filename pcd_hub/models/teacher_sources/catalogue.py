@@ -21,7 +21,6 @@ class RecommendedTeacher:
 
     name: str
     """Name in timm, with its tag; the teacher's source is ``timm:NAME``."""
-    family: str
     kind: str
     """cnn or vit."""
     parameters: float
@@ -66,13 +65,9 @@ class RecommendedTeacher:
         return timm.is_model_pretrained(self.name)
 
 
-_dinov2 = partial(RecommendedTeacher, family="DINOv2", kind="vit", stride=14, license="apache-2.0")
-_dinov3 = partial(
-    RecommendedTeacher, family="DINOv3", kind="vit", stride=16, license="dinov3-license"
-)
-_siglip2 = partial(
-    RecommendedTeacher, family="SigLIP 2", kind="vit", stride=16, license="apache-2.0"
-)
+_dinov2 = partial(RecommendedTeacher, kind="vit", stride=14, license="apache-2.0")
+_dinov3 = partial(RecommendedTeacher, kind="vit", stride=16, license="dinov3-license")
+_siglip2 = partial(RecommendedTeacher, kind="vit", stride=16, license="apache-2.0")
 _cnn = partial(RecommendedTeacher, kind="cnn", stride=32)
 
 TEACHERS: tuple[RecommendedTeacher, ...] = (
@@ -141,7 +136,6 @@ TEACHERS: tuple[RecommendedTeacher, ...] = (
     ),
     _cnn(
         name="convnext_tiny.dinov3_lvd1689m",
-        family="DINOv3",
         parameters=27.82,
         gmac=4.455,
         channels=768,
@@ -150,7 +144,6 @@ TEACHERS: tuple[RecommendedTeacher, ...] = (
     ),
     _cnn(
         name="convnext_small.dinov3_lvd1689m",
-        family="DINOv3",
         parameters=49.45,
         gmac=8.683,
         channels=768,
@@ -173,7 +166,6 @@ TEACHERS: tuple[RecommendedTeacher, ...] = (
     ),
     _cnn(
         name="convnext_tiny.fb_in22k",
-        family="ConvNeXt",
         parameters=27.82,
         gmac=4.455,
         channels=768,
@@ -182,7 +174,6 @@ TEACHERS: tuple[RecommendedTeacher, ...] = (
     ),
     _cnn(
         name="convnext_small.fb_in22k",
-        family="ConvNeXt",
         parameters=49.45,
         gmac=8.683,
         channels=768,
@@ -191,7 +182,6 @@ TEACHERS: tuple[RecommendedTeacher, ...] = (
     ),
     _cnn(
         name="convnext_base.fb_in22k",
-        family="ConvNeXt",
         parameters=87.57,
         gmac=15.354,
         channels=1024,
@@ -200,7 +190,6 @@ TEACHERS: tuple[RecommendedTeacher, ...] = (
     ),
     _cnn(
         name="resnet50.a1_in1k",
-        family="supervised CNN",
         parameters=23.51,
         gmac=4.087,
         channels=2048,
@@ -209,7 +198,6 @@ TEACHERS: tuple[RecommendedTeacher, ...] = (
     ),
     _cnn(
         name="tf_efficientnet_lite0.in1k",
-        family="supervised CNN",
         parameters=3.37,
         gmac=0.384,
         channels=1280,
