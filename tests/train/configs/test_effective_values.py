@@ -18,7 +18,6 @@ from pcd_hub.train.configs.linear_classification import LinearClsConfig
 from pcd_hub.train.configs.method import PixelMethodConfig, resolve_method
 from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.configs.segmentation import FinetuneSegConfig
-from pcd_hub.train.run_folder.checkpoints import write_checkpoint
 from pcd_hub.train.run_folder.resume import changed_settings
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -95,26 +94,6 @@ def test_the_recorded_configuration_configures_the_same_run(finished, tmp_path):
     assert again == (finished / "config.json").read_text()
     recipe = json.loads((tmp_path / "run" / "record.json").read_text())["recipe"]
     assert recipe == "pcd-hub distill --config config.json", "run is no named configuration"
-
-
-def test_a_run_of_the_release_before_is_resumed(tiny, tmp_path, caplog):
-    """It recorded requested values, under the names of then."""
-    folder = tmp_path / "run"
-    arguments = [*tiny, *DEFAULTS, f"--run.output-dir={folder}"]
-    distill.main(arguments)
-    path = folder / "checkpoints" / "step_00000006.pt"
-    checkpoint = torch.load(path, weights_only=True)
-    config = checkpoint["config"]
-    config["teacher"]["image_size"] = "match"
-    config["method"] |= {"temperature": None, "head_width": None, "queue_length": 65536}
-    config["data"]["num_workers"] = config["speed"]["compile"] = None
-    config["speed"]["precision"] = "auto"
-    config["run"]["sync_batch_norm"] = config["optim"].pop("sync_batch_norm")
-    write_checkpoint(checkpoint, path)
-    distill.main([*arguments, "--run.resume", "--run.max-steps=8"])
-    assert len(losses(folder)) == 8
-    (change,) = json.loads((folder / "changes.json").read_text())
-    assert (change["what"], change["from"], change["to"]) == ("--run.max-steps", 6, 8)
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,6 @@ def test_a_manifest_and_a_resumed_run_are_read(tmp_path, caplog):
         ("run: {name: 2026-11-26}\nrun: {}", "a key is given twice in line 1"),
         ("optim: {epochs: 3, epochs: 4}", "a key is given twice in line 1"),
         ("optim: {epochs: 3}\noptim.epochs: 4", "optim.epochs is given twice, expected once"),
-        ("optim: {sync_batch_norm: true}\nrun: {sync_batch_norm: true}", "is given twice"),
         ("3: 4", "expected the name of a field, found 3"),
         ("? [a]\n: 4", "found unhashable key in line 1"),
         ("- optim", "expected groups of fields, found ['optim']"),
