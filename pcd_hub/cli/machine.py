@@ -33,7 +33,7 @@ _USED_FOR = {
     "tyro": "distill, probe, compare and all recipes",
     "matplotlib": "pictures of probes and recipes",
     "datasets": "images from hf:ORG/NAME and hf-disk:DIR",
-    "opencv-python-headless": "faster colour jitter",
+    "opencv-python-headless": "distillation and pre-training: colours and blur of the views",
     "pycocotools": "recipes/detect.py",
     "tifffile": "images with more than three bands",
     "imagecodecs": "compressed TIFF images with more than three bands",

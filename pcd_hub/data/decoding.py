@@ -87,14 +87,14 @@ def indices_to_try(first: int, count: int) -> Iterator[int]:
     They are spread over all ``count`` images, because broken ones often lie next to each other.
     """
     step = max(1, count // MAX_TRIED)
-    return ((first + number * step) % count for number in range(MAX_TRIED))
+    return ((first + number * step) % count for number in range(min(MAX_TRIED, count)))
 
 
 def too_many_broken(broken: Sequence[tuple[str, str]]) -> DataError:
     """Return the error if all images that were tried are broken, given as (name, reason)."""
     name, reason = broken[0]
     return DataError(
-        f"{len(broken)} images, one after the other, cannot be decoded, the first is {name} "
+        f"none of {len(broken)} images that were tried can be decoded, the first is {name} "
         f"({reason}); check the images"
     )
 

@@ -101,7 +101,8 @@ def split_at_prefix(
     """Return the tensors below the prefix of an architecture, and the names of those beside it.
 
     None if fewer than half of its keys are below one prefix: the keys may have other names.
-    Names begin where they leave the prefix. Other copies of the backbone are not listed.
+    Names begin where they leave the prefix. Only its own container is listed, such as
+    ``state_dict``: not the optimizer, nor other copies of the backbone.
 
     Args:
         loaded: The content of the file.
@@ -119,9 +120,9 @@ def split_at_prefix(
         return None
     prefix = _one_of(found, what, preferred, "save the state dict of one of them alone")
     inside = {key.removeprefix(prefix): v for key, v in tensors.items() if key.startswith(prefix)}
-    copies = tuple(one for one, keys in found.items() if len(keys) == len(found[prefix]))
-    others = [key for key in tensors if not key.startswith(copies)]
-    return inside, [".".join(key.split(".")[_shared(key, prefix) :]) for key in others]
+    container = prefix.partition(".")[0]
+    beside = [key for key in tensors if key.startswith(container) and not key.startswith(prefix)]
+    return inside, [".".join(key.split(".")[_shared(key, prefix) :]) for key in beside]
 
 
 def _without_counters(keys: Iterable[str]) -> dict[str, None]:

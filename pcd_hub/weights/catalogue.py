@@ -149,7 +149,9 @@ def folder_named(name: str) -> Path | None:
     ``ORG/resnet18.pcd`` is never a folder here: it is a repository on the Hub.
     """
     place = name.removeprefix("local-dir:")
-    if place == name and ("/" not in name or store.is_name(name.rpartition("/")[2])):
+    parts = place.split("/")
+    on_hub = len(parts) == 2 and parts[0] not in {"", ".", "..", "~"} and store.is_name(parts[1])
+    if place == name and ("/" not in name or on_hub):
         return None
     return exported_folder(store.expanded(place))
 

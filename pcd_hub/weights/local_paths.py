@@ -51,7 +51,7 @@ def shortened(text: str, known: Sequence[str] = ()) -> str:
     if whole := _WHOLE.fullmatch(text):
         return whole["before"] + _last(whole["path"])
     for path in known:
-        pattern = rf"{re.escape(path)}(?!{_INSIDE})"  # not the beginning of another path
+        pattern = rf"(?<!{_INSIDE}){re.escape(path)}(?!{_INSIDE})"  # not a part of another path
         text = re.sub(pattern, lambda _, path=path: _last(path), text)
     text = _QUOTED.sub(lambda m: m["quote"] + shortened(m["inside"]) + m["quote"], text)
     return _PATH.sub(lambda m: m["before"] + _last(m["path"]), text)
@@ -64,7 +64,8 @@ def _last(path: str) -> str:
 def _paths(value: Any) -> Iterator[str]:
     """Yield the texts that are one path, without their scheme."""
     if isinstance(value, str):
-        if whole := _WHOLE.fullmatch(value):
+        whole = _WHOLE.fullmatch(value)
+        if whole and _last(whole["path"]):
             yield whole["path"]
     elif isinstance(value, dict | list | tuple):
         for item in value.values() if isinstance(value, dict) else value:

@@ -133,7 +133,8 @@ def add(name: str, export: Path) -> Path:
     is_imported = bool(record.imported)
     path = _checked_path(name)
     if name.partition(".")[0] != record.architecture:
-        raise WeightError(f"{name}: expected {record.architecture}.pcd_WHAT, its architecture")
+        own = f"{record.architecture}.{IMPORTED if is_imported else 'pcd'}"
+        raise WeightError(f"{name} names another architecture; expected {own} or {own}_WHAT")
     if is_imported != name.partition(".")[2].startswith(IMPORTED):
         tag, trained = (IMPORTED, "another library") if is_imported else ("pcd", "pcd_hub")
         raise WeightError(f"{name}: expected the tag {tag} or {tag}_WHAT, as {trained} trained it")

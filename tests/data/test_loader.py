@@ -135,7 +135,7 @@ def test_a_broken_image_is_named_and_replaced_by_the_next():
 
 def test_only_broken_images_is_an_error():
     with pytest.raises(
-        DataError, match="32 images, one after the other, cannot be decoded, the first is image"
+        DataError, match="none of 8 images that were tried can be decoded, the first is image"
     ):
         batches(Shades(8, broken=tuple(range(8))))
 
@@ -269,7 +269,7 @@ def test_broken_images_of_a_stream_have_unique_names(stream_of_broken):
 
 def test_a_stream_of_only_broken_images_is_an_error(stream_of_broken):
     with pytest.raises(
-        DataError, match="32 images, one after the other, cannot be decoded, the first is .*row 0"
+        DataError, match="none of 32 images that were tried can be decoded, the first is .*row 0"
     ):
         batches(open_source(stream_of_broken(8)))
 

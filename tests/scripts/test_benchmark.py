@@ -103,7 +103,7 @@ def test_switches_reach_the_configuration_of_the_recipe(tmp_path, images, monkey
     options = benchmark.build_parser().parse_args(["step", *SMALL, f"--images={images}"])
     case = benchmark.step_case(options, tmp_path)
     extras = ("resident", "cached")
-    for number, off in enumerate((("fold", "channels_last", "foreach", "opencv"), ())):
+    for number, off in enumerate((("fold", "channels_last", "foreach"), ())):
         folder = tmp_path / f"run{number}"
         also = () if off else extras
         case = benchmark_step.dataclasses.replace(case, off=("bf16", *off), also=also)

@@ -110,7 +110,7 @@ def test_a_folder_that_vanishes_ends_with_a_checkpoint_that_resumes(tiny, tmp_pa
         change_at(patch, 4, lambda: shutil.rmtree(images))
         with pytest.raises(
             DataError,
-            match=r"^32 images, one after the other, cannot be decoded, the first is [^\n]*$",
+            match=r"^none of 32 images that were tried can be decoded, the first is [^\n]*$",
         ):
             run(arguments, tmp_path / "run")
     assert [path.name for path in (tmp_path / "run" / "checkpoints").glob("*.pt")] == [

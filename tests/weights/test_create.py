@@ -128,11 +128,15 @@ def test_a_runs_folder_stands_for_its_last_export(folder, tmp_path, monkeypatch,
         assert pcd_hub.where(name).name == "export"
     shutil.copytree("runs/own/export", "org/resnet18.pcd")
     assert pcd_hub.where("org/resnet18.pcd") is None, "a repository on the Hub"
+    for name in ("./org/resnet18.pcd", str(tmp_path / "org/resnet18.pcd")):
+        assert pcd_hub.where(name).name == "resnet18.pcd"
 
 
 def test_a_weight_under_the_name_of_another_architecture_is_refused(tmp_path):
     export = exported(tmp_path / "export")
-    with pytest.raises(WeightError, match="resnet18.pcd: expected test_resnet.pcd_WHAT"):
+    with pytest.raises(
+        WeightError, match="another architecture; expected test_resnet.pcd or test_resnet.pcd_WHAT"
+    ):
         store.add("resnet18.pcd", export)
     shutil.copytree(export, store.home() / "resnet18.pcd")
     with pytest.raises(

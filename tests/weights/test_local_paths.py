@@ -74,12 +74,14 @@ def test_a_path_with_spaces_is_found_in_every_text_of_its_record():
         recipe=f"pcd-hub distill {source}",
         config={"data": {"source": [source, "/home/ann"]}},
         data={"note": "see /home/ann/secret/notes and /home/ann2/secret"},
+        start={"source": "/photos", "note": "runs/photos, https://h.org/photos, /mnt/a/photos, /"},
         metrics={"probe": dataclasses.asdict(table)},
     )
     shared = without_local_paths(made)
     assert "Clients" not in shared.to_json()
     assert shared.recipe == "pcd-hub distill photos"
     assert shared.data["note"] == "see notes and secret"
+    assert shared.start["note"] == "runs/photos, https://h.org/photos, photos, /"
     assert shared.measurements()["probe"].command == "probe photos --x 1"
 
 

@@ -56,14 +56,15 @@ def match_pattern(pattern: str) -> ImageFiles | list[str]:
     """
     root, rest = _split(str(local_path(pattern)))
     paths = sorted(_match(root, rest))
-    places = [str(root / path) for path in paths]
     if images := [path for path in paths if is_image(path)]:
-        if folders := [place for place in places if os.path.isdir(place)]:
+        others = (str(root / path) for path in paths if not is_image(path))
+        if folders := [place for place in others if os.path.isdir(place)]:
             log.warning(
-                "%s also matches %d folders, which are not read (%s); '**' matches at any depth",
+                "%s also matches %d folder(s), which are not read (%s); '**' matches at any depth",
                 *(pattern, len(folders), folders[0]),
             )
         return ImageFiles(images, root=root)
+    places = [str(root / path) for path in paths]
     if archives := [place for place in places if is_tar(place) or place.endswith(".zip")]:
         return archives
     if folders := [place for place in places if os.path.isdir(place)]:

@@ -137,8 +137,9 @@ class Survey:
         if self.brightest > DARK:
             return ""
         return (
-            f"the images are nearly black: their brightest pixel is {self.brightest} of 255, as "
-            "where 16-bit files hold values of 12 bits; scale them to the whole range first"
+            f"the images are nearly black: their brightest pixel is {self.brightest} of 255, for "
+            "example because 16-bit files hold 12-bit values; scale them to the whole range first "
+            "(with --data.bands: set --data.band-range)"
         )
 
     def _copies(self) -> str:

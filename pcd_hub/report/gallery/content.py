@@ -104,7 +104,7 @@ def _entry(weight: ListedWeight) -> GalleryEntry:
         image_size=format_size(record.model.get("image_size", "")),
         teacher=shortened(str(record.teacher.get("source", NOT_STATED))),
         images=(f"{images:,} of " if isinstance(images, int) else "")
-        + shortened(", ".join(record.sources)),
+        + ", ".join(map(shortened, record.sources)),
         scores=scores,
         pictures=pictures,
         problems=problems,

@@ -58,7 +58,7 @@ class ContrastConfig:
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     run: RunConfig = field(default_factory=RunConfig)
     probe_scenes: ProbeScenes = 0
-    """Number of generated scenes for a linear probe of the random weights and
+    """Number of generated scenes for a linear probe of random weights and of
     the encoder after training; 0: no probe."""
 
 

@@ -86,8 +86,8 @@ class DetectorConfig:
     pyramid or the C4 head has BatchNorm too."""
     frozen_stages: Annotated[int, Bounds(int, 0, 9)] = 0
     """Number of first stages to freeze: 1 is the stem, 2 the stem and stride
-    4 (detectron2's default). 0 trains everything, as a comparison with a
-    random weights need."""
+    4 (detectron2's default). 0 trains everything, as a comparison with
+    random weights needs."""
     short_sides: tuple[ImageSide, ...] = (640, 672, 704, 736, 768, 800)
     """Lengths in pixels of an image's shorter side: a random one in
     training, the last in evaluation."""

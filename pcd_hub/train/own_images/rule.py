@@ -112,10 +112,12 @@ def _feature_maps(s: Situation, values: Values) -> Iterator[Decision]:
 
 
 def _teacher_size(s: Situation, values: Values) -> Iterator[Decision]:
-    if s.teacher_size is not None:
-        yield Decision("teacher.image_size", s.teacher_size, "the only size that the teacher takes")
+    views = values["data.image_size"]
+    if s.teacher_size is not None:  # one number would be the shorter side of oblong views
+        size = s.teacher_size if isinstance(views, int) else height_width(s.teacher_size)
+        yield Decision("teacher.image_size", size, "the only size that the teacher takes")
         return
-    sides = height_width(values["data.image_size"])
+    sides = height_width(views)
     is_finer = values.get("method.feature_maps", 1) > 1 and s.teacher_patch == SIZE_STEP
     wanted = FINER_TEACHER_SCALE if is_finer else TEACHER_SCALE
     scale = max(1.0, min(wanted, TEACHER_IMAGE_SIZE / min(sides)))

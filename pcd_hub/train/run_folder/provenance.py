@@ -18,7 +18,7 @@ _ROOT = Path(__file__).parents[3]
 _CODE = ("pcd_hub", "recipes", "scripts", "pyproject.toml")
 _LIBRARIES = (
     *("torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "pycocotools"),
-    "opencv-python-headless",  # renders the views; optional on some systems
+    "opencv-python-headless",  # renders the views
 )
 
 

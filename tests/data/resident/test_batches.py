@@ -142,7 +142,7 @@ def test_a_broken_image_is_named_and_replaced_by_the_next(pictures, resident, on
 def test_only_broken_images_is_an_error(pictures, resident):
     images = resident(pictures(8, broken=tuple(range(8))))
     with pytest.raises(
-        DataError, match="32 images, one after the other, cannot be decoded, the first is image"
+        DataError, match="none of 8 images that were tried can be decoded, the first is image"
     ):
         rendered(images)
 

@@ -106,7 +106,7 @@ def test_a_broken_image_is_named_and_replaced_by_the_next(resident):
 def test_only_broken_images_are_an_error(resident):
     images = resident(Encoded([b"no image"] * 40))
     with pytest.raises(
-        DataError, match="32 images, one after the other, cannot be decoded, the first is image 3"
+        DataError, match="none of 32 images that were tried can be decoded, the first is image 3"
     ):
         images.table.readable(3)
 

@@ -106,7 +106,7 @@ def test_folders_that_match_beside_images_are_named(folders, caplog):
     assert shades(open_source(f"{folders}/b/*")) == [3, 4]
     assert "also matches" not in caplog.text
     assert shades(open_source(f"{folders}/a/*")) == [2]
-    assert f"/a/* also matches 1 folders, which are not read ({folders}/a/x)" in caplog.text
+    assert f"/a/* also matches 1 folder(s), which are not read ({folders}/a/x)" in caplog.text
 
 
 def test_a_folder_whose_name_looks_like_a_pattern_is_a_folder(folders):

@@ -37,6 +37,10 @@ def nested(state: dict, prefix: str) -> dict:
 LAYOUTS = {
     "plain": lambda state: state,
     "a training checkpoint": lambda state: {"epoch": 3, "state_dict": nested(state, "module.")},
+    "with an optimizer": lambda state: {
+        "model": state,
+        "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": []},
+    },
     "an average": lambda state: {"model": nested(state, "x."), "model_ema": state},
     "student and teacher": lambda state: {
         "student": nested({key: value + 1 for key, value in state.items()}, "backbone."),

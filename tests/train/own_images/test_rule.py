@@ -220,10 +220,11 @@ def test_a_finer_map_gets_a_finer_teacher(changes, maps, teacher):
 
 
 def test_a_teacher_of_one_size_gets_it():
-    found = values(
-        Situation(**CPU, num_images=300, short_side=500, teacher_patch=16, teacher_size=224)
-    )
-    assert found["teacher.image_size"] == 224
+    machine = {**CPU, "num_images": 300, "short_side": 500}
+    one = Situation(**machine, teacher_patch=16, teacher_size=224)
+    assert values(one)["teacher.image_size"] == 224
+    oblong = replace(one, given={"data.image_size": (96, 160)})
+    assert values(oblong)["teacher.image_size"] == (224, 224)
 
 
 def test_the_reason_of_the_teachers_size_says_how_much_larger_it_is():
