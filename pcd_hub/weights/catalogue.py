@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pcd_hub.data.sources.uris import is_dir, is_file
 from pcd_hub.errors import PCDHubError, WeightError
 from pcd_hub.weights import shipped, store
 from pcd_hub.weights.hub.fetch import fetched_folder, fetched_folders
@@ -158,8 +159,8 @@ def folder_named(name: str) -> Path | None:
 
 def exported_folder(run: Path) -> Path | None:
     """Return the folder of a finished weight for a run's folder, or its own; None for others."""
-    folder = last_export(run) if run.is_dir() else run
-    return folder if (folder / MANIFEST_FILE).is_file() else None
+    folder = last_export(run) if is_dir(run) else run
+    return folder if is_file(folder / MANIFEST_FILE) else None
 
 
 def finished_export(run_or_name: str | Path) -> Path:
