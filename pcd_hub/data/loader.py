@@ -111,7 +111,7 @@ def training_batches(
     if isinstance(source, ImageSource):
         dataset = _IndexedViews(source, views)
         options: dict[str, Any] = {
-            "batch_sampler": StepSampler(len(source), plan),
+            "batch_sampler": step_keys(StepSampler(len(source), plan), plan),
             "collate_fn": _collate,
         }
     else:
@@ -164,14 +164,20 @@ class DecodeForViews:
         return as_rgb(opened), parameters
 
 
+def step_keys(sampler: StepSampler, plan: BatchPlan) -> Iterator[list[tuple[int, int, int]]]:
+    """Yield the (step, epoch, index) of the images of each forward pass."""
+    for number, samples in enumerate(sampler, start=plan.start_step * plan.accumulation_steps):
+        yield [(number // plan.accumulation_steps, epoch, index) for epoch, index in samples]
+
+
 class _IndexedViews(Dataset[Batch]):
     def __init__(self, source: ImageSource, views: TwoViewTransform) -> None:
         self._source = source
         self._views = views
 
-    def __getitem__(self, key: tuple[int, int]) -> Batch:
-        epoch, first_index = key
-        views = self._views
+    def __getitem__(self, key: tuple[int, int, int]) -> Batch:
+        step, epoch, first_index = key
+        views = self._views.at(step)
         broken: list[tuple[str, str]] = []
         for index in indices_to_try(first_index, len(self._source)):
             try:
@@ -225,10 +231,9 @@ class _StreamViews(IterableDataset[Batch | None]):
             yield None
         for number in range(first, plan.total_steps * plan.accumulation_steps):
             if number % num_workers == worker:
-                yield self._batch(rows, worker)
+                yield self._batch(rows, worker, self._views.at(number // plan.accumulation_steps))
 
-    def _batch(self, rows: Iterator["_StreamRow"], worker: int) -> Batch:
-        views = self._views
+    def _batch(self, rows: Iterator["_StreamRow"], worker: int, views: TwoViewTransform) -> Batch:
         decoded_rows: list[_StreamRow] = []
         pairs: list[Tensor] = []
         parameters: list[PairParameters] = []

@@ -27,11 +27,23 @@ from pcd_hub.data.multiband.image import BandImage
 from pcd_hub.data.multiband.jitter import adjust_bands
 from pcd_hub.data.view_policy import ViewPolicy, view_policies
 from pcd_hub.errors import DataError
-from pcd_hub.image_size import ImageSize, height_width
+from pcd_hub.image_size import ImageSize, format_size, height_width
 
 Pixels = UInt8[np.ndarray, "height width bands"]
 
 _RGB = (0, 1, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyViews:
+    """Smaller views for the first steps of a run."""
+
+    image_size: ImageSize
+    steps: int
+    """Number of these steps."""
+
+    def __str__(self) -> str:
+        return f"{format_size(self.image_size)} px in the first {self.steps:,} steps"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +57,21 @@ class TwoViewTransform:
     num_bands: int = 3
     colours: tuple[int, ...] = _RGB
     """Places of red, green and blue among the bands; empty if there are no colours."""
+    early: EarlyViews | None = None
+    """Smaller views of the first steps, which :meth:`at` returns; None for one size."""
     view_epochs: int = 0
     """Epochs after which the views of each image repeat; 0 for never."""
 
     def __post_init__(self) -> None:
         _check_opencv()
+
+    def at(self, step: int) -> "TwoViewTransform":
+        """Return the transform of optimizer step ``step``, counted from 0."""
+        if self.early is None:
+            return self
+        is_early = step < self.early.steps
+        size = self.early.image_size if is_early else self.image_size
+        return dataclasses.replace(self, image_size=size, early=None)
 
     def __call__(
         self, image: Image.Image | BandImage, *, epoch: int, index: int

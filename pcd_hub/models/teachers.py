@@ -4,7 +4,7 @@ import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +69,8 @@ class Teacher(nn.Module):
         """Size in pixels to which images are resized; None for no resizing."""
         self.training_size: ImageSize | None = None
         """Size of the images it was trained on, if its source states it."""
+        self.other_sizes = nn.ModuleDict()
+        """The same teacher for images of other sizes, by :func:`_size_key`."""
         self.warnings: tuple[str, ...] = ()
         """What may be wrong with it or with its images, each in one line."""
         self.faults: tuple[str, ...] = ()
@@ -86,6 +88,8 @@ class Teacher(nn.Module):
         return super().train(mode=False)
 
     def forward(self, images: Float[Tensor, "b bands height width"]) -> Float[Tensor, "b c h w"]:
+        if (key := _size_key((images.shape[2], images.shape[3]))) in self.other_sizes:
+            return self.other_sizes[key](images)
         with torch.inference_mode():
             features = self._compute(images)
         return features.clone()  # not an inference tensor, so the loss can save it for backward
@@ -96,6 +100,8 @@ class Teacher(nn.Module):
             self._compute = torch.compile(self._feature_map, *args, **kwargs)
         else:
             self._network = torch.compile(self.network_map, *args, **kwargs)
+        for other in self.other_sizes.values():
+            other.compile(*args, **kwargs)
 
     def _feature_map(self, images: Tensor) -> Tensor:
         if self._recall is None:
@@ -126,6 +132,8 @@ class Teacher(nn.Module):
     def set_bands(self, places: Sequence[int] | None) -> None:
         """Take images of several bands, of which those at ``places`` are red, green and blue."""
         self.bands = None if places is None else torch.tensor(places, device=self.mean.device)
+        for other in self.other_sizes.values():
+            other.set_bands(places)  # pyright: ignore[reportCallIssue]
 
     def set_sizes(
         self,
@@ -144,6 +152,7 @@ class Teacher(nn.Module):
         """
         self.resample, self.input_size, self._compute = nn.Identity(), None, self._feature_map
         self._recall, self._network = None, self.network_map
+        self.other_sizes.clear()
         if input_size and height_width(input_size) != height_width(image_size):
             sizes = format_size(input_size), format_size(image_size)
             log.info("the teacher's input is %s px, the student's %s px", *sizes)
@@ -156,6 +165,36 @@ class Teacher(nn.Module):
             )
             self.resample = Resample(own, grid).to(self.mean.device)
             self._check_resampled(input_size or image_size)
+
+    def add_size(
+        self,
+        image_size: ImageSize,
+        *,
+        network: PixelGrid,
+        input_size: ImageSize,
+        grid: tuple[int, int],
+    ) -> None:
+        """Take images of another size, too, with sizes of their own (see :meth:`set_sizes`).
+
+        Args:
+            image_size: The other size.
+            network: The backbone for ``input_size``; it may be or share the weights of ``grid``.
+            input_size: Size to which these images are resized.
+            grid: Height and width of their feature maps.
+
+        Raises:
+            TeacherError: As :meth:`set_sizes`.
+        """
+        head = self.head if isinstance(self.head, nn.Sequential) else None
+        other = Teacher(network, head, self.facts)
+        other.set_sizes(image_size, input_size=input_size, grid=grid)
+        other.bands = self.bands
+        self.other_sizes[_size_key(image_size)] = other
+
+    def for_size(self, image_size: ImageSize) -> "Teacher":
+        """Return the teacher for images of a size: itself, or that of :meth:`add_size`."""
+        key = _size_key(image_size)
+        return cast("Teacher", self.other_sizes[key]) if key in self.other_sizes else self
 
     def _check_resampled(self, image_size: ImageSize) -> None:
         with torch.no_grad():
@@ -213,6 +252,11 @@ class Teacher(nn.Module):
         """Channels of the feature map: the head's output, or the backbone's."""
         convolutions = [layer for layer in self.head.modules() if isinstance(layer, nn.Conv2d)]
         return convolutions[-1].out_channels if convolutions else self.grid.num_channels
+
+
+def _size_key(image_size: ImageSize) -> str:
+    height, width = height_width(image_size)
+    return f"{height}x{width}"
 
 
 def grid_size(network: nn.Module, image_size: ImageSize) -> tuple[int, int]:

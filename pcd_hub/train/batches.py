@@ -21,7 +21,7 @@ from pcd_hub.data.multiband.source import with_bands
 from pcd_hub.data.resident.batches import resident_batches
 from pcd_hub.data.resident.images import ResidentImages
 from pcd_hub.data.sources.open import ImageSource, ImageStream, open_sources
-from pcd_hub.data.views import TwoViewTransform
+from pcd_hub.data.views import EarlyViews, TwoViewTransform
 from pcd_hub.data.workers import default_workers
 from pcd_hub.errors import ConfigError
 from pcd_hub.image_size import ImageSize, height_width
@@ -150,6 +150,8 @@ def open_batches(
     device: torch.device,
     plan: BatchPlan,
     stream_states: dict[int, Any],
+    *,
+    early: EarlyViews | None = None,
 ) -> Iterator[Batch]:
     """Open this process's batches of two views per image, from ``plan.start_step`` on.
 
@@ -159,6 +161,7 @@ def open_batches(
         device: Where they will be used.
         plan: Division of the global batch.
         stream_states: Positions in a stream, by loader process.
+        early: Smaller views of the first steps.
     """
     first, second = data.view_policies()
     views = TwoViewTransform(
@@ -166,6 +169,7 @@ def open_batches(
         first=first,
         second=second,
         seed=view_seed(data, plan.seed),
+        early=early,
         view_epochs=data.view_epochs,
     )
     views = replace(views, num_bands=len(data.bands), colours=colour_places(data.bands))

@@ -21,6 +21,7 @@ from torch.profiler import record_function
 
 from pcd_hub.data.loader import Batch
 from pcd_hub.data.sources.held_out import split_held_out
+from pcd_hub.image_size import ImageSize
 from pcd_hub.method.moments import ChannelMoments
 from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.batches import (
@@ -36,6 +37,12 @@ from pcd_hub.train.configs.files import with_fields
 from pcd_hub.train.distillation.caching import choose_cache, open_targets
 from pcd_hub.train.distillation.device import move_to_device, trial
 from pcd_hub.train.distillation.early_checks import check_students_and_folders, check_teacher
+from pcd_hub.train.distillation.early_views import (
+    at_one_size,
+    early_views,
+    mean_over_steps,
+    with_final_views,
+)
 from pcd_hub.train.distillation.resident import read_resident
 from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.train.held_out.open import open_held_out, read_held_out
@@ -127,6 +134,7 @@ def train(students: Sequence[Distillation]) -> None:
 def train_student(d: Distillation) -> Training:
     """Train the student and its head against the frozen teacher; pause after every step."""
     accelerator, config, plan, end = d.accelerator, d.config, d.plan, d.end
+    early = early_views(config.data, total_steps=plan.total_steps)
     wrapped, optimizer = wrap(d)
     verdict = d.begin_verdict()
     run = TrainingRun(
@@ -136,7 +144,7 @@ def train_student(d: Distillation) -> Training:
         plan=plan,
         open_batches=functools.partial(
             d.shared.batches.open,
-            functools.partial(open_batches, d.images, config.data, accelerator.device),
+            functools.partial(open_batches, d.images, config.data, accelerator.device, early=early),
         ),
         network=d.distiller,
         optimizer=optimizer,
@@ -159,8 +167,9 @@ def train_student(d: Distillation) -> Training:
     )
     monitor = feature_monitor(d)
     log.info(
-        "distil %s into %s: %d steps, results in %s",
+        "distil %s into %s: %d steps, results in %s%s",
         *(config.teacher.source, config.student.arch, plan.total_steps, d.folder.path),
+        f"; views of {early}, which are faster" if early else "",
     )
     wrapped.train()
     run.start()
@@ -285,7 +294,8 @@ def prepare(
 
     def measure(*targets: Targets) -> float:
         read_resident(students[0])
-        return seconds_per_step(students, *targets)
+        final = map(with_final_views, students) if settings.steps_done else students
+        return seconds_per_step(tuple(final), *targets)
 
     decisions, seconds = choose_cache(students, settings, measure, started=started)
     if seconds is not None and settings.needs_measurement:
@@ -329,13 +339,17 @@ def seconds_per_step(students: Sequence[Distillation], targets: Targets | None =
                 training_step(copied, network, optimizer, batches)
             d.shared.clear()
 
-        return measure_step(
-            step,
-            open_batches(d.images, data, d.accelerator.device, d.plan, {}),
-            accumulation_steps=d.plan.accumulation_steps,
-            num_workers=data.num_workers or 0,
-            accelerator=d.accelerator,
-        )
+        def measure(size: ImageSize) -> float:
+            views = at_one_size(data, size)
+            return measure_step(
+                step,
+                open_batches(d.images, views, d.accelerator.device, d.plan, {}),
+                accumulation_steps=d.plan.accumulation_steps,
+                num_workers=data.num_workers or 0,
+                accelerator=d.accelerator,
+            )
+
+        return mean_over_steps(data, measure)
 
 
 if __name__ == "__main__":

@@ -124,6 +124,7 @@ def compile_networks(
     parts: Mapping[str, Compilable],
     one_pass: Callable[[], object],
     accelerator: Accelerator,
+    **options: Any,
 ) -> bool:
     """Compile every network in place; if this fails on any process, all continue uncompiled.
 
@@ -132,6 +133,7 @@ def compile_networks(
         one_pass: Function that runs them with the shapes, gradients and autocast of a training
             step, without changing them or waiting for other processes.
         accelerator: The run's Accelerator.
+        options: Arguments of ``torch.compile``.
 
     Returns:
         True if they are compiled; otherwise the reason is logged.
@@ -141,7 +143,7 @@ def compile_networks(
     reason = ""
     try:
         for part in parts.values():
-            part.compile()
+            part.compile(**options)
         with warnings.catch_warnings():  # torch.compile reads the gradient of each input
             warnings.filterwarnings("ignore", "The .grad attribute of a Tensor")
             one_pass()

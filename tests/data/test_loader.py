@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import itertools
 import pickle
@@ -12,7 +13,7 @@ from pcd_hub.data.decoding import BrokenImageError
 from pcd_hub.data.loader import training_batches
 from pcd_hub.data.shared_memory import Workers
 from pcd_hub.data.sources.open import open_source
-from pcd_hub.data.views import byol_views
+from pcd_hub.data.views import EarlyViews, byol_views
 from pcd_hub.errors import DataError
 
 VIEWS = byol_views(16, seed=0)
@@ -296,3 +297,55 @@ def encoded(value: int) -> bytes:
     written = io.BytesIO()
     Image.new("RGB", (40, 40), (value, 0, 0)).save(written, "PNG")
     return written.getvalue()
+
+
+# Sizes of the views.
+
+
+def sized_batches(source, *, num_workers=0, states=None, **plan):
+    views = dataclasses.replace(VIEWS, early=EarlyViews(image_size=(8, 12), steps=3))
+    plan = BatchPlan(**({"global_batch_size": 4, "total_steps": 6, "seed": 1} | plan))
+    return list(
+        training_batches(
+            source,
+            views,
+            plan,
+            num_workers=num_workers,
+            stream_states=states,
+            shuffle_buffer=4,
+        )
+    )
+
+
+@pytest.mark.parametrize("num_workers", [0, 3])
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_the_size_of_the_views_follows_the_step(num_workers, accumulation_steps):
+    options = {"num_workers": num_workers, "accumulation_steps": accumulation_steps}
+    whole = sized_batches(Shades(10), **options)
+    sizes = [tuple(batch.views.shape[3:]) for batch in whole]
+    assert sizes == [(8, 12)] * 3 * accumulation_steps + [(16, 16)] * 3 * accumulation_steps
+    usual = batches(Shades(10), total_steps=6, accumulation_steps=accumulation_steps)
+    for one, other in zip(whole[-3:], usual[-3:], strict=True):
+        assert torch.equal(one.views, other.views), "the final views do not depend on the early"
+    for stop in (2, 3, 4):
+        rest = sized_batches(Shades(10), start_step=stop, **options)
+        assert len(rest) == (6 - stop) * accumulation_steps
+        for one, other in zip(whole[stop * accumulation_steps :], rest, strict=True):
+            assert torch.equal(one.views, other.views)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 3])
+@pytest.mark.parametrize("stop", [1, 3, 5])
+def test_a_stream_goes_on_where_the_size_of_the_views_changes(stream_uri, num_workers, stop):
+    options = {"num_workers": num_workers, "total_steps": 9}
+    whole = sized_batches(open_source(stream_uri), **options)
+    assert [batch.views.shape[4] for batch in whole] == [12] * 3 + [16] * 6
+    usual = batches(open_source(stream_uri), **options)
+    for one, other in zip(whole, usual, strict=True):
+        assert torch.equal(one.indices, other.indices)
+        assert one.stream_state == other.stream_state
+    states = dict(batch.stream_state for batch in whole[:stop])
+    rest = sized_batches(open_source(stream_uri), start_step=stop, states=states, **options)
+    for one, other in zip(whole[stop:], rest, strict=True):
+        assert torch.equal(one.indices, other.indices)
+        assert torch.equal(one.views, other.views)

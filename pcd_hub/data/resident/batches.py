@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import Dataset
 
 from pcd_hub.data.batch_plan import BatchPlan, StepSampler
-from pcd_hub.data.loader import Batch
+from pcd_hub.data.loader import Batch, step_keys
 from pcd_hub.data.resident.drawing import ViewParts, draw_batch, split_views
 from pcd_hub.data.resident.images import ImageTable, ResidentImages
 from pcd_hub.data.resident.rendering import render_views
@@ -34,8 +34,8 @@ _PIXELS_AT_ONCE = {"cuda": 2**23, "cpu": 2**18}
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
-Keys = list[tuple[int, int]]
-"""(epoch, index) of every image of a batch."""
+Keys = list[tuple[int, int, int]]
+"""(step, epoch, index) of every image of a batch."""
 
 
 def resident_batches(
@@ -56,7 +56,7 @@ def resident_batches(
             batches do not depend on it.
         on_device: Render in batches on the device of the images; if not given, unless it is a CPU.
     """
-    keys = iter(StepSampler(len(images), plan))
+    keys = step_keys(StepSampler(len(images), plan), plan)
     if on_device is None:
         on_device = images.device.type != "cpu"
     if on_device:
@@ -78,9 +78,10 @@ class _Drawing(Dataset[_Prepared]):
         self._pixels_at_once = _PIXELS_AT_ONCE[device]
 
     def __getitem__(self, keys: Keys) -> _Prepared:
-        size = self._views.image_size
+        step = keys[0][0]
+        size = self._views.at(step).image_size
         num_views = max(1, self._pixels_at_once // math.prod(height_width(size)))
-        drawn = draw_batch(self._table, self._views, keys)
+        drawn = draw_batch(self._table, self._views.at(step), [key[1:] for key in keys])
         return _Prepared(drawn.fields(), split_views(drawn, self._table, size, num_views=num_views))
 
 
@@ -108,7 +109,8 @@ def _identity(value: Any) -> Any:
 
 def _render_by_loader(images: ResidentImages, views: TwoViewTransform, keys: Keys) -> Batch:
     """Draw and render a batch in host memory."""
-    drawn = draw_batch(images.table, views, keys)
+    views = views.at(keys[0][0])
+    drawn = draw_batch(images.table, views, [key[1:] for key in keys])
     pairs = [
         views.render(images.image(index), pair)
         for (_, index), pair in zip(drawn.keys, drawn.pairs, strict=True)

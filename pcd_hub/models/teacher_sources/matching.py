@@ -1,6 +1,7 @@
 """Match a teacher's feature maps to the student's, and its images to what it was trained on."""
 
 import contextlib
+import copy
 import logging
 from collections.abc import Callable
 
@@ -8,6 +9,7 @@ from torch import nn
 
 from pcd_hub.errors import TeacherError, first_line
 from pcd_hub.image_size import ImageSize, format_size, height_width, simplest
+from pcd_hub.models.grid import PixelGrid
 from pcd_hub.models.teacher_sources.agreement import size_warning
 from pcd_hub.models.teachers import Teacher, grid_size
 
@@ -86,6 +88,70 @@ def match_loaded(
     teacher.set_sizes(image_size, input_size=size, grid=wanted)
     log_warnings(teacher)
     return teacher
+
+
+def match_other_size(
+    teacher: Teacher, student: nn.Module, *, image_size: ImageSize, other_size: ImageSize
+) -> None:
+    """Give a matched teacher feature maps of the student's size for images of another size, too.
+
+    It gets these images in proportion: as many patches, or steps of its stride, as fit best.
+
+    Args:
+        teacher: A teacher that is matched for ``image_size``.
+        student: A network, images ``(B, 3, H, W)`` -> feature maps ``(B, C, h, w)``.
+        image_size: Size of the images in pixels.
+        other_size: The other size.
+
+    Raises:
+        TeacherError: If the teacher does not accept the size.
+    """
+    size = _in_proportion(teacher, student, image_size=image_size, other_size=other_size)
+    try:
+        network = _at_size(teacher.grid, size)
+    except Exception as error:
+        raise TeacherError(
+            f"{teacher.facts.source} cannot take images of {format_size(size)} px "
+            f"({first_line(error)}); use another --data.early-image-size"
+        ) from error
+    wanted = grid_size(student, other_size)
+    teacher.add_size(other_size, network=network, input_size=size, grid=wanted)
+
+
+def _in_proportion(
+    teacher: Teacher, student: nn.Module, *, image_size: ImageSize, other_size: ImageSize
+) -> ImageSize:
+    """Return the teacher's input for images of ``other_size``."""
+    full = teacher.input_size or image_size
+    if height_width(full) == height_width(image_size):
+        return other_size
+    own, wanted = grid_size(teacher.grid, full), grid_size(student, image_size)
+    cells = zip(grid_size(student, other_size), wanted, strict=True)
+    shares = zip(height_width(other_size), height_width(image_size), strict=True)
+    sides = []
+    for side, count, (new, old), (part, whole) in zip(
+        height_width(full), own, cells, shares, strict=True
+    ):
+        fits = new if count == old else max(1, round(count * part / whole))
+        sides.append(round(side * part / whole) if side % count else side // count * fits)
+    return simplest(sides)
+
+
+def _at_size(grid: PixelGrid, image_size: ImageSize) -> PixelGrid:
+    """Return the network, or a copy for images of ``image_size`` that shares its weights."""
+    try:
+        grid_size(grid, image_size)
+    except Exception:
+        resize = getattr(grid.model, "set_input_size", None)
+        if resize is None:
+            raise
+    else:
+        return grid
+    shared = {id(parameter): parameter for parameter in grid.parameters()}
+    copied = copy.deepcopy(grid, shared)  # resizing replaces the position embeddings
+    copied.model.set_input_size(img_size=height_width(image_size))  # pyright: ignore[reportCallIssue]
+    grid_size(copied, image_size)
+    return copied
 
 
 def input_size(image_size: ImageSize, requested: ImageSize | str | None) -> ImageSize:

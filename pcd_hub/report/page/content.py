@@ -170,9 +170,19 @@ def _summary(record: WeightRecord) -> dict[str, object]:
         "student": f"{record.architecture}, from {_start(record)}",
         "teacher": f"{teacher['source']} ({teacher['architecture']}, licence {teacher['license']})",
         "images": images,
-        "views": f"two of {size} px for each image",
+        "views": f"two of {size} px for each image{_early(record)}",
         "loss": f"{config['method']['loss']}, {config['method']['targets']}",
     }
+
+
+def _early(record: WeightRecord) -> str:
+    """Return ", of 32 px in the first 3 steps" if the first views were smaller."""
+    data = record.config["data"]
+    planned = record.held_out.get("planned_steps") or record.steps
+    steps = round((data.get("early_share") or 0) * planned)
+    if data.get("early_image_size") is None or steps == 0:
+        return ""
+    return f", of {format_size(data['early_image_size'])} px in the first {steps:,} steps"
 
 
 def _training(record: WeightRecord, lines: Sequence[Line]) -> dict[str, object]:

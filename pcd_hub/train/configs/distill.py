@@ -7,6 +7,7 @@ from pcd_hub.errors import ConfigError
 from pcd_hub.train.configs.fields import (
     Bounds,
     Count,
+    HeightWidth,
     ImageSide,
     Positive,
     Share,
@@ -116,6 +117,13 @@ class DistillDataConfig(DataConfig):
     most 128 images: they score the student during the run. 0: none. A
     small set holds out more, a set of fewer than 20 images or a stream
     none."""
+    early_image_size: HeightWidth | None = None
+    """Height and width of the views in the first steps, which are cheaper
+    with smaller views: 64 with an image-size of 96, for example. None:
+    image-size."""
+    early_share: Share = 0.0
+    """Share of all steps, from the first one, with views of
+    early-image-size. 0: none."""
     resident: Literal["auto", "on", "off"] = "off"
     """on: decode each image once and keep it, reduced to resident-side, in
     the memory of the device, where its views are rendered. The crops and
@@ -180,6 +188,7 @@ class DistillRunConfig(RunConfig):
 DERIVED = frozenset(
     {
         *("student.weights", "data.image_size", "data.min_crop_area", "data.num_workers"),
+        *("data.early_image_size", "data.early_share"),
         *("teacher.image_size", "method.queue_length", "method.head"),
         *("method.feature_maps", "method.centre_targets"),
         *("optim.name", "optim.global_batch_size", "optim.lr_per_256", "optim.warmup_share"),

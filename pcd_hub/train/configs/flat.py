@@ -3,11 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-REMOVED: Mapping[str, Any] = {
-    "data.renderer": "opencv",
-    "data.early_image_size": None,
-    "data.early_share": 0.0,
-}
+REMOVED: Mapping[str, Any] = {"data.renderer": "opencv"}
 """Fields that the configurations of shipped weights have, with the only value that they had."""
 
 

@@ -32,6 +32,7 @@ from pcd_hub.train.configs.labelled import resolve_probe_data
 from pcd_hub.train.configs.method import PixelMethodConfig, resolve_method
 from pcd_hub.train.configs.pretraining import resolve_augmentation
 from pcd_hub.train.configs.run import resolve_run
+from pcd_hub.train.distillation.early_views import check_student_takes, resolve_early_views
 from pcd_hub.train.distillation.memory import warn_of_large_batch
 from pcd_hub.train.distillation.resident import resolve_resident
 from pcd_hub.train.distillation.state import Distillation
@@ -61,6 +62,7 @@ def build(
     torch.manual_seed(config.run.seed)
     plan = plan_epochs(source, config.optim, config.run, accelerator)
     config, bands = resolve_bands(accelerator, config, source)
+    config = dataclasses.replace(config, data=resolve_early_views(config.data))
     warn_of_large_batch(
         config,
         images=plan.batch_size,
@@ -68,6 +70,7 @@ def build(
         precision=str(accelerator.mixed_precision),
     )
     student, start_weight = build_student(config)
+    check_student_takes(student, config.data, config.student.arch)
     start = copy.deepcopy(student.model)
     check_places(
         accelerator,

@@ -12,8 +12,10 @@ from typing import Any
 from pcd_hub.data.sources.open import ImageSource
 from pcd_hub.data.sources.protocols import NamedImages
 from pcd_hub.errors import ConfigError
+from pcd_hub.image_size import ImageSize, height_width
 from pcd_hub.train.batches import steps_per_epoch, view_seed
 from pcd_hub.train.configs.files import with_fields
+from pcd_hub.train.distillation.early_views import at_one_size, view_sizes
 from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.train.launch import on_main_process
 from pcd_hub.train.own_images.rule import steps_in_hours, training_seconds
@@ -41,7 +43,7 @@ from pcd_hub.train.teacher.cache.key import Facts, cache_facts, cache_name, teac
 from pcd_hub.train.teacher.cache.preparing import prepare_folder
 from pcd_hub.train.teacher.cache.records import RecordFormat, Values
 from pcd_hub.train.teacher.cache.store import RecordStore
-from pcd_hub.train.teacher.cache.targets import FromCache, FromTeacher, Repeated, Targets
+from pcd_hub.train.teacher.cache.targets import BySize, FromCache, FromTeacher, Repeated, Targets
 
 log = logging.getLogger("pcd_hub")
 
@@ -127,7 +129,7 @@ def _mean_seconds(
     size = _size(students, place_of(d.config.teacher.cache))
     view_epochs = d.config.data.view_epochs
     missing = size.missing_bytes(view_epochs) / size.num_bytes(view_epochs)
-    epochs = missing * view_epochs
+    epochs = missing * view_epochs * len(view_sizes(d.config.data))
     return average_step(
         times,
         filling_steps=epochs * steps_per_epoch(d.source, d.config.optim),
@@ -144,9 +146,16 @@ def open_targets(d: Distillation) -> Targets:
     config, source = d.config, d.source
     if config.teacher.cache == OFF or not isinstance(source, ImageSource):
         return FromTeacher()
-    record_format = _record_format(d)
-    output = teacher_output(d.teacher, config.data)
-    folder = prepare_folder(place_of(config.teacher.cache), _facts(d), output)
+    sizes = view_sizes(config.data)
+    return BySize({height_width(size): _open_cache(d, source, size) for size in sizes})
+
+
+def _open_cache(d: Distillation, source: ImageSource, size: ImageSize) -> FromCache:
+    """Open the cache of the views of one size."""
+    config = d.config
+    record_format = _record_format(d, size)
+    output = teacher_output(d.teacher, at_one_size(config.data, size))
+    folder = prepare_folder(place_of(config.teacher.cache), _facts(d, size), output)
     try:
         store = RecordStore(
             folder,
@@ -256,21 +265,26 @@ def _choose_freely(
 
 
 def _epochs(d: Distillation, settings: Settings, seconds_per_step: float | None) -> float:
-    """Return the passes over the images, as far as they are known."""
+    """Return the passes over the images for each size of the views, as far as they are known."""
     steps = d.plan.total_steps
     if settings.needs_measurement:
         if seconds_per_step is None:
             return 0.0
         situation = replace(settings.situation, seconds_per_step=seconds_per_step)
         steps = steps_in_hours(situation, d.config.optim.global_batch_size).value
-    return steps / max(1, steps_per_epoch(d.source, d.config.optim))
+    epochs = steps / max(1, steps_per_epoch(d.source, d.config.optim))
+    return epochs / len(view_sizes(d.config.data))
 
 
 def _size(students: Sequence[Distillation], place: Path) -> CacheSize:
     """Return the size of all caches of a run; students with the same feature maps share one."""
     source, config = students[0].source, students[0].config
     assert isinstance(source, ImageSource)
-    caches = {cache_name(_facts(d)): _record_format(d).num_bytes for d in students}
+    caches = {
+        cache_name(_facts(d, size)): _record_format(d, size).num_bytes
+        for d in students
+        for size in view_sizes(config.data)
+    }
     existing = 0
     if config.data.view_epochs:
         existing = sum(
@@ -290,8 +304,8 @@ def _gb(size: CacheSize, view_epochs: int) -> str:
     return as_gb(size.num_bytes(view_epochs))
 
 
-def _record_format(d: Distillation) -> RecordFormat:
-    height, width = d.teacher.grid_size(d.config.data.image_size)
+def _record_format(d: Distillation, size: ImageSize) -> RecordFormat:
+    height, width = d.teacher.grid_size(size)
     return RecordFormat(
         channels=d.teacher.num_channels,
         height=height,
@@ -306,12 +320,12 @@ def _values(d: Distillation) -> Values:
     return "float16" if d.config.method.loss == "cosine_smooth_l1" else "int8"
 
 
-def _facts(d: Distillation) -> Facts:
+def _facts(d: Distillation, size: ImageSize) -> Facts:
     assert isinstance(d.source, ImageSource)
     config = d.config
     return cache_facts(
-        d.teacher,
-        config.data,
+        d.teacher.for_size(size),
+        at_one_size(config.data, size),
         images=d.source.fingerprint(),
         num_images=len(d.source),
         values=_values(d),

@@ -9,6 +9,7 @@ from typing import cast
 import torch
 
 from pcd_hub.method.distiller import Distiller
+from pcd_hub.train.distillation.early_views import view_sizes
 from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.train.networks import memory_format, with_sync_batch_norm
 from pcd_hub.train.speed import (
@@ -59,16 +60,20 @@ def trial(d: Distillation) -> Iterator[Distillation]:
 
 def compile_distillation(d: Distillation) -> None:
     """Compile the teacher, and on GPUs the student and head, which gain nothing on CPUs."""
-    images = d.normalise.example(2 * d.plan.batch_size, d.config.data.image_size)
+    sizes = view_sizes(d.config.data)
+    batches = [d.normalise.example(2 * d.plan.batch_size, size) for size in sizes]
     parts: dict[str, Compilable] = {"teacher": d.teacher}
     if compiles_training(d.accelerator.device) and not has_sync_batch_norm("student", d.distiller):
         parts |= {"student": d.distiller.student, "head": d.distiller.head}
 
     def one_pass() -> None:
-        with d.accelerator.autocast():
-            target = d.teacher(images)
-        if "student" in parts:
-            negatives = () if d.queue is None else (d.queue.keys,)
-            run_once(d.distiller, images, target, *negatives, accelerator=d.accelerator)
+        for images in batches:
+            with d.accelerator.autocast():
+                target = d.teacher(images)
+            if "student" in parts:
+                negatives = () if d.queue is None else (d.queue.keys,)
+                run_once(d.distiller, images, target, *negatives, accelerator=d.accelerator)
 
-    compile_networks(parts, one_pass, d.accelerator)
+    # For a second shape, torch.compile would otherwise generate slower code for any shape.
+    options = {"dynamic": False} if len(sizes) > 1 else {}
+    compile_networks(parts, one_pass, d.accelerator, **options)

@@ -13,6 +13,7 @@ from pcd_hub.errors import ConfigError
 from pcd_hub.image_size import height_width
 from pcd_hub.train.batches import num_workers
 from pcd_hub.train.configs.distill import DistillConfig
+from pcd_hub.train.distillation.early_views import early_steps
 from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.train.held_out.held_out import HeldOut
 from pcd_hub.train.held_out.history import History
@@ -90,6 +91,7 @@ def open_held_out(
         warmup_steps=max(
             warmup_steps(config.optim, total_steps),
             head_only_steps(config.optim, total_steps),
+            early_steps(config.data, total_steps=total_steps),
         ),
         stop_on_plateau=config.run.stop_on_plateau,
         start_name=d.start_label,

@@ -7,6 +7,7 @@ feature maps and centred targets are those measured on a CPU, the others follow 
 """
 
 import math
+import operator
 from collections.abc import Callable, Iterator
 
 from pcd_hub.image_size import format_size, height_width, simplest
@@ -23,6 +24,12 @@ of the usual stride: their map then has the size of the student's finer one."""
 FEATURE_MAPS = 2
 """Feature maps of the student that are distilled where the teacher's map is fine enough; measured
 on a CPU with views of 96 px (recipes/RESULTS.md, "Finer maps, centred targets and Muon")."""
+
+EARLY_SHARE = {"cpu": 0.0, "gpu": 0.0}
+"""Share of the steps, from the first one, with smaller views; 0 for none."""
+EARLY_SCALE, MIN_EARLY_SIZE = 2 / 3, 64
+"""Size of these views as a share of the usual one, and the smallest, in pixels: backbones of stride
+32 make feature maps of 2 x 2 from it."""
 
 MIN_BATCH, CPU_BATCH, GPU_BATCH, MAX_BATCH = 8, 32, 256, 1024
 """Images per step: fewest, on a CPU, per GPU, most."""
@@ -131,6 +138,18 @@ def _teacher_size(s: Situation, values: Values) -> Iterator[Decision]:
     if scale == 1:
         reason = f"the nearest multiple of {s.teacher_patch} px, the teacher's patches"
     yield Decision("teacher.image_size", simplest(finer), reason)
+
+
+def _early_views(s: Situation, values: Values) -> Iterator[Decision]:
+    share = values.get("data.early_share", EARLY_SHARE[s.kind])
+    sides = height_width(values["data.image_size"])
+    step = s.student_patch
+    early = [max(1, round(EARLY_SCALE * side / step)) * step for side in sides]
+    is_smaller = min(early) >= MIN_EARLY_SIZE and all(map(operator.lt, early, sides))
+    if not share or s.student_has_one_size or not is_smaller:
+        return
+    yield Decision("data.early_image_size", simplest(early), "smaller views are cheaper at first")
+    yield Decision("data.early_share", share, "then views of the image size")
 
 
 def _optimizer(s: Situation, values: Values) -> Iterator[Decision]:
@@ -313,6 +332,7 @@ _RULES: tuple[Callable[[Situation, Values], Iterator[Decision]], ...] = (
         _image_size,
         _feature_maps,
         _teacher_size,
+        _early_views,
         _batch,
         _optimizer,
         _learning_rate,

@@ -22,6 +22,7 @@ from pcd_hub.train.launch import on_main_process
 from pcd_hub.train.own_images.architectures import (
     common_step,
     has_finer_map,
+    has_one_size,
     most_bytes_per_pixel,
     teacher_has_head,
     teacher_patch,
@@ -286,6 +287,7 @@ def find_situation(
         cores=num_cores(),
         precision="fp32" if precision == "no" else precision,
         student_patch=common_step(config, kind=device.type, short_side=short_side, given=given),
+        student_has_one_size=config.derive and any(map(has_one_size, config.student.architectures)),
         student_has_finer_map=config.derive
         and all(map(has_finer_map, config.student.architectures)),
         memory=_memory(device),

@@ -35,6 +35,8 @@ class Situation:
     """Precision of the Accelerator: fp32, bf16 or fp16."""
     student_patch: int = SIZE_STEP
     """The student's image size is a multiple of it."""
+    student_has_one_size: bool = False
+    """The student takes images of one size only, as most ViTs."""
     student_has_finer_map: bool = False
     """The map before the student's last one is finer than that."""
     bytes_per_pixel: float | None = None

@@ -1,7 +1,8 @@
 """Build the students of a run, and let them share the teacher."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -75,13 +76,21 @@ def share(students: Sequence[Distillation]) -> None:
             d.accelerator.device,
             channels_last=d.config.speed.channels_last,
         )
-    step.maps += share_networks([d.teacher for d in students], step.images)
+    for teachers in each_size([d.teacher for d in students]):
+        step.maps += share_networks(teachers, step.images)
     if not all(is_same(students[0].teacher, d.teacher) for d in students):
         sizes = (
             f"{d.config.student.arch} {format_size(d.config.teacher.image_size or 0)} px"
             for d in students
         )
         log.info("the teacher runs once for each size of its input: %s", ", ".join(sizes))
+
+
+def each_size(teachers: Sequence[Teacher]) -> Iterator[list[Teacher]]:
+    """Yield the teachers, then their parts for images of each other size."""
+    yield list(teachers)
+    for size in teachers[0].other_sizes:
+        yield [cast("Teacher", teacher.other_sizes[size]) for teacher in teachers]
 
 
 def share_networks(teachers: Sequence[Teacher], images: SharedImages) -> list[SharedMaps]:

@@ -18,7 +18,7 @@ from pcd_hub.image_size import ImageSize, height_width
 from pcd_hub.models.grid import FinestMap
 from pcd_hub.models.teacher_loading import load_matched_teacher
 from pcd_hub.models.teacher_sources.choice import AUTO, choose_teacher
-from pcd_hub.models.teacher_sources.matching import input_size, match_teacher
+from pcd_hub.models.teacher_sources.matching import input_size, match_other_size, match_teacher
 from pcd_hub.models.teacher_sources.memory import check_teacher_memory
 from pcd_hub.models.teacher_sources.normalisation_fit import (
     normalisation_fit_warning,
@@ -98,7 +98,13 @@ def load_teacher(
         teacher.faults = (fault,) if fault else teacher.faults
     if config.teacher.fold_batch_norms:
         teacher.fold_batch_norms(teacher.input_size or config.data.image_size)
-    _check_locations(config, *grid_size(student.student, config.data.image_size))
+    last_map = grid_size(student.student, config.data.image_size)
+    _check_locations(config, *last_map, "--data.image-size")
+    if config.data.early_image_size is not None:
+        early_size = config.data.early_image_size
+        match_other_size(teacher, student, image_size=config.data.image_size, other_size=early_size)
+        last_map = grid_size(student.student, early_size)
+        _check_locations(config, *last_map, "--data.early-image-size")
     if places != tuple(range(len(bands))):
         log.info("the teacher's red, green and blue: %s", ", ".join(bands[p] for p in places))
         teacher.set_bands(places)
@@ -126,14 +132,14 @@ def _warn(teacher: Teacher, warning: str) -> None:
         teacher.warnings += (warning,)
 
 
-def _check_locations(config: DistillConfig, height: int, width: int) -> None:
-    """Check that a feature map has the locations that the loss compares."""
+def _check_locations(config: DistillConfig, height: int, width: int, option: str) -> None:
+    """Check that a feature map has the locations that the loss compares; ``option`` sets them."""
     one_location = config.method.targets == "pooled" or height * width < 2
     if config.method.loss == "similarity_kl" and one_location:
         raise ConfigError(
             f"--method.loss similarity_kl compares the locations of an image; expected at least 2, "
             f"found 1 with --method.targets {config.method.targets} on a {height} x {width} "
-            f"feature map; use --method.targets pixels and a larger --data.image-size"
+            f"feature map; use --method.targets pixels and a larger {option}"
         )
 
 

@@ -11,7 +11,7 @@ from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.loader import training_batches
 from pcd_hub.data.resident import batches as resident_module
 from pcd_hub.data.resident.batches import in_threads, resident_batches
-from pcd_hub.data.views import byol_views
+from pcd_hub.data.views import EarlyViews, byol_views
 from pcd_hub.errors import DataError
 
 VIEWS = byol_views(24, seed=3)
@@ -54,6 +54,7 @@ def difference(ours, theirs):
 VARIANTS = {
     "default": VIEWS,
     "oblong": dataclasses.replace(VIEWS, image_size=(20, 36)),
+    "smaller at first": dataclasses.replace(VIEWS, early=EarlyViews(image_size=16, steps=4)),
     "vertical flips": dataclasses.replace(
         VIEWS, first=dataclasses.replace(VIEWS.first, vertical_flip_probability=0.5)
     ),

@@ -57,18 +57,23 @@ def test_the_early_verdicts_are_those_of_the_record_and_the_last_one_may_be_an_a
 
 def test_the_facts_are_those_of_the_record(tmp_path):
     start = {"name": "resnet18.a1_in1k", "source": "timm", "sha256": "a", "license": "mit"}
+    early = {**CONFIG["data"], "early_image_size": 64, "early_share": 0.25}
     folder = finished_run(
         tmp_path / "run",
         held_out=HELD_OUT,
         start=start,
         data={"source": ["a", "b"], "fingerprint": "x", "images": 1200},
+        config={**CONFIG, "data": early},
     )
     report = read_report(folder)
     assert report.summary["student"] == "test_resnet, from resnet18.a1_in1k"
     assert report.summary["images"] == "a, b: 1,200 images for training, 12 others held out"
-    assert report.summary["views"] == "two of 96 x 96 px for each image"
+    assert report.summary["views"] == (
+        "two of 96 x 96 px for each image, of 64 px in the first 100 steps"
+    )
     assert report.training["speed"] == "20.0 images/s"
     assert report.training["loss"] == "5.000 at first, 3.100 at the end"
+    assert report.config["--data.early-image-size"] == "64"
 
 
 def test_the_time_is_split_into_what_is_known(tmp_path):

@@ -32,7 +32,7 @@ NEW = ("augment", "flip", "vertical_flip", "color_jitter", "gray", "blur", "sola
 def test_resolved_settings_give_the_same_views(data):
     resolved = resolve_augmentation(data)
     unresolved = {name for name, value in dataclasses.asdict(resolved).items() if value is None}
-    assert unresolved <= {"num_workers", "resident_side"}
+    assert unresolved <= {"num_workers", "early_image_size", "resident_side"}
     check(dataclasses.replace(DISTILL["pcd_r18"], data=resolved))
     first, second = resolved.view_policies()
     if not resolved.color_jitter:

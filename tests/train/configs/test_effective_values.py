@@ -81,7 +81,7 @@ def test_a_run_records_the_values_in_use(finished):
     }
     replaced = {"run.hours", "run.add_hours"}  # by max-steps
     # without held-out images, smaller first views and resident images
-    unused = {"run.measure_every_steps", "data.resident_side"}
+    unused = {"run.measure_every_steps", "data.early_image_size", "data.resident_side"}
     unused |= {"probe_data.num_classes", "probe_data.image_size"}  # without labelled images
     meaningful = {"optim.clip_grad_norm"}  # no clipping
     assert unknown - replaced - unused == meaningful
@@ -165,10 +165,10 @@ def test_a_default_that_has_become_another_value_is_a_change():
 def test_removed_fields_are_no_change():
     new = recorded(DistillConfig())
     old = json.loads(json.dumps(new))
-    old["data"]["early_share"] = 0.0
+    old["data"]["renderer"] = "opencv"
     assert changed(old, new, new) == []
-    old["data"]["early_share"] = 0.5
-    with pytest.raises(CheckpointError, match="another --data.early-share"):
+    old["data"]["renderer"] = "pillow"
+    with pytest.raises(CheckpointError, match="another --data.renderer"):
         changed(old, new, new)
 
 

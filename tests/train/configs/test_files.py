@@ -129,8 +129,8 @@ def test_the_configuration_of_a_shipped_weight_is_read_with_fields_that_are_gone
     folder = resources.files("pcd_hub.weights") / "shipped" / "mobilenetv4_conv_small.pcd"
     config = with_file(DistillConfig(), str(folder / "pcd_manifest.json"))
     assert config.method.queue_length == 128
-    file = written(tmp_path, "data: {early_share: 0.5}")
-    with pytest.raises(ConfigError, match=r"unknown field 'data.early_share'"):
+    file = written(tmp_path, "data: {renderer: pillow}")
+    with pytest.raises(ConfigError, match=r"unknown field 'data.renderer'"):
         with_file(DistillConfig(), file)
 
 

@@ -38,6 +38,7 @@ def compared(monkeypatch) -> list[tuple[torch.Size, torch.Size]]:
         ["--method.loss=cosine_smooth_l1", "--method.head=linear"],
         ["--method.loss=similarity_kl", "--method.temperature=0.07"],
         ["--teacher.cache=auto"],
+        ["--data.early-image-size=32", "--data.early-share=0.5"],
         ["--data.held-out=0.1", "--run.measure-every-steps=3"],
     ],
 )

@@ -28,6 +28,17 @@ def test_students_in_one_pass_equal_separate_runs(several, tmp_path, dropping, o
     )
 
 
+def test_views_that_grow_are_shared(several, tmp_path, counted):
+    """A teacher has a network for each size; a ViT takes one size only."""
+    small = ["--data.early-image-size=32", "--data.early-share=0.5", "--teacher.image-size=96"]
+    arguments = [*several, "--data.image-size=64", *small]
+    architectures = ("test_resnet", "test_efficientnet")
+    both = together(arguments, tmp_path / "together", architectures=architectures)
+    assert counted == {"teacher": 6, "loader": 1}
+    one = separate(arguments, tmp_path / "separate", architectures)
+    assert_equal_runs(both, one, architectures)
+
+
 @pytest.mark.parametrize("kept", ["teacher.cache", "data.resident"])
 def test_students_share_what_a_run_keeps(several, tmp_path, dropping, kept):
     arguments = [*several, "--data.source=scenes:24"]  # three passes

@@ -1,7 +1,7 @@
 """The teacher's feature maps of a batch: from the cache if they are there, else computed."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -39,6 +39,24 @@ class FromTeacher:
         """Return the teacher's feature maps; see :class:`Targets`."""
         del batch
         return teacher(images)
+
+
+class BySize:
+    """One source of feature maps for each size of the views.
+
+    Args:
+        sources: The sources by height and width of the views.
+    """
+
+    def __init__(self, sources: Mapping[tuple[int, int], Targets]) -> None:
+        self._sources = dict(sources)
+
+    def __call__(
+        self, teacher: nn.Module, batch: Batch, images: Float[Tensor, "two_b bands h w"]
+    ) -> Float[Tensor, "two_b c h w"]:
+        """Return the teacher's feature maps; see :class:`Targets`."""
+        height, width = images.shape[2:]
+        return self._sources[height, width](teacher, batch, images)
 
 
 class Repeated:

@@ -53,7 +53,8 @@ def seen(monkeypatch):
     forward, step = Teacher.forward, distill.training_step
 
     def counted(self, images):
-        counts.append(len(images))
+        if self.for_size((images.shape[2], images.shape[3])) is self:
+            counts.append(len(images))
         return forward(self, images)
 
     def training_step(*args, **kwargs):
@@ -295,6 +296,17 @@ def test_every_kind_of_step_uses_the_cache(short, tmp_path, seen, options):
     found = cached(short, tmp_path / "cache", tmp_path / "run")
     assert losses(found) == pytest.approx(losses(plain), rel=TOLERANCE)
     assert sum(seen) == 64
+
+
+def test_smaller_views_of_the_first_steps_have_a_cache_of_their_own(short, tmp_path, seen):
+    early = ["--data.image-size=64", "--data.early-image-size=32", "--data.early-share=0.5"]
+    short = [*short, *early, "--data.view-epochs=1", "--run.max-steps=16"]
+    plain = trace(run(short, tmp_path / "plain"))
+    del seen[:]
+    found = cached(short, tmp_path / "cache", tmp_path / "run")
+    assert losses(found) == pytest.approx(losses(plain), rel=TOLERANCE)
+    assert seen == [16] * 2 * PER_EPOCH, "in one epoch of each size"
+    assert [cache.complete for cache in list_caches(tmp_path / "cache")] == [1, 1]
 
 
 def test_students_of_one_run_share_a_cache(short, tmp_path, seen):
