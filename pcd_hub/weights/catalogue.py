@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pcd_hub.data.sources.uris import is_dir, is_file
-from pcd_hub.errors import PCDHubError, WeightError
+from pcd_hub.errors import PCDHubError, WeightError, nearest
 from pcd_hub.weights import shipped, store
 from pcd_hub.weights.hub.fetch import fetched_folder, fetched_folders
 from pcd_hub.weights.hub.published import published_weights, reference_of
@@ -97,7 +97,7 @@ def find_here(name: str) -> Path:
     held, ships = (", ".join(names) or "none" for names in (store.names(), shipped.names()))
     raise WeightError(
         f"{name} is not on this machine; {store.home()} holds {held}, pcd_hub ships {ships}. Run "
-        "`pcd-hub fetch ORG/NAME` to get one from the Hub"
+        f"`pcd-hub fetch ORG/NAME` to get one from the Hub{hint_of_folder(name)}"
     )
 
 
@@ -155,6 +155,17 @@ def folder_named(name: str) -> Path | None:
     if place == name and ("/" not in name or on_hub):
         return None
     return exported_folder(store.expanded(place))
+
+
+def hint_of_folder(name: str) -> str:
+    """Return "; RUNS has no folder NAME; did you mean ...?" if a run's folder may be meant."""
+    path = store.expanded(name.removeprefix("local-dir:"))
+    if "/" not in name or not is_dir(path.parent):
+        return ""
+    if is_dir(path):
+        return f"; the folder {path} has no finished weight"
+    others = [other.name for other in path.parent.iterdir() if is_dir(other)]
+    return f"; {path.parent} has no folder {path.name}{nearest(path.name, others)}"
 
 
 def exported_folder(run: Path) -> Path | None:

@@ -20,7 +20,12 @@ from pcd_hub.errors import HubNotFoundError, PCDHubError, WeightError
 from pcd_hub.image_size import format_size, height_width
 from pcd_hub.models.entries import entry_cfg, forget_tensors
 from pcd_hub.weights import shipped, store
-from pcd_hub.weights.catalogue import folder_named, notice_of_replaced, shipped_folder
+from pcd_hub.weights.catalogue import (
+    folder_named,
+    hint_of_folder,
+    notice_of_replaced,
+    shipped_folder,
+)
 from pcd_hub.weights.hub.fetch import fetch, read_fetched
 from pcd_hub.weights.hub.published import published_weights, reference_of
 from pcd_hub.weights.load import ReadWeight, read_weight
@@ -114,9 +119,9 @@ def read_named(name: str, *, manifest_sha256: str | None = None) -> ReadWeight:
     try:
         return read_fetched(name, manifest_sha256=manifest_sha256)[1]
     except PCDHubError as error:
-        if folder := shipped.where(name):
-            raise type(error)(f"{error}; {_how_to_get_shipped(name, folder)}") from error
-        raise
+        folder = shipped.where(name)
+        hint = f"; {_how_to_get_shipped(name, folder)}" if folder else hint_of_folder(name)
+        raise type(error)(f"{error}{hint}") from error
 
 
 @cache

@@ -604,3 +604,8 @@ def test_facts_of_a_teacher_are_read_to_a_bound(tmp_path):
     )
     with pytest.raises(TeacherError, match=r"no complete teacher .*expected at most 1000000"):
         load_teacher(f"local-dir:{tmp_path}")
+
+
+def test_the_path_of_a_folder_gets_the_scheme_that_it_lacks(tmp_path):
+    with pytest.raises(TeacherError, match=f"did you mean 'local-dir:{tmp_path}'"):
+        load_teacher(str(tmp_path), image_size=64)

@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import constants
 
 import pcd_hub
-from pcd_hub.errors import HubError, StudentError, WeightError
+from pcd_hub.errors import HubError, PCDHubError, StudentError, WeightError
 from pcd_hub.evaluate.models import open_model
 from pcd_hub.models.timm_loading import create_pretrained
 from pcd_hub.weights import catalogue, create, store
@@ -126,6 +126,9 @@ def test_a_runs_folder_stands_for_its_last_export(folder, tmp_path, monkeypatch,
     for name in ("runs/own", "local-dir:runs/own", "runs/own/export", str(tmp_path / "runs/own")):
         assert same_tensors(model, pcd_hub.create_model(name))
         assert pcd_hub.where(name).name == "export"
+    for find in (pcd_hub.create_model, catalogue.find_here):
+        with pytest.raises(PCDHubError, match="runs has no folder owm; did you mean 'own'"):
+            find("runs/owm")
     shutil.copytree("runs/own/export", "org/resnet18.pcd")
     assert pcd_hub.where("org/resnet18.pcd") is None, "a repository on the Hub"
     for name in ("./org/resnet18.pcd", str(tmp_path / "org/resnet18.pcd")):

@@ -12,7 +12,7 @@ from pcd_hub.errors import TeacherError, nearest
 
 
 def unknown_teacher(source: str, known: Sequence[str]) -> TeacherError:
-    """Return the error for a source of an unknown kind; a timm name lacks its ``timm:``.
+    """Return the error for a source of an unknown kind; a path or timm name lacks its scheme.
 
     Args:
         source: The source.
@@ -21,6 +21,8 @@ def unknown_teacher(source: str, known: Sequence[str]) -> TeacherError:
     guess = nearest(source.partition(":")[0], known)
     if timm.is_model(source):
         guess = f"; did you mean 'timm:{source}'?"
+    elif os.path.isdir(os.path.expanduser(source)):  # noqa: PTH111, PTH112 - names of any length
+        guess = f"; did you mean 'local-dir:{source}'?"
     return TeacherError(f"unknown teacher '{source}'{guess}; expected one of {', '.join(known)}")
 
 
