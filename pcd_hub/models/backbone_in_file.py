@@ -97,12 +97,12 @@ def count_keys(loaded: object, expected: Collection[str]) -> int:
 
 def split_at_prefix(
     loaded: object, expected: Collection[str], *, what: str, preferred: Sequence[str] = ()
-) -> tuple[dict[str, Tensor], list[str]] | None:
-    """Return the tensors below the prefix of an architecture, and the names of those beside it.
+) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
+    """Return the tensors below the prefix of an architecture, and those beside it.
 
     None if fewer than half of its keys are below one prefix: the keys may have other names.
-    Names begin where they leave the prefix. Only its own container is listed, such as
-    ``state_dict``: not the optimizer, nor other copies of the backbone.
+    Names begin where they leave the prefix. Beside it are the others of its container, such as
+    ``state_dict``: not the optimizer, nor copies of the backbone in other containers.
 
     Args:
         loaded: The content of the file.
@@ -120,9 +120,13 @@ def split_at_prefix(
         return None
     prefix = _one_of(found, what, preferred, "save the state dict of one of them alone")
     inside = {key.removeprefix(prefix): v for key, v in tensors.items() if key.startswith(prefix)}
-    container = prefix.partition(".")[0]
+    first = prefix.partition(".")[0]
+    in_container = isinstance(loaded, Mapping) and isinstance(loaded.get(first), Mapping)
+    container = f"{first}." if in_container else ""
     beside = [key for key in tensors if key.startswith(container) and not key.startswith(prefix)]
-    return inside, [".".join(key.split(".")[_shared(key, prefix) :]) for key in beside]
+    return inside, {
+        ".".join(key.split(".")[_shared(key, prefix) :]): tensors[key] for key in beside
+    }
 
 
 def _without_counters(keys: Iterable[str]) -> dict[str, None]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pcd_hub.data.sources.files import list_subfolders
 from pcd_hub.data.sources.uris import is_dir, is_file
 from pcd_hub.errors import PCDHubError, WeightError, nearest
 from pcd_hub.weights import shipped, store
@@ -164,7 +165,9 @@ def hint_of_folder(name: str) -> str:
         return ""
     if is_dir(path):
         return f"; the folder {path} has no finished weight"
-    others = [other.name for other in path.parent.iterdir() if is_dir(other)]
+    others: list[str] = []
+    with suppress(PCDHubError):  # it cannot be listed
+        others = list_subfolders(path.parent)
     return f"; {path.parent} has no folder {path.name}{nearest(path.name, others)}"
 
 

@@ -105,8 +105,10 @@ def read_named(name: str, *, manifest_sha256: str | None = None) -> ReadWeight:
         WeightError: If the weight is missing or damaged, or is not the expected one.
         HubError: If the Hub refuses access or cannot be reached.
     """
-    if name.startswith(_LOCAL_DIR) or folder_named(name):
-        folder = folder_named(name) or store.expanded(name.removeprefix(_LOCAL_DIR))
+    folder = folder_named(name)
+    if folder is None and name.startswith(_LOCAL_DIR):
+        folder = store.expanded(name.removeprefix(_LOCAL_DIR))  # reading it raises the error
+    if folder is not None:
         return read_weight(folder, manifest_sha256=manifest_sha256)
     if store.is_name(name) and (folder := _local(name)):
         if notice := notice_of_replaced(name):

@@ -130,13 +130,13 @@ def add(name: str, export: Path) -> Path:
             store is then unchanged.
     """
     record = read_weight(export).record
-    is_imported = bool(record.imported)
     path = _checked_path(name)
-    if name.partition(".")[0] != record.architecture:
-        own = f"{record.architecture}.{IMPORTED if is_imported else 'pcd'}"
+    tag, trained = (IMPORTED, "another library") if record.imported else ("pcd", "pcd_hub")
+    architecture, _, given_tag = name.partition(".")
+    if architecture != record.architecture:
+        own = f"{record.architecture}.{tag}"
         raise WeightError(f"{name} names another architecture; expected {own} or {own}_WHAT")
-    if is_imported != name.partition(".")[2].startswith(IMPORTED):
-        tag, trained = (IMPORTED, "another library") if is_imported else ("pcd", "pcd_hub")
+    if given_tag.startswith(IMPORTED) != bool(record.imported):
         raise WeightError(f"{name}: expected the tag {tag} or {tag}_WHAT, as {trained} trained it")
     versions = home() / _VERSIONS / name
     try:

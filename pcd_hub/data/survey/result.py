@@ -13,7 +13,7 @@ FEW_IMAGES = 50
 MIN_SIDE = 8
 """Shortest side of an image that shows something, in pixels."""
 DARK = 25
-"""Images without a brighter pixel, of 255, are warned of: 12 of 16 bits are at most 15."""
+"""Images without a brighter pixel, of 255, are warned of: 12 of 16 bits are at most 16."""
 MAX_BROKEN_SHARE = 0.01
 """Largest share of broken images with which a run continues."""
 MANY_COPIES_SHARE = 0.05

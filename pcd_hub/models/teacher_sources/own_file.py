@@ -47,7 +47,7 @@ def read_own_file(
     loaded, content = load_tensor_file(file)
     expected = {key for key in build_skeleton(architecture).state_dict() if _COUNTER not in key}
     own, unused = _backbone(loaded, expected, file)
-    check_tensors(own, file, size=len(content))
+    check_tensors(unused | own, file, size=len(content))
     cfg: Any = timm.get_pretrained_cfg(architecture)
     if cfg is None:
         raise TeacherError(f"{source}: timm states no mean and std for {architecture}")
@@ -65,12 +65,12 @@ def read_own_file(
         std=tuple(cfg.std),
         is_normalisation_stated="." in architecture,
         origin={"source_file": file.name, "source_sha256": hashlib.sha256(content).hexdigest()},
-        warnings=_unused_warning(_without_classifier(unused, cfg.classifier)),
+        warnings=_unused_warning(_without_classifier([*unused], cfg.classifier)),
     )
 
 
-def _backbone(loaded: Any, expected: set[str], file: Path) -> tuple[State, list[str]]:
-    """Return the backbone's weights without their prefix, and the names of all other tensors.
+def _backbone(loaded: Any, expected: set[str], file: Path) -> tuple[State, State]:
+    """Return the backbone's weights without their prefix, and the tensors beside it.
 
     Tensors that no module of the backbone has, as those of a head beside it, are other tensors.
     Where keys are missing, all stay with the backbone: timm may rename them.
@@ -82,12 +82,12 @@ def _backbone(loaded: Any, expected: set[str], file: Path) -> tuple[State, list[
         found = split_at_prefix(loaded, expected, what=str(file), preferred=_PREFERRED)
     except StudentError as error:
         raise TeacherError(str(error)) from error
-    own, others = found or (_state_dict(loaded, file), [])
+    own, others = found or (_state_dict(loaded, file), {})
     if not expected <= own.keys():
         return own, others
     modules = {key.partition(".")[0] for key in expected}
-    heads = [key for key in own if key.partition(".")[0] not in modules]
-    return {key: own[key] for key in own if key not in set(heads)}, others + heads
+    heads = {key: value for key, value in own.items() if key.partition(".")[0] not in modules}
+    return {key: own[key] for key in own if key not in heads}, others | heads
 
 
 def _state_dict(loaded: Any, file: Path) -> State:

@@ -95,7 +95,7 @@ def changed_settings(
         CheckpointError: If any other setting differs.
     """
     now = flat(new)
-    known = {name: v for name, v in flat(old).items() if name in now or not is_removed(name, v)}
+    known = {name: value for name, value in flat(old).items() if not is_removed(name, value)}
     before = {**flat(defaults or {}), **known}
     asked = flat(requested or new)
     changes = []

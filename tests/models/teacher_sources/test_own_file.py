@@ -37,6 +37,13 @@ def nested(state: dict, prefix: str) -> dict:
 LAYOUTS = {
     "plain": lambda state: state,
     "a training checkpoint": lambda state: {"epoch": 3, "state_dict": nested(state, "module.")},
+    "with a head beside it in a flat file": lambda state: (
+        nested(state, "encoder.") | {"decoder.weight": torch.zeros(3)}
+    ),
+    "in one of two containers": lambda state: {
+        "model": state,
+        "model_before": {"decoder.weight": torch.zeros(3)},
+    },
     "with an optimizer": lambda state: {
         "model": state,
         "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": []},
@@ -126,6 +133,12 @@ def test_missing_unknown_and_repeated_weights_are_refused(tmp_path):
         load_teacher(source)
     saved(state | {"layer1.0.conv1.weight": torch.zeros(1)}, file)
     with pytest.raises(TeacherError, match="does not fit test_resnet"):
+        load_teacher(source)
+    saved(nested(state, "net.") | {"head.weight": torch.full((1,), torch.nan)}, file)
+    with pytest.raises(TeacherError, match="head.weight holds NaN or infinity"):
+        load_teacher(source)
+    saved(nested(state, "net.") | {"hea\nd.weight": torch.zeros(1)}, file)
+    with pytest.raises(TeacherError, match="expected at most .* printable characters"):
         load_teacher(source)
     file.write_bytes(b"\x80\x04" + b"cos\nsystem\n(S'true'\ntR." * 3)
     with pytest.raises(TeacherError, match="no checkpoint of plain tensors"):
