@@ -28,7 +28,7 @@ examples:
 class _OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Exit with one line and status 2, without argparse's usage."""
-        self.exit(2, f"pcd-hub: {message}; see {self.prog} --help\n")
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
 def build_parser(

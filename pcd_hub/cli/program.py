@@ -26,9 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with exit_if_closed():
             _run(words)
     except PCDHubError as error:
-        _exit(f"pcd-hub: {error}", exit_code(error))
+        _exit(f"error: {error}", exit_code(error))
     except KeyboardInterrupt:
-        _exit("pcd-hub: interrupted; the same command starts again", 128 + signal.SIGINT)
+        _exit("interrupted; the same command starts again", 128 + signal.SIGINT)
 
 
 def _exit(message: str, code: int) -> NoReturn:
@@ -67,7 +67,7 @@ def _run_recipe(load: Callable[[], Main], arguments: list[str]) -> None:
         except ModuleNotFoundError as error:
             if (error.name or "").startswith("pcd_hub"):
                 raise
-            sys.exit(f'pcd-hub: {error}; pip install "pcd_hub[train]"')
+            sys.exit(f'error: {error}; pip install "pcd_hub[train]"')
     as_json = "--json" in arguments
     arguments = [argument for argument in arguments if argument != "--json"]
 

@@ -110,8 +110,9 @@ def _verify(options: argparse.Namespace) -> None:
         print_json(checked)
     else:
         for one in checked:
+            problem = "DAMAGED" if one["folder"] else "MISSING"
             whole = f"OK       {one['name']}  {one['folder']}"
-            print(f"DAMAGED  {one['error']}" if one["error"] else whole)
+            print(f"{problem}  {one['error']}" if one["error"] else whole)
     if bad := sum(one["error"] is not None for one in checked):
         raise WeightError(f"{bad} of {len(checked)} weights are damaged or missing")
 
@@ -250,7 +251,7 @@ def _print_notices(names: Iterable[str]) -> None:
     """Print which local weights are used instead of shipped ones; not to the standard output."""
     for name in sorted(names):
         if notice := notice_of_replaced(name):
-            print(f"pcd-hub: {notice}", file=sys.stderr)
+            print(notice, file=sys.stderr)
 
 
 RUN = {

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pcd_hub.errors import WeightError
+from pcd_hub.errors import WeightError, nearest
 from pcd_hub.files.read import read_bounded
 from pcd_hub.files.strict_json import shown
 from pcd_hub.files.writable import check_writable
@@ -159,10 +159,24 @@ def add(name: str, export: Path) -> Path:
 
 
 def replace(name: str, export: Path) -> Path | None:
-    """Add a weight as :func:`add` does; return the folder of the one it replaced, if any."""
+    """Add a weight as :func:`add` does; return the folder of the one it replaced, if any.
+
+    An intact copy that the store already has stays as it is.
+    """
     replaced = where(name)
+    if replaced and _is_copy(replaced, export):
+        return None
     add(name, export)
     return replaced
+
+
+def _is_copy(stored: Path, export: Path) -> bool:
+    try:
+        verify(stored)
+        verify(export)
+        return read_manifest(stored) == read_manifest(export)
+    except WeightError:  # damaged: to be replaced, or refused
+        return False
 
 
 def notice_of_kept(name: str, replaced: Path) -> str:
@@ -217,9 +231,10 @@ def check_name(name: str) -> str:
             another library trained.
     """
     if not is_name(name):
+        likely = [each for each in (f"{name.partition('.')[0]}.pcd",) if is_name(each)]
         raise WeightError(
             f"{shown(name)} is not a weight's name, expected ARCH.pcd or ARCH.pcd_WHAT, "
-            "as resnet18.pcd_mydata"
+            f"as resnet18.pcd_mydata{nearest(name, likely, cutoff=0.85)}"
         )
     return name
 

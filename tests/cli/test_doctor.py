@@ -51,7 +51,7 @@ def test_a_store_that_cannot_be_written_is_a_reason(capsys, tmp_path, monkeypatc
     monkeypatch.setenv("PCD_HUB_HOME", str(tmp_path / "file" / "store"))
     code, out, err = doctor(capsys, "--offline")
     assert code == 1
-    assert err.startswith("pcd-hub: a distillation cannot run: cannot write to the folder of store")
+    assert err.startswith("error: a distillation cannot run: cannot write to the folder of store")
     assert err.endswith("set PCD_HUB_HOME\n")
     assert err.count("\n") == 1
     assert "A distillation cannot run here:" in out

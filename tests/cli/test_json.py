@@ -48,13 +48,21 @@ def test_damage_is_in_the_json_and_one_line_and_code_1(stored, capsys):  # noqa:
     assert code == 1
     (one,) = json.loads(out)
     assert "sha256" in one["error"]
-    assert err == "pcd-hub: 1 of 1 weights are damaged or missing\n"
+    assert err == "error: 1 of 1 weights are damaged or missing\n"
+
+
+def test_a_weight_that_is_missing_is_not_called_damaged(stored, capsys):  # noqa: F811
+    flip(stored / "model.safetensors")
+    _, out, _ = outcome(capsys, "verify", NAME, f"{NAME}_typo")
+    damaged, missing = out.splitlines()
+    assert damaged.startswith("DAMAGED  ")
+    assert missing.startswith(f"MISSING  {NAME}_typo is not on this machine")
 
 
 def test_an_error_leaves_standard_output_empty(capsys):
     code, out, err = outcome(capsys, "where", NAME, "--json")
     assert (code, out) == (1, "")
-    assert err.startswith(f"pcd-hub: {NAME} is not on this machine")
+    assert err.startswith(f"error: {NAME} is not on this machine")
 
 
 def test_add(tmp_path, capsys):

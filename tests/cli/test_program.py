@@ -92,7 +92,7 @@ def test_a_bundle_is_a_folder_in_store_layout(tmp_path, monkeypatch, capsys):
 )
 def test_a_mistake_is_one_line(arguments, message, capsys):
     said = refused(capsys, *arguments)
-    assert said.startswith("pcd-hub: ")
+    assert said.startswith("error: ")
     assert message in said
     assert "\n" not in said
 
@@ -119,7 +119,7 @@ def test_what_is_typed_wrong_is_one_line_and_status_2(capsys, arguments, message
         cli.main(arguments)
     assert caught.value.code == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"pcd-hub: {message}")
+    assert said.startswith(f"error: {message}")
     assert said.count("\n") == 1
 
 

@@ -20,7 +20,7 @@ def test_report_refuses_other_folders_in_one_line(tmp_path, capsys):
         cli.main(["report", str(tmp_path)])
     assert caught.value.code == 2
     (message,) = capsys.readouterr().err.splitlines()
-    assert message.startswith(f"pcd-hub: {tmp_path} has no record.json; expected the folder of")
+    assert message.startswith(f"error: {tmp_path} has no record.json; expected the folder of")
 
 
 def test_gallery_prints_the_page(tmp_path, capsys):

@@ -119,4 +119,4 @@ def test_an_interrupt_is_one_line_and_code_130(monkeypatch, capsys):
     )
     code, _, err = outcome(capsys, "list")
     assert code == 130
-    assert err == "pcd-hub: interrupted; the same command starts again\n"
+    assert err == "interrupted; the same command starts again\n"

@@ -55,6 +55,25 @@ def test_the_newer_weight_replaces_the_older_which_is_kept(tmp_path):
     manifest.verify(first)
 
 
+def test_an_intact_copy_is_not_added_again(tmp_path):
+    export = filled(1.0, tmp_path / "one")
+    first = store.add(NAME, export)
+    assert store.replace(NAME, export) is None
+    assert store.where(NAME) == first
+    flip(first / "model.safetensors")
+    assert store.replace(NAME, export) == first
+    manifest.verify(store.where(NAME))
+
+
+def test_a_mistyped_tag_is_named():
+    with pytest.raises(WeightError, match="mydata; did you mean 'resnet18.pcd'"):
+        store.check_name("resnet18.pdc")
+    with pytest.raises(WeightError, match="mydata$"):
+        store.check_name("resnet18.a1_in1k")
+    with pytest.raises(WeightError, match="mydata$"):
+        store.check_name("resnet18\x1b.pcd")
+
+
 def test_old_versions_go_after_the_grace_period(tmp_path):
     export = exported(tmp_path / "export")
     folders = [store.add(NAME, export) for _ in range(6)]

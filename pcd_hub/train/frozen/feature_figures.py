@@ -15,7 +15,7 @@ from pcd_hub.report.features import save_pca, save_receptive_fields
 from pcd_hub.train.configs.command_line import parse, run_main
 from pcd_hub.train.configs.probes import LOOK, LookDataConfig
 from pcd_hub.train.launch import quiet_logs
-from pcd_hub.train.run_folder.folder import new_folder
+from pcd_hub.train.run_folder.folder import output_folder
 
 
 def main(arguments: list[str]) -> None:
@@ -24,25 +24,25 @@ def main(arguments: list[str]) -> None:
     quiet_logs()
     check_models(config.models, (config.run.seed,))
     images, size = read_images(config.data), config.data.image_size
-    folder = new_folder(config.run.output_dir, "look")
-    teacher = load_teacher(config.teacher.source, image_size=size).to(compute_device())
-    maps = {config.teacher.source: teacher(images).cpu()}
-    fields, shares = {}, {}
-    for name in progress(config.models, "models", total=len(config.models)):
-        model = open_model(name, image_size=size, seed=config.run.seed)
-        extract = feature_extractor(model, size)
-        with torch.inference_mode():
-            maps[name] = extract(images).cpu()
-        fields[name] = effective_receptive_field(extract, images)
-        shares[name] = f"within {100 * side_of_half(fields[name]):.0f} %"
-    for name in config.models:
-        print(f"{name}: half of the receptive field {shares[name]}")
-    save_pca(folder / "pca.png", (255 * images).round().byte().cpu(), maps)
-    save_receptive_fields(
-        folder / "receptive_field.png",
-        {f"{name}\nhalf {shares[name]}": field for name, field in fields.items()},
-    )
-    print(f"{folder / 'pca.png'}\n{folder / 'receptive_field.png'}")
+    with output_folder(config.run.output_dir, "look") as folder:
+        teacher = load_teacher(config.teacher.source, image_size=size).to(compute_device())
+        maps = {config.teacher.source: teacher(images).cpu()}
+        fields, shares = {}, {}
+        for name in progress(config.models, "models", total=len(config.models)):
+            model = open_model(name, image_size=size, seed=config.run.seed)
+            extract = feature_extractor(model, size)
+            with torch.inference_mode():
+                maps[name] = extract(images).cpu()
+            fields[name] = effective_receptive_field(extract, images)
+            shares[name] = f"within {100 * side_of_half(fields[name]):.0f} %"
+        for name in config.models:
+            print(f"{name}: half of the receptive field {shares[name]}")
+        save_pca(folder / "pca.png", (255 * images).round().byte().cpu(), maps)
+        save_receptive_fields(
+            folder / "receptive_field.png",
+            {f"{name}\nhalf {shares[name]}": field for name, field in fields.items()},
+        )
+        print(f"{folder / 'pca.png'}\n{folder / 'receptive_field.png'}")
 
 
 def read_images(data: LookDataConfig) -> Float[Tensor, "b 3 size size"]:

@@ -16,7 +16,7 @@ from pcd_hub.train.configs.probes import KNN, KnnConfig
 from pcd_hub.train.frozen.selection import append_scores, select_models
 from pcd_hub.train.labelled_splits import open_classification_splits
 from pcd_hub.train.launch import quiet_logs
-from pcd_hub.train.run_folder.folder import new_folder
+from pcd_hub.train.run_folder.folder import output_folder
 from pcd_hub.train.run_folder.provenance import provenance
 from pcd_hub.weights.local_paths import shortened
 
@@ -33,17 +33,17 @@ def main(arguments: list[str]) -> list[dict[str, Any]]:
         for benchmark in benchmarks.values()
     ]
     selected = select_models(config, empty)
-    folder = new_folder(config.run.output_dir, "knn")
-    tables = []
-    for (name, benchmark), (table, models) in zip(benchmarks.items(), selected, strict=True):
-        for model in models:
-            scores = benchmark.score(model, config.run.seeds)
-            table = table.with_scores(scores)  # noqa: PLW2901 - it grows
-            table.save(folder / name)
-            append_scores(config.append, table, scores)
-        print(f"\n{table.table()}\n\n{folder / name}")
-        tables.append({**dataclasses.asdict(table), "folder": str(folder / name)})
-    return tables
+    with output_folder(config.run.output_dir, "knn") as folder:
+        tables = []
+        for (name, benchmark), (table, models) in zip(benchmarks.items(), selected, strict=True):
+            for model in models:
+                scores = benchmark.score(model, config.run.seeds)
+                table = table.with_scores(scores)  # noqa: PLW2901 - it grows
+                table.save(folder / name)
+                append_scores(config.append, table, scores)
+            print(f"\n{table.table()}\n\n{folder / name}")
+            tables.append({**dataclasses.asdict(table), "folder": str(folder / name)})
+        return tables
 
 
 def build_benchmarks(config: KnnConfig) -> dict[str, Benchmark]:

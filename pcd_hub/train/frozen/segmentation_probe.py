@@ -17,7 +17,7 @@ from pcd_hub.train.configs.probes import LINEAR_SEG, LinearSegConfig
 from pcd_hub.train.frozen.selection import append_scores, select_models
 from pcd_hub.train.labelled_splits import open_segmentation_splits, survey_masks
 from pcd_hub.train.launch import quiet_logs
-from pcd_hub.train.run_folder.folder import new_folder
+from pcd_hub.train.run_folder.folder import output_folder
 from pcd_hub.train.run_folder.provenance import provenance
 
 
@@ -40,18 +40,19 @@ def main(arguments: list[str]) -> list[dict[str, Any]]:
         details=provenance(),
     )
     [(table, models)] = select_models(config, [table])
-    folder = new_folder(config.run.output_dir, "linear_seg")
-    predicted = {}
-    for name in models:
-        scores = probe.score(name, config.run.seeds)
-        table = table.with_scores(scores)
-        table.save(folder)
-        append_scores(config.append, table, scores)
-        predicted[name] = partial(_prediction, scores)
-        print(f"{name}: {scores.metrics['mean IoU'][0]:.1f} % mean IoU, seed {config.run.seeds[0]}")
-    save_sample_overlays(folder / "pictures" / "overlays.png", probe.test, predicted)
-    print(f"\n{table.table()}\n\n{folder / FILE}")
-    return [{**dataclasses.asdict(table), "folder": str(folder)}]
+    with output_folder(config.run.output_dir, "linear_seg") as folder:
+        predicted = {}
+        for name in models:
+            scores = probe.score(name, config.run.seeds)
+            table = table.with_scores(scores)
+            table.save(folder)
+            append_scores(config.append, table, scores)
+            predicted[name] = partial(_prediction, scores)
+            mean_iou, seed = scores.metrics["mean IoU"][0], config.run.seeds[0]
+            print(f"{name}: {mean_iou:.1f} % mean IoU, seed {seed}")
+        save_sample_overlays(folder / "pictures" / "overlays.png", probe.test, predicted)
+        print(f"\n{table.table()}\n\n{folder / FILE}")
+        return [{**dataclasses.asdict(table), "folder": str(folder)}]
 
 
 def build_probe(config: LinearSegConfig) -> SegmentationProbe:

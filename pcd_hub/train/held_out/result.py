@@ -5,6 +5,7 @@ import logging
 from typing import Any
 
 from pcd_hub.train.held_out.held_out import HeldOut
+from pcd_hub.train.monitors.verdict import SHORT_STEPS
 from pcd_hub.train.results.compared import SUBJECT
 from pcd_hub.weights.record import Measurement
 
@@ -18,8 +19,11 @@ def warn_if_worse(held_out: HeldOut) -> None:
     """Log a warning if the student agrees worse with the teacher than its start."""
     if held_out.compare().outcome == "worse":
         log.warning(
-            "WARNING: the student is worse than its start. Do not use this weight; lower "
-            "--optim.lr-per-256, train longer, or choose another teacher"
+            "WARNING: the student is worse than its start. Do not use this weight; %s, or choose "
+            "another teacher",
+            "train longer"
+            if held_out.end.planned_steps < SHORT_STEPS
+            else "lower --optim.lr-per-256, train longer",
         )
 
 

@@ -26,6 +26,9 @@ WORSE_SHARE = 0.5
 """Share before which no run is called worse than its start: good weights agree less with the
 teacher while the head is new and the learning rate high. On 301 photographs, the shipped ResNet-18
 was worse than its start at step 30 of 222, and better at step 60 and at the end."""
+SHORT_STEPS = 60
+"""Length below which a run that is worse than its start is called too short. In the run above, the
+student had caught up after 60 steps; a good one of 12 steps ended below its start."""
 LATE_STEPS = 300
 """Steps before which no run is called flat, however short it is. Seven of 19 good runs had shown
 nothing after 100 steps of 16 images. Neither is a run without retrieval (``similarity_kl``), whose
@@ -102,11 +105,12 @@ def judge(
         return Verdict("wrong teacher", fault)
     done = lines[-1]["step"] + 1 if lines else 0
     if held_out == "worse" and done >= WORSE_SHARE * total_steps:
+        short = total_steps < SHORT_STEPS
         return Verdict(
             "worse than its start",
             "the student agrees with the teacher worse than before training, on held-out images",
-            "the learning rate is too high",
-            "lower --optim.lr-per-256",
+            f"{total_steps} steps are too few" if short else "the learning rate is too high",
+            "train longer (--hours, --run.max-steps)" if short else "lower --optim.lr-per-256",
         )
     if signs := list(_signs_of_learning(lines)):
         return Verdict("learning", ", ".join(signs))

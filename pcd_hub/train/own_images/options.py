@@ -27,7 +27,11 @@ def with_long_options(arguments: list[str]) -> list[str]:
     if run is None:
         return long
     folder = Path(run).expanduser()
-    if not run or not is_file(folder / "config.json"):
+    if not run:
+        raise ConfigError(
+            f"{RESUME}: expected the folder of a run after it, {RESUME} runs/own_images"
+        )
+    if not is_file(folder / "config.json"):
         raise ConfigError(f"{RESUME} {run}: it contains no run; expected the folder of a run")
     rest = [_renamed(argument, {"--run.hours": "--run.add-hours"}) for argument in rest]
     flags = {argument.partition("=")[0].replace("_", "-") for argument in rest}

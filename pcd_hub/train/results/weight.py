@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from pcd_hub.data.multiband.names import weight_suffix
 from pcd_hub.errors import ConfigError, StudentError, WeightError
 from pcd_hub.image_size import format_size
 from pcd_hub.models.entries import STOCK_ARCHITECTURES
+from pcd_hub.models.teacher_sources.module import SCHEME
 from pcd_hub.models.teachers import Teacher
 from pcd_hub.report.curves import save_training_curve
 from pcd_hub.report.page.content import verdict
@@ -26,6 +28,7 @@ from pcd_hub.train.results.compared import SUBJECT, compared_models
 from pcd_hub.train.results.pictures import draw_feature_maps, draw_own_images
 from pcd_hub.train.results.report import save_report
 from pcd_hub.weights import store
+from pcd_hub.weights.catalogue import finished_export, record_of
 from pcd_hub.weights.export import check_finite, export_weight
 from pcd_hub.weights.manifest import read_manifest, write_json
 from pcd_hub.weights.record import WeightRecord
@@ -50,7 +53,7 @@ def save_weight(d: Distillation, weight_name: str, *, warnings: Sequence[str] = 
         d.held_out.choose()
         warn_if_worse(d.held_out)
     with torch.compiler.set_stance("force_eager"):  # new shapes, each used only a few times
-        d.export = export = export_student(d, weight_name)
+        d.export = export = exported_before(d, weight_name) or export_student(d, weight_name)
         notes = draw_own_images(d)
     # The report comes first: a store that rejects the weight must not lose it.
     lines = loading_lines(d, weight_name, export)
@@ -80,6 +83,24 @@ def loading_lines(d: Distillation, weight_name: str, export: Path) -> list[str]:
     else:  # timm knows the tag pcd alone
         first = f'import pcd_hub; pcd_hub.create_model("{weight_name}", features_only=True)'
     return [first, *lines]
+
+
+def exported_before(d: Distillation, weight_name: str) -> Path | None:
+    """Return the export of a run that is resumed after its end, unless a setting has changed."""
+    try:
+        export = finished_export(d.folder.path)
+        record = record_of(export)
+    except WeightError:
+        return None
+    config = json.loads(json.dumps(d.folder.recorded_config()))
+    if (record["name"], record["steps"], record["config"]) != (
+        weight_name,
+        d.exported_step,
+        config,
+    ):
+        return None
+    log.info("%s is complete; to train longer, add --hours or --run.max-steps", export)
+    return export
 
 
 def export_student(d: Distillation, weight_name: str) -> Path:
@@ -176,7 +197,9 @@ def command(d: Distillation) -> str:
 
 
 def recipe(d: Distillation) -> str:
-    """Return the command that repeats the run with the installed package."""
+    """Return the command that repeats the run with the installed package, or the call."""
+    if d.teacher.facts.source.startswith(f"{SCHEME}:"):
+        return "pcd_hub.distill(teacher=module)"
     named = d.config_name in DISTILL and not DISTILL[d.config_name].derive
     name = d.config_name if named else "--config config.json"
     return f"pcd-hub distill {name}"

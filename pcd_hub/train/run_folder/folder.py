@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import sys
 import time
 import weakref
@@ -250,6 +251,22 @@ def new_folder(requested: Path | None, default_name: str, *, create: bool = True
             f"({error.strerror or error}); name another"
         ) from error
     return path
+
+
+@contextmanager
+def output_folder(requested: Path | None, default_name: str) -> Iterator[Path]:
+    """Create the folder as :func:`new_folder`; remove it if the block fails before it writes.
+
+    Raises:
+        ConfigError: See :func:`new_folder`.
+    """
+    folder = new_folder(requested, default_name)
+    try:
+        yield folder
+    except BaseException:
+        if [path.name for path in folder.iterdir()] == [".gitignore"]:
+            shutil.rmtree(folder)
+        raise
 
 
 def _numbered(path: Path, *, resume: bool) -> Path:

@@ -91,6 +91,10 @@ def test_finished_models_are_saved_when_the_next_one_fails(segmentation, tmp_pat
             [*arguments, "--models", "random:test_resnet", f"local-dir:{broken}"]
         )
     assert list(Evaluation.load(tmp_path / "out").scores) == ["random:test_resnet"]
+    arguments[-1] = f"--run.output-dir={tmp_path / 'none'}"
+    with pytest.raises(StudentError, match="broken"):
+        segmentation_probe.main([*arguments, "--models", f"local-dir:{broken}"])
+    assert not (tmp_path / "none").exists(), "nothing was written"
 
 
 def test_the_named_configurations_parse(tmp_path):

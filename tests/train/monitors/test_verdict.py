@@ -112,4 +112,6 @@ def test_a_run_that_has_begun_to_learn_is_not_called_flat():
 def test_held_out_images_show_a_student_that_is_worse_than_its_start():
     """Good weights are worse at first, while the head is new."""
     assert judge(lines(99), total_steps=200, held_out="worse").kind == "too early"
-    assert judge(lines(100), total_steps=200, held_out="worse").kind == "worse than its start"
+    late = judge(lines(100), total_steps=200, held_out="worse")
+    assert (late.kind, late.remedy) == ("worse than its start", "lower --optim.lr-per-256")
+    assert judge(lines(12), total_steps=12, held_out="worse").cause == "12 steps are too few"

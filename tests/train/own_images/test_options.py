@@ -38,6 +38,12 @@ def test_resume_stands_for_the_runs_configuration_and_folder(run, typed):
     assert flags == [*found[:3], found[4]]
 
 
+def test_a_resumption_names_its_run():
+    for typed in (["--resume"], ["runs/own_images", "--resume="]):
+        with pytest.raises(ConfigError, match="^--resume: expected the folder of a run after it"):
+            with_long_options(typed)
+
+
 def test_hours_are_added_to_a_run_that_is_resumed(run):
     for hours in ("--hours", "--run.hours"):
         assert with_long_options(["--resume", str(run), hours, "2"])[-2:] == [
@@ -91,7 +97,6 @@ def test_a_switch_takes_no_word_that_follows():
         )
 
 
-@pytest.mark.parametrize("typed", [["--resume"], ["--resume", "/no/such"], ["--resume="]])
-def test_a_folder_without_a_run_is_one_line(typed):
+def test_a_folder_without_a_run_is_one_line():
     with pytest.raises(ConfigError, match=r"^--resume .*: it contains no run; expected the folder"):
-        with_long_options(typed)
+        with_long_options(["--resume", "/no/such"])

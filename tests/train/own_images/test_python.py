@@ -17,7 +17,7 @@ import yaml
 import pcd_hub
 from pcd_hub.errors import ConfigError, DataError
 from pcd_hub.train.own_images.python import configure
-from pcd_hub.weights import shipped
+from pcd_hub.weights import shipped, store
 from pcd_hub.weights.average import average
 from tests.evaluate.drawn_sets import draw_segmentation
 from tests.weights.making import exported
@@ -49,6 +49,10 @@ def test_the_result_has_weight_metrics_report_and_model(settings, tmp_path):
     assert stages[-1].shape == (1, 96, 2, 2)
     own, timms = done.model(), timm.create_model(done.weight, pretrained=True)
     assert all(torch.equal(a, b) for a, b in zip(own.parameters(), timms.parameters(), strict=True))
+    stored = sorted(store.home().glob(".versions/*/*"))
+    again = pcd_hub.distill(resume=done.folder)
+    assert again == done, "it has finished: its export is not repeated"
+    assert sorted(store.home().glob(".versions/*/*")) == stored
 
 
 def test_a_student_starts_from_the_shipped_weight_and_is_averaged_with_it(settings, tmp_path):
@@ -239,3 +243,4 @@ def test_a_module_teaches(settings, tmp_path):
     record = json.loads((done.folder / "record.json").read_text())
     assert record["teacher"]["source"] == "module:mine"
     assert record["teacher"]["sha256"] == teacher.facts.sha256
+    assert record["recipe"] == "pcd_hub.distill(teacher=module)"

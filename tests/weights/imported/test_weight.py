@@ -143,7 +143,7 @@ def test_the_command(file, capsys):
     assert "test_resnet.imported_2" in capsys.readouterr().out
     code, out, err = outcome(capsys, "import", "none.pth", "--arch", "test_resnet")
     assert (code, out) == (1, "")
-    assert err.startswith("pcd-hub: no file none.pth; expected a checkpoint")
+    assert err.startswith("error: no file none.pth; expected a checkpoint")
 
 
 @pytest.fixture

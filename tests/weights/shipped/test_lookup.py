@@ -190,7 +190,7 @@ def test_the_commands_name_a_local_weight_that_is_used_instead(folder, tmp_path,
     for words in (["list"], ["where", NAME], ["show", NAME], ["verify", NAME]):
         cli.main(words)
         out, err = capsys.readouterr()
-        assert err.startswith(f"pcd-hub: {NAME}: the weight in {store.home()} is used instead")
+        assert err.startswith(f"{NAME}: the weight in {store.home()} is used instead")
         assert "instead" not in out
     cli.main(["list"])
     assert [row.split()[:2] for row in capsys.readouterr().out.splitlines()[1:]] == [

@@ -117,7 +117,7 @@ def test_the_command_lists_and_removes(tmp_path, capsys, monkeypatch):
     assert (found["path"], found["images"]) == (str(folder), 20)
     with pytest.raises(SystemExit, match="^2$"):
         cli.main(["cache", "--remove", "x"])
-    assert capsys.readouterr().err.startswith("pcd-hub: no cache x in")
+    assert capsys.readouterr().err.startswith("error: no cache x in")
     cli.main(["cache", "--remove", "all"])
     assert capsys.readouterr().out.endswith("20 images  removed\n")
     cli.main(["cache"])
