@@ -181,7 +181,6 @@ def _export_options(parser: argparse.ArgumentParser) -> None:
     add("--pooled", action="store_true", help="the last three: one embedding, no feature maps")
     add("--opset", type=int, help="onnx: opset; default: 18")
     add("--precision", metavar="TYPE", help="onnx: float32 (default), float16 or int8")
-    add("--half", action="store_true", help="onnx: short for --precision float16")
     add("--calibration", metavar="FOLDER", help="onnx, int8: images like those it will see")
     add("--calibration-images", type=int, metavar="N", help="onnx, int8: at most; default: 128")
     add("--max-size", type=int, metavar="PIXELS", help="executorch: of a side; default: 512")

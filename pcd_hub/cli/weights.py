@@ -168,7 +168,6 @@ def _export(options: argparse.Namespace) -> None:
         out=options.out,
         pooled=options.pooled,
         opset=options.opset,
-        half=options.half,
         precision=options.precision,
         calibration=options.calibration,
         num_calibration_images=options.calibration_images,

@@ -124,7 +124,7 @@ def training_batches(
             length=shuffle_buffer,
         )
         dataset = _StreamViews(blocks, views, plan)
-        options = {"batch_size": None, "collate_fn": _identity}
+        options = {"batch_size": None}
     if workers.processes:
         options["multiprocessing_context"] = multiprocessing_context
     # The default generator, whose state a resumed run restores, must not change.
@@ -141,10 +141,6 @@ def _check_stream_workers(fitting: int, requested: int) -> None:
             "stream; increase it (docker run --shm-size 32g), or start a new run with "
             f"--data.num-workers {fitting}"
         )
-
-
-def _identity(batch: Batch | None) -> Batch | None:
-    return batch
 
 
 @dataclass(frozen=True)

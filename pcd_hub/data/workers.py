@@ -28,8 +28,16 @@ STOP_SIGNALS = tuple(
 """Signals that request a training run to stop."""
 
 
+def _as_read(batch: Any) -> Any:
+    return batch
+
+
 def load_batches(
-    dataset: Dataset[Any], *, workers: Workers, collate_fn: Callable[[Any], Any], **options: Any
+    dataset: Dataset[Any],
+    *,
+    workers: Workers,
+    collate_fn: Callable[[Any], Any] = _as_read,
+    **options: Any,
 ) -> Iterator[Any]:
     """Start a ``DataLoader`` whose processes ignore :data:`STOP_SIGNALS` from the start.
 
@@ -39,7 +47,7 @@ def load_batches(
     Args:
         dataset: The DataLoader's dataset.
         workers: Number of processes and prefetched batches (see :func:`fit_workers`).
-        collate_fn: Combines samples to a batch.
+        collate_fn: Combines samples to a batch; without ``batch_size`` they are batches as read.
         options: Further options of the DataLoader.
 
     Raises:

@@ -19,7 +19,7 @@ from pcd_hub.data.sources.uris import is_dir
 from pcd_hub.errors import DataError
 from pcd_hub.weights.cards.results import results_table
 from pcd_hub.weights.manifest import write_json
-from pcd_hub.weights.record import Measurement, dataset_with_share
+from pcd_hub.weights.record import Measurement
 
 FILE = "evaluation.json"
 
@@ -97,9 +97,8 @@ class Evaluation:
                 for model, row in raw["scores"].items()
             }
             check_version(raw.get("protocol_version", 1))
-            dataset = dataset_with_share(raw["dataset"], raw["protocol"])
             seeds = tuple(map(int, raw["seeds"]))
-            table = cls(**raw | {"dataset": dataset, "scores": scores, "seeds": seeds})
+            table = cls(**raw | {"scores": scores, "seeds": seeds})
             complete = bool(scores) and all(table._is_complete(row) for row in scores.values())
         except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
             raise DataError(

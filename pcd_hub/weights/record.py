@@ -139,19 +139,6 @@ class WeightRecord:
             for name, raw in self.metrics.items()
         }
 
-    def to_json(self) -> str:
-        """Return the record as strict JSON.
-
-        Raises:
-            WeightError: If a value is NaN or infinite.
-        """
-        try:
-            return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
-        except ValueError as error:
-            raise WeightError(
-                f"the record of {self.name} holds a value that is not finite"
-            ) from error
-
     def to_dict(self) -> dict[str, Any]:
         """Return the record as a plain dict, including unknown fields."""
         facts = json.loads(json.dumps(dataclasses.asdict(self)))
@@ -209,13 +196,6 @@ def named_share(dataset: str, share: float) -> str:
     return dataset if share == 1 else f"{dataset}, {100 * share:g} % of the labels"
 
 
-def dataset_with_share(dataset: str, protocol: str) -> str:
-    """Add the share of the labels, which older results state in their protocol alone."""
-    drawn = re.search(r"(\d[\d.]*) % drawn", protocol)
-    share = float(drawn[1]) / 100 if drawn else 1.0
-    return named_share(dataset.removesuffix(named_share("", share)), share)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
     """One metric of an evaluation, with the details needed to reproduce it."""
@@ -261,7 +241,6 @@ class Measurement:
         if isinstance(raw, dict):  # a newer pcd_hub may have added fields
             raw = {key: raw[key] for key in raw if key in _MEASUREMENT}
         check_fields(raw, _MEASUREMENT, what=what)
-        raw = {**raw, "dataset": dataset_with_share(raw["dataset"], raw["protocol"])}
         found = cls(**raw)
         spread = found.means.keys() if found.seeds > 1 else set()
         if found.subject not in found.means or found.stds.keys() != spread:

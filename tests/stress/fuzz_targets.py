@@ -152,7 +152,7 @@ def read_record(raw: dict[str, Any]) -> object:
     """Parse a record and everything derived from it."""
     record = WeightRecord.from_dict(raw)
     record.measurements()
-    return record.to_json()
+    return json.dumps(record.to_dict())
 
 
 def build_targets(folder: Path) -> dict[str, Target]:

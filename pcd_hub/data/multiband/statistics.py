@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -86,10 +86,6 @@ def _sample(source: ImageSource | ImageStream) -> Iterator[BandImage | BrokenIma
         images = (image for image, _ in source.read(state=None))
     for read in islice(images, SAMPLE):
         try:
-            yield cast("BandImage", read(_unchanged))
+            yield cast("BandImage", read(lambda image: image))
         except BrokenImageError as error:
             yield error
-
-
-def _unchanged(image: Any) -> Any:
-    return image

@@ -92,7 +92,6 @@ def _rendered_on_device(
     prepared = load_batches(
         _Drawing(images.table, views, images.device.type),
         workers=Workers(min(num_workers, _DRAWING_PROCESSES), _AHEAD),
-        collate_fn=_identity,
         batch_size=None,
         sampler=keys,
         generator=torch.Generator(),
@@ -101,10 +100,6 @@ def _rendered_on_device(
         rendered = [render_views(images, part, views.colours, dtype=dtype) for part in parts]
         first, second = torch.cat(rendered).chunk(2)
         yield Batch(views=torch.stack((first, second), dim=1), **fields)
-
-
-def _identity(value: Any) -> Any:
-    return value
 
 
 def _render_by_loader(images: ResidentImages, views: TwoViewTransform, keys: Keys) -> Batch:

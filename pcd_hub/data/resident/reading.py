@@ -140,15 +140,10 @@ def _read(source: ImageSource, side: int, num_workers: int, expected: int) -> It
     return load_batches(
         _Decoded(source, side),
         workers=workers,
-        collate_fn=_identity,
         batch_size=None,
         sampler=ranges,
         generator=torch.Generator(),
     )
-
-
-def _identity(part: _Part) -> _Part:
-    return part
 
 
 class _Buffer:

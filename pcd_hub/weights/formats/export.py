@@ -43,7 +43,6 @@ def export(
     out: str | Path,
     pooled: bool = False,
     opset: int | None = None,
-    half: bool = False,
     precision: str | None = None,
     calibration: str | Path | None = None,
     num_calibration_images: int | None = None,
@@ -58,7 +57,6 @@ def export(
         out: The folder to create; it gets the weight and a README.md.
         pooled: The last three: one pooled embedding instead of the feature maps.
         opset: ``onnx``: the opset; 18 by default.
-        half: ``onnx``: short for ``precision="float16"``.
         precision: ``onnx``: ``float32`` (the default), ``float16`` or ``int8``; input and output
             stay float32.
         calibration: ``onnx`` in int8: a folder of images like those that the model will see.
@@ -77,7 +75,6 @@ def export(
     options = GraphOptions(
         pooled=pooled,
         opset=opset,
-        half=half,
         precision=precision,
         calibration=calibration,
         num_calibration_images=num_calibration_images,

@@ -25,8 +25,6 @@ class GraphOptions:
     """One pooled embedding instead of the feature maps."""
     opset: int | None = None
     """ONNX: the opset; default: 18."""
-    half: bool = False
-    """ONNX: short for the precision ``float16``."""
     precision: str | None = None
     """ONNX: ``float32``, ``float16`` or ``int8``; default: ``float32``."""
     calibration: str | Path | None = None
@@ -39,7 +37,7 @@ class GraphOptions:
     @property
     def effective_precision(self) -> str:
         """The precision that the options ask for."""
-        return self.precision or ("float16" if self.half else "float32")
+        return self.precision or "float32"
 
 
 class _Option(NamedTuple):
@@ -50,7 +48,6 @@ class _Option(NamedTuple):
 _OPTIONS = {
     "pooled": _Option("--pooled", ("onnx", "torchscript", "executorch")),
     "opset": _Option("--opset", ("onnx",)),
-    "half": _Option("--half", ("onnx",)),
     "precision": _Option("--precision", ("onnx",)),
     "calibration": _Option("--calibration", ("onnx",)),
     "num_calibration_images": _Option("--calibration-images", ("onnx",)),
@@ -82,11 +79,6 @@ def _check_precision(options: GraphOptions) -> None:
         raise WeightError(
             f"--precision {printable(str(options.precision))[:60]}: expected one of "
             f"{', '.join(PRECISIONS)}{nearest(str(options.precision), PRECISIONS)}"
-        )
-    if options.half and options.effective_precision != "float16":
-        raise WeightError(
-            f"--half with --precision {options.precision}: expected one of the two; --half is "
-            "short for --precision float16"
         )
     if options.effective_precision == "int8":
         _check_calibration(options)

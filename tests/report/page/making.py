@@ -58,7 +58,7 @@ def finished_run(folder: Path, *, notes: Notes = NOTES, **changed: Any) -> Path:
     teacher = {"source": "local-dir:teacher", "architecture": "resnet10t", "license": "mit"}
     facts = record(**{"data": data, "teacher": teacher, "model": {"parameters": 400_000}} | changed)
     folder.mkdir(parents=True)
-    (folder / "record.json").write_text(facts.to_json())
+    (folder / "record.json").write_text(json.dumps(facts.to_dict()))
     (folder / "config.json").write_text(json.dumps(facts.config))
     lines = [
         {"step": step, "loss": 5 - step / 10, "lr": 0.1, "images_per_s": 20.0, "data_wait": 0.25}

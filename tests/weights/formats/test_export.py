@@ -230,14 +230,13 @@ def test_other_bands_are_refused_where_the_framework_has_none(tmp_path):
             {"to": "timm", "pooled": True},
             "--pooled belongs to onnx, torchscript and executorch, not",
         ),
-        ({"to": "torchscript", "half": True}, "--half belongs to onnx, not to torchscript"),
+        ({"to": "timm", "precision": "float16"}, "--precision belongs to onnx, not to timm"),
         ({"to": "timm", "opset": 20}, "--opset belongs to onnx, not to timm"),
         ({"to": "onnx", "precision": "int4"}, "--precision int4: expected one of .*'int8'"),
         ({"to": "onnx", "precision": "int8"}, "no images; expected --calibration FOLDER, 32 or"),
-        ({"to": "onnx", "precision": "int8", "half": True}, "--half with --precision int8"),
         ({"to": "onnx", "calibration": "x"}, "--calibration belongs to .*int8, not to float32"),
         (
-            {"to": "onnx", "half": True, "num_calibration_images": 64},
+            {"to": "onnx", "precision": "float16", "num_calibration_images": 64},
             "--calibration-images belongs to --precision int8, not to float16",
         ),
         (

@@ -26,11 +26,11 @@ def run_onnx(folder, images):
 
 
 @needs_onnx
-@pytest.mark.parametrize(("half", "tolerance"), [(False, 1e-4), (True, 2e-2)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("float16", 2e-2)])
 @torch.no_grad()
-def test_onnx_has_timms_feature_maps_at_other_sizes(tmp_path, half, tolerance):
+def test_onnx_has_timms_feature_maps_at_other_sizes(tmp_path, precision, tolerance):
     weight = source(tmp_path, "test_resnet")
-    folder = export(weight, "onnx", tmp_path, half=half)
+    folder = export(weight, "onnx", tmp_path, precision=precision)
     for size in SIZES:
         images = torch.rand(size)
         found = run_onnx(folder, images)
@@ -39,7 +39,7 @@ def test_onnx_has_timms_feature_maps_at_other_sizes(tmp_path, half, tolerance):
             assert close(one, other, tolerance)
     text = (folder / "README.md").read_text()
     assert "Opset 18" in text
-    assert f"| precision | {'float16 weights' if half else 'float32'}" in text
+    assert f"| precision | {precision}" in text
     assert "| measured difference | largest " in text
 
 
