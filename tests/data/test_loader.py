@@ -39,6 +39,9 @@ class Shades:
     def read(self, index, to_image):
         return to_image(self[index])
 
+    def name(self, index):
+        return str(index)
+
     def fingerprint(self):
         return "shades"
 

@@ -5,7 +5,7 @@ import hashlib
 import io
 from typing import NamedTuple
 
-from pcd_hub.data.sources.protocols import ImageSource, ImageStream, NamedImages
+from pcd_hub.data.sources.protocols import ImageSource, ImageStream
 from pcd_hub.data.sources.uris import local_path
 from pcd_hub.errors import DataError
 from pcd_hub.files.read import read_bounded
@@ -41,7 +41,7 @@ def image_classes(source: ImageSource | ImageStream, labels: str) -> ImageClasse
         DataError: If the file cannot be read, an image has no class, or there are fewer than two
             classes.
     """
-    if not isinstance(source, NamedImages):
+    if not isinstance(source, ImageSource):
         raise DataError("a stream has no names of images: expected files, for their classes")
     names = [source.name(index) for index in range(len(source))]
     by_name = (

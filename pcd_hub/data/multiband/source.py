@@ -14,10 +14,10 @@ from pcd_hub.data.sources.open import ImageSource, ImageStream
 
 
 @dataclass(frozen=True)
-class BandSource:
+class BandSource(ImageSource):
     """An image source whose images are opened as :class:`BandImage`."""
 
-    source: Any
+    source: ImageSource
     reader: BandReader
 
     def __len__(self) -> int:
@@ -32,7 +32,7 @@ class BandSource:
 
     def name(self, index: int) -> str:
         """Return the name of image ``index`` in its source."""
-        return self.source.name(index) if hasattr(self.source, "name") else str(index)
+        return self.source.name(index)
 
     def fingerprint(self) -> str:
         """Return the fingerprint of the files."""

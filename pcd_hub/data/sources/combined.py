@@ -9,30 +9,27 @@ from pathlib import Path
 
 from PIL import Image
 
-from pcd_hub.data.decoding import ResultT, as_rgb
+from pcd_hub.data.decoding import ResultT
 from pcd_hub.data.sources.archives.members import ArchiveImages
 from pcd_hub.data.sources.files import ImageFiles
-from pcd_hub.data.sources.protocols import NamedImages
+from pcd_hub.data.sources.protocols import ImageSource
 
 log = logging.getLogger("pcd_hub")
 
 
-class CombinedImages:
+class CombinedImages(ImageSource):
     """Several sources, one after the other.
 
     Args:
         sources: The sources, at least one.
     """
 
-    def __init__(self, sources: Sequence[NamedImages]) -> None:
+    def __init__(self, sources: Sequence[ImageSource]) -> None:
         self.sources = tuple(sources)
         self._ends = list(itertools.accumulate(map(len, self.sources)))
 
     def __len__(self) -> int:
         return self._ends[-1]
-
-    def __getitem__(self, index: int) -> Image.Image:
-        return self.read(index, as_rgb)
 
     def read(self, index: int, to_image: Callable[[Image.Image], ResultT]) -> ResultT:
         """Decode image ``index`` by ``to_image``; see ``ImageSource.read``."""
@@ -49,7 +46,7 @@ class CombinedImages:
         source, place = self._find(index)
         return source.path(place) if isinstance(source, ImageFiles) else None
 
-    def _find(self, index: int) -> tuple[NamedImages, int]:
+    def _find(self, index: int) -> tuple[ImageSource, int]:
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         index %= len(self)
@@ -62,7 +59,7 @@ class CombinedImages:
         return f"{len(self)} images of {len(self.sources)} sources: {own}"
 
 
-def combine(sources: Sequence[NamedImages]) -> NamedImages:
+def combine(sources: Sequence[ImageSource]) -> ImageSource:
     """Combine sources, without the files that an earlier source has; a single one is unchanged."""
     if len(sources) == 1:
         return sources[0]
@@ -70,12 +67,12 @@ def combine(sources: Sequence[NamedImages]) -> NamedImages:
     return kept[0] if len(kept) == 1 else CombinedImages(kept)
 
 
-def without_repeated_files(sources: Iterable[NamedImages]) -> list[NamedImages]:
+def without_repeated_files(sources: Iterable[ImageSource]) -> list[ImageSource]:
     """Drop image files and archives that an earlier source has, and log how many.
 
     Links to folders are resolved, links to files are not.
     """
-    kept: list[NamedImages] = []
+    kept: list[ImageSource] = []
     seen: dict[str, set[str]] = {}
     archives: set[tuple[str, ...]] = set()
     for source in sources:

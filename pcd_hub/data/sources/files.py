@@ -17,9 +17,10 @@ from typing import NoReturn
 import numpy as np
 from PIL import Image
 
-from pcd_hub.data.decoding import ResultT, as_rgb, decode
+from pcd_hub.data.decoding import ResultT, decode
 from pcd_hub.data.sources.names import PackedNames
 from pcd_hub.data.sources.other_files import OtherFiles, image_suffixes, is_image
+from pcd_hub.data.sources.protocols import ImageSource
 from pcd_hub.data.sources.uris import is_dir, is_file
 from pcd_hub.errors import DataError
 
@@ -34,7 +35,7 @@ _BYTE_ORDER_MARKS = {
 }
 
 
-class ImageFiles:
+class ImageFiles(ImageSource):
     """Image files on this machine.
 
     Args:
@@ -71,9 +72,6 @@ class ImageFiles:
 
     def __len__(self) -> int:
         return len(self._paths)
-
-    def __getitem__(self, index: int) -> Image.Image:
-        return self.read(index, as_rgb)
 
     def read(self, index: int, to_image: Callable[[Image.Image], ResultT]) -> ResultT:
         """Decode image ``index`` by ``to_image``; see ``ImageSource.read``."""

@@ -22,8 +22,8 @@ import numpy as np
 from jaxtyping import Float, Int64
 from PIL import Image
 
-from pcd_hub.data.decoding import ResultT, as_rgb
-from pcd_hub.data.sources.protocols import ImageSource, ImageStream, NamedImages
+from pcd_hub.data.decoding import ResultT
+from pcd_hub.data.sources.protocols import ImageSource, ImageStream
 
 log = logging.getLogger("pcd_hub")
 
@@ -37,7 +37,7 @@ _LARGEST_SHARE = 0.1
 """Largest share to which that of a small set is raised."""
 
 
-class ImagesAt:
+class ImagesAt(ImageSource):
     """Some images of a source, in ascending order; picklable if the source is.
 
     Args:
@@ -54,16 +54,13 @@ class ImagesAt:
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __getitem__(self, index: int) -> Image.Image:
-        return self.read(index, as_rgb)
-
     def read(self, index: int, to_image: Callable[[Image.Image], ResultT]) -> ResultT:
         """Apply ``to_image`` to image ``index``; see ``ImageSource.read``."""
         return self._source.read(int(self._indices[index]), to_image)
 
     def name(self, index: int) -> str:
         """Return the name of image ``index`` in the whole source."""
-        return _name(self._source, int(self._indices[index]))
+        return self._source.name(int(self._indices[index]))
 
     def fingerprint(self) -> str:
         """Return the fingerprint of the whole source, with the note."""
@@ -120,7 +117,7 @@ def hash_images(source: ImageSource) -> Float[np.ndarray, " n"]:
 
     Names are relative to their source, so several folders may have the same ones.
     """
-    names = (_name(source, index) for index in range(len(source)))
+    names = map(source.name, range(len(source)))
     hashes = np.fromiter(map(hash_name, names), np.float64, len(source))
     order = np.argsort(hashes, kind="stable")
     places = np.arange(len(order))
@@ -128,7 +125,7 @@ def hash_images(source: ImageSource) -> Float[np.ndarray, " n"]:
     repetition = places - np.maximum.accumulate(np.where(is_first, places, 0))
     for place in np.flatnonzero(repetition):
         index = int(order[place])
-        hashes[index] = hash_name(f"{_name(source, index)}\0{repetition[place]}")
+        hashes[index] = hash_name(f"{source.name(index)}\0{repetition[place]}")
     return hashes
 
 
@@ -136,7 +133,3 @@ def hash_name(name: str) -> float:
     """Return a number in [0, 1) that depends on the name alone."""
     digest = hashlib.sha256(name.encode(errors="surrogateescape")).digest()
     return int.from_bytes(digest[:6]) / 2**48
-
-
-def _name(source: ImageSource, index: int) -> str:
-    return source.name(index) if isinstance(source, NamedImages) else str(index)

@@ -19,8 +19,8 @@ from typing import Any
 
 from PIL import Image
 
-from pcd_hub.data.decoding import BrokenImageError, ResultT, as_rgb, decode, describe_error
-from pcd_hub.data.sources.protocols import EncodedImage
+from pcd_hub.data.decoding import BrokenImageError, ResultT, decode, describe_error
+from pcd_hub.data.sources.protocols import EncodedImage, ImageSource
 from pcd_hub.data.sources.remote import watch_forks
 from pcd_hub.data.sources.uris import is_dir, local_path
 from pcd_hub.errors import DataError
@@ -29,7 +29,7 @@ _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 """Last bytes of a complete Arrow stream."""
 
 
-class HFImages:
+class HFImages(ImageSource):
     """One image column of a Hugging Face dataset on disk.
 
     Args:
@@ -48,9 +48,6 @@ class HFImages:
 
     def __len__(self) -> int:
         return len(self._dataset)
-
-    def __getitem__(self, index: int) -> Image.Image:
-        return self.read(index, as_rgb)
 
     def read(self, index: int, to_image: Callable[[Image.Image], ResultT]) -> ResultT:
         """Decode row ``index`` by ``to_image``; errors name the row, as rows may share a path."""

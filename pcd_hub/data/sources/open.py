@@ -30,7 +30,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pcd_hub.data.decoding import ResultT, as_rgb
+from pcd_hub.data.decoding import ResultT
 from pcd_hub.data.scenes import render_scene
 from pcd_hub.data.sources.archives.tar_stream import TarStream
 from pcd_hub.data.sources.archives.tars import is_indexed, is_tar, open_tars
@@ -46,7 +46,7 @@ from pcd_hub.data.sources.hf_datasets import (
     split_column,
 )
 from pcd_hub.data.sources.other_files import VIDEO_SUFFIXES, frames_command, is_image, suffix
-from pcd_hub.data.sources.protocols import ImageSource, ImageStream, NamedImages
+from pcd_hub.data.sources.protocols import ImageSource, ImageStream
 from pcd_hub.data.sources.remote import (
     RemoteImages,
     is_remote,
@@ -57,7 +57,7 @@ from pcd_hub.data.sources.remote import (
 from pcd_hub.data.sources.uris import is_dir, is_file, local_path, split_uri
 from pcd_hub.errors import DataError
 
-__all__ = ["ImageSource", "ImageStream", "NamedImages", "open_source", "open_sources"]
+__all__ = ["ImageSource", "ImageStream", "open_source", "open_sources"]
 
 log = logging.getLogger("pcd_hub")
 
@@ -69,7 +69,7 @@ _SCHEMES = ("scenes", "hf-disk", "hf", "hf-stream")
 
 def open_sources(
     uris: Sequence[str], *, rank: int = 0, world_size: int = 1
-) -> NamedImages | ImageStream:
+) -> ImageSource | ImageStream:
     """Open one or several sources as one, in the given order.
 
     Tar files in succession are one source. What is named twice is counted once, and logged.
@@ -90,7 +90,7 @@ def open_sources(
     parts = [part for uri in dict.fromkeys(uris) for part in _expand(uri)]
     if len(dict.fromkeys(uris)) < len(uris):
         log.warning("a source is named twice; it is counted once")
-    sources: list[NamedImages | ImageStream] = []
+    sources: list[ImageSource | ImageStream] = []
     for tars, group in itertools.groupby(parts, key=_is_tar_file):
         if tars:
             places = _without_repetition(list(map(str, group)))
@@ -99,9 +99,9 @@ def open_sources(
             sources += [_open_part(part, rank=rank, world_size=world_size) for part in group]
     if len(sources) == 1:
         return sources[0]
-    indexed = [source for source in sources if isinstance(source, NamedImages)]
+    indexed = [source for source in sources if isinstance(source, ImageSource)]
     if len(indexed) < len(sources):
-        streams = [s.fingerprint() for s in sources if not isinstance(s, NamedImages)]
+        streams = [s.fingerprint() for s in sources if not isinstance(s, ImageSource)]
         raise DataError(
             f"{len(uris)} sources, of which one is a stream ({streams[0]}): expected a stream "
             "alone, or sources that are not streams, such as hf: instead of hf-stream:"
@@ -109,7 +109,7 @@ def open_sources(
     return combine(indexed)
 
 
-def open_source(uri: str, *, rank: int = 0, world_size: int = 1) -> NamedImages | ImageStream:
+def open_source(uri: str, *, rank: int = 0, world_size: int = 1) -> ImageSource | ImageStream:
     """Open the image source that ``uri`` names; see :func:`open_sources`."""
     return open_sources((uri,), rank=rank, world_size=world_size)
 
@@ -148,7 +148,7 @@ def _without_repetition(places: list[str]) -> list[str]:
     return list(kept.values())
 
 
-def _open_tar_files(places: list[str], *, rank: int, world_size: int) -> NamedImages | ImageStream:
+def _open_tar_files(places: list[str], *, rank: int, world_size: int) -> ImageSource | ImageStream:
     """Index tar files; if one cannot be indexed, stream all."""
     places = [place if is_remote(place) else str(local_path(place)) for place in places]
     missing = [p for p in places if not is_remote(p) and not is_file(Path(p))]
@@ -164,7 +164,7 @@ def _open_tar_files(places: list[str], *, rank: int, world_size: int) -> NamedIm
 
 def _open_part(
     part: str | ImageFiles | RemoteImages, *, rank: int, world_size: int
-) -> NamedImages | ImageStream:
+) -> ImageSource | ImageStream:
     if not isinstance(part, str):
         return part
     if is_remote(part):
@@ -179,7 +179,7 @@ def _open_part(
 
 def _open_dataset(
     scheme: str, rest: str, *, uri: str, rank: int, world_size: int
-) -> NamedImages | ImageStream:
+) -> ImageSource | ImageStream:
     rest, column = split_column(rest)
     match scheme:
         case "hf-disk":
@@ -191,7 +191,7 @@ def _open_dataset(
             return HFStream(stream, uri=uri, rank=rank, world_size=world_size, column=column)
 
 
-def _open_path(path: Path) -> NamedImages:
+def _open_path(path: Path) -> ImageSource:
     if is_dir(path):
         return ImageFiles.from_folder(path)
     match suffix(path.name):
@@ -214,7 +214,7 @@ def _open_path(path: Path) -> NamedImages:
     return ImageFiles.from_folder(path)  # raises
 
 
-class Scenes:
+class Scenes(ImageSource):
     """Synthetic scenes as an image source."""
 
     def __init__(self, count: int, *, seed: int) -> None:
@@ -241,11 +241,8 @@ class Scenes:
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> Image.Image:
-        return self.read(index, as_rgb)
-
     def read(self, index: int, to_image: Callable[[Image.Image], ResultT]) -> ResultT:
-        """Apply ``to_image`` to scene ``index``; see :class:`NamedImages`."""
+        """Apply ``to_image`` to scene ``index``; see :class:`ImageSource`."""
         return to_image(Image.fromarray(render_scene(self.seed, index, size=SCENE_SIZE).image))
 
     def name(self, index: int) -> str:

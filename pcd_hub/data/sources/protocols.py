@@ -5,7 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
-from pcd_hub.data.decoding import ResultT
+from pcd_hub.data.decoding import ResultT, as_rgb
 
 
 @runtime_checkable
@@ -16,7 +16,7 @@ class ImageSource(Protocol):
 
     def __getitem__(self, index: int) -> Image.Image:
         """Decode image ``index`` to upright RGB; raises :class:`BrokenImageError` if it fails."""
-        ...
+        return self.read(index, as_rgb)
 
     def read(self, index: int, to_image: Callable[[Image.Image], ResultT]) -> ResultT:
         """Apply ``to_image`` to image ``index``, opened but not yet decoded.
@@ -26,20 +26,15 @@ class ImageSource(Protocol):
         """
         ...
 
-    def fingerprint(self) -> str:
-        """Return a short text that changes when the set of images changes."""
-        ...
-
-
-@runtime_checkable
-class NamedImages(ImageSource, Protocol):
-    """An image source that knows a name of each image, as all that :func:`open_sources` opens."""
-
     def name(self, index: int) -> str:
         """Return the name of image ``index`` within its source, which a copy of the source keeps.
 
         For example the path relative to the folder. Two sources may share a name.
         """
+        ...
+
+    def fingerprint(self) -> str:
+        """Return a short text that changes when the set of images changes."""
         ...
 
 

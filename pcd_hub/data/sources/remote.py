@@ -10,10 +10,11 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
-from pcd_hub.data.decoding import BrokenImageError, ResultT, as_rgb, decode, describe_error
+from pcd_hub.data.decoding import BrokenImageError, ResultT, decode, describe_error
 from pcd_hub.data.sources.files import decode_lines, hash_names
 from pcd_hub.data.sources.names import PackedNames
 from pcd_hub.data.sources.other_files import OtherFiles, is_image
+from pcd_hub.data.sources.protocols import ImageSource
 from pcd_hub.errors import DataError, nearest
 
 MAX_IMAGE_BYTES = 2**30
@@ -152,7 +153,7 @@ def open_remote_images(url: str) -> "RemoteImages":
     return RemoteImages.from_list(url, decode_lines(content, shown(url)))
 
 
-class RemoteImages:
+class RemoteImages(ImageSource):
     """Images behind URLs, each read with one request.
 
     Args:
@@ -206,9 +207,6 @@ class RemoteImages:
 
     def __len__(self) -> int:
         return len(self._paths)
-
-    def __getitem__(self, index: int) -> Image.Image:
-        return self.read(index, as_rgb)
 
     def url(self, index: int) -> str:
         """Return the URL of image ``index``."""

@@ -19,7 +19,7 @@ from PIL import Image
 from pcd_hub.data.decoding import BrokenImageError
 from pcd_hub.data.labelled.segmentation_set import SegmentationSet
 from pcd_hub.data.progress import Progress, silent
-from pcd_hub.data.sources.protocols import ImageSource, ImageStream, NamedImages
+from pcd_hub.data.sources.protocols import ImageSource, ImageStream
 from pcd_hub.data.survey.duplicates import (
     Thumbnail,
     file_size,
@@ -75,7 +75,7 @@ class SharedImages:
 
 def find_shared(
     labelled: Sequence[LabelledPicture],
-    source: NamedImages,
+    source: ImageSource,
     *,
     progress: Progress = silent,
 ) -> SharedImages:
@@ -102,7 +102,7 @@ def equal_files(
 
     Only files of equal size in both are read. Sources whose images are no files have none.
     """
-    if not (isinstance(source, ImagesOfFiles) and isinstance(source, NamedImages)):
+    if not (isinstance(source, ImageSource) and isinstance(source, ImagesOfFiles)):
         return ()
     ours = [picture.path for picture in labelled]
     theirs = [source.path(index) for index in range(len(source))]
@@ -126,7 +126,7 @@ def _size(path: Path) -> int | None:
 
 def _like_pixels(
     labelled: Sequence[LabelledPicture],
-    source: NamedImages,
+    source: ImageSource,
     progress: Progress,
 ) -> SharedImages:
     ours, theirs = _thumbnails(labelled, source, progress)
@@ -152,7 +152,7 @@ def _like_pixels(
 
 def _thumbnails(
     labelled: Sequence[LabelledPicture],
-    source: NamedImages,
+    source: ImageSource,
     progress: Progress,
 ) -> tuple[dict[int, Thumbnail], dict[int, Thumbnail]]:
     """Return the thumbnails of both by number, without broken images.
@@ -180,7 +180,7 @@ def _thumbnails(
     return ours, {number: one for number, one in found.items() if number >= count}
 
 
-def _pixels(labelled: Sequence[LabelledPicture], source: NamedImages, number: int) -> object:
+def _pixels(labelled: Sequence[LabelledPicture], source: ImageSource, number: int) -> object:
     """Return the size and a hash of the upright RGB pixels of an image."""
     count = len(labelled)
     load = labelled[number].load if number < count else partial(source.__getitem__, number - count)

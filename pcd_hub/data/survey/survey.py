@@ -19,7 +19,7 @@ import numpy as np
 
 from pcd_hub.data.decoding import BrokenImageError
 from pcd_hub.data.progress import Progress, silent
-from pcd_hub.data.sources.open import ImageSource, ImageStream, NamedImages, Scenes
+from pcd_hub.data.sources.open import ImageSource, ImageStream, Scenes
 from pcd_hub.data.survey.duplicates import (
     Thumbnail,
     group_equal,
@@ -83,8 +83,7 @@ def survey(
         groups, num_files = _compare_files(source, order, deadline=start + seconds / 2)
         num_threads = num_threads or min(num_cores(), _MAX_THREADS)
         seen = _read(source, order[:max_images], start + seconds, num_threads, progress)
-        name = functools.partial(_name, source)
-        found = _summarise(seen, groups, name, num_images=len(source), num_files=num_files)
+        found = _summarise(seen, groups, source.name, num_images=len(source), num_files=num_files)
     check(found)
     return replace(found, seconds=round(time.monotonic() - start, 2))
 
@@ -138,10 +137,6 @@ def _look(read: Callable[[], Thumbnail], *, is_file: bool) -> _Seen:
         return _Seen(is_file, read())
     except BrokenImageError as error:
         return _Seen(is_file, None, f"{error.name} ({error.reason})")
-
-
-def _name(source: ImageSource, index: int) -> str:
-    return source.name(index) if isinstance(source, NamedImages) else str(index)
 
 
 def _path(source: ImageSource, index: int) -> Path | None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from pcd_hub.data.sources.open import ImageSource
-from pcd_hub.data.sources.protocols import NamedImages
 from pcd_hub.errors import ConfigError
 from pcd_hub.image_size import ImageSize, height_width
 from pcd_hub.train.batches import steps_per_epoch, view_seed
@@ -172,7 +171,7 @@ def _open_cache(d: Distillation, source: ImageSource, size: ImageSize) -> FromCa
         store,
         record_format,
         view_epochs=config.data.view_epochs,
-        name_of=source.name if isinstance(source, NamedImages) else str,
+        name_of=source.name if isinstance(source, ImageSource) else str,
         whole_batches=bool(config.speed.compile),
     )
 

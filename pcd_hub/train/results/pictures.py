@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from pcd_hub.data.decoding import BrokenImageError
 from pcd_hub.data.sources.open import ImageSource, ImageStream
-from pcd_hub.data.sources.protocols import NamedImages
 from pcd_hub.errors import DataError, first_line
 from pcd_hub.evaluate.receptive_field import effective_receptive_field, side_of_half
 from pcd_hub.evaluate.scene_probe import scene_mosaics
@@ -101,8 +100,7 @@ def _crops(
             yield from _readable(f"image {number}", lambda image=image: image(crop))
         return
     for row in _rows(len(source)):
-        name = source.name(row) if isinstance(source, NamedImages) else f"image {row}"
-        yield from _readable(name, lambda row=row: source.read(row, crop))
+        yield from _readable(source.name(row), lambda row=row: source.read(row, crop))
 
 
 def _rows(count: int) -> list[int]:

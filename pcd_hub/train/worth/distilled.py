@@ -9,7 +9,7 @@ from pathlib import Path
 from pcd_hub.data.decoding import as_rgb, decode
 from pcd_hub.data.labelled.coco import CocoSplit
 from pcd_hub.data.labelled.segmentation_set import SegmentationSet
-from pcd_hub.data.sources.open import ImageStream, NamedImages, open_source
+from pcd_hub.data.sources.open import ImageSource, ImageStream, open_source
 from pcd_hub.data.sources.remote import is_remote
 from pcd_hub.data.sources.uris import local_path
 from pcd_hub.data.survey.shared import LabelledPicture, SharedImages, find_shared, pictures_of
@@ -112,7 +112,7 @@ def _unchecked(label: str, why: str) -> str:
 def _check(
     test: SegmentationSet | CocoSplit,
     source: str,
-    images: NamedImages | ImageStream,
+    images: ImageSource | ImageStream,
     folder: Path,
 ) -> str:
     if isinstance(images, ImageStream):

@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from pcd_hub.data.sources.open import NamedImages, open_source
+from pcd_hub.data.sources.open import ImageSource, open_source
 from pcd_hub.errors import DataError, WeightError
 from pcd_hub.weights.formats.options import (
     MIN_CALIBRATION_IMAGES,
@@ -68,13 +68,13 @@ def read_calibration(
     )
 
 
-def _open(source: str | Path) -> NamedImages:
+def _open(source: str | Path) -> ImageSource:
     needed = MIN_CALIBRATION_IMAGES + NUM_COMPARED_IMAGES
     try:
         images = open_source(str(source))
     except DataError as error:
         raise DataError(f"--calibration: {error}") from error
-    if not isinstance(images, NamedImages):
+    if not isinstance(images, ImageSource):
         raise DataError(
             f"--calibration {source}: a stream, from which images cannot be drawn at random; "
             "expected a folder of images"
@@ -87,7 +87,7 @@ def _open(source: str | Path) -> NamedImages:
     return images
 
 
-def _read(images: NamedImages, row: int, size: tuple[int, int]) -> UInt8[Tensor, "3 height width"]:
+def _read(images: ImageSource, row: int, size: tuple[int, int]) -> UInt8[Tensor, "3 height width"]:
     try:
         image = images[row]
     except DataError as error:

@@ -31,6 +31,9 @@ class Pictures:
             raise BrokenImageError(f"image {index}", "for the test")
         return to_image(self.images[index])
 
+    def name(self, index):
+        return str(index)
+
     def fingerprint(self):
         return "pictures"
 

@@ -166,6 +166,9 @@ def test_images_of_other_bands(resident):
         def read(self, index, to_image):
             return to_image(self.images[index])
 
+        def name(self, index):
+            return str(index)
+
         def fingerprint(self):
             return "bands"
 

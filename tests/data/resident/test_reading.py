@@ -30,6 +30,9 @@ class Encoded:
     def read(self, index, to_image):
         return decode({"bytes": self.files[index], "path": None}, f"image {index}", to_image)
 
+    def name(self, index):
+        return str(index)
+
     def fingerprint(self):
         return "encoded"
 

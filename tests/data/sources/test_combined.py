@@ -7,7 +7,7 @@ from PIL import Image
 
 from pcd_hub.data.sources.combined import CombinedImages
 from pcd_hub.data.sources.globs import expand_braces
-from pcd_hub.data.sources.open import NamedImages, open_source, open_sources
+from pcd_hub.data.sources.open import ImageSource, open_source, open_sources
 from pcd_hub.errors import DataError
 from tests.data.sources.archives.test_tars import make_tar, samples
 from tests.data.sources.archives.test_zips import make_zip, png, shade
@@ -30,7 +30,7 @@ def test_several_sources_have_one_index_in_the_given_order(folders):
     tar = make_tar(folders / "s.tar", samples(20, 22))
     uris = (str(folders / "b"), packed, tar, str(folders / "a"))
     source = open_sources(uris)
-    assert isinstance(source, NamedImages)
+    assert isinstance(source, ImageSource)
     assert shades(source) == [3, 4, 9, 8, 20, 21, 2, 1]
     assert [source.name(index) for index in (0, 2, 5, 7)] == [
         "3.png",

@@ -12,7 +12,7 @@ from PIL import Image
 from pcd_hub.data.decoding import BrokenImageError, as_rgb
 from pcd_hub.data.sources.files import hash_sizes
 from pcd_hub.data.sources.hf_datasets import _parse_name, split_column
-from pcd_hub.data.sources.open import ImageSource, ImageStream, NamedImages, open_source
+from pcd_hub.data.sources.open import ImageSource, ImageStream, open_source
 from pcd_hub.errors import DataError
 
 
@@ -378,7 +378,7 @@ def test_images_in_a_zip_are_read(tmp_path):
             Image.new("RGB", (8, 8), (40 * number, 0, 0)).save(content, "PNG")
             archive.writestr(f"train/{number}.png", content.getvalue())
     source = open_source(f"hf:{tmp_path / 'hub'}")
-    assert isinstance(source, NamedImages)
+    assert isinstance(source, ImageSource)
     assert [shade(source[index]) for index in range(3)] == [0, 4, 8]
     stream = open_source(f"hf-stream:{tmp_path / 'hub'}")
     assert isinstance(stream, ImageStream)

@@ -177,6 +177,9 @@ def test_sources_without_files_are_compared_by_their_pixels(tmp_path):
         def read(self, index, to_image):
             return to_image(self.images[index])
 
+        def name(self, index):
+            return str(index)
+
         def fingerprint(self):
             return "in memory"
 

@@ -250,7 +250,7 @@ def test_a_student_worse_than_its_start_is_a_warning(measured, tmp_path, monkeyp
     (warning,) = [r for r in caplog.records if r.levelname == "WARNING" and "start" in r.message]
     assert stated["outcome"] == "worse"
     assert "worse than its start" in warning.message
-    assert "--optim.lr-per-256" in warning.message
+    assert "train longer" in warning.message
 
 
 def test_a_plateau_needs_held_out_images(measured, tmp_path):

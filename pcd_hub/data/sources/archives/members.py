@@ -1,18 +1,20 @@
 """Images in archives, read by position: nothing is extracted, and no name is used as a path."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pcd_hub.data.decoding import BrokenImageError, ResultT, as_rgb, decode, describe_error
-from pcd_hub.data.sources.archives.ranges import base_name, read_range
+from pcd_hub.data.decoding import BrokenImageError, ResultT, decode, describe_error
 from pcd_hub.data.sources.names import PackedNames
 from pcd_hub.data.sources.other_files import OtherFiles, is_image
-from pcd_hub.data.sources.remote import is_remote, shown
+from pcd_hub.data.sources.protocols import ImageSource
+from pcd_hub.data.sources.remote import is_remote, read_remote, shown
 from pcd_hub.errors import DataError
 
 MAX_IMAGE_BYTES = 2**30
@@ -52,7 +54,7 @@ ReadMember = Callable[[Callable[[int, int], bytes], Member], bytes]
 """Reads a member, given a function that reads (offset, length) of its archive."""
 
 
-class ArchiveImages:
+class ArchiveImages(ImageSource):
     """The images of one or more archives, in their order.
 
     Args:
@@ -77,9 +79,6 @@ class ArchiveImages:
 
     def __len__(self) -> int:
         return len(self._rows)
-
-    def __getitem__(self, index: int) -> Image.Image:
-        return self.read(index, as_rgb)
 
     def read(self, index: int, to_image: Callable[[Image.Image], ResultT]) -> ResultT:
         """Decode image ``index`` by ``to_image``; see ``ImageSource.read``."""
@@ -165,6 +164,25 @@ class Listing:
             raise DataError(f"{self._place} has no image: {others}")
         self._others.warn(self._place)
         return ArchiveImages(archives, PackedNames(self._names), table, read_member=read_member)
+
+
+def read_range(place: str, offset: int, length: int) -> bytes:
+    """Read at most ``length`` bytes of a local file or a URL, from ``offset`` on.
+
+    Raises:
+        OSError: If it cannot be read.
+        DataError: If the URL needs a library that is missing.
+    """
+    if is_remote(place):
+        return read_remote(place, offset, length)
+    with open(place, "rb") as file:
+        file.seek(offset)
+        return file.read(length)
+
+
+def base_name(place: str) -> str:
+    """Return the file name of a path or URL."""
+    return os.path.basename(urlsplit(place).path if is_remote(place) else place)
 
 
 def printable(name: str) -> str:

@@ -9,8 +9,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pcd_hub.data.decoding import describe_error
-from pcd_hub.data.sources.archives.members import ArchiveImages, Listing, Member
-from pcd_hub.data.sources.archives.ranges import base_name
+from pcd_hub.data.sources.archives.members import ArchiveImages, Listing, Member, base_name
 from pcd_hub.data.sources.remote import is_remote
 from pcd_hub.errors import DataError
 

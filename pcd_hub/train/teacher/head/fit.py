@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pcd_hub.data.batch_plan import BatchPlan, StepSampler
-from pcd_hub.data.sources.protocols import NamedImages
+from pcd_hub.data.sources.protocols import ImageSource
 from pcd_hub.data.survey.result import MAX_BROKEN_SHARE
 from pcd_hub.data.views import TwoViewTransform
 from pcd_hub.errors import DataError
@@ -72,7 +72,7 @@ class HeadFitting:
     config_name: str
     accelerator: Accelerator
     folder: RunFolder
-    images: NamedImages
+    images: ImageSource
     plan: BatchPlan
     teacher: HeadlessTeacher
     features: PooledFeatures

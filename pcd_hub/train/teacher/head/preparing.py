@@ -15,7 +15,7 @@ from torch import nn
 
 from pcd_hub.data.sources.held_out import hash_name
 from pcd_hub.data.sources.open import open_sources
-from pcd_hub.data.sources.protocols import NamedImages
+from pcd_hub.data.sources.protocols import ImageSource
 from pcd_hub.errors import ConfigError, DataError, TeacherError
 from pcd_hub.files.writable import check_writable
 from pcd_hub.image_size import height_width
@@ -51,7 +51,7 @@ class HeadlessTeacher:
     """Weights with timm's keys, at the model's own input size."""
 
 
-def open_images(config: HeadConfig) -> NamedImages:
+def open_images(config: HeadConfig) -> ImageSource:
     """Open the images.
 
     Raises:
@@ -59,14 +59,14 @@ def open_images(config: HeadConfig) -> NamedImages:
     """
     source = open_sources(config.data.source)
     named = " ".join(config.data.source)
-    if not isinstance(source, NamedImages):
+    if not isinstance(source, ImageSource):
         raise DataError(f"{named} is a stream: expected a finite set of images, such as a folder")
     if len(source) < MIN_IMAGES:
         raise DataError(f"{named} has {len(source)} images, expected at least {MIN_IMAGES}")
     return source
 
 
-def split(images: NamedImages, share: float) -> tuple[Images, Images]:
+def split(images: ImageSource, share: float) -> tuple[Images, Images]:
     """Return the images to train on, and those to hold out, which their names decide.
 
     Args:
@@ -129,7 +129,7 @@ def load_headless(
 
 
 def feature_facts(
-    teacher: Teacher, data: HeadDataConfig, images: NamedImages, *, seed: int, precision: str
+    teacher: Teacher, data: HeadDataConfig, images: ImageSource, *, seed: int, precision: str
 ) -> Facts:
     """Return everything that the pooled features depend on.
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pcd_hub.data.sources.protocols import NamedImages
+from pcd_hub.data.sources.protocols import ImageSource
 from pcd_hub.files.write import atomic_write
 from pcd_hub.image_size import format_size
 from pcd_hub.method.metrics import retrieval_top1
@@ -29,7 +29,7 @@ class HeadResult:
     config_name: str
     teacher: HeadlessTeacher
     head: nn.Sequential
-    images: NamedImages
+    images: ImageSource
     num_held_out: int
     num_broken: int
     steps: int

@@ -9,7 +9,7 @@ import pytest
 from pcd_hub.data.decoding import BrokenImageError, as_rgb
 from pcd_hub.data.sources.archives import members, tar_stream
 from pcd_hub.data.sources.archives.tars import find_masks
-from pcd_hub.data.sources.open import ImageStream, NamedImages, open_source, open_sources
+from pcd_hub.data.sources.open import ImageSource, ImageStream, open_source, open_sources
 from pcd_hub.errors import DataError
 from tests.data.sources.archives.test_zips import png, shade
 
@@ -41,7 +41,7 @@ def shards(tmp_path):
 @pytest.mark.parametrize("name", ["shards-{000000..000002}.tar", "*.tar", "shards-00000?.tar"])
 def test_shards_are_indexed_in_their_order_without_masks(shards, name):
     source = open_source(str(shards / name))
-    assert isinstance(source, NamedImages)
+    assert isinstance(source, ImageSource)
     assert [shade(source[i]) for i in range(len(source))] == list(range(12))
     assert source.name(5) == "shards-000001.tar/0005.png"
     assert shade(pickle.loads(pickle.dumps(source))[7]) == 7
@@ -81,7 +81,7 @@ def test_a_tar_that_is_named_in_two_ways_is_read_once(shards, monkeypatch, caplo
     monkeypatch.chdir(shards)
     name = "shards-000000.tar"
     source = open_sources([name, f"./{name}", str(shards / name)])
-    assert isinstance(source, NamedImages)
+    assert isinstance(source, ImageSource)
     assert len(source) == 4
     assert "2 tar files are named twice; they are counted once" in caplog.text
 
@@ -131,7 +131,7 @@ def compressed(tmp_path):
 def test_compressed_shards_are_a_stream_that_resumes_from_any_place(compressed):
     stream = open_source(str(compressed / "*.t*"))
     assert isinstance(stream, ImageStream)
-    assert not isinstance(stream, NamedImages)
+    assert not isinstance(stream, ImageSource)
     assert stream.num_parts == 4
     rows = [(shade(image(as_rgb)), state) for image, state in stream.read(state=None)]
     assert [number for number, _ in rows] == list(range(16))

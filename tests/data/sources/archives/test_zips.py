@@ -11,7 +11,7 @@ from PIL import Image
 
 from pcd_hub.data.decoding import BrokenImageError
 from pcd_hub.data.sources.archives import members, zips
-from pcd_hub.data.sources.open import NamedImages, open_source
+from pcd_hub.data.sources.open import ImageSource, open_source
 from pcd_hub.errors import DataError
 
 
@@ -44,7 +44,7 @@ def test_a_zip_is_read_in_place_in_its_order(tmp_path, method):
     ]
     uri = make_zip(tmp_path / "photos.zip", [*files, *noise], method)
     source = open_source(uri)
-    assert isinstance(source, NamedImages)
+    assert isinstance(source, ImageSource)
     assert [shade(source[i]) for i in range(len(source))] == [2, 1, 3]
     assert source.name(1) == "photos.zip/a/deep/1.PNG"
     again = pickle.loads(pickle.dumps(source))
@@ -208,9 +208,9 @@ def test_all_images_of_a_zip_are_equal_to_those_of_the_folder(tmp_path):
 def test_an_archive_that_is_replaced_is_read_anew(tmp_path):
     path = tmp_path / "photos.zip"
     first = open_source(make_zip(path, [("1.png", png(1)), ("2.png", png(2))]))
-    assert isinstance(first, NamedImages)
+    assert isinstance(first, ImageSource)
     assert shade(first[1]) == 2
     path.unlink()
     second = open_source(make_zip(path, [("longer name.png", png(3))], zipfile.ZIP_DEFLATED))
-    assert isinstance(second, NamedImages)
+    assert isinstance(second, ImageSource)
     assert shade(second[0]) == 3
