@@ -26,13 +26,15 @@ MEANING = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Setting:
     """A derived setting."""
 
     option: str
+    """Field of the configuration, such as ``optim.global_batch_size``."""
     value: Any
     reason: str
+    """Reason that a person understands: "a quarter of 300 images"."""
 
 
 @dataclass(frozen=True, kw_only=True)

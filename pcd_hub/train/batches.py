@@ -6,7 +6,7 @@ The order and the views of the images are in :mod:`pcd_hub.data.loader`.
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
@@ -32,6 +32,8 @@ from pcd_hub.weights.input_bands import InputBands
 
 log = logging.getLogger("pcd_hub")
 
+ConfigT = TypeVar("ConfigT")
+
 _STREAM_EPOCH = 100_000  # images
 
 
@@ -42,8 +44,7 @@ def plan_batches(
     total_steps: int,
     seed: int,
     num_images: int | None,
-    images: str,
-    option: str,
+    images: str = "",
     accumulation_steps: int = 1,
 ) -> BatchPlan:
     """Plan how processes and accumulation steps share each global batch.
@@ -55,15 +56,13 @@ def plan_batches(
         seed: Seed of the order of the images.
         num_images: Images to train on; None for a stream.
         images: Description of the images for the error message: "DIR has 5 images".
-        option: Option that sets ``global_batch_size``, for the error message.
         accumulation_steps: Forward passes per step.
 
     Raises:
         ConfigError: If there are fewer images than one global batch.
         DataError: If the global batch is not divisible by processes and accumulation steps.
     """
-    if num_images is not None and num_images < global_batch_size:
-        raise ConfigError(f"{images}, fewer than one batch of {global_batch_size}; lower {option}")
+    check_batch_size(num_images, global_batch_size, images)
     return BatchPlan(
         global_batch_size=global_batch_size,
         rank=accelerator.process_index,
@@ -92,8 +91,6 @@ def plan_epochs(
         total_steps=run.max_steps or optim.epochs * steps_per_epoch(source, optim),
         seed=run.seed,
         num_images=num_images,
-        images=f"--data.source has {num_images} images to train on",
-        option="--optim.global-batch-size",
         accumulation_steps=optim.accumulation_steps,
     )
 
@@ -103,17 +100,12 @@ def steps_per_epoch(source: ImageSource | ImageStream, optim: OptimConfig) -> in
     return (count_images(source) or _STREAM_EPOCH) // optim.global_batch_size
 
 
-def check_batch_size(source: ImageSource | ImageStream, global_batch_size: int) -> None:
-    """Check that there are enough images for a batch.
-
-    Raises:
-        ConfigError: If there are not.
-    """
-    num_images = count_images(source)
+def check_batch_size(num_images: int | None, global_batch_size: int, images: str = "") -> None:
+    """Raise a ConfigError if there are fewer images than a batch; see :func:`plan_batches`."""
     if num_images is not None and num_images < global_batch_size:
         raise ConfigError(
-            f"--data.source has {num_images} images to train on, fewer than one batch of "
-            f"{global_batch_size}; lower --optim.global-batch-size"
+            f"{images or f'--data.source has {num_images} images to train on'}, fewer than one "
+            f"batch of {global_batch_size}; lower --optim.global-batch-size"
         )
 
 
@@ -200,6 +192,13 @@ def view_seed(data: DataConfig, seed: int) -> int:
 def num_workers(requested: int | None, device: torch.device) -> int:
     """Return the number of loader processes per training process."""
     return default_workers(device) if requested is None else requested
+
+
+def resolve_run(config: ConfigT, plan: BatchPlan, device: torch.device) -> ConfigT:
+    """Return a recipe's configuration with the actual number of steps and loader processes."""
+    groups = cast("Any", config)
+    data = replace(groups.data, num_workers=num_workers(groups.data.num_workers, device))
+    return replace(groups, data=data, run=replace(groups.run, max_steps=plan.total_steps))
 
 
 def shard(count: int, process_index: int, num_processes: int) -> range:

@@ -66,7 +66,6 @@ def train(p: Pretraining) -> None:
     run = TrainingRun(
         accelerator=accelerator,
         folder=p.folder,
-        settings=config.run,
         plan=plan,
         open_batches=functools.partial(open_batches, p.source, config.data, accelerator.device),
         network=p.contrast,

@@ -11,15 +11,13 @@ from torch import Tensor, nn
 from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.sources.open import ImageSource, ImageStream
 from pcd_hub.errors import StudentError
-from pcd_hub.image_size import simplest
 from pcd_hub.method.encoder import ProjectedEncoder
 from pcd_hub.method.moco import MoCoV3, momentum_copy
 from pcd_hub.method.simclr import SimCLR
 from pcd_hub.method.supervised import PooledClassifier, Supervised
-from pcd_hub.train.batches import Normalise, num_workers
+from pcd_hub.train.batches import Normalise, resolve_run
 from pcd_hub.train.configs.contrast import ContrastConfig
 from pcd_hub.train.configs.pretraining import resolve_augmentation
-from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.networks import build_backbone, memory_format, with_sync_batch_norm
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.speed import (
@@ -53,13 +51,10 @@ class Pretraining:
 
 def resolve(config: ContrastConfig, *, accelerator: Accelerator, plan: BatchPlan) -> ContrastConfig:
     """Return the configuration with all defaults resolved; it reproduces the same run."""
-    workers = num_workers(config.data.num_workers, accelerator.device)
-    config = resolve_run(config, total_steps=plan.total_steps, num_workers=workers)
+    config = resolve_run(config, plan, accelerator.device)
     return replace(
         config,
-        data=resolve_augmentation(
-            replace(config.data, image_size=simplest(config.data.image_size))
-        ),
+        data=resolve_augmentation(config.data),
         speed=resolve_speed(config.speed, accelerator, steps=plan.total_steps),
     )
 

@@ -46,7 +46,7 @@ from pcd_hub.train.distillation.early_views import (
 from pcd_hub.train.distillation.resident import read_resident
 from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.train.held_out.open import open_held_out, read_held_out
-from pcd_hub.train.launch import finish, start_accelerator
+from pcd_hub.train.launch import finish, on_main_process, start_accelerator
 from pcd_hub.train.monitors.features import feature_monitor
 from pcd_hub.train.monitors.logged import logged_warnings
 from pcd_hub.train.optimizers import (
@@ -58,7 +58,7 @@ from pcd_hub.train.optimizers import (
 )
 from pcd_hub.train.own_images.arguments import parse_distill
 from pcd_hub.train.own_images.records import record_decisions, save_decisions
-from pcd_hub.train.own_images.settings import find_settings, settings_in_hours
+from pcd_hub.train.own_images.settings import find_settings, set_length
 from pcd_hub.train.own_images.surveyed import needs_survey, survey_images
 from pcd_hub.train.own_images.timing import measure_step
 from pcd_hub.train.probe_data.open import check_probe_data, open_probe_scores, read_probe_data
@@ -140,7 +140,6 @@ def train_student(d: Distillation) -> Training:
     run = TrainingRun(
         accelerator=accelerator,
         folder=d.folder,
-        settings=config.run,
         plan=plan,
         open_batches=functools.partial(
             d.shared.batches.open,
@@ -181,20 +180,25 @@ def train_student(d: Distillation) -> Training:
     )  # a run that is made longer does not train its head alone again
     with contextlib.closing(run.steps()) as steps:
         for step, batches in steps:
-            for scores in d.scored.values():
-                scores.measure_start(step)
+            if step == 0:
+                score(d, 0)
             loss, norm = training_step(
                 d, wrapped, optimizer, batches, head_only=step < num_head_only
             )
             measured = run.is_measured(step) or verdict.is_due(step)
             measured = measured and accelerator.is_main_process
             metrics = monitor.measure(norm, batches[-1]) if measured else None
-            for scores in d.scored.values():
-                scores.measure(step + 1)
+            score(d, step + 1)
             if metrics is not None:
                 metrics = verdict.add(step, metrics, d.held_out)
             run.end_step(loss, norm, metrics=metrics)
             yield run
+
+
+def score(d: Distillation, done: int) -> None:
+    """Score the student on the held-out and the labelled images, if it is due."""
+    for scores in d.scored.values():
+        scores.measure(done)
 
 
 def wrap(d: Distillation) -> tuple[nn.Module, Any]:
@@ -299,7 +303,10 @@ def prepare(
 
     decisions, seconds = choose_cache(students, settings, measure, started=started)
     if seconds is not None and settings.needs_measurement:
-        settings = settings_in_hours(settings, seconds, started=started, accelerator=accelerator)
+        used, unmeasured = time.monotonic() - started, settings
+        settings = on_main_process(
+            accelerator, lambda: set_length(unmeasured, seconds, seconds_used=used)
+        )
         for d in students:
             d.config = with_fields(d.config, settings.length)
             d.plan = plan_epochs(source, d.config.optim, d.config.run, accelerator)

@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from jaxtyping import Int64, UInt8
+from jaxtyping import UInt8
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
 from pcd_hub.data.batch_plan import BatchPlan, StepSampler
 from pcd_hub.data.labelled.classification import ClassificationSet
@@ -26,7 +27,7 @@ from pcd_hub.data.reading import read_batches
 from pcd_hub.data.views import ViewPolicy, draw_view, render_view_with_pillow
 from pcd_hub.evaluate.feature_maps import FeatureExtractor, extract_feature_maps, feature_extractor
 from pcd_hub.evaluate.models import EvaluatedModel, open_model
-from pcd_hub.train.batches import num_workers, plan_batches, shard
+from pcd_hub.train.batches import plan_batches, resolve_run, shard
 from pcd_hub.train.configs.command_line import parse, run_main
 from pcd_hub.train.configs.linear_classification import (
     LINEAR_CLS,
@@ -36,7 +37,6 @@ from pcd_hub.train.configs.linear_classification import (
     epoch_schedule,
     protocol,
 )
-from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.labelled_splits import open_classification_splits
 from pcd_hub.train.launch import finish, start_accelerator
 from pcd_hub.train.optimizers import optimizer_step
@@ -94,7 +94,6 @@ def train(linear: LinearEvaluation) -> None:
     run = TrainingRun(
         accelerator=accelerator,
         folder=linear.folder,
-        settings=config.run,
         plan=linear.plan,
         open_batches=lambda plan, _: training_crops(linear, plan),
         network=layer,
@@ -105,8 +104,7 @@ def train(linear: LinearEvaluation) -> None:
     )
     wrapped.train()
     for _, (crops,) in run.steps():
-        images = crops.images.to(accelerator.device, non_blocking=True)
-        labels = crops.labels.to(accelerator.device, non_blocking=True)
+        images, labels = (each.to(accelerator.device, non_blocking=True) for each in crops)
         with accelerator.autocast():
             with torch.no_grad():
                 features = linear.feature_map(images / 255).mean((2, 3))
@@ -131,11 +129,9 @@ def prepare(
         seed=config.run.seed,
         num_images=len(train_set),
         images=f"{train_set.name} has {len(train_set)} images",
-        option="--optim.global-batch-size",
     )
     size, device = config.data.image_size, accelerator.device
-    requested, workers = config, num_workers(config.data.num_workers, device)
-    config = resolve_run(config, total_steps=schedule.steps, num_workers=workers)
+    requested, config = config, resolve_run(config, plan, device)
     backbone = open_model(config.model, image_size=size, seed=config.run.seed)
     feature_map = feature_extractor(backbone, size, device=device)
     with torch.no_grad():
@@ -164,18 +160,6 @@ def prepare(
     )
 
 
-@dataclass(kw_only=True)
-class Crops:
-    """This process's part of one global batch."""
-
-    images: UInt8[Tensor, "b 3 size size"]
-    labels: Int64[Tensor, " b"]
-
-    def pin_memory(self) -> "Crops":
-        """Pin the tensors, for the DataLoader."""
-        return Crops(images=self.images.pin_memory(), labels=self.labels.pin_memory())
-
-
 def crop_policy(config: LinearClsConfig) -> ViewPolicy:
     """Return random resized crops with horizontal flips and no other augmentation."""
     return ViewPolicy(
@@ -194,15 +178,15 @@ def linear_layer(width: int, num_classes: int, *, seed: int) -> nn.Linear:
     return layer
 
 
-def training_crops(linear: LinearEvaluation, plan: BatchPlan) -> Iterator[Crops]:
-    """Open this process's crops, a pure function of seed and step."""
+def training_crops(linear: LinearEvaluation, plan: BatchPlan) -> Iterator[list[Tensor]]:
+    """Open this process's crops and their labels, a pure function of seed and step."""
     data, accelerator = linear.config.data, linear.accelerator
     return read_batches(
         partial(_crop, linear.train_set, linear.policy, data.image_size, plan.seed),
         StepSampler(len(linear.train_set), plan),
-        num_workers=num_workers(data.num_workers, accelerator.device),
+        num_workers=data.num_workers or 0,
         batch_bytes=plan.batch_size * (3 * data.image_size**2 + 8),
-        collate=_collate,
+        collate=default_collate,
         pin_memory=accelerator.device.type == "cuda",
     )
 
@@ -216,13 +200,6 @@ def _crop(
     rng = np.random.default_rng((seed, epoch, index))
     drawn = draw_view(policy, rng, width=image.width, height=image.height)
     return render_view_with_pillow(image, drawn, size=size), images.labels[index]
-
-
-def _collate(crops: list[tuple[Tensor, int]]) -> Crops:
-    return Crops(
-        images=torch.stack([image for image, _ in crops]),
-        labels=torch.tensor([label for _, label in crops]),
-    )
 
 
 @torch.inference_mode()
@@ -239,7 +216,7 @@ def count_correct(linear: LinearEvaluation) -> tuple[int, int]:
         test_set,
         rows,
         size=data.image_size,
-        num_workers=num_workers(data.num_workers, accelerator.device),
+        num_workers=data.num_workers or 0,
         what="test images",
         disable=not accelerator.is_main_process,
         device=accelerator.device,

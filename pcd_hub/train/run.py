@@ -15,7 +15,7 @@ import dataclasses
 import logging
 import signal
 from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -25,7 +25,6 @@ from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.loader import Batch
 from pcd_hub.errors import DataError
 from pcd_hub.report.png import save_views
-from pcd_hub.train.configs.run import RunConfig
 from pcd_hub.train.monitors.broken_images import BrokenImages
 from pcd_hub.train.monitors.loss import LossMonitor
 from pcd_hub.train.monitors.progress import Progress
@@ -33,20 +32,11 @@ from pcd_hub.train.run_folder.checkpoints import Checkpoints
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.run_folder.resume import load_parts
 from pcd_hub.train.signals import InterruptedStep, StopRequest, stopped_run
+from pcd_hub.train.students.shared import SharedStop
 
 log = logging.getLogger("pcd_hub")
 
 BatchT = TypeVar("BatchT")
-
-
-class StopSignal(Protocol):
-    """A :class:`StopRequest`, or what several runs see of one."""
-
-    @property
-    def signum(self) -> int: ...
-    def end_with(self, make: Callable[[], BaseException]) -> None: ...
-    def __enter__(self) -> object: ...
-    def __exit__(self, *error: Any) -> None: ...
 
 
 class TrainingRun(Generic[BatchT]):
@@ -55,7 +45,6 @@ class TrainingRun(Generic[BatchT]):
     Args:
         accelerator: Processes, device and precision.
         folder: Folder for metrics, checkpoints and pictures.
-        settings: The recipe's ``config.run``.
         plan: Steps, and how their batches are shared.
         open_batches: Function that opens this process's batches, starting at the plan's start
             step; its second argument gives the positions in a stream, by loader process.
@@ -76,7 +65,6 @@ class TrainingRun(Generic[BatchT]):
         *,
         accelerator: Accelerator,
         folder: RunFolder,
-        settings: RunConfig,
         plan: BatchPlan,
         open_batches: Callable[[BatchPlan, dict[int, Any]], Iterator[BatchT]],
         network: nn.Module,
@@ -86,14 +74,14 @@ class TrainingRun(Generic[BatchT]):
         lr_option: str,
         num_steps: Callable[[], int] | None = None,
         num_images: int | None = None,
-        stop_request: StopSignal | None = None,
+        stop_request: StopRequest | SharedStop | None = None,
         label: str | None = None,
     ) -> None:
         self.folder = folder
         self.plan = plan
         self.open_batches = open_batches
         self._accelerator = accelerator
-        self._settings = settings
+        self._settings = folder.settings
         self._network = network
         self._optimizer = optimizer
         self._state = dict(state)

@@ -8,7 +8,7 @@ import platform
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -25,12 +25,6 @@ MIN_STEPS_TO_COMPILE = 1000
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # /proc/cpuinfo on x86 and on ARM
-
-
-class Compilable(Protocol):
-    """A module that compiles in place, as ``nn.Module`` does, and keeps its parameter names."""
-
-    def compile(self, *args: Any, **kwargs: Any) -> None: ...
 
 
 def mixed_precision(speed: SpeedConfig) -> str | None:
@@ -121,7 +115,7 @@ def has_sync_batch_norm(name: str, network: nn.Module) -> bool:
 
 
 def compile_networks(
-    parts: Mapping[str, Compilable],
+    parts: Mapping[str, nn.Module],
     one_pass: Callable[[], object],
     accelerator: Accelerator,
     **options: Any,

@@ -188,7 +188,6 @@ class DistillRunConfig(RunConfig):
 DERIVED = frozenset(
     {
         *("student.weights", "data.image_size", "data.min_crop_area", "data.num_workers"),
-        *("data.early_image_size", "data.early_share"),
         *("teacher.image_size", "method.queue_length", "method.head"),
         *("method.feature_maps", "method.centre_targets"),
         *("optim.name", "optim.global_batch_size", "optim.lr_per_256", "optim.warmup_share"),

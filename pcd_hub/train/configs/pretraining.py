@@ -1,11 +1,12 @@
 """Settings that distillation and contrastive pre-training share."""
 
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pcd_hub.data.multiband.names import RGB, check_bands
 from pcd_hub.data.view_policy import Augment, Switches, ViewPolicy, switches_of, view_policies
 from pcd_hub.errors import ConfigError
+from pcd_hub.image_size import simplest
 from pcd_hub.train.configs.fields import (
     Area,
     Bounds,
@@ -194,13 +195,17 @@ class DataConfig:
         )
 
 
-def resolve_augmentation(data: DataConfig) -> DataConfig:
-    """Return the data's settings with the defaults of the augmentation resolved."""
+DataConfigT = TypeVar("DataConfigT", bound=DataConfig)
+
+
+def resolve_augmentation(data: DataConfigT) -> DataConfigT:
+    """Return the data's settings with size and augmentation resolved."""
     first, second = pair = data.view_policies()
     switches = switches_of(pair)
     return replace(
         data,
         **asdict(switches),
+        image_size=simplest(data.image_size),
         hue=first.hue if switches.color_jitter else 0.0,
         gray_probability=second.gray_probability,
     )

@@ -1,12 +1,9 @@
 """Settings of a run that every training recipe shares."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
 
 from pcd_hub.train.configs.fields import Count, Seed
-
-ConfigT = TypeVar("ConfigT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,16 +38,3 @@ class RunConfig:
     """Name of the project in the trackers."""
     run_name: str | None = None
     """Name of the run in the trackers. None: the name of its folder."""
-
-
-def resolve_run(config: ConfigT, *, total_steps: int, num_workers: int) -> ConfigT:
-    """Return a recipe's configuration with the actual number of steps and loader processes.
-
-    Args:
-        config: A configuration with the groups ``data`` and ``run``.
-        total_steps: Optimizer steps of the whole run.
-        num_workers: Loader processes per training process.
-    """
-    groups = cast("Any", config)
-    data = replace(groups.data, num_workers=num_workers)
-    return replace(groups, data=data, run=replace(groups.run, max_steps=total_steps))

@@ -2,10 +2,9 @@
 
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,17 +30,11 @@ Target = dict[str, Tensor]
 """``boxes`` (n 4, corners in pixels), ``labels`` (n, starting at 1), optional ``masks`` (n h w)."""
 
 
-@dataclass(kw_only=True)
-class Example:
+class Example(NamedTuple):
     """One image and its annotated objects."""
 
     image: UInt8[Tensor, "3 height width"]
     target: Target
-
-    def pin_memory(self) -> "Example":
-        """Return a page-locked copy; called by the DataLoader."""
-        target = {name: value.pin_memory() for name, value in self.target.items()}
-        return Example(image=self.image.pin_memory(), target=target)
 
 
 class Labels:

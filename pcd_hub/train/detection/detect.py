@@ -22,10 +22,9 @@ from pcd_hub.data.labelled.coco import CocoSplit
 from pcd_hub.data.labelled.subset import coco_subset
 from pcd_hub.evaluate.models import EvaluatedModel, open_model
 from pcd_hub.evaluate.progress import progress
-from pcd_hub.train.batches import num_workers, plan_batches, shard
+from pcd_hub.train.batches import plan_batches, resolve_run, shard
 from pcd_hub.train.configs.command_line import parse, run_main
 from pcd_hub.train.configs.detection import DETECT, DetectConfig
-from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.detection.batches import (
     Example,
     Labels,
@@ -136,7 +135,6 @@ def train(detection: Detection) -> None:
     run = TrainingRun(
         accelerator=accelerator,
         folder=detection.folder,
-        settings=config.run,
         plan=detection.plan,
         open_batches=detection.open_batches,
         network=detector,
@@ -176,10 +174,8 @@ def prepare(accelerator: Accelerator, config: DetectConfig, config_name: str) ->
         seed=config.run.seed,
         num_images=num_images,
         images=f"{train_split.file} has {num_images} pictures with objects",
-        option="--optim.global-batch-size",
     )
-    workers = num_workers(data.num_workers, accelerator.device)
-    config = resolve_run(config, total_steps=schedule.steps, num_workers=workers)
+    config = resolve_run(config, plan, accelerator.device)
     config = replace(config, detector=replace(config.detector, masks="yes" if masks else "no"))
     backbone = open_model(config.model, seed=config.run.seed, features_only=True)
     torch.manual_seed(config.run.seed)  # the same new layers on every backbone of these widths

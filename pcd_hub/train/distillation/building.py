@@ -12,7 +12,6 @@ from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.multiband.names import RGB, teacher_places
 from pcd_hub.data.multiband.statistics import band_statistics
 from pcd_hub.data.sources.open import ImageSource, ImageStream
-from pcd_hub.image_size import simplest
 from pcd_hub.method.distiller import Distiller, PixelLoss, freeze_unused_parameters
 from pcd_hub.method.heads import STUDENT_HEADS, HeadLayout, student_head
 from pcd_hub.method.loss import cosine_smooth_l1, pixel_info_nce, similarity_kl
@@ -24,14 +23,13 @@ from pcd_hub.models.teachers import Teacher
 from pcd_hub.train.batches import (
     Normalise,
     count_images,
-    num_workers,
     plan_epochs,
+    resolve_run,
 )
 from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.configs.labelled import resolve_probe_data
 from pcd_hub.train.configs.method import PixelMethodConfig, resolve_method
 from pcd_hub.train.configs.pretraining import resolve_augmentation
-from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.distillation.early_views import check_student_takes, resolve_early_views
 from pcd_hub.train.distillation.memory import warn_of_large_batch
 from pcd_hub.train.distillation.resident import resolve_resident
@@ -125,18 +123,15 @@ def resolve(
         source: The images, whose number limits the queue.
         teacher: The teacher, matched to the student.
     """
-    workers = num_workers(config.data.num_workers, accelerator.device)
-    config = resolve_run(config, total_steps=plan.total_steps, num_workers=workers)
-    image_size = simplest(config.data.image_size)
-    data = dataclasses.replace(config.data, image_size=image_size)
-    data = resolve_resident(data, source=source, plan=plan, accelerator=accelerator)
+    config = resolve_run(config, plan, accelerator.device)
+    data = resolve_augmentation(config.data)
     return dataclasses.replace(
         config,
-        data=resolve_augmentation(data),
-        probe_data=resolve_probe_data(config.probe_data, image_size),
+        data=resolve_resident(data, source=source, plan=plan, accelerator=accelerator),
+        probe_data=resolve_probe_data(config.probe_data, data.image_size),
         teacher=dataclasses.replace(
             config.teacher,
-            image_size=teacher.input_size or image_size,
+            image_size=teacher.input_size or data.image_size,
             mean=teacher.facts.mean,
             std=teacher.facts.std,
         ),

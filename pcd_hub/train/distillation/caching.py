@@ -12,6 +12,7 @@ from typing import Any
 from pcd_hub.data.sources.open import ImageSource
 from pcd_hub.errors import ConfigError
 from pcd_hub.image_size import ImageSize, height_width
+from pcd_hub.report.run_report import Setting
 from pcd_hub.train.batches import steps_per_epoch, view_seed
 from pcd_hub.train.configs.files import with_fields
 from pcd_hub.train.distillation.early_views import at_one_size, view_sizes
@@ -19,7 +20,6 @@ from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.train.launch import on_main_process
 from pcd_hub.train.own_images.rule import steps_in_hours, training_seconds
 from pcd_hub.train.own_images.settings import Settings
-from pcd_hub.train.own_images.situation import Decision
 from pcd_hub.train.own_images.started import started_settings
 from pcd_hub.train.run_folder.folder import existing_run
 from pcd_hub.train.teacher.cache.estimate import (
@@ -56,7 +56,7 @@ def choose_cache(
     measure: Callable[..., float],
     *,
     started: float,
-) -> tuple[tuple[Decision, ...], float | None]:
+) -> tuple[tuple[Setting, ...], float | None]:
     """Set ``teacher.cache`` and ``data.view_epochs`` of all students; call it on every process.
 
     The main process decides. A step is measured if the length of the run or the cache depends on
@@ -81,7 +81,7 @@ def choose_cache(
         seconds = measure()
         cached = measure(Repeated()) if _may_pay(d, settings, seconds) else seconds
         times = StepTimes(teacher=seconds, cached=cached)
-    decisions: tuple[Decision, ...] = ()
+    decisions: tuple[Setting, ...] = ()
     if resumes:
         values = on_main_process(d.accelerator, lambda: _started(d))
     else:
@@ -104,7 +104,7 @@ def _may_pay(d: Distillation, settings: Settings, seconds_per_step: float | None
 
 def _decide(
     students: Sequence[Distillation], settings: Settings, times: StepTimes | None
-) -> tuple[dict[str, Any], tuple[Decision, ...]]:
+) -> tuple[dict[str, Any], tuple[Setting, ...]]:
     """Return the values for a new run, and the decisions that led to them."""
     config = students[0].config
     if config.teacher.cache == OFF:
@@ -112,9 +112,9 @@ def _decide(
     choice = on_main_process(students[0].accelerator, lambda: _choose(students, settings, times))
     value = config.teacher.cache if choice.view_epochs else OFF
     view_epochs = choice.view_epochs or config.data.view_epochs
-    decided = [Decision(_CACHE, value, choice.reason)]
+    decided = [Setting(_CACHE, value, choice.reason)]
     if view_epochs != config.data.view_epochs:
-        decided.append(Decision(_VIEWS, view_epochs, "views for which the cache has the targets"))
+        decided.append(Setting(_VIEWS, view_epochs, "views for which the cache has the targets"))
     return {_CACHE: value, _VIEWS: view_epochs}, tuple(decided)
 
 
@@ -330,4 +330,5 @@ def _facts(d: Distillation, size: ImageSize) -> Facts:
         values=_values(d),
         view_seed=view_seed(config.data, config.run.seed),
         precision=config.speed.precision,
+        resident_side=config.data.resident_side if config.data.resident == "on" else None,
     )

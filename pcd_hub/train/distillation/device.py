@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from typing import cast
 
 import torch
+from torch import nn
 
 from pcd_hub.method.distiller import Distiller
 from pcd_hub.train.distillation.early_views import view_sizes
 from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.train.networks import memory_format, with_sync_batch_norm
 from pcd_hub.train.speed import (
-    Compilable,
     compile_networks,
     compiles_training,
     has_sync_batch_norm,
@@ -62,7 +62,7 @@ def compile_distillation(d: Distillation) -> None:
     """Compile the teacher, and on GPUs the student and head, which gain nothing on CPUs."""
     sizes = view_sizes(d.config.data)
     batches = [d.normalise.example(2 * d.plan.batch_size, size) for size in sizes]
-    parts: dict[str, Compilable] = {"teacher": d.teacher}
+    parts: dict[str, nn.Module] = {"teacher": d.teacher}
     if compiles_training(d.accelerator.device) and not has_sync_batch_norm("student", d.distiller):
         parts |= {"student": d.distiller.student, "head": d.distiller.head}
 

@@ -14,12 +14,12 @@ from pcd_hub.method.distiller import Distiller
 from pcd_hub.method.moments import ChannelMoments
 from pcd_hub.method.queue import KeyQueue
 from pcd_hub.models.teachers import Teacher
+from pcd_hub.report.run_report import Setting
 from pcd_hub.train.batches import Normalise
 from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.held_out.held_out import HeldOut
 from pcd_hub.train.held_out.plateau import EarlyEnd
 from pcd_hub.train.monitors.early_verdict import EarlyVerdict
-from pcd_hub.train.own_images.situation import Decision
 from pcd_hub.train.probe_data.scores import ProbeScores
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.student.weights import StartWeight
@@ -69,7 +69,7 @@ class Distillation:
     """Scores on labelled images; None without any."""
     early_verdict: EarlyVerdict | None = None
     """What is logged of the run as it goes; None before its first step."""
-    decisions: tuple[Decision, ...] = ()
+    decisions: tuple[Setting, ...] = ()
     """Settings that were derived, with the reason of each."""
     survey: Survey | None = None
     """Survey of the images; None if they were not surveyed, and in a resumed run on all processes

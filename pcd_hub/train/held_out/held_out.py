@@ -1,7 +1,6 @@
 """Scores on held-out images during a run: history, early end, best checkpoint, verdict.
 
-    held_out.measure_start(step)   # before the first step
-    held_out.measure(step + 1)     # after each step, before its checkpoint
+    held_out.measure(step)   # before the first step, and after each step, before its checkpoint
 
 Every process holds the same scores, so that all decide the same; only the main process computes
 them and writes files.
@@ -46,47 +45,31 @@ class _State:
     last: Scores | None = None
 
 
+@dataclasses.dataclass(kw_only=True, eq=False)
 class HeldOut:
-    """Scores of the student on the held-out images of a run.
+    """Scores of the student on the held-out images of a run."""
 
-    Args:
-        accelerator: The run's Accelerator.
-        folder: The run's folder.
-        history: When the student is measured, and the mean scores.
-        student: The model whose weights are kept when they score best.
-        scorer: Scorer of the student.
-        images: Hash of the held-out images.
-        num_images: Number of held-out images.
-        warmup_steps: Steps of warm-up, whose scores do not count for the plateau.
-        stop_on_plateau: Whether a plateau ends the run early.
-        start_name: Name of the start in the verdict.
-    """
+    accelerator: Accelerator
+    folder: RunFolder
+    scored: History
+    """When the student is measured, and the mean scores."""
+    student: nn.Module
+    """The model whose weights are kept when they score best."""
+    scorer: Scorer
+    images: str
+    """Hash of the held-out images; scores of other images cannot be compared."""
+    num_images: int
+    warmup_steps: int
+    """Steps of warm-up, whose scores do not count for the plateau."""
+    stop_on_plateau: bool
+    """Whether a plateau ends the run early."""
+    start_name: str = "random weights"
+    """Name of the start in the verdict."""
+    exported: Scores | None = None
+    """Scores of the weight that is exported; None before :meth:`choose`."""
 
-    def __init__(
-        self,
-        *,
-        accelerator: Accelerator,
-        folder: RunFolder,
-        history: History,
-        student: nn.Module,
-        scorer: Scorer,
-        images: str,
-        num_images: int,
-        warmup_steps: int,
-        stop_on_plateau: bool,
-        start_name: str = "random weights",
-    ) -> None:
-        self.num_images = num_images
-        self.start_name = start_name
-        self.exported: Scores | None = None
-        """Scores of the weight that is exported; None before :meth:`choose`."""
-        self._accelerator = accelerator
-        self._folder = folder
-        self._student = student
-        self._scorer = scorer
-        self._history = history
-        self._stop_on_plateau = stop_on_plateau
-        self._state = _State(images=images, plateau_from=warmup_steps)
+    def __post_init__(self) -> None:
+        self._state = _State(images=self.images, plateau_from=self.warmup_steps)
 
     @property
     def start(self) -> dict[str, float]:
@@ -94,44 +77,14 @@ class HeldOut:
         return _means(self._state.start)
 
     @property
-    def best(self) -> dict[str, float]:
-        """Mean scores of the step with the lowest loss."""
-        return _means(self._state.best)
-
-    @property
-    def last(self) -> dict[str, float]:
-        """Mean scores of the last step that was measured."""
-        return _means(self._state.last)
-
-    @property
-    def best_step(self) -> int:
-        """Steps after which the loss was lowest."""
-        return self._state.best.step if self._state.best else 0
-
-    @property
-    def stopped_early(self) -> bool:
-        """Whether a plateau has ended the run early, or will."""
-        return self.end.decay_from is not None
-
-    @property
     def history(self) -> list[dict[str, float]]:
         """Step and mean scores of every measurement, the start first."""
-        return self._history.lines
-
-    @property
-    def every_steps(self) -> int:
-        """Steps between two measurements."""
-        return self._history.every_steps
+        return self.scored.lines
 
     @property
     def end(self) -> EarlyEnd:
         """Length of the run."""
-        return self._history.end
-
-    def measure_start(self, step: int) -> None:
-        """Measure the student before the first step; call it on every process."""
-        if step == 0:
-            self._measure(0)
+        return self.scored.end
 
     def measure(self, done: int) -> None:
         """Measure if it is due after ``done`` steps; call it on every process.
@@ -139,14 +92,14 @@ class HeldOut:
         Raises:
             CheckpointError: If the scores or the best weights cannot be written.
         """
-        if self._history.is_due(done):
+        if self.scored.is_due(done):
             self._measure(done)
-            if self._stop_on_plateau:
+            if self.stop_on_plateau:
                 self._check_plateau(done)
 
     def _measure(self, done: int) -> None:
-        scores = self._scorer.score(done) if self._accelerator.is_main_process else None
-        scores = from_main_process(self._accelerator, scores)
+        scores = self.scorer.score(done) if self.accelerator.is_main_process else None
+        scores = from_main_process(self.accelerator, scores)
         if isinstance(scores, Scores):
             self._add(scores)
 
@@ -158,13 +111,13 @@ class HeldOut:
             state.best = scores
             self._save_best(scores.step)
         state.last = scores
-        self._history.add(scores.step, means)
+        self.scored.add(scores.step, means)
 
     def _save_best(self, step: int) -> None:
-        if self._accelerator.is_main_process:
-            file = self._folder.checkpoints / BEST
-            with self._folder.writing(file):
-                write_checkpoint({"step": step, "student": self._student.state_dict()}, file)
+        if self.accelerator.is_main_process:
+            file = self.folder.checkpoints / BEST
+            with self.folder.writing(file):
+                write_checkpoint({"step": step, "student": self.student.state_dict()}, file)
 
     def _check_plateau(self, done: int) -> None:
         counted = [e["loss"] for e in self.history if e["step"] >= self._state.plateau_from]
@@ -193,7 +146,7 @@ class HeldOut:
         weights = self._best_weights(best.step)
         if weights is None:
             return last
-        self._student.load_state_dict(weights)
+        self.student.load_state_dict(weights)
         log.info(
             "the weight is that of step %d, whose held-out loss is lower than that of the last "
             "step %d by %.4f ± %.4f",
@@ -204,22 +157,18 @@ class HeldOut:
 
     def _saved_best(self) -> int | None:
         """Return the step of the saved weights; None if there are none, or they are damaged."""
-        file = self._folder.checkpoints / BEST
+        file = self.folder.checkpoints / BEST
         if not file.exists() or find_damage(file):
             return None
         return torch.load(file, map_location="cpu", weights_only=True, mmap=True)["step"]
 
     def _best_weights(self, step: int) -> dict[str, Any] | None:
-        file = self._folder.checkpoints / BEST
+        file = self.folder.checkpoints / BEST
         if damage := find_damage(file):
             log.warning("%s is damaged (%s); the weight is that of the last step", file, damage)
             return None
         saved = torch.load(file, map_location="cpu", weights_only=True)
         return saved["student"] if saved["step"] == step else None
-
-    def verdict(self) -> str:
-        """Return one sentence that compares the student with its start."""
-        return self.compare().sentence
 
     def compare(self) -> Verdict:
         """Compare the exported student with its start, image by image."""
@@ -228,6 +177,24 @@ class HeldOut:
             return Verdict("within noise", "the student was not compared with its start")
         return compare_with_start(self._state.start, student, start_name=self.start_name)
 
+    def describe(self) -> dict[str, Any]:
+        """Describe the scores for the weight's record: at the start, the best and the last step."""
+        exported, best, verdict = self.exported, self._state.best, self.compare()
+        return {
+            "images": self.num_images,
+            "every_steps": self.scored.every_steps,
+            "exported_step": exported.step if exported else None,
+            "best_step": best.step if best else 0,
+            "last_step": self.history[-1]["step"] if self.history else None,
+            "planned_steps": self.end.planned_steps,
+            "stopped_early": self.end.decay_from is not None,
+            "start": self.start,
+            "best": _means(best),
+            "last": _means(self._state.last),
+            "outcome": verdict.outcome,
+            "verdict": verdict.sentence,
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state for a checkpoint."""
         state = dataclasses.asdict(self._state)
@@ -235,11 +202,11 @@ class HeldOut:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load the state of a checkpoint, and rewind the history in the folder to it."""
-        if self._stop_on_plateau:
+        if self.stop_on_plateau:
             self.end.load_state_dict(state["end"])
         if state["images"] != self._state.images:
             log.warning("the held-out images have changed; their earlier scores do not count")
-            self._history.replace([])
+            self.scored.replace([])
             return
         scores = {
             name: Scores.from_dict(state[name]) if state[name] else None
@@ -254,7 +221,7 @@ class HeldOut:
             plateau_from=history[-1]["step"] if extended else state["plateau_from"],
             **scores,
         )
-        self._history.replace(history)
+        self.scored.replace(history)
 
 
 def _means(scores: Scores | None) -> dict[str, float]:

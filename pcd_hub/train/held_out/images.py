@@ -6,7 +6,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
@@ -20,8 +19,7 @@ from pcd_hub.data.decoding import (
 from pcd_hub.data.multiband.image import decoded
 from pcd_hub.data.reading import read_batches
 from pcd_hub.data.sources.open import ImageSource
-from pcd_hub.errors import DataError, PCDHubError
-from pcd_hub.train.launch import from_main_process
+from pcd_hub.errors import DataError
 
 log = logging.getLogger("pcd_hub")
 
@@ -53,37 +51,6 @@ class CentreCrop:
         size = self.width, self.height
         crop = image.resize(size, Image.Resampling.BICUBIC, box=self.box(image.size))
         return torch.from_numpy(np.array(crop)).permute(2, 0, 1).contiguous()
-
-
-def read_on_main_process(
-    accelerator: Accelerator,
-    source: ImageSource,
-    *,
-    size: tuple[int, int],
-    num_bands: int = 3,
-    num_workers: int,
-) -> UInt8[Tensor, "n bands height width"]:
-    """Read the held-out images on the main process; the other processes get no image.
-
-    Args:
-        accelerator: The run's Accelerator.
-        source: The held-out images.
-        size: Height and width of the crops in pixels.
-        num_bands: Bands of the images.
-        num_workers: Processes that read images; 0 for none.
-
-    Raises:
-        DataError: On every process, if fewer than two images can be read.
-    """
-    images, failure = torch.empty(0, num_bands, *size, dtype=torch.uint8), ""
-    if accelerator.is_main_process:
-        try:
-            images = read_crops(source, size=size, num_bands=num_bands, num_workers=num_workers)
-        except PCDHubError as error:
-            failure = str(error)
-    if failure := str(from_main_process(accelerator, failure)):
-        raise DataError(failure)
-    return images
 
 
 def read_crops(

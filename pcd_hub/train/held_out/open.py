@@ -4,6 +4,7 @@ import hashlib
 import logging
 from typing import cast
 
+import torch
 from accelerate import Accelerator
 from jaxtyping import UInt8
 from torch import Tensor
@@ -17,10 +18,10 @@ from pcd_hub.train.distillation.early_views import early_steps
 from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.train.held_out.held_out import HeldOut
 from pcd_hub.train.held_out.history import History
-from pcd_hub.train.held_out.images import read_on_main_process
+from pcd_hub.train.held_out.images import read_crops
 from pcd_hub.train.held_out.plateau import EarlyEnd, measure_interval
 from pcd_hub.train.held_out.scorer import Scorer
-from pcd_hub.train.launch import from_main_process
+from pcd_hub.train.launch import from_main_process, on_main_process
 from pcd_hub.train.networks import memory_format
 from pcd_hub.train.optimizers import head_only_steps, warmup_steps
 
@@ -45,13 +46,15 @@ def read_held_out(
         if config.run.stop_on_plateau:
             log.warning("--run.stop-on-plateau has no effect without held-out images")
         return None
-    return read_on_main_process(
-        accelerator,
-        source,
-        size=height_width(config.data.image_size),
-        num_bands=len(config.data.bands),
-        num_workers=num_workers(config.data.num_workers, accelerator.device),
-    )
+    size, num_bands = height_width(config.data.image_size), len(config.data.bands)
+    workers = num_workers(config.data.num_workers, accelerator.device)
+    images = [torch.empty(0, num_bands, *size, dtype=torch.uint8)]  # of the other processes
+
+    def read() -> None:
+        images[0] = read_crops(source, size=size, num_bands=num_bands, num_workers=workers)
+
+    on_main_process(accelerator, read)
+    return images[0]
 
 
 def open_held_out(
@@ -67,7 +70,7 @@ def open_held_out(
     return HeldOut(
         accelerator=d.accelerator,
         folder=d.folder,
-        history=History(
+        scored=History(
             d.accelerator,
             d.folder,
             name="held_out",

@@ -27,25 +27,6 @@ def warn_if_worse(held_out: HeldOut) -> None:
         )
 
 
-def describe_held_out(held_out: HeldOut) -> dict[str, Any]:
-    """Describe the scores for the weight's record: at the start, the best and the last step."""
-    exported = held_out.exported
-    return {
-        "images": held_out.num_images,
-        "every_steps": held_out.every_steps,
-        "exported_step": exported.step if exported else None,
-        "best_step": held_out.best_step,
-        "last_step": held_out.history[-1]["step"] if held_out.history else None,
-        "planned_steps": held_out.end.planned_steps,
-        "stopped_early": held_out.stopped_early,
-        "start": held_out.start,
-        "best": held_out.best,
-        "last": held_out.last,
-        "outcome": held_out.compare().outcome,
-        "verdict": held_out.verdict(),
-    }
-
-
 def held_out_measurements(
     held_out: HeldOut, *, teacher: str, image_size: object, command: str
 ) -> dict[str, Any]:

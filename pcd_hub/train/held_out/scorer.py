@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -42,57 +43,38 @@ class _Targets(NamedTuple):
     relations: PixelRelations
 
 
+@dataclass(kw_only=True)
 class Scorer:
-    """Scores of the current student on the held-out images; only the main process needs one.
+    """Scores of the current student on the held-out images; only the main process needs one."""
 
-    Args:
-        accelerator: The run's Accelerator, for device and precision.
-        images: Held-out images.
-        distiller: Student, head and loss, not wrapped.
-        teacher: The teacher: images in [0, 1] -> feature maps of any size.
-        normalise: The student's normalisation of images in [0, 1].
-        negatives: Whether the loss takes negatives.
-        moments: How the loss's targets are centred or standardised; here over these images.
-        batch_size: Number of images in one forward pass.
-        memory_format: Memory format of the images.
-    """
-
-    def __init__(
-        self,
-        *,
-        accelerator: Accelerator,
-        images: UInt8[Tensor, "n bands height width"],
-        distiller: Distiller,
-        teacher: Callable[[Tensor], Tensor],
-        normalise: Callable[[Tensor], Tensor],
-        negatives: bool,
-        moments: ChannelMoments | None,
-        batch_size: int,
-        memory_format: torch.memory_format = torch.contiguous_format,
-    ) -> None:
-        self._accelerator = accelerator
-        self._images = images
-        self._distiller = distiller
-        self._teacher = teacher
-        self._normalise = normalise
-        self._negatives = negatives
-        self._moments = moments
-        self._batch_size = batch_size
-        self._memory_format = memory_format
-        self._targets: _Targets | None = None
+    accelerator: Accelerator
+    images: UInt8[Tensor, "n bands height width"]
+    distiller: Distiller
+    """Student, head and loss, not wrapped."""
+    teacher: Callable[[Tensor], Tensor]
+    """Images in [0, 1] -> feature maps of any size."""
+    normalise: Callable[[Tensor], Tensor]
+    """The student's normalisation of images in [0, 1]."""
+    negatives: bool
+    """Whether the loss takes negatives."""
+    moments: ChannelMoments | None
+    """How the loss's targets are centred or standardised; here over these images."""
+    batch_size: int
+    memory_format: torch.memory_format = torch.contiguous_format
+    _targets: _Targets | None = None
 
     def score(self, step: int) -> Scores | None:
         """Score the student after ``step`` steps; None if its features are not finite."""
-        with torch.no_grad(), unchanged(self._distiller, self._accelerator.device):
+        with torch.no_grad(), unchanged(self.distiller, self.accelerator.device):
             pixels, means, size = self._features(
-                lambda images: self._distiller.student(self._normalise(images))
+                lambda images: self.distiller.student(self.normalise(images))
             )
             if self._targets is None:
                 self._targets = self._teacher_targets(size)
             targets = self._targets
             if not bool(torch.isfinite(pixels).all()):
                 return None  # the run is about to stop
-            losses = self._losses(means if self._distiller.pooled else pixels, targets)
+            losses = self._losses(means if self.distiller.pooled else pixels, targets)
         if not all(map(math.isfinite, losses)):
             return None
         relations = pixel_relations(pixels.flatten(2))
@@ -110,14 +92,14 @@ class Scorer:
         )
 
     def _batches(self) -> Iterator[Float[Tensor, "b bands height width"]]:
-        for part in self._images.split(self._batch_size):
-            images = part.to(self._accelerator.device) / 255
-            yield images.contiguous(memory_format=self._memory_format)
+        for part in self.images.split(self.batch_size):
+            images = part.to(self.accelerator.device) / 255
+            yield images.contiguous(memory_format=self.memory_format)
 
     def _features(self, network: Callable[[Tensor], Tensor]) -> _Features:
-        count, size, pixels, means = len(self._images), (0, 0), [], []
+        count, size, pixels, means = len(self.images), (0, 0), [], []
         for images in self._batches():
-            with self._accelerator.autocast():
+            with self.accelerator.autocast():
                 maps = network(images).float()
             size = (maps.shape[2], maps.shape[3])
             pixels.append(_sample_pixels(maps, MAX_PIXELS // count).cpu())
@@ -126,27 +108,27 @@ class Scorer:
 
     def _teacher_targets(self, size: tuple[int, int]) -> _Targets:
         """Return the teacher's part at the size of the student's last map."""
-        pixels, means, _ = self._features(lambda images: resample(self._teacher(images), size))
+        pixels, means, _ = self._features(lambda images: resample(self.teacher(images), size))
         vectors, averages = pixels, means
-        if self._moments is not None:
-            moments = self._moments.of_all(pixels)
+        if self.moments is not None:
+            moments = self.moments.of_all(pixels)
             vectors, averages = moments.standardise(pixels), moments.standardise(means)
         return _Targets(
-            maps=averages if self._distiller.pooled else vectors,
+            maps=averages if self.distiller.pooled else vectors,
             keys=averages.flatten(1),
             relations=pixel_relations(pixels.flatten(2)),
         )
 
     def _losses(self, maps: Float[Tensor, "n c h w"], targets: _Targets) -> list[float]:
         """Return the loss of every image; its negatives are the mean vectors of all others."""
-        with self._accelerator.autocast():
-            predicted = self._distiller.head(maps.to(self._accelerator.device)).float().cpu()
+        with self.accelerator.autocast():
+            predicted = self.distiller.head(maps.to(self.accelerator.device)).float().cpu()
         pairs = zip(predicted.split(1), targets.maps.split(1), strict=True)
         losses = []
         for image, (student, teacher) in enumerate(pairs):
             others = torch.cat([targets.keys[:image], targets.keys[image + 1 :]])
-            negatives = (others,) if self._negatives else ()
-            losses.append(float(self._distiller.loss(student, teacher, *negatives)))
+            negatives = (others,) if self.negatives else ()
+            losses.append(float(self.distiller.loss(student, teacher, *negatives)))
         return losses
 
 

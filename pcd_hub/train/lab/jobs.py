@@ -7,15 +7,19 @@
     rows/ROW/seed-SEED/JOB.json    its state: started, done or failed, and the reason
 """
 
+import contextlib
 import json
 import logging
+import os
 import shutil
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
+
+from filelock import FileLock, Timeout
 
 from pcd_hub.errors import ConfigError, DataError, PCDHubError, first_line
 from pcd_hub.files.write import atomic_write
@@ -24,7 +28,9 @@ from pcd_hub.train.configs.files import as_yaml, plain, read_fields, with_fields
 from pcd_hub.train.configs.flat import flat
 from pcd_hub.train.configs.labelled import ProbeDataConfig
 from pcd_hub.train.own_images.embedded import embedded
+from pcd_hub.train.run_folder.preflight import check_run_folder
 from pcd_hub.train.run_folder.resume import option
+from pcd_hub.train.signals import StoppedRun
 
 log = logging.getLogger("pcd_hub")
 
@@ -70,6 +76,34 @@ class Job:
     """Further arguments, found when the job starts."""
     can_resume: bool
     """Whether the recipe continues from checkpoints."""
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path, *, lock: bool = True) -> Iterator[None]:
+    """Make the folder of many runs, and keep other processes out of it.
+
+    The system releases the lock of a killed process.
+
+    Raises:
+        ConfigError: If several processes were launched, another one runs in the folder, or it
+            cannot be written.
+    """
+    if (size := os.environ.get("WORLD_SIZE", "1")) != "1":
+        raise ConfigError(f"WORLD_SIZE {size}: expected one process; start it without a launcher")
+    check_run_folder(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock", timeout=0) if lock else contextlib.nullcontext():
+            yield
+    except Timeout:
+        raise ConfigError(
+            f"another process is running in {folder}; wait for it, or use another --output-dir"
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write to {folder} ({error.strerror or first_line(error)}); free some space, "
+            "then start the same command again"
+        ) from error
 
 
 def row_folder(folder: Path, row: str, seed: int) -> Path:
@@ -138,7 +172,11 @@ def run_job(job: Job, *, retry_failed: bool = False) -> State:
     atomic_write(options_file(job.folder), as_yaml(job.config, without=known - _NOT_WRITTEN))
     _write_state(job, "started")
     log.info("%s %s", "resume" if resume else "run", job.folder)
-    failure = _call(job, ["--run.resume"] if resume else [])
+    try:
+        failure = _call(job, ["--run.resume"] if resume else [])
+    except StoppedRun as stopped:
+        stopped.args = (stopped.message("the same command"),)
+        raise
     if failure:
         log.error("%s failed: %s", job.folder, failure["reason"])
     _write_state(job, "failed" if failure else "done", **failure)

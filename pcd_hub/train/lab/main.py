@@ -1,17 +1,13 @@
 """Run a list of distillations and evaluations (``recipes/lab.py``)."""
 
-import contextlib
 import functools
-import os
 from collections.abc import Iterator
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from pcd_hub.data.labelled.image_classes import image_classes
 from pcd_hub.data.sources.open import open_sources
 from pcd_hub.data.sources.uris import is_dir
-from pcd_hub.errors import ConfigError, first_line
+from pcd_hub.errors import ConfigError
 from pcd_hub.files.write import atomic_write
 from pcd_hub.models.entries import check_architecture
 from pcd_hub.models.teacher_loading import load_teacher
@@ -19,13 +15,19 @@ from pcd_hub.train import contrast, distill
 from pcd_hub.train.configs.command_line import run_main
 from pcd_hub.train.configs.contrast import ContrastConfig
 from pcd_hub.train.configs.distill import DistillConfig
-from pcd_hub.train.lab.jobs import ROWS, Job, check_options, read_state, row_folder, run_job
+from pcd_hub.train.lab.jobs import (
+    ROWS,
+    Job,
+    alone_in,
+    check_options,
+    read_state,
+    row_folder,
+    run_job,
+)
 from pcd_hub.train.lab.options import LabConfig, parse_lab
 from pcd_hub.train.lab.plan import SET_BY_LAB, TRAINING, Plan, Row, RowEvaluation, read_plan
 from pcd_hub.train.lab.table import save_table
 from pcd_hub.train.launch import quiet_logs
-from pcd_hub.train.run_folder.preflight import check_run_folder
-from pcd_hub.train.signals import StoppedRun
 from pcd_hub.weights.catalogue import finished_export
 
 
@@ -36,18 +38,10 @@ def main(arguments: list[str]) -> None:
     plan = read_plan(file, options)
     if options.table and not is_dir(folder / ROWS):
         raise ConfigError(f"{folder} has no results; expected the --output-dir of a lab")
-    check_run_folder(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with alone_in(folder, lock=not options.table):
         if not options.table:
-            with locked(folder):
-                run_all(plan, options, folder, text=file.read_text())
+            run_all(plan, options, folder, text=file.read_text())
         print(f"\n{save_table(plan, folder)}\n\n{folder / 'table.md'}")
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write to {folder} ({error.strerror or first_line(error)}); free some space, "
-            "then start the same command again"
-        ) from error
 
 
 def run_all(plan: Plan, options: LabConfig, folder: Path, *, text: str) -> None:
@@ -69,11 +63,7 @@ def run_all(plan: Plan, options: LabConfig, folder: Path, *, text: str) -> None:
     atomic_write(folder / "list.yaml", text)
     for seed in plan.seeds:
         for row in rows:
-            try:
-                run_row(row, evaluations, seed, folder, retry_failed=options.retry_failed)
-            except StoppedRun as stopped:
-                stopped.args = (stopped.message("the same command"),)
-                raise
+            run_row(row, evaluations, seed, folder, retry_failed=options.retry_failed)
             save_table(plan, folder)
 
 
@@ -99,11 +89,6 @@ def check(plan: Plan, rows: list[Row], evaluations: list[RowEvaluation], folder:
         PCDHubError: If images, a teacher, a labelled set or an architecture is missing, a row
             starts from one that will not be there, or finished runs had other options.
     """
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise ConfigError(
-            f"WORLD_SIZE {os.environ['WORLD_SIZE']}: the lab runs in one process; start it with "
-            "python"
-        )
     for seed in plan.seeds:
         for row in rows:
             _check_start(row, rows, seed, folder)
@@ -197,22 +182,6 @@ def _check_start(row: Row, rows: list[Row], seed: int, folder: Path) -> None:
             f"row {row.name} starts from row {row.start}, which is not finished with seed {seed}; "
             "add it to --only"
         )
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of the folder; the system releases the lock of a killed process."""
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ConfigError(
-            f"another process is running in {folder}; wait for it, or use another --output-dir"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 if __name__ == "__main__":

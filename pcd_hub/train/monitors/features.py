@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
 import torch
@@ -42,39 +43,25 @@ class _Maps(NamedTuple):
     """Output of the student's head: one vector per image if the loss takes pooled ones."""
 
 
+@dataclass
 class FeatureMonitor:
     """Metrics of a sample of the last batch and of the newest keys.
 
     They draw no random numbers and change no module.
-
-    Args:
-        distiller: The unwrapped distiller.
-        queue: Key queue, if the loss has one.
-        own_keys: Number of the newest keys that belong to the last batch; they are no negatives of
-            its images.
-        crossed: Whether each view was paired with the teacher's map of the other view.
-        comparable: Whether the head's output lies in the teacher's space.
-        expected_targets: Computes the targets of a batch by the teacher itself; None to leave out
-            the comparison with those that the loss got.
     """
 
-    def __init__(
-        self,
-        distiller: Distiller,
-        queue: KeyQueue | None,
-        *,
-        own_keys: int = 0,
-        crossed: bool = False,
-        comparable: bool = True,
-        expected_targets: Callable[[Batch], Tensor] | None = None,
-    ) -> None:
-        self._distiller = distiller
-        self._queue = queue
-        self._own_keys = own_keys
-        self._crossed = crossed
-        self._comparable = comparable
-        self._expected_targets = expected_targets
-        self._last_keys: Tensor | None = None
+    distiller: Distiller
+    queue: KeyQueue | None
+    _: KW_ONLY
+    own_keys: int = 0
+    """Newest keys that belong to the last batch; they are no negatives of its images."""
+    crossed: bool = False
+    """Whether each view was paired with the teacher's map of the other view."""
+    comparable: bool = True
+    """Whether the head's output lies in the teacher's space."""
+    expected_targets: Callable[[Batch], Tensor] | None = None
+    """Computes the targets of a batch by the teacher itself; None after the first measurement."""
+    _last_keys: Tensor | None = None
 
     @torch.no_grad()
     def measure(self, gradient_norm: Tensor, batch: Batch) -> dict[str, float]:
@@ -102,35 +89,35 @@ class FeatureMonitor:
             **self._compare_targets(batch),
             **({"gradient_norm": norm} if math.isfinite(norm) else {}),
             **_describe(maps),
-            **(self._search(maps) if self._comparable else {}),
+            **(self._search(maps) if self.comparable else {}),
             **self._measure_keys(),
         }
 
     def _compare_targets(self, batch: Batch) -> dict[str, float]:
-        if self._expected_targets is None:
+        if self.expected_targets is None:
             return {}
-        expected, self._expected_targets = self._expected_targets(batch), None
-        used = self._distiller.last_feature_maps[1]
+        expected, self.expected_targets = self.expected_targets(batch), None
+        used = self.distiller.last_feature_maps[1]
         expected = resample(expected, (used.shape[2], used.shape[3]))
         return {"target_cosine": F.cosine_similarity(used.float(), expected.float()).mean().item()}
 
     def _sample(self) -> _Maps:
-        student, teacher = self._distiller.last_feature_maps
-        if self._crossed:
+        student, teacher = self.distiller.last_feature_maps
+        if self.crossed:
             teacher = teacher.roll(len(teacher) // 2, 0)
         images = _spread(len(student) // 2, _MAX_IMAGES)
         images = torch.cat([images, images + len(student) // 2]).to(student.device)
-        maps = (student, teacher, self._distiller.last_prediction)
+        maps = (student, teacher, self.distiller.last_prediction)
         return _Maps(*(each[images].flatten(2).float() for each in maps))
 
     def _search(self, maps: _Maps) -> dict[str, float]:
         teacher = maps.teacher
-        if self._distiller.pooled:
+        if self.distiller.pooled:
             teacher = teacher.mean(2, keepdim=True)
         places = _places(teacher)
         keys = teacher.new_zeros(0, teacher.shape[1])
-        if self._queue is not None:
-            keys = self._queue.newest(self._own_keys + MAX_VECTORS)[self._own_keys :].float()
+        if self.queue is not None:
+            keys = self.queue.newest(self.own_keys + MAX_VECTORS)[self.own_keys :].float()
         candidates = teacher.shape[2] + len(keys)
         if candidates < 2:
             return {}
@@ -138,10 +125,10 @@ class FeatureMonitor:
         return {"pixel_top1": found, "pixel_chance": 1 / candidates}
 
     def _measure_keys(self) -> dict[str, float]:
-        if self._queue is None:
+        if self.queue is None:
             return {}
-        keys, last_keys = self._queue.newest(MAX_VECTORS).float().cpu(), self._last_keys
-        own = keys[: self._own_keys or None]  # those before may be the random ones of the start
+        keys, last_keys = self.queue.newest(MAX_VECTORS).float().cpu(), self._last_keys
+        own = keys[: self.own_keys or None]  # those before may be the random ones of the start
         self._last_keys, measured = keys, {"key_cosine": mean_cosine(own)}
         if last_keys is not None:
             known = (keys[:, None, :2] == last_keys[:, :2]).all(2).any(1)

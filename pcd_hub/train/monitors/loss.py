@@ -146,4 +146,6 @@ def _plain(batch: Any) -> Any:
     """Convert to containers and tensors only, for ``torch.load(..., weights_only=True)``."""
     if dataclasses.is_dataclass(batch):
         return {name: _plain(value) for name, value in vars(batch).items()}
+    if hasattr(batch, "_asdict"):
+        return batch._asdict()
     return [_plain(each) for each in batch] if isinstance(batch, list) else batch

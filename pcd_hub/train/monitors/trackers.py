@@ -16,6 +16,7 @@ from accelerate.utils import broadcast_object_list
 from PIL import Image
 
 from pcd_hub.errors import ConfigError, first_line, nearest
+from pcd_hub.train.configs.flat import flat
 
 log = logging.getLogger("pcd_hub")
 
@@ -76,7 +77,7 @@ def start_trackers(
     arguments["dvclive"] = {"dir": str(folder / "dvclive")}
     failure = [""]
     try:
-        accelerator.init_trackers(project, config=flatten_config(config), init_kwargs=arguments)
+        accelerator.init_trackers(project, config=_accepted(config), init_kwargs=arguments)
     except Exception as error:  # trackers raise various types
         failure[0] = (
             f"--run.trackers {' '.join(trackers)}: cannot start "
@@ -89,18 +90,12 @@ def start_trackers(
         raise ConfigError(failure[0])
 
 
-def flatten_config(
-    config: Mapping[str, Any], prefix: str = ""
-) -> dict[str, int | float | str | bool]:
-    """Flatten ``{"optim": {"lr": 1}}`` to ``{"optim.lr": 1}``, with values that trackers accept."""
-    flat: dict[str, int | float | str | bool] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= flatten_config(value, f"{prefix}{key}.")
-        else:
-            plain = isinstance(value, int | float | str)
-            flat[f"{prefix}{key}"] = value if plain else json.dumps(value)
-    return flat
+def _accepted(config: Mapping[str, Any]) -> dict[str, int | float | str | bool]:
+    """Return the configuration by ``group.field``, with values that trackers accept."""
+    return {
+        name: value if isinstance(value, int | float | str) else json.dumps(value)
+        for name, value in flat(config).items()
+    }
 
 
 _FAILED: "weakref.WeakSet[Any]" = weakref.WeakSet()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pcd_hub.errors import ConfigError, PCDHubError
-from pcd_hub.models.entries import build_skeleton, check_architecture, size_argument
+from pcd_hub.models.entries import build_skeleton, check_architecture
 from pcd_hub.models.layouts import FAMILIES, LAYOUTS, layout_of
 from pcd_hub.models.teacher_folder import TEACHER_FACTS, read_facts
 from pcd_hub.models.teacher_sources.memory import architecture_of
@@ -54,15 +54,6 @@ def patch_size(architecture: str) -> int:
     found = re.search(r"patch(\d+)", architecture)
     step = int(found[1]) if found else SIZE_STEP
     return step if SIZE_STEP % step or step == 16 else SIZE_STEP
-
-
-def has_one_size(architecture: str) -> bool:
-    """Return whether timm builds an architecture for one size of its images; False if unknown."""
-    try:
-        check_architecture(architecture)
-        return bool(size_argument(architecture, SIZE_STEP))
-    except PCDHubError:  # building the student reports it
-        return False
 
 
 def has_finer_map(architecture: str) -> bool:

@@ -1,15 +1,22 @@
-"""Print and record how a run's settings were found."""
+"""How a run's settings were found: printed, ``decisions.json`` and ``survey.json``."""
 
+import dataclasses
+import json
 import logging
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+from pcd_hub.data.survey.result import Survey
+from pcd_hub.files.write import atomic_write
+from pcd_hub.report.run_report import Setting
+from pcd_hub.train.configs.fields import as_typed
 from pcd_hub.train.distillation.state import Distillation
-from pcd_hub.train.own_images.decisions import FILE as DECISIONS
-from pcd_hub.train.own_images.decisions import decision_table, write_decisions
-from pcd_hub.train.own_images.surveyed import FILE as SURVEY
-from pcd_hub.train.own_images.surveyed import read_survey, write_survey
+from pcd_hub.train.run_folder.resume import option
 
 log = logging.getLogger("pcd_hub")
+
+DECISIONS, SURVEY = "decisions.json", "survey.json"
 
 
 def record_decisions(students: Sequence[Distillation]) -> None:
@@ -20,11 +27,13 @@ def record_decisions(students: Sequence[Distillation]) -> None:
     Raises:
         CheckpointError: If a file cannot be written.
     """
-    if students[0].decisions:
-        table = decision_table(students[0].decisions)
-        log.info("settings, and the reason of each:\n%s", table)
+    if decisions := students[0].decisions:
+        log.info("settings, and the reason of each:\n%s", decision_table(decisions))
     for d in students:
-        _write_survey(d)
+        if d.survey is None:
+            d.survey = _read_survey(d.folder.path)
+        else:
+            _write(d, SURVEY, d.survey.as_json())
 
 
 def save_decisions(d: Distillation) -> None:
@@ -36,14 +45,37 @@ def save_decisions(d: Distillation) -> None:
         CheckpointError: If the file cannot be written.
     """
     if d.decisions:
-        with d.folder.writing(d.folder.path / DECISIONS):
-            write_decisions(d.folder.path, d.decisions)
+        _write(d, DECISIONS, [dataclasses.asdict(one) for one in d.decisions])
 
 
-def _write_survey(d: Distillation) -> None:
-    folder = d.folder.path
-    if d.survey is None:
-        d.survey = read_survey(folder)
-    else:
-        with d.folder.writing(folder / SURVEY):
-            write_survey(folder, d.survey)
+def _write(d: Distillation, name: str, value: Any) -> None:
+    file = d.folder.path / name
+    with d.folder.writing(file):
+        atomic_write(file, json.dumps(value, indent=2) + "\n")
+
+
+def decision_table(decisions: Sequence[Setting]) -> str:
+    """Return one line per setting: option, value and reason."""
+    rows = [(option(one.option), as_typed(one.value), one.reason) for one in decisions]
+    widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:2]]
+    return "\n".join(
+        f"  {name:{widths[0]}}  {value:{widths[1]}}  {reason}" for name, value, reason in rows
+    )
+
+
+def read_decisions(folder: Path) -> tuple[Setting, ...]:
+    """Read the decisions of a run; none if it made none or the file is damaged."""
+    try:
+        found = json.loads((folder / DECISIONS).read_text())
+        values = [tuple(v) if isinstance(v := one["value"], list) else v for one in found]
+        return tuple(Setting(**one | {"value": v}) for one, v in zip(found, values, strict=True))
+    except (OSError, ValueError, TypeError, KeyError):
+        return ()
+
+
+def _read_survey(folder: Path) -> Survey | None:
+    """Read the survey of a run; None if it made none or the file is damaged."""
+    try:
+        return Survey.from_json(json.loads((folder / SURVEY).read_text()))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None

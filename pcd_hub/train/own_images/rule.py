@@ -7,12 +7,12 @@ feature maps and centred targets are those measured on a CPU, the others follow 
 """
 
 import math
-import operator
 from collections.abc import Callable, Iterator
 
 from pcd_hub.image_size import format_size, height_width, simplest
+from pcd_hub.report.run_report import Setting
 from pcd_hub.train.configs.pretraining import OptimConfig
-from pcd_hub.train.own_images.situation import SIZE_STEP, Decision, Situation, Values
+from pcd_hub.train.own_images.situation import SIZE_STEP, Situation, Values
 
 IMAGE_SIZE = {"cpu": 96, "gpu": 224}
 """Height and width of a view, in pixels."""
@@ -24,12 +24,6 @@ of the usual stride: their map then has the size of the student's finer one."""
 FEATURE_MAPS = 2
 """Feature maps of the student that are distilled where the teacher's map is fine enough; measured
 on a CPU with views of 96 px (recipes/RESULTS.md, "Finer maps, centred targets and Muon")."""
-
-EARLY_SHARE = {"cpu": 0.0, "gpu": 0.0}
-"""Share of the steps, from the first one, with smaller views; 0 for none."""
-EARLY_SCALE, MIN_EARLY_SIZE = 2 / 3, 64
-"""Size of these views as a share of the usual one, and the smallest, in pixels: backbones of stride
-32 make feature maps of 2 x 2 from it."""
 
 MIN_BATCH, CPU_BATCH, GPU_BATCH, MAX_BATCH = 8, 32, 256, 1024
 """Images per step: fewest, on a CPU, per GPU, most."""
@@ -75,7 +69,7 @@ FOLLOW_FROM_LENGTH = frozenset(
 """Options whose derived values depend on the number of steps."""
 
 
-def derive(situation: Situation) -> tuple[Decision, ...]:
+def derive(situation: Situation) -> tuple[Setting, ...]:
     """Return a value for every derived option that the user does not set.
 
     The number of steps and what depends on it are among them if ``seconds_per_step`` is known and
@@ -91,38 +85,38 @@ def derive(situation: Situation) -> tuple[Decision, ...]:
     return tuple(decisions)
 
 
-def _start(s: Situation, values: Values) -> Iterator[Decision]:
+def _start(s: Situation, values: Values) -> Iterator[Setting]:
     if s.has_shipped_start and values.get("optim.name") != "lars":
         reason = "better than random weights, which is --student.weights none"
-        yield Decision("student.weights", "shipped", reason)
+        yield Setting("student.weights", "shipped", reason)
 
 
 def _is_pretrained(values: Values) -> bool:
     return values.get("student.weights", "none") != "none"
 
 
-def _image_size(s: Situation, _: Values) -> Iterator[Decision]:
+def _image_size(s: Situation, _: Values) -> Iterator[Setting]:
     usual = IMAGE_SIZE[s.kind] // s.student_patch * s.student_patch
     held = max(SIZE_STEP, s.short_side) // s.student_patch * s.student_patch
     if held < usual:
-        yield Decision("data.image_size", held, f"the images are {s.short_side} px small (median)")
+        yield Setting("data.image_size", held, f"the images are {s.short_side} px small (median)")
     else:
-        yield Decision("data.image_size", usual, f"on a {s.kind.upper()}")
+        yield Setting("data.image_size", usual, f"on a {s.kind.upper()}")
 
 
-def _feature_maps(s: Situation, values: Values) -> Iterator[Decision]:
+def _feature_maps(s: Situation, values: Values) -> Iterator[Setting]:
     side = min(height_width(values["data.image_size"]))
     is_fine = s.teacher_patch < SIZE_STEP or FINER_TEACHER_SCALE * side <= TEACHER_IMAGE_SIZE
     if s.student_has_finer_map and is_fine and values.get("method.targets") != "pooled":
         reason = "the map before the last one helps where maps are used"
-        yield Decision("method.feature_maps", FEATURE_MAPS, reason)
+        yield Setting("method.feature_maps", FEATURE_MAPS, reason)
 
 
-def _teacher_size(s: Situation, values: Values) -> Iterator[Decision]:
+def _teacher_size(s: Situation, values: Values) -> Iterator[Setting]:
     views = values["data.image_size"]
     if s.teacher_size is not None:  # one number would be the shorter side of oblong views
         size = s.teacher_size if isinstance(views, int) else height_width(s.teacher_size)
-        yield Decision("teacher.image_size", size, "the only size that the teacher takes")
+        yield Setting("teacher.image_size", size, "the only size that the teacher takes")
         return
     sides = height_width(views)
     is_finer = values.get("method.feature_maps", 1) > 1 and s.teacher_patch == SIZE_STEP
@@ -130,36 +124,24 @@ def _teacher_size(s: Situation, values: Values) -> Iterator[Decision]:
     scale = max(1.0, min(wanted, TEACHER_IMAGE_SIZE / min(sides)))
     fits = s.teacher_patch == SIZE_STEP or not any(side % s.teacher_patch for side in sides)
     if scale == 1 and fits:
-        yield Decision("teacher.image_size", simplest(sides), "the student's")
+        yield Setting("teacher.image_size", simplest(sides), "the student's")
         return
     finer = [max(1, round(side * scale / s.teacher_patch)) * s.teacher_patch for side in sides]
     times = {TEACHER_SCALE: "4/3 of", 2: "twice"}.get(scale, f"{scale:.3g} times")
     reason = f"{times} {format_size(simplest(sides))} px, for a finer feature map"
     if scale == 1:
         reason = f"the nearest multiple of {s.teacher_patch} px, the teacher's patches"
-    yield Decision("teacher.image_size", simplest(finer), reason)
+    yield Setting("teacher.image_size", simplest(finer), reason)
 
 
-def _early_views(s: Situation, values: Values) -> Iterator[Decision]:
-    share = values.get("data.early_share", EARLY_SHARE[s.kind])
-    sides = height_width(values["data.image_size"])
-    step = s.student_patch
-    early = [max(1, round(EARLY_SCALE * side / step)) * step for side in sides]
-    is_smaller = min(early) >= MIN_EARLY_SIZE and all(map(operator.lt, early, sides))
-    if not share or s.student_has_one_size or not is_smaller:
-        return
-    yield Decision("data.early_image_size", simplest(early), "smaller views are cheaper at first")
-    yield Decision("data.early_share", share, "then views of the image size")
-
-
-def _optimizer(s: Situation, values: Values) -> Iterator[Decision]:
+def _optimizer(s: Situation, values: Values) -> Iterator[Setting]:
     if s.kind == "cpu" and not _is_pretrained(values):
-        yield Decision("optim.name", "muon", "needs fewer steps than AdamW")
+        yield Setting("optim.name", "muon", "needs fewer steps than AdamW")
     else:
-        yield Decision("optim.name", "adamw", "less sensitive to the learning rate than LARS")
+        yield Setting("optim.name", "adamw", "less sensitive to the learning rate than LARS")
 
 
-def _batch(s: Situation, values: Values) -> Iterator[Decision]:
+def _batch(s: Situation, values: Values) -> Iterator[Setting]:
     limits = {f"{CPU_BATCH} on a CPU": CPU_BATCH}
     if s.kind == "gpu":
         limits = {
@@ -178,7 +160,7 @@ def _batch(s: Situation, values: Values) -> Iterator[Decision]:
         reason = f"at least {MIN_BATCH}"
     parts = s.num_devices * s.accumulation_steps
     batch = parts * _power_of_two(max(most, MIN_BATCH) // parts)
-    yield Decision("optim.global_batch_size", batch, reason)
+    yield Setting("optim.global_batch_size", batch, reason)
 
 
 def _fitting_images(s: Situation, pixels: int) -> int | None:
@@ -205,22 +187,22 @@ def _power_of_two(most: int) -> int:
     return 1 << max(0, most.bit_length() - 1)
 
 
-def _learning_rate(s: Situation, values: Values) -> Iterator[Decision]:
+def _learning_rate(s: Situation, values: Values) -> Iterator[Setting]:
     batch = values["optim.global_batch_size"]
     if values["optim.name"] == "lars":
         usual = OptimConfig()
-        yield Decision("optim.lr_per_256", usual.lr_per_256, "for LARS, as in PCD")
-        yield Decision("optim.warmup_share", usual.warmup_share, "for LARS, as in PCD")
-        yield Decision("optim.weight_decay", usual.weight_decay, "for LARS, as in PCD")
+        yield Setting("optim.lr_per_256", usual.lr_per_256, "for LARS, as in PCD")
+        yield Setting("optim.warmup_share", usual.warmup_share, "for LARS, as in PCD")
+        yield Setting("optim.weight_decay", usual.weight_decay, "for LARS, as in PCD")
         return
     peak = min(PEAK_LR * math.sqrt(batch / PEAK_LR_BATCH), MAX_PEAK_LR)
     lr_per_256 = float(f"{peak * 256 / batch:.3g}")
-    yield Decision("optim.lr_per_256", lr_per_256, f"a peak of {peak:.2g} at batch {batch}")
-    yield Decision("optim.warmup_share", WARMUP_SHARE, "for AdamW and Muon")
-    yield Decision("optim.weight_decay", WEIGHT_DECAY, "for AdamW and Muon")
+    yield Setting("optim.lr_per_256", lr_per_256, f"a peak of {peak:.2g} at batch {batch}")
+    yield Setting("optim.warmup_share", WARMUP_SHARE, "for AdamW and Muon")
+    yield Setting("optim.weight_decay", WEIGHT_DECAY, "for AdamW and Muon")
 
 
-def _method(s: Situation, _: Values) -> Iterator[Decision]:
+def _method(s: Situation, _: Values) -> Iterator[Setting]:
     if s.loss == "pixel_info_nce":
         usual, reason = CPU_QUEUE, "on a CPU"
         if s.kind == "gpu":
@@ -230,43 +212,43 @@ def _method(s: Situation, _: Values) -> Iterator[Decision]:
         half = usual if s.num_images is None else max(1, s.num_images // 2)
         if half < usual:
             usual, reason = half, f"half of {s.num_images:,} images"
-        yield Decision("method.queue_length", usual, reason)
+        yield Setting("method.queue_length", usual, reason)
     if s.loss == "pixel_info_nce" and s.teacher.startswith("mocov3"):
-        yield Decision("method.head", "mocov3", "the teacher's")
+        yield Setting("method.head", "mocov3", "the teacher's")
     elif s.loss == "pixel_info_nce" and s.teacher_has_head:
-        yield Decision("method.head", "linear", "learns faster than MLPs in short runs")
+        yield Setting("method.head", "linear", "learns faster than MLPs in short runs")
     else:
-        yield Decision("method.head", "linear", "for a teacher without a trained head")
+        yield Setting("method.head", "linear", "for a teacher without a trained head")
         if s.loss == "pixel_info_nce":
             reason = "the vectors of a teacher without a head have a large part in common"
-            yield Decision("method.centre_targets", value=True, reason=reason)
+            yield Setting("method.centre_targets", value=True, reason=reason)
 
 
-def _crops(_: Situation, values: Values) -> Iterator[Decision]:
+def _crops(_: Situation, values: Values) -> Iterator[Setting]:
     area = min(MIN_CROP_AREA, values.get("data.max_crop_area", 1.0))
-    yield Decision("data.min_crop_area", area, "smaller crops show too little")
+    yield Setting("data.min_crop_area", area, "smaller crops show too little")
 
 
-def _hardware(s: Situation, _: Values) -> Iterator[Decision]:
+def _hardware(s: Situation, _: Values) -> Iterator[Setting]:
     if s.kind == "cpu":
-        yield Decision("data.num_workers", 1, "the cores train as well")
+        yield Setting("data.num_workers", 1, "the cores train as well")
     else:
         workers = min(16, max(1, s.cores - 1))
-        yield Decision("data.num_workers", workers, f"{s.cores} cores for each process")
+        yield Setting("data.num_workers", workers, f"{s.cores} cores for each process")
     reason = "no units for bfloat16" if s.precision == "fp32" else "the hardware supports it"
-    yield Decision("speed.precision", s.precision, reason)
+    yield Setting("speed.precision", s.precision, reason)
     if s.kind == "gpu" and not s.has_length:
         worth_it = s.hours_or_default >= COMPILE_HOURS
         reason = "saves more time than it takes" if worth_it else "takes longer than it saves"
-        yield Decision("speed.compile", worth_it, reason)
+        yield Setting("speed.compile", worth_it, reason)
 
 
-def _length(s: Situation, values: Values) -> Iterator[Decision]:
+def _length(s: Situation, values: Values) -> Iterator[Setting]:
     if s.seconds_per_step is not None and not s.has_length:
         yield steps_in_hours(s, values["optim.global_batch_size"])
 
 
-def _head_only(s: Situation, values: Values) -> Iterator[Decision]:
+def _head_only(s: Situation, values: Values) -> Iterator[Setting]:
     if values["optim.name"] == "lars" or not _is_pretrained(values):
         return
     share = HEAD_ONLY_SHARE
@@ -277,20 +259,20 @@ def _head_only(s: Situation, values: Values) -> Iterator[Decision]:
     if steps:
         share = min(share, float(f"{MAX_HEAD_ONLY_STEPS / steps:.3g}"))
     reason = "the head first: the gradients of a random one would damage the start"
-    yield Decision("optim.head_only_share", share, reason)
+    yield Setting("optim.head_only_share", share, reason)
 
 
-def _intervals(s: Situation, values: Values) -> Iterator[Decision]:
+def _intervals(s: Situation, values: Values) -> Iterator[Setting]:
     steps = values.get("run.max_steps")
     if s.has_length:
         every = UNMEASURED_CHECKPOINT_STEPS[s.kind]
-        yield Decision("run.checkpoint_every_steps", every, f"usual on a {s.kind.upper()}")
+        yield Setting("run.checkpoint_every_steps", every, f"usual on a {s.kind.upper()}")
     if s.seconds_per_step is None or steps is None:
         return
     every = min(steps, _round_number(CHECKPOINT_SECONDS / s.seconds_per_step))
-    yield Decision("run.checkpoint_every_steps", every, "about every 5 minutes")
+    yield Setting("run.checkpoint_every_steps", every, "about every 5 minutes")
     every = min(_round_number(LOG_SECONDS / s.seconds_per_step), _round_number(steps / MIN_LOGGED))
-    yield Decision("run.log_every_steps", every, "about every half minute, and 20 times a run")
+    yield Setting("run.log_every_steps", every, "about every half minute, and 20 times a run")
 
 
 def _round_number(most: float) -> int:
@@ -301,7 +283,7 @@ def _round_number(most: float) -> int:
     return max(power * digit for digit in (1, 2, 5) if power * digit <= most)
 
 
-def steps_in_hours(s: Situation, global_batch_size: int) -> Decision:
+def steps_in_hours(s: Situation, global_batch_size: int) -> Setting:
     """Return the number of steps for the hours; fewer than MIN_STEPS if they are too short."""
     assert s.seconds_per_step is not None, "measured"
     steps = max(0, int(training_seconds(s) / s.seconds_per_step))
@@ -311,7 +293,7 @@ def steps_in_hours(s: Situation, global_batch_size: int) -> Decision:
         most = MAX_PASSES * max(1, s.num_images // global_batch_size)
         if most < steps:
             steps, reason = most, f"{MAX_PASSES} passes over {s.num_images:,} images"
-    return Decision("run.max_steps", steps, reason)
+    return Setting("run.max_steps", steps, reason)
 
 
 def training_seconds(s: Situation) -> float:
@@ -326,13 +308,12 @@ def least_hours(s: Situation) -> float:
     return math.ceil(1.1 * seconds / 36) / 100  # 10 % more: the next start may take longer
 
 
-_RULES: tuple[Callable[[Situation, Values], Iterator[Decision]], ...] = (
+_RULES: tuple[Callable[[Situation, Values], Iterator[Setting]], ...] = (
     *(
         _start,
         _image_size,
         _feature_maps,
         _teacher_size,
-        _early_views,
         _batch,
         _optimizer,
         _learning_rate,

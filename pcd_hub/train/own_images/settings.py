@@ -1,7 +1,6 @@
 """Settings of a run: derived from its situation, or those with which it was started."""
 
 import logging
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from pcd_hub.data.workers import num_cores
 from pcd_hub.errors import ConfigError
 from pcd_hub.models.teacher_sources.module import only_size
 from pcd_hub.models.teachers import Teacher
+from pcd_hub.report.run_report import Setting
 from pcd_hub.train.configs.distill import DERIVED, DistillConfig
 from pcd_hub.train.configs.fields import options
 from pcd_hub.train.configs.files import with_fields
@@ -22,12 +22,11 @@ from pcd_hub.train.launch import on_main_process
 from pcd_hub.train.own_images.architectures import (
     common_step,
     has_finer_map,
-    has_one_size,
     most_bytes_per_pixel,
     teacher_has_head,
     teacher_patch,
 )
-from pcd_hub.train.own_images.decisions import read_decisions
+from pcd_hub.train.own_images.records import read_decisions
 from pcd_hub.train.own_images.rule import (
     FOLLOW_FROM_LENGTH,
     MIN_STEPS,
@@ -35,7 +34,7 @@ from pcd_hub.train.own_images.rule import (
     least_hours,
     steps_in_hours,
 )
-from pcd_hub.train.own_images.situation import LENGTH, Decision, Situation
+from pcd_hub.train.own_images.situation import LENGTH, Situation
 from pcd_hub.train.own_images.started import (
     MAX_STEPS,
     started_settings,
@@ -63,7 +62,7 @@ class Settings:
 
     config: DistillConfig
     situation: Situation
-    decisions: tuple[Decision, ...] = ()
+    decisions: tuple[Setting, ...] = ()
     derives: bool = False
     """Whether all settings are derived, not only the length."""
     needs_measurement: bool = False
@@ -126,7 +125,7 @@ def _find_settings(
     given: frozenset[str],
 ) -> Settings:
     config = resolve_start(config)
-    decisions: tuple[Decision, ...] = ()
+    decisions: tuple[Setting, ...] = ()
     done = 0
     if folder is not None:
         done = steps_done(folder)
@@ -200,26 +199,6 @@ def as_started(
     return with_fields(config, {**kept, "derive": False, "run.hours": None})
 
 
-def settings_in_hours(
-    settings: Settings, seconds_per_step: float, *, started: float, accelerator: Accelerator
-) -> Settings:
-    """Set the length by the measured duration of a step; call it on every process.
-
-    Args:
-        settings: Settings that need the measurement.
-        seconds_per_step: Duration of a step.
-        started: Time of the run's start, by ``time.monotonic``.
-        accelerator: The run's Accelerator, whose main process decides.
-
-    Raises:
-        ConfigError: If the hours are too short for a few steps.
-    """
-    used = time.monotonic() - started
-    return on_main_process(
-        accelerator, lambda: set_length(settings, seconds_per_step, seconds_used=used)
-    )
-
-
 def set_length(settings: Settings, seconds_per_step: float, *, seconds_used: float) -> Settings:
     """Set the number of steps, and what depends on it, by the measured duration of a step.
 
@@ -287,7 +266,6 @@ def find_situation(
         cores=num_cores(),
         precision="fp32" if precision == "no" else precision,
         student_patch=common_step(config, kind=device.type, short_side=short_side, given=given),
-        student_has_one_size=config.derive and any(map(has_one_size, config.student.architectures)),
         student_has_finer_map=config.derive
         and all(map(has_finer_map, config.student.architectures)),
         memory=_memory(device),

@@ -35,8 +35,6 @@ class Situation:
     """Precision of the Accelerator: fp32, bf16 or fp16."""
     student_patch: int = SIZE_STEP
     """The student's image size is a multiple of it."""
-    student_has_one_size: bool = False
-    """The student takes images of one size only, as most ViTs."""
     student_has_finer_map: bool = False
     """The map before the student's last one is finer than that."""
     bytes_per_pixel: float | None = None
@@ -76,17 +74,6 @@ class Situation:
     def has_length(self) -> bool:
         """Whether the user sets the number of steps or epochs."""
         return any(self.given.get(option) is not None for option in LENGTH)
-
-
-@dataclass(frozen=True)
-class Decision:
-    """A derived value."""
-
-    option: str
-    """Field of the configuration, such as ``optim.global_batch_size``."""
-    value: Any
-    reason: str
-    """Reason that a person understands: "a quarter of 300 images"."""
 
 
 Values = Mapping[str, Any]

@@ -1,8 +1,6 @@
 """Survey the images of a run before its settings are derived, and keep the result."""
 
-import json
 import logging
-from pathlib import Path
 
 from accelerate import Accelerator
 
@@ -10,15 +8,13 @@ from pcd_hub.data.sources.open import ImageSource, ImageStream
 from pcd_hub.data.survey.result import Survey
 from pcd_hub.data.survey.survey import survey
 from pcd_hub.evaluate.progress import progress
-from pcd_hub.files.write import atomic_write
 from pcd_hub.image_size import height_width
-from pcd_hub.train.batches import check_batch_size
+from pcd_hub.train.batches import check_batch_size, count_images
 from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.launch import on_main_process
 
 log = logging.getLogger("pcd_hub")
 
-FILE = "survey.json"
 _LONGEST, _SHORTEST, _SHARE = 60.0, 5.0, 0.02
 """Seconds of a survey: most, fewest, and as a share of the run's hours between them."""
 
@@ -51,7 +47,7 @@ def survey_images(
     if not needs_survey(config):
         return None
     if "optim.global_batch_size" in given:
-        check_batch_size(source, config.optim.global_batch_size)
+        check_batch_size(count_images(source), config.optim.global_batch_size)
     seconds = _LONGEST
     if config.run.hours is not None:
         seconds = min(_LONGEST, max(_SHORTEST, _SHARE * 3600 * config.run.hours))
@@ -63,20 +59,3 @@ def survey_images(
         for caution in found.cautions(view_side=view_side):
             log.warning("%s", caution)
     return found
-
-
-def write_survey(folder: Path, found: Survey) -> None:
-    """Write the survey to a run's folder.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
-    atomic_write(folder / FILE, json.dumps(found.as_json(), indent=2) + "\n")
-
-
-def read_survey(folder: Path) -> Survey | None:
-    """Read the survey of a run; None if it made none or the file is damaged."""
-    try:
-        return Survey.from_json(json.loads((folder / FILE).read_text()))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return None

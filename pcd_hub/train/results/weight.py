@@ -22,7 +22,7 @@ from pcd_hub.report.scene_probe import probe_backbones
 from pcd_hub.train.batches import describe_data, only_scenes
 from pcd_hub.train.configs.distill import DISTILL, DistillConfig
 from pcd_hub.train.distillation.state import Distillation
-from pcd_hub.train.held_out.result import describe_held_out, held_out_measurements, warn_if_worse
+from pcd_hub.train.held_out.result import held_out_measurements, warn_if_worse
 from pcd_hub.train.probe_data.result import probe_measurement
 from pcd_hub.train.results.compared import SUBJECT, compared_models
 from pcd_hub.train.results.pictures import draw_feature_maps, draw_own_images
@@ -228,7 +228,7 @@ def build_record(d: Distillation, weight_name: str, metrics: dict[str, Any]) -> 
         },
         untrained=d.untrained,
         verdicts=tuple(d.early_verdict.history) if d.early_verdict else (),
-        held_out={} if d.held_out is None else describe_held_out(d.held_out),
+        held_out={} if d.held_out is None else d.held_out.describe(),
         metrics=metrics,
         **d.folder.provenance(),
     )

@@ -10,23 +10,15 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from pcd_hub.data.batch_plan import BatchPlan, StepSampler
 from pcd_hub.data.labelled.segmentation_set import IGNORE, Mask, SegmentationSet
 from pcd_hub.data.reading import read_batches
 from pcd_hub.train.configs.segmentation import FinetuneDataConfig
 
-
-@dataclass(kw_only=True)
-class Crops:
-    """The crops of one process in one step."""
-
-    images: UInt8[Tensor, "b 3 height width"]
-    masks: UInt8[Tensor, "b height width"]
-
-    def pin_memory(self) -> "Crops":
-        """Return a page-locked copy; called by the DataLoader."""
-        return Crops(images=self.images.pin_memory(), masks=self.masks.pin_memory())
+Crop = tuple[UInt8[Tensor, "3 height width"], UInt8[Tensor, "height width"]]
+"""A crop and its mask."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +67,8 @@ class RandomCrop:
             mirrored=bool(rng.random() < 0.5),
         )
 
-    def cut(self, image: Image.Image, mask: Mask, region: Region) -> Crops:
-        """Cut out a region, resize and pad it; return a batch of one."""
+    def cut(self, image: Image.Image, mask: Mask, region: Region) -> Crop:
+        """Cut out a region, resize and pad it."""
         pixels = np.empty((self._height, self._width, 3), np.uint8)
         pixels[:] = self._colour
         labels = np.full((self._height, self._width), IGNORE, np.uint8)
@@ -90,10 +82,7 @@ class RandomCrop:
         labels[:height, :width] = np.asarray(resized_labels)
         if region.mirrored:
             pixels, labels = pixels[:, ::-1], labels[:, ::-1]
-        return Crops(
-            images=torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None],
-            masks=torch.from_numpy(labels.copy())[None],
-        )
+        return torch.from_numpy(pixels.transpose(2, 0, 1).copy()), torch.from_numpy(labels.copy())
 
 
 def crop_batches(
@@ -103,8 +92,8 @@ def crop_batches(
     *,
     num_workers: int,
     pin_memory: bool = False,
-) -> Iterator[Crops]:
-    """Yield this process's share of every global batch, a pure function of seed and step.
+) -> Iterator[list[Tensor]]:
+    """Yield crops and masks: this process's share of every global batch, by seed and step.
 
     Raises:
         DataError: If an image or its mask cannot be read, or their sizes differ.
@@ -114,24 +103,17 @@ def crop_batches(
         StepSampler(len(images), plan),
         num_workers=num_workers,
         batch_bytes=plan.batch_size * crop.num_bytes,
-        collate=_collate,
+        collate=default_collate,
         pin_memory=pin_memory,
     )
 
 
-def _cut(images: SegmentationSet, crop: RandomCrop, seed: int, key: tuple[int, int]) -> Crops:
+def _cut(images: SegmentationSet, crop: RandomCrop, seed: int, key: tuple[int, int]) -> Crop:
     """Cut the crop of an (epoch, index) pair."""
     epoch, index = key
     image, mask = images.pair(index)
     rng = np.random.default_rng((seed, epoch, index))
     return crop.cut(image, mask, crop.draw(image.size, rng))
-
-
-def _collate(crops: list[Crops]) -> Crops:
-    return Crops(
-        images=torch.cat([each.images for each in crops]),
-        masks=torch.cat([each.masks for each in crops]),
-    )
 
 
 def whole_images(

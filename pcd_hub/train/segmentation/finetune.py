@@ -28,9 +28,8 @@ from pcd_hub.evaluate.progress import progress
 from pcd_hub.evaluate.results import finite_scores
 from pcd_hub.method.metrics import class_iou, confusion_matrix, mean_iou, pixel_accuracy
 from pcd_hub.report.overlays import save_sample_overlays
-from pcd_hub.train.batches import num_workers, plan_batches, shard
+from pcd_hub.train.batches import plan_batches, resolve_run, shard
 from pcd_hub.train.configs.command_line import parse, run_main
-from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.configs.segmentation import (
     FINETUNE_SEG,
     PROTOCOL_VERSION,
@@ -54,7 +53,7 @@ from pcd_hub.train.run import TrainingRun
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.run_folder.preflight import check_places, finishing
 from pcd_hub.train.run_folder.resume import labelled_inputs
-from pcd_hub.train.segmentation.batches import Crops, RandomCrop, crop_batches, whole_images
+from pcd_hub.train.segmentation.batches import RandomCrop, crop_batches, whole_images
 from pcd_hub.train.segmentation.fcn import FCN, open_backbone, pixel_cross_entropy
 from pcd_hub.weights.record import named_share
 
@@ -83,7 +82,7 @@ class Finetuning:
             "pin_memory": self.accelerator.device.type == "cuda",
         }
 
-    def open_batches(self, plan: BatchPlan, _: object = None) -> Iterator[Crops]:
+    def open_batches(self, plan: BatchPlan, _: object = None) -> Iterator[list[Tensor]]:
         """Open this process's crops, from ``plan.start_step`` on."""
         return crop_batches(self.train_set, self.crop, plan, **self.loading)
 
@@ -117,7 +116,6 @@ def train(finetuning: Finetuning) -> None:
     run = TrainingRun(
         accelerator=accelerator,
         folder=finetuning.folder,
-        settings=config.run,
         plan=finetuning.plan,
         open_batches=finetuning.open_batches,
         network=model,
@@ -129,8 +127,7 @@ def train(finetuning: Finetuning) -> None:
     torch.manual_seed(config.run.seed + accelerator.process_index)  # for dropout
     wrapped.train()
     for _, (crops,) in run.steps():
-        images = crops.images.to(accelerator.device, non_blocking=True)
-        masks = crops.masks.to(accelerator.device, non_blocking=True)
+        images, masks = (each.to(accelerator.device, non_blocking=True) for each in crops)
         with accelerator.autocast():
             loss = pixel_cross_entropy(wrapped(images), masks)
         accelerator.backward(loss)
@@ -158,10 +155,8 @@ def prepare(accelerator: Accelerator, config: FinetuneSegConfig, config_name: st
         seed=config.run.seed,
         num_images=len(train_set),
         images=f"{train_set.name} has {len(train_set)} images",
-        option="--optim.global-batch-size",
     )
-    workers = num_workers(data.num_workers, accelerator.device)
-    config = resolve_run(config, total_steps=schedule.steps, num_workers=workers)
+    config = resolve_run(config, plan, accelerator.device)
     backbone = open_backbone(
         config.model, output_stride=config.fcn.output_stride, seed=config.run.seed
     )

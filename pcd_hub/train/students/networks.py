@@ -18,7 +18,7 @@ from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.distillation.building import build
 from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.train.students.configs import each_student
-from pcd_hub.train.students.shared import SharedImages, SharedMaps, SharedStep
+from pcd_hub.train.students.shared import Computed, SharedStep
 from pcd_hub.weights.input_bands import InputBands
 
 log = logging.getLogger("pcd_hub")
@@ -93,18 +93,18 @@ def each_size(teachers: Sequence[Teacher]) -> Iterator[list[Teacher]]:
         yield [cast("Teacher", teacher.other_sizes[size]) for teacher in teachers]
 
 
-def share_networks(teachers: Sequence[Teacher], images: SharedImages) -> list[SharedMaps]:
+def share_networks(teachers: Sequence[Teacher], images: Computed[Batch]) -> list[Computed[Tensor]]:
     """Let equal teachers use one network; return the feature maps of each network.
 
     Args:
         teachers: The teacher of every student.
         images: The images of the step.
     """
-    networks: list[tuple[Teacher, SharedMaps]] = []
+    networks: list[tuple[Teacher, Computed[Tensor]]] = []
     for teacher in teachers:
         same = next((found for found in networks if is_same(found[0], teacher)), None)
         if same is None:
-            same = teacher, SharedMaps(images)
+            same = teacher, Computed(images)
             networks.append(same)
         teacher.use_network_of(same[0], same[1].of)
     return [maps for _, maps in networks]
@@ -131,7 +131,12 @@ class SharedNormalise(Normalise):
     """
 
     def __init__(
-        self, images: SharedImages, bands: InputBands, device: torch.device, *, channels_last: bool
+        self,
+        images: Computed[Batch],
+        bands: InputBands,
+        device: torch.device,
+        *,
+        channels_last: bool,
     ) -> None:
         super().__init__(bands, device, channels_last=channels_last)
         self._shared = images

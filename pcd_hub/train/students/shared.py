@@ -1,7 +1,7 @@
 """Computed once for all students of a run: batches, images, feature maps, stop signals."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 from torch import Tensor
 
@@ -10,6 +10,7 @@ from pcd_hub.data.loader import Batch
 from pcd_hub.data.resident.images import ResidentImages
 from pcd_hub.train.signals import StopRequest
 
+KeyT = TypeVar("KeyT")
 OpenBatches = Callable[[BatchPlan, dict[int, Any]], Iterator[Batch]]
 
 
@@ -20,8 +21,8 @@ class SharedStep:
         self.resident: ResidentImages | None = None
         """The images in the device's memory; None if they are read from their files."""
         self.batches = SharedBatches()
-        self.images = SharedImages()
-        self.maps: list[SharedMaps] = []
+        self.images: Computed[Batch] = Computed()
+        self.maps: list[Computed[Tensor]] = []
         """Feature maps of each teacher network."""
         self.stop = SharedStop()
 
@@ -73,53 +74,30 @@ class SharedBatches:
         self._read.clear()
 
 
-class SharedImages:
-    """The images of a step's batches on the device."""
-
-    def __init__(self) -> None:
-        self._of_batches: list[tuple[Batch, Tensor]] = []
-
-    def of(self, batch: Batch, compute: Callable[[Batch], Tensor]) -> Tensor:
-        """Return the images of a batch, which the first student computes."""
-        for known, images in self._of_batches:
-            if known is batch:
-                return images
-        self._of_batches.append((batch, compute(batch)))
-        return self._of_batches[-1][1]
-
-    def has(self, images: Tensor) -> bool:
-        """Return whether these are the images of a batch of this step."""
-        return any(images is known for _, known in self._of_batches)
-
-    def clear(self) -> None:
-        """Forget the images."""
-        self._of_batches.clear()
-
-
-class SharedMaps:
-    """The feature maps of a step's images by one teacher network, before they are resampled.
+class Computed(Generic[KeyT]):
+    """Tensors of the step by what the first student computed them from.
 
     Args:
-        images: The images of the step; the maps of others are not kept.
+        images: For feature maps: the images of the step; maps of others are not kept.
     """
 
-    def __init__(self, images: SharedImages) -> None:
+    def __init__(self, images: "Computed[Batch] | None" = None) -> None:
         self._images = images
-        self._of_images: list[tuple[Tensor, Tensor]] = []
+        self._known: list[tuple[KeyT, Tensor]] = []
 
-    def of(self, images: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return the feature map of images, which the first student's teacher computes."""
-        if not self._images.has(images):
-            return compute(images)
-        for known, feature_map in self._of_images:
-            if known is images:
-                return feature_map
-        self._of_images.append((images, compute(images)))
-        return self._of_images[-1][1]
+    def of(self, key: KeyT, compute: Callable[[KeyT], Tensor]) -> Tensor:
+        """Return the images of a batch, or the feature map of images."""
+        if self._images is not None and not any(key is kept for _, kept in self._images._known):
+            return compute(key)
+        for known, computed in self._known:
+            if known is key:
+                return computed
+        self._known.append((key, compute(key)))
+        return self._known[-1][1]
 
     def clear(self) -> None:
-        """Forget the feature maps."""
-        self._of_images.clear()
+        """Forget the tensors."""
+        self._known.clear()
 
 
 class SharedStop:

@@ -3,18 +3,13 @@
 import contextlib
 import io
 import logging
-import os
 import shutil
 from collections import Counter
 from typing import Any
 
-from pcd_hub.errors import ConfigError, first_line
 from pcd_hub.train.configs.command_line import run_main
-from pcd_hub.train.lab.jobs import Job, check_options, read_state, run_job
-from pcd_hub.train.lab.main import locked
+from pcd_hub.train.lab.jobs import Job, alone_in, check_options, read_state, run_job
 from pcd_hub.train.launch import quiet_logs
-from pcd_hub.train.run_folder.preflight import check_run_folder
-from pcd_hub.train.signals import StoppedRun
 from pcd_hub.train.worth.configs.options import parse_worth
 from pcd_hub.train.worth.distilled import check_not_distilled_on
 from pcd_hub.train.worth.plan import Comparison, open_comparison, write_plan
@@ -28,23 +23,9 @@ def main(arguments: list[str]) -> dict[str, Any]:
     """Run the fine-tunings that are missing, print the table and the verdict; return them."""
     options, passed_on = parse_worth(arguments)
     quiet_logs()
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise ConfigError(
-            f"WORLD_SIZE {os.environ['WORLD_SIZE']}: the comparison runs in one process; start it "
-            "without a launcher"
-        )
     comparison = open_comparison(options, passed_on)
-    folder = comparison.folder
-    check_run_folder(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
-            return run_all(comparison)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write to {folder} ({error.strerror or first_line(error)}); free some space, "
-            "then start the same command again"
-        ) from error
+    with alone_in(comparison.folder):
+        return run_all(comparison)
 
 
 def run_all(comparison: Comparison) -> dict[str, Any]:
@@ -76,12 +57,8 @@ def run_all(comparison: Comparison) -> dict[str, Any]:
 
 
 def _run(job: Job, *, retry_failed: bool) -> None:
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # a table of this run alone
-            state = run_job(job, retry_failed=retry_failed)
-    except StoppedRun as stopped:
-        stopped.args = (stopped.message("the same command"),)
-        raise
+    with contextlib.redirect_stdout(io.StringIO()):  # a table of this run alone
+        state = run_job(job, retry_failed=retry_failed)
     if state == "done":  # the scores are saved; it is never resumed
         shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
 

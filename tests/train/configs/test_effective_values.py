@@ -7,16 +7,17 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.errors import CheckpointError
 from pcd_hub.method.heads import STUDENT_HEADS
 from pcd_hub.train import distill
+from pcd_hub.train.batches import resolve_run
 from pcd_hub.train.configs.contrast import ContrastConfig
 from pcd_hub.train.configs.detection import DetectConfig
 from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.configs.files import recorded
 from pcd_hub.train.configs.linear_classification import LinearClsConfig
 from pcd_hub.train.configs.method import PixelMethodConfig, resolve_method
-from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.configs.segmentation import FinetuneSegConfig
 from pcd_hub.train.run_folder.resume import changed_settings
 
@@ -131,8 +132,9 @@ def test_every_head_has_one_hidden_width(head):
     ids=lambda config: type(config).__name__,
 )
 def test_steps_and_loader_processes_are_recorded(config):
-    resolved = recorded(resolve_run(config, total_steps=7, num_workers=3))
-    assert (resolved["run"]["max_steps"], resolved["data"]["num_workers"]) == (7, 3)
+    plan = BatchPlan(global_batch_size=4, total_steps=7, seed=0)
+    resolved = recorded(resolve_run(config, plan, torch.device("cpu")))
+    assert (resolved["run"]["max_steps"], resolved["data"]["num_workers"]) == (7, 1)
 
 
 def changed(old: dict[str, Any], new: dict[str, Any], requested: dict[str, Any]) -> list[Any]:

@@ -3,6 +3,7 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools import mask as mask_codes
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.errors import DataError
@@ -174,8 +175,8 @@ def test_images_to_score_are_read_in_order(root, num_workers):
 def test_every_tensor_of_an_example_is_pinned(root, monkeypatch):
     found = read_drawn(root)
     example = read_example(found.images[0], Labels(found.categories), masks=True)
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self + 1)
-    pinned = example.pin_memory()
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self, *_: self + 1)
+    pinned = pin_memory(example)
     assert torch.equal(pinned.image, example.image + 1)
     assert set(pinned.target) == {"boxes", "labels", "masks"}
     for name, value in pinned.target.items():

@@ -80,13 +80,13 @@ def test_the_mode_of_every_module_is_restored(measured, tmp_path, monkeypatch):
     score = Scorer.score
 
     def spy(self, step):
-        frozen = next(m for m in self._distiller.modules() if isinstance(m, torch.nn.BatchNorm2d))
+        frozen = next(m for m in self.distiller.modules() if isinstance(m, torch.nn.BatchNorm2d))
         frozen.eval()
-        before = [m.training for m in self._distiller.modules()]
+        before = [m.training for m in self.distiller.modules()]
         try:
             return score(self, step)
         finally:
-            modes.append((before, [m.training for m in self._distiller.modules()]))
+            modes.append((before, [m.training for m in self.distiller.modules()]))
 
     monkeypatch.setattr(Scorer, "score", spy)
     run([*measured, "--run.max-steps=2"], tmp_path / "run")
@@ -231,7 +231,7 @@ def test_damaged_best_weights_are_not_exported(measured, tmp_path, monkeypatch, 
     choose = HeldOut.choose
 
     def damaged(self):
-        (self._folder.checkpoints / "best.pt").write_bytes(b"cut off")
+        (self.folder.checkpoints / "best.pt").write_bytes(b"cut off")
         return choose(self)
 
     monkeypatch.setattr(HeldOut, "choose", damaged)

@@ -222,7 +222,7 @@ def test_mistakes_are_found_before_the_first_step(run, started, tiny_list, tmp_p
     with pytest.raises(ConfigError, match="elsewhere has no results; expected the --output-dir"):
         run("--table", f"--output-dir={tmp_path / 'elsewhere'}")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="WORLD_SIZE 2: the lab runs in one process"):
+    with pytest.raises(ConfigError, match="WORLD_SIZE 2: expected one process"):
         run()
     assert not started
 

@@ -12,7 +12,7 @@ import torch
 from pcd_hub.data.views import EarlyViews
 from pcd_hub.errors import CheckpointError, ConfigError, PCDHubError
 from pcd_hub.train import distill
-from pcd_hub.train.own_images import rule, timing
+from pcd_hub.train.own_images import timing
 from tests.train.conftest import run, trace
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -125,9 +125,7 @@ def test_a_resumption_that_is_refused_keeps_the_reasons_of_the_start(derived):
     assert (derived / "decisions.json").read_text() == before
 
 
-def test_small_views_are_derived_measured_and_kept_by_a_resumed_run(
-    own_images, tmp_path, monkeypatch
-):
+def test_small_views_are_measured_and_kept_by_a_resumed_run(own_images, tmp_path, monkeypatch):
     sizes = []
     open_batches = distill.open_batches
 
@@ -136,9 +134,8 @@ def test_small_views_are_derived_measured_and_kept_by_a_resumed_run(
         return open_batches(source, data, *args, **options)
 
     monkeypatch.setattr(distill, "open_batches", opened)
-    monkeypatch.setattr(rule, "EARLY_SHARE", {"cpu": 0.5})
-    monkeypatch.setattr(rule, "MIN_EARLY_SIZE", 32)
-    folder = run(own_images, tmp_path / "run", *SMALL)
+    early_views = ("--data.early-image-size=32", "--data.early-share=0.5")
+    folder = run(own_images, tmp_path / "run", *SMALL, *early_views)
     early = EarlyViews(image_size=32, steps=6)
     assert sizes == [(64, None), (32, None), (64, early)], "two measurements, then the run"
     whole, settings = trace(folder), config_of(folder)
@@ -146,8 +143,7 @@ def test_small_views_are_derived_measured_and_kept_by_a_resumed_run(
     assert settings["run"]["max_steps"] == 11
     for file in (folder / "checkpoints").glob("step_00000011.pt*"):
         file.unlink()
-    monkeypatch.setattr(rule, "EARLY_SHARE", {"cpu": 0.0})
-    run(own_images, folder, *SMALL, "--run.resume")
+    run(own_images, folder, *SMALL, *early_views, "--run.resume")
     assert trace(folder) == whole
     assert sizes[3:] == [(64, early)]
 

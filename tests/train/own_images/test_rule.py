@@ -8,7 +8,6 @@ import pytest
 from pcd_hub.train.configs.distill import DERIVED, DistillConfig
 from pcd_hub.train.configs.fields import check, options
 from pcd_hub.train.configs.files import with_fields
-from pcd_hub.train.own_images import rule
 from pcd_hub.train.own_images.rule import MIN_STEPS, derive, least_hours, steps_in_hours
 from pcd_hub.train.own_images.situation import Situation
 
@@ -81,13 +80,6 @@ def test_values_follow_images_and_device(machine, num_images, batch, lr_per_256,
     check(config)
 
 
-@pytest.fixture
-def early(monkeypatch):
-    """Set shares of steps with smaller views."""
-    monkeypatch.setattr(rule, "EARLY_SHARE", {"cpu": 0.5, "gpu": 0.25})
-
-
-@pytest.mark.usefixtures("early")
 def test_only_stated_options_are_derived():
     known = {option.key for option in options(DistillConfig())}
     assert known >= DERIVED
@@ -100,36 +92,12 @@ def test_only_stated_options_are_derived():
 
 
 @pytest.mark.parametrize("option", sorted(DERIVED))
-@pytest.mark.usefixtures("early")
 def test_a_given_value_is_not_derived(option):
     machine = CPU if option == "method.feature_maps" else GPU
     starts = {"has_shipped_start": True, "student_has_finer_map": True}
     s = Situation(num_images=300, short_side=480, **starts, **machine)
     found = values(replace(s, given={option: values(s)[option]}))
     assert option not in found
-
-
-def early_values(machine: dict[str, Any] = CPU, **changes: Any) -> tuple[Any, ...]:
-    found = values(Situation(**{"num_images": 3000, "short_side": 480} | machine | changes))
-    return found.get("data.early_image_size"), found.get("data.early_share")
-
-
-@pytest.mark.usefixtures("early")
-def test_the_first_steps_have_views_of_two_thirds_of_the_size():
-    assert early_values() == (64, 0.5)
-    assert early_values(GPU) == (160, 0.25)
-    assert early_values(given={"data.image_size": (128, 192)}) == ((96, 128), 0.5)
-    assert early_values(given={"data.early_share": 0.2}) == (64, None), "the share is given"
-    assert early_values(given={"data.early_image_size": 80}) == (None, 0.5), "the size is given"
-    assert early_values(given={"data.early_share": 0.0}) == (None, None)
-    assert early_values(short_side=64) == (None, None), "32 px are too few"
-    assert early_values(student_has_one_size=True) == (None, None)
-
-
-def test_smaller_views_are_off_where_their_share_is_0(monkeypatch):
-    monkeypatch.setattr(rule, "EARLY_SHARE", {"cpu": 0.0, "gpu": 0.0})
-    assert early_values() == early_values(GPU) == (None, None)
-    assert early_values(given={"data.early_share": 0.5}) == (64, None)
 
 
 def test_given_values_enter_the_others():

@@ -6,10 +6,11 @@ import json
 import pytest
 from accelerate import Accelerator
 
+from pcd_hub.report.run_report import Setting
 from pcd_hub.train.configs.distill import DISTILL, DistillConfig
 from pcd_hub.train.configs.files import with_fields
 from pcd_hub.train.own_images.architectures import bytes_per_pixel, patch_size
-from pcd_hub.train.own_images.decisions import decision_table, read_decisions, write_decisions
+from pcd_hub.train.own_images.records import DECISIONS, decision_table, read_decisions
 from pcd_hub.train.own_images.settings import (
     Settings,
     as_started,
@@ -17,7 +18,7 @@ from pcd_hub.train.own_images.settings import (
     find_situation,
     set_length,
 )
-from pcd_hub.train.own_images.situation import Decision, Situation
+from pcd_hub.train.own_images.situation import Situation
 from pcd_hub.train.own_images.started import length, started_settings, steps_done
 from pcd_hub.weights import shipped
 
@@ -176,15 +177,16 @@ def test_a_run_folder_tells_its_settings_and_steps(tmp_path):
 
 def test_decisions_are_a_table_and_a_file(tmp_path):
     decisions = (
-        Decision("optim.lr_per_256", 0.016, "a peak of 0.002 at batch 32"),
-        Decision("data.image_size", (64, 96), "the images are 70 px small (median)"),
+        Setting("optim.lr_per_256", 0.016, "a peak of 0.002 at batch 32"),
+        Setting("data.image_size", (64, 96), "the images are 70 px small (median)"),
     )
     assert decision_table(decisions).splitlines() == [
         "  --optim.lr-per-256  0.016  a peak of 0.002 at batch 32",
         "  --data.image-size   64 96  the images are 70 px small (median)",
     ]
-    write_decisions(tmp_path, decisions)
-    assert [one.option for one in read_decisions(tmp_path)] == [one.option for one in decisions]
+    written = [dataclasses.asdict(decision) for decision in decisions]
+    (tmp_path / DECISIONS).write_text(json.dumps(written))
+    assert read_decisions(tmp_path) == decisions
     assert read_decisions(tmp_path / "none") == ()
-    (tmp_path / "decisions.json").write_text('[{"a": 1}]')
+    (tmp_path / DECISIONS).write_text('[{"a": 1}]')
     assert read_decisions(tmp_path) == ()

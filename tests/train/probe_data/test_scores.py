@@ -140,9 +140,9 @@ def test_a_module_is_told_that_training_goes_on():
 
 def test_at_most_so_many_images_are_spread_evenly(probed, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(ProbeScores, "measure_start", lambda self, _: seen.append(self.probe))
+    monkeypatch.setattr(ProbeScores, "measure", lambda self, _: seen.append(self.probe))
     run([*probed, "--probe-data.num-images=3", "--run.max-steps=1"], tmp_path / "run")
-    (probe,) = seen
+    probe = seen[0]
     assert (len(probe.train), len(probe.test)) == (3, 3)
     whole_set = draw_segmentation(tmp_path / "again")
     names = sorted(path.name for path in (whole_set / "images" / "train").iterdir())

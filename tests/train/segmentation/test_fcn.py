@@ -123,12 +123,12 @@ def test_image_and_mask_stay_together():
     crop = RandomCrop(FinetuneDataConfig(crop_size=(40, 56)), mean=MEAN)
     rng = np.random.default_rng(0)
     for _ in range(20):
-        crops = crop.cut(image, mask, crop.draw(image.size, rng))
-        assert crops.images.shape == (1, 3, 40, 56)
-        known = crops.masks[0] != 255
-        assert set(crops.masks[0][known].tolist()) <= {0, 2}
-        bright = crops.images[0, 2][known] > 100
-        agree = (bright == crops.masks[0][known].bool()).float().mean()
+        pixels, labels = crop.cut(image, mask, crop.draw(image.size, rng))
+        assert pixels.shape == (3, 40, 56)
+        known = labels != 255
+        assert set(labels[known].tolist()) <= {0, 2}
+        bright = pixels[2][known] > 100
+        agree = (bright == labels[known].bool()).float().mean()
         assert agree > 0.9, "all but pixels on the borders between squares"
 
 
@@ -136,15 +136,16 @@ def test_a_crop_at_scale_1_is_a_part_of_the_image_and_the_rest_is_mean_without_l
     image, mask = coded(64, 48)
     crop = RandomCrop(FinetuneDataConfig(crop_size=(60, 32), scales=(1.0, 1.0)), mean=MEAN)
     region = Region(box=(7, 0, 39, 48), size=(32, 48), mirrored=False)
-    crops = crop.cut(image, mask, region)
+    pixels, labels = crop.cut(image, mask, region)
     part = torch.from_numpy(np.array(image)[:, 7:39]).permute(2, 0, 1)
-    assert torch.equal(crops.images[0, :, :48], part)
-    assert torch.equal(crops.masks[0, :48], torch.from_numpy(mask[:, 7:39].copy()))
-    assert crops.images[0, :, 48:].flatten(1).unique(dim=1).flatten().tolist() == [128, 64, 0]
-    assert (crops.masks[0, 48:] == 255).all()
-    turned = crop.cut(image, mask, Region(box=region.box, size=region.size, mirrored=True))
-    assert torch.equal(turned.images, crops.images.flip(3))
-    assert torch.equal(turned.masks, crops.masks.flip(2))
+    assert torch.equal(pixels[:, :48], part)
+    assert torch.equal(labels[:48], torch.from_numpy(mask[:, 7:39].copy()))
+    assert pixels[:, 48:].flatten(1).unique(dim=1).flatten().tolist() == [128, 64, 0]
+    assert (labels[48:] == 255).all()
+    mirrored = Region(box=region.box, size=region.size, mirrored=True)
+    turned_pixels, turned_labels = crop.cut(image, mask, mirrored)
+    assert torch.equal(turned_pixels, pixels.flip(2))
+    assert torch.equal(turned_labels, labels.flip(1))
 
 
 def test_regions_are_drawn_from_the_whole_image_at_every_scale():
@@ -189,7 +190,9 @@ def test_batches_are_a_pure_function_of_seed_and_step():
     def steps(count: int = 9, seed: int = 0, **changed) -> list[torch.Tensor]:
         plan = BatchPlan(global_batch_size=4, seed=seed, total_steps=4, **changed)
         batches = crop_batches(drawn_set(count), crop, plan, num_workers=0)
-        return [torch.cat([b.images, b.masks[:, None].expand(-1, 3, -1, -1)]) for b in batches]
+        return [
+            torch.cat([crops, masks[:, None].expand(-1, 3, -1, -1)]) for crops, masks in batches
+        ]
 
     whole, again, later = steps(), steps(), steps(start_step=2)
     assert len(whole) == 4

@@ -64,7 +64,7 @@ def test_a_student_that_is_ahead_waits_for_the_others(
 
 def test_a_student_on_a_plateau_ends_alone(several, tmp_path, monkeypatch):
     def ends_resnet(self, done):
-        if self._folder.path.name == "test_resnet" and done == 4:
+        if self.folder.path.name == "test_resnet" and done == 4:
             self.end.begin(done)
 
     monkeypatch.setattr(HeldOut, "_check_plateau", ends_resnet)

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from pcd_hub.image_size import height_width
 from pcd_hub.models.teachers import Teacher
-from pcd_hub.train.configs.distill import DistillDataConfig
 from pcd_hub.train.configs.pretraining import DataConfig
 
 CODE_VERSION = 1
@@ -29,13 +28,14 @@ Facts = dict[str, Any]
 
 def cache_facts(
     teacher: Teacher,
-    data: DistillDataConfig,
+    data: DataConfig,
     *,
     images: str,
     num_images: int,
     view_seed: int,
     values: str,
     precision: str,
+    resident_side: int | None = None,
 ) -> Facts:
     """Return everything that a cache depends on.
 
@@ -47,6 +47,7 @@ def cache_facts(
         view_seed: Seed of the views.
         values: Format of the records' values.
         precision: Precision in which the teacher runs.
+        resident_side: Short side of resident images; None if the images are read from their files.
     """
     facts, size = teacher.facts, data.image_size
     bands = None if teacher.bands is None else teacher.bands.tolist()
@@ -77,7 +78,7 @@ def cache_facts(
                 "seed": view_seed,
                 "number": data.view_epochs,
                 "policies": [dataclasses.asdict(policy) for policy in data.view_policies()],
-                "resident_side": data.resident_side if data.resident == "on" else None,
+                "resident_side": resident_side,
             },
         }
     )

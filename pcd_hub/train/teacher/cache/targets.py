@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import Protocol
 
 import numpy as np
@@ -76,46 +77,34 @@ class Repeated:
         return self._maps[key]
 
 
+@dataclass
 class FromCache:
     """Read records; let the teacher compute those that are missing, damaged or of other views.
 
     The values are always those that a record keeps, so that a run does not depend on which records
     existed when it started.
-
-    Args:
-        store: The records.
-        record_format: Their format.
-        view_epochs: Epochs after which the views repeat.
-        name_of: Name of an image by its index, for warnings.
-        whole_batches: Compute the whole batch if a record of it is missing, because a compiled
-            teacher would be compiled again for every other size.
     """
 
-    def __init__(
-        self,
-        store: RecordStore,
-        record_format: RecordFormat,
-        *,
-        view_epochs: int,
-        name_of: Callable[[int], str] = str,
-        whole_batches: bool = False,
-    ) -> None:
-        self._store = store
-        self._format = record_format
-        self._view_epochs = view_epochs
-        self._name_of = name_of
-        self._whole_batches = whole_batches
-        self._writes = True
-        self.num_computed = 0
-        """Images for which the teacher was asked."""
+    store: RecordStore
+    record_format: RecordFormat
+    _: KW_ONLY
+    view_epochs: int
+    name_of: Callable[[int], str] = str
+    """Name of an image by its index, for warnings."""
+    whole_batches: bool = False
+    """Compute the whole batch if a record of it is missing, because a compiled teacher would be
+    compiled again for every other size."""
+    num_computed: int = 0
+    """Images for which the teacher was asked."""
+    _writes: bool = True
 
     def __call__(
         self, teacher: nn.Module, batch: Batch, images: Float[Tensor, "two_b bands h w"]
     ) -> Float[Tensor, "two_b c h w"]:
         """Return the teacher's feature maps; see :class:`Targets`."""
-        slots = record_numbers(batch, self._view_epochs)
-        rows, is_valid, is_damaged = self._store.read(slots)
-        is_changed = is_valid & ~self._format.shows(rows, batch.views)
+        slots = record_numbers(batch, self.view_epochs)
+        rows, is_valid, is_damaged = self.store.read(slots)
+        is_changed = is_valid & ~self.record_format.shows(rows, batch.views)
         self._warn("damaged", batch, is_damaged)
         self._warn("of another view (have the images changed?)", batch, is_changed)
         is_missing = ~is_valid | is_changed
@@ -123,7 +112,7 @@ class FromCache:
             self._compute(teacher, batch, images, rows, is_missing)
             replace = (is_damaged | is_changed)[is_missing]
             self._write(slots[is_missing], rows[is_missing], replace)
-        return self._format.decode(rows, images.device)
+        return self.record_format.decode(rows, images.device)
 
     def _compute(
         self,
@@ -134,12 +123,12 @@ class FromCache:
         is_missing: Bool[np.ndarray, " b"],
     ) -> None:
         """Fill the rows that are missing."""
-        places = np.arange(len(rows)) if self._whole_batches else np.flatnonzero(is_missing)
+        places = np.arange(len(rows)) if self.whole_batches else np.flatnonzero(is_missing)
         chosen = torch.from_numpy(places)
         both = torch.cat([chosen, chosen + len(rows)]).to(images.device)
         everything = len(places) == len(rows)
         maps = teacher(images if everything else images[both])
-        made = self._format.encode(maps, batch.views[chosen])
+        made = self.record_format.encode(maps, batch.views[chosen])
         rows[is_missing] = made[is_missing[places]]
         self.num_computed += len(places)
 
@@ -148,7 +137,7 @@ class FromCache:
         if not self._writes:
             return
         try:
-            self._store.write(slots, rows, replace=replace)
+            self.store.write(slots, rows, replace=replace)
         except OSError as error:  # also if the lock is not free in time
             self._writes = False
             log.warning(
@@ -161,7 +150,7 @@ class FromCache:
         if which.any():
             indices = batch.indices[torch.from_numpy(which)].tolist()
             more = f" and {len(indices) - _MAX_NAMED} more" if len(indices) > _MAX_NAMED else ""
-            names = ", ".join(map(self._name_of, indices[:_MAX_NAMED]))
+            names = ", ".join(map(self.name_of, indices[:_MAX_NAMED]))
             log.warning(
                 "the teacher's cache: the records of %s%s are %s; they are made again",
                 *(printable(names), more, state),

@@ -6,7 +6,6 @@ depend on where a run was interrupted, so that a resumed run computes the same v
 
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -113,37 +112,13 @@ class StoppedFeatures(StoppedRun):
         return f"stopped by {name}; {saved}; continue with {remedy}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class FeatureViews:
-    """The images and views of which features are computed.
-
-    Args:
-        source: The images.
-        views: Transform of each image to the views of a pair.
-        num_workers: Processes that read images; 0 for none.
-    """
-
-    source: ImageSource
-    views: TwoViewTransform
-    num_workers: int
-
-    def batches(self, slots: list[Slots], *, view_epochs: int) -> Iterator["_Views"]:
-        """Yield the views of each batch of records."""
-        height, width = height_width(self.views.image_size)
-        return read_batches(
-            partial(_read_pair, self.source, self.views, view_epochs),
-            (batch.tolist() for batch in slots),
-            num_workers=self.num_workers,
-            batch_bytes=2 * 3 * height * width * PAIRS_PER_BATCH,
-            collate=_collate,
-        )
-
-
 def compute_features(
     features: PooledFeatures,
     teacher: Teacher,
-    images: FeatureViews,
+    source: ImageSource,
+    views: TwoViewTransform,
     *,
+    num_workers: int,
     accelerator: Accelerator,
     run_folder: Path,
 ) -> list[str]:
@@ -152,7 +127,9 @@ def compute_features(
     Args:
         features: The records.
         teacher: The teacher, whose feature maps are averaged.
-        images: The images and their views.
+        source: The images.
+        views: Transform of each image to the views of a pair.
+        num_workers: Processes that read images; 0 for none.
         accelerator: The run's Accelerator, for mixed precision.
         run_folder: Folder of the run, for the message after a stop signal.
 
@@ -165,7 +142,14 @@ def compute_features(
         TeacherError: If a feature is not finite in float16.
     """
     missing = features.missing_batches()
-    batches = images.batches(missing, view_epochs=features.view_epochs)
+    height, width = height_width(views.image_size)
+    batches = read_batches(
+        partial(_read_pair, source, views, features.view_epochs),
+        (batch.tolist() for batch in missing),
+        num_workers=num_workers,
+        batch_bytes=2 * 3 * height * width * PAIRS_PER_BATCH,
+        collate=_collate,
+    )
     broken: dict[str, None] = {}
     with StopRequest() as stop:
         for batch in progress(batches, "features", total=len(missing)):

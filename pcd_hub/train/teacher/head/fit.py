@@ -9,28 +9,23 @@ import dataclasses
 import itertools
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from pcd_hub.data.batch_plan import BatchPlan, StepSampler
-from pcd_hub.data.sources.protocols import ImageSource
 from pcd_hub.data.survey.result import MAX_BROKEN_SHARE
 from pcd_hub.data.views import TwoViewTransform
 from pcd_hub.errors import DataError
 from pcd_hub.files.strict_json import printable
-from pcd_hub.image_size import simplest
 from pcd_hub.method.encoder import projector
 from pcd_hub.method.simclr import ProjectedVectors
-from pcd_hub.train.batches import num_workers, plan_batches, view_seed
+from pcd_hub.train.batches import plan_batches, resolve_run, view_seed
 from pcd_hub.train.configs.command_line import run_main
 from pcd_hub.train.configs.pretraining import SpeedConfig, resolve_augmentation
-from pcd_hub.train.configs.run import resolve_run
 from pcd_hub.train.launch import finish, start_accelerator
 from pcd_hub.train.optimizers import build_optimizer, learning_rate, optimizer_step
 from pcd_hub.train.run import TrainingRun
@@ -38,11 +33,10 @@ from pcd_hub.train.run_folder.checkpoints import Checkpoints
 from pcd_hub.train.run_folder.folder import RunFolder
 from pcd_hub.train.run_folder.preflight import check_places, finishing
 from pcd_hub.train.speed import resolve_speed
-from pcd_hub.train.teacher.cache.key import teacher_output
+from pcd_hub.train.teacher.cache.key import cache_facts, teacher_output
 from pcd_hub.train.teacher.cache.preparing import prepare_folder
 from pcd_hub.train.teacher.head.config import HeadConfig, HeadSpeedConfig, parse_fit_head
 from pcd_hub.train.teacher.head.features import (
-    FeatureViews,
     Images,
     PooledFeatures,
     compute_features,
@@ -51,43 +45,16 @@ from pcd_hub.train.teacher.head.preparing import (
     HeadlessTeacher,
     check_processes,
     check_room,
-    feature_facts,
     features_place,
     load_headless,
     open_images,
     split,
 )
-from pcd_hub.train.teacher.head.saving import HeadResult, measure_retrieval, save_head
+from pcd_hub.train.teacher.head.saving import HeadFitting, save_head
 
 log = logging.getLogger("pcd_hub")
 
 _MAX_NAMED = 10
-
-
-@dataclass(kw_only=True)
-class HeadFitting:
-    """A training of a head that is ready to start."""
-
-    config: HeadConfig
-    config_name: str
-    accelerator: Accelerator
-    folder: RunFolder
-    images: ImageSource
-    plan: BatchPlan
-    teacher: HeadlessTeacher
-    features: PooledFeatures
-    network: ProjectedVectors
-    """Head and loss."""
-    num_broken: int = 0
-    """Images that cannot be read."""
-
-
-@dataclass(kw_only=True)
-class FeaturePairs:
-    """The features of two views of each image of a batch."""
-
-    first: Float[Tensor, "b c"]
-    second: Float[Tensor, "b c"]
 
 
 def main(arguments: list[str]) -> None:
@@ -99,7 +66,7 @@ def main(arguments: list[str]) -> None:
     held_out = train(fitting)
     with finishing(fitting.folder.path):
         finish(accelerator)
-        save_head(result_of(fitting, held_out))
+        save_head(fitting, held_out)
         fitting.folder.end_trackers()
 
 
@@ -112,7 +79,6 @@ def train(f: HeadFitting) -> Images:
     run = TrainingRun(
         accelerator=accelerator,
         folder=f.folder,
-        settings=config.run,
         plan=plan,
         open_batches=lambda plan, _: feature_batches(f.features, training, plan),
         network=f.network,
@@ -139,12 +105,12 @@ def train(f: HeadFitting) -> Images:
 
 
 def training_step(
-    f: HeadFitting, network: nn.Module, optimizer: Any, batch: FeaturePairs
+    f: HeadFitting, network: nn.Module, optimizer: Any, batch: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Update the head by one batch; return the loss and the gradient norm."""
     device = f.accelerator.device
     with f.accelerator.autocast():
-        loss = network(batch.first.to(device), batch.second.to(device))
+        loss = network(*(view.to(device) for view in batch))
     f.accelerator.backward(loss)
     norm = optimizer_step(
         network, optimizer, f.accelerator, clip_grad_norm=f.config.optim.clip_grad_norm
@@ -154,7 +120,7 @@ def training_step(
 
 def feature_batches(
     features: PooledFeatures, images: Images, plan: BatchPlan
-) -> Iterator[FeaturePairs]:
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield two different views of each image of a batch, a function of seed and step.
 
     Args:
@@ -169,7 +135,7 @@ def feature_batches(
         first = generator.integers(features.num_views, size=len(chosen))
         other = generator.integers(1, features.num_views, size=len(chosen))
         second = (first + other) % features.num_views
-        yield FeaturePairs(first=features.of(chosen, first), second=features.of(chosen, second))
+        yield features.of(chosen, first), features.of(chosen, second)
 
 
 def complete_features(f: HeadFitting) -> tuple[Images, Images]:
@@ -178,13 +144,12 @@ def complete_features(f: HeadFitting) -> tuple[Images, Images]:
     Raises:
         DataError: If too many images are broken.
     """
-    views = FeatureViews(
-        source=f.images, views=view_transform(f.config), num_workers=f.config.data.num_workers or 0
-    )
     broken = compute_features(
         f.features,
         f.teacher.teacher,
-        views,
+        f.images,
+        view_transform(f.config),
+        num_workers=f.config.data.num_workers or 0,
         accelerator=f.accelerator,
         run_folder=f.folder.path,
     )
@@ -213,24 +178,6 @@ def view_transform(config: HeadConfig) -> TwoViewTransform:
     )
 
 
-def result_of(f: HeadFitting, held_out: Images) -> HeadResult:
-    """Return what is saved, with the retrieval of the held-out images before and after."""
-    head, device = f.network.head.eval(), f.accelerator.device
-    return HeadResult(
-        folder=f.folder,
-        config=f.config,
-        config_name=f.config_name,
-        teacher=f.teacher,
-        head=head,
-        images=f.images,
-        num_held_out=len(held_out),
-        num_broken=f.num_broken,
-        steps=f.plan.total_steps,
-        before=measure_retrieval(f.features, held_out, nn.Identity(), device),
-        after=measure_retrieval(f.features, held_out, head, device),
-    )
-
-
 def prepare(accelerator: Accelerator, config: HeadConfig, config_name: str) -> HeadFitting:
     """Build everything; invalid settings raise before the output folder is created.
 
@@ -250,7 +197,6 @@ def prepare(accelerator: Accelerator, config: HeadConfig, config_name: str) -> H
         seed=config.run.seed,
         num_images=len(training),
         images=f"--data.source has {len(images)} images, {len(training)} of them to train on",
-        option="--optim.global-batch-size",
     )
     teacher = load_headless(config.teacher, config.data, device=accelerator.device)
     requested, config = config, resolve(config, teacher, accelerator, plan)
@@ -258,11 +204,13 @@ def prepare(accelerator: Accelerator, config: HeadConfig, config_name: str) -> H
     network = build_network(config, teacher)
     everything = nn.ModuleList([teacher.teacher.grid.model, network])
     check_places(accelerator, everything, output_dir=config.run.output_dir, stored_as=None)
-    facts = feature_facts(
+    facts = cache_facts(
         teacher.teacher,
         config.data,
-        images,
-        seed=view_seed(config.data, config.run.seed),
+        images=images.fingerprint(),
+        num_images=len(images),
+        values="pooled float16",
+        view_seed=view_seed(config.data, config.run.seed),
         precision=config.speed.precision,
     )
     check_room(config, facts, network=everything)
@@ -310,10 +258,8 @@ def resolve(
     config: HeadConfig, teacher: HeadlessTeacher, accelerator: Accelerator, plan: BatchPlan
 ) -> HeadConfig:
     """Return the configuration with all defaults resolved; it reproduces the same run."""
-    workers = num_workers(config.data.num_workers, accelerator.device)
-    config = resolve_run(config, total_steps=plan.total_steps, num_workers=workers)
-    image_size = simplest(config.data.image_size)
-    data = resolve_augmentation(dataclasses.replace(config.data, image_size=image_size))
+    config = resolve_run(config, plan, accelerator.device)
+    data = resolve_augmentation(config.data)
     facts = teacher.teacher.facts
     precision = resolve_speed(SpeedConfig(), accelerator, steps=plan.total_steps).precision
     return dataclasses.replace(
@@ -323,7 +269,7 @@ def resolve(
         teacher=dataclasses.replace(
             config.teacher,
             source=facts.source,
-            image_size=teacher.teacher.input_size or image_size,
+            image_size=teacher.teacher.input_size or data.image_size,
             mean=facts.mean,
             std=facts.std,
         ),

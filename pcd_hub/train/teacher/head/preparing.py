@@ -1,11 +1,9 @@
 """Check teacher, images and places of a head's training before anything is computed."""
 
-import dataclasses
 import functools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +16,6 @@ from pcd_hub.data.sources.open import open_sources
 from pcd_hub.data.sources.protocols import ImageSource
 from pcd_hub.errors import ConfigError, DataError, TeacherError
 from pcd_hub.files.writable import check_writable
-from pcd_hub.image_size import height_width
 from pcd_hub.models.grid import pixel_grid
 from pcd_hub.models.teacher_loading import load_teacher
 from pcd_hub.models.teacher_sources.matching import input_size
@@ -38,8 +35,6 @@ MIN_IMAGES = 20
 """Fewest images; a retrieval among fewer than ten says nothing."""
 _MIN_HELD_OUT, _MAX_HELD_OUT = 10, 2000
 _MIN_COSINE = 0.999
-_VERSION = 1
-"""Version of the features; raise it when views or records change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,48 +121,6 @@ def load_headless(
     teacher.fold_batch_norms(size)
     teacher.set_sizes(data.image_size, input_size=size)
     return HeadlessTeacher(teacher=teacher, backbone=backbone)
-
-
-def feature_facts(
-    teacher: Teacher, data: HeadDataConfig, images: ImageSource, *, seed: int, precision: str
-) -> Facts:
-    """Return everything that the pooled features depend on.
-
-    Args:
-        teacher: The teacher.
-        data: The resolved settings of the views.
-        images: The images.
-        seed: Seed of the views.
-        precision: Precision in which the teacher runs.
-    """
-    facts = teacher.facts
-    return {
-        "version": _VERSION,
-        "values": "pooled float16",
-        "teacher": {
-            "architecture": facts.architecture,
-            "sha256": facts.sha256,
-            "mean": list(facts.mean),
-            "std": list(facts.std),
-            "input_size": list(height_width(teacher.input_size or data.image_size)),
-            "channels": teacher.num_channels,
-            "precision": precision,
-        },
-        "images": {"fingerprint": images.fingerprint(), "number": len(images)},
-        "views": {
-            "size": list(height_width(data.image_size)),
-            "seed": seed,
-            "number": data.view_epochs,
-            "policies": [_plain(policy) for policy in data.view_policies()],
-        },
-    }
-
-
-def _plain(policy: Any) -> dict[str, Any]:
-    fields = dataclasses.asdict(policy)
-    return {
-        name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()
-    }
 
 
 def features_place(config: HeadConfig, run_folder: Path) -> Path:

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 
+from pcd_hub.data.batch_plan import BatchPlan
 from pcd_hub.data.sources.protocols import ImageSource
 from pcd_hub.files.write import atomic_write
 from pcd_hub.image_size import format_size
 from pcd_hub.method.metrics import retrieval_top1
+from pcd_hub.method.simclr import ProjectedVectors
 from pcd_hub.models.teacher_folder import save_teacher
 from pcd_hub.models.teacher_loading import load_teacher
 from pcd_hub.train.batches import describe_data
@@ -20,23 +23,22 @@ from pcd_hub.train.teacher.head.features import Images, PooledFeatures
 from pcd_hub.train.teacher.head.preparing import HeadlessTeacher
 
 
-@dataclass(frozen=True, kw_only=True)
-class HeadResult:
-    """A trained head, and what its record says."""
+@dataclass(kw_only=True)
+class HeadFitting:
+    """A training of a head that is ready to start."""
 
-    folder: RunFolder
     config: HeadConfig
     config_name: str
-    teacher: HeadlessTeacher
-    head: nn.Sequential
+    accelerator: Accelerator
+    folder: RunFolder
     images: ImageSource
-    num_held_out: int
-    num_broken: int
-    steps: int
-    before: float
-    """Retrieval top-1 of the held-out images with the teacher's pooled features, in [0, 1]."""
-    after: float
-    """The same with the head's vectors."""
+    plan: BatchPlan
+    teacher: HeadlessTeacher
+    features: PooledFeatures
+    network: ProjectedVectors
+    """Head and loss."""
+    num_broken: int = 0
+    """Images that cannot be read."""
 
 
 def measure_retrieval(
@@ -62,26 +64,32 @@ def measure_retrieval(
     return sum(scores) / len(scores)
 
 
-def save_head(result: HeadResult) -> None:
-    """Save the teacher with its head and record, check that it loads, and print its use.
+def save_head(f: HeadFitting, held_out: Images) -> None:
+    """Measure the head, save the teacher with it, check that it loads, and print its use.
 
     Raises:
         OSError: If it cannot be written.
     """
-    folder = result.folder.path / "teacher"
-    record = build_record(result)
-    head = result.head.cpu()
-    save_teacher(folder, result.teacher.backbone, head, record)
-    atomic_write(result.folder.path / "record.json", json.dumps(record, indent=2) + "\n")
-    config = result.config
-    load_teacher(f"local-dir:{folder}", image_size=config.teacher.image_size)  # checks the head
-    print(
-        f"\nretrieval top-1 of {result.num_held_out} held-out images: {result.before:.1%} with the "
-        f"teacher's pooled features, {result.after:.1%} with the head"
+    folder, head, device = f.folder.path / "teacher", f.network.head.eval(), f.accelerator.device
+    before, after = (
+        measure_retrieval(f.features, held_out, each, device) for each in (nn.Identity(), head)
     )
-    if result.after <= result.before:
+    retrieval = {
+        "images": len(held_out),
+        "teacher": round(100 * before, 2),
+        "head": round(100 * after, 2),
+    }
+    record = build_record(f, retrieval)
+    save_teacher(folder, f.teacher.backbone, head.cpu(), record)
+    atomic_write(f.folder.path / "record.json", json.dumps(record, indent=2) + "\n")
+    load_teacher(f"local-dir:{folder}", image_size=f.config.teacher.image_size)  # checks the head
+    print(
+        f"\nretrieval top-1 of {len(held_out)} held-out images: {before:.1%} with the teacher's "
+        f"pooled features, {after:.1%} with the head"
+    )
+    if after <= before:
         print("the head is no better: train it longer, on more images or with other views")
-    print(f"\npcd-hub distill IMAGES --teacher local-dir:{folder}{_image_size(config)}")
+    print(f"\npcd-hub distill IMAGES --teacher local-dir:{folder}{_image_size(f.config)}")
 
 
 def _image_size(config: HeadConfig) -> str:
@@ -92,14 +100,14 @@ def _image_size(config: HeadConfig) -> str:
     return f" --teacher.image-size {size}"
 
 
-def build_record(result: HeadResult) -> dict[str, Any]:
+def build_record(f: HeadFitting, retrieval: dict[str, Any]) -> dict[str, Any]:
     """Build the record of teacher and head.
 
     The settings of the head's training are not at the top, where a teacher states its own.
     """
-    facts, config = result.teacher.teacher.facts, result.config
-    name = result.config_name if result.config_name in FIT_HEAD else "--config config.json"
-    data = describe_data(result.images, config.data, result.folder.inputs["data"])
+    facts, config = f.teacher.teacher.facts, f.config
+    name = f.config_name if f.config_name in FIT_HEAD else "--config config.json"
+    data = describe_data(f.images, config.data, f.folder.inputs["data"])
     return {
         "architecture": facts.architecture,
         "license": facts.license,
@@ -109,14 +117,10 @@ def build_record(result: HeadResult) -> dict[str, Any]:
         "backbone": {"source": facts.source, "sha256": facts.sha256},
         "head_training": {
             "recipe": f"python -m pcd_hub.train.teacher.head.fit {name}",
-            "config": result.folder.recorded_config(),
-            "data": {**data, "held_out": result.num_held_out, "broken": result.num_broken},
-            "steps": result.steps,
-            "retrieval_top1": {
-                "images": result.num_held_out,
-                "teacher": round(100 * result.before, 2),
-                "head": round(100 * result.after, 2),
-            },
-            **result.folder.provenance(),
+            "config": f.folder.recorded_config(),
+            "data": {**data, "held_out": retrieval["images"], "broken": f.num_broken},
+            "steps": f.plan.total_steps,
+            "retrieval_top1": retrieval,
+            **f.folder.provenance(),
         },
     }

@@ -17,7 +17,7 @@ from pcd_hub.models.teacher_loading import load_teacher
 from pcd_hub.train.signals import StoppedRun
 from pcd_hub.train.teacher.cache.store import RecordStore
 from pcd_hub.train.teacher.head import features as module
-from pcd_hub.train.teacher.head.features import FeatureViews, PooledFeatures, compute_features
+from pcd_hub.train.teacher.head.features import PooledFeatures, compute_features
 
 NUM_IMAGES, VIEW_EPOCHS = 20, 2
 
@@ -46,9 +46,8 @@ def compute(images, teacher, tmp_path):
         found = PooledFeatures(
             tmp_path / name, num_images=NUM_IMAGES, view_epochs=VIEW_EPOCHS, channels=96
         )
-        views = FeatureViews(source=images, views=byol_views(32, seed=0), num_workers=0)
-        run = {"accelerator": Accelerator(cpu=True), "run_folder": tmp_path}
-        compute.broken = compute_features(found, teacher, views, **run)
+        run = {"accelerator": Accelerator(cpu=True), "run_folder": tmp_path, "num_workers": 0}
+        compute.broken = compute_features(found, teacher, images, byol_views(32, seed=0), **run)
         return found
 
     return compute

@@ -152,7 +152,7 @@ def test_the_pairs_of_a_batch_are_two_views_of_the_same_images(tmp_path):
     pairs = [
         (int(a), int(b))
         for batch in batches
-        for a, b in zip(batch.first, batch.second, strict=True)
+        for a, b in zip(batch[0], batch[1], strict=True)
     ]
     assert {a // 4 for a, _ in pairs} == set(images.tolist())
     assert all(a // 4 == b // 4 and a != b for a, b in pairs)
@@ -162,8 +162,8 @@ def test_the_pairs_of_a_batch_are_two_views_of_the_same_images(tmp_path):
     resumed = fit.feature_batches(
         features, images, BatchPlan(global_batch_size=3, total_steps=40, seed=1, start_step=30)
     )
-    assert [batch.first.tolist() for batch in resumed] == [
-        batch.first.tolist() for batch in batches[30:]
+    assert [batch[0].tolist() for batch in resumed] == [
+        batch[0].tolist() for batch in batches[30:]
     ]
 
 

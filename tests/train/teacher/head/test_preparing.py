@@ -9,10 +9,10 @@ from pcd_hub.data.sources.open import Scenes
 from pcd_hub.errors import ConfigError, DataError, TeacherError
 from pcd_hub.models.teacher_loading import load_teacher
 from pcd_hub.models.teacher_sources import memory
-from pcd_hub.train.teacher.cache.key import cache_name
+from pcd_hub.train.teacher.cache.key import cache_facts, cache_name
 from pcd_hub.train.teacher.head import fit
 from pcd_hub.train.teacher.head.config import FIT_HEAD, HeadDataConfig, parse_fit_head
-from pcd_hub.train.teacher.head.preparing import feature_facts, split
+from pcd_hub.train.teacher.head.preparing import split
 from tests.train.teacher.head.conftest import headless
 
 MISTAKES = [
@@ -87,7 +87,15 @@ def test_features_are_shared_only_if_teacher_images_and_views_are_the_same(resne
     def name(*, teacher=None, scenes=30, seed=0, precision="fp32", **data) -> str:
         data = HeadDataConfig(source=("scenes:30",), image_size=32, **data)
         images = Scenes(scenes, seed=0)
-        facts = feature_facts(teacher or own, data, images, seed=seed, precision=precision)
+        facts = cache_facts(
+            teacher or own,
+            data,
+            images=images.fingerprint(),
+            num_images=len(images),
+            values="pooled float16",
+            view_seed=seed,
+            precision=precision,
+        )
         return cache_name(facts)
 
     own, other = (load_teacher(resnet, image_size=32) for _ in range(2))
