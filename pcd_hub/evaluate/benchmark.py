@@ -1,23 +1,34 @@
-"""Protocol that evaluations of frozen backbones implement, and scoring over several seeds."""
+"""What evaluations of frozen backbones share, and scoring over several seeds."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from pcd_hub.evaluate.models import EvaluatedModel, for_each_seed
 from pcd_hub.evaluate.results import Evaluation, ModelScores
 
-DEFAULT_COMMAND = "pcd_hub.evaluate, from Python"
 
-
-@runtime_checkable
-class Benchmark(Protocol):
+class Benchmark(ABC):
     """An evaluation of frozen backbones on one set of images."""
+
+    @property
+    @abstractmethod
+    def protocol(self) -> str:
+        """One sentence with every choice that affects the scores."""
+
+    @abstractmethod
+    def score(self, name: str, seeds: Sequence[int] = (0,)) -> ModelScores:
+        """Open a model by name (:func:`~pcd_hub.evaluate.models.open_model`) and score it."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """Return task, version of the protocol, images and units: fields of the results table."""
 
     def empty_table(
         self,
         seeds: Sequence[int] = (0,),
         *,
-        command: str = DEFAULT_COMMAND,
+        command: str = "pcd_hub.evaluate, from Python",
         details: Mapping[str, Any] | None = None,
     ) -> Evaluation:
         """Return an empty results table.
@@ -27,11 +38,14 @@ class Benchmark(Protocol):
             command: The command that reproduces the table.
             details: Facts to store with the table, e.g. versions and hardware.
         """
-        ...
-
-    def score(self, name: str, seeds: Sequence[int] = (0,)) -> ModelScores:
-        """Open a model by name (:func:`~pcd_hub.evaluate.models.open_model`) and score it."""
-        ...
+        return Evaluation(
+            **self.facts(),
+            protocol=self.protocol,
+            command=command,
+            seeds=tuple(seeds),
+            scores={},
+            details=dict(details or {}),
+        )
 
 
 def scores_by_seed(

@@ -1,7 +1,7 @@
 """Classification of whole images from a frozen backbone: k-NN and a linear classifier."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pcd_hub.data.labelled.classification import ClassificationSet
 from pcd_hub.data.labelled.same_classes import check_same_classes
 from pcd_hub.data.progress import Progress, silent
-from pcd_hub.evaluate.benchmark import DEFAULT_COMMAND, scores_by_seed
+from pcd_hub.evaluate.benchmark import Benchmark, scores_by_seed
 from pcd_hub.evaluate.feature_maps import (
     FeatureExtractor,
     extract_feature_maps,
@@ -22,7 +22,7 @@ from pcd_hub.evaluate.feature_maps import (
 )
 from pcd_hub.evaluate.models import EvaluatedModel
 from pcd_hub.evaluate.progress import progress, progress_of
-from pcd_hub.evaluate.results import Evaluation, ModelScores, data_sha256
+from pcd_hub.evaluate.results import ModelScores, data_sha256
 from pcd_hub.method.metrics import ProgressWrapper, knn_vote
 
 PROTOCOL_VERSION = 1
@@ -30,7 +30,7 @@ PROTOCOL_VERSION = 1
 
 
 @dataclass(frozen=True)
-class ClassificationProbe:
+class ClassificationProbe(Benchmark):
     """Benchmark: top-1 accuracy by k-NN and by a linear classifier on average-pooled embeddings."""
 
     train: ClassificationSet
@@ -49,27 +49,16 @@ class ClassificationProbe:
     def __post_init__(self) -> None:
         check_same_classes(self.train, self.test)
 
-    def empty_table(
-        self,
-        seeds: Sequence[int] = (0,),
-        *,
-        command: str = DEFAULT_COMMAND,
-        details: Mapping[str, Any] | None = None,
-    ) -> Evaluation:
-        """Return an empty results table."""
-        return Evaluation(
-            task="image classification",
-            dataset=self.test.name,
-            protocol=self.protocol,
-            protocol_version=PROTOCOL_VERSION,
-            command=command,
-            images=len(self.test),
-            seeds=tuple(seeds),
-            units={"k-NN top-1": "%", "linear top-1": "%"},
-            scores={},
-            details=dict(details or {}),
-            data_sha256=data_sha256(self.train.fingerprint(), self.test.fingerprint()),
-        )
+    def facts(self) -> dict[str, Any]:
+        """Return the fields of the results table; see :class:`Benchmark`."""
+        return {
+            "task": "image classification",
+            "dataset": self.test.name,
+            "protocol_version": PROTOCOL_VERSION,
+            "images": len(self.test),
+            "units": {"k-NN top-1": "%", "linear top-1": "%"},
+            "data_sha256": data_sha256(self.train.fingerprint(), self.test.fingerprint()),
+        }
 
     def score(self, name: str, seeds: Sequence[int] = (0,)) -> ModelScores:
         """Open a model by name (:func:`~pcd_hub.evaluate.models.open_model`) and score it."""

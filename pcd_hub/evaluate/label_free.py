@@ -1,6 +1,6 @@
 """Compare a frozen backbone's feature maps with a teacher's, without labels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from pcd_hub.data.labelled.classification import ClassificationSet
 from pcd_hub.data.sources.open import ImageSource
 from pcd_hub.errors import ConfigError
-from pcd_hub.evaluate.benchmark import DEFAULT_COMMAND, scores_by_seed
+from pcd_hub.evaluate.benchmark import Benchmark, scores_by_seed
 from pcd_hub.evaluate.classification import crop_protocol, watch
 from pcd_hub.evaluate.feature_maps import (
     FeatureExtractor,
@@ -20,7 +20,7 @@ from pcd_hub.evaluate.feature_maps import (
     num_reading_workers,
 )
 from pcd_hub.evaluate.models import EvaluatedModel
-from pcd_hub.evaluate.results import Evaluation, ModelScores, data_sha256
+from pcd_hub.evaluate.results import ModelScores, data_sha256
 from pcd_hub.method.metrics import ProgressWrapper, effective_rank, linear_cka, pixel_retrieval
 from pcd_hub.method.resampling import resample
 from pcd_hub.models.teacher_loading import load_teacher
@@ -30,7 +30,7 @@ PROTOCOL_VERSION = 1
 _CKA, _RANK = "CKA with teacher", "effective rank"
 
 
-class LabelFreeReport:
+class LabelFreeReport(Benchmark):
     """Benchmark: agreement of feature maps with a teacher's, on any images.
 
     Three scores: how often the location that the teacher finds most similar is among the model's
@@ -70,28 +70,16 @@ class LabelFreeReport:
         self._image_size = image_size
         self._num_workers = num_workers
 
-    def empty_table(
-        self,
-        seeds: Sequence[int] = (0,),
-        *,
-        command: str = DEFAULT_COMMAND,
-        details: Mapping[str, Any] | None = None,
-    ) -> Evaluation:
-        """Return an empty results table."""
-        fingerprint = self._images.fingerprint()
-        return Evaluation(
-            task="label-free report",
-            dataset=self._dataset,
-            protocol=self.protocol,
-            protocol_version=PROTOCOL_VERSION,
-            command=command,
-            images=len(self._rows),
-            seeds=tuple(seeds),
-            units={_retrieval(self._k): "%", _CKA: "%", _RANK: ""},
-            scores={},
-            details={**(details or {}), "images": fingerprint},
-            data_sha256=data_sha256(fingerprint),
-        )
+    def facts(self) -> dict[str, Any]:
+        """Return the fields of the results table; see :class:`Benchmark`."""
+        return {
+            "task": "label-free report",
+            "dataset": self._dataset,
+            "protocol_version": PROTOCOL_VERSION,
+            "images": len(self._rows),
+            "units": {_retrieval(self._k): "%", _CKA: "%", _RANK: ""},
+            "data_sha256": data_sha256(self._images.fingerprint()),
+        }
 
     def score(self, name: str, seeds: Sequence[int] = (0,)) -> ModelScores:
         """Open a model by name (:func:`~pcd_hub.evaluate.models.open_model`) and score it.

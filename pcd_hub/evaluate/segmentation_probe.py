@@ -1,7 +1,7 @@
 """Linear segmentation probe of a model on a labelled data set."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import Any
@@ -9,12 +9,12 @@ from typing import Any
 from pcd_hub.data.labelled.same_classes import check_same_classes
 from pcd_hub.data.labelled.segmentation_set import SegmentationSet
 from pcd_hub.data.progress import Progress, silent
-from pcd_hub.evaluate.benchmark import DEFAULT_COMMAND
+from pcd_hub.evaluate.benchmark import Benchmark
 from pcd_hub.evaluate.feature_maps import compute_device, num_reading_workers
 from pcd_hub.evaluate.models import EvaluatedModel, for_each_seed
 from pcd_hub.evaluate.progress import progress_of
 from pcd_hub.evaluate.resized_images import resized_images, resized_tensors
-from pcd_hub.evaluate.results import Evaluation, ModelScores, data_sha256, finite_scores
+from pcd_hub.evaluate.results import ModelScores, data_sha256, finite_scores
 from pcd_hub.evaluate.segmentation import LabelledImages, LinearProbe, ProbeResult
 from pcd_hub.evaluate.stage_features import FeatureCache, FeatureMaps, StageFeatures
 
@@ -23,7 +23,7 @@ PROTOCOL_VERSION = 1
 
 
 @dataclass(frozen=True)
-class SegmentationProbe:
+class SegmentationProbe(Benchmark):
     """Benchmark: mean IoU of a linear probe on frozen feature maps.
 
     The features are computed once per model; a BatchNorm and a 1x1 convolution are trained on them
@@ -54,27 +54,16 @@ class SegmentationProbe:
     def __post_init__(self) -> None:
         check_same_classes(self.train, self.test)
 
-    def empty_table(
-        self,
-        seeds: Sequence[int] = (0,),
-        *,
-        command: str = DEFAULT_COMMAND,
-        details: Mapping[str, Any] | None = None,
-    ) -> Evaluation:
-        """Return an empty results table."""
-        return Evaluation(
-            task="linear segmentation probe",
-            dataset=self.test.name,
-            protocol=self.protocol,
-            protocol_version=PROTOCOL_VERSION,
-            command=command,
-            images=len(self.test),
-            seeds=tuple(seeds),
-            units={"mean IoU": "%", "pixel accuracy": "%"},
-            scores={},
-            details=dict(details or {}),
-            data_sha256=data_sha256(self.train.fingerprint(), self.test.fingerprint()),
-        )
+    def facts(self) -> dict[str, Any]:
+        """Return the fields of the results table; see :class:`Benchmark`."""
+        return {
+            "task": "linear segmentation probe",
+            "dataset": self.test.name,
+            "protocol_version": PROTOCOL_VERSION,
+            "images": len(self.test),
+            "units": {"mean IoU": "%", "pixel accuracy": "%"},
+            "data_sha256": data_sha256(self.train.fingerprint(), self.test.fingerprint()),
+        }
 
     def score(self, name: str, seeds: Sequence[int] = (0,)) -> ModelScores:
         """Open a model by name (:func:`~pcd_hub.evaluate.models.open_model`) and probe it.

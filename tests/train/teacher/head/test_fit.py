@@ -149,11 +149,7 @@ def test_the_pairs_of_a_batch_are_two_views_of_the_same_images(tmp_path):
     plan = BatchPlan(global_batch_size=3, total_steps=40, seed=1)
     batches = list(fit.feature_batches(features, images, plan))
     assert len(batches) == 40
-    pairs = [
-        (int(a), int(b))
-        for batch in batches
-        for a, b in zip(batch[0], batch[1], strict=True)
-    ]
+    pairs = [(int(a), int(b)) for batch in batches for a, b in zip(batch[0], batch[1], strict=True)]
     assert {a // 4 for a, _ in pairs} == set(images.tolist())
     assert all(a // 4 == b // 4 and a != b for a, b in pairs)
     assert {(a % 4, b % 4) for a, b in pairs} == {
@@ -162,9 +158,7 @@ def test_the_pairs_of_a_batch_are_two_views_of_the_same_images(tmp_path):
     resumed = fit.feature_batches(
         features, images, BatchPlan(global_batch_size=3, total_steps=40, seed=1, start_step=30)
     )
-    assert [batch[0].tolist() for batch in resumed] == [
-        batch[0].tolist() for batch in batches[30:]
-    ]
+    assert [batch[0].tolist() for batch in resumed] == [batch[0].tolist() for batch in batches[30:]]
 
 
 def test_a_vit_is_stored_at_its_own_size(tiny_head, tmp_path):
