@@ -1,5 +1,6 @@
 """Linear segmentation probe of a model on a labelled data set."""
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -17,6 +18,8 @@ from pcd_hub.evaluate.resized_images import resized_images, resized_tensors
 from pcd_hub.evaluate.results import ModelScores, data_sha256, finite_scores
 from pcd_hub.evaluate.segmentation import LabelledImages, LinearProbe, ProbeResult
 from pcd_hub.evaluate.stage_features import FeatureCache, FeatureMaps, StageFeatures
+
+log = logging.getLogger("pcd_hub")
 
 PROTOCOL_VERSION = 1
 """Raise it with every change that may change scores under the same protocol sentence."""
@@ -165,10 +168,26 @@ class SegmentationProbe(Benchmark):
         )
 
     def _linear_probe(self, features: FeatureMaps, *, progress: Progress = silent) -> LinearProbe:
-        return LinearProbe(
+        probe = LinearProbe(
             features,
             *self._splits,
             num_classes=len(self.train.classes),
             cache_bytes=int(self.cache_gigabytes * 1024**3),
             progress=progress,
         )
+        self._warn_of_classes([self.train.classes[each] for each in probe.classes_without_pixel])
+        return probe
+
+    def _warn_of_classes(self, missing: list[str]) -> None:
+        """Warn once of classes that no probe can learn."""
+        if missing and not self._warned:
+            self._warned.update(missing)
+            log.warning(
+                "the training masks have no pixel of %d classes, such as '%s'; where a probe "
+                "predicts one of them nevertheless, its mean IoU falls, so leave them out",
+                *(len(missing), missing[0]),
+            )
+
+    @cached_property
+    def _warned(self) -> set[str]:
+        return set()

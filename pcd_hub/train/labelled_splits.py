@@ -1,5 +1,6 @@
 """Open the training and test split of a labelled set that a configuration names."""
 
+from collections import Counter
 from dataclasses import replace
 
 from pcd_hub.data.labelled.classification import ClassificationSet, open_classification
@@ -8,9 +9,9 @@ from pcd_hub.data.labelled.masks.survey import survey_segmentation
 from pcd_hub.data.labelled.same_classes import check_same_classes
 from pcd_hub.data.labelled.segmentation import SCHEMES, Columns, open_segmentation
 from pcd_hub.data.labelled.segmentation_set import SegmentationSet
-from pcd_hub.data.labelled.survey import LabelSurvey
+from pcd_hub.data.labelled.survey import START_SECONDS, LabelSurvey, Overlap, SplitSurvey
 from pcd_hub.data.sources.uris import is_file, local_path, split_uri
-from pcd_hub.errors import ConfigError
+from pcd_hub.errors import ConfigError, DataError
 from pcd_hub.train.configs.labelled import (
     ClassificationDataConfig,
     MaskFormat,
@@ -118,7 +119,30 @@ def open_classification_splits(
         for split in (data.train_split, data.test_split)
     )
     check_same_classes(train, test)
+    if missing := [name for name, count in _counts(train).items() if not count]:
+        raise DataError(
+            f"{train.name} has no image of class '{missing[0]}' ({len(missing)} of "
+            f"{len(train.classes)} have none): add images, or remove the class from both splits"
+        )
     return train, test
+
+
+def survey_class_splits(train: ClassificationSet, test: ClassificationSet) -> LabelSurvey:
+    """Compare the files of two splits, in limited time."""
+    paths = [[images.path(index) for index in range(len(images))] for images in (train, test)]
+    overlap = Overlap(*(list(map(str, files)) for files in paths))
+    if None not in {*paths[0], *paths[1]}:
+        overlap.compare_files(seconds=START_SECONDS)
+    splits = [
+        SplitSurvey(name=images.name, num_images=len(images), counts=_counts(images), num_empty=0)
+        for images in (train, test)
+    ]
+    return overlap.survey("classes", train.classes, splits)
+
+
+def _counts(images: ClassificationSet) -> dict[str, int]:
+    numbers = Counter(images.labels)
+    return {name: numbers[label] for label, name in enumerate(images.classes)}
 
 
 def _check_different(data: MaskSetConfig | ClassificationDataConfig, sources: str) -> None:

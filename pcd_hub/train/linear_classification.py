@@ -27,6 +27,7 @@ from pcd_hub.data.reading import read_batches
 from pcd_hub.data.views import ViewPolicy, draw_view, render_view_with_pillow
 from pcd_hub.evaluate.feature_maps import FeatureExtractor, extract_feature_maps, feature_extractor
 from pcd_hub.evaluate.models import EvaluatedModel, open_model
+from pcd_hub.evaluate.results import data_sha256
 from pcd_hub.train.batches import plan_batches, resolve_run, shard
 from pcd_hub.train.configs.command_line import parse, run_main
 from pcd_hub.train.configs.linear_classification import (
@@ -37,7 +38,8 @@ from pcd_hub.train.configs.linear_classification import (
     epoch_schedule,
     protocol,
 )
-from pcd_hub.train.labelled_splits import open_classification_splits
+from pcd_hub.train.labelled_splits import open_classification_splits, survey_class_splits
+from pcd_hub.train.labels.check import warn_of_labels
 from pcd_hub.train.launch import finish, start_accelerator
 from pcd_hub.train.optimizers import optimizer_step
 from pcd_hub.train.results.evaluation import save_evaluation
@@ -119,6 +121,7 @@ def prepare(
 ) -> LinearEvaluation:
     """Build everything; invalid settings raise before the output folder is created."""
     train_set, test_set = open_classification_splits(config.data)
+    warn_of_labels(accelerator, lambda: survey_class_splits(train_set, test_set))
     schedule = epoch_schedule(
         config.optim, num_images=len(train_set), max_steps=config.run.max_steps
     )
@@ -252,6 +255,7 @@ def save_result(linear: LinearEvaluation, correct: tuple[int, int], *, command: 
         protocol_version=PROTOCOL_VERSION,
         command=command,
         num_images=len(test_set),
+        data_sha256=data_sha256(train_set.fingerprint(), test_set.fingerprint()),
         seed=config.run.seed,
         evaluated=linear.backbone,
         folder=linear.folder,

@@ -21,6 +21,16 @@ from pcd_hub.data.sources.open import ImageSource
 from pcd_hub.data.sources.uris import local_path, split_uri
 from pcd_hub.errors import DataError
 
+_INSTEAD = (
+    "for masks use images/SPLIT, masks/SPLIT and classes.json; for outlines of objects "
+    "--data.format coco, yolo, voc, labelme or cvat; boxes are for recipes/detect.py"
+)
+_NO_CLASSES = {
+    *("images", "imgs", "img", "image", "jpegimages", "masks", "mask", "gt", "groundtruth"),
+    *("labels", "label", "annotations", "annotation", "segmentationclass", "segmentationobject"),
+}
+"""Names of folders beside which no class is expected."""
+
 
 class ClassificationSet:
     """One split of a classification data set.
@@ -59,6 +69,10 @@ class ClassificationSet:
         """Apply ``to_image`` to image ``index``; see ``ImageSource.read``."""
         return self._images.read(index, to_image)
 
+    def path(self, index: int) -> Path | None:
+        """Return the file of image ``index``; None if it is in a table."""
+        return self._images.path(index) if isinstance(self._images, ImageFiles) else None
+
     def fingerprint(self) -> str:
         """Return a short text that changes when the images or their labels change."""
         return self._images.fingerprint() + self._labels_note
@@ -84,6 +98,10 @@ def _from_folder(folder: Path, split: str) -> ClassificationSet:
     if len(classes) < 2:
         raise DataError(
             f"{parent} has {len(classes)} class folders: expected at least 2, as SPLIT/CLASS/"
+        )
+    if {name.lower() for name in classes} <= _NO_CLASSES:
+        raise DataError(
+            f"{parent} has the folders {', '.join(classes)}, which are not classes; {_INSTEAD}"
         )
     images = ImageFiles.from_folder(parent)
     class_index = {name: index for index, name in enumerate(classes)}

@@ -265,8 +265,8 @@ def parse_object(entry: dict[str, Any], image: CocoImage, *, read_masks: bool) -
 
 
 def _find_area(entry: dict[str, Any], segmentation: Segmentation | None, image: CocoImage) -> float:
-    if "area" in entry:
-        return float(entry["area"])
+    if area := entry.get("area"):  # some tools write 0
+        return float(area)
     if not segmentation:
         return float(entry["bbox"][2] * entry["bbox"][3])
     return float(mask_codes.area(to_run_length_code(segmentation, image.height, image.width)))

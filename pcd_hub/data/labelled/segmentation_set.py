@@ -166,6 +166,22 @@ class SegmentationSet:
             )
         return self._table[values]
 
+    def check_labelled(self, *, least: int) -> None:
+        """Check that the masks have ``least`` classes; only as many are read as it takes.
+
+        Raises:
+            DataError: If they have fewer, or a mask that is read is invalid.
+        """
+        found: set[int] = set()
+        for index in range(len(self)):
+            found |= {*np.unique(self.mask(index)).tolist()} - {IGNORE}
+            if len(found) >= least:
+                return
+        raise DataError(
+            f"the masks of {self.name} have {len(found)} of {len(self.classes)} classes, expected "
+            f"at least {least}; check their values, and which one is ignored"
+        )
+
     def pair(self, index: int) -> tuple[Image.Image, Mask]:
         """Load image and mask.
 

@@ -22,7 +22,8 @@ from pcd_hub.data.labelled.coco import CocoSplit
 from pcd_hub.data.labelled.subset import coco_subset
 from pcd_hub.evaluate.models import EvaluatedModel, open_model
 from pcd_hub.evaluate.progress import progress
-from pcd_hub.train.batches import plan_batches, resolve_run, shard
+from pcd_hub.evaluate.results import data_sha256
+from pcd_hub.train.batches import num_workers, plan_batches, resolve_run, shard
 from pcd_hub.train.configs.command_line import parse, run_main
 from pcd_hub.train.configs.detection import DETECT, DetectConfig
 from pcd_hub.train.detection.batches import (
@@ -52,7 +53,7 @@ from pcd_hub.train.detection.splits import (
     use_masks,
 )
 from pcd_hub.train.labels.check import print_survey, warn_of_labels
-from pcd_hub.train.launch import finish, start_accelerator
+from pcd_hub.train.launch import finish, on_main_process, start_accelerator
 from pcd_hub.train.networks import broadcast_buffers, with_sync_batch_norm
 from pcd_hub.train.optimizers import build_sgd, optimizer_step
 from pcd_hub.train.results.evaluation import save_evaluation
@@ -74,6 +75,8 @@ class Detection:
     plan: BatchPlan
     train_split: CocoSplit
     val_split: CocoSplit
+    data_sha256: str
+    """sha256 of the fingerprints of both splits, before images to train on are drawn."""
     labels: Labels
     masks: bool
     backbone: EvaluatedModel
@@ -165,6 +168,9 @@ def prepare(accelerator: Accelerator, config: DetectConfig, config_name: str) ->
     warn_of_labels(
         accelerator, lambda: survey_splits(data, train_split, val_split, decode_all=False)
     )
+    workers = num_workers(data.num_workers, accelerator.device)
+    on_main_process(accelerator, lambda: check_images(val_split, workers))
+    data_hash = data_sha256(train_split.fingerprint(), val_split.fingerprint())
     train_split = coco_subset(train_split, share=config.data.train_share, seed=config.run.seed)
     num_images = len(train_split.with_objects())
     plan = plan_batches(
@@ -201,11 +207,26 @@ def prepare(accelerator: Accelerator, config: DetectConfig, config_name: str) ->
         plan=plan,
         train_split=train_split,
         val_split=val_split,
+        data_sha256=data_hash,
         labels=labels,
         masks=masks,
         backbone=backbone,
         detector=detector,
     )
+
+
+def check_images(test_split: CocoSplit, workers: int) -> None:
+    """Read every test image: one that is broken must not end a finished training.
+
+    Args:
+        test_split: The test images.
+        workers: Processes that read images; 0 for none.
+
+    Raises:
+        DataError: If one cannot be read.
+    """
+    for _ in read_images(test_split.images, num_workers=workers):
+        pass
 
 
 def take_precise_statistics(detection: Detection) -> None:
@@ -267,13 +288,16 @@ def save_result(detection: Detection, predictions: list[dict[str, Any]], *, comm
             detection.schedule,
             masks=detection.masks,
             num_training_images=len(detection.train_split.with_objects()),
-            is_test_trained_on=detection.train_split.file == split.file,
+            is_test_trained_on=not {image.path for image in split.images}.isdisjoint(
+                image.path for image in detection.train_split.images
+            ),
             num_processes=detection.accelerator.num_processes,
             mixed_precision=str(detection.accelerator.mixed_precision),
         ),
         protocol_version=PROTOCOL_VERSION,
         command=command,
         num_images=len(split.images),
+        data_sha256=detection.data_sha256,
         seed=config.run.seed,
         evaluated=detection.backbone,
         folder=folder,

@@ -92,6 +92,8 @@ def resolve_format(config: CocoDataConfig) -> LabelFormat:
         return config.format
     if config.train_annotations is not None:
         return find_format_of(config.train_annotations)
+    if config.source is not None and is_file(config.source):
+        raise DataError(f"--data.source {config.source} is a file: expected the folder of the data")
     if config.source is None or not is_dir(config.source):
         return "coco"  # whose own errors name the missing files
     return find_format(config.source, config.train_split)

@@ -14,7 +14,8 @@ from pcd_hub.evaluate.models import check_models
 from pcd_hub.train.configs.command_line import parse, run_main
 from pcd_hub.train.configs.probes import KNN, KnnConfig
 from pcd_hub.train.frozen.selection import append_scores, select_models
-from pcd_hub.train.labelled_splits import open_classification_splits
+from pcd_hub.train.labelled_splits import open_classification_splits, survey_class_splits
+from pcd_hub.train.labels.check import log_warnings
 from pcd_hub.train.launch import quiet_logs
 from pcd_hub.train.run_folder.folder import output_folder
 from pcd_hub.train.run_folder.provenance import provenance
@@ -27,6 +28,9 @@ def main(arguments: list[str]) -> list[dict[str, Any]]:
     quiet_logs()
     benchmarks = build_benchmarks(config)
     check_models(config.models, config.run.seeds)
+    for benchmark in benchmarks.values():
+        if isinstance(benchmark, ClassificationProbe):
+            log_warnings(survey_class_splits(benchmark.train, benchmark.test))
     command = shlex.join(["python", "-m", "pcd_hub.train.frozen.knn", *arguments])
     empty = [
         benchmark.empty_table(config.run.seeds, command=command, details=provenance())

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from pcd_hub.data.labelled.formats.pairs import split_names
 from pcd_hub.data.labelled.masks.files import has_masks
 from pcd_hub.data.labelled.published.sets import SETS, sets_table
 from pcd_hub.data.sources.uris import is_dir, local_path
@@ -20,7 +21,6 @@ from pcd_hub.train.frozen.published import default_place, named_sets, probe_sets
 from pcd_hub.weights.catalogue import finished_export
 
 _SEGMENTATION = ("ade20k", "voc", "cityscapes")
-_TEST_SPLITS = ("val", "test", "validation")
 _USAGE = """\
 usage: pcd-hub probe DATA [MODEL ...] [--group.field VALUE ...]
 
@@ -129,7 +129,7 @@ def choose(data: str, options: list[str]) -> tuple[Callable[[list[str]], _Tables
     given = {option.partition("=")[0] for option in options}
     if has_masks(folder, "train") or "--data.format" in given:
         return masks
-    if any(is_dir(folder / split) for split in ("train", *_TEST_SPLITS)):
+    if any(is_dir(folder / split) for split in ("train", "test", *split_names("val"))):
         return classes
     raise ConfigError(
         f"{data} has no labels: expected images/SPLIT with masks/SPLIT and classes.json, "
@@ -143,11 +143,11 @@ def named_test_split(data: str, options: list[str]) -> list[str]:
     given = any(option.replace("_", "-").startswith("--data.test-split") for option in options)
     folder = local_path(data)
     parent = folder / "masks" if is_dir(folder / "masks") else folder
-    found = next((split for split in _TEST_SPLITS if is_dir(parent / split)), "val")
-    if given or found == "val":
+    names = split_names("val")
+    if given or any(is_dir(parent / name) for name in names) or not is_dir(parent / "test"):
         return []
-    print(f"{data}: there is no split val, so {found} is the test split")
-    return [f"--data.test-split={found}"]
+    print(f"{data}: there is no split {' or '.join(names)}, so test is the test split")
+    return ["--data.test-split=test"]
 
 
 def model_name(word: str) -> str:

@@ -15,7 +15,12 @@ from pcd_hub.report.overlays import save_sample_overlays
 from pcd_hub.train.configs.command_line import parse, run_main
 from pcd_hub.train.configs.probes import LINEAR_SEG, LinearSegConfig
 from pcd_hub.train.frozen.selection import append_scores, select_models
-from pcd_hub.train.labelled_splits import open_segmentation_splits, survey_masks
+from pcd_hub.train.labelled_splits import (
+    open_segmentation_splits,
+    survey_mask_splits,
+    survey_masks,
+)
+from pcd_hub.train.labels.check import log_warnings
 from pcd_hub.train.launch import quiet_logs
 from pcd_hub.train.run_folder.folder import output_folder
 from pcd_hub.train.run_folder.provenance import provenance
@@ -34,6 +39,7 @@ def main(arguments: list[str]) -> list[dict[str, Any]]:
         return [found.as_json()]
     probe = build_probe(config)
     check_models(config.models, config.run.seeds)
+    log_warnings(survey_mask_splits(config.data, probe.train, probe.test, decode_all=False))
     table = probe.empty_table(
         config.run.seeds,
         command=shlex.join(["python", "-m", "pcd_hub.train.frozen.segmentation_probe", *arguments]),

@@ -23,5 +23,10 @@ def print_survey(accelerator: Accelerator, survey: Callable[[], LabelSurvey]) ->
 
 def warn_of_labels(accelerator: Accelerator, survey: Callable[[], LabelSurvey]) -> None:
     """Log one line for each likely mistake that a survey finds."""
-    for line in on_main_process(accelerator, survey).warnings():
+    log_warnings(on_main_process(accelerator, survey))
+
+
+def log_warnings(survey: LabelSurvey) -> None:
+    """Log one line for each likely mistake that a survey found."""
+    for line in survey.warnings():
         log.warning("%s", line)

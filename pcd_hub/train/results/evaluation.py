@@ -18,6 +18,7 @@ def save_evaluation(
     protocol_version: int,
     command: str,
     num_images: int,
+    data_sha256: str,
     seed: int,
     evaluated: EvaluatedModel,
     folder: RunFolder,
@@ -33,6 +34,7 @@ def save_evaluation(
         protocol_version: Version of the evaluation's implementation.
         command: Command that repeats the run.
         num_images: Images that were scored.
+        data_sha256: sha256 of the fingerprints of both splits, all training images included.
         seed: Seed of the run.
         evaluated: The backbone.
         folder: The run's folder.
@@ -46,6 +48,7 @@ def save_evaluation(
         command=command,
         images=num_images,
         seeds=(seed,),
+        data_sha256=data_sha256,
         units=dict.fromkeys(scores, "%"),
         scores={},
         details=folder.provenance() | folder.recorded_changes(),

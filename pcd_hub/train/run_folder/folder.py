@@ -228,8 +228,16 @@ class RunFolder:
             ) from error
 
 
-def new_folder(requested: Path | None, default_name: str, *, create: bool = True) -> Path:
+def new_folder(
+    requested: Path | None, default_name: str, *, create: bool = True, can_resume: bool = True
+) -> Path:
     """Create the requested folder of a run, or the next free ``runs/NAME``; or only check it.
+
+    Args:
+        requested: The folder; None for the next free one.
+        default_name: Name of the folder below ``runs``.
+        create: Create it.
+        can_resume: Whether the recipe has ``--run.resume``, for the error message.
 
     Raises:
         ConfigError: If it is not empty, or cannot be created and written.
@@ -238,10 +246,8 @@ def new_folder(requested: Path | None, default_name: str, *, create: bool = True
     check_run_folder(path)
     try:
         if path.exists() and any(path.iterdir()):
-            raise ConfigError(
-                f"{path} is not empty; add --run.resume to continue the run in it, "
-                "or name another --run.output-dir"
-            )
+            resume = "add --run.resume to continue the run in it, or " * can_resume
+            raise ConfigError(f"{path} is not empty; {resume}name another --run.output-dir")
         if create:
             path.mkdir(parents=True, exist_ok=True)
             (path / ".gitignore").write_text("*\n")  # the run must not mark a checkout as changed
@@ -260,7 +266,7 @@ def output_folder(requested: Path | None, default_name: str) -> Iterator[Path]:
     Raises:
         ConfigError: See :func:`new_folder`.
     """
-    folder = new_folder(requested, default_name)
+    folder = new_folder(requested, default_name, can_resume=False)
     try:
         yield folder
     except BaseException:

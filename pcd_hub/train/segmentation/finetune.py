@@ -20,15 +20,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pcd_hub.data.batch_plan import BatchPlan
+from pcd_hub.data.decoding import BrokenImageError
 from pcd_hub.data.labelled.segmentation_set import Mask, SegmentationSet
 from pcd_hub.data.labelled.subset import segmentation_subset
 from pcd_hub.errors import DataError
 from pcd_hub.evaluate.models import EvaluatedModel
 from pcd_hub.evaluate.progress import progress
-from pcd_hub.evaluate.results import finite_scores
+from pcd_hub.evaluate.results import data_sha256, finite_scores
 from pcd_hub.method.metrics import class_iou, confusion_matrix, mean_iou, pixel_accuracy
 from pcd_hub.report.overlays import save_sample_overlays
-from pcd_hub.train.batches import plan_batches, resolve_run, shard
+from pcd_hub.train.batches import num_workers, plan_batches, resolve_run, shard
 from pcd_hub.train.configs.command_line import parse, run_main
 from pcd_hub.train.configs.segmentation import (
     FINETUNE_SEG,
@@ -45,7 +46,7 @@ from pcd_hub.train.labelled_splits import (
     survey_masks,
 )
 from pcd_hub.train.labels.check import print_survey, warn_of_labels
-from pcd_hub.train.launch import finish, start_accelerator
+from pcd_hub.train.launch import finish, on_main_process, start_accelerator
 from pcd_hub.train.networks import broadcast_buffers, with_sync_batch_norm
 from pcd_hub.train.optimizers import build_sgd, optimizer_step
 from pcd_hub.train.results.evaluation import save_evaluation
@@ -69,6 +70,8 @@ class Finetuning:
     plan: BatchPlan
     train_set: SegmentationSet
     test_set: SegmentationSet
+    data_sha256: str
+    """sha256 of the fingerprints of both splits, before images to train on are drawn."""
     crop: RandomCrop
     backbone: EvaluatedModel
     model: nn.Module
@@ -145,6 +148,8 @@ def prepare(accelerator: Accelerator, config: FinetuneSegConfig, config_name: st
     warn_of_labels(
         accelerator, lambda: survey_mask_splits(data, all_training, test_set, decode_all=False)
     )
+    workers = num_workers(data.num_workers, accelerator.device)
+    on_main_process(accelerator, lambda: check_images(all_training, test_set, workers))
     train_set = segmentation_subset(
         all_training, share=config.data.train_share, seed=config.run.seed
     )
@@ -181,10 +186,33 @@ def prepare(accelerator: Accelerator, config: FinetuneSegConfig, config_name: st
         plan=plan,
         train_set=train_set,
         test_set=test_set,
+        data_sha256=data_sha256(all_training.fingerprint(), test_set.fingerprint()),
         crop=crop,
         backbone=backbone,
         model=model,
     )
+
+
+def check_images(train_set: SegmentationSet, test_set: SegmentationSet, workers: int) -> None:
+    """Read every test image and its mask: one that is broken must not end a finished training.
+
+    Args:
+        train_set: Training images, of which masks are read until two classes are found.
+        test_set: Test images.
+        workers: Processes that read images; 0 for none.
+
+    Raises:
+        DataError: If one cannot be read, or the masks have too few classes.
+    """
+    train_set.check_labelled(least=2)
+    test_set.check_labelled(least=1)
+    try:
+        for _ in whole_images(test_set, range(len(test_set)), num_workers=workers):
+            pass
+    except BrokenImageError as error:
+        raise DataError(
+            f"{error.name} cannot be read ({error.reason}); repair or remove it"
+        ) from error
 
 
 def count_pixels(finetuning: Finetuning) -> Int64[Tensor, "classes classes"]:
@@ -239,6 +267,7 @@ def save_result(
         protocol_version=PROTOCOL_VERSION,
         command=command,
         num_images=len(test_set),
+        data_sha256=finetuning.data_sha256,
         seed=config.run.seed,
         evaluated=finetuning.backbone,
         folder=finetuning.folder,

@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from typing import Any
 
+from pcd_hub.errors import DataError
 from pcd_hub.train.configs.command_line import run_main
 from pcd_hub.train.lab.jobs import Job, alone_in, check_options, read_state, run_job
 from pcd_hub.train.launch import quiet_logs
@@ -34,6 +35,7 @@ def run_all(comparison: Comparison) -> dict[str, Any]:
     Raises:
         ConfigError: If the folder has runs with other settings, images or weights.
         DataError: If test images are among the images of a distillation.
+            Or if all fine-tunings failed.
         StoppedRun: After a signal; the last step is saved.
     """
     runs, options = list(comparison.runs()), comparison.options
@@ -53,6 +55,11 @@ def run_all(comparison: Comparison) -> dict[str, Any]:
         _print_scores(result, *run)
     result = collect(comparison, checks)
     print(f"\n{save(result)}\n\nall metrics, rules and protocols: {comparison.folder / 'worth.md'}")
+    states = [read_state(comparison.job(*run).folder) for run in runs]
+    if all(state.get("state") == "failed" for state in states):
+        raise DataError(
+            f"all {len(runs)} fine-tunings failed, the first of them: {states[0].get('reason')}"
+        )
     return as_plain(result)
 
 

@@ -3,7 +3,9 @@
 import functools
 import hashlib
 import json
+import logging
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +24,12 @@ from pcd_hub.train.configs.files import with_fields
 from pcd_hub.train.configs.finetune import scaled
 from pcd_hub.train.frozen.probe import choose, model_name, named_test_split
 from pcd_hub.train.lab.evaluations import RECIPES, Recipe
-from pcd_hub.train.lab.jobs import Job, row_folder
+from pcd_hub.train.lab.jobs import ROWS, Job, read_state, row_folder
 from pcd_hub.train.worth.configs.options import SET_BY_WORTH, WorthConfig
 from pcd_hub.train.worth.distilled import weight_folder
 from pcd_hub.weights.manifest import weights_sha256
+
+log = logging.getLogger("pcd_hub")
 
 Split = SegmentationSet | CocoSplit
 
@@ -162,12 +166,16 @@ def write_plan(comparison: Comparison) -> None:
     }
     file = folder / "inputs.json"
     before = json.loads(file.read_text()) if file.is_file() else {}
-    for name, now in inputs.items():
-        if before.get(name, now) != now:
-            raise ConfigError(
-                f"the {name} changed since the runs in {folder}: found {now}, expected "
-                f"{before[name]}; restore them, or use another --output-dir"
-            )
+    changed = {name: now for name, now in inputs.items() if before.get(name, now) != now}
+    if changed and not any_done(comparison):
+        log.info("no fine-tuning had finished: all begin again")
+        shutil.rmtree(folder / ROWS, ignore_errors=True)
+        changed = {}
+    for name, now in changed.items():
+        raise ConfigError(
+            f"the {name} changed since the runs in {folder}: found {now}, expected "
+            f"{before[name]}; restore them, or use another --output-dir"
+        )
     atomic_write(file, json.dumps(before | inputs, indent=2) + "\n")
     (folder / "labels").mkdir(exist_ok=True)
     for seed in comparison.seeds:
@@ -175,6 +183,12 @@ def write_plan(comparison: Comparison) -> None:
             names = image_names(comparison.subset(share, seed))
             drawn = folder / "labels" / f"{share_name(share)}_seed-{seed}.txt"
             atomic_write(drawn, "\n".join(names) + "\n")
+
+
+def any_done(comparison: Comparison) -> bool:
+    """Return whether a fine-tuning in the folder has finished."""
+    states = (comparison.folder / ROWS).glob("*/*/*.json")
+    return any(read_state(file.with_suffix("")).get("state") == "done" for file in states)
 
 
 def image_names(split: Split) -> list[str]:

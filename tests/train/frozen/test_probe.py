@@ -53,7 +53,7 @@ def test_models_and_options_are_passed_on(masks, tmp_path, monkeypatch, capsys):
 
 def test_another_name_of_the_test_split_is_found(classes, masks, capsys):
     assert probe.named_test_split(classes, []) == ["--data.test-split=test"]
-    assert "there is no split val, so test is the test split" in capsys.readouterr().out
+    assert "there is no split val or valid or validation, so test" in capsys.readouterr().out
     assert probe.named_test_split(classes, ["--data.test_split", "other"]) == []
     assert probe.named_test_split(masks, []) == []
 

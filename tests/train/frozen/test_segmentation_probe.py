@@ -95,6 +95,9 @@ def test_finished_models_are_saved_when_the_next_one_fails(segmentation, tmp_pat
     with pytest.raises(StudentError, match="broken"):
         segmentation_probe.main([*arguments, "--models", f"local-dir:{broken}"])
     assert not (tmp_path / "none").exists(), "nothing was written"
+    arguments[-1] = f"--run.output-dir={tmp_path / 'out'}"
+    with pytest.raises(ConfigError, match="out is not empty; name another --run.output-dir$"):
+        segmentation_probe.main([*arguments, "--models", "random:test_resnet"])
 
 
 def test_the_named_configurations_parse(tmp_path):

@@ -77,6 +77,23 @@ def run(discs, tmp_path):
     return call
 
 
+def test_if_all_fine_tunings_fail_it_is_an_error_and_nothing_is_lost(run, discs, monkeypatch):
+    """Repaired test images do not need another folder as long as no run has used them."""
+    monkeypatch.setattr(main, "_print_estimate", lambda _: None)  # it would find the broken mask
+    mask = discs / "masks" / "val" / "3.png"
+    whole = mask.read_bytes()
+    mask.write_bytes(whole[:-30])
+    with pytest.raises(
+        DataError, match=r"^all 8 fine-tunings failed, the first of them: .*3.png cannot be read"
+    ):
+        run()
+    mask.write_bytes(whole)
+    assert set(run()["shares"]) == {"50", "100"}
+    mask.write_bytes(whole + b"more")
+    with pytest.raises(ConfigError, match="the test images changed since the runs in"):
+        run()
+
+
 def test_two_starts_are_compared_on_the_same_labels(
     run, started, discs, tmp_path, capsys, monkeypatch
 ):

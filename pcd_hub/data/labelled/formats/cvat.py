@@ -67,8 +67,12 @@ def read_cvat_file(images: Path, file: Path, *, subset: str | None = None) -> Fo
         raise DataError(f"{file} has tracks of a video; export it as 'CVAT for images 1.1'")
     found = FoundSplit(place=file, files=[file], names=_names(root))
     entries = _of_subset(root.findall("image"), subset, file)
-    listed = {_path(entry, images, file): entry for entry in entries}
-    for path, entry in listed.items():
+    listed: set[Path] = set()
+    for entry in entries:
+        path = _path(entry, images, file)
+        if path in listed:
+            raise DataError(f"{file} has several entries for {path.name}: expected 1; join them")
+        listed.add(path)
         _add(found, path, entry)
     if subset is None and is_dir(images):
         files = (images / name for name in sorted(walk(images)) if is_image(name))

@@ -123,12 +123,13 @@ def _parse(shapes: list[dict[str, Any]], size: tuple[int, int], place: str) -> F
 
 def _find_error(shape: dict[str, Any]) -> str | None:
     kind, points = shape.get("shape_type", "polygon"), shape.get("points")
-    least = {"polygon": 3, "rectangle": 2, "circle": 2, "mask": 2}.get(kind or "polygon")
-    if least is None:
+    if kind not in {None, "", "polygon", "rectangle", "circle", "mask"}:
         return f"shape_type {format_value(kind)}: expected polygon, rectangle, circle or mask"
     number = len(points) if isinstance(points, list) and all(map(_is_point, points)) else 0
-    if number < least or (kind != "polygon" and kind and number != least):
-        return f"points {format_value(points)} of a {kind}: expected at least {least} of [x, y]"
+    expected = {"polygon": "at least 3", "rectangle": "2 or 4"}.get(kind or "polygon", "2")
+    allowed = {"polygon": range(3, number + 1), "rectangle": (2, 4)}.get(kind or "polygon", (2,))
+    if number not in allowed:
+        return f"points {format_value(points)} of a {kind}: expected {expected} of [x, y]"
     return None
 
 
@@ -141,7 +142,7 @@ def _is_point(point: object) -> bool:
 def _outline(shape: dict[str, Any]) -> list[Point]:
     points: list[Point] = [(float(x), float(y)) for x, y in shape["points"]]
     match shape.get("shape_type"):
-        case "rectangle":  # two opposite corners, in any order
+        case "rectangle":  # two opposite corners, or all four, in any order
             left, top, width, height = points_box(points)
             right, bottom = left + width, top + height
             return [(left, top), (right, top), (right, bottom), (left, bottom)]

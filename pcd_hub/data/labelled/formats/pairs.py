@@ -60,7 +60,8 @@ def find_split_folder(parent: Path, split: str) -> Path:
     if found is None:
         splits = list_subfolders(parent) if is_dir(parent) else []
         raise DataError(
-            f"there is no {parent / split}; {parent} has {', '.join(splits[:10]) or 'no splits'}"
+            f"there is no {parent / split}; {parent} has {', '.join(splits[:10]) or 'no splits'}; "
+            "name the splits with --data.train-split and --data.test-split"
         )
     return found
 

@@ -13,7 +13,7 @@ from pcd_hub.data.labelled.coco import (
     raise_or_log,
 )
 from pcd_hub.data.labelled.formats.cvat import read_cvat, read_cvat_file
-from pcd_hub.data.labelled.formats.found import FoundObject, FoundSplit
+from pcd_hub.data.labelled.formats.found import FoundObject, FoundSplit, within
 from pcd_hub.data.labelled.formats.labelme import read_labelme, read_labelme_folders
 from pcd_hub.data.labelled.formats.voc import read_voc, read_voc_folders
 from pcd_hub.data.labelled.formats.yolo import read_yolo, read_yolo_folders
@@ -91,7 +91,9 @@ def class_names(splits: Sequence[FoundSplit], *, for_masks: bool = False) -> tup
         if not each.is_ignored and (for_masks or not each.is_background)
     }
     if not occurring:
-        raise DataError(f"{splits[0].place} has no object in any split, expected at least one")
+        faults = [fault for split in splits for fault in split.faults]
+        why = f"; {len(faults)} cannot be read, the first is {faults[0]}" if faults else ""
+        raise DataError(f"{splits[0].place} has no object in any split, expected at least one{why}")
     return tuple(sorted(occurring))
 
 
@@ -152,10 +154,13 @@ def _parse(
     category = 0 if item.is_ignored else ids.get(item.label)
     if category is None:
         return f"class '{item.label[:60]}': expected one of the {len(ids)} that the labels list"
+    box = item.box
+    if isinstance(item.segmentation, list):  # an outline may cross the border of the image
+        box = within(box, image.width, image.height)
     entry: dict[str, Any] = {
         "id": number,
         "category_id": category,
-        "bbox": item.box,
+        "bbox": box,
         "segmentation": item.segmentation,
         "iscrowd": int(item.is_ignored),
         "difficult": int(item.is_difficult),

@@ -4,6 +4,7 @@ Pixels are counted from 1, and the last belongs to the box: ``xmin`` 1 and ``xma
 from 0 to 20.
 """
 
+import re
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
@@ -27,6 +28,7 @@ from pcd_hub.errors import DataError
 
 LISTS = Path("ImageSets", "Main")
 """Folder of the lists of images."""
+_MARKED = re.compile(r"(.+?)\s+(1|0|-1)")
 
 
 def read_voc(root: Path, split: str) -> FoundSplit:
@@ -48,10 +50,15 @@ def read_voc_folders(images: Path, labels: Path) -> FoundSplit:
 
 
 def _listed_pairs(root: Path, listed: Path) -> Pairs:
-    """Pair the names of a list; a name may be followed by 1 or -1, as in lists of one class."""
-    rows = [line.split() for line in read_lines(listed)]
-    names = [row[0] for row in rows if row[1:] != ["-1"]]
+    """Pair the names of a list; a name may be followed by 1, 0 or -1, as in lists of one class."""
     pairs = find_pairs(root / "JPEGImages", root / "Annotations", ".xml")
+    names = []
+    for line in read_lines(listed):
+        marked = _MARKED.fullmatch(line.strip())
+        if marked is None or line.strip() in pairs.images:
+            names.append(line.strip())
+        elif marked[2] != "-1":
+            names.append(marked[1])
     for name in names:
         for files, what in ((pairs.images, "JPEGImages"), (pairs.labels, "Annotations")):
             if name not in files:

@@ -40,7 +40,7 @@ def read_yolo(root: Path, split: str) -> FoundSplit:
     Raises:
         DataError: If the split, its labels or the names of the classes are missing.
     """
-    names = read_names(root)
+    names = read_names(root, root / "labels" / split, root / "labels")
     entry = split_entry(names, split)
     if entry is not None:
         return _read_listed(image_paths(root, names, entry), root, names)

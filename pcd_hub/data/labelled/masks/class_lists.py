@@ -84,6 +84,11 @@ def read_classes_json(file: Path) -> MaskClasses:
         raise DataError(
             f"{file}: ignore_index {ignore!r}: expected an integer from 0 to 255, or null"
         )
+    if isinstance(classes, dict) and ignore in by_value:
+        raise DataError(
+            f"{file}: ignore_index {ignore} is the value of class '{by_value[ignore]}'; expected "
+            "a value without class, or null"
+        )
     return _numbered(file, by_value, ignore)
 
 
