@@ -13,6 +13,7 @@ from pcd_hub.files.strict_json import printable
 from pcd_hub.weights import shipped, store
 from pcd_hub.weights.average import average
 from pcd_hub.weights.catalogue import (
+    NOT_HERE,
     find_here,
     finished_export,
     list_weights,
@@ -110,9 +111,11 @@ def _verify(options: argparse.Namespace) -> None:
         print_json(checked)
     else:
         for one in checked:
-            problem = "DAMAGED" if one["folder"] else "MISSING"
-            whole = f"OK       {one['name']}  {one['folder']}"
-            print(f"{problem}  {one['error']}" if one["error"] else whole)
+            error = one["error"]
+            if error is None:
+                print(f"OK       {one['name']}  {one['folder']}")
+            else:
+                print(f"{'MISSING' if NOT_HERE in error else 'DAMAGED'}  {error}")
     if bad := sum(one["error"] is not None for one in checked):
         raise WeightError(f"{bad} of {len(checked)} weights are damaged or missing")
 

@@ -20,6 +20,9 @@ from pcd_hub.weights.safety import check_config, unknown_files, unknown_keys
 
 Origin = Literal["local", "fetched", "published", "shipped"]
 
+NOT_HERE = "is not on this machine"
+"""What an error says of a weight that is missing, not damaged."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ListedWeight:
@@ -97,7 +100,7 @@ def find_here(name: str) -> Path:
         )
     held, ships = (", ".join(names) or "none" for names in (store.names(), shipped.names()))
     raise WeightError(
-        f"{name} is not on this machine; {store.home()} holds {held}, pcd_hub ships {ships}. Run "
+        f"{name} {NOT_HERE}; {store.home()} holds {held}, pcd_hub ships {ships}. Run "
         f"`pcd-hub fetch ORG/NAME` to get one from the Hub{hint_of_folder(name)}"
     )
 

@@ -203,7 +203,7 @@ def test_the_command_names_a_shipped_start_as_the_probe_takes_it(tmp_path, capsy
     cli.main(["average", str(tmp_path / "run"), "shipped"])
     assert f"pcd-hub probe LABELLED {TRAINED}_mean {START}\n" in capsys.readouterr().out
     store.add(START, exported(tmp_path / "own", model=network(5)))
-    cli.main(["average", str(tmp_path / "run"), "shipped"])
+    cli.main(["average", str(tmp_path / "run"), "shipped", "--share", "0.4"])
     printed = capsys.readouterr().out
     assert f"{TRAINED}_mean local-dir:{shipped.FOLDER / START}\n" in printed
     assert f"replaced {TRAINED}_mean in the store; the previous weight is kept in " in printed

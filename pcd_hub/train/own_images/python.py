@@ -156,7 +156,7 @@ def distill(
     gc.collect()
     match outcome:
         case StoppedRun():
-            raise _interrupted(outcome)
+            raise _interrupted(outcome, is_module=module is not None)
         case BaseException():
             raise outcome
         case [folder] if not several:
@@ -253,12 +253,13 @@ def _run(
         return error.with_traceback(None)
 
 
-def _interrupted(stopped: StoppedRun) -> BaseException:
+def _interrupted(stopped: StoppedRun, *, is_module: bool) -> BaseException:
     """Return the exception for a run that a signal has stopped.
 
     A signal other than an interrupt is passed on to the program, which may end here.
     """
-    message = stopped.message(f'{_CALL}(resume="{stopped.folder}")')
+    module = ", teacher=module, mean=..., std=..." if is_module else ""
+    message = stopped.message(f'{_CALL}(resume="{stopped.folder}"{module})')
     if stopped.signum == signal.SIGINT:
         return KeyboardInterrupt(message)
     log.warning(message)

@@ -18,6 +18,7 @@ from pcd_hub.models.teacher_sources.module import SCHEME
 from pcd_hub.models.teachers import Teacher
 from pcd_hub.report.curves import save_training_curve
 from pcd_hub.report.page.content import verdict
+from pcd_hub.report.page.write import PAGE
 from pcd_hub.report.scene_probe import probe_backbones
 from pcd_hub.train.batches import describe_data, only_scenes
 from pcd_hub.train.configs.distill import DISTILL, DistillConfig
@@ -30,7 +31,7 @@ from pcd_hub.train.results.report import save_report
 from pcd_hub.weights import store
 from pcd_hub.weights.catalogue import finished_export, record_of
 from pcd_hub.weights.export import check_finite, export_weight
-from pcd_hub.weights.manifest import read_manifest, write_json
+from pcd_hub.weights.manifest import read_manifest, verify, write_json
 from pcd_hub.weights.record import WeightRecord
 
 log = logging.getLogger("pcd_hub")
@@ -53,30 +54,47 @@ def save_weight(d: Distillation, weight_name: str, *, warnings: Sequence[str] = 
         d.held_out.choose()
         warn_if_worse(d.held_out)
     with torch.compiler.set_stance("force_eager"):  # new shapes, each used only a few times
-        d.export = export = exported_before(d, weight_name) or export_student(d, weight_name)
-        notes = draw_own_images(d)
-    # The report comes first: a store that rejects the weight must not lose it.
-    lines = loading_lines(d, weight_name, export)
-    record = WeightRecord.from_dict(read_manifest(export)["record"])
-    report = save_report(d.folder.path, notes, warnings=warnings)
-    if d.config.run.store and (replaced := add_to_store(weight_name, export)):
+        before = exported_before(d, weight_name)
+        d.export = export = before or export_student(d, weight_name)
+        record = WeightRecord.from_dict(raw := read_manifest(export)["record"])
+        write_json(d.folder.path / "record.json", raw)
+        page = d.folder.path / PAGE
+        notes = None if before and page.is_file() else draw_own_images(d)
+    # The report comes first: a store that rejects the weight must not lose it. A page that exists
+    # has the warnings of the training, which a resumption after its end lacks.
+    report = page if notes is None else save_report(d.folder.path, notes, warnings=warnings)
+    is_stored = d.config.run.store and not (before and stored_later(weight_name, record))
+    if is_stored and (replaced := add_to_store(weight_name, export)):
         print(f"\n{store.notice_of_kept(weight_name, replaced)}")
     print(f"\n{verdict(record, run=str(d.folder.path))}\nreport: {report or 'not written'}")
-    if d.config.run.store:
+    if is_stored:
         print(f"stored as {weight_name} in {store.home()}")
+    elif d.config.run.store:
+        print(
+            f"{weight_name} is a later weight; `pcd-hub add {export} --name NAME` stores this one"
+        )
     print("\nload it anywhere:\n")
-    for line in lines:
+    for line in loading_lines(weight_name, export, is_stored=is_stored):
         print(f"  {line}")
 
 
-def loading_lines(d: Distillation, weight_name: str, export: Path) -> list[str]:
+def stored_later(weight_name: str, record: WeightRecord) -> bool:
+    """Return whether the store has a weight of this name that was made after this one."""
+    try:
+        folder = store.where(weight_name)
+        return folder is not None and record_of(folder)["created"] > record.created
+    except WeightError:  # damaged: to be replaced
+        return False
+
+
+def loading_lines(weight_name: str, export: Path, *, is_stored: bool) -> list[str]:
     """Return lines of Python that load the weight, the shortest first."""
     options = "pretrained=True, features_only=True"
     # The export comes last: a later run may replace the weight in the store.
-    folders = [store.home() / weight_name] if d.config.run.store else []
+    folders = [store.home() / weight_name] if is_stored else []
     folders.append(export.absolute())
     lines = [f'timm.create_model("local-dir:{folder}", {options})' for folder in folders]
-    if not d.config.run.store:
+    if not is_stored:
         return lines
     if weight_name in {f"{arch}.pcd" for arch in (*STOCK_ARCHITECTURES, "resnet18_mhsa")}:
         first = f'import pcd_hub, timm; timm.create_model("{weight_name}", {options})'
@@ -89,6 +107,7 @@ def exported_before(d: Distillation, weight_name: str) -> Path | None:
     """Return the export of a run that is resumed after its end, unless a setting has changed."""
     try:
         export = finished_export(d.folder.path)
+        verify(export)
         record = record_of(export)
     except WeightError:
         return None
@@ -125,7 +144,7 @@ def export_student(d: Distillation, weight_name: str) -> Path:
     else:
         log.info("no figure of feature maps: the generated scenes are RGB")
     save_training_curve(pictures / "training.png", folder / "metrics.jsonl")
-    export = export_weight(
+    return export_weight(
         state,
         build_record(d, weight_name, metrics),
         _new_export_folder(folder),
@@ -133,8 +152,6 @@ def export_student(d: Distillation, weight_name: str) -> Path:
         bands=d.bands,
         pictures=[path for path in map(pictures.joinpath, CARD_PICTURES) if path.exists()],
     )
-    write_json(folder / "record.json", read_manifest(export)["record"])
-    return export
 
 
 def add_to_store(weight_name: str, export: Path) -> Path | None:

@@ -3,12 +3,11 @@
 import json
 import logging
 import os
-import shutil
 import sys
 import time
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -203,9 +202,11 @@ class RunFolder:
             kept = "".join(line for line in complete if json.loads(line)["step"] < step)
             with self.writing(metrics):
                 atomic_write(metrics, kept)
-        if self.changes:
-            with self.writing(changes):
+        with self.writing(changes):
+            if self.changes:
                 atomic_write(changes, json.dumps(self.changes, indent=2) + "\n")
+            else:  # those of a resumption that saved no step are undone
+                changes.unlink(missing_ok=True)
 
     @contextmanager
     def writing(self, path: Path) -> Iterator[None]:
@@ -249,9 +250,11 @@ def new_folder(
             resume = "add --run.resume to continue the run in it, or " * can_resume
             raise ConfigError(f"{path} is not empty; {resume}name another --run.output-dir")
         if create:
-            path.mkdir(parents=True, exist_ok=True)
+            path.mkdir(parents=True, exist_ok=requested is not None)
             (path / ".gitignore").write_text("*\n")  # the run must not mark a checkout as changed
     except OSError as error:
+        if requested is None and isinstance(error, FileExistsError):  # another run was faster
+            return new_folder(requested, default_name, can_resume=can_resume)
         raise ConfigError(
             f"--run.output-dir {path}: cannot make this folder or write to it "
             f"({error.strerror or error}); name another"
@@ -266,12 +269,16 @@ def output_folder(requested: Path | None, default_name: str) -> Iterator[Path]:
     Raises:
         ConfigError: See :func:`new_folder`.
     """
+    existed = requested is not None and requested.exists()
     folder = new_folder(requested, default_name, can_resume=False)
     try:
         yield folder
     except BaseException:
-        if [path.name for path in folder.iterdir()] == [".gitignore"]:
-            shutil.rmtree(folder)
+        with suppress(OSError):  # not empty
+            if [path.name for path in folder.iterdir()] == [".gitignore"]:
+                (folder / ".gitignore").unlink()
+            if not existed:
+                folder.rmdir()
         raise
 
 

@@ -4,6 +4,7 @@ from pcd_hub.report.gallery import content
 from pcd_hub.report.gallery.content import GalleryEntry, gallery_entries, score_columns
 from pcd_hub.weights import shipped, store
 from pcd_hub.weights.cards.results import results_tables
+from pcd_hub.weights.record import named_share
 from tests.weights.making import exported, filled, measurement, record
 
 NAME = "test_resnet.pcd"
@@ -84,9 +85,8 @@ def test_scores_of_two_protocol_versions_are_two_columns():
 
 
 def test_scores_with_a_share_of_the_labels_are_a_column_of_their_own():
-    """Also in records of the release before, which name it in the protocol alone."""
-    protocols = ("on streets/train (240 images)", "on streets/train, 10 % drawn (24 images)")
-    tables = {each: dataclasses.asdict(measurement(protocol=each)) for each in protocols}
+    names = [named_share("streets/val", share) for share in (1.0, 0.1)]
+    tables = {each: dataclasses.asdict(measurement(dataset=each)) for each in names}
     (one, other) = content._scores(record(metrics=tables))
     assert other == one.replace(" (", ", 10 % of the labels (", 1)
     (whole, share) = results_tables(record(metrics=tables).measurements())

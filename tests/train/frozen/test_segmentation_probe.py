@@ -95,6 +95,10 @@ def test_finished_models_are_saved_when_the_next_one_fails(segmentation, tmp_pat
     with pytest.raises(StudentError, match="broken"):
         segmentation_probe.main([*arguments, "--models", f"local-dir:{broken}"])
     assert not (tmp_path / "none").exists(), "nothing was written"
+    (tmp_path / "none").mkdir()
+    with pytest.raises(StudentError, match="broken"):
+        segmentation_probe.main([*arguments, "--models", f"local-dir:{broken}"])
+    assert [*(tmp_path / "none").iterdir()] == [], "it existed before"
     arguments[-1] = f"--run.output-dir={tmp_path / 'out'}"
     with pytest.raises(ConfigError, match="out is not empty; name another --run.output-dir$"):
         segmentation_probe.main([*arguments, "--models", "random:test_resnet"])

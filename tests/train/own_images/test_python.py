@@ -20,7 +20,7 @@ from pcd_hub.train.own_images.python import configure
 from pcd_hub.weights import shipped, store
 from pcd_hub.weights.average import average
 from tests.evaluate.drawn_sets import draw_segmentation
-from tests.weights.making import exported
+from tests.weights.making import exported, flip
 
 
 @pytest.fixture
@@ -52,7 +52,26 @@ def test_the_result_has_weight_metrics_report_and_model(settings, tmp_path):
     stored = sorted(store.home().glob(".versions/*/*"))
     again = pcd_hub.distill(resume=done.folder)
     assert again == done, "it has finished: its export is not repeated"
+    (done.folder / "record.json").unlink()  # killed before it was written
+    (done.folder / "report.html").unlink()
+    assert pcd_hub.distill(resume=done.folder) == done
+    assert (done.folder / "record.json").is_file()
+    assert (done.folder / "report.html").is_file()
     assert sorted(store.home().glob(".versions/*/*")) == stored
+
+
+def test_a_damaged_export_is_made_again_and_a_later_weight_keeps_its_name(
+    settings, tmp_path, capsys
+):
+    first = pcd_hub.distill(**settings, output_dir=tmp_path / "first")
+    pcd_hub.distill(**settings, output_dir=tmp_path / "second")
+    (name,) = store.names()
+    later = store.where(name)
+    pcd_hub.distill(resume=first.folder)
+    assert store.where(name) == later
+    assert f"{name} is a later weight; `pcd-hub add {first.folder}" in capsys.readouterr().out
+    flip(first.folder / "export" / "model.safetensors")
+    assert pcd_hub.distill(resume=first.folder).weight.endswith("first/export-2")
 
 
 def test_a_student_starts_from_the_shipped_weight_and_is_averaged_with_it(settings, tmp_path):

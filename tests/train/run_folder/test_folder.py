@@ -38,6 +38,21 @@ def test_two_runs_that_start_in_one_folder_at_the_same_time(tiny, tmp_path, monk
     assert (tmp_path / "run" / "config.json").read_text() == "of the other"
 
 
+def test_runs_that_start_at_once_get_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    number, taken = run_folder._numbered, []
+
+    def overtaken(path, *, resume):
+        found = number(path, resume=resume)
+        if not taken:
+            taken.append(found)
+            found.mkdir(parents=True)  # by another run
+        return found
+
+    monkeypatch.setattr(run_folder, "_numbered", overtaken)
+    assert run_folder.new_folder(None, "a").as_posix() == "runs/a-2"
+
+
 def test_a_folder_that_cannot_be_made_is_reported(tiny, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(
