@@ -64,7 +64,8 @@ def write_torchvision(weight: ReadWeight, folder: Path, place: Path) -> Usage:
     )
     return Usage(
         file=file,
-        code=f"""model = torchvision.models.{name}()
+        code=f"""import torch, torchvision
+model = torchvision.models.{name}()
 model.{head} = torch.nn.Identity()  # or a new classifier, and strict=False below
 state = torch.load("{place / file}", weights_only=True)
 model.load_state_dict(state)""",

@@ -266,3 +266,10 @@ def test_the_command_prints_the_readme(tmp_path, capsys):
 def test_the_tables_hold_architectures_of_timm():
     for table in (TORCHVISION, DETECTRON2, MMDET, TRANSFORMERS, ULTRALYTICS):
         assert all(map(timm.is_model, table))
+
+
+def test_the_example_for_torchvision_runs_as_it_is_written(tmp_path):
+    weight = source(tmp_path, "resnet18")
+    folder = pcd_hub.export(f"local-dir:{weight}", to="torchvision", out=tmp_path / "exported")
+    code = (folder / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    exec(code, {})
