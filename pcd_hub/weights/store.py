@@ -15,6 +15,8 @@ load verifies size and sha256 against the manifest.
 """
 
 import errno
+import functools
+import logging
 import os
 import re
 import shutil
@@ -37,6 +39,8 @@ from pcd_hub.weights.manifest import read_manifest, verify
 _NAME = re.compile(rf"[a-z0-9_]{{1,100}}\.{TAG}")
 _VERSIONS = ".versions"
 _MAX_POINTER_BYTES = 1000
+log = logging.getLogger("pcd_hub")
+
 _KEPT_VERSIONS = 3
 _GRACE_SECONDS = 600
 
@@ -76,8 +80,30 @@ def expanded(path: str) -> Path:
 
 
 def enabled() -> bool:
-    """Return whether the local store is enabled; ``PCD_HUB_LOCAL=0`` turns it off."""
-    return os.environ.get("PCD_HUB_LOCAL", "1") != "0"
+    """Return whether the local store is enabled.
+
+    ``PCD_HUB_LOCAL=0`` turns it off, and so does a home folder that this user may not enter, as in
+    a container: the shipped weights must load nevertheless.
+    """
+    return os.environ.get("PCD_HUB_LOCAL", "1") != "0" and not _is_closed()
+
+
+def _is_closed() -> bool:
+    if os.environ.get("PCD_HUB_HOME"):
+        return False
+    try:
+        home().stat()
+    except PermissionError:
+        _warn_once(f"cannot enter {home().parent}, so no local weight is found; set PCD_HUB_HOME")
+        return True
+    except OSError:  # it does not exist yet
+        return False
+    return False
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    log.warning("%s", message)
 
 
 def where(name: str) -> Path | None:

@@ -65,6 +65,17 @@ def test_an_intact_copy_is_not_added_again(tmp_path):
     manifest.verify(store.where(NAME))
 
 
+def test_a_home_that_may_not_be_entered_is_a_warning_not_an_error(tmp_path, monkeypatch, caplog):
+    class Closed(type(Path())):
+        def stat(self, **_):
+            raise PermissionError(13, "Permission denied")
+
+    monkeypatch.delenv("PCD_HUB_HOME")
+    monkeypatch.setattr(store, "home", lambda: Closed(tmp_path / "closed" / "pcd_hub"))
+    assert (store.where(NAME), store.names(), pcd_hub.where(NAME)) == (None, [], None)
+    assert caplog.text.count("so no local weight is found; set PCD_HUB_HOME") == 1
+
+
 def test_a_mistyped_tag_is_named():
     with pytest.raises(WeightError, match="mydata; did you mean 'resnet18.pcd'"):
         store.check_name("resnet18.pdc")
