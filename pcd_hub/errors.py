@@ -48,6 +48,10 @@ class WeightError(PCDHubError):
     """A weight is missing, damaged, or not the expected one."""
 
 
+class MissingWeightError(WeightError):
+    """A weight is not on this machine."""
+
+
 class HubError(PCDHubError):
     """A Hub request fails: no permission, a malformed token or endpoint, a changed repository."""
 

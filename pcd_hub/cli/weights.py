@@ -8,12 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pcd_hub.cli.output import print_json
-from pcd_hub.errors import PCDHubError, WeightError
+from pcd_hub.errors import MissingWeightError, PCDHubError, WeightError
 from pcd_hub.files.strict_json import printable
 from pcd_hub.weights import shipped, store
 from pcd_hub.weights.average import average
 from pcd_hub.weights.catalogue import (
-    NOT_HERE,
     find_here,
     finished_export,
     list_weights,
@@ -108,26 +107,23 @@ def _verify(options: argparse.Namespace) -> None:
         weights = [(name, None) for name in options.names]
     checked = [_verified(name, folder) for name, folder in weights]
     if options.json:
-        print_json(checked)
+        print_json([one for _, one in checked])
     else:
-        for one in checked:
-            error = one["error"]
-            if error is None:
-                print(f"OK       {one['name']}  {one['folder']}")
-            else:
-                print(f"{'MISSING' if NOT_HERE in error else 'DAMAGED'}  {error}")
-    if bad := sum(one["error"] is not None for one in checked):
+        for state, one in checked:
+            print(f"{state:8} {one['error'] or '{name}  {folder}'.format(**one)}")
+    if bad := sum(state != "OK" for state, _ in checked):
         raise WeightError(f"{bad} of {len(checked)} weights are damaged or missing")
 
 
-def _verified(name: str, folder: Path | None) -> dict[str, str | None]:
-    """Verify one weight; return its name, its folder, and the error or None."""
+def _verified(name: str, folder: Path | None) -> tuple[str, dict[str, str | None]]:
+    """Verify one weight; return its state, and its name, its folder, and the error or None."""
     try:
         folder = folder or _folder(name)
         read_weight(folder, what=name)
     except PCDHubError as error:
-        return {"name": name, "folder": folder and str(folder), "error": str(error)}
-    return {"name": name, "folder": str(folder), "error": None}
+        state = "MISSING" if isinstance(error, MissingWeightError) else "DAMAGED"
+        return state, {"name": name, "folder": folder and str(folder), "error": str(error)}
+    return "OK", {"name": name, "folder": str(folder), "error": None}
 
 
 def _where(options: argparse.Namespace) -> None:

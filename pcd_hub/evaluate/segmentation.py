@@ -88,14 +88,6 @@ class LinearProbe:
         for maps in (self._train, self._test):
             maps.standardise(mean, deviation + 1e-5)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        found = {int(v) for mask in self._train_masks for v in mask.unique()} - {IGNORE}
-        self.classes_without_pixel = sorted({*range(num_classes)} - found)
-        """Classes that the training masks lack."""
-        if len(found) < 2:
-            raise DataError(
-                f"the training masks have {len(found)} of {num_classes} classes, expected at least "
-                "2; check their values, and which one is ignored"
-            )
 
     def run(
         self,

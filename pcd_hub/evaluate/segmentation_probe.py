@@ -7,9 +7,12 @@ from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
+
 from pcd_hub.data.labelled.same_classes import check_same_classes
 from pcd_hub.data.labelled.segmentation_set import SegmentationSet
 from pcd_hub.data.progress import Progress, silent
+from pcd_hub.errors import DataError
 from pcd_hub.evaluate.benchmark import Benchmark
 from pcd_hub.evaluate.feature_maps import compute_device, num_reading_workers
 from pcd_hub.evaluate.models import EvaluatedModel, for_each_seed
@@ -175,19 +178,26 @@ class SegmentationProbe(Benchmark):
             cache_bytes=int(self.cache_gigabytes * 1024**3),
             progress=progress,
         )
-        self._warn_of_classes([self.train.classes[each] for each in probe.classes_without_pixel])
+        if (found := self._num_trained_classes) < 2:
+            raise DataError(
+                f"the training masks have {found} of {len(self.train.classes)} classes, expected "
+                "at least 2; check their values, and which one is ignored"
+            )
         return probe
 
-    def _warn_of_classes(self, missing: list[str]) -> None:
-        """Warn once of classes that no probe can learn."""
-        if missing and not self._warned:
-            self._warned.update(missing)
+    @cached_property
+    def _num_trained_classes(self) -> int:
+        """Number of classes in the training masks, which the first probe has read."""
+        masks = self._splits[0].masks
+        pixels = torch.zeros(256, dtype=torch.int64)
+        for row in range(len(masks)):
+            pixels += torch.bincount(masks[row].flatten(), minlength=256)
+        classes = self.train.classes
+        missing = [name for name, count in zip(classes, pixels, strict=False) if not count]
+        if missing:
             log.warning(
                 "the training masks have no pixel of %d classes, such as '%s'; where a probe "
                 "predicts one of them nevertheless, its mean IoU falls, so leave them out",
                 *(len(missing), missing[0]),
             )
-
-    @cached_property
-    def _warned(self) -> set[str]:
-        return set()
+        return len(classes) - len(missing)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pcd_hub.data.sources.files import list_subfolders
 from pcd_hub.data.sources.uris import is_dir, is_file
-from pcd_hub.errors import PCDHubError, WeightError, nearest
+from pcd_hub.errors import MissingWeightError, PCDHubError, WeightError, nearest
 from pcd_hub.weights import shipped, store
 from pcd_hub.weights.hub.fetch import fetched_folder, fetched_folders
 from pcd_hub.weights.hub.published import published_weights, reference_of
@@ -19,9 +19,6 @@ from pcd_hub.weights.record import NOT_STATED, WeightRecord
 from pcd_hub.weights.safety import check_config, unknown_files, unknown_keys
 
 Origin = Literal["local", "fetched", "published", "shipped"]
-
-NOT_HERE = "is not on this machine"
-"""What an error says of a weight that is missing, not damaged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,19 +85,20 @@ def find_here(name: str) -> Path:
     """Return the folder that :func:`find` returns.
 
     Raises:
-        WeightError: If there is no such weight on this machine, or :func:`find` raises.
+        MissingWeightError: If there is no such weight on this machine.
+        WeightError: If :func:`find` raises it.
     """
     if folder := find(name):
         return folder
     if shipped.where(name):
-        raise WeightError(
+        raise MissingWeightError(
             f"{name} stands for the weight of PCD_HUB_ORG or of the published list, which is not "
             f"on this machine; run `pcd-hub fetch {name}`, or unset PCD_HUB_ORG for the one that "
             "pcd_hub ships"
         )
     held, ships = (", ".join(names) or "none" for names in (store.names(), shipped.names()))
-    raise WeightError(
-        f"{name} {NOT_HERE}; {store.home()} holds {held}, pcd_hub ships {ships}. Run "
+    raise MissingWeightError(
+        f"{name} is not on this machine; {store.home()} holds {held}, pcd_hub ships {ships}. Run "
         f"`pcd-hub fetch ORG/NAME` to get one from the Hub{hint_of_folder(name)}"
     )
 

@@ -177,7 +177,8 @@ def _published_sha256(name: str) -> str:
 
 
 def _how_to_get(name: str) -> str:
-    off = "" if store.enabled() else " (PCD_HUB_LOCAL=0 turns the local store off)"
+    is_off = os.environ.get("PCD_HUB_LOCAL") == "0"
+    off = " (PCD_HUB_LOCAL=0 turns the local store off)" if is_off else ""
     ships = ", ".join(shipped.names()) or "none"
     return (
         f"there is no weight {name}{off}; pcd_hub ships {ships}. Distil one (it is saved in "

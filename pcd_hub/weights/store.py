@@ -198,11 +198,13 @@ def replace(name: str, export: Path) -> Path | None:
 
 def _is_copy(stored: Path, export: Path) -> bool:
     try:
+        if read_manifest(stored) != read_manifest(export):
+            return False
         verify(stored)
         verify(export)
-        return read_manifest(stored) == read_manifest(export)
     except WeightError:  # damaged: to be replaced, or refused
         return False
+    return True
 
 
 def notice_of_kept(name: str, replaced: Path) -> str:

@@ -166,8 +166,13 @@ class SegmentationSet:
             )
         return self._table[values]
 
-    def check_labelled(self, *, least: int) -> None:
-        """Check that the masks have ``least`` classes; only as many are read as it takes.
+    def check_labelled(self, *, least: int, read_all: bool = False, remedy: str = "") -> None:
+        """Check that the masks have ``least`` classes.
+
+        Args:
+            least: Fewest classes.
+            read_all: Read all masks; otherwise only as many as it takes.
+            remedy: Another remedy, for the error message.
 
         Raises:
             DataError: If they have fewer, or a mask that is read is invalid.
@@ -175,12 +180,14 @@ class SegmentationSet:
         found: set[int] = set()
         for index in range(len(self)):
             found |= {*np.unique(self.mask(index)).tolist()} - {IGNORE}
-            if len(found) >= least:
+            if len(found) >= least and not read_all:
                 return
-        raise DataError(
-            f"the masks of {self.name} have {len(found)} of {len(self.classes)} classes, expected "
-            f"at least {least}; check their values, and which one is ignored"
-        )
+        if len(found) < least:
+            raise DataError(
+                f"the masks of {self.name} have {len(found)} of {len(self.classes)} classes, "
+                f"expected at least {least}; check their values and which one classes.json ignores"
+                f"{remedy}"
+            )
 
     def pair(self, index: int) -> tuple[Image.Image, Mask]:
         """Load image and mask.

@@ -28,7 +28,8 @@ teacher while the head is new and the learning rate high. On 301 photographs, th
 was worse than its start at step 30 of 222, and better at step 60 and at the end."""
 SHORT_STEPS = 60
 """Length below which a run that is worse than its start is called too short. In the run above, the
-student had caught up after 60 steps; a good one of 12 steps ended below its start."""
+student had caught up after 60 steps; after 12 steps on 80 photographs, one was below its start
+(CKA with the teacher 86.2 %, of the start 90.1 %)."""
 LATE_STEPS = 300
 """Steps before which no run is called flat, however short it is. Seven of 19 good runs had shown
 nothing after 100 steps of 16 images. Neither is a run without retrieval (``similarity_kl``), whose

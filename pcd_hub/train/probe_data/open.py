@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 from accelerate import Accelerator
 
-from pcd_hub.data.labelled.segmentation_set import IGNORE, SegmentationSet
+from pcd_hub.data.labelled.segmentation_set import SegmentationSet
 from pcd_hub.data.multiband.names import RGB
 from pcd_hub.data.sources.protocols import ImageSource, ImageStream
 from pcd_hub.data.survey.shared import equal_files, pictures_of
@@ -63,8 +62,9 @@ def check_probe_data(accelerator: Accelerator, config: DistillConfig) -> Labelle
                 _part(split, config.probe_data.num_images)
                 for split in open_segmentation_splits(config.probe_data)
             )
-            _check_masks(train, least=2)
-            _check_masks(test, least=1)
+            for images, least in ((train, 2), (test, 1)):
+                remedy = ", or raise --probe-data.num-images"
+                images.check_labelled(least=least, read_all=True, remedy=remedy)
         opened.append(SegmentationProbe(train, test, **TRAINING))
         return len(train) + len(test), data_sha256(train.fingerprint(), test.fingerprint())
 
@@ -139,19 +139,6 @@ def _part(images: SegmentationSet, most: int) -> SegmentationSet:
         return images
     rows = [number * len(images) // count for number in range(count)]
     return images.take(rows, name=f"{images.name}, {count} of {len(images)}")
-
-
-def _check_masks(images: SegmentationSet, *, least: int) -> None:
-    """Read all masks, and check that they have ``least`` classes at least."""
-    found: set[int] = set()
-    for row in range(len(images)):
-        found |= {*np.unique(images.mask(row)).tolist()} - {IGNORE}
-    if len(found) < least:
-        raise DataError(
-            f"the masks of {images.name} have {len(found)} of {len(images.classes)} classes, "
-            f"expected at least {least}; check their values and which one classes.json ignores, or "
-            "raise --probe-data.num-images"
-        )
 
 
 def _try(d: Distillation, probe: SegmentationProbe) -> None:

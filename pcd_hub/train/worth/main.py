@@ -34,8 +34,7 @@ def run_all(comparison: Comparison) -> dict[str, Any]:
 
     Raises:
         ConfigError: If the folder has runs with other settings, images or weights.
-        DataError: If test images are among the images of a distillation.
-            Or if all fine-tunings failed.
+        DataError: If test images are among the images of a distillation, or all fine-tunings fail.
         StoppedRun: After a signal; the last step is saved.
     """
     runs, options = list(comparison.runs()), comparison.options

@@ -167,15 +167,15 @@ def write_plan(comparison: Comparison) -> None:
     file = folder / "inputs.json"
     before = json.loads(file.read_text()) if file.is_file() else {}
     changed = {name: now for name, now in inputs.items() if before.get(name, now) != now}
-    if changed and not any_done(comparison):
-        log.info("no fine-tuning had finished: all begin again")
-        shutil.rmtree(folder / ROWS, ignore_errors=True)
-        changed = {}
-    for name, now in changed.items():
+    if changed and any_done(comparison):
+        name, now = next(iter(changed.items()))
         raise ConfigError(
             f"the {name} changed since the runs in {folder}: found {now}, expected "
             f"{before[name]}; restore them, or use another --output-dir"
         )
+    if changed:
+        log.info("no fine-tuning had finished: all begin again")
+        shutil.rmtree(folder / ROWS, ignore_errors=True)
     atomic_write(file, json.dumps(before | inputs, indent=2) + "\n")
     (folder / "labels").mkdir(exist_ok=True)
     for seed in comparison.seeds:

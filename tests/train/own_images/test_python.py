@@ -16,7 +16,8 @@ import yaml
 
 import pcd_hub
 from pcd_hub.errors import ConfigError, DataError
-from pcd_hub.train.own_images.python import configure
+from pcd_hub.train.own_images.python import _interrupted, configure
+from pcd_hub.train.signals import StoppedRun
 from pcd_hub.weights import shipped, store
 from pcd_hub.weights.average import average
 from tests.evaluate.drawn_sets import draw_segmentation
@@ -253,6 +254,12 @@ def test_a_wrong_argument_is_one_line(arguments, message):
     with pytest.raises(ConfigError) as refused:
         call(**arguments)
     assert str(refused.value).startswith(f"pcd_hub.distill: {message}")
+
+
+def test_the_call_after_an_interrupt_names_the_module():
+    stopped = StoppedRun(signal.SIGINT, Path("run"), step=3)
+    said = str(_interrupted(stopped, is_module=True))
+    assert 'pcd_hub.distill(resume="run", teacher=module, mean=..., std=...)' in said
 
 
 def test_a_module_teaches(settings, tmp_path):

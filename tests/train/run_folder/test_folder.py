@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,15 @@ def test_two_runs_that_start_in_one_folder_at_the_same_time(tiny, tmp_path, monk
     with pytest.raises(ConfigError, match="another run has just started in .*run; name another"):
         run(tiny, tmp_path / "run")
     assert (tmp_path / "run" / "config.json").read_text() == "of the other"
+
+
+def test_a_change_that_was_taken_back_does_not_return(tiny, tmp_path):
+    folder = run(tiny, tmp_path / "run")
+    length = json.loads((folder / "config.json").read_text())["run"]["max_steps"]
+    tried = {"after_step": length, "what": "--run.max-steps", "from": length, "to": 6000}
+    (folder / "changes.json").write_text(json.dumps([tried]))  # killed before a checkpoint
+    run(tiny, folder, "--run.resume")
+    assert not (folder / "changes.json").exists()
 
 
 def test_runs_that_start_at_once_get_folders_of_their_own(tmp_path, monkeypatch):

@@ -92,18 +92,6 @@ def points_box(points: Sequence[Sequence[float]]) -> list[float]:
     return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
 
 
-def within(box: Sequence[float], width: int, height: int) -> list[float]:
-    """Return the part of a box (left, top, width, height) that is inside an image.
-
-    A box that is outside, or has a coordinate that is no number, stays as it is.
-    """
-    left, top = max(box[0], 0.0), max(box[1], 0.0)
-    right, bottom = min(box[0] + box[2], width), min(box[1] + box[3], height)
-    if not (left < right and top < bottom):
-        return list(box)
-    return [left, top, right - left, bottom - top]
-
-
 def flat(points: Iterable[Sequence[float]]) -> list[float]:
     """Return a polygon's points as COCO's list of x0, y0, x1, y1 ..."""
     return [value for x, y in points for value in (x, y)]

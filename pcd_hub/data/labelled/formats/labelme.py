@@ -121,15 +121,19 @@ def _parse(shapes: list[dict[str, Any]], size: tuple[int, int], place: str) -> F
     )
 
 
+_NUM_POINTS = {"polygon": (3,), "rectangle": (2, 4), "circle": (2,), "mask": (2,)}
+"""Points of each kind of shape; a polygon may have more."""
+
+
 def _find_error(shape: dict[str, Any]) -> str | None:
-    kind, points = shape.get("shape_type", "polygon"), shape.get("points")
-    if kind not in {None, "", "polygon", "rectangle", "circle", "mask"}:
+    kind, points = shape.get("shape_type") or "polygon", shape.get("points")
+    expected = _NUM_POINTS.get(kind) if isinstance(kind, str) else None
+    if expected is None:
         return f"shape_type {format_value(kind)}: expected polygon, rectangle, circle or mask"
     number = len(points) if isinstance(points, list) and all(map(_is_point, points)) else 0
-    expected = {"polygon": "at least 3", "rectangle": "2 or 4"}.get(kind or "polygon", "2")
-    allowed = {"polygon": range(3, number + 1), "rectangle": (2, 4)}.get(kind or "polygon", (2,))
-    if number not in allowed:
-        return f"points {format_value(points)} of a {kind}: expected {expected} of [x, y]"
+    if number < min(expected) or (kind != "polygon" and number not in expected):
+        least = "at least 3" if kind == "polygon" else " or ".join(map(str, expected))
+        return f"points {format_value(points)} of a {kind}: expected {least} of [x, y]"
     return None
 
 

@@ -12,8 +12,9 @@ from pcd_hub.data.labelled.coco import (
     parse_object,
     raise_or_log,
 )
+from pcd_hub.data.labelled.coco_validation import clip_box
 from pcd_hub.data.labelled.formats.cvat import read_cvat, read_cvat_file
-from pcd_hub.data.labelled.formats.found import FoundObject, FoundSplit, within
+from pcd_hub.data.labelled.formats.found import FoundObject, FoundSplit
 from pcd_hub.data.labelled.formats.labelme import read_labelme, read_labelme_folders
 from pcd_hub.data.labelled.formats.voc import read_voc, read_voc_folders
 from pcd_hub.data.labelled.formats.yolo import read_yolo, read_yolo_folders
@@ -156,7 +157,9 @@ def _parse(
         return f"class '{item.label[:60]}': expected one of the {len(ids)} that the labels list"
     box = item.box
     if isinstance(item.segmentation, list):  # an outline may cross the border of the image
-        box = within(box, image.width, image.height)
+        left, top, right, bottom = clip_box(box, image.width, image.height)
+        if left < right and top < bottom:  # neither outside nor NaN, which is an error below
+            box = [left, top, right - left, bottom - top]
     entry: dict[str, Any] = {
         "id": number,
         "category_id": category,
