@@ -16,7 +16,7 @@ from pcd_hub.errors import TeacherError, first_line
 from pcd_hub.files.read import read_bounded
 from pcd_hub.files.strict_json import printable
 from pcd_hub.files.write import atomic_file
-from pcd_hub.models.torch_files import MAX_FILE_BYTES, read_torch_file
+from pcd_hub.models.torch_files import MAX_FILE_BYTES, UnknownObjectError, read_torch_file
 
 State = dict[str, Tensor]
 
@@ -50,6 +50,10 @@ def load_tensor_file(file: Path, *, published: str = "") -> tuple[Any, bytes]:
         raise TeacherError(f"{file} has {size} bytes, expected at most {MAX_FILE_BYTES}")
     try:
         return _load_safetensors(file) if file.suffix == ".safetensors" else read_torch_file(file)
+    except UnknownObjectError as error:
+        raise TeacherError(
+            f"{file} is no checkpoint of plain tensors: {printable(str(error))}"
+        ) from error
     except Exception as error:
         raise TeacherError(
             f"{file} is truncated, or no checkpoint of plain tensors "

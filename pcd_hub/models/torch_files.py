@@ -4,7 +4,8 @@
 bytes can make it exhaust memory (an archive that unpacks to terabytes, ``bytearray(2**40)``),
 compute for years (the hash of sixty nested tuples, each containing the next one twice), or return
 uninitialised memory of the process (a storage requested by name). This reader builds only
-plain containers and tensors whose bytes are all in the file.
+plain containers and tensors whose bytes are all in the file. Other objects that training code saves
+beside them, such as its options, become placeholders: nothing is imported or called.
 """
 
 import io
@@ -23,7 +24,7 @@ from torch import Tensor
 from pcd_hub.files.read import read_bounded
 
 MAX_FILE_BYTES = 16 * 1024**3
-_MAX_PICKLE_BYTES = 1024**2  # half is enough for EfficientNet-B7, two branches and an optimizer
+_MAX_PICKLE_BYTES = 8 * 1024**2  # seconds to read; mmengine's history of a long run has several MiB
 _MAX_DIMS = 32
 _OLD_FORMAT_START = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 _OPCODES = (
@@ -38,8 +39,22 @@ _OPCODES = (
 """Opcodes used by ``torch.save``, except BUILD, NEWOBJ, SETITEM and SETITEMS: see below."""
 
 
+class UnknownObjectError(ValueError):
+    """A pickle contains an object of a kind that is neither read nor ignored."""
+
+
 class _Ignored:
-    """An object whose attributes are not used, such as the arguments of a training script."""
+    """An object that is not used, such as the options of a training script."""
+
+    __slots__ = ()
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def extend(self, _: object) -> None:
+        """Ignore the items of a list or deque."""
+
+    append = extend
 
 
 class _Storage(NamedTuple):
@@ -132,13 +147,15 @@ class _Unpickler(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the replacement for a global; raise if it is not allowed."""
-        try:
-            return _GLOBALS[f"{module}.{name}"]
-        except KeyError as error:
-            raise ValueError(
-                f"it contains a {f'{module}.{name}'[:80]!r}, expected only tensors in plain "
-                "containers; save its state dict alone"
-            ) from error
+        full_name = f"{module}.{name}"
+        if full_name in _GLOBALS:
+            return _GLOBALS[full_name]
+        if full_name in _IGNORED or module.partition(".")[0] in _IGNORED_PACKAGES:
+            return _Ignored
+        raise UnknownObjectError(
+            f"it contains a {full_name[:80]!r}, expected only tensors in plain containers; load it "
+            "with the code that wrote it, and save torch.save(model.state_dict(), FILE)"
+        )
 
     def persistent_load(self, pid: Any) -> _Storage:
         """Return the storage for a persistent id."""
@@ -161,8 +178,8 @@ class _Unpickler(pickle._Unpickler):
 
     def load_newobj(self) -> None:
         """Create an object that is not used; no other."""
-        arguments, kind = self.stack.pop(), self.stack.pop()
-        if kind is not _Ignored or arguments != ():
+        _, kind = self.stack.pop(), self.stack.pop()
+        if kind is not _Ignored:
             raise TypeError("it creates an object that is neither a tensor nor a plain container")
         self.stack.append(_Ignored())
 
@@ -181,6 +198,8 @@ class _Unpickler(pickle._Unpickler):
 
     def _set(self, items: list[Any]) -> None:
         """Fill a dict; allow only keys that hash quickly and cannot be made to collide."""
+        if type(self.stack[-1]) is _Ignored:
+            return
         if type(self.stack[-1]) is not dict:
             raise TypeError("it sets the items of something other than a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
@@ -228,10 +247,6 @@ def _ordered_dict() -> dict[str, Any]:
     return {}
 
 
-def _ignore(*_: object) -> None:
-    return None
-
-
 _DTYPES: tuple[torch.dtype, ...] = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
     *(torch.complex128, torch.complex64),
@@ -241,14 +256,27 @@ _NAMES = ("Double", "Float", "Half", "BFloat16", "ComplexDouble", "ComplexFloat"
 _NAMES += ("Long", "Int", "Short", "Char", "Byte", "Bool")
 _GLOBALS: dict[str, Any] = {
     "collections.OrderedDict": _ordered_dict,
+    "collections.defaultdict": lambda _factory: {},
     "torch._utils._rebuild_tensor": _rebuild_tensor_v2,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor_v2,
     "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
     "torch._utils._rebuild_parameter": lambda data, _requires_grad, _hooks: data,
-    # Found in training checkpoints next to the tensors, and not used.
-    **dict.fromkeys(("torch.Size", "torch.device", "torch.serialization._get_layout"), _ignore),
-    "argparse.Namespace": _Ignored,
     **{f"torch.{name}Storage": dtype for name, dtype in zip(_NAMES, _DTYPES, strict=True)},
     "torch.storage.UntypedStorage": torch.uint8,
     **{str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)},
+}
+_IGNORED = {
+    *("torch.Size", "torch.device", "torch.serialization._get_layout"),
+    *("torch.torch_version.TorchVersion", "argparse.Namespace", "types.SimpleNamespace"),
+    *("collections.Counter", "collections.deque", "__builtin__.list", "__builtin__.dict"),
+    "_codecs.encode",  # bytes, such as the values of an array of NumPy's
+    *(f"__builtin__.{name}" for name in ("set", "frozenset", "complex", "bytes", "object")),
+    "copy_reg._reconstructor",
+}
+"""Found in training checkpoints beside the tensors."""
+_IGNORED_PACKAGES = {
+    "__main__",  # classes of the training script
+    *("datetime", "pathlib", "numpy", "mmengine", "mmcv"),
+    *("omegaconf", "yacs", "easydict", "addict"),  # options
+    *("lightning", "lightning_fabric", "pytorch_lightning", "timm", "transformers"),
 }

@@ -2,10 +2,16 @@
 
 import argparse
 import io
+import random
 import struct
-from collections import OrderedDict
+import sys
+from collections import Counter, OrderedDict, defaultdict, deque
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,12 +20,14 @@ from pcd_hub.errors import TeacherError
 from pcd_hub.models import torch_files
 from pcd_hub.models.checkpoints import read_checkpoint
 from pcd_hub.models.layouts import layout_of
+from pcd_hub.models.tensor_files import load_tensor_file
 from pcd_hub.models.torch_files import read_torch_file
 from tests.weights.hostile_teachers import (
     as_archive,
     borrowed_memory,
     changed_archive,
     in_old_form,
+    named,
     number,
     of_tensors,
     opcodes,
@@ -78,8 +86,6 @@ def read(content: bytes, file: Path) -> object:
 @pytest.mark.parametrize("name", tensors_of_all_kinds())
 def test_every_tensor_that_torch_saves_is_read(tmp_path, name, options):
     value = tensors_of_all_kinds()[name]
-    if name == "none":
-        value.remove(b"")  # a call of _codecs.encode
     found = read(saved({"state_dict": {name: value}}, **options), tmp_path / "file")
     if isinstance(value, torch.Tensor):
         tensor = found["state_dict"][name]
@@ -228,6 +234,55 @@ def test_the_arguments_of_a_training_script_are_ignored(tmp_path, options):
     assert not hasattr(found["args"], "arch")
 
 
+@dataclass
+class Options:
+    rate: float = 0.1
+
+
+def kept_beside_the_tensors() -> dict[str, object]:
+    return {
+        "NumPy's number": np.float64(0.3),
+        "NumPy's generator": np.random.get_state(),  # noqa: NPY002  # as training scripts do
+        "array": np.arange(10),
+        "dtype": np.dtype("f4"),
+        "Python's generator": random.getstate(),
+        "path": Path("a/b"),
+        "date": datetime(2026, 1, 1, tzinfo=UTC),
+        "defaultdict": defaultdict(list, a=[1]),
+        "deque": deque([1, 2], maxlen=3),
+        "milestones": Counter([30, 60]),
+        "set": {1, 2},
+        "bytes": b"abc",
+        "options": Options(),
+        "namespace": SimpleNamespace(a=1),
+        "version of torch": torch.__version__,
+    }
+
+
+@pytest.mark.parametrize("options", FORMS)
+@pytest.mark.parametrize("name", kept_beside_the_tensors())
+def test_what_training_code_saves_beside_the_tensors_is_not_in_the_way(
+    tmp_path, monkeypatch, name, options
+):
+    monkeypatch.setattr(Options, "__module__", "__main__")
+    monkeypatch.setattr("__main__.Options", Options, raising=False)
+    content = saved({"kept": kept_beside_the_tensors()[name], "a": torch.arange(3.0)}, **options)
+    assert torch.equal(read(content, tmp_path / "file")["a"], torch.arange(3.0))
+
+
+def test_of_a_history_of_mmengine_nothing_is_imported(tmp_path):
+    history = named("mmengine.logging.history_buffer", "HistoryBuffer")
+    filled = history + b")\x81}" + text("_log_history") + text("x") + b"sb"
+    pickled = opcodes(b"}", text("message_hub"), filled, b"s")
+    assert set(read(as_archive(pickled), tmp_path / "file")) == {"message_hub"}
+    assert "mmengine" not in sys.modules
+
+
+def test_items_of_a_defaultdict_are_read(tmp_path):
+    state = defaultdict(dict, {"state_dict": {"a": torch.arange(3.0)}})
+    assert torch.equal(read(saved(state), tmp_path / "x")["state_dict"]["a"], torch.arange(3.0))
+
+
 class Mkdir:
     def __reduce__(self):
         return Path.mkdir, (Path("canary"),)
@@ -245,7 +300,10 @@ def test_other_objects_beside_the_tensors_are_refused(tmp_path, value, message):
         read(saved({"args": value}), tmp_path / "file")
 
 
-def test_ignored_objects_take_no_arguments(tmp_path):
-    created = b"cargparse\nNamespace\nX\1\0\0\0a\x85\x81."
-    with pytest.raises(TypeError, match="neither a tensor nor a plain container"):
-        read(as_archive(b"\x80\2" + created), tmp_path / "file")
+def test_a_whole_model_is_not_called_truncated(tmp_path):
+    torch.save(nn.Linear(2, 3), tmp_path / "model.pt")
+    with pytest.raises(TeacherError, match="no checkpoint of plain tensors") as refused:
+        load_tensor_file(tmp_path / "model.pt")
+    assert "'torch.nn.modules.linear.Linear'" in str(refused.value)
+    assert "torch.save(model.state_dict(), FILE)" in str(refused.value)
+    assert "truncated" not in str(refused.value)
