@@ -107,7 +107,7 @@ def check_received(batch: Any) -> Any:
     if isinstance(batch, _OutOfSharedMemory):
         raise DataError(
             f"a loader process ran out of shared memory in {_FOLDER} ({batch.reason}); increase it "
-            "(docker run --shm-size 32g) or set --data.num-workers 0, and go on with --run.resume"
+            "(docker run --shm-size 32g) or set --data.num-workers 0, then resume the run"
         )
     return batch
 

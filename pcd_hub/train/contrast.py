@@ -150,7 +150,7 @@ def prepare(accelerator: Accelerator, config: ContrastConfig, config_name: str) 
     contrast, momentum_encoder, random_start = build_contrast(
         config, num_classes=len(found.classes) if found else 0
     )
-    check_places(accelerator, contrast, output_dir=config.run.output_dir, stored_as=None)
+    check_places(accelerator, contrast, run=config.run, stored_as=None)
     pretraining = Pretraining(
         config=config,
         config_name=config_name,

@@ -66,7 +66,6 @@ from pcd_hub.train.results.weight import save_weight
 from pcd_hub.train.run import TrainingRun
 from pcd_hub.train.run_folder.preflight import finishing
 from pcd_hub.train.run_folder.resume import first_length
-from pcd_hub.train.signals import StoppedRun
 from pcd_hub.train.students.configs import check_students
 from pcd_hub.train.students.folders import open_folders, results, run_folder
 from pcd_hub.train.students.networks import build_students
@@ -81,11 +80,7 @@ log = logging.getLogger("pcd_hub")
 def main(arguments: list[str]) -> list[dict[str, Any]] | None:
     """Parse the command line, distil, save the weight, and return its folders and record."""
     config_name, config, given = parse_distill(arguments)
-    try:
-        return results(run(config, config_name=config_name, given=given))
-    except StoppedRun as stopped:
-        stopped.args = (stopped.message(f"pcd-hub distill --resume {stopped.folder}"),)
-        raise
+    return results(run(config, config_name=config_name, given=given))
 
 
 def run(

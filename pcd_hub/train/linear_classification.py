@@ -140,7 +140,7 @@ def prepare(
     with torch.no_grad():
         num_channels = feature_map(torch.zeros(1, 3, size, size, device=device)).shape[1]
     layer = linear_layer(num_channels, len(train_set.classes), seed=config.run.seed)
-    check_places(accelerator, layer, output_dir=config.run.output_dir, stored_as=None)
+    check_places(accelerator, layer, run=config.run, stored_as=None)
     folder = RunFolder.open(
         accelerator,
         config,

@@ -30,6 +30,7 @@ from pcd_hub.train.monitors.loss import LossMonitor
 from pcd_hub.train.monitors.progress import Progress
 from pcd_hub.train.run_folder.checkpoints import Checkpoints
 from pcd_hub.train.run_folder.folder import RunFolder
+from pcd_hub.train.run_folder.how_to_continue import how_to_continue
 from pcd_hub.train.run_folder.resume import load_parts
 from pcd_hub.train.signals import InterruptedStep, StopRequest, stopped_run
 from pcd_hub.train.students.shared import SharedStop
@@ -213,7 +214,8 @@ class TrainingRun(Generic[BatchT]):
         except DataError:
             if self._accelerator.num_processes == 1 and self._done > self._saved:
                 self._save()
-                log.info("saved after step %d; add --run.resume to continue", self._done)
+                command = how_to_continue(self.folder.path)
+                log.info("saved after step %d; continue with %s", self._done, command)
             raise
 
     def is_measured(self, step: int) -> bool:

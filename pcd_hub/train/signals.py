@@ -15,6 +15,7 @@ from accelerate import Accelerator
 
 from pcd_hub.data.workers import STOP_SIGNALS
 from pcd_hub.files.standard_output import print_error
+from pcd_hub.train.run_folder.how_to_continue import how_to_continue
 
 _HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
 
@@ -34,9 +35,7 @@ class StoppedRun(BaseException):
     def __init__(self, signum: int, folder: Path, *, step: int | None) -> None:
         self.signum, self.folder, self.step = signum, folder, step
         self.exit_code = 128 + signum
-        super().__init__(
-            self.message(f"the same command and --run.resume --run.output-dir {folder}")
-        )
+        super().__init__(self.message(how_to_continue(folder)))
 
     def message(self, remedy: str) -> str:
         """Describe what is saved, and how ``remedy`` continues."""

@@ -191,7 +191,8 @@ def check_that_a_lost_end_is_said(
     """Check that a finished run whose result cannot be written reports how to write it later."""
     full = OSError(errno.ENOSPC, "No space left on device")
     message = (
-        "the training is complete, but its result .*No space left .*--run.resume --run.output-dir"
+        "the training is complete, but its result .*No space left .*; (the same command and "
+        "--run.resume --run.output-dir|pcd-hub distill --resume) .* writes it, without further"
     )
     with mock.patch(writes, side_effect=full), pytest.raises(CheckpointError, match=message):
         main([*arguments, "--run.resume"])

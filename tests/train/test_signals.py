@@ -136,4 +136,4 @@ def test_a_killed_loader_process_prints_one_line(capsys):
         command_line.run_main(die)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: DataLoader worker (pid 7) is killed by signal: Bus error; ")
-    assert "--data.num-workers 0, then continue with --run.resume" in line
+    assert "--data.num-workers 0, then resume the run" in line

@@ -191,7 +191,7 @@ def prepare(accelerator: Accelerator, config: DetectConfig, config_name: str) ->
     )
     if config.detector.norm == "sync":
         detector = with_sync_batch_norm(detector, accelerator, required_by="--detector.norm sync")
-    check_places(accelerator, detector, output_dir=config.run.output_dir, stored_as=None)
+    check_places(accelerator, detector, run=config.run, stored_as=None)
     folder = RunFolder.open(
         accelerator,
         config,

@@ -73,7 +73,7 @@ def build(
     check_places(
         accelerator,
         start,
-        output_dir=config.run.output_dir,
+        run=config.run,
         stored_as=check_weight_name(config) if config.run.store else None,
     )
     check_exportable(start, config.student.arch, image_size=size, bands=bands)

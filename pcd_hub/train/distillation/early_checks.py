@@ -42,7 +42,7 @@ def check_students_and_folders(
         check_places(
             accelerator,
             build_skeleton(one.student.arch),
-            output_dir=one.run.output_dir,
+            run=one.run,
             stored_as=check_weight_name(one) if one.run.store else None,
         )
 

@@ -136,9 +136,10 @@ class LossMonitor:
             torch.save(steps, path)
         except (OSError, RuntimeError) as error:  # a full disk must not hide the bad value
             inspect = f"; cannot write the last batches to {path} ({first_line(error)})"
+        is_saved = any(self._folder.checkpoints.glob("step_*.pt"))
         return (
-            f"lower {self._lr_option} (it was {step.lr:.2g} at this step){inspect}. "
-            "The last checkpoint is good"
+            f"lower {self._lr_option} (it was {step.lr:.2g} at this step){inspect}"
+            + ". The last checkpoint is good" * is_saved
         )
 
 

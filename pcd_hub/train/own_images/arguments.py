@@ -2,19 +2,17 @@
 
 import itertools
 import logging
-import typing
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from pcd_hub.data.sources.uris import exists, local_path
 from pcd_hub.errors import ConfigError, nearest
 from pcd_hub.train.configs.command_line import Parsed, parse_given
 from pcd_hub.train.configs.distill import DISTILL, DistillConfig
-from pcd_hub.train.configs.fields import as_typed, options
+from pcd_hub.train.configs.fields import as_typed
 from pcd_hub.train.own_images.options import with_long_options
 from pcd_hub.train.own_images.short_options import SHORT_OPTIONS
+from pcd_hub.train.own_images.words import split_words
 
 log = logging.getLogger("pcd_hub")
 
@@ -23,7 +21,6 @@ FOR_IMAGES = "own_images"
 """Configuration of a command line that starts with images."""
 
 _SOURCE = "--data.source"
-_ALONE = ("-h", "--help", "--print-config")
 _USAGE = f"""\
 IMAGES: folders, files, globs, lists or data sets, as in {_SOURCE}. Without a configuration before
 them, the settings are derived from the images and the device (configuration {FOR_IMAGES}).
@@ -67,49 +64,6 @@ def parse_distill(arguments: list[str]) -> Parsed[DistillConfig]:
             f"derived unless given, whatever default is printed: {', '.join(derived)}"
         )
     return parse_given(DISTILL, DEFAULT, [*([name] if name else []), *flags], usage=usage)
-
-
-def split_words(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Separate words from options with their values.
-
-    A word may follow an option that takes one value: ``--run.hours 2 photos``.
-    """
-    takes_one, takes_none = set(_single_valued()), {*_ALONE, *_switches()}
-    words: list[str] = []
-    flags: list[str] = []
-    free = 0  # values that the last option can still take
-    for argument in arguments:
-        if argument.startswith("-") and argument != "-":
-            flag, equals, _ = argument.partition("=")
-            flag = flag.replace("_", "-")
-            free = 0 if equals or flag in takes_none else 1 if flag in takes_one else len(arguments)
-            flags.append(argument)
-        elif flags and free:
-            free -= 1
-            flags.append(argument)
-        else:
-            words.append(argument)
-    return words, flags
-
-
-def _single_valued() -> Iterator[str]:
-    """Yield the options that take exactly one value."""
-    yield "--config"
-    for option in options(DISTILL[FOR_IMAGES]):
-        if option.kind is not bool and not _holds_tuples(option.kind):
-            yield option.name
-
-
-def _switches() -> Iterator[str]:
-    """Yield the options without a value."""
-    for option in options(DISTILL[FOR_IMAGES]):
-        if option.kind is bool:
-            yield from option.flags
-
-
-def _holds_tuples(kind: Any) -> bool:
-    inner = typing.get_args(kind)
-    return typing.get_origin(kind) is tuple or any(map(_holds_tuples, inner))
 
 
 def _configuration(words: list[str]) -> tuple[str, list[str]]:

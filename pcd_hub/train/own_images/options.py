@@ -9,7 +9,9 @@ from pcd_hub.errors import ConfigError
 from pcd_hub.train.configs.fields import negated
 from pcd_hub.train.own_images.short_options import RESUME, SHORT_OPTIONS
 from pcd_hub.train.own_images.started import changed_options, length
+from pcd_hub.train.own_images.words import split_words
 
+_SOURCE = "--data.source"
 _LENGTHS = ("--run.add-hours", "--run.max-steps", "--optim.epochs")
 
 
@@ -17,7 +19,8 @@ def with_long_options(arguments: list[str]) -> list[str]:
     """Return the arguments with each short option replaced by the options it stands for.
 
     ``--resume RUN`` stands for RUN's configuration, the options that it was resumed with before,
-    its folder and ``--run.resume``; with it, ``--hours`` adds hours.
+    its folder and ``--run.resume``; with it, ``--hours`` adds hours. Words are the images, for a
+    run whose images were moved.
 
     Raises:
         ConfigError: If RUN is not the folder of a run.
@@ -34,18 +37,21 @@ def with_long_options(arguments: list[str]) -> list[str]:
     if not is_file(folder / "config.json"):
         raise ConfigError(f"{RESUME} {run}: it contains no run; expected the folder of a run")
     rest = [_renamed(argument, {"--run.hours": "--run.add-hours"}) for argument in rest]
-    flags = {argument.partition("=")[0].replace("_", "-") for argument in rest}
+    words, given = split_words(rest)
+    flags = {flag.partition("=")[0].replace("_", "-") for flag in given}
+    if words:
+        flags.add(_SOURCE)
     steps = length(folder) if flags.isdisjoint(_LENGTHS) else None
     return [
-        f"--config={folder / 'config.json'}",
-        "--run.resume",
-        f"--run.output-dir={folder}",
-        *([] if steps is None else [f"--run.max-steps={steps}"]),
         *itertools.chain.from_iterable(
             _words(name, value)
             for name, value in changed_options(folder).items()
             if flags.isdisjoint({name, negated(name)})
         ),
+        f"--config={folder / 'config.json'}",
+        "--run.resume",
+        f"--run.output-dir={folder}",
+        *([] if steps is None else [f"--run.max-steps={steps}"]),
         *rest,
     ]
 

@@ -20,6 +20,7 @@ from pcd_hub.train.configs.files import recorded
 from pcd_hub.train.configs.run import RunConfig
 from pcd_hub.train.launch import from_main_process
 from pcd_hub.train.monitors.trackers import for_each_tracker, log_pictures, start_trackers
+from pcd_hub.train.run_folder.how_to_continue import how_to_continue
 from pcd_hub.train.run_folder.preflight import check_run_folder
 from pcd_hub.train.run_folder.provenance import code_state, provenance
 from pcd_hub.train.run_folder.resume import Change
@@ -225,7 +226,12 @@ class RunFolder:
             saved = sorted(self.checkpoints.glob("step_*.pt"))
             raise CheckpointError(
                 f"cannot write {path} ({reason}); the last checkpoint is "
-                f"{saved[-1].name if saved else 'none'}; free some space, then add --run.resume"
+                f"{saved[-1].name if saved else 'none'}; free some space, then "
+                + (
+                    f"continue with {how_to_continue(self.path)}"
+                    if saved
+                    else "start the run again, in another folder"
+                )
             ) from error
 
 
@@ -247,7 +253,8 @@ def new_folder(
     check_run_folder(path)
     try:
         if path.exists() and any(path.iterdir()):
-            resume = "add --run.resume to continue the run in it, or " * can_resume
+            is_run = can_resume and is_file(path / "config.json")
+            resume = f"continue the run in it with {how_to_continue(path)}, or " * is_run
             raise ConfigError(f"{path} is not empty; {resume}name another --run.output-dir")
         if create:
             path.mkdir(parents=True, exist_ok=requested is not None)

@@ -5,7 +5,6 @@ import torch
 from pcd_hub.errors import first_line
 
 _CPU_MESSAGES = ("can't allocate memory", "not enough memory", "Unable to allocate")
-_CONTINUE = "then continue with --run.resume"
 
 
 def explained(error: RuntimeError | MemoryError) -> str | None:
@@ -17,7 +16,7 @@ def explained(error: RuntimeError | MemoryError) -> str | None:
     line = first_line(error).rstrip(" .")
     if line.startswith("DataLoader worker"):
         remedy = "provide more memory (docker run --shm-size 32g) or use --data.num-workers 0"
-        return f"{line}; {remedy}, {_CONTINUE}"
+        return f"{line}; {remedy}, then resume the run"
     out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
     if out_of_memory or any(message in line for message in _CPU_MESSAGES):
         return (

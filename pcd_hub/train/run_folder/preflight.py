@@ -9,20 +9,22 @@ from torch import nn
 
 from pcd_hub.errors import CheckpointError, ConfigError, PCDHubError, first_line
 from pcd_hub.files.writable import check_temporary_folder, check_writable
+from pcd_hub.train.configs.run import RunConfig
 from pcd_hub.train.launch import from_main_process
+from pcd_hub.train.run_folder.how_to_continue import how_to_continue
 from pcd_hub.train.signals import stopping_at_once
 from pcd_hub.weights import store
 
 
 def check_places(
-    accelerator: Accelerator, network: nn.Module, *, output_dir: Path | None, stored_as: str | None
+    accelerator: Accelerator, network: nn.Module, *, run: RunConfig, stored_as: str | None
 ) -> None:
     """Check that temporary folder, run folder and store can be written and have enough space.
 
     Args:
         accelerator: The run's Accelerator; its main process writes to run folder and store.
         network: Network to save, which determines the space.
-        output_dir: The run's folder, which need not exist; None for one below ``runs``.
+        run: Folder of the run, which need not exist, and number of checkpoints.
         stored_as: Name of the weight in the store; None if it is not stored.
 
     Raises:
@@ -33,8 +35,11 @@ def check_places(
     failure = ""
     if accelerator.is_main_process:
         try:
-            # A checkpoint (weights, and as much optimizer state) and the exported weights.
-            check_run_folder(output_dir or Path("runs"), num_bytes=3 * num_bytes)
+            # A checkpoint has the weights and, with AdamW, two more values for each; one more is
+            # written before the oldest is removed. A run that is resumed has the others.
+            checkpoints = 1 if run.resume else run.keep_checkpoints + 1
+            space = (3 * checkpoints + 1) * num_bytes
+            check_run_folder(run.output_dir or Path("runs"), num_bytes=space)
             if stored_as:
                 store.check_can_add(stored_as, num_bytes=num_bytes)
         except PCDHubError as error:
@@ -71,6 +76,5 @@ def finishing(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise CheckpointError(
             f"the training is complete, but its result cannot be written: {first_line(error)}; "
-            f"free some space, then --run.resume --run.output-dir {folder} writes it, without "
-            "further training"
+            f"free some space; {how_to_continue(folder)} writes it, without further training"
         ) from error

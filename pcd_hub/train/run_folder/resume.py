@@ -19,6 +19,8 @@ LENGTH = ("run.max_steps", "optim.epochs")
 MAY_CHANGE = frozenset(
     {
         *LENGTH,
+        # where images and teacher are now; the fingerprints show whether they are the same
+        *("data.source", "teacher.source"),
         # name and location of the result, probes and logging
         *("run.name", "run.store", "run.trackers", "probe_scenes"),
         *(f"probe_data.{field.name}" for field in fields(ProbeDataConfig)),

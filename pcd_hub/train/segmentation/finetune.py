@@ -170,7 +170,7 @@ def prepare(accelerator: Accelerator, config: FinetuneSegConfig, config_name: st
     model: nn.Module = FCN(backbone, config.fcn, num_classes=len(train_set.classes))
     if config.fcn.norm == "sync":
         model = with_sync_batch_norm(model, accelerator, required_by="--fcn.norm sync")
-    check_places(accelerator, model, output_dir=config.run.output_dir, stored_as=None)
+    check_places(accelerator, model, run=config.run, stored_as=None)
     folder = RunFolder.open(
         accelerator,
         config,

@@ -8,6 +8,7 @@ from pathlib import Path
 from pcd_hub.errors import ConfigError, PCDHubError
 from pcd_hub.train.distillation.state import Distillation
 from pcd_hub.train.run import TrainingRun
+from pcd_hub.train.run_folder.how_to_continue import how_to_continue
 from pcd_hub.train.signals import StoppedRun
 from pcd_hub.train.students.folders import run_folder
 
@@ -100,6 +101,7 @@ def _save_after(error: PCDHubError, others: Iterable[_Turn]) -> None:
         if turn.d.accelerator.num_processes == 1 or isinstance(error, ConfigError):
             turn.save()
             log.info(
-                "%s is saved after step %d; pcd-hub distill --resume %s continues it alone",
-                *(turn.d.config.student.arch, turn.run.done, turn.run.folder.path),
+                "%s is saved after step %d; %s continues it alone",
+                *(turn.d.config.student.arch, turn.run.done),
+                how_to_continue(turn.run.folder.path),
             )

@@ -20,7 +20,8 @@ def build_monitor(folder, other_process=0.0):
         process_index=0,
         reduce=lambda values, _: values + other_process,
     )
-    monitor = LossMonitor(accelerator, SimpleNamespace(path=folder), lr_option="--lr")  # type: ignore
+    run: Any = SimpleNamespace(path=folder, checkpoints=folder / "checkpoints")
+    monitor = LossMonitor(accelerator, run, lr_option="--lr")
     monitor._delay = 1
     return monitor
 
@@ -47,8 +48,9 @@ def test_an_accelerator_is_checked_one_step_late_and_the_batch_is_saved(tmp_path
     for step in range(3):
         record(monitor, step)
     record(monitor, 3, **values)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message) as refused:
         record(monitor, 4, loss=NAN, norm=NAN)
+    assert "checkpoint" not in str(refused.value), "there is none"
     kept = torch.load(tmp_path / "bad_batch_0.pt", weights_only=True)
     assert [step["step"] for step in kept] == [3, 4]
     assert [int(step["batch"][0]["views"][0, 0, 0, 0, 0]) for step in kept] == [3, 4]
@@ -70,6 +72,8 @@ def test_a_full_disk_does_not_hide_the_bad_value(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "save", full)
     monitor = build_monitor(tmp_path)
     record(monitor, 0)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step_00000001.pt").touch()
     message = r"the loss is nan at step 1; lower --lr .*; .*bad_batch_0.pt \(\[enforce fail .* good"
     record(monitor, 1, loss=NAN)
     with pytest.raises(ConfigError, match=message):

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from pcd_hub.errors import ConfigError
-from pcd_hub.train.own_images.arguments import parse_distill, split_words
+from pcd_hub.train.own_images.arguments import parse_distill
 from pcd_hub.train.own_images.options import with_long_options
+from pcd_hub.train.own_images.words import split_words
 
 
 def test_short_options_stand_for_long_ones():

@@ -79,8 +79,14 @@ def test_a_full_disk_between_checkpoints_is_reported(
     monkeypatch.setattr(Path, fails, full)
     monkeypatch.setattr("pcd_hub.train.run_folder.checkpoints.find_damage", lambda _: None)
     message = r"metrics.jsonl \(.*No space left .*\); the last checkpoint is step_00000001.pt; free"
-    with pytest.raises(CheckpointError, match=f"cannot write .*{message} .*--run.resume"):
+    with pytest.raises(CheckpointError, match=f"cannot write .*{message} .* --(run.)?resume .*"):
         write(folder, checkpoints)
+
+
+def test_a_full_disk_before_the_first_checkpoint_names_nothing_that_continues(folder, monkeypatch):
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(CheckpointError, match="checkpoint is none; free .* start the run again"):
+        folder.write_metrics(step=0)
 
 
 def test_a_checkpoint_is_on_the_disk_before_it_has_its_name_and_has_it_before_the_old_one_goes(

@@ -20,7 +20,7 @@ def test_an_output_folder_that_cannot_be_is_one_line(place):
 def test_another_run_is_not_overwritten(tiny, tmp_path):
     folder = run(tiny, tmp_path / "run", "--run.no-store")
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    with pytest.raises(ConfigError, match="is not empty; add --run.resume"):
+    with pytest.raises(ConfigError, match="is not empty; continue .* --resume .*, or name"):
         run(tiny, folder)
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 

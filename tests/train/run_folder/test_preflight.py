@@ -2,6 +2,7 @@
 
 import errno
 import tempfile
+from types import SimpleNamespace
 
 import pytest
 from safetensors import SafetensorError
@@ -63,9 +64,14 @@ def no_room_in_the_store(monkeypatch, tmp_path):
     monkeypatch.setattr("shutil.disk_usage", Usage)
 
 
+def room_for_one_checkpoint(monkeypatch, tmp_path):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10_000_000))
+
+
 @pytest.mark.parametrize(
     ("prepare", "folder", "message"),
     [
+        (room_for_one_checkpoint, "run", "run has 10 MB free, expected at least 15 MB; name anoth"),
         (None, "file/run", "the run's folder .*file/run: Not a directory; name another --run.out"),
         (store_below_a_file, "run", "the store .*: Not a directory; set PCD_HUB_HOME .*no-store"),
         (name_held_by_a_folder, "run", "is a plain folder .*; move it away"),
@@ -146,7 +152,7 @@ def test_a_result_that_cannot_be_written_is_written_by_a_resumed_run(tiny, tmp_p
     with monkeypatch.context() as patched:
         patched.setattr("pcd_hub.models.tensor_files.save_file", full)
         patched.setattr(building, "check_exportable", lambda *_, **__: None)
-        with pytest.raises(CheckpointError, match=rf"No space left .*--run.output-dir {folder}"):
+        with pytest.raises(CheckpointError, match=f"No space left .* distill --resume {folder}"):
             distill.main(arguments)
     monkeypatch.setattr(Progress, "measure", no_step)
     distill.main([*arguments, "--run.resume"])

@@ -106,7 +106,7 @@ def _images(place: str, *, skip: int) -> Iterator[tuple[str, bytes, int]]:
     except Exception as error:  # each file system has exceptions of its own
         raise DataError(
             f"{_label(place)} cannot be read completely: {describe_error(error)}; copy it again, "
-            "then continue with --run.resume"
+            "then resume the run"
         ) from error
 
 

@@ -72,8 +72,8 @@ class PooledFeatures:
         rows, is_valid, _ = self.store.read(images * self.view_epochs + views // 2)
         if not is_valid.all():
             raise DataError(
-                f"{self.folder}: {int((~is_valid).sum())} records are damaged; --run.resume "
-                "computes them again"
+                f"{self.folder}: {int((~is_valid).sum())} records are damaged; resume the "
+                "run, which computes them again"
             )
         pairs = torch.from_numpy(rows).view(torch.float16).view(len(images), 2, self.channels)
         return pairs[torch.arange(len(images)), torch.from_numpy(views % 2)].float()
@@ -169,7 +169,7 @@ def _write(features: PooledFeatures, slots: Slots, rows: Rows) -> None:
     except OSError as error:
         raise CheckpointError(
             f"cannot write {features.folder} ({error.strerror or error}); free some space, then "
-            "add --run.resume"
+            "resume the run"
         ) from error
 
 

@@ -203,7 +203,7 @@ def prepare(accelerator: Accelerator, config: HeadConfig, config_name: str) -> H
     torch.manual_seed(config.run.seed)
     network = build_network(config, teacher)
     everything = nn.ModuleList([teacher.teacher.grid.model, network])
-    check_places(accelerator, everything, output_dir=config.run.output_dir, stored_as=None)
+    check_places(accelerator, everything, run=config.run, stored_as=None)
     facts = cache_facts(
         teacher.teacher,
         config.data,

@@ -72,7 +72,7 @@ def test_a_broken_image_has_no_features_and_is_named(compute):
     assert len(compute.broken) == 1
     assert "03.png: " in compute.broken[0]
     assert features.complete_images().tolist() == [n for n in range(NUM_IMAGES) if n != 3]
-    with pytest.raises(DataError, match="1 records are damaged; --run.resume computes them again"):
+    with pytest.raises(DataError, match="1 records are damaged; resume the run, which computes"):
         features.of(np.array([3]), np.array([0]))
 
 
@@ -122,7 +122,7 @@ def test_a_full_disk_is_an_error_in_one_line(compute, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(RecordStore, "write", full)
-    with pytest.raises(CheckpointError, match=r"cannot write .* \(No space .*add --run.resume"):
+    with pytest.raises(CheckpointError, match=r"cannot write .* \(No space .*resume the run"):
         compute()
 
 
