@@ -18,6 +18,8 @@ from pcd_hub.weights.manifest import read_listed, read_manifest, weights_sha256
 from pcd_hub.weights.record import NOT_STATED, WeightRecord
 from pcd_hub.weights.safety import check_config, unknown_files, unknown_keys
 
+_LOCAL_DIR = "local-dir:"
+
 Origin = Literal["local", "fetched", "published", "shipped"]
 
 
@@ -61,7 +63,7 @@ def list_weights(*, license: str | None = None) -> list[ListedWeight]:  # noqa: 
     return [weight for weight in found if license in {None, weight.license}]
 
 
-def find(name: str) -> Path | None:
+def find(name: str | Path) -> Path | None:
     """Return the folder of a local, fetched or shipped weight; None if it is not on this machine.
 
     Args:
@@ -71,12 +73,16 @@ def find(name: str) -> Path | None:
             stands for that organisation's.
 
     Raises:
-        WeightError: If the name is malformed, or the manifest has changed since it was fetched.
+        WeightError: If the name is malformed, the folder has no finished weight, or the manifest
+            has changed since it was fetched.
     """
+    name = as_name(name)
     if store.is_name(name) and (folder := store.where(name) or shipped_folder(name)):
         return folder
     if folder := folder_named(name):
         return folder
+    if name.startswith(_LOCAL_DIR):
+        return None
     published = reference_of(name)
     return fetched_folder(published[0]) if published else None
 
@@ -146,26 +152,36 @@ def last_export(run: Path) -> Path:
     return max(exports, key=lambda path: (len(path.name), path.name), default=run)
 
 
+def as_name(name: str | Path) -> str:
+    """Return a name; a path becomes ``local-dir:PATH``, and timm's prefix of the Hub is removed."""
+    return name.removeprefix("hf-hub:") if isinstance(name, str) else f"{_LOCAL_DIR}{name}"
+
+
 def folder_named(name: str) -> Path | None:
     """Return the weight's folder if ``name`` is that of a run or an export; None for others.
 
-    ``ORG/resnet18.pcd`` is never a folder here: it is a repository on the Hub.
+    ``resnet18.pcd`` and ``ORG/resnet18.pcd`` are never folders here, but names.
+
+    Raises:
+        WeightError: If it is a folder without a finished weight.
     """
-    place = name.removeprefix("local-dir:")
-    parts = place.split("/")
-    on_hub = len(parts) == 2 and parts[0] not in {"", ".", "..", "~"} and store.is_name(parts[1])
-    if place == name and ("/" not in name or on_hub):
+    place = name.removeprefix(_LOCAL_DIR)
+    owner, _, last = place.rpartition("/")
+    on_hub = "/" not in owner and owner not in {".", "..", "~"} and place[:1] != "/"
+    if place == name and on_hub and store.is_name(last):
         return None
-    return exported_folder(store.expanded(place))
+    path = store.expanded(place)
+    folder = exported_folder(path)
+    if folder is None and is_dir(path):
+        raise WeightError(_no_weight_in(path))
+    return folder
 
 
 def hint_of_folder(name: str) -> str:
     """Return "; RUNS has no folder NAME; did you mean ...?" if a run's folder may be meant."""
-    path = store.expanded(name.removeprefix("local-dir:"))
+    path = store.expanded(name.removeprefix(_LOCAL_DIR))
     if "/" not in name or not is_dir(path.parent):
         return ""
-    if is_dir(path):
-        return f"; the folder {path} has no finished weight"
     others: list[str] = []
     with suppress(PCDHubError):  # it cannot be listed
         others = list_subfolders(path.parent)
@@ -199,10 +215,17 @@ def finished_export(run_or_name: str | Path) -> Path:
             f"holds {', '.join(store.names()) or 'none'}"
         )
     if not (folder / MANIFEST_FILE).is_file():
-        students = sorted(str(export.parent) for export in folder.glob("*/export"))
-        hint = f"name a student of it: {', '.join(students)}" if students else "did the run finish?"
-        raise WeightError(f"{folder} has no {MANIFEST_FILE}; {hint}")
+        raise WeightError(_no_weight_in(path))
     return folder
+
+
+def _no_weight_in(folder: Path) -> str:
+    """Return the message of a folder without a finished weight."""
+    students = sorted(str(export.parent) for export in folder.glob("*/export"))
+    hint = f"name a student of it: {', '.join(students)}" if students else "did the run finish?"
+    if not students and is_dir(folder / "checkpoints"):
+        hint += f" `pcd-hub distill --resume {folder}` continues it"
+    return f"{folder} has no {MANIFEST_FILE}; {hint}"
 
 
 def _stored_or_shipped(name: str) -> Path | None:

@@ -16,11 +16,12 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from pcd_hub.errors import HubNotFoundError, PCDHubError, WeightError
+from pcd_hub.errors import HubNotFoundError, MissingWeightError, PCDHubError, WeightError
 from pcd_hub.image_size import format_size, height_width
 from pcd_hub.models.entries import entry_cfg, forget_tensors
 from pcd_hub.weights import shipped, store
 from pcd_hub.weights.catalogue import (
+    as_name,
     folder_named,
     hint_of_folder,
     notice_of_replaced,
@@ -39,13 +40,14 @@ _RESERVED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoi
 
 
 def create_model(
-    name: str, *, manifest_sha256: str | None = None, **timm_arguments: Any
+    name: str | Path, *, manifest_sha256: str | None = None, **timm_arguments: Any
 ) -> nn.Module:
     """Create a timm model with a verified weight.
 
     Args:
         name: ``resnet18.pcd`` (local store, published, or shipped), ``ORG/NAME[@REVISION]`` on the
-            Hub, ``local-dir:FOLDER``, or the folder of a run, such as ``runs/own_images``.
+            Hub, ``local-dir:FOLDER``, or the folder of a run or an export, such as
+            ``runs/own_images``.
         manifest_sha256: Expected sha256 of the manifest, if you pinned it.
         **timm_arguments: Arguments for ``timm.create_model``, such as ``features_only``.
 
@@ -98,16 +100,18 @@ def read_by_name(name: str) -> dict[str, Tensor]:
     return weight.tensors
 
 
-def read_named(name: str, *, manifest_sha256: str | None = None) -> ReadWeight:
+def read_named(name: str | Path, *, manifest_sha256: str | None = None) -> ReadWeight:
     """Read a verified weight by a name for :func:`create_model`.
 
     Raises:
         WeightError: If the weight is missing or damaged, or is not the expected one.
         HubError: If the Hub refuses access or cannot be reached.
     """
+    name = as_name(name)
     folder = folder_named(name)
     if folder is None and name.startswith(_LOCAL_DIR):
-        folder = store.expanded(name.removeprefix(_LOCAL_DIR))  # reading it raises the error
+        missing = f"there is no folder {store.shown(name.removeprefix(_LOCAL_DIR))}"
+        raise MissingWeightError(hint_of_folder(name).removeprefix("; ") or missing)
     if folder is not None:
         return read_weight(folder, manifest_sha256=manifest_sha256)
     if store.is_name(name) and (folder := _local(name)):

@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import constants
 
 import pcd_hub
-from pcd_hub.errors import HubError, PCDHubError, StudentError, WeightError
+from pcd_hub.errors import HubError, MissingWeightError, PCDHubError, StudentError, WeightError
 from pcd_hub.evaluate.models import open_model
 from pcd_hub.models.timm_loading import create_pretrained
 from pcd_hub.weights import catalogue, create, store
@@ -133,6 +133,29 @@ def test_a_runs_folder_stands_for_its_last_export(folder, tmp_path, monkeypatch,
     assert pcd_hub.where("org/resnet18.pcd") is None, "a repository on the Hub"
     for name in ("./org/resnet18.pcd", str(tmp_path / "org/resnet18.pcd")):
         assert pcd_hub.where(name).name == "resnet18.pcd"
+    for name in (Path("runs/own"), Path("org/resnet18.pcd"), Path("runs/own/export")):
+        assert same_tensors(model, pcd_hub.create_model(name))
+        assert pcd_hub.where(name).is_dir()
+    monkeypatch.chdir("runs")
+    for name in ("own", "own/export"):
+        assert same_tensors(model, pcd_hub.create_model(name))
+    monkeypatch.chdir("own")
+    assert pcd_hub.where(".").name == "export"
+    assert pcd_hub.where(tmp_path / "none") is None
+    with pytest.raises(MissingWeightError, match="^/.* has no folder owm; did you mean 'own'"):
+        pcd_hub.create_model(tmp_path / "runs" / "owm")
+
+
+@pytest.mark.parametrize("name", ["runs/own", "local-dir:runs/own", Path("runs/own")])
+def test_of_a_run_that_is_not_finished_it_is_said(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Path("runs/own/checkpoints").mkdir(parents=True)
+    message = (
+        "own has no pcd_manifest.json; did the run finish. `pcd-hub distill --resume runs/own`"
+    )
+    for find in (pcd_hub.create_model, pcd_hub.where):
+        with pytest.raises(WeightError, match=message):
+            find(name)
 
 
 def test_a_weight_under_the_name_of_another_architecture_is_refused(tmp_path):

@@ -37,7 +37,7 @@ TARGETS = (*FORMATS, *GRAPHS)
 
 
 def export(
-    name: str,
+    name: str | Path,
     *,
     to: str,
     out: str | Path,

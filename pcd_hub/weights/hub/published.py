@@ -81,13 +81,14 @@ def reference_of(name: str) -> tuple[str, str | None] | None:
     package's list.
 
     Args:
-        name: ``resnet18.pcd[@REVISION]``, or ``ORG/NAME[@REVISION]``, which is returned unchanged.
+        name: ``resnet18.pcd[@REVISION]``, or ``ORG/NAME[@REVISION]``, which is returned unchanged
+            but for timm's prefix ``hf-hub:``.
 
     Raises:
         WeightError: If ``name`` or ``PCD_HUB_ORG`` is malformed.
     """
     if "/" in name:
-        return name, None
+        return name.removeprefix("hf-hub:"), None
     plain, at, revision = name.partition("@")
     check_name(plain)
     record = published_weights().get(plain)
