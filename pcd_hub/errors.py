@@ -64,7 +64,7 @@ class HubUnreachableError(HubError):
     """The Hub does not respond, or ``HF_HUB_OFFLINE`` is set."""
 
 
-def exit_code(error: PCDHubError) -> int:
+def exit_code(error: PCDHubError | OSError) -> int:
     """Return a command's exit code for an error: 2 for its options and settings, otherwise 1."""
     return 2 if isinstance(error, ConfigError) else 1
 
@@ -84,3 +84,17 @@ def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
     """
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f"; did you mean '{matches[0]}'?" if matches else ""
+
+
+def one_line(error: PCDHubError | OSError) -> str:
+    """Return the message of an error; for an OSError, the file's name and the reason.
+
+    Raises:
+        OSError: ``error`` itself, if it names no file.
+    """
+    if isinstance(error, PCDHubError):
+        return str(error)
+    if error.filename is None:
+        raise error
+    name = str(error.filename)
+    return f"{name if name.isprintable() else ascii(name)}: {error.strerror or error}"

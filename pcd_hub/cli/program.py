@@ -12,7 +12,7 @@ from pcd_hub import garbage_collector
 from pcd_hub.cli.commands import COMMANDS, RECIPES, Main
 from pcd_hub.cli.output import print_json
 from pcd_hub.cli.parser import build_parser
-from pcd_hub.errors import PCDHubError, exit_code
+from pcd_hub.errors import PCDHubError, exit_code, one_line
 from pcd_hub.files.standard_output import exit_if_closed
 
 
@@ -25,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with exit_if_closed():
             _run(words)
-    except PCDHubError as error:
-        _exit(f"error: {error}", exit_code(error))
+    except (PCDHubError, OSError) as error:
+        _exit(f"error: {one_line(error)}", exit_code(error))
     except KeyboardInterrupt:
         _exit("interrupted; the same command starts again", 128 + signal.SIGINT)
 

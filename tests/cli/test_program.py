@@ -97,6 +97,27 @@ def test_a_mistake_is_one_line(arguments, message, capsys):
     assert "\n" not in said
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["export", "resnet18.pcd", "LONG", "--to", "timm"],
+        ["import", "LONG", "--arch", "resnet18"],
+        ["show", "./LONG"],
+        ["add", "LONG"],
+        ["publish", "LONG", "org/resnet18.pcd"],
+        ["report", "LONG"],
+        ["probe", "LONG"],
+    ],
+)
+def test_an_impossible_file_name_is_one_line(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([word.replace("LONG", 300 * "a") for word in arguments])
+    message = f"{ended.value.code}\n{capsys.readouterr().err}"
+    (line,) = [each for each in message.splitlines() if "error: " in each]
+    assert 60 * "a" in line
+    assert "Traceback" not in message
+
+
 def test_fetch_offline_names_the_way_out(capsys):
     """The tests run with HF_HUB_OFFLINE=1."""
     assert "was not fetched (" in refused(capsys, "fetch", "org/resnet18.pcd")

@@ -18,7 +18,7 @@ from typing import Generic, NamedTuple, TypeVar
 import tyro
 
 import pcd_hub
-from pcd_hub.errors import ConfigError, PCDHubError, exit_code, nearest
+from pcd_hub.errors import ConfigError, PCDHubError, exit_code, nearest, one_line
 from pcd_hub.files.standard_output import exit_if_closed, print_error
 from pcd_hub.garbage_collector import keep_imported
 from pcd_hub.train.configs.fields import Option, as_typed, check, options, wrong_value
@@ -317,8 +317,8 @@ def _call(main: Callable[[list[str]], object]) -> tuple[str, int]:
     try:
         with exit_if_closed():
             main(sys.argv[1:])
-    except PCDHubError as error:
-        return f"error: {error}", exit_code(error)
+    except (PCDHubError, OSError) as error:
+        return f"error: {one_line(error)}", exit_code(error)
     except StoppedRun as stopped:
         return str(stopped), stopped.exit_code
     except KeyboardInterrupt:  # before the first step, or again during one

@@ -6,7 +6,13 @@ from typing import Any
 from pcd_hub.models.tensor_files import save_tensors
 from pcd_hub.weights.formats.architectures import TRANSFORMERS
 from pcd_hub.weights.formats.key_maps import TIMM, renamed
-from pcd_hub.weights.formats.readme import Usage, normalisation
+from pcd_hub.weights.formats.readme import (
+    Usage,
+    band_names,
+    in_chans,
+    normalisation,
+    note_of_bands,
+)
 from pcd_hub.weights.layout import CONFIG_FILE, WEIGHTS_FILE
 from pcd_hub.weights.load import ReadWeight
 from pcd_hub.weights.manifest import write_json
@@ -15,22 +21,27 @@ from pcd_hub.weights.manifest import write_json
 def write_timm(weight: ReadWeight, folder: Path, place: Path) -> Usage:
     """Write a folder in the layout of timm's Hub repositories."""
     _write_timm_layout(weight, folder)
+    is_rgb = not band_names(weight)
+    transform = "timm.data.create_transform(**timm.data.resolve_model_data_config(backbone))"
     return Usage(
         file=WEIGHTS_FILE,
         code=f"""import timm
-backbone = timm.create_model("local-dir:{place}", pretrained=True, features_only=True)
-transform = timm.data.create_transform(**timm.data.resolve_model_data_config(backbone))""",
+backbone = timm.create_model("local-dir:{place}", pretrained=True, features_only=True)"""
+        + f"\ntransform = {transform}" * is_rgb,
+        notes=() if is_rgb else (note_of_bands(weight, "timm"),),
     )
 
 
 def write_transformers(weight: ReadWeight, folder: Path, place: Path) -> Usage:
     """Write a folder for transformers: its own ResNet, or timm's network in its wrapper."""
     mean, std = normalisation(weight, 1)
+    is_rgb = not band_names(weight)
     size = weight.config["pretrained_cfg"]["input_size"]
     processor: dict[str, Any] = {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
         "size": {"height": size[1], "width": size[2]},
+        "resample": 3,  # bicubic
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
@@ -50,7 +61,7 @@ processor = AutoImageProcessor.from_pretrained("{place}")""",
     config = {
         "model_type": "resnet",
         "architectures": [found.options["name"]],
-        "num_channels": weight.config.get("model_args", {}).get("in_chans", 3),
+        "num_channels": in_chans(weight),
         "embedding_size": 64,
         "hidden_act": "relu",
         **options,
@@ -59,14 +70,16 @@ processor = AutoImageProcessor.from_pretrained("{place}")""",
         "dtype": "float32",  # transformers 5 would take that of the stored kernels
     }
     write_json(folder / CONFIG_FILE, config)
-    write_json(folder / "preprocessor_config.json", processor)
+    if is_rgb:
+        write_json(folder / "preprocessor_config.json", processor)
     save_tensors(renamed(weight.tensors, found.keys), folder / WEIGHTS_FILE)
     return Usage(
         file=WEIGHTS_FILE,
         code=f"""from transformers import AutoImageProcessor, AutoModel, ResNetBackbone
 model = AutoModel.from_pretrained("{place}")
-backbone = ResNetBackbone.from_pretrained("{place}", out_indices=(1, 2, 3, 4))
-processor = AutoImageProcessor.from_pretrained("{place}")""",
+backbone = ResNetBackbone.from_pretrained("{place}", out_indices=(1, 2, 3, 4))"""
+        + f'\nprocessor = AutoImageProcessor.from_pretrained("{place}")' * is_rgb,
+        notes=() if is_rgb else (note_of_bands(weight, "transformers"),),
     )
 
 

@@ -12,7 +12,13 @@ from pcd_hub.files.strict_json import printable
 from pcd_hub.models.tensor_files import writing_tensors
 from pcd_hub.weights.formats.architectures import DETECTRON2, MMDET, TORCHVISION, Held
 from pcd_hub.weights.formats.key_maps import renamed
-from pcd_hub.weights.formats.readme import Usage, normalisation
+from pcd_hub.weights.formats.readme import (
+    Usage,
+    band_names,
+    in_chans,
+    normalisation,
+    note_of_bands,
+)
 from pcd_hub.weights.load import ReadWeight
 
 
@@ -31,19 +37,24 @@ def held(weight: ReadWeight, table: Mapping[str, Held], *, to: str) -> Held:
     return table[architecture]
 
 
-def check_rgb(weight: ReadWeight, *, to: str) -> None:
-    """Raise a WeightError if the weight does not take images of 3 channels."""
-    if (bands := weight.config.get("model_args", {}).get("in_chans", 3)) != 3:
+def check_channels(weight: ReadWeight, *, to: str, rgb: bool = False) -> None:
+    """Raise a WeightError if the weight does not take images of 3 channels, or not RGB ones."""
+    if (bands := in_chans(weight)) != 3:
         raise WeightError(
             f"--to {to}: {to}'s {weight.config['architecture']} takes images of 3 channels, "
             f"this weight of {bands}; use --to timm, detectron2 or mmdet"
+        )
+    if rgb and (names := band_names(weight)):
+        raise WeightError(
+            f"--to {to}: {to} reads images as RGB, this weight takes {', '.join(names)}; use --to "
+            "timm, detectron2 or mmdet"
         )
 
 
 def write_torchvision(weight: ReadWeight, folder: Path, place: Path) -> Usage:
     """Write a state dict that torchvision's model loads strictly, without its classifier."""
     found = held(weight, TORCHVISION, to="torchvision")
-    check_rgb(weight, to="torchvision")
+    check_channels(weight, to="torchvision")
     state, file = renamed(weight.tensors, found.keys), f"{weight.record.name}.pth"
     name, head = found.options["name"], found.options["head"]
     network = torchvision.models.get_model(name)
@@ -86,21 +97,24 @@ def write_detectron2(weight: ReadWeight, folder: Path, place: Path) -> Usage:
         "matching_heuristics": True,
     }
     _save(checkpoint, folder / file)
-    mean, std = normalisation(weight, 255)
+    is_rgb = not band_names(weight)
+    value_range = 255 if is_rgb else 1
+    mean, std = normalisation(weight, value_range)
     options = ", ".join(f"{key}: {value}" for key, value in found.options.items())
+    images = (
+        "detectron2 reads images as BGR by default, from 0 to 255: `INPUT.FORMAT` and the two "
+        "`PIXEL_` options are necessary."
+    )
     return Usage(
         file=file,
         code=f"""MODEL: {{WEIGHTS: "{place / file}",
   RESNETS: {{{options}}},
-  PIXEL_MEAN: {mean}, PIXEL_STD: {std}}}
-INPUT: {{FORMAT: "RGB"}}""",
+  PIXEL_MEAN: {mean}, PIXEL_STD: {std}}}"""
+        + '\nINPUT: {FORMAT: "RGB"}' * is_rgb,
         language="yaml",
-        value_range=255,
+        value_range=value_range,
         notes=(
-            (
-                "detectron2 reads images as BGR by default, from 0 to 255: `INPUT.FORMAT` and "
-                "the two `PIXEL_` options are necessary."
-            ),
+            images if is_rgb else note_of_bands(weight, "detectron2"),
             (
                 "The names follow detectron2's published ResNet; not tried with detectron2 itself, "
                 "which is on no package registry."
@@ -113,24 +127,24 @@ def write_mmdet(weight: ReadWeight, folder: Path, place: Path) -> Usage:
     """Write a state dict for the ``init_cfg`` of an mmdet backbone."""
     found, file = held(weight, MMDET, to="mmdet"), f"{weight.record.name}.pth"
     _save({"state_dict": renamed(weight.tensors, found.keys)}, folder / file)
-    mean, std = normalisation(weight, 255)
-    bands = weight.config.get("model_args", {}).get("in_chans", 3)
-    options = {"in_channels": bands} if bands != 3 else {}
+    is_rgb = not band_names(weight)
+    value_range = 255 if is_rgb else 1
+    mean, std = normalisation(weight, value_range)
+    options = {"in_channels": in_chans(weight)} if in_chans(weight) != 3 else {}
     options |= {key: value for key, value in found.options.items() if key != "name"}
     arguments = ", ".join(f"{key}={value}" for key, value in options.items())
+    images = (
+        "mmdet reads images as BGR, from 0 to 255: `bgr_to_rgb=True` is necessary (in mmdet 2, "
+        "`to_rgb=True` of `Normalize`)."
+    )
     return Usage(
         file=file,
         code=f"""init_cfg = dict(type="Pretrained", checkpoint="{place / file}")
 backbone = dict(type="{found.options["name"]}", {arguments}, style="pytorch", init_cfg=init_cfg)
-normalisation = dict(mean={mean}, std={std}, bgr_to_rgb=True)
+normalisation = dict(mean={mean}, std={std}, bgr_to_rgb={is_rgb})
 data_preprocessor = dict(type="DetDataPreprocessor", **normalisation, pad_size_divisor=32)""",
-        value_range=255,
-        notes=(
-            (
-                "mmdet reads images as BGR, from 0 to 255: `bgr_to_rgb=True` is necessary (in "
-                "mmdet 2, `to_rgb=True` of `Normalize`)."
-            ),
-        ),
+        value_range=value_range,
+        notes=(images if is_rgb else note_of_bands(weight, "mmdet"),),
     )
 
 

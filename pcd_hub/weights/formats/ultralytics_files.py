@@ -10,7 +10,7 @@ from pcd_hub.models.tensor_files import writing_tensors
 from pcd_hub.weights.formats.architectures import ULTRALYTICS
 from pcd_hub.weights.formats.key_maps import renamed
 from pcd_hub.weights.formats.readme import Usage
-from pcd_hub.weights.formats.state_files import check_rgb, held
+from pcd_hub.weights.formats.state_files import check_channels, held
 from pcd_hub.weights.load import ReadWeight
 
 _DETECTOR = """\
@@ -58,7 +58,7 @@ def write_ultralytics(weight: ReadWeight, folder: Path, place: Path) -> Usage:
     that the neck and the head need not be in the file.
     """
     found = held(weight, ULTRALYTICS, to="ultralytics")
-    check_rgb(weight, to="ultralytics")
+    check_channels(weight, to="ultralytics", rgb=True)
     name, file = found.options["name"], f"{weight.record.name}.pt"
     c3, c4, c5 = found.options["channels"]
     text = _DETECTOR.format(name=name, c3=c3, c4=c4, c5=c5)

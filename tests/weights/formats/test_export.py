@@ -218,7 +218,33 @@ def test_other_bands_are_refused_where_the_framework_has_none(tmp_path):
     for to in ("torchvision", "ultralytics"):
         with pytest.raises(WeightError, match="takes images of 3 channels, this weight of 4"):
             export(weight, to, tmp_path)
-    assert "in_channels=4" in (export(weight, "mmdet", tmp_path) / "README.md").read_text()
+
+
+@pytest.mark.parametrize("to", ["detectron2", "mmdet", "transformers", "timm"])
+@pytest.mark.parametrize("names", [("nir", "red", "green"), ("red", "green", "blue", "nir")])
+def test_other_bands_are_described_as_they_are_read(tmp_path, to, names):
+    bands = InputBands(names, (0.5,) * len(names), (0.2,) * len(names))
+    model = timm.create_model("resnet18", num_classes=0, in_chans=len(names))
+    data = {"source": "fields", "bands": list(names), "band_range": [0.0, 10000.0]}
+    weight = exported(tmp_path / "weight", "resnet18", model=model, bands=bands, data=data)
+    folder = export(weight, to, tmp_path)
+    text = (folder / "README.md").read_text()
+    assert f"| channel order | {', '.join(names)} |" in text
+    assert "0 to 1; their values 0.0 to 10000.0 scaled to 0 to 1 |" in text
+    assert f"| mean | {[0.5] * len(names)} |" in text
+    for wrong in ("BGR", "RGB", "bgr_to_rgb=True", "AutoImageProcessor.from", "create_transform"):
+        assert wrong not in text
+    assert not (folder / "preprocessor_config.json").exists()
+    if to == "mmdet":
+        assert ("in_channels=4" in text) == (len(names) == 4)
+
+
+def test_a_framework_that_reads_rgb_alone_refuses_three_other_bands(tmp_path):
+    bands = InputBands(("nir", "red", "green"), (0.5,) * 3, (0.2,) * 3)
+    data = {"source": "fields", "bands": list(bands.names)}
+    weight = exported(tmp_path / "weight", "resnet18", bands=bands, data=data)
+    with pytest.raises(WeightError, match="reads images as RGB, this weight takes nir, red, green"):
+        export(weight, "ultralytics", tmp_path)
 
 
 @pytest.mark.parametrize(
