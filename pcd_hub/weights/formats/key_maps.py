@@ -40,6 +40,14 @@ DETECTRON2_RESNET = KeyMap(
     absent=r"\.num_batches_tracked$",  # of FrozenBN, detectron2's default
 )
 
+SEQUENTIAL_RESNET = KeyMap(
+    rules=(
+        *((r"^conv1\.", "0."), (r"^bn1\.", "1.")),  # then the activation and the pooling
+        *((rf"^layer{number}\.", f"{number + 3}.") for number in (1, 2, 3, 4)),
+    )
+)
+"""``nn.Sequential(*resnet.children())``, as in Lightly's examples."""
+
 MMDET_RESNET_V1D = KeyMap(rules=((r"^conv1\.", "stem."), (r"^bn1\.", "stem.7.")))
 
 TRANSFORMERS_RESNET = KeyMap(

@@ -6,13 +6,13 @@ from typing import NamedTuple
 from torch import Tensor
 
 from pcd_hub.weights.formats.architectures import DETECTRON2, MMDET, TORCHVISION, TRANSFORMERS
-from pcd_hub.weights.formats.key_maps import TIMM, KeyMap, new_names
+from pcd_hub.weights.formats.key_maps import SEQUENTIAL_RESNET, TIMM, KeyMap, new_names
 
 PREFERRED = (
     r"(^|\.)encoder_q\.",  # MoCo v1 and v2; encoder_k is its average, the source of the keys
     r"(^|\.)base_encoder\.",  # MoCo v3; besides momentum_encoder
     r"(^|\.)online_(encoder|network|net)\.",  # BYOL; besides target_encoder
-    r"(^|\.)teacher\.",  # DINO and iBOT, which evaluate the teacher, the student's average
+    r"(^|\.)teacher(_backbone)?\.",  # DINO and iBOT evaluate the teacher, the student's average
     r"(^|\.)backbone\.",  # solo-learn; besides momentum_backbone
 )
 """Prefixes of the copy that the method's authors evaluate, in files that hold several."""
@@ -42,6 +42,8 @@ def namings_of(architecture: str) -> list[Naming]:
     for library, table in _TABLES.items():
         if architecture in table:
             found.setdefault(table[architecture].keys, []).append(library)
+    if TIMM in found and "torchvision" in found[TIMM]:
+        found[SEQUENTIAL_RESNET] = ["nn.Sequential"]
     return [Naming(", ".join(libraries), keys) for keys, libraries in found.items()]
 
 

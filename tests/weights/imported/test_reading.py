@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import torchvision
 from safetensors.torch import save_file
+from torch import nn
 
 from pcd_hub.errors import WeightError
 from pcd_hub.weights.formats.architectures import (
@@ -155,6 +157,30 @@ def test_the_names_of_other_libraries_are_renamed(tmp_path, library, architectur
     for key, value in state.items():
         is_lost = library == "detectron2" and key.endswith(COUNTER)  # FrozenBN has no counters
         assert torch.equal(found.state[key], value * 0 if is_lost else value), key
+
+
+@pytest.mark.parametrize("build", [timm.create_model, torchvision.models.get_model])
+def test_the_children_of_a_resnet_in_a_sequential_are_its_backbone(tmp_path, build):
+    """As in Lightly's examples, with a projection head beside it."""
+    resnet = build("resnet18")
+    backbone = nn.Sequential(*list(resnet.children())[:-1])
+    module = nn.ModuleDict({"backbone": backbone, "projection_head": nn.Linear(512, 8)})
+    found = read({"state_dict": module.state_dict()}, tmp_path, "resnet18")
+    assert (found.facts["prefix"], found.facts["layout"]) == (
+        "state_dict.backbone.",
+        "nn.Sequential",
+    )
+    expected = resnet.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in found.state.items())
+    with pytest.raises(WeightError, match="of layers that it does not have"):
+        read(nn.Sequential(*build("resnet34").children()).state_dict(), tmp_path, "resnet18")
+
+
+def test_blocks_that_have_the_names_of_the_stem_are_not_many_backbones(tmp_path):
+    """Every block of a ResNet has a ``conv1``, as the network has."""
+    state = {f"stages.{number}.conv1.0.weight": torch.zeros(3, 3) for number in range(8)}
+    with pytest.raises(WeightError, match="expected timm's keys, such as conv1.0.weight, found"):
+        read(state, tmp_path)
 
 
 def test_a_classifier_with_a_norm_is_not_another_layer(tmp_path):
