@@ -145,11 +145,13 @@ network = torch.jit.load("{place / file}")
 
 @torch.inference_mode()
 def describe_outputs(graph: Graph) -> str:
-    """Describe the outputs: channels, and the stride of feature maps."""
+    """Describe the images' size, if it is fixed, and the outputs: channels and strides."""
+    height, width = graph.images.shape[-2:]
+    size = f"Images: {height} x {width} pixels only. " if graph.fixed_size else ""
     facts = []
     for name, output in zip(graph.names, listed(graph.network(graph.images)), strict=True):
         stride = (
             f", stride {graph.images.shape[-1] // output.shape[-1]}" if output.ndim == 4 else ""
         )
         facts.append(f"`{name}` {output.shape[1]} channels{stride}")
-    return f"Outputs: {'; '.join(facts)}."
+    return f"{size}Outputs: {'; '.join(facts)}."

@@ -36,8 +36,19 @@ class OnnxFeatureMaps(nn.Module):
         norm: bool = False,
         intermediates_only: bool = True,
     ) -> list[Float[Tensor, "b _ _ _"]]:
-        """Return the last ``indices`` feature maps; no norm is applied."""
+        """Return the last ``indices`` feature maps; no norm is applied.
+
+        Raises:
+            WeightError: If the file takes images of another size only.
+        """
         del norm, intermediates_only
+        sizes = list(zip(self._session.get_inputs()[0].shape[2:], images.shape[2:], strict=True))
+        if any(isinstance(own, int) and own != given for own, given in sizes):
+            own_size, given_size = (" x ".join(map(str, size)) for size in zip(*sizes, strict=True))
+            raise WeightError(
+                f"onnx: the file takes images of {own_size} px only, found {given_size}; use its "
+                "size (--data.image-size)"
+            )
         maps = self._session.run(None, {"images": images.cpu().numpy()})
         return [torch.from_numpy(one).to(images.device) for one in maps[-indices:]]
 

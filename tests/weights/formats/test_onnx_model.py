@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+import timm
 import torch
 
 from pcd_hub.errors import PCDHubError, StudentError, WeightError
@@ -11,6 +12,7 @@ from pcd_hub.evaluate.models import check_models, open_model
 from pcd_hub.evaluate.stage_features import StageFeatures
 from tests.weights.formats.test_export import close, export, source
 from tests.weights.formats.test_integrations import needs_onnx
+from tests.weights.making import exported
 
 pytestmark = pytest.mark.filterwarnings("default")  # of the packages
 
@@ -31,6 +33,19 @@ def test_the_probe_sees_the_features_of_the_weight(tmp_path):
     with pytest.raises(PCDHubError) as caught:
         feature_extractor(open_model(f"onnx:{file}"), 64)
     assert "\n" not in str(caught.value)
+
+
+@needs_onnx
+def test_a_file_for_one_size_says_which(tmp_path):
+    model = timm.create_model("test_vit", num_classes=0, img_size=64)
+    weight = exported(tmp_path / "weight", "test_vit", model, image_size=64)
+    folder = export(weight, "onnx", tmp_path)
+    assert "Images: 64 x 64 pixels only. Outputs:" in (folder / "README.md").read_text()
+    opened = open_model(f"onnx:{next(folder.glob('*.onnx'))}")
+    stages = StageFeatures(opened.model, num_stages=1, mean=opened.mean, std=opened.std)
+    assert stages(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)) is not None
+    with pytest.raises(WeightError, match="images of 64 x 64 px only, found 96 x 64; use its size"):
+        stages(torch.zeros(1, 3, 96, 64, dtype=torch.uint8))
 
 
 @needs_onnx
