@@ -8,6 +8,7 @@ Reading order: this file -> pcd_hub/method/distiller.py -> pcd_hub/method/loss.p
 """
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import time
@@ -60,7 +61,7 @@ from pcd_hub.train.own_images.arguments import parse_distill
 from pcd_hub.train.own_images.records import record_decisions, save_decisions
 from pcd_hub.train.own_images.settings import find_settings, set_length
 from pcd_hub.train.own_images.surveyed import needs_survey, survey_images
-from pcd_hub.train.own_images.timing import measure_step
+from pcd_hub.train.own_images.timing import measure_step, steps_to_measure
 from pcd_hub.train.probe_data.open import check_probe_data, open_probe_scores, read_probe_data
 from pcd_hub.train.results.weight import save_weight
 from pcd_hub.train.run import TrainingRun
@@ -328,6 +329,9 @@ def seconds_per_step(students: Sequence[Distillation], targets: Targets | None =
     """
     log.info("measuring the duration of a step%s", " without the teacher" if targets else "")
     d, data = students[0], students[0].config.data
+    num_workers = data.num_workers or 0
+    steps = max(d.plan.total_steps, steps_to_measure(num_workers))  # a run may have fewer
+    plan = dataclasses.replace(d.plan, total_steps=steps)
     with contextlib.ExitStack() as stack:
         copies = [stack.enter_context(trial(student)) for student in students]
         for copied in copies:
@@ -345,9 +349,9 @@ def seconds_per_step(students: Sequence[Distillation], targets: Targets | None =
             views = at_one_size(data, size)
             return measure_step(
                 step,
-                open_batches(d.images, views, d.accelerator.device, d.plan, {}),
-                accumulation_steps=d.plan.accumulation_steps,
-                num_workers=data.num_workers or 0,
+                open_batches(d.images, views, d.accelerator.device, plan, {}),
+                accumulation_steps=plan.accumulation_steps,
+                num_workers=num_workers,
                 accelerator=d.accelerator,
             )
 

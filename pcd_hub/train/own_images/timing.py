@@ -18,6 +18,11 @@ MIN_STEPS, MAX_STEPS, SECONDS = 3, 30, 8.0
 """Measured steps: fewest, most, and seconds to measure between them."""
 
 
+def steps_to_measure(num_workers: int) -> int:
+    """Return the number of steps whose batches :func:`measure_step` may take."""
+    return 3 * max(1, num_workers) + WARM_UP_STEPS + MAX_STEPS
+
+
 def measure_step(
     step: Callable[[list[Batch]], object],
     batches: Iterator[Batch],
@@ -33,7 +38,7 @@ def measure_step(
 
     Args:
         step: The training step.
-        batches: This process's batches.
+        batches: This process's batches, of :func:`steps_to_measure` steps or more.
         accumulation_steps: Batches of a step.
         num_workers: Loader processes.
         accelerator: The run's Accelerator.

@@ -12,6 +12,7 @@ import torch
 
 from pcd_hub.data.multiband.names import weight_suffix
 from pcd_hub.errors import ConfigError, StudentError, WeightError
+from pcd_hub.files.quoted import in_quotes
 from pcd_hub.image_size import format_size
 from pcd_hub.models.entries import STOCK_ARCHITECTURES
 from pcd_hub.models.teacher_sources.module import SCHEME
@@ -93,7 +94,7 @@ def loading_lines(weight_name: str, export: Path, *, is_stored: bool) -> list[st
     # The export comes last: a later run may replace the weight in the store.
     folders = [store.home() / weight_name] if is_stored else []
     folders.append(export.absolute())
-    lines = [f'timm.create_model("local-dir:{folder}", {options})' for folder in folders]
+    lines = [f'timm.create_model("local-dir:{in_quotes(folder)}", {options})' for folder in folders]
     if not is_stored:
         return lines
     if weight_name in {f"{arch}.pcd" for arch in (*STOCK_ARCHITECTURES, "resnet18_mhsa")}:

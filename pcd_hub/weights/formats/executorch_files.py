@@ -3,7 +3,7 @@
 import importlib.metadata
 import importlib.util
 import warnings
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -29,7 +29,9 @@ MIN_SIZE = 2 * STRIDE
 """torch.export treats a feature map of one pixel as another network."""
 
 
-def write_executorch(weight: ReadWeight, folder: Path, place: Path, options: GraphOptions) -> Usage:
+def write_executorch(
+    weight: ReadWeight, folder: Path, place: PurePath, options: GraphOptions
+) -> Usage:
     """Write a ``.pte`` file for the XNNPACK backend, with bounded batch, height and width.
 
     ExecuTorch reserves memory for the largest size, so that every bound has a price.

@@ -1,11 +1,12 @@
 """Write a weight in the format of another framework, with a README.md that says how to use it."""
 
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 
 import torch
 
 from pcd_hub.errors import WeightError, nearest
+from pcd_hub.files.quoted import in_quotes
 from pcd_hub.files.strict_json import printable
 from pcd_hub.files.write import atomic_folder
 from pcd_hub.weights.create import read_named
@@ -16,7 +17,7 @@ from pcd_hub.weights.formats.ultralytics_files import write_ultralytics
 from pcd_hub.weights.load import ReadWeight
 from pcd_hub.weights.store import expanded
 
-FORMATS: dict[str, Callable[[ReadWeight, Path, Path], Usage]] = {
+FORMATS: dict[str, Callable[[ReadWeight, Path, PurePath], Usage]] = {
     "torchvision": state_files.write_torchvision,
     "detectron2": state_files.write_detectron2,
     "mmdet": state_files.write_mmdet,
@@ -24,9 +25,12 @@ FORMATS: dict[str, Callable[[ReadWeight, Path, Path], Usage]] = {
     "ultralytics": write_ultralytics,
     "timm": folders.write_timm,
 }
-"""Functions that write the tensors into a folder, given its final path for the examples."""
+"""Functions that write the tensors into a folder.
 
-GRAPHS: dict[str, Callable[[ReadWeight, Path, Path, GraphOptions], Usage]] = {
+The path is that of the finished folder, as it is written within the quotes of the examples.
+"""
+
+GRAPHS: dict[str, Callable[[ReadWeight, Path, PurePath, GraphOptions], Usage]] = {
     "onnx": onnx_files.write_onnx,
     "torchscript": graphs.write_torchscript,
     "executorch": executorch_files.write_executorch,
@@ -84,12 +88,13 @@ def export(
     _check(to, folder)
     check_options(to, options)
     weight = read_named(name)
+    place = PurePosixPath(in_quotes(folder))
     try:
         with atomic_folder(folder) as draft, torch.random.fork_rng(devices=[]):
             if to in GRAPHS:
-                usage = GRAPHS[to](weight, draft, folder, options)
+                usage = GRAPHS[to](weight, draft, place, options)
             else:
-                usage = FORMATS[to](weight, draft, folder)
+                usage = FORMATS[to](weight, draft, place)
             text = render_readme(weight, usage, to=to)
             (draft / "README.md").write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:

@@ -1,6 +1,6 @@
 """Write folders in the layouts of timm and transformers."""
 
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from pcd_hub.models.tensor_files import save_tensors
@@ -18,7 +18,7 @@ from pcd_hub.weights.load import ReadWeight
 from pcd_hub.weights.manifest import write_json
 
 
-def write_timm(weight: ReadWeight, folder: Path, place: Path) -> Usage:
+def write_timm(weight: ReadWeight, folder: Path, place: PurePath) -> Usage:
     """Write a folder in the layout of timm's Hub repositories."""
     _write_timm_layout(weight, folder)
     is_rgb = not band_names(weight)
@@ -32,7 +32,7 @@ backbone = timm.create_model("local-dir:{place}", pretrained=True, features_only
     )
 
 
-def write_transformers(weight: ReadWeight, folder: Path, place: Path) -> Usage:
+def write_transformers(weight: ReadWeight, folder: Path, place: PurePath) -> Usage:
     """Write a folder for transformers: its own ResNet, or timm's network in its wrapper."""
     mean, std = normalisation(weight, 1)
     is_rgb = not band_names(weight)

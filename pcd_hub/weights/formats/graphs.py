@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import torch
@@ -114,7 +114,7 @@ def check_close(difference: Difference, what: str, tolerance: float = TOLERANCE)
 
 
 def write_torchscript(
-    weight: ReadWeight, folder: Path, place: Path, options: GraphOptions
+    weight: ReadWeight, folder: Path, place: PurePath, options: GraphOptions
 ) -> Usage:
     """Write a traced graph, which needs torch alone.
 

@@ -4,7 +4,7 @@ import copy
 import importlib.util
 import json
 import warnings
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -53,7 +53,7 @@ class _Network(nn.Module):
         return [one.float() for one in result] if isinstance(result, list) else result.float()
 
 
-def write_onnx(weight: ReadWeight, folder: Path, place: Path, options: GraphOptions) -> Usage:
+def write_onnx(weight: ReadWeight, folder: Path, place: PurePath, options: GraphOptions) -> Usage:
     """Write an ONNX file with dynamic batch, height and width.
 
     Raises:

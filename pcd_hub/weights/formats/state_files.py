@@ -1,7 +1,7 @@
 """Write state dicts for torchvision, detectron2 and mmdet."""
 
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -51,7 +51,7 @@ def check_channels(weight: ReadWeight, *, to: str, rgb: bool = False) -> None:
         )
 
 
-def write_torchvision(weight: ReadWeight, folder: Path, place: Path) -> Usage:
+def write_torchvision(weight: ReadWeight, folder: Path, place: PurePath) -> Usage:
     """Write a state dict that torchvision's model loads strictly, without its classifier."""
     found = held(weight, TORCHVISION, to="torchvision")
     check_channels(weight, to="torchvision")
@@ -84,7 +84,7 @@ model.load_state_dict(state)""",
     )
 
 
-def write_detectron2(weight: ReadWeight, folder: Path, place: Path) -> Usage:
+def write_detectron2(weight: ReadWeight, folder: Path, place: PurePath) -> Usage:
     """Write a checkpoint for detectron2's ``MODEL.WEIGHTS``.
 
     detectron2 matches its names by their ends (``matching_heuristics``), so that one file serves
@@ -123,7 +123,7 @@ def write_detectron2(weight: ReadWeight, folder: Path, place: Path) -> Usage:
     )
 
 
-def write_mmdet(weight: ReadWeight, folder: Path, place: Path) -> Usage:
+def write_mmdet(weight: ReadWeight, folder: Path, place: PurePath) -> Usage:
     """Write a state dict for the ``init_cfg`` of an mmdet backbone."""
     found, file = held(weight, MMDET, to="mmdet"), f"{weight.record.name}.pth"
     _save({"state_dict": renamed(weight.tensors, found.keys)}, folder / file)

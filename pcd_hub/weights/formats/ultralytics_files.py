@@ -1,7 +1,7 @@
 """Write a detector for ultralytics: its description and the tensors of its backbone."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,7 @@ _NOTES = (
 )
 
 
-def write_ultralytics(weight: ReadWeight, folder: Path, place: Path) -> Usage:
+def write_ultralytics(weight: ReadWeight, folder: Path, place: PurePath) -> Usage:
     """Write YOLO11 on a ResNet as a YAML file, and a checkpoint for its backbone.
 
     ultralytics loads a checkpoint's tensors by name and shape and leaves the others as they are, so

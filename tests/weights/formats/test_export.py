@@ -239,6 +239,16 @@ def test_other_bands_are_described_as_they_are_read(tmp_path, to, names):
         assert ("in_channels=4" in text) == (len(names) == 4)
 
 
+@pytest.mark.filterwarnings("default")  # torch.jit.load is deprecated
+@pytest.mark.parametrize("to", ["torchvision", "timm", "torchscript"])
+def test_the_lines_of_the_readme_run_from_a_folder_of_any_name(tmp_path, monkeypatch, to):
+    monkeypatch.chdir(tmp_path)
+    weight = source(tmp_path, "resnet18")
+    folder = pcd_hub.export(weight, to=to, out=tmp_path / 'it\'s "new" \\n ü')
+    code = (folder / "README.md").read_text(encoding="utf-8").split("```")[1]
+    exec(code.removeprefix("python"), {"images": torch.zeros(1, 3, 64, 64)})
+
+
 def test_a_framework_that_reads_rgb_alone_refuses_three_other_bands(tmp_path):
     bands = InputBands(("nir", "red", "green"), (0.5,) * 3, (0.2,) * 3)
     data = {"source": "fields", "bands": list(bands.names)}

@@ -393,6 +393,17 @@ def test_auto_is_off_where_it_does_not_pay_and_says_so(short, tmp_path, caplog):
     assert "passes over the images are too few" in caplog.text
 
 
+def test_auto_measures_runs_of_fewer_steps_than_the_measurement(short, tmp_path, monkeypatch):
+    monkeypatch.setenv("PCD_HUB_HOME", str(tmp_path / "home"))
+    measured = []
+    measure = distill.seconds_per_step
+    monkeypatch.setattr(distill, "seconds_per_step", lambda *a: measured.append(measure(*a)) or 1.0)
+    without = [word for word in short if "view-epochs" not in word]
+    folder = run(without, tmp_path / "run", "--teacher.cache=auto", "--run.max-steps=16")
+    assert len(trace(folder)) == 16
+    assert measured
+
+
 def test_auto_caches_where_it_pays(short, tmp_path, monkeypatch, seen):
     times = iter([1.0, 0.5])
     monkeypatch.setattr(distill, "seconds_per_step", lambda *_: next(times))
