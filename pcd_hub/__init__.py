@@ -22,6 +22,7 @@ from pcd_hub.errors import (
     TeacherError,
     WeightError,
 )
+from pcd_hub.errors import pip_install as _pip_install
 
 
 def _is_starting_command() -> bool:
@@ -122,7 +123,7 @@ def __getattr__(name: str) -> object:
 
 def _needs_extra(missing: ModuleNotFoundError) -> Callable[..., NoReturn]:
     """Return a function that fails when it is called, so that ``import *`` works without it."""
-    message = f'{missing}; pip install "pcd_hub[train]"'
+    message = f"{missing}; {_pip_install('train')}"
 
     def distill(*_: object, **__: object) -> NoReturn:
         raise ModuleNotFoundError(message, name=missing.name)

@@ -74,6 +74,16 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def pip_install(extra: str = "", *, options: str = "") -> str:
+    """Return how pcd_hub is installed with an extra: from its clone, as no release is published.
+
+    Args:
+        extra: The extra; none if not given.
+        options: Options of pip, with a space at the end.
+    """
+    return f'pip install {options}".{f"[{extra}]" if extra else ""}" in the clone of pcd_hub'
+
+
 def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest known name, or an empty string.
 

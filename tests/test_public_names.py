@@ -34,7 +34,7 @@ except ModuleNotFoundError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.endswith('pip install "pcd_hub[train]"\n')
+    assert done.stdout.endswith('pip install ".[train]" in the clone of pcd_hub\n')
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pcd_hub.cli.parser import build_parser
-from pcd_hub.errors import PCDHubError
+from pcd_hub.errors import PCDHubError, pip_install
 
 _STORE = (
     '"${PCD_HUB_HOME:-${HF_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}}/pcd_hub}"'  # weights/store.py
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
     try:
         import shtab  # noqa: PLC0415  # pyright: ignore[reportMissingImports] - an extra
     except ModuleNotFoundError as error:
-        raise PCDHubError(f'{error}; pip install "pcd_hub[completion]"') from error
+        raise PCDHubError(f"{error}; {pip_install('completion')}") from error
     parser = build_parser(recipe_options=_recipe_options())
     for action in _actions(parser):
         if action.dest == "file":

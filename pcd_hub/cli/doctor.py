@@ -7,7 +7,7 @@ from typing import Any
 from pcd_hub.cli import machine
 from pcd_hub.cli.machine import Package, Place
 from pcd_hub.cli.output import print_json
-from pcd_hub.errors import PCDHubError
+from pcd_hub.errors import PCDHubError, pip_install
 
 _NEEDED = {"accelerate", "tyro"}
 """Packages of the extra ``train`` without which nothing can be distilled."""
@@ -16,7 +16,7 @@ _SHOWN = ("", "train", "bands", "completion")
 """Extras in the report."""
 
 _NEEDED_PLACES = {"runs", "store", "temporary files"}
-_TRAIN = 'pip install "pcd_hub[train]"'
+_TRAIN = pip_install("train")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -74,7 +74,7 @@ def _state(one: Package) -> str:
 
 
 def _remedy(one: Package) -> str:
-    return f'pip install -U "pcd_hub{f"[{one.extra}]" if one.extra else ""}"'
+    return pip_install(one.extra, options="-U ")
 
 
 def _lines(found: dict[str, Any]) -> Iterator[str]:
@@ -122,9 +122,8 @@ def _table(title: str, rows: dict[str, Any]) -> Iterator[str]:
 def _package_line(one: dict[str, Any]) -> str:
     if one["fits"]:
         return str(one["installed"])
-    extra = f"[{one['extra']}]" if one["extra"] else ""
     state = f"{one['installed']}, expected {one['required']}" if one["installed"] else "missing"
-    return f'{state}; for {one["used_for"]}: pip install "pcd_hub{extra}"'
+    return f"{state}; for {one['used_for']}: {pip_install(one['extra'])}"
 
 
 def _devices(facts: dict[str, Any]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from pcd_hub import garbage_collector
 from pcd_hub.cli.commands import COMMANDS, RECIPES, Main
 from pcd_hub.cli.output import print_json
 from pcd_hub.cli.parser import build_parser
-from pcd_hub.errors import PCDHubError, exit_code, one_line
+from pcd_hub.errors import PCDHubError, exit_code, one_line, pip_install
 from pcd_hub.files.standard_output import exit_if_closed
 
 
@@ -67,7 +67,7 @@ def _run_recipe(load: Callable[[], Main], arguments: list[str]) -> None:
         except ModuleNotFoundError as error:
             if (error.name or "").startswith("pcd_hub"):
                 raise
-            sys.exit(f'error: {error}; pip install "pcd_hub[train]"')
+            sys.exit(f"error: {error}; {pip_install('train')}")
     as_json = "--json" in arguments
     arguments = [argument for argument in arguments if argument != "--json"]
 

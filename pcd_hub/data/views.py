@@ -26,7 +26,7 @@ from pcd_hub.data.colour_jitter import adjust_colours, cv2
 from pcd_hub.data.multiband.image import BandImage
 from pcd_hub.data.multiband.jitter import adjust_bands
 from pcd_hub.data.view_policy import ViewPolicy, view_policies
-from pcd_hub.errors import DataError
+from pcd_hub.errors import DataError, pip_install
 from pcd_hub.image_size import ImageSize, format_size, height_width
 
 Pixels = UInt8[np.ndarray, "height width bands"]
@@ -294,7 +294,7 @@ def _to_tensor(view: Pixels) -> UInt8[Tensor, "bands height width"]:
 def _check_opencv() -> None:
     if importlib.util.find_spec("cv2") is None:
         raise DataError(
-            "OpenCV, which renders the views, is not installed; pip install 'pcd_hub[train]'"
+            f"OpenCV, which renders the views, is not installed; {pip_install('train')}"
         )
 
 

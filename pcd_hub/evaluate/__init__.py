@@ -1,6 +1,6 @@
 """Evaluation of frozen backbones: probes, k-NN, receptive fields and results tables.
 
-Nothing here needs Accelerate; ``pip install pcd_hub`` is enough. Any model is opened by one string
+Nothing here needs Accelerate; ``pip install .`` is enough. Any model is opened by one string
 (``resnet18.pcd``, ``resnet18.a1_in1k``, ``random:resnet18`` ...: the table in ``models.py``).
 
 Probe a model on a labelled segmentation set, e.g. a folder with ``images/SPLIT``, ``masks/SPLIT``

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pcd_hub.errors import WeightError
+from pcd_hub.errors import WeightError, pip_install
 from pcd_hub.files.read import read_bounded
 from pcd_hub.files.strict_json import shown
 from pcd_hub.files.write import atomic_write
@@ -15,7 +15,9 @@ from pcd_hub.weights.layout import MANIFEST_FILE, MANIFEST_SCHEMA, WEIGHTS_FILE
 from pcd_hub.weights.safety import MAX_JSON_BYTES, check_manifest
 
 _REMEDY = "the copy is damaged: get it again with `pcd-hub fetch`, or from the run's export"
-_REINSTALL = "the package is damaged: `pip install --force-reinstall --no-deps pcd_hub` repairs it"
+_REINSTALL = (
+    f"the package is damaged; repair it: {pip_install(options='--force-reinstall --no-deps ')}"
+)
 
 Read = TypeVar("Read")
 

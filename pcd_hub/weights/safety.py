@@ -18,7 +18,7 @@ import timm
 from timm.models import PretrainedCfg
 
 from pcd_hub.data.multiband.names import MAX_BANDS
-from pcd_hub.errors import WeightError, nearest
+from pcd_hub.errors import WeightError, nearest, pip_install
 from pcd_hub.files.strict_json import (
     OBJECT,
     SHA256,
@@ -216,7 +216,7 @@ def check_manifest(raw: bytes, *, what: str) -> dict[str, Any]:
     if type(schema) is int and schema > MANIFEST_SCHEMA:
         raise WeightError(
             f"{what}: schema is {schema}, expected {MANIFEST_SCHEMA}: made by a newer pcd_hub; "
-            "upgrade with `pip install -U pcd_hub`"
+            f"upgrade it: git pull, and {pip_install()}"
         )
     _check_known(manifest, _MANIFEST, what=what)
     for index, file in enumerate(manifest["files"]):

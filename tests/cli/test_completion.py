@@ -55,4 +55,4 @@ def test_without_shtab_the_remedy_is_named(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "shtab", None)
     code, _, err = outcome(capsys, "completion", "zsh")
     assert code == 1
-    assert err.endswith('; pip install "pcd_hub[completion]"\n')
+    assert err.endswith('; pip install ".[completion]" in the clone of pcd_hub\n')

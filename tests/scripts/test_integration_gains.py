@@ -36,7 +36,7 @@ def data(tmp_path):
 def builder(name):
     package = PACKAGES.get(name.split()[0], "torchvision")
     if not importlib.util.find_spec(package):
-        pytest.skip(f"{package} is missing: pip install 'pcd_hub[integrations,frameworks]'")
+        pytest.skip(f"{package} is missing: pip install '.[integrations,frameworks]'")
     return MODELS[name]
 
 

@@ -25,7 +25,7 @@ from PIL import Image, ImageOps
 from pcd_hub.data.decoding import MAX_PIXELS, as_rgb, open_image
 from pcd_hub.data.multiband.image import BandImage
 from pcd_hub.data.multiband.names import GRAY
-from pcd_hub.errors import DataError
+from pcd_hub.errors import DataError, pip_install
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _NUMPY = b"\x93NUMPY"
@@ -125,7 +125,7 @@ def _read_tiff(file: Path | io.BytesIO, num_bands: int) -> np.ndarray:
     except ImportError as error:
         raise DataError(
             "the library `tifffile`, which reads TIFF files of several bands, is not installed; "
-            "pip install 'pcd_hub[bands]'"
+            + pip_install("bands")
         ) from error
     with tifffile.TiffFile(file) as tiff:
         series = tiff.series[0]

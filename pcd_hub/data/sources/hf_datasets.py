@@ -23,7 +23,7 @@ from pcd_hub.data.decoding import BrokenImageError, ResultT, decode, describe_er
 from pcd_hub.data.sources.protocols import EncodedImage, ImageSource
 from pcd_hub.data.sources.remote import watch_forks
 from pcd_hub.data.sources.uris import is_dir, local_path
-from pcd_hub.errors import DataError
+from pcd_hub.errors import DataError, pip_install
 
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 """Last bytes of a complete Arrow stream."""
@@ -171,8 +171,8 @@ def _import_datasets() -> Any:
         import datasets
     except ImportError as error:
         raise DataError(
-            "the library `datasets`, which hf: sources need, is not installed; pip install "
-            "'pcd_hub[train]'"
+            "the library `datasets`, which hf: sources need, is not installed; "
+            + pip_install("train")
         ) from error
     return datasets
 

@@ -42,7 +42,8 @@ def main(arguments: list[str]) -> None:
             folder / "receptive_field.png",
             {f"{name}\nhalf {shares[name]}": field for name, field in fields.items()},
         )
-        print(f"{folder / 'pca.png'}\n{folder / 'receptive_field.png'}")
+        print(f"{folder / 'pca.png'}: rows are the images, {', '.join(maps)}")
+        print(f"{folder / 'receptive_field.png'}")
 
 
 def read_images(data: LookDataConfig) -> Float[Tensor, "b 3 size size"]:

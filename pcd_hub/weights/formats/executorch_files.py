@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pcd_hub.errors import WeightError, first_line
+from pcd_hub.errors import WeightError, first_line, pip_install
 from pcd_hub.weights.formats.graphs import (
     Graph,
     check_close,
@@ -42,7 +42,7 @@ def write_executorch(
     """
     if importlib.util.find_spec("executorch") is None:
         raise WeightError(
-            '--to executorch needs executorch, which is missing; pip install "pcd_hub[executorch]"'
+            f"--to executorch needs executorch, which is missing; {pip_install('executorch')}"
         )
     graph = graph_of(weight, pooled=options.pooled)
     file = folder / f"{weight.record.name}.pte"

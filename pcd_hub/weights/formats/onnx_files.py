@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pcd_hub.errors import WeightError, first_line
+from pcd_hub.errors import WeightError, first_line, pip_install
 from pcd_hub.weights.formats.calibration import Calibration, read_calibration
 from pcd_hub.weights.formats.graphs import (
     TOLERANCE,
@@ -93,7 +93,7 @@ def _check_packages(precision: str) -> None:
     for package in ("onnx", "onnxscript", *runtime):
         if importlib.util.find_spec(package) is None:
             raise WeightError(
-                f'--to onnx needs {package}, which is missing; pip install "pcd_hub[integrations]"'
+                f"--to onnx needs {package}, which is missing; {pip_install('integrations')}"
             )
 
 

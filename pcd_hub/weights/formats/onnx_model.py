@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pcd_hub.errors import WeightError, first_line
+from pcd_hub.errors import WeightError, first_line, pip_install
 from pcd_hub.weights.formats.onnx_files import METADATA
 
 
@@ -70,7 +70,7 @@ def open_onnx(file: Path) -> OpenedOnnx:
         import onnxruntime  # noqa: PLC0415 # pyright: ignore[reportMissingImports] - optional
     except ModuleNotFoundError as error:
         raise WeightError(
-            f'{file} needs onnxruntime, which is missing; pip install "pcd_hub[integrations]"'
+            f"{file} needs onnxruntime, which is missing; {pip_install('integrations')}"
         ) from error
     if not file.is_file():
         raise WeightError(f"no file {file}; expected the .onnx file of pcd-hub export")

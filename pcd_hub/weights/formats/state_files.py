@@ -107,14 +107,20 @@ def write_detectron2(weight: ReadWeight, folder: Path, place: PurePath) -> Usage
     )
     return Usage(
         file=file,
-        code=f"""MODEL: {{WEIGHTS: "{place / file}",
-  RESNETS: {{{options}}},
+        code=f"""_BASE_: "Base-RCNN-FPN.yaml"
+MODEL: {{WEIGHTS: "{place / file}", BACKBONE: {{FREEZE_AT: 0}},
+  RESNETS: {{{options}, NORM: "BN"}},
   PIXEL_MEAN: {mean}, PIXEL_STD: {std}}}"""
         + '\nINPUT: {FORMAT: "RGB"}' * is_rgb,
         language="yaml",
         value_range=value_range,
         notes=(
             images if is_rgb else note_of_bands(weight, "detectron2"),
+            (
+                "`Base-RCNN-FPN.yaml` is in detectron2's `configs`; without an FPN, the last stage "
+                "of a ResNet-18 or ResNet-34 would stay random. `FREEZE_AT: 0` and `NORM` train "
+                "everything; the defaults freeze the first stage and the batch norms."
+            ),
             (
                 "The names follow detectron2's published ResNet; not tried with detectron2 itself, "
                 "which is on no package registry."

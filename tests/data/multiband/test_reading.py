@@ -120,7 +120,7 @@ def test_gray_is_what_rgb_images_are_in_gray(tmp_path):
 def test_without_tifffile_the_extra_is_named(tmp_path, monkeypatch):
     Image.fromarray(VALUES[..., :3]).save(tmp_path / "a.tif")
     monkeypatch.setitem(sys.modules, "tifffile", None)
-    with pytest.raises(DataError, match=r"pip install 'pcd_hub\[bands\]'"):
+    with pytest.raises(DataError, match=r'pip install ".\[bands\]"'):
         source(tmp_path)[0]
 
 
