@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -33,6 +34,11 @@ class BandSource(ImageSource):
     def name(self, index: int) -> str:
         """Return the name of image ``index`` in its source."""
         return self.source.name(index)
+
+    def path(self, index: int) -> Path | None:
+        """Return the file of image ``index``; None if it is not a whole file."""
+        path = getattr(self.source, "path", None)
+        return path(index) if path else None
 
     def fingerprint(self) -> str:
         """Return the fingerprint of the files."""

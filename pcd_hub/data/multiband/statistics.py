@@ -7,11 +7,13 @@ from itertools import islice
 from typing import NamedTuple, cast
 
 import numpy as np
+from jaxtyping import Float
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from pcd_hub.data.decoding import BrokenImageError
 from pcd_hub.data.multiband.image import BandImage
 from pcd_hub.data.multiband.names import GRAY, RGB
+from pcd_hub.data.multiband.values import brightest, value_shares
 from pcd_hub.data.sources.open import ImageSource, ImageStream
 from pcd_hub.errors import DataError
 
@@ -20,6 +22,8 @@ log = logging.getLogger("pcd_hub")
 SAMPLE = 64
 """Number of images that are measured."""
 _MIN_STD = 0.02
+_DARK, _CLIPPED = 255 / 10, 0.2
+"""A range is wrong if no value of an image exceeds its tenth, or a fifth of them is at its end."""
 _KNOWN: dict[str, tuple[float, float]] = {
     **dict(zip(RGB, zip(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, strict=True), strict=True)),
     GRAY[0]: (0.449, 0.226),  # the means of ImageNet's three
@@ -44,7 +48,7 @@ def band_statistics(source: ImageSource | ImageStream, bands: tuple[str, ...]) -
     Raises:
         DataError: If no image of the sample can be read; the message gives the first reason.
     """
-    mean, std = _measure(source)
+    mean, std = _measure(source, bands)
     for band, name in enumerate(bands):
         if name in _KNOWN:
             mean[band], std[band] = _KNOWN[name]
@@ -54,28 +58,43 @@ def band_statistics(source: ImageSource | ImageStream, bands: tuple[str, ...]) -
     )
 
 
-def _measure(source: ImageSource | ImageStream) -> tuple[np.ndarray, np.ndarray]:
-    means, squares, largest = [], [], 0
+def _measure(
+    source: ImageSource | ImageStream, bands: tuple[str, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    found: list[np.ndarray] = []
     first_error: BrokenImageError | None = None
     for image in _sample(source):
         if isinstance(image, BrokenImageError):
             first_error = first_error or image
-            continue
-        pixels = np.asarray(image).reshape(-1, len(image.bands)) / 255
-        # Every image counts the same, whatever its size.
-        means.append(pixels.mean(0))
-        squares.append((pixels**2).mean(0))
-        largest = max(largest, int(np.asarray(image).max()))
-    if not means:
+        else:
+            found.append(value_shares(image))
+    if not found:
         raise DataError(f"none of the first images can be read: {first_error}")
-    if largest < 255 / 10:
+    shares = np.stack(found)  # every image counts the same, whatever its size
+    _check_range(shares, bands)
+    values = np.arange(256) / 255
+    mean = (shares @ values).mean(0)
+    return mean, np.sqrt(np.maximum((shares @ values**2).mean(0) - mean**2, 0))
+
+
+def _check_range(shares: Float[np.ndarray, "images bands 256"], bands: tuple[str, ...]) -> None:
+    """Warn of values that use little of the range, or exceed it."""
+    largest = brightest(shares).max(1)
+    if num_dark := int((largest < _DARK).sum()):
         log.warning(
-            "the largest value of %d images is %d of 255 after scaling; set --data.band-range to "
-            "the range of the data set",
-            *(len(means), largest),
+            "the values of %d of %d images are at most %d of 255 after scaling (but for their "
+            "brightest 0.1 %%); set --data.band-range to the range of the data set",
+            *(num_dark, len(largest), largest[largest < _DARK].max()),
         )
-    mean = np.mean(means, axis=0)
-    return mean, np.sqrt(np.maximum(np.mean(squares, axis=0) - mean**2, 0))
+    is_graded = shares[..., 1:255].any(2)  # a mask has two values
+    clipped = np.where(is_graded, shares[..., 255], 0).mean(0)
+    most = clipped.argmax()
+    if clipped[most] > _CLIPPED:
+        log.warning(
+            "%.0f %% of the values of %s are at the end of the range or beyond it; set "
+            "--data.band-range to the range of the data set",
+            *(100 * clipped[most], bands[most]),
+        )
 
 
 def _sample(source: ImageSource | ImageStream) -> Iterator[BandImage | BrokenImageError]:

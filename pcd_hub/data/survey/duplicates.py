@@ -17,8 +17,9 @@ import numpy as np
 from jaxtyping import Int64, UInt8, UInt64
 from PIL import Image
 
-from pcd_hub.data.decoding import as_rgb, is_jpeg, shrink_jpeg
-from pcd_hub.data.multiband.image import BandImage
+from pcd_hub.data.decoding import is_jpeg, shrink_jpeg
+from pcd_hub.data.multiband.image import BandImage, decoded
+from pcd_hub.data.multiband.values import brightest, value_shares
 
 ItemT = TypeVar("ItemT")
 
@@ -47,11 +48,11 @@ class Thumbnail:
     size: tuple[int, int]
     """Width and height in pixels."""
     colours: UInt8[np.ndarray, "8 9 3"]
-    """Mean colours of 9 x 8 parts."""
+    """Mean colours of 9 x 8 parts; of many bands, the means of three groups of them."""
     digest: bytes
     """Hash of all pixels as they are decoded for the thumbnail."""
     brightest: int
-    """Largest value of any of these pixels, of 255."""
+    """The value of 255 that at most 0.1 % of these pixels exceed."""
 
 
 def make_thumbnail(opened: Image.Image | BandImage) -> Thumbnail:
@@ -62,10 +63,21 @@ def make_thumbnail(opened: Image.Image | BandImage) -> Thumbnail:
     size = opened.size
     if not isinstance(opened, BandImage) and is_jpeg(opened):
         shrink_jpeg(opened, min(size[0] / _WIDTH, size[1] / _HEIGHT) / _DECODED_SCALE)
-    image = opened.visible() if isinstance(opened, BandImage) else as_rgb(opened)
-    colours = np.asarray(image.resize((_WIDTH, _HEIGHT), Image.Resampling.BOX))
+    image = decoded(opened)
+    small = np.asarray(image.resize((_WIDTH, _HEIGHT), Image.Resampling.BOX))
     digest = hashlib.blake2b(image.tobytes(), digest_size=8).digest()
-    return Thumbnail(size, colours, digest, int(np.asarray(image.getextrema()).max()))
+    return Thumbnail(size, _three_bands(small), digest, int(brightest(value_shares(image)).max()))
+
+
+def _three_bands(
+    pixels: UInt8[np.ndarray, "height width bands"],
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Return the means of three groups of bands; of one or two bands, some of them repeated."""
+    count = pixels.shape[-1]
+    if count < 3:
+        return pixels[..., [0, count - 1, 0]]
+    groups = np.array_split(pixels, 3, axis=-1)
+    return np.stack([group.mean(-1).round() for group in groups], axis=-1).astype(np.uint8)
 
 
 def group_equal_files(

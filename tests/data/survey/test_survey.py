@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pcd_hub.data.multiband.reading import BandReader
+from pcd_hub.data.multiband.source import BandSource
 from pcd_hub.data.scenes import render_scene
 from pcd_hub.data.sources.open import open_source
 from pcd_hub.data.survey.duplicates import MAX_HASH_BITS, near_pairs
@@ -214,3 +216,20 @@ def test_a_recoded_or_scaled_copy_is_near_and_another_scene_is_not(photos, chang
         options = {} if change == "png" else {"quality": 90}
         image.save(photos / f"copy_{number:02}.{'png' if change == 'png' else 'jpg'}", **options)
     assert look(photos).num_near_copies >= 11
+
+
+@pytest.mark.parametrize("num_empty", [1, 3])
+def test_images_that_differ_in_their_last_bands_are_not_copies(tmp_path, num_empty):
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        values = rng.integers(0, 256, (40, 40, num_empty + 1)).astype(np.uint8)
+        values[..., :num_empty] = 0
+        np.save(tmp_path / f"{number:02}.npy", values)
+    (tmp_path / "12.npy").write_bytes((tmp_path / "03.npy").read_bytes())
+    names = "".join(f"{number:02}.npy\n" for number in range(13))
+    (tmp_path / "list.txt").write_text(names)
+    bands = tuple(f"b{number}" for number in range(num_empty + 1))
+    found = survey(BandSource(open_source(str(tmp_path / "list.txt")), BandReader(bands)))
+    assert (found.num_exact_copies, found.num_near_copies) == (1, 0)
+    assert {*found.examples[0]} == {"03.npy", "12.npy"}
+    assert found.brightest > 250
