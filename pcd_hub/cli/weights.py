@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pcd_hub.cli.output import print_json
+from pcd_hub.data.multiband.names import RGB
 from pcd_hub.errors import MissingWeightError, PCDHubError, WeightError
 from pcd_hub.files.strict_json import printable
 from pcd_hub.weights import shipped, store
@@ -24,6 +25,7 @@ from pcd_hub.weights.formats.export import export as export_to
 from pcd_hub.weights.hub.fetch import fetch
 from pcd_hub.weights.hub.publish import Publication, publish
 from pcd_hub.weights.imported.weight import import_weights
+from pcd_hub.weights.input_bands import recorded_bands
 from pcd_hub.weights.load import read_weight
 from pcd_hub.weights.record import WeightRecord
 
@@ -157,7 +159,8 @@ def _average(options: argparse.Namespace) -> None:
     print(f"{done.name}  {done.folder}")
     if done.replaced:
         print(store.notice_of_kept(done.name, done.replaced))
-    print(f"measure it: pcd-hub probe LABELLED {done.name} {start}")
+    if recorded_bands(WeightRecord.from_dict(record_of(done.folder))) == RGB:
+        print(f"measure it: pcd-hub probe LABELLED {done.name} {start}")
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -72,7 +72,8 @@ def _remedy(tags: Mapping[int, Any]) -> str:
     scale = "" if _first(tags, _BITS) == 8 else "-ot Byte -scale "
     return (
         "convert three bands to 8-bit RGB: "
-        f"gdal_translate {scale}-b 1 -b 2 -b 3 -colorinterp red,green,blue IN OUT"
+        f"gdal_translate {scale}-b 1 -b 2 -b 3 -colorinterp red,green,blue IN OUT; or train on all "
+        "bands: --data.bands NAME NAME ... in their order"
     )
 
 

@@ -18,6 +18,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import timm
@@ -26,6 +27,7 @@ from timm.data.config import resolve_model_data_config
 from torch import nn
 
 import pcd_hub
+from pcd_hub.data.multiband.names import RGB
 from pcd_hub.data.sources.uris import exists, local_path
 from pcd_hub.errors import ConfigError, StudentError, WeightError, first_line, nearest
 from pcd_hub.models.entries import (
@@ -37,11 +39,14 @@ from pcd_hub.models.entries import (
 from pcd_hub.models.teacher_loading import load_teacher
 from pcd_hub.models.timm_loading import cache_alone_if_unreachable, create_pretrained, weights_file
 from pcd_hub.weights import store
-from pcd_hub.weights.catalogue import find
+from pcd_hub.weights.catalogue import find, record_of
+from pcd_hub.weights.create import build_model, read_named
 from pcd_hub.weights.formats.onnx_model import open_onnx
 from pcd_hub.weights.hub.published import published_weights
+from pcd_hub.weights.input_bands import recorded_bands
 from pcd_hub.weights.layout import MANIFEST_FILE
 from pcd_hub.weights.manifest import weights_sha256
+from pcd_hub.weights.record import WeightRecord
 
 Prepared = TypeVar("Prepared")
 
@@ -144,8 +149,7 @@ def _check_name(name: str) -> None:
     elif colon and kind == "onnx":
         open_onnx(local_path(rest))
     elif colon and kind == "local-dir":
-        if not exists(local_path(rest)):
-            raise StudentError(f"{name}: no such folder; expected an export, or RUN/export")
+        _check_folder(name, local_path(rest))
     elif not colon and "/" not in name:
         architecture = name.partition("@")[0].partition(".")[0]
         check_architecture(architecture)
@@ -158,12 +162,26 @@ def _check_name(name: str) -> None:
             )
 
 
+def _check_folder(name: str, folder: Path) -> None:
+    if not exists(folder):
+        raise StudentError(f"{name}: no such folder; expected an export, or RUN/export")
+    if is_pcd_weight(name):
+        _check_recorded(name, folder)
+
+
 def _check_weight(name: str) -> None:
-    if find(name) or name.partition("@")[0] in published_weights() or os.environ.get("PCD_HUB_ORG"):
+    if folder := find(name):
+        _check_recorded(name, folder)
+        return
+    if name.partition("@")[0] in published_weights() or os.environ.get("PCD_HUB_ORG"):
         return
     raise WeightError(
         f"{name} is neither on this machine nor published; `pcd-hub list` prints the weights"
     )
+
+
+def _check_recorded(name: str, folder: Path) -> None:
+    _check_rgb(name, WeightRecord.from_dict(record_of(folder)))
 
 
 def _with_random_weights(
@@ -229,8 +247,17 @@ def known_sha256(name: str) -> str | None:
 
 
 def _pcd_weight(name: str, arguments: dict[str, Any]) -> EvaluatedModel:
-    model = pcd_hub.create_model(name, **arguments)
-    return _evaluated(name, model, known_sha256(name))
+    weight = read_named(name)
+    _check_rgb(name, weight.record)
+    return _evaluated(name, build_model(weight, **arguments), weight.weights_sha256)
+
+
+def _check_rgb(name: str, record: WeightRecord) -> None:
+    if (bands := recorded_bands(record)) != RGB:
+        raise StudentError(
+            f"{name} takes images of the bands {' '.join(bands)}; evaluations read RGB images. "
+            "Load it with pcd_hub.create_model, and measure it on images that your code reads"
+        )
 
 
 def _architecture(name: str) -> str | None:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -125,6 +126,10 @@ def pixel_grid(
         with torch.no_grad():
             features = model.eval().forward_features(probe)  # pyright: ignore[reportCallIssue]
     except Exception as error:
+        if channels := re.search(r"to have (\d+) channels", str(error)):
+            raise StudentError(
+                f"{name} takes images of {channels[1]} channels, expected {in_chans}"
+            ) from error
         raise StudentError(
             f"{name} cannot take {height} x {width} pixels ({first_line(error)}); its input size "
             f"is {format_size(default_image_size(model))}, most CNNs take any multiple of 32"

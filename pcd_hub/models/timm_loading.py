@@ -17,7 +17,7 @@ from timm.models import clean_state_dict, model_entrypoint
 from timm.models._hub import download_from_hf
 from torch import Tensor, nn
 
-from pcd_hub.errors import first_line
+from pcd_hub.errors import TeacherError, first_line
 from pcd_hub.files.read import check_is_file, read_bounded
 from pcd_hub.image_size import format_size, height_width
 from pcd_hub.models.entries import entry_cfg, forget_tensors
@@ -93,6 +93,10 @@ def read_config(name: str) -> TimmConfig | None:
         case _:
             return None
     config = json.loads(read_bounded(file, _MAX_CONFIG_BYTES))
+    if "architecture" not in config:
+        is_run = scheme == "local-dir" and (Path(place) / "export").is_dir()
+        remedy = f"it is a run, use {name}/export" if is_run else "expected a folder saved by timm"
+        raise TeacherError(f"{name}: its config.json names no architecture; {remedy}")
     pretrained_cfg = config.get("pretrained_cfg", config)
     return TimmConfig(pretrained_cfg, config["architecture"], config.get("model_args", {}))
 

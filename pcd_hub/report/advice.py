@@ -34,6 +34,8 @@ class Situation:
     starts_from_weights: bool
     fault: str = ""
     """Remedy of the last early verdict, if it is bad."""
+    reads_rgb: bool = True
+    """The student takes RGB images, as evaluations do."""
 
 
 def next_steps(facts: Situation) -> list[str]:
@@ -103,4 +105,5 @@ def _by_models(facts: Situation) -> Iterator[str]:
             "`--student.weights pretrained` starts from timm's weights instead of random ones, "
             "`shipped` from pcd_hub's, where it has one."
         )
-    yield f"Measure the features on your task: `pcd-hub probe LABELLED {facts.run}`."
+    if facts.reads_rgb:
+        yield f"Measure the features on your task: `pcd-hub probe LABELLED {facts.run}`."

@@ -135,6 +135,8 @@ class RunReport:
     """Captions of the other pictures by their paths, relative to the report."""
     licenses: Mapping[str, str]
     """Licences of code, weights, teacher and data."""
+    reads_rgb: bool = True
+    """The weight takes RGB images, as evaluations do."""
     advice: Sequence[str]
     """What to try next, as Markdown."""
 
@@ -238,9 +240,12 @@ def _facts(facts: Mapping[str, object]) -> str:
 
 
 def _usage(report: RunReport) -> str:
-    return f"""```python
+    load = f"""```python
 {report.load_code}
-```
+```"""
+    if not report.reads_rgb:
+        return load
+    return f"""{load}
 
 Compare it with other models on labelled images, a folder with masks or class folders:
 

@@ -4,6 +4,13 @@ from typing import NamedTuple
 
 from pcd_hub.data.multiband.names import RGB
 from pcd_hub.models.entries import entry_cfg
+from pcd_hub.weights.record import WeightRecord
+
+
+def recorded_bands(record: WeightRecord) -> tuple[str, ...]:
+    """Return the names of the bands of a weight's images; red, green, blue if none are stated."""
+    names = record.data.get("bands")
+    return tuple(map(str, names)) if isinstance(names, list) and names else RGB
 
 
 class InputBands(NamedTuple):

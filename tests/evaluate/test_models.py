@@ -9,6 +9,7 @@ from pcd_hub.errors import ConfigError, StudentError, WeightError
 from pcd_hub.evaluate.models import check_models, for_each_seed, known_sha256, open_model
 from pcd_hub.models.teacher_loading import load_teacher
 from pcd_hub.weights import store
+from pcd_hub.weights.input_bands import InputBands
 from pcd_hub.weights.manifest import sha256
 from tests.weights.making import exported, flip, same_tensors
 
@@ -124,3 +125,17 @@ def test_the_hash_of_a_model_is_known_without_loading_it(export, tmp_path):
         assert known_sha256(name) is None
     assert known_sha256("hf-hub:org/net") is None
     assert known_sha256("test_resnet.pcd_missing") is None
+
+
+@pytest.mark.parametrize("names", [("nir", "red", "green"), ("red", "green", "blue", "nir")])
+def test_a_weight_of_other_bands_is_refused_before_anything_is_measured(tmp_path, names):
+    """Also one of three bands, which a probe would read as red, green and blue."""
+    bands = InputBands(names, (0.5,) * len(names), (0.2,) * len(names))
+    model = timm.create_model("test_resnet", num_classes=0, in_chans=len(names))
+    data = {"source": "fields", "bands": list(names)}
+    folder = exported(tmp_path / "export", model=model, bands=bands, data=data)
+    store.add("test_resnet.pcd_bands", folder)
+    for name in ("test_resnet.pcd_bands", f"local-dir:{folder}"):
+        for refuse in (open_model, lambda name: check_models([name], (0,))):
+            with pytest.raises(StudentError, match=f"takes images of the bands {' '.join(names)};"):
+                refuse(name)

@@ -208,3 +208,8 @@ def test_a_student_without_finer_maps_is_refused(arch, size, num_maps, message):
         FinestMap(grid, num_maps, image_size=size)
     assert "--method.feature-maps 1" in str(caught.value)
     assert grid.training, "the mode is restored"
+
+
+def test_another_number_of_channels_is_not_called_a_size():
+    with pytest.raises(StudentError, match="resnet18 takes images of 4 channels, expected 3$"):
+        pixel_grid(timm.create_model("resnet18", num_classes=0, in_chans=4), image_size=64)

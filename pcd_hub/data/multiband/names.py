@@ -16,6 +16,11 @@ def check_bands(bands: Sequence[str]) -> None:
         ConfigError: If there is none or too many, or a name is empty or given twice.
     """
     named = " ".join(bands)
+    if any("," in name for name in bands):
+        raise ConfigError(
+            f"--data.bands {named}: expected names separated by spaces, as in --data.bands "
+            f"{' '.join(named.replace(',', ' ').split())}"
+        )
     if not 1 <= len(bands) <= MAX_BANDS:
         raise ConfigError(f"--data.bands has {len(bands)} names, expected 1 to {MAX_BANDS}")
     if len(set(bands)) < len(bands) or not all(name.split() == [name] for name in bands):

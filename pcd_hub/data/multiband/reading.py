@@ -28,6 +28,8 @@ from pcd_hub.data.multiband.names import GRAY
 from pcd_hub.errors import DataError, pip_install
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_NODATA = 42113
+"""GDAL's tag of the value that stands for no data."""
 _NUMPY = b"\x93NUMPY"
 _TYPE_RANGES = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0)}
 _PILLOW_MODES = {"L", "RGB", "RGBA", "I;16", "I;16B", "I;16L"}
@@ -76,7 +78,11 @@ class BandReader:
         else:
             values = _read_pillow(file)
         values = values[..., None] if values.ndim == 2 else values
-        if values.ndim != 3 or values.shape[2] != len(self.bands):
+        if values.dtype.kind == "c":
+            raise ValueError("complex values: expected real ones, such as their absolute values")
+        if values.dtype.kind == "f" and values.size and not np.isfinite(values).any():
+            raise ValueError("no value is finite; remove the image")
+        if not values.size or values.ndim != 3 or values.shape[2] != len(self.bands):
             raise ValueError(
                 f"an array of {' x '.join(map(str, values.shape))}: expected height x width x "
                 f"{len(self.bands)}, the number of --data.bands {' '.join(self.bands)}"
@@ -84,7 +90,7 @@ class BandReader:
         return values
 
     def scale(self, values: Values) -> UInt8[np.ndarray, "height width bands"]:
-        """Scale values to 0..255; values without a number become 0.
+        """Scale values to 0..255; NaN, infinity and nodata become 0.
 
         Raises:
             DataError: If the type has no range of its own and none is configured.
@@ -93,7 +99,8 @@ class BandReader:
         if (low, high) == (0, 255) and values.dtype == np.uint8:
             return values
         scaled = (values.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
-        return np.rint(np.nan_to_num(scaled, nan=0.0)).clip(0, 255).astype(np.uint8)
+        scaled[~np.isfinite(scaled)] = 0
+        return np.rint(scaled).clip(0, 255).astype(np.uint8)
 
     def range_of(self, values: Values) -> tuple[float, float]:
         """Return the values that become 0 and 255."""
@@ -130,9 +137,23 @@ def _read_tiff(file: Path | io.BytesIO, num_bands: int) -> np.ndarray:
     with tifffile.TiffFile(file) as tiff:
         series = tiff.series[0]
         _check_pixels(series.shape)
-        values = series.asarray()
+        values = _without_nodata(series.asarray(), tiff.pages.first.tags.get(_NODATA))
     is_planar = values.ndim == 3 and values.shape[0] == num_bands != values.shape[2]
     return np.moveaxis(values, 0, -1) if is_planar else values
+
+
+def _without_nodata(values: np.ndarray, tag: Any) -> np.ndarray:
+    """Return the values with NaN, or 0 if they are unsigned integers, where the tag says nodata."""
+    try:
+        nodata = float(tag.value)
+    except (AttributeError, TypeError, ValueError):  # no tag, or none that GDAL writes
+        return values
+    is_nodata = values == nodata
+    if not is_nodata.any():
+        return values
+    if values.dtype.kind == "u":
+        return np.where(is_nodata, 0, values).astype(values.dtype)
+    return np.where(is_nodata, np.nan, values)
 
 
 def _read_pillow(file: Path | io.BytesIO) -> np.ndarray:

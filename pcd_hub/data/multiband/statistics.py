@@ -86,8 +86,8 @@ def _check_range(shares: Float[np.ndarray, "images bands 256"], bands: tuple[str
             "brightest 0.1 %%); set --data.band-range to the range of the data set",
             *(num_dark, len(largest), largest[largest < _DARK].max()),
         )
-    is_graded = shares[..., 1:255].any(2)  # a mask has two values
-    clipped = np.where(is_graded, shares[..., 255], 0).mean(0)
+    is_mask = ~shares[..., 1:255].any((0, 2)) & shares[..., 0].any(0)  # black and white alone
+    clipped = np.where(is_mask, 0, shares[..., 255].mean(0))
     most = clipped.argmax()
     if clipped[most] > _CLIPPED:
         log.warning(

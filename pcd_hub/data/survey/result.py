@@ -138,8 +138,8 @@ class Survey:
             return ""
         return (
             f"the images are nearly black: their brightest pixel is {self.brightest} of 255, for "
-            "example because 16-bit files hold 12-bit values; scale them to the whole range first "
-            "(with --data.bands: set --data.band-range)"
+            "example because 16-bit files hold 12-bit values; scale them to the whole range first, "
+            "or read them with --data.bands and --data.band-range"
         )
 
     def _copies(self) -> str:

@@ -1,7 +1,7 @@
 """The parts of a teacher, as read from its source."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -68,11 +68,21 @@ def with_normalisation(
 
 
 def check_normalisation(mean: Numbers, std: Numbers, source: str) -> None:
-    """Raise a TeacherError if mean or std is not three sensible numbers."""
-    for name, values, low in (("mean", mean, -_MAX_VALUE), ("std", std, 0)):
+    """Raise a TeacherError if mean or std is not three numbers, for images in [0, 1]."""
+    for name, given, low in (("mean", mean, -_MAX_VALUE), ("std", std, 0)):
+        values = tuple(given) if isinstance(given, Iterable) else (given,)
         if len(values) != 3 or not all(low < value <= _MAX_VALUE for value in values):
             bound = f"three numbers > {low:g} and <= {_MAX_VALUE:g}, one for each channel"
-            raise TeacherError(f"{source}: {name} is {tuple(values)}, expected {bound}")
+            raise TeacherError(f"{source}: {name} is {values}, expected {bound}")
+    if min(mean) > 1:
+        raise TeacherError(
+            f"{source}: mean {tuple(mean)} and std {tuple(std)} are of images from 0 to 255, "
+            f"expected those from 0 to 1: {_divided(mean)} and {_divided(std)}"
+        )
+
+
+def _divided(values: Numbers) -> tuple[float, ...]:
+    return tuple(round(value / 255, 4) for value in values)
 
 
 def check_architecture(architecture: str, source: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pcd_hub.data.multiband.names import RGB
 from pcd_hub.data.survey.result import Survey
 from pcd_hub.errors import ConfigError, WeightError, first_line
 from pcd_hub.image_size import format_size, height_width
@@ -15,6 +16,7 @@ from pcd_hub.report.page.run_folder import Line, RunFiles, read_run
 from pcd_hub.report.page.timing import split_time
 from pcd_hub.report.run_report import LoggedVerdict, RunReport, Sheet, as_sentence, last_fault
 from pcd_hub.weights.catalogue import finished_export
+from pcd_hub.weights.input_bands import recorded_bands
 from pcd_hub.weights.record import WeightRecord
 
 _NOISE = 1.0
@@ -78,6 +80,7 @@ def build_report(files: RunFiles) -> RunReport:
             if f"pictures/{name}" not in shown and (folder / "pictures" / name).is_file()
         },
         licenses=record.licenses,
+        reads_rgb=_reads_rgb(record),
         advice=next_steps(_situation(files)),
     )
 
@@ -90,10 +93,10 @@ def verdict(record: WeightRecord, *, run: str) -> str:
     table = measured.get("probe_data") or measured.get("scene_probe")
     start_label = next((m for m in table.means if is_start(m)), None) if table else None
     if table is None or start_label is None:
-        return (
-            "it was not measured whether the student is better than its start; on labelled images "
-            f"`pcd-hub probe LABELLED {shlex.quote(run)}` shows it"
-        )
+        shown = "it was not measured whether the student is better than its start"
+        if not _reads_rgb(record):
+            return f"{shown}; evaluations read RGB images alone"
+        return f"{shown}; on labelled images `pcd-hub probe LABELLED {shlex.quote(run)}` shows it"
     start, student = table.means[start_label], table.means[table.subject]
     better, worse = student - start > _NOISE, start - student > _NOISE
     outcome = "better than" if better else "worse than" if worse else "about as good as"
@@ -101,6 +104,10 @@ def verdict(record: WeightRecord, *, run: str) -> str:
         f"the student is {outcome} its start: {student:.1f} {table.unit} {table.metric}, the "
         f"start {start:.1f} ({table.task}, {table.dataset}, n = {table.images})"
     )
+
+
+def _reads_rgb(record: WeightRecord) -> bool:
+    return recorded_bands(record) == RGB
 
 
 def is_start(model: str) -> bool:
@@ -224,6 +231,7 @@ def _situation(files: RunFiles) -> Situation:
         teacher=str(record.teacher["source"]),
         starts_from_weights=bool(record.start),
         fault=_remedy(last_fault(_early_verdicts(record))),
+        reads_rgb=_reads_rgb(record),
     )
 
 

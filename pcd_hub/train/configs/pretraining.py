@@ -177,7 +177,12 @@ class DataConfig:
                     f"for each of {group}bands {' '.join(self.bands)}"
                 )
         if self.bands == RGB and low_high:
-            raise ConfigError(f"{group}band-range: red, green and blue are read as 8 bits")
+            low, high = low_high
+            raise ConfigError(
+                f"{group}band-range {low:g} {high:g}: red, green and blue are read as 8 bits; for "
+                f"files of other values give the bands names of their own: {group}bands r g b "
+                f"--teacher.bands r g b {group}band-range {low:g} {high:g}"
+            )
 
     @property
     def switches(self) -> Switches:

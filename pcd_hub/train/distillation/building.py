@@ -67,7 +67,7 @@ def build(
         device=accelerator.device,
         precision=str(accelerator.mixed_precision),
     )
-    student, start_weight = build_student(config)
+    student, start_weight = build_student(config, bands)
     check_student_takes(student, config.data, config.student.arch)
     start = copy.deepcopy(student.model)
     check_places(
@@ -140,19 +140,18 @@ def resolve(
     )
 
 
-def build_student(config: DistillConfig) -> tuple[PixelGrid, StartWeight | None]:
+def build_student(config: DistillConfig, bands: InputBands) -> tuple[PixelGrid, StartWeight | None]:
     """Build the student with the weights that it starts from; None if they are random."""
     arch, image_size = config.student.arch, config.data.image_size
-    in_chans = len(config.data.bands)
-    student = build_backbone(arch, image_size=image_size, in_chans=in_chans)
+    student = build_backbone(arch, image_size=image_size, in_chans=len(bands.names))
     weights = config.student.weights
     start_weight = load_start(
         student.model,
         weights,
         architecture=arch,
         image_size=image_size,
-        in_chans=in_chans,
-        rgb=config.data.bands == RGB,
+        bands=bands,
+        band_range=config.data.band_range,
     )
     return student, start_weight
 

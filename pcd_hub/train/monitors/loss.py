@@ -136,6 +136,11 @@ class LossMonitor:
             torch.save(steps, path)
         except (OSError, RuntimeError) as error:  # a full disk must not hide the bad value
             inspect = f"; cannot write the last batches to {path} ({first_line(error)})"
+        if step.number == 0:  # the weights are those of the start
+            return (
+                "teacher, student or images give values that are not finite before the first "
+                f"update{inspect}"
+            )
         is_saved = any(self._folder.checkpoints.glob("step_*.pt"))
         return (
             f"lower {self._lr_option} (it was {step.lr:.2g} at this step){inspect}"

@@ -28,6 +28,7 @@ import torch
 from timm.models import adapt_input_conv, get_pretrained_cfg
 from torch import Tensor, nn
 
+from pcd_hub.data.multiband.names import RGB
 from pcd_hub.data.sources.uris import is_dir, is_file, local_path
 from pcd_hub.errors import PCDHubError, StudentError, TeacherError, first_line
 from pcd_hub.files.strict_json import printable
@@ -46,6 +47,7 @@ from pcd_hub.weights import shipped, store
 from pcd_hub.weights.catalogue import finished_export
 from pcd_hub.weights.create import build_model, read_named
 from pcd_hub.weights.hub.published import reference_of
+from pcd_hub.weights.input_bands import InputBands, recorded_bands
 from pcd_hub.weights.layout import MANIFEST_FILE
 from pcd_hub.weights.manifest import record_sha256
 from pcd_hub.weights.record import NOT_STATED
@@ -91,6 +93,8 @@ class _Loaded(NamedTuple):
     state: dict[str, Tensor]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    bands: tuple[str, ...] = RGB
+    band_range: tuple[float, ...] = ()
 
 
 def load_start(
@@ -99,37 +103,38 @@ def load_start(
     *,
     architecture: str,
     image_size: ImageSize,
-    in_chans: int = 3,
-    rgb: bool = True,
+    bands: InputBands | None = None,
+    band_range: tuple[float, ...] = (),
 ) -> StartWeight | None:
     """Load the weights that a student starts from into it; the random state is unchanged.
 
-    Weights for another number of input channels, or another normalisation of RGB images, are
-    adapted, which is logged.
+    Weights of RGB images are adapted to another normalisation, or by timm to other bands, which is
+    logged. Weights of other bands are for the same ones alone.
 
     Args:
         student: The student, a headless timm model.
         weights: One of the forms at the top of this file.
         architecture: The student's architecture.
         image_size: Height and width of its images in pixels.
-        in_chans: Channels of its images.
-        rgb: Its images are normalised as RGB images are.
+        bands: Bands of its images; red, green and blue if not given.
+        band_range: Values of these bands that become 0 and 1; empty for the range of their type.
 
     Returns:
         Facts about the weights; None for ``none``.
 
     Raises:
-        StudentError: If the weights do not exist, or are not of this architecture.
+        StudentError: If the weights do not exist, or are of another architecture or other bands.
         WeightError: If a pcd_hub weight is missing or damaged.
         HubError: If the Hub refuses access or cannot be reached.
     """
     if weights == "none":
         return None
     arguments = {**build_arguments(architecture, image_size), "num_classes": 0}
-    if in_chans != 3:
-        arguments["in_chans"] = in_chans
+    bands = bands or InputBands.rgb(architecture)
+    if len(bands.names) != len(RGB):
+        arguments["in_chans"] = len(bands.names)
     with torch.random.fork_rng(devices=[]), _naming(weights):
-        loaded = _load(student, weights, architecture, arguments)
+        loaded = _load(student, weights, architecture, arguments, bands.names)
         _check_normalisation(loaded)
         try:
             student.load_state_dict(loaded.state, strict=True)
@@ -137,13 +142,45 @@ def load_start(
             reason = str(error).splitlines()[-1].strip()[:200]
             raise StudentError(f"it does not fit timm's {architecture}: {reason}") from error
     digest = tensors_sha256(student.state_dict())
-    if rgb and len(loaded.mean) == 3:
+    if bands.names != RGB:
+        _warn_of_other_bands(loaded, bands, band_range)
+    elif len(loaded.mean) == len(RGB):
         adapt_normalisation(student, entry_cfg(architecture), mean=loaded.mean, std=loaded.std)
-    elif not rgb:
-        log.warning("the start is not adapted to the mean and std of this run's bands")
     facts = dataclasses.replace(loaded.facts, sha256=digest)
     log.info("the student starts from %s (licence: %s)", facts.name, facts.license)
     return facts
+
+
+def _warn_of_other_bands(loaded: _Loaded, bands: InputBands, band_range: tuple[float, ...]) -> None:
+    """Warn if the start was trained on images of other bands, or with other values of them."""
+    own_range = loaded.band_range
+    if loaded.bands != bands.names:
+        log.warning(
+            "the start was trained on red, green, blue; its first layer is adapted to the number "
+            "of the bands %s, not to what they show",
+            " ".join(bands.names),
+        )
+    elif own_range != band_range:
+        ranges = (" ".join(map(str, one)) or "that of the type" for one in (own_range, band_range))
+        log.warning(
+            "the start was trained with --data.band-range %s, this run has %s; its first layer is "
+            "not adapted",
+            *ranges,
+        )
+    elif (loaded.mean, loaded.std) != (bands.mean, bands.std):
+        log.warning(
+            "the start was trained on images with mean %s and std %s, this run has %s and %s; its "
+            "first layer is not adapted (--data.band-mean, --data.band-std)",
+            *(loaded.mean, loaded.std, bands.mean, bands.std),
+        )
+
+
+def _check_bands(own: tuple[str, ...], wanted: tuple[str, ...]) -> None:
+    if own not in (RGB, wanted):
+        raise StudentError(
+            f"it was trained on the bands {' '.join(own)}, this run has --data.bands "
+            f"{' '.join(wanted)}; expected the same in the same order"
+        )
 
 
 @contextmanager
@@ -157,7 +194,11 @@ def _naming(weights: str) -> Iterator[None]:
 
 
 def _load(
-    student: nn.Module, weights: str, architecture: str, arguments: dict[str, Any]
+    student: nn.Module,
+    weights: str,
+    architecture: str,
+    arguments: dict[str, Any],
+    bands: tuple[str, ...],
 ) -> _Loaded:
     scheme, colon, rest = weights.partition(":")
     if colon and scheme == "hf-hub":
@@ -170,13 +211,14 @@ def _load(
             return _from_file(student, weights, architecture, arguments)
         is_folder = is_dir(local_path(weights))
     if is_folder:
-        return _from_folder(weights.removeprefix("local-dir:"), architecture, arguments)
+        return _from_folder(weights.removeprefix("local-dir:"), architecture, arguments, bands)
     name = weights.partition("@")[0]
     if weights == "shipped" or store.is_name(name) or _REPO.fullmatch(name):
-        return _from_pcd_hub(weights, architecture, arguments)
+        return _from_pcd_hub(weights, architecture, arguments, bands)
     name = _name_with_tag(weights, architecture)
-    read = _from_pcd_hub if store.is_name(name) else _from_timm
-    return read(name, architecture, arguments)
+    if store.is_name(name):
+        return _from_pcd_hub(name, architecture, arguments, bands)
+    return _from_timm(name, architecture, arguments)
 
 
 def _check_normalisation(loaded: _Loaded) -> None:
@@ -190,19 +232,25 @@ def _check_normalisation(loaded: _Loaded) -> None:
         )
 
 
-def _from_folder(folder: str, architecture: str, arguments: dict[str, Any]) -> _Loaded:
+def _from_folder(
+    folder: str, architecture: str, arguments: dict[str, Any], bands: tuple[str, ...]
+) -> _Loaded:
     path = local_path(folder)
-    if is_file(path / MANIFEST_FILE):
-        return _from_pcd_hub(f"local-dir:{folder}", architecture, arguments)
     if is_file(path / "record.json"):  # a finished run
-        return _from_pcd_hub(f"local-dir:{finished_export(path)}", architecture, arguments)
+        folder = str(finished_export(path))
+    if is_file(local_path(folder) / MANIFEST_FILE):
+        return _from_pcd_hub(f"local-dir:{folder}", architecture, arguments, bands)
     return _from_timm(f"local-dir:{path}", architecture, arguments)
 
 
-def _from_pcd_hub(name: str, architecture: str, arguments: dict[str, Any]) -> _Loaded:
+def _from_pcd_hub(
+    name: str, architecture: str, arguments: dict[str, Any], bands: tuple[str, ...]
+) -> _Loaded:
     place = f"local-dir:{_shipped(architecture)}" if name == "shipped" else name
     weight = read_named(place)
     _check_architecture(weight.config["architecture"], architecture)
+    own_bands = recorded_bands(weight.record)
+    _check_bands(own_bands, bands)
     model = build_model(weight, **arguments)
     is_local = place.startswith("local-dir:") or (store.is_name(name) and store.where(name))
     hub = None if is_local else reference_of(name)
@@ -214,7 +262,14 @@ def _from_pcd_hub(name: str, architecture: str, arguments: dict[str, Any]) -> _L
         record_sha256=record_sha256(weight.record.to_dict()),
     )
     cfg = weight.config["pretrained_cfg"]
-    return _Loaded(facts, model.state_dict(), tuple(cfg["mean"]), tuple(cfg["std"]))
+    return _Loaded(
+        facts,
+        model.state_dict(),
+        tuple(cfg["mean"]),
+        tuple(cfg["std"]),
+        own_bands,
+        tuple(weight.record.data.get("band_range") or ()),
+    )
 
 
 def _shipped(architecture: str) -> Path:

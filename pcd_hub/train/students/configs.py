@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from pcd_hub.data.multiband.names import RGB, teacher_places
 from pcd_hub.errors import ConfigError
 from pcd_hub.train.configs.distill import DistillConfig
 from pcd_hub.train.configs.fields import options
@@ -45,8 +46,11 @@ def check_students(config: DistillConfig) -> tuple[str, ...]:
     """Return the name of each student's weight in the store.
 
     Raises:
-        ConfigError: If a name is not valid, or several students cannot be tracked.
+        ConfigError: If a name is not valid, several students cannot be tracked, or the teacher has
+            no bands to see.
     """
+    if config.data.bands != RGB:
+        teacher_places(config.data.bands, config.teacher.bands)
     others = [tracker for tracker in config.run.trackers if tracker not in _TRACKERS]
     if others and len(config.student.architectures) > 1:
         raise ConfigError(

@@ -105,6 +105,14 @@ def _usage(record: WeightRecord, repo: str | None, *, is_shipped: bool) -> str:
         of, pinned, more = "the package", "", "It is part of the package and needs no network."
     bands = _listed(record.data, "bands")
     size = f", of images `(B, {len(bands)}, H, W)`" if bands else ""
+    transform = (
+        "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))"
+    )
+    if bands:  # timm's transforms take RGB images
+        transform = (
+            "cfg = model.pretrained_cfg  # scale the values to 0..1 (Bands, below), then (values - "
+            'mean) / std\nmean, std = cfg["mean"], cfg["std"]'
+        )
     untrained = (
         "\nThis architecture has layers after the distilled feature map, which keep their initial "
         "values (see Limits): use `features_only` or `forward_features`.\n"
@@ -119,7 +127,7 @@ Image embeddings, `(B, {_fact(record.model, "channels")})`{size}:
 {first}
 
 model = timm.create_model("{where}", pretrained=True, num_classes=0).eval()
-transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+{transform}
 ```
 
 Feature maps of every stage, for a detector or a segmentation head:

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from pcd_hub.data.multiband.names import RGB
 from pcd_hub.files.markdown import escaped
+from pcd_hub.weights.input_bands import recorded_bands
 from pcd_hub.weights.load import ReadWeight
 from pcd_hub.weights.record import NOT_STATED
 
@@ -40,12 +41,10 @@ def in_chans(weight: ReadWeight) -> int:
 
 def band_names(weight: ReadWeight) -> tuple[str, ...]:
     """Return the names of the bands in their order; empty for red, green and blue."""
-    names = weight.record.data.get("bands")
-    if not isinstance(names, list) or not names:
-        count = in_chans(weight)
-        names = RGB if count == len(RGB) else [f"band {number + 1}" for number in range(count)]
-    found = tuple(map(str, names))
-    return () if found == RGB else found
+    names, count = recorded_bands(weight.record), in_chans(weight)
+    if len(names) != count:
+        names = tuple(f"band {number + 1}" for number in range(count))
+    return () if names == RGB else names
 
 
 def note_of_bands(weight: ReadWeight, reader: str) -> str:

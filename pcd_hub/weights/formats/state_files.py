@@ -42,12 +42,12 @@ def check_channels(weight: ReadWeight, *, to: str, rgb: bool = False) -> None:
     if (bands := in_chans(weight)) != 3:
         raise WeightError(
             f"--to {to}: {to}'s {weight.config['architecture']} takes images of 3 channels, "
-            f"this weight of {bands}; use --to timm, detectron2 or mmdet"
+            f"this weight of {bands}; use --to timm, torchscript or onnx"
         )
     if rgb and (names := band_names(weight)):
         raise WeightError(
             f"--to {to}: {to} reads images as RGB, this weight takes {', '.join(names)}; use --to "
-            "timm, detectron2 or mmdet"
+            "timm, torchscript or onnx"
         )
 
 
@@ -139,6 +139,9 @@ def write_mmdet(weight: ReadWeight, folder: Path, place: PurePath) -> Usage:
     options = {"in_channels": in_chans(weight)} if in_chans(weight) != 3 else {}
     options |= {key: value for key, value in found.options.items() if key != "name"}
     arguments = ", ".join(f"{key}={value}" for key, value in options.items())
+    preprocessor = f"""
+normalisation = dict(mean={mean}, std={std}, bgr_to_rgb=True)
+data_preprocessor = dict(type="DetDataPreprocessor", **normalisation, pad_size_divisor=32)"""
     images = (
         "mmdet reads images as BGR, from 0 to 255: `bgr_to_rgb=True` is necessary (in mmdet 2, "
         "`to_rgb=True` of `Normalize`)."
@@ -147,8 +150,8 @@ def write_mmdet(weight: ReadWeight, folder: Path, place: PurePath) -> Usage:
         file=file,
         code=f"""init_cfg = dict(type="Pretrained", checkpoint="{place / file}")
 backbone = dict(type="{found.options["name"]}", {arguments}, style="pytorch", init_cfg=init_cfg)
-normalisation = dict(mean={mean}, std={std}, bgr_to_rgb={is_rgb})
-data_preprocessor = dict(type="DetDataPreprocessor", **normalisation, pad_size_divisor=32)""",
+"""
+        + preprocessor * is_rgb,
         value_range=value_range,
         notes=(images if is_rgb else note_of_bands(weight, "mmdet"),),
     )

@@ -36,6 +36,11 @@ def test_bands_need_one_name_each(bands):
         check_bands(bands)
 
 
+def test_names_with_commas_are_refused_with_the_remedy():
+    with pytest.raises(ConfigError, match="separated by spaces, as in --data.bands red green nir"):
+        check_bands(("red,green", "nir"))
+
+
 def test_colours_and_names_of_weights():
     assert colour_places(("nir", "red", "green")) == ()
     assert [weight_suffix(b) for b in (RGB, ("gray",), (*RGB, "nir"))] == ["", "_1band", "_4bands"]

@@ -127,3 +127,47 @@ def test_without_tifffile_the_extra_is_named(tmp_path, monkeypatch):
 def test_generated_scenes_have_no_such_bands():
     with pytest.raises(DataError, match="use files"):
         source("scenes:4")[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "nodata", "value_range"),
+    [
+        (VALUES.astype(np.uint16) * 16, 65535, (0, 4080)),
+        (VALUES.astype(np.uint16) * 257, 65535, None),
+        (VALUES / 255 * 30 - 30, 0.0, (-30, 0)),
+        (VALUES.astype(np.int16) - 128, -9999, (-128, 127)),
+    ],
+    ids=["uint16", "uint16 of its own range", "decibels", "int16"],
+)
+def test_nodata_is_black(tmp_path, values, nodata, value_range):
+    tifffile = pytest.importorskip("tifffile")
+    stored = values.copy()
+    stored[:2] = nodata
+    tag = (42113, "s", 0, str(nodata), True)
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="minisblack", extratags=[tag])
+    expected = VALUES.copy()
+    expected[:2] = 0
+    expected[stored == nodata] = 0
+    assert np.array_equal(pixels(source(tmp_path, value_range=value_range)[0]), expected)
+
+
+def test_infinity_is_black(tmp_path):
+    values = VALUES.astype(np.float32)
+    values[0, :3, 0] = (np.nan, np.inf, -np.inf)
+    expected = VALUES.copy()
+    expected[0, :3, 0] = 0
+    image = source(npy(tmp_path, values), value_range=(0, 255))[0]
+    assert np.array_equal(pixels(image), expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.full((4, 4, 4), np.nan), "no value is finite; remove the image"),
+        (np.zeros((4, 4, 4), np.complex64), "complex values: expected real ones"),
+        (np.zeros((0, 4, 4), np.float32), "an array of 0 x 4 x 4: expected height x width x 4"),
+    ],
+)
+def test_values_that_are_no_image_are_named(tmp_path, values, message):
+    with pytest.raises(BrokenImageError, match=message):
+        source(npy(tmp_path, values), value_range=(0, 255))[0]

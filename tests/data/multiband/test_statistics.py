@@ -69,6 +69,9 @@ def test_values_beyond_the_range_are_warned_of_by_their_band(tmp_path, caplog):
     values[..., 1] //= 4
     band_statistics(arrays(tmp_path, list(values), bands, (0.0, 1000.0)), bands)
     assert not caplog.text, "of a mask, many values are at the end"
+    values[..., 0] += 2000
+    band_statistics(arrays(tmp_path, list(values), bands, (0.0, 1000.0)), bands)
+    assert "100 % of the values of vv are at the end of the range" in caplog.text
 
 
 def test_a_sample_without_a_readable_image_is_an_error(tmp_path):

@@ -132,6 +132,11 @@ def test_mean_and_std_are_checked(mean, std):
         teacher_from_module(Tokens(), mean=mean, std=std)
 
 
+def test_a_normalisation_of_images_from_0_to_255_is_refused():
+    with pytest.raises(TeacherError, match=r"to 255, expected those from 0 to 1: \(0.4824, 0.4"):
+        teacher_from_module(Tokens(), mean=(123.0, 116.0, 103.0), std=(58.0, 57.0, 57.0))
+
+
 def test_the_size_is_matched_without_loading_again():
     student = nn.Sequential(nn.Conv2d(3, 4, 32, 32))
     teacher = teacher_from_module(Tokens(1), mean=MEAN, std=STD)

@@ -56,6 +56,14 @@ def test_an_accelerator_is_checked_one_step_late_and_the_batch_is_saved(tmp_path
     assert [int(step["batch"][0]["views"][0, 0, 0, 0, 0]) for step in kept] == [3, 4]
 
 
+def test_a_value_before_the_first_update_is_not_the_fault_of_the_learning_rate(tmp_path):
+    monitor = build_monitor(tmp_path)
+    record(monitor, 0, loss=NAN)
+    message = "nan at step 0; teacher, student or images give values that are not finite before"
+    with pytest.raises(ConfigError, match=message):
+        record(monitor, 1, loss=NAN)
+
+
 def test_the_last_step_is_checked_before_a_checkpoint(tmp_path):
     monitor = build_monitor(tmp_path)
     record(monitor, 0)

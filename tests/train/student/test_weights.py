@@ -20,6 +20,7 @@ from pcd_hub.train.networks import build_backbone
 from pcd_hub.train.student.normalisation import adapt_normalisation
 from pcd_hub.train.student.weights import load_start
 from pcd_hub.weights import shipped, store
+from pcd_hub.weights.input_bands import InputBands
 from tests.hub.server import LoopbackHub
 from tests.hub.surroundings import point_client_at, settle
 from tests.models.test_teachers import timm_folder
@@ -29,17 +30,16 @@ IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 def start(
-    weights: str, architecture: str = "test_resnet", image_size: int = 64, in_chans: int = 3
+    weights: str, architecture: str = "test_resnet", image_size: int = 64, **options: Any
 ) -> tuple[Any, Any]:
     """Return a student and the facts about its start; the random state must not change."""
-    if in_chans == 3:
+    bands = options.get("bands")
+    if bands is None:
         model: Any = build_backbone(architecture, image_size=image_size).model
     else:
-        model = timm.create_model(architecture, num_classes=0, in_chans=in_chans)
+        model = timm.create_model(architecture, num_classes=0, in_chans=len(bands.names))
     before = torch.get_rng_state()
-    facts = load_start(
-        model, weights, architecture=architecture, image_size=image_size, in_chans=in_chans
-    )
+    facts = load_start(model, weights, architecture=architecture, image_size=image_size, **options)
     assert torch.equal(torch.get_rng_state(), before)
     return model, facts
 
@@ -218,13 +218,54 @@ def test_a_file_of_a_fixed_size_architecture_is_resampled(tmp_path):
     assert torch.equal(same.pos_embed, model.pos_embed)
 
 
+def bands_named(*names: str) -> InputBands:
+    return InputBands(names, (0.5,) * len(names), (0.2,) * len(names))
+
+
+OTHER_BANDS = bands_named("red", "green", "blue", "nir")
+
+
+@pytest.fixture
+def of_other_bands(tmp_path) -> str:
+    """A weight for images of four bands with values from 0 to 4000."""
+    model = timm.create_model("test_resnet", num_classes=0, in_chans=4)
+    data = {"source": "fields", "bands": list(OTHER_BANDS.names), "band_range": [0.0, 4000.0]}
+    return str(exported(tmp_path / "bands", model=model, bands=OTHER_BANDS, data=data))
+
+
+def test_a_start_of_the_same_bands_is_taken_in_silence(of_other_bands, caplog):
+    start(of_other_bands, bands=OTHER_BANDS, band_range=(0.0, 4000.0))
+    assert not caplog.text
+
+
+def test_a_start_of_the_same_bands_in_another_range_or_normalisation_is_warned_of(
+    of_other_bands, caplog
+):
+    start(of_other_bands, bands=OTHER_BANDS, band_range=(0.0, 8000.0))
+    assert "with --data.band-range 0.0 4000.0, this run has 0.0 8000.0; its first" in caplog.text
+    other = OTHER_BANDS._replace(mean=(0.4,) * 4)
+    start(of_other_bands, bands=other, band_range=(0.0, 4000.0))
+    assert "with mean (0.5, 0.5, 0.5, 0.5) and std" in caplog.text
+
+
+@pytest.mark.parametrize("names", [("nir", "red", "green", "blue"), ("a", "b"), (), ("gray",)])
+def test_a_start_of_other_bands_is_refused(of_other_bands, names):
+    message = "it was trained on the bands red green blue nir, this run has --data.bands"
+    with pytest.raises(StudentError, match=message):
+        start(of_other_bands, bands=bands_named(*names) if names else None)
+
+
+def test_an_rgb_start_for_other_bands_is_warned_of(trained, tmp_path, caplog):
+    start(str(exported(tmp_path / "rgb", model=trained)), bands=OTHER_BANDS)
+    assert "to the number of the bands red green blue nir, not to what they show" in caplog.text
+
+
 @pytest.mark.parametrize("in_chans", [1, 5])
 def test_input_channels_are_adapted_as_timm_does(tmp_path, trained, in_chans):
     torch.save(trained.state_dict(), tmp_path / "rgb.pth")
-    of_file, _ = start(str(tmp_path / "rgb.pth"), in_chans=in_chans)
-    of_folder, _ = start(
-        f"local-dir:{exported(tmp_path / 'export', model=trained)}", in_chans=in_chans
-    )
+    bands = bands_named(*"abcde"[:in_chans])
+    of_file, _ = start(str(tmp_path / "rgb.pth"), bands=bands)
+    of_folder, _ = start(f"local-dir:{exported(tmp_path / 'export', model=trained)}", bands=bands)
     weight = of_file.conv1[0].weight
     assert weight.shape[1] == in_chans
     assert torch.equal(weight, of_folder.conv1[0].weight)
