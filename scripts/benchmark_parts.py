@@ -195,24 +195,28 @@ def _resident_pipelines(source: ImageFiles, size: int) -> dict[str, Callable[[in
             num_workers=0,
         )
         if device.type == "cpu":
-            pipelines["resident, by the loader"] = _batch_seconds(images, views, on_device=False)
+            pipelines["resident, by the loader"] = _batch_seconds(images, views, None)
         name = f"resident, in batches on {device.type}"
-        pipelines[name] = _batch_seconds(images, views, on_device=True)
+        pipelines[name] = _batch_seconds(images, views, device)
+        if device.type == "cpu" != DEVICE.type:
+            name = f"resident in host memory, in batches on {DEVICE.type}"
+            pipelines[name] = _batch_seconds(images, views, DEVICE)
     return pipelines
 
 
 def _batch_seconds(
-    images: ResidentImages, views: TwoViewTransform, *, on_device: bool
+    images: ResidentImages, views: TwoViewTransform, render_on: torch.device | None
 ) -> Callable[[int], float]:
     """Return a function that measures the seconds per image of batches."""
-    now = time.process_time if images.device.type == "cpu" else time.perf_counter
-    batch_size = min(len(images), 32 if images.device.type == "cpu" else 256)
+    on_cpu = render_on is None or render_on.type == "cpu"
+    now = time.process_time if on_cpu else time.perf_counter
+    batch_size = min(len(images), 32 if on_cpu else 256)
 
     def seconds_of(count: int) -> float:
         steps = math.ceil(count / batch_size)
         plan = BatchPlan(global_batch_size=batch_size, total_steps=steps + 2)
-        workers = 0 if images.device.type == "cpu" else 4
-        batches = resident_batches(images, views, plan, num_workers=workers, on_device=on_device)
+        workers = 0 if on_cpu else 4
+        batches = resident_batches(images, views, plan, num_workers=workers, render_on=render_on)
         for _ in range(2):
             next(batches)
         synchronize()

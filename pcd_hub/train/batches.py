@@ -167,7 +167,8 @@ def open_batches(
     views = replace(views, num_bands=len(data.bands), colours=colour_places(data.bands))
     workers = num_workers(data.num_workers, device)
     if isinstance(source, ResidentImages):
-        return resident_batches(source, views, plan, num_workers=workers)
+        render_on = None if device.type == "cpu" else device
+        return resident_batches(source, views, plan, num_workers=workers, render_on=render_on)
     return training_batches(
         source,
         views,

@@ -154,10 +154,19 @@ def test_resident_images_have_the_draws_and_statistics_of_the_loader(device, rec
     resident = pytest.importorskip("pcd_hub.data.resident.batches")
     source = open_sources(("scenes:24",), rank=0, world_size=1)
     views, plan = byol_views(32, seed=3), BatchPlan(global_batch_size=8, total_steps=9, seed=1)
-    images = reading.read_images(
-        source, side=1000, num_bands=3, device=torch.device(device), num_workers=0
+    ours, from_host = (
+        [
+            *resident.resident_batches(
+                reading.read_images(source, side=1000, num_bands=3, device=place, num_workers=0),
+                *(views, plan),
+                num_workers=0,
+                render_on=torch.device(device),
+            )
+        ]
+        for place in (torch.device(device), torch.device("cpu"))
     )
-    ours = list(resident.resident_batches(images, views, plan, num_workers=0, on_device=True))
+    for one, other in zip(ours, from_host, strict=True):
+        assert torch.equal(one.views, other.views), "the same, from host memory"
     theirs = list(training_batches(source, views, plan, num_workers=0))
     for one, other in zip(ours, theirs, strict=True):
         assert one.views.device.type == device

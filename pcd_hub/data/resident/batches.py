@@ -1,7 +1,8 @@
 """Batches of views of resident images, with the parameters that the loader would draw.
 
-On a GPU, loader processes draw the parameters and the GPU renders in batches. In host memory,
-threads draw and render by the loader's own functions, which are faster there.
+For a GPU, loader processes draw the parameters and the GPU renders in batches; from images in host
+memory, threads copy to it what the views need. On a CPU, threads draw and render by the loader's
+own functions, which are faster there.
 """
 
 import collections
@@ -13,13 +14,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from pcd_hub.data.batch_plan import BatchPlan, StepSampler
 from pcd_hub.data.loader import Batch, step_keys
 from pcd_hub.data.resident.drawing import ViewParts, draw_batch, split_views
 from pcd_hub.data.resident.images import ImageTable, ResidentImages
-from pcd_hub.data.resident.rendering import render_views
+from pcd_hub.data.resident.rendering import copy_windows, render_views
 from pcd_hub.data.shared_memory import Workers
 from pcd_hub.data.views import TwoViewTransform, concatenate_views
 from pcd_hub.data.workers import load_batches
@@ -29,6 +31,8 @@ _DRAWING_PROCESSES = 8
 """Most processes that draw parameters: 5,500 images a second each, on one core of a server CPU."""
 _AHEAD = 4
 """Batches that each process or thread prepares ahead."""
+_COPYING_THREADS = 4
+"""Threads that copy from host memory; each holds the windows of a batch."""
 _PIXELS_AT_ONCE = {"cuda": 2**23, "cpu": 2**18}
 """Pixels of the views that are rendered together: on a CPU, what its cache holds."""
 
@@ -44,7 +48,7 @@ def resident_batches(
     plan: BatchPlan,
     *,
     num_workers: int,
-    on_device: bool | None = None,
+    render_on: torch.device | None = None,
 ) -> Iterator[Batch]:
     """Yield the batches of the whole run, as ``training_batches`` does, from ``start_step`` on.
 
@@ -52,15 +56,14 @@ def resident_batches(
         images: The images.
         views: Transform of each image to two views.
         plan: Division of the global batch.
-        num_workers: Loader processes, or threads for images in host memory; 0 for none. The
-            batches do not depend on it.
-        on_device: Render in batches on the device of the images; if not given, unless it is a CPU.
+        num_workers: Loader processes, or threads if these render; 0 for none. The batches do not
+            depend on it.
+        render_on: Device that renders in batches. None: threads render by the loader's functions;
+            the images must be in host memory.
     """
     keys = step_keys(StepSampler(len(images), plan), plan)
-    if on_device is None:
-        on_device = images.device.type != "cpu"
-    if on_device:
-        return _rendered_on_device(images, views, keys, num_workers=num_workers)
+    if render_on is not None:
+        return _rendered_on(render_on, images, views, keys, num_workers=num_workers)
     render = functools.partial(_render_by_loader, images, views)
     return in_threads(render, keys, num_threads=num_workers, ahead=_AHEAD)
 
@@ -85,21 +88,46 @@ class _Drawing(Dataset[_Prepared]):
         return _Prepared(drawn.fields(), split_views(drawn, self._table, size, num_views=num_views))
 
 
-def _rendered_on_device(
-    images: ResidentImages, views: TwoViewTransform, keys: Iterator[Keys], *, num_workers: int
+class _Copied(NamedTuple):
+    prepared: _Prepared
+    windows: Iterator[Tensor]
+    """For each part of the views."""
+
+
+def _rendered_on(
+    device: torch.device,
+    images: ResidentImages,
+    views: TwoViewTransform,
+    keys: Iterator[Keys],
+    *,
+    num_workers: int,
 ) -> Iterator[Batch]:
-    dtype = torch.float32 if images.device.type == "cpu" else torch.float16
+    dtype = torch.float32 if device.type == "cpu" else torch.float16
     prepared = load_batches(
-        _Drawing(images.table, views, images.device.type),
+        _Drawing(images.table, views, device.type),
         workers=Workers(min(num_workers, _DRAWING_PROCESSES), _AHEAD),
         batch_size=None,
         sampler=keys,
         generator=torch.Generator(),
     )
-    for fields, parts in prepared:
-        rendered = [render_views(images, part, views.colours, dtype=dtype) for part in parts]
+    copy = functools.partial(_copy, images, device)
+    is_on_host = images.device.type == "cpu"
+    copied = in_threads(copy, prepared, num_threads=_COPYING_THREADS * is_on_host, ahead=1)
+    for (fields, parts), all_windows in copied:
+        rendered = [
+            render_views(windows.to(device, non_blocking=True), part, views.colours, dtype=dtype)
+            for part, windows in zip(parts, all_windows, strict=True)
+        ]
         first, second = torch.cat(rendered).chunk(2)
         yield Batch(views=torch.stack((first, second), dim=1), **fields)
+
+
+def _copy(images: ResidentImages, device: torch.device, prepared: _Prepared) -> _Copied:
+    """Copy the windows of a batch: from host memory now, for a GPU, and otherwise when needed."""
+    windows = (copy_windows(images, part) for part in prepared.parts)
+    if images.device.type == "cpu" and device.type == "cuda":
+        return _Copied(prepared, iter([one.pin_memory() for one in windows]))
+    return _Copied(prepared, windows)
 
 
 def _render_by_loader(images: ResidentImages, views: TwoViewTransform, keys: Keys) -> Batch:

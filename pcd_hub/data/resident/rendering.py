@@ -25,8 +25,23 @@ from pcd_hub.image_size import height_width
 
 
 @torch.no_grad()
+def copy_windows(images: ResidentImages, parts: ViewParts) -> UInt8[Tensor, "v rows columns bands"]:
+    """Copy the part of its image that each view needs, in the memory that holds the images."""
+    integers = torch.from_numpy(parts.integers).to(images.device, non_blocking=True)
+    starts, sizes, corners, _ = integers.split([1, 2, 2, 3], dim=1)
+    return gather_windows(
+        images.pixels,
+        starts[:, 0],
+        sizes,
+        corners,
+        window=parts.window,
+        num_bands=images.num_bands,
+    )
+
+
+@torch.no_grad()
 def render_views(
-    images: ResidentImages,
+    windows: UInt8[Tensor, "v rows columns bands"],
     parts: ViewParts,
     colours: tuple[int, ...],
     *,
@@ -35,13 +50,13 @@ def render_views(
     """Render views as ``render_view`` of the loader does, up to interpolation and rounding.
 
     Args:
-        images: The images.
+        windows: What :func:`copy_windows` returns, on the device that renders.
         parts: The parameters of the views.
         colours: Places of red, green and blue among the bands; empty if there are none.
         dtype: Type of the values between two steps; float16 is twice as fast on GPUs.
     """
-    p = _Parameters.on_device(parts, images.device, dtype)
-    views = _crop(images, p, parts, dtype)
+    p = _Parameters.on_device(parts, windows.device, dtype)
+    views = _crop(windows, p, parts, dtype)
     *by_step, to_gray, blurred = p.rows.split(list(parts.counts))
     for rows, weights in zip(by_step, p.mixes.unbind(1), strict=True):
         views = mix(views, weights, colours)
@@ -58,7 +73,6 @@ def render_views(
 class _Parameters:
     """Parameters of the views on the device."""
 
-    starts: Int64[Tensor, " v"]
     sizes: Int64[Tensor, "v 2"]
     corners: Int64[Tensor, "v 2"]
     flips: Int64[Tensor, "v 2"]
@@ -75,10 +89,9 @@ class _Parameters:
             torch.from_numpy(array).to(device, non_blocking=True)
             for array in (parts.integers, parts.numbers, parts.rows)
         )
-        starts, sizes, corners, flips, solarized = integers.split([1, 2, 2, 2, 1], dim=1)
+        _, sizes, corners, flips, solarized = integers.split([1, 2, 2, 2, 1], dim=1)
         boxes, mixes, hues, sigmas = numbers.split([4, 12, 1, 1], dim=1)
         return cls(
-            starts=starts[:, 0],
             sizes=sizes,
             corners=corners,
             flips=flips,
@@ -92,18 +105,13 @@ class _Parameters:
 
 
 def _crop(
-    images: ResidentImages, p: _Parameters, parts: ViewParts, dtype: torch.dtype
+    windows: UInt8[Tensor, "v rows columns bands"],
+    p: _Parameters,
+    parts: ViewParts,
+    dtype: torch.dtype,
 ) -> Float[Tensor, "v bands height width"]:
     """Crop, resize and mirror."""
     height, width = height_width(parts.size)
-    windows = gather_windows(
-        images.pixels,
-        p.starts,
-        p.sizes,
-        p.corners,
-        window=parts.window,
-        num_bands=images.num_bands,
-    )
     planes = windows.movedim(-1, 1).to(dtype, memory_format=torch.contiguous_format)
     horizontal, vertical = (
         crop_weights(

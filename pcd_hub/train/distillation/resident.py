@@ -1,8 +1,10 @@
-"""Whether the images of a distillation stay decoded in the memory of its device; read them."""
+"""Whether the images of a distillation stay decoded in memory, and in which; read them."""
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
@@ -80,24 +82,42 @@ def _reason_against(
     passes = plan.total_steps * plan.global_batch_size / len(source)
     if is_auto and passes < MIN_PASSES:
         return f"the run sees each of them {passes:.1f} times"
-    share = AUTO_SHARE if is_auto else LARGEST_SHARE
     needed = on_main_process(
         accelerator, lambda: estimate_bytes(source, side, num_bands=len(data.bands))
     )
-    free = min(
-        (one for one in gather_object([free_bytes(device)]) if one is not None), default=None
-    )
-    if free is not None and needed > share * free:
+    if is_auto:
+        place, free = _place(needed, (device,), share=AUTO_SHARE)
+    else:
+        place, free = _place(needed, _places(device), share=LARGEST_SHARE)
+    if place is None:
         return (
             f"{len(source):,} images with a short side of {side} px need {_gigabytes(needed)}, "
-            f"expected at most {share:.0%} of the {_gigabytes(free)} of memory that are free; "
-            "reduce --data.resident-side"
+            f"expected at most {AUTO_SHARE if is_auto else LARGEST_SHARE:.0%} of the "
+            f"{_gigabytes(free)} of memory that are free; reduce --data.resident-side"
         )
     log.info(
         "%s images stay in the memory of %s, with a short side of at most %d px: about %s",
-        *(f"{len(source):,}", device.type.upper(), side, _gigabytes(needed)),
+        *(f"{len(source):,}", place.type.upper(), side, _gigabytes(needed)),
     )
     return None
+
+
+def _places(device: torch.device) -> tuple[torch.device, ...]:
+    """Return the device and the host, whose memories may hold the images."""
+    return (device,) if device.type == "cpu" else (device, torch.device("cpu"))
+
+
+def _place(
+    needed: int, places: Sequence[torch.device], *, share: float
+) -> tuple[torch.device | None, int]:
+    """Return the first place with enough memory for every process, and its free memory."""
+    free = 0
+    for place in places:
+        known = [one for one in gather_object([free_bytes(place)]) if one is not None]
+        free = min(known, default=0)
+        if not known or needed <= share * free:
+            return place, free
+    return None, free
 
 
 def _gigabytes(size: float) -> str:
@@ -105,7 +125,7 @@ def _gigabytes(size: float) -> str:
 
 
 def read_resident(d: Distillation) -> None:
-    """Decode the images into the device's memory, if they stay there; call it on every process.
+    """Decode the images into memory, if they stay there; call it on every process.
 
     Every process keeps all images, as those of a global batch are shared differently in each epoch;
     all students of a run share them.
@@ -115,11 +135,14 @@ def read_resident(d: Distillation) -> None:
         return
     assert isinstance(d.source, ImageSource), "resolved"
     assert data.resident_side is not None, "resolved"
+    device = d.accelerator.device
+    needed = estimate_bytes(d.source, data.resident_side, num_bands=len(data.bands))
+    place, _ = _place(needed, _places(device), share=LARGEST_SHARE)
     d.shared.resident = read_images(
         d.source,
         side=data.resident_side,
         num_bands=len(data.bands),
-        device=d.accelerator.device,
+        device=place or _places(device)[-1],
         num_workers=num_cores() if data.num_workers else 0,
         progress=progress if d.accelerator.is_main_process else silent,
     )

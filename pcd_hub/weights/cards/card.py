@@ -110,8 +110,8 @@ def _usage(record: WeightRecord, repo: str | None, *, is_shipped: bool) -> str:
     )
     if bands:  # timm's transforms take RGB images
         transform = (
-            "cfg = model.pretrained_cfg  # scale the values to 0..1 (Bands, below), then (values - "
-            'mean) / std\nmean, std = cfg["mean"], cfg["std"]'
+            'mean, std = (model.pretrained_cfg[key] for key in ("mean", "std"))  # of values that '
+            'are scaled to 0..1, see "Bands" below'
         )
     untrained = (
         "\nThis architecture has layers after the distilled feature map, which keep their initial "

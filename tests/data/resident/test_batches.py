@@ -28,9 +28,10 @@ def loaded(source, views=VIEWS, **plan):
     return list(training_batches(source, views, plan_of(**plan), num_workers=0))
 
 
-def rendered(images, views=VIEWS, *, num_workers=0, on_device=True, **plan):
+def rendered(images, views=VIEWS, *, num_workers=0, in_batches=True, **plan):
+    device = torch.device("cpu") if in_batches else None
     plan = plan_of(**plan)
-    return list(resident_batches(images, views, plan, num_workers=num_workers, on_device=on_device))
+    return list(resident_batches(images, views, plan, num_workers=num_workers, render_on=device))
 
 
 def assert_same_draws(ours, theirs):
@@ -79,16 +80,16 @@ def test_in_host_memory_the_views_are_the_loaders(pictures, resident):
     images = resident(source)
     theirs = loaded(source)
     for num_workers in (0, 2):
-        ours = rendered(images, on_device=False, num_workers=num_workers)
+        ours = rendered(images, in_batches=False, num_workers=num_workers)
         assert_same_draws(ours, theirs)
         assert not difference(ours, theirs).any()
 
 
-@pytest.mark.parametrize("on_device", [True, False])
-def test_reduced_images_give_the_same_draws_and_statistics(pictures, resident, on_device):
+@pytest.mark.parametrize("in_batches", [True, False])
+def test_reduced_images_give_the_same_draws_and_statistics(pictures, resident, in_batches):
     source = pictures(12, scale=3)
     images = resident(source, side=40)
-    ours = rendered(images, on_device=on_device, total_steps=12)
+    ours = rendered(images, in_batches=in_batches, total_steps=12)
     theirs = loaded(source, total_steps=12)
     assert_same_draws(ours, theirs)
     assert difference(ours, theirs).abs().mean() < 4
@@ -112,11 +113,11 @@ def test_views_do_not_depend_on_workers_and_parts(pictures, resident, num_worker
     assert_same_draws(in_parts, alone)
 
 
-@pytest.mark.parametrize("on_device", [True, False])
-def test_a_resumed_run_continues_with_the_same_batches(pictures, resident, on_device):
+@pytest.mark.parametrize("in_batches", [True, False])
+def test_a_resumed_run_continues_with_the_same_batches(pictures, resident, in_batches):
     images = resident(pictures())
-    whole = rendered(images, on_device=on_device, total_steps=8)
-    rest = rendered(images, on_device=on_device, total_steps=8, start_step=3)
+    whole = rendered(images, in_batches=in_batches, total_steps=8)
+    rest = rendered(images, in_batches=in_batches, total_steps=8, start_step=3)
     assert_same_draws(rest, whole[3:])
     assert not difference(rest, whole[3:]).any()
 
@@ -132,10 +133,10 @@ def test_processes_render_the_parts_of_one_global_batch(pictures, resident):
         assert (one.views.float() - both.float()).abs().max() <= 1
 
 
-@pytest.mark.parametrize("on_device", [True, False])
-def test_a_broken_image_is_named_and_replaced_by_the_next(pictures, resident, on_device):
+@pytest.mark.parametrize("in_batches", [True, False])
+def test_a_broken_image_is_named_and_replaced_by_the_next(pictures, resident, in_batches):
     source = pictures(8, broken=(2, 3))
-    ours = rendered(resident(source), on_device=on_device, total_steps=2)
+    ours = rendered(resident(source), in_batches=in_batches, total_steps=2)
     assert_same_draws(ours, loaded(source, total_steps=2))
     assert {name for batch in ours for name, _ in batch.broken} == {"image 2", "image 3"}
 

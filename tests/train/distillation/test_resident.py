@@ -70,6 +70,19 @@ def test_auto_keeps_images_that_fit_into_a_quarter_of_the_free_memory(free, capl
     assert resolved(ON, device="cuda").resident == "on", "unknown"
 
 
+def test_images_too_large_for_the_gpu_stay_in_host_memory_if_asked_for(monkeypatch, caplog):
+    caplog.set_level("INFO", logger="pcd_hub")
+    needed = 64 * 3 * 44 * 44
+    memory = {"cuda": needed, "cpu": 2 * needed}
+    monkeypatch.setattr(resident, "free_bytes", lambda device: memory[device.type])
+    assert resolved(ON, device="cuda").resident == "on"
+    assert "64 images stay in the memory of CPU, with a short side" in caplog.text
+    assert resolved(AUTO, device="cuda").resident == "off"
+    memory["cpu"] = needed
+    with pytest.raises(ConfigError, match="expected at most 90% of the 0.00037 GB of memory"):
+        resolved(ON, device="cuda")
+
+
 def test_auto_reads_images_that_are_hardly_seen_twice(caplog):
     caplog.set_level("INFO", logger="pcd_hub")
     for steps, expected in ((15, "off"), (16, "on")):
