@@ -391,5 +391,5 @@ def test_views_are_drawn_on_the_upright_image_in_every_format(kind, orientation)
 
 def test_without_opencv_the_error_names_the_extra(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(DataError, match=r"OpenCV.* pip install 'pcd_hub\[train\]'"):
+    with pytest.raises(DataError, match=r'OpenCV.* pip install "\.\[train\]"'):
         byol_views(32, seed=0)

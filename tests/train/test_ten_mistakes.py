@@ -242,7 +242,7 @@ def test_nohup_keeps_a_run_going():
 
 def test_same_output_folder_twice(photos, refuse, tmp_path):
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "config.json").write_text("{}")
+    (tmp_path / "mine" / "config.json").write_text('{"student": {}}')
     words = ["photos", "--teacher=quickstart", "--output-dir=mine"]
     check("same output folder twice", refuse(*words, code=2))
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["config.json"]

@@ -151,9 +151,15 @@ def subfolder(folder: Path) -> None:
 
 
 FOLDERS: dict[str, tuple[Change, str]] = {
-    "manifest is endless": (link("pcd_manifest.json", "/dev/zero"), "missing"),
-    "manifest is a pipe": (pipe("pcd_manifest.json"), "missing"),
-    "manifest is itself": (link("pcd_manifest.json", "pcd_manifest.json"), "missing"),
+    "manifest is endless": (
+        link("pcd_manifest.json", "/dev/zero"),
+        "missing|has no pcd_manifest.json",
+    ),
+    "manifest is a pipe": (pipe("pcd_manifest.json"), "missing|has no pcd_manifest.json"),
+    "manifest is itself": (
+        link("pcd_manifest.json", "pcd_manifest.json"),
+        "missing|has no pcd_manifest.json",
+    ),
     "manifest of 3 GiB": (sparse(SPARSE, "pcd_manifest.json"), "at most 1000000"),
     "weights are endless": (link("model.safetensors", "/dev/zero"), "missing"),
     "weights are a pipe": (pipe("model.safetensors"), "missing"),

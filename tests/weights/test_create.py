@@ -313,3 +313,9 @@ def test_an_endpoint_that_is_no_address_is_refused(endpoint):
     with pytest.raises(HubError, match="HF_ENDPOINT=") as caught:
         check_endpoint(endpoint)
     assert "abc" not in str(caught.value)
+
+
+def test_timms_prefix_of_the_hub_may_stay():
+    for name in ("org/resnet18.pcd", "org/resnet18.pcd@v1"):
+        assert published.reference_of(f"hf-hub:{name}") == (name, None)
+        assert catalogue.as_name(f"hf-hub:{name}") == name

@@ -23,7 +23,7 @@ SAMPLE = 64
 """Number of images that are measured."""
 _MIN_STD = 0.02
 _DARK, _CLIPPED = 255 / 10, 0.2
-"""A range is wrong if no value of an image exceeds its tenth, or a fifth of them is at its end."""
+"""A range may be wrong if most values are below its tenth, or a fifth of them at its end."""
 _KNOWN: dict[str, tuple[float, float]] = {
     **dict(zip(RGB, zip(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, strict=True), strict=True)),
     GRAY[0]: (0.449, 0.226),  # the means of ImageNet's three
@@ -80,7 +80,8 @@ def _measure(
 def _check_range(shares: Float[np.ndarray, "images bands 256"], bands: tuple[str, ...]) -> None:
     """Warn of values that use little of the range, or exceed it."""
     largest = brightest(shares).max(1)
-    if num_dark := int((largest < _DARK).sum()):
+    num_dark = int((largest < _DARK).sum())
+    if num_dark > len(largest) / 10:
         log.warning(
             "the values of %d of %d images are at most %d of 255 after scaling (but for their "
             "brightest 0.1 %%); set --data.band-range to the range of the data set",

@@ -126,7 +126,8 @@ def _copy(images: ResidentImages, device: torch.device, prepared: _Prepared) -> 
     """Copy the windows of a batch: from host memory now, for a GPU, and otherwise when needed."""
     windows = (copy_windows(images, part) for part in prepared.parts)
     if images.device.type == "cpu" and device.type == "cuda":
-        return _Copied(prepared, iter([one.pin_memory() for one in windows]))
+        with torch.cuda.device(device):  # a thread begins with the first GPU
+            return _Copied(prepared, iter([one.pin_memory() for one in windows]))
     return _Copied(prepared, windows)
 
 

@@ -128,8 +128,8 @@ class DistillDataConfig(DataConfig):
     """on: decode each image once and keep it, reduced to resident-side, in
     the memory of the device, or if it is too small, in that of the host;
     the device renders the views. The crops and colours are those of off,
-    up to interpolation. auto: on a GPU, if the images fit into its memory.
-    off: decode the files in every epoch."""
+    up to interpolation. auto: on a GPU, if the images fit into its
+    memory. off: decode the files in every epoch."""
     resident_side: ImageSide | None = None
     """Short side in pixels to which resident images are reduced. None: the
     side at which seven of eight random crops are at least as large as

@@ -49,6 +49,13 @@ def test_one_bright_pixel_does_not_hide_a_range_that_is_hardly_used(tmp_path, ca
     assert "the values of 8 of 8 images are at most 10 of 255 after scaling" in caplog.text
 
 
+def test_a_few_dark_images_are_no_wrong_range(tmp_path, caplog):
+    values = np.random.default_rng(0).integers(0, 256, (20, 8, 8)).astype(np.uint8)
+    values[:2] = 0
+    band_statistics(arrays(tmp_path, list(values), ("sar",)), ("sar",))
+    assert not caplog.text
+
+
 def test_images_of_two_ranges_in_one_set_are_warned_of(tmp_path, caplog):
     rng = np.random.default_rng(0)
     bytes_ = [rng.integers(0, 256, (20, 20, 1)).astype(np.uint8) for _ in range(4)]

@@ -56,8 +56,8 @@ def test_measuring_changes_nothing_of_the_run(measured, tmp_path, monkeypatch, d
     if dropout:  # draws random numbers in training
         build = building.build_student
 
-        def with_dropout(config):
-            grid, start = build(config)
+        def with_dropout(*arguments):
+            grid, start = build(*arguments)
             drop = torch.nn.functional.dropout
             grid.register_forward_hook(lambda module, _, out: drop(out, 0.3, module.training))
             return grid, start

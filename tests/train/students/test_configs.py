@@ -38,6 +38,9 @@ def test_each_student_gets_a_weight_and_a_folder(tmp_path):
     assert alone.run.output_dir == tmp_path
 
 
+TWO_BANDS = {"data.bands": ("r", "nir"), "teacher.bands": ("nir", "r", "r")}
+
+
 @pytest.mark.parametrize(
     ("config", "changes", "name"),
     [
@@ -48,8 +51,8 @@ def test_each_student_gets_a_weight_and_a_folder(tmp_path):
         ("own_images", {"data.source": ("photos",)}, "resnet18.pcd_own_images"),
         ("own_images", {"data.source": ("photos",), "run.name": None}, "resnet18.pcd"),
         ("own_images", {"run.name": "pcd_field", "student.arch": "resnet34"}, "resnet34.pcd_field"),
-        ("own_images", {"data.bands": ("r", "nir")}, "resnet18.pcd_own_images_2bands"),
-        ("own_images", {"data.bands": ("r", "nir"), "run.name": "pcd_x"}, "resnet18.pcd_x"),
+        ("own_images", TWO_BANDS, "resnet18.pcd_own_images_2bands"),
+        ("own_images", TWO_BANDS | {"run.name": "pcd_x"}, "resnet18.pcd_x"),
         ("pcd_r18", {"data.source": ("imagenet",)}, "resnet18.pcd"),
         ("pcd_r18", {"data.source": ("scenes:9",)}, "resnet18.pcd_quickstart"),
     ],

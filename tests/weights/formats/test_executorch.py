@@ -73,5 +73,5 @@ def test_a_program_with_other_values_is_refused(tmp_path, monkeypatch):
 
 def test_the_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(WeightError, match=r"needs executorch.*pip install \"pcd_hub\[executorch\]"):
+    with pytest.raises(WeightError, match=r"needs executorch.*pip install \"\.\[executorch\]"):
         export(source(tmp_path, "test_resnet"), "executorch", tmp_path)

@@ -62,7 +62,7 @@ def test_onnx_names_the_package_that_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name)
     )
-    with pytest.raises(WeightError, match=r"needs onnx.*pip install \"pcd_hub\[integrations\]\""):
+    with pytest.raises(WeightError, match=r"needs onnx.*pip install \"\.\[integrations\]\""):
         export(source(tmp_path, "test_resnet"), "onnx", tmp_path)
 
 
