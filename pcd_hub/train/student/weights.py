@@ -42,6 +42,7 @@ from pcd_hub.models.timm_loading import (
     create_with_state,
     read_config,
 )
+from pcd_hub.train.student.bands import check_same_bands, warn_of_other_bands
 from pcd_hub.train.student.normalisation import adapt_normalisation
 from pcd_hub.weights import shipped, store
 from pcd_hub.weights.catalogue import finished_export
@@ -143,44 +144,13 @@ def load_start(
             raise StudentError(f"it does not fit timm's {architecture}: {reason}") from error
     digest = tensors_sha256(student.state_dict())
     if bands.names != RGB:
-        _warn_of_other_bands(loaded, bands, band_range)
+        own = InputBands(loaded.bands, loaded.mean, loaded.std)
+        warn_of_other_bands(own, loaded.band_range, bands, band_range)
     elif len(loaded.mean) == len(RGB):
         adapt_normalisation(student, entry_cfg(architecture), mean=loaded.mean, std=loaded.std)
     facts = dataclasses.replace(loaded.facts, sha256=digest)
     log.info("the student starts from %s (licence: %s)", facts.name, facts.license)
     return facts
-
-
-def _warn_of_other_bands(loaded: _Loaded, bands: InputBands, band_range: tuple[float, ...]) -> None:
-    """Warn if the start was trained on images of other bands, or with other values of them."""
-    own_range = loaded.band_range
-    if loaded.bands != bands.names:
-        log.warning(
-            "the start was trained on red, green, blue; its first layer is adapted to the number "
-            "of the bands %s, not to what they show",
-            " ".join(bands.names),
-        )
-    elif own_range != band_range:
-        ranges = (" ".join(map(str, one)) or "that of the type" for one in (own_range, band_range))
-        log.warning(
-            "the start was trained with --data.band-range %s, this run has %s; its first layer is "
-            "not adapted",
-            *ranges,
-        )
-    elif (loaded.mean, loaded.std) != (bands.mean, bands.std):
-        log.warning(
-            "the start was trained on images with mean %s and std %s, this run has %s and %s; its "
-            "first layer is not adapted (--data.band-mean, --data.band-std)",
-            *(loaded.mean, loaded.std, bands.mean, bands.std),
-        )
-
-
-def _check_bands(own: tuple[str, ...], wanted: tuple[str, ...]) -> None:
-    if own not in (RGB, wanted):
-        raise StudentError(
-            f"it was trained on the bands {' '.join(own)}, this run has --data.bands "
-            f"{' '.join(wanted)}; expected the same in the same order"
-        )
 
 
 @contextmanager
@@ -250,7 +220,7 @@ def _from_pcd_hub(
     weight = read_named(place)
     _check_architecture(weight.config["architecture"], architecture)
     own_bands = recorded_bands(weight.record)
-    _check_bands(own_bands, bands)
+    check_same_bands(own_bands, bands)
     model = build_model(weight, **arguments)
     is_local = place.startswith("local-dir:") or (store.is_name(name) and store.where(name))
     hub = None if is_local else reference_of(name)
