@@ -110,13 +110,15 @@ def run(
         students = prepare(
             accelerator, config, config_name, given=given, started=started, teacher=teacher
         )
+        if accelerator.is_main_process:
+            warnings.keep_in(run_folder(students) / "warnings.json")
         train(students)
         with finishing(run_folder(students)):
             finish(accelerator)
             if accelerator.is_main_process:
                 for d, weight_name in zip(students, weight_names, strict=True):
                     with d.own_state.in_use():
-                        save_weight(d, weight_name, warnings=warnings)
+                        save_weight(d, weight_name, warnings=warnings.messages)
                         d.folder.end_trackers()
                 save_table(students, weight_names)
     return students
