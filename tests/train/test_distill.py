@@ -49,6 +49,7 @@ def test_a_run_writes_record_export_metrics_and_pictures(tiny, tmp_path, capsys,
         "report.html",
         "report.json",
         "report.md",
+        "warnings.json",
         "export",
     }
     printed = capsys.readouterr().out
