@@ -16,6 +16,7 @@ from pcd_hub.weights.formats.options import (
     NUM_CALIBRATION_IMAGES,
     NUM_COMPARED_IMAGES,
 )
+from pcd_hub.weights.formats.readme import band_names
 from pcd_hub.weights.load import ReadWeight
 
 
@@ -50,11 +51,11 @@ def read_calibration(
         DataError: If there are too few images or one cannot be read.
     """
     cfg = weight.config["pretrained_cfg"]
-    channels, height, width = cfg["input_size"]
-    if channels != 3:
+    height, width = cfg["input_size"][1:]
+    if bands := band_names(weight):
         raise WeightError(
-            f"--precision int8: the calibration images are RGB, {weight.record.name} takes "
-            f"{channels} channels; use float16"
+            f"--precision int8: the calibration images are RGB, not {', '.join(bands)}, of which "
+            f"{weight.record.name} takes {len(bands)} channels; use float16"
         )
     images = _open(source)
     count = NUM_COMPARED_IMAGES + (num_images or NUM_CALIBRATION_IMAGES)

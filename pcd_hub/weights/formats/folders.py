@@ -36,6 +36,8 @@ def write_transformers(weight: ReadWeight, folder: Path, place: PurePath) -> Usa
     """Write a folder for transformers: its own ResNet, or timm's network in its wrapper."""
     mean, std = normalisation(weight, 1)
     is_rgb = not band_names(weight)
+    load_processor = f'\nprocessor = AutoImageProcessor.from_pretrained("{place}")' * is_rgb
+    notes = () if is_rgb else (note_of_bands(weight, "transformers"),)
     size = weight.config["pretrained_cfg"]["input_size"]
     processor: dict[str, Any] = {
         "image_processor_type": "ViTImageProcessor",
@@ -54,8 +56,9 @@ def write_transformers(weight: ReadWeight, folder: Path, place: PurePath) -> Usa
         return Usage(
             file=WEIGHTS_FILE,
             code=f"""from transformers import AutoImageProcessor, AutoModel
-model = AutoModel.from_pretrained("{place}")  # needs timm
-processor = AutoImageProcessor.from_pretrained("{place}")""",
+model = AutoModel.from_pretrained("{place}")  # needs timm"""
+            + load_processor,
+            notes=notes,
         )
     options = {key: value for key, value in found.options.items() if key != "name"}
     config = {
@@ -78,8 +81,8 @@ processor = AutoImageProcessor.from_pretrained("{place}")""",
         code=f"""from transformers import AutoImageProcessor, AutoModel, ResNetBackbone
 model = AutoModel.from_pretrained("{place}")
 backbone = ResNetBackbone.from_pretrained("{place}", out_indices=(1, 2, 3, 4))"""
-        + f'\nprocessor = AutoImageProcessor.from_pretrained("{place}")' * is_rgb,
-        notes=() if is_rgb else (note_of_bands(weight, "transformers"),),
+        + load_processor,
+        notes=notes,
     )
 
 

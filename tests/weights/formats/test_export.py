@@ -249,6 +249,16 @@ def test_the_lines_of_the_readme_run_from_a_folder_of_any_name(tmp_path, monkeyp
     exec(code.removeprefix("python"), {"images": torch.zeros(1, 3, 64, 64)})
 
 
+def test_other_bands_are_described_in_transformers_wrapper_of_timm(tmp_path):
+    bands = InputBands(("nir", "red", "green"), (0.5,) * 3, (0.2,) * 3)
+    data = {"source": "fields", "bands": list(bands.names), "band_range": [0.0, 10000.0]}
+    weight = exported(tmp_path / "weight", "test_resnet", bands=bands, data=data)
+    text = (export(weight, "transformers", tmp_path) / "README.md").read_text()
+    assert "# needs timm" in text
+    assert "the bands nir, red, green in this order, their values 0.0 to 10000.0 scaled" in text
+    assert "AutoImageProcessor.from" not in text
+
+
 def test_a_framework_that_reads_rgb_alone_refuses_three_other_bands(tmp_path):
     bands = InputBands(("nir", "red", "green"), (0.5,) * 3, (0.2,) * 3)
     data = {"source": "fields", "bands": list(bands.names)}

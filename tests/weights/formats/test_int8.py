@@ -77,6 +77,14 @@ def test_a_weight_of_other_bands_is_refused(tmp_path, photos):
         read_calibration(weight, photos, num_images=None)
 
 
+def test_a_weight_of_three_other_bands_is_refused_too(tmp_path, photos):
+    bands = InputBands(("nir", "red", "green"), (0.5,) * 3, (0.2,) * 3)
+    data = {"source": "fields", "bands": list(bands.names)}
+    weight = read_weight(exported(tmp_path / "weight", "test_resnet", bands=bands, data=data))
+    with pytest.raises(WeightError, match="are RGB, not nir, red, green, .* takes 3 channels; use"):
+        read_calibration(weight, photos, num_images=None)
+
+
 def test_the_difference_is_that_of_the_worst_output():
     network = torch.nn.Identity()
     images = torch.tensor([3.0, -4.0])
