@@ -26,7 +26,6 @@ import torch
 from timm.data.config import resolve_model_data_config
 from torch import nn
 
-import pcd_hub
 from pcd_hub.data.multiband.names import RGB
 from pcd_hub.data.sources.uris import exists, local_path
 from pcd_hub.errors import ConfigError, StudentError, WeightError, first_line, nearest
@@ -238,7 +237,7 @@ def known_sha256(name: str) -> str | None:
     """
     local = name.removeprefix("local-dir:")
     if is_pcd_weight(name):
-        folder = local_path(local) if local != name else pcd_hub.where(name)
+        folder = local_path(local) if local != name else find(name)
         return weights_sha256(folder) if folder else None
     if local != name:
         with suppress(OSError), weights_file(local_path(local)).open("rb") as file:

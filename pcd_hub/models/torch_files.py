@@ -24,7 +24,7 @@ from torch import Tensor
 from pcd_hub.files.read import read_bounded
 
 MAX_FILE_BYTES = 16 * 1024**3
-_MAX_PICKLE_BYTES = 8 * 1024**2  # seconds to read; mmengine's history of a long run has several MiB
+_MAX_PICKLE_BYTES = 8 * 1024**2  # read in 1 to 2 s; the tensors are not among them
 _MAX_DIMS = 32
 _OLD_FORMAT_START = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 _OPCODES = (

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,7 +225,7 @@ def _no_weight_in(folder: Path) -> str:
     students = sorted(str(export.parent) for export in folder.glob("*/export"))
     hint = f"name a student of it: {', '.join(students)}" if students else "did the run finish?"
     if not students and is_dir(folder / "checkpoints"):
-        hint += f" `pcd-hub distill --resume {folder}` continues it"
+        hint += f" `pcd-hub distill --resume {shlex.quote(str(folder))}` continues it"
     return f"{folder} has no {MANIFEST_FILE}; {hint}"
 
 

@@ -38,6 +38,7 @@ def read_images(
     num_bands: int,
     device: torch.device,
     num_workers: int,
+    expected_bytes: int | None = None,
     progress: Progress = silent,
 ) -> ResidentImages:
     """Decode all images and keep them on ``device``; a broken one is noted and left out.
@@ -48,12 +49,14 @@ def read_images(
         num_bands: Bands of an image.
         device: Device whose memory holds the images.
         num_workers: Processes that decode; 0 for none.
+        expected_bytes: What ``estimate_bytes`` returns; estimated if not given.
         progress: Shows the progress; silent if not given.
     """
-    expected = estimate_bytes(source, side, num_bands)
-    buffer = _Buffer(int(_MARGIN * expected), device)
+    if expected_bytes is None:
+        expected_bytes = estimate_bytes(source, side, num_bands)
+    buffer = _Buffer(int(_MARGIN * expected_bytes), device)
     sizes, full_sizes, broken = [], [], {}
-    parts = _read(source, side, num_workers, expected)
+    parts = _read(source, side, num_workers, expected_bytes)
     count = math.ceil(len(source) / _IMAGES_AT_ONCE)
     for part in progress(parts, f"reading images, {_IMAGES_AT_ONCE} at a time", total=count):
         buffer.add(part.pixels)

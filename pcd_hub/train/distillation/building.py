@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from pcd_hub.data.batch_plan import BatchPlan
-from pcd_hub.data.multiband.names import RGB, teacher_places
+from pcd_hub.data.multiband.names import RGB
 from pcd_hub.data.multiband.statistics import band_statistics
 from pcd_hub.data.sources.open import ImageSource, ImageStream
 from pcd_hub.method.distiller import Distiller, PixelLoss, freeze_unused_parameters
@@ -181,7 +181,6 @@ def resolve_bands(
     check_architecture(config.student.arch)
     if data.bands == RGB:
         return config, InputBands.rgb(config.student.arch)
-    teacher_places(data.bands, config.teacher.bands)
     if not (data.band_mean and data.band_std):
         found = on_main_process(accelerator, lambda: band_statistics(source, data.bands))
         mean, std = data.band_mean or found.mean, data.band_std or found.std

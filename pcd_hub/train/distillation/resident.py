@@ -85,15 +85,13 @@ def _reason_against(
     needed = on_main_process(
         accelerator, lambda: estimate_bytes(source, side, num_bands=len(data.bands))
     )
-    if is_auto:
-        place, free = _place(needed, (device,), share=AUTO_SHARE)
-    else:
-        place, free = _place(needed, _places(device), share=LARGEST_SHARE)
+    places, share = ((device,), AUTO_SHARE) if is_auto else (_places(device), LARGEST_SHARE)
+    place, free = _place(needed, places, share=share)
     if place is None:
         return (
             f"{len(source):,} images with a short side of {side} px need {_gigabytes(needed)}, "
-            f"expected at most {AUTO_SHARE if is_auto else LARGEST_SHARE:.0%} of the "
-            f"{_gigabytes(free)} of memory that are free; reduce --data.resident-side"
+            f"expected at most {share:.0%} of the {_gigabytes(free)} of memory that are free; "
+            "reduce --data.resident-side"
         )
     log.info(
         "%s images stay in the memory of %s, with a short side of at most %d px: about %s",
@@ -133,16 +131,18 @@ def read_resident(d: Distillation) -> None:
     data = d.config.data
     if data.resident != "on" or d.shared.resident is not None:
         return
-    assert isinstance(d.source, ImageSource), "resolved"
-    assert data.resident_side is not None, "resolved"
-    device = d.accelerator.device
-    needed = estimate_bytes(d.source, data.resident_side, num_bands=len(data.bands))
-    place, _ = _place(needed, _places(device), share=LARGEST_SHARE)
+    source, side, num_bands = d.source, data.resident_side, len(data.bands)
+    assert isinstance(source, ImageSource), "resolved"
+    assert side is not None, "resolved"
+    places = _places(d.accelerator.device)
+    expected = on_main_process(d.accelerator, lambda: estimate_bytes(source, side, num_bands))
+    place, _ = _place(expected, places, share=LARGEST_SHARE)
     d.shared.resident = read_images(
-        d.source,
-        side=data.resident_side,
-        num_bands=len(data.bands),
-        device=place or _places(device)[-1],
+        source,
+        side=side,
+        num_bands=num_bands,
+        device=place or places[-1],
+        expected_bytes=expected,
         num_workers=num_cores() if data.num_workers else 0,
         progress=progress if d.accelerator.is_main_process else silent,
     )

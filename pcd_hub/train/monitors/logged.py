@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pcd_hub.files.strict_json import printable
+from pcd_hub.files.write import atomic_write
 
 log = logging.getLogger("pcd_hub")
 
@@ -42,7 +43,7 @@ class LoggedWarnings(logging.Handler):
     def _write(self) -> None:
         if self._file and self.messages:
             with suppress(OSError):  # a full disk, which the next checkpoint reports
-                self._file.write_text(json.dumps(self.messages, indent=1) + "\n", encoding="utf-8")
+                atomic_write(self._file, json.dumps(self.messages, indent=1) + "\n")
 
 
 @contextmanager
